@@ -1,0 +1,148 @@
+"""The command line: one command a stage, `run` for all five, and one line for every error a user can cause."""
+
+import errno
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+import typer
+from rich.console import Console
+
+from dpo_video.errors import UserError
+from dpo_video.recipe import Recipe
+from dpo_video.recipe_file import dump_recipe, load_recipe
+
+app = typer.Typer(
+    no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None,
+    help="Preference tuning (DPO) for video language models: generate -> judge -> pair -> train -> evaluate.")
+
+RecipeName = Annotated[str, typer.Argument(metavar="RECIPE", help="A shipped recipe, or a path ending in .yaml.")]
+Overrides = Annotated[list[str] | None, typer.Argument(
+    metavar="[KEY=VALUE]...", help="Settings that replace the recipe's, e.g. train.learning_rate=1e-5.")]
+
+
+def _do(recipe: Recipe, names: list[str]) -> None:
+    from dpo_video.run import do_stages, open_run
+
+    try:
+        with open_run(recipe) as run:
+            done = do_stages(run, names)
+    except KeyboardInterrupt:
+        _fail("stopped; finished rows are kept, the same command goes on from there", 130)
+    if not done and len(names) > 1:
+        print(f"nothing to do: all stages of {recipe.run_folder} are finished with these settings")
+
+
+@app.command()
+def generate(recipe: RecipeName, overrides: Overrides = None) -> None:
+    """Sample N candidate answers of the policy to each question."""
+    _do(load_recipe(recipe, overrides or []), ["generate"])
+
+
+@app.command()
+def judge(recipe: RecipeName, overrides: Overrides = None) -> None:
+    """Score the candidates against the captions."""
+    _do(load_recipe(recipe, overrides or []), ["judge"])
+
+
+@app.command()
+def pair(recipe: RecipeName, overrides: Overrides = None) -> None:
+    """Build chosen and rejected pairs from the scores."""
+    _do(load_recipe(recipe, overrides or []), ["pair"])
+
+
+@app.command()
+def train(recipe: RecipeName, overrides: Overrides = None) -> None:
+    """Tune the policy on the pairs with DPO; the result is a LoRA adapter."""
+    _do(load_recipe(recipe, overrides or []), ["train"])
+
+
+@app.command()
+def evaluate(recipe: RecipeName, overrides: Overrides = None) -> None:
+    """Compare the policy before and after on held-out clips."""
+    settings = load_recipe(recipe, overrides or [])
+    _do(settings, ["evaluate"])
+    _show_metrics(settings)
+
+
+@app.command()
+def run(recipe: RecipeName, overrides: Overrides = None) -> None:
+    """Do all five stages, skip what is finished, and end with the numbers before and after."""
+    from dpo_video.run import STAGES
+
+    settings = load_recipe(recipe, overrides or [])
+    _do(settings, [name for name in STAGES if name != "evaluate" or settings.data.heldout])
+    if settings.data.heldout:
+        _show_metrics(settings)
+
+
+def _show_metrics(recipe: Recipe) -> None:
+    from dpo_video.summary import print_summary
+
+    print_summary(recipe.run_folder / "metrics.json")
+
+
+@app.command()
+def check(recipe: RecipeName, overrides: Overrides = None) -> None:
+    """Validate everything and print tokens per clip, memory, steps and judge calls; train nothing."""
+    from dpo_video.check import check as make_plan
+    from dpo_video.check import render
+
+    plan = make_plan(load_recipe(recipe, overrides or []))
+    print(render(plan))
+    if plan.problems:
+        raise UserError(f"{len(plan.problems)} problem(s) above stand in the way of `dpo-video run {recipe}`")
+
+
+@app.command()
+def show(recipe: RecipeName, overrides: Overrides = None) -> None:
+    """Print all settings of a recipe, defaults included."""
+    print(dump_recipe(load_recipe(recipe, overrides or [])), end="")
+
+
+@app.command(name="list")
+def list_(
+    kind: Annotated[str, typer.Argument(help="recipes, scorers, families or losses; all when left out.")] = "",
+) -> None:
+    """List recipes, scorers, model families and losses."""
+    from dpo_video.listing import LISTS
+    from dpo_video.names import choose
+
+    for name in [kind] if kind else LISTS:
+        print(f"{name}:")
+        for row, meaning in choose(LISTS, name, "list")():
+            print(f"  {row:28} {meaning}")
+
+
+@app.command()
+def merge(
+    run_folder: Annotated[str, typer.Argument(metavar="RUN", help="A run folder, e.g. runs/quickstart.")],
+    out: Annotated[str, typer.Option(help="Folder for the merged model; RUN/merged when left out.")] = "",
+) -> None:
+    """Write base + adapter as one full model, and check that its logits equal the adapter's."""
+    from dpo_video.merge import merge as merge_adapter
+    from dpo_video.run import open_run, recipe_of
+
+    folder = Path(run_folder)
+    with open_run(recipe_of(folder)) as opened:
+        summary = merge_adapter(opened, Path(out) if out else folder / "merged")
+    print(", ".join(f"{name.replace('_', ' ')} {value}" for name, value in summary.items()))
+
+
+def main() -> None:
+    """Run the command line; a user's error is one line on stderr and exit code 2."""
+    try:
+        app()
+    except UserError as error:
+        _fail(str(error), 2)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES):
+            raise
+        _fail(f"{os.strerror(error.errno)}: {error.filename or 'the run folder'}. Nothing stored is lost; "
+              "make room or allow writing there, and run the same command again", 2)
+
+
+def _fail(message: str, code: int) -> NoReturn:
+    Console(stderr=True, soft_wrap=True, highlight=False, markup=False).print(f"dpo-video: {message}")
+    sys.exit(code)

@@ -1,0 +1,63 @@
+"""Load the samples of a run: JSONL files or the toy world, ids unique, train and held-out clips apart."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+from dpo_video.errors import UserError
+from dpo_video.names import did_you_mean
+from dpo_video.recipe import Recipe
+from dpo_video.records import Sample, read_jsonl
+
+TOY_CLIPS: dict[str, int] = {"toy:train": 80, "toy:heldout": 120}
+"""Clips per split of the toy world: at least 200 training and 300 held-out questions."""
+
+
+def load_samples(recipe: Recipe, split: Literal["samples", "heldout"]) -> tuple[list[Sample], Path]:
+    """Return the samples of a split and the folder that their video paths start from.
+
+    Raises UserError when the file is missing or wrong (file:line), an id stands twice, or there is no sample.
+    """
+    source = recipe.data.samples if split == "samples" else recipe.data.heldout
+    limit = recipe.data.limit if split == "samples" else recipe.data.heldout_limit
+    if source is None:
+        return [], Path()
+    path = _toy(source, recipe) if source.startswith("toy:") else Path(source).expanduser()
+    root = Path(recipe.data.video_root).expanduser() if recipe.data.video_root else path.parent
+    if source.startswith("toy:"):
+        root = path.parent
+    elif not root.is_dir():
+        raise UserError(f"no folder at data.video_root {str(root)!r}: it is where relative video paths start from")
+    samples: list[Sample] = []
+    seen: dict[str, int] = {}
+    for number, sample in enumerate(read_jsonl(path, Sample), start=1):
+        if sample.id in seen:
+            raise UserError(f"{path}: sample {number} has the id {sample.id!r} of sample {seen[sample.id]}; "
+                            "ids must be unique")
+        seen[sample.id] = number
+        if limit is None or len(samples) < limit:
+            samples.append(sample)
+    if not samples:
+        raise UserError(f"{path}: no samples in it")
+    return samples, root
+
+
+def _toy(source: str, recipe: Recipe) -> Path:
+    from dpo_video.toy import write_split
+
+    if source not in TOY_CLIPS:
+        raise UserError(f"unknown toy data {source!r}.{did_you_mean(source, TOY_CLIPS)} Known: {', '.join(TOY_CLIPS)}")
+    name: Literal["train", "heldout"] = "train" if source == "toy:train" else "heldout"
+    return write_split(name, recipe.run_folder / "toy" / name, num_clips=TOY_CLIPS[source], seed=recipe.seed)
+
+
+def check_disjoint(samples: Sequence[Sample], heldout: Sequence[Sample]) -> None:
+    """Refuse a held-out clip that is also a training clip: its numbers would not be held out."""
+    def files(sample: Sample) -> tuple[str, ...]:
+        return (sample.video,) if isinstance(sample.video, str) else tuple(sample.video)
+
+    trained = {files(sample): sample.id for sample in samples}
+    for sample in heldout:
+        if files(sample) in trained:
+            raise UserError(f"the clip {files(sample)[0]!r} of held-out sample {sample.id!r} is also trained on, by "
+                            f"sample {trained[files(sample)]!r}. Split data.samples and data.heldout by clip")

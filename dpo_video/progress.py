@@ -1,0 +1,29 @@
+"""One progress bar for every stage."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Protocol
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+
+class Advance(Protocol):
+    """Move the bar on by `step`; keyword counts (failed=2) are shown behind it."""
+
+    def __call__(self, step: int = 1, **counts: int | float | str) -> None: ...
+
+
+@contextmanager
+def progress(title: str, *, total: int) -> Iterator[Advance]:
+    """Show a bar on stderr while the block runs; yields the function that advances it."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
+               TimeRemainingColumn(), TextColumn("{task.fields[counts]}"))
+    with Progress(*columns, console=Console(stderr=True)) as bars:
+        task = bars.add_task(title, total=total, counts="")
+
+        def advance(step: int = 1, **counts: int | float | str) -> None:
+            shown = {"counts": "  ".join(f"{name} {value}" for name, value in counts.items())} if counts else {}
+            bars.update(task, advance=step, **shown)  # type: ignore[arg-type]
+
+        yield advance

@@ -1,0 +1,171 @@
+"""The records that stages pass on, and their JSONL form with errors that name file and line."""
+
+import json
+import os
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import MISSING, asdict, dataclass, fields
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
+
+from dpo_video.errors import UserError
+from dpo_video.names import did_you_mean
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sample:
+    """One question about one clip, with the caption that the judge reads as evidence."""
+
+    id: str
+    video: str | list[str]
+    """A video file, a folder of frames, or a list of frame files; relative to `data.video_root`."""
+    prompt: str
+    caption: str
+    answer: str | None = None
+    """The gold answer; evaluation measures accuracy where it is given."""
+    start: float | None = None
+    """Seconds into the file where the clip begins."""
+    end: float | None = None
+    """Seconds into the file where the clip ends."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Candidate:
+    """One answer of the policy to one sample."""
+
+    id: str
+    """`<sample id>#<k>`, k counting from 0."""
+    sample_id: str
+    text: str
+    model: str
+    settings: str
+    """Hash of all that determines the text: model, revision, prompt, frames, sampler."""
+    seed: int
+    finish: str = "stop"
+    """`stop` when the answer ended by itself, `length` when it was cut at `max_new_tokens`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Judgment:
+    """What the judge made of one candidate: a score, or None with the reason."""
+
+    candidate_id: str
+    scorer: str
+    """`<name>@<hash of the scorer file>`."""
+    judge: str
+    score: float | None
+    status: str
+    """`scored`, `unscored` (the judge answered, no valid verdict) or `failed` (no answer; retried)."""
+    reason: str
+    """The judge's explanation, or why there is no score."""
+    reply: str
+    distribution: dict[str, float] | None = None
+    """Probability of each label, where the score is read from label probabilities."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pair:
+    """A chosen and a rejected answer to one sample: all that training needs, readable by people and TRL."""
+
+    sample_id: str
+    video: str | list[str]
+    prompt: str
+    chosen: str
+    rejected: str
+    chosen_score: float
+    rejected_score: float
+    source: str
+    """The pair rule that made it."""
+    chosen_id: str
+    rejected_id: str
+    start: float | None = None
+    end: float | None = None
+
+
+Record = TypeVar("Record", Sample, Candidate, Judgment, Pair)
+
+
+def _matches(value: object, hint: Any) -> bool:
+    if isinstance(hint, UnionType):
+        return any(_matches(value, part) for part in get_args(hint))
+    if get_origin(hint) is list:
+        return isinstance(value, list) and all(_matches(item, get_args(hint)[0]) for item in value)
+    if get_origin(hint) is dict:
+        return isinstance(value, dict)
+    if hint is NoneType:
+        return value is None
+    if hint is float:
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    return isinstance(value, hint) and not (hint is int and isinstance(value, bool))
+
+
+def from_dict(kind: type[Record], row: Mapping[str, Any], where: str) -> Record:
+    """Build a record from a mapping; `where` (file:line) opens every error message."""
+    hints = get_type_hints(kind)
+    for key in row:
+        if key not in hints:
+            raise UserError(f"{where}: unknown field `{key}`.{did_you_mean(key, hints)} "
+                            f"A {kind.__name__} has: {', '.join(hints)}")
+    for field in fields(kind):
+        if field.name not in row:
+            if field.default is MISSING:
+                raise UserError(f"{where}: missing `{field.name}`. {_why_needed(kind, field.name)}")
+            continue
+        if not _matches(row[field.name], hints[field.name]):
+            wanted = getattr(hints[field.name], "__name__", None) or str(hints[field.name])
+            raise UserError(f"{where}: `{field.name}` must be {wanted}, got {row[field.name]!r}")
+    return kind(**row)
+
+
+def _why_needed(kind: type, name: str) -> str:
+    if (kind, name) == (Sample, "caption"):
+        return "Every sample needs the detailed caption that the judge scores answers against."
+    return f"Every {kind.__name__.lower()} needs it."
+
+
+def read_jsonl(path: Path, kind: type[Record]) -> Iterator[Record]:
+    """Yield the records of a JSONL file, one line at a time; blank lines are allowed."""
+    if not path.is_file():
+        raise UserError(f"no file at {str(path)!r}: expected a JSONL file of {kind.__name__} records")
+    with path.open(encoding="utf-8") as lines:
+        for number, line in enumerate(lines, start=1):
+            if not line.strip():
+                continue
+            where = f"{path}:{number}"
+            try:
+                row = json.loads(line)
+            except json.JSONDecodeError as error:
+                raise UserError(f"{where}: not JSON ({error.msg} at column {error.colno})") from error
+            if not isinstance(row, dict):
+                raise UserError(f"{where}: expected a JSON object, got {line.strip()[:40]!r}")
+            yield from_dict(kind, row, where)
+
+
+def to_json(record: Sample | Candidate | Judgment | Pair) -> str:
+    """Return a record as one line of JSON, fields in declared order, None fields left out."""
+    row = {key: value for key, value in asdict(record).items() if value is not None}
+    if isinstance(record, Judgment):
+        row.setdefault("score", None)
+    return json.dumps(row, ensure_ascii=False)
+
+
+def write_atomic(path: Path, text: Iterable[str] | str) -> None:
+    """Write a text file so that readers see the old content or the new, never a part of it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as out:
+            out.writelines([text] if isinstance(text, str) else text)
+            out.flush()
+            os.fsync(out.fileno())
+        Path(temporary).chmod(0o644)
+        Path(temporary).replace(path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def write_jsonl(path: Path, records: Iterable[Sample | Candidate | Judgment | Pair]) -> None:
+    """Write records as JSONL atomically, in the order given."""
+    write_atomic(path, (to_json(record) + "\n" for record in records))

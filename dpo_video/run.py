@@ -1,0 +1,184 @@
+"""A run: its folder, samples and store, and the driver that does the five stages and skips what is finished."""
+
+import hashlib
+import importlib
+import json
+import platform
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from dpo_video.data import check_disjoint, load_samples
+from dpo_video.errors import UserError
+from dpo_video.recipe import Recipe
+from dpo_video.records import Sample, write_atomic
+from dpo_video.store import RunStore, row_key
+from dpo_video.tracking import Tracker, start_tracking
+
+VERSIONS_OF = ("dpo-video", "torch", "transformers", "trl", "peft", "accelerate", "bitsandbytes", "av",
+               "decord", "openai")
+SPEED_ONLY = frozenset({
+    "video.workers", "video.timeout", "generate.base_url", "generate.batch_size", "generate.concurrency",
+    "generate.timeout", "generate.retries", "judge.base_url", "judge.api_key_env", "judge.batch_size",
+    "judge.concurrency", "judge.timeout", "judge.retries", "judge.max_failed_fraction", "train.save_steps",
+    "train.logging_steps"})
+"""Settings that change how fast a result comes, not the result: changing them redoes nothing."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """What a stage works on. A stage is a function `stage(run) -> summary of counts`."""
+
+    recipe: Recipe
+    store: RunStore
+    samples: list[Sample]
+    heldout: list[Sample]
+    video_root: Path
+    heldout_root: Path
+    tracker: Tracker
+    bad_clips: dict[str, str] = field(default_factory=dict)
+    """Clips set aside in this process, with the reason."""
+
+    @property
+    def folder(self) -> Path:
+        """The run folder."""
+        return self.recipe.run_folder
+
+    def set_aside(self, clip: str, error: UserError) -> None:
+        """Count a clip that cannot be read; stop when more than `data.max_bad_fraction` of all clips are bad."""
+        self.bad_clips[clip] = str(error)
+        self.store.put("bad_clip", clip, {"reason": str(error)})
+        clips = {json.dumps([s.video, s.start, s.end]) for s in (*self.samples, *self.heldout)}
+        limit = self.recipe.data.max_bad_fraction
+        if len(self.bad_clips) > limit * len(clips):
+            shown = "\n".join(f"  {reason}" for reason in list(self.bad_clips.values())[:5])
+            raise UserError(f"{len(self.bad_clips)} of {len(clips)} clips cannot be read, more than data.max_bad_fraction "
+                            f"{limit:g} allows. Mend or remove them, or raise the limit. First:\n{shown}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """A stage's files and the recipe sections that determine its result."""
+
+    reads: tuple[str, ...]
+    writes: str
+    sections: tuple[str, ...]
+
+
+STAGES: dict[str, Stage] = {
+    "generate": Stage(reads=(), writes="candidates.jsonl", sections=("model", "video", "generate", "seed")),
+    "judge": Stage(reads=("candidates.jsonl",), writes="judgments.jsonl", sections=("judge",)),
+    "pair": Stage(reads=("candidates.jsonl", "judgments.jsonl"), writes="pairs.jsonl",
+                  sections=("judge", "pair", "seed")),
+    "train": Stage(reads=("pairs.jsonl",), writes="adapter", sections=("model", "video", "train", "seed")),
+    "evaluate": Stage(reads=("adapter",), writes="metrics.json",
+                      sections=("model", "video", "generate", "judge", "pair", "evaluate", "seed")),
+}
+
+
+def recipe_of(folder: Path) -> Recipe:
+    """Return the resolved recipe that a run folder's manifest.json keeps."""
+    path = folder / "manifest.json"
+    if not path.is_file():
+        raise UserError(f"no manifest.json in {str(folder)!r}: it is not a run's folder, or no stage has finished there")
+    recipe = Recipe.model_validate(json.loads(path.read_text(encoding="utf-8"))["recipe"])
+    return recipe.model_copy(update={"runs_folder": str(folder.parent), "name": folder.name})
+
+
+@contextmanager
+def open_run(recipe: Recipe) -> Iterator[Run]:
+    """Open the run folder of a recipe, take its lock, load the samples, start tracking."""
+    with RunStore(recipe.run_folder) as store:
+        samples, video_root = load_samples(recipe, "samples")
+        heldout, heldout_root = load_samples(recipe, "heldout")
+        check_disjoint(samples, heldout)
+        with start_tracking(recipe) as tracker:
+            yield Run(recipe=recipe, store=store, samples=samples, heldout=heldout, video_root=video_root,
+                      heldout_root=heldout_root, tracker=tracker)
+
+
+def do_stages(run: Run, names: Sequence[str]) -> list[str]:
+    """Do the named stages in order, each unless it is finished with these settings; return those done."""
+    done = []
+    for name in names:
+        stage = STAGES[name]
+        for file in stage.reads:
+            if not (run.folder / file).exists():
+                maker = next(other for other, row in STAGES.items() if row.writes == file)
+                raise UserError(f"no {file} in {str(run.folder)!r}; make it first: dpo-video {maker} RECIPE")
+        fingerprint = _fingerprint(run, name)
+        before = run.store.finished(name)
+        if before and before["fingerprint"] == fingerprint and (run.folder / stage.writes).exists():
+            print(f"{name}: finished before, nothing to do ({run.folder / stage.writes})")
+            continue
+        begin = time.monotonic()
+        summary = getattr(importlib.import_module(f"dpo_video.{name}"), name)(run)
+        seconds = time.monotonic() - begin
+        if not summary.get("failed"):  # failed rows are tried again by the next run
+            run.store.finish(name, fingerprint=fingerprint, seconds=seconds, summary=summary)
+        run.tracker.log_stage(name, summary, seconds)
+        print(f"{name}: {_counts(summary)}; {seconds:.0f} s; {run.folder / stage.writes}")
+        done.append(name)
+        _write_manifest(run)
+    return done
+
+
+def _counts(summary: dict[str, Any]) -> str:
+    parts = []
+    for name, value in summary.items():
+        if isinstance(value, dict):
+            inner = ", ".join(f"{key} {count}" for key, count in value.items() if not isinstance(count, dict | list))
+            parts.extend([f"{name} ({inner})"] if inner else [])
+        elif isinstance(value, float):
+            parts.append(f"{name} {value:.3g}")
+        elif value is not None and not isinstance(value, list):
+            parts.append(f"{name} {value}")
+    return ", ".join(parts).replace("_", " ")
+
+
+def _fingerprint(run: Run, name: str) -> str:
+    """Hash the settings, samples and input files that determine a stage's result."""
+    from dpo_video.judges.scorer import load_scorer
+
+    stage = STAGES[name]
+    settings = run.recipe.model_dump()
+    for dotted in SPEED_ONLY:
+        section, key = dotted.split(".")
+        settings[section].pop(key)
+    parts: dict[str, Any] = {section: settings[section] for section in stage.sections}
+    parts["data"] = {"max_bad_fraction": run.recipe.data.max_bad_fraction}
+    samples = [*run.samples, *run.heldout] if name == "evaluate" else run.samples
+    parts["samples"] = [asdict(sample) for sample in samples]
+    parts["files"] = {file: content_hash(run.folder / file) for file in stage.reads}
+    if "judge" in stage.sections:
+        parts["scorer"] = load_scorer(run.recipe.judge.scorer).version
+    return row_key(**parts)
+
+
+def content_hash(path: Path) -> str:
+    """Return the sha256 of a file, or of a folder's file names and contents."""
+    digest = hashlib.sha256()
+    for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
+        if file.is_file():
+            digest.update(file.name.encode())
+            with file.open("rb") as content:
+                while block := content.read(1 << 20):
+                    digest.update(block)
+    return digest.hexdigest()
+
+
+def _write_manifest(run: Run) -> None:
+    """Write manifest.json: the resolved recipe, versions, and what each finished stage did."""
+    versions = {"python": platform.python_version()}
+    for package in VERSIONS_OF:
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            versions[package] = "not installed"
+    manifest = {"recipe": run.recipe.model_dump(), "versions": versions, "bad_clips": run.bad_clips,
+                "stages": {name: run.store.finished(name) for name in STAGES}}
+    write_atomic(run.folder / "manifest.json", json.dumps(manifest, indent=2, ensure_ascii=False) + "\n")

@@ -1,0 +1,63 @@
+"""Records as JSONL: strict reading with file and line, atomic writing."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from dpo_video.errors import UserError
+from dpo_video.records import Judgment, Sample, read_jsonl, to_json, write_jsonl
+
+GOOD = {"id": "a", "video": "a.mp4", "prompt": "What?", "caption": "A cat."}
+
+
+def lines(path: Path, *rows: object) -> Path:
+    path.write_text("".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+def test_records_survive_a_round_trip(tmp_path: Path) -> None:
+    samples = [Sample(id="a", video="a.mp4", prompt="p", caption="\u00e4 \"quoted\"\nline", start=1.5),
+               Sample(id="b", video=["1.jpg", "2.jpg"], prompt="p", caption="c", answer="yes")]
+    write_jsonl(tmp_path / "s.jsonl", samples)
+    assert list(read_jsonl(tmp_path / "s.jsonl", Sample)) == samples
+
+
+def test_an_unscored_judgment_keeps_its_null_score() -> None:
+    judgment = Judgment(candidate_id="a#0", scorer="s@1", judge="j", score=None, status="unscored", reason="r", reply="")
+    assert json.loads(to_json(judgment))["score"] is None
+
+
+@pytest.mark.parametrize(("row", "message"), [
+    ({**GOOD, "captoin": "x"}, "s.jsonl:2: unknown field `captoin`. Did you mean 'caption'?"),
+    ({key: GOOD[key] for key in ("id", "video", "prompt")}, "s.jsonl:2: missing `caption`. Every sample needs"),
+    ({**GOOD, "video": 5}, "s.jsonl:2: `video` must be str | list[str], got 5"),
+    ({**GOOD, "start": "1"}, "s.jsonl:2: `start` must be float | None, got '1'"),
+    ("{\"id\": ", "s.jsonl:2: not JSON"),
+    ("[1]", "s.jsonl:2: expected a JSON object, got '[1]'"),
+])
+def test_a_wrong_line_is_named(tmp_path: Path, row: object, message: str) -> None:
+    path = lines(tmp_path / "s.jsonl", GOOD, row)
+    with pytest.raises(UserError) as error:
+        list(read_jsonl(path, Sample))
+    assert message in str(error.value)
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="expected a JSONL file of Sample records"):
+        list(read_jsonl(tmp_path / "none.jsonl", Sample))
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
+    path = tmp_path / "s.jsonl"
+    sample = Sample(**GOOD)  # type: ignore[arg-type]
+    write_jsonl(path, [sample])
+
+    def breaks():  # type: ignore[no-untyped-def]
+        yield sample
+        raise RuntimeError("stop")
+
+    with pytest.raises(RuntimeError):
+        write_jsonl(path, breaks())
+    assert list(read_jsonl(path, Sample)) == [sample]
+    assert [file.name for file in tmp_path.iterdir()] == ["s.jsonl"]
