@@ -22,9 +22,11 @@ Overrides = Annotated[list[str] | None, typer.Argument(
     metavar="[KEY=VALUE]...", help="Settings that replace the recipe's, e.g. train.learning_rate=1e-5.")]
 
 
-def _do(recipe: Recipe, names: list[str]) -> None:
+def _do(recipe: Recipe, names: list[str]) -> list[str]:
     from dpo_video.run import do_stages, open_run
 
+    if _launched() and names != ["train"]:
+        raise UserError("only `dpo-video train` runs under accelerate launch: do the other stages without it")
     try:
         with open_run(recipe) as run:
             done = do_stages(run, names)
@@ -32,6 +34,12 @@ def _do(recipe: Recipe, names: list[str]) -> None:
         _fail("stopped; finished rows are kept, the same command goes on from there", 130)
     if not done and len(names) > 1:
         print(f"nothing to do: all stages of {recipe.run_folder} are finished with these settings")
+    return done
+
+
+def _launched() -> bool:
+    """Return whether accelerate or torchrun started several processes."""
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1
 
 
 @app.command()
@@ -55,7 +63,17 @@ def pair(recipe: RecipeName, overrides: Overrides = None) -> None:
 @app.command()
 def train(recipe: RecipeName, overrides: Overrides = None) -> None:
     """Tune the policy on the pairs with DPO; the result is a LoRA adapter."""
-    _do(load_recipe(recipe, overrides or []), ["train"])
+    settings = load_recipe(recipe, overrides or [])
+    if int(os.environ.get("RANK", "0")) > 0:
+        from dpo_video.train import follow
+
+        follow(settings)
+        return
+    done = _do(settings, ["train"])
+    if _launched() and not done:
+        from dpo_video.train import dismiss_followers
+
+        dismiss_followers()
 
 
 @app.command()

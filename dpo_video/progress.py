@@ -1,4 +1,4 @@
-"""One progress bar for every stage."""
+"""One progress bar for every stage, and a spinner while weights load."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,6 +12,21 @@ class Advance(Protocol):
     """Move the bar on by `step`; keyword counts (failed=2) are shown behind it."""
 
     def __call__(self, step: int = 1, **counts: int | float | str) -> None: ...
+
+
+@contextmanager
+def loading(name: str) -> Iterator[None]:
+    """Show one spinner while a model loads, instead of a bar per file from transformers."""
+    from transformers.utils import logging
+
+    bars = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        with Console(stderr=True).status(f"loading {name}"):
+            yield
+    finally:
+        if bars:
+            logging.enable_progress_bar()
 
 
 @contextmanager

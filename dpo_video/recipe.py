@@ -98,6 +98,8 @@ class GenerateSettings(Section):
     """Sequences (answers) generated at a time."""
     base_url: str | None = None
     """Server address under `openai`."""
+    api_key_env: str = "OPENAI_API_KEY"
+    """Environment variable that holds the server's key; servers on loopback need none."""
     served_model: str | None = None
     """The model's name on the server; None uses `model.name`."""
     video_as: Literal["images", "video_url"] = "images"

@@ -1,6 +1,5 @@
 """A run: its folder, samples and store, and the driver that does the five stages and skips what is finished."""
 
-import hashlib
 import importlib
 import json
 import platform
@@ -8,6 +7,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -15,15 +15,16 @@ from typing import Any
 from dpo_video.data import check_disjoint, load_samples
 from dpo_video.errors import UserError
 from dpo_video.recipe import Recipe
-from dpo_video.records import Sample, write_atomic
-from dpo_video.store import RunStore, row_key
+from dpo_video.records import Judgment, Pair, Sample, read_jsonl, write_atomic
+from dpo_video.store import RunStore, content_hash, row_key
 from dpo_video.tracking import Tracker, start_tracking
+from dpo_video.video import clip_key
 
 VERSIONS_OF = ("dpo-video", "torch", "transformers", "trl", "peft", "accelerate", "bitsandbytes", "av",
                "decord", "openai")
 SPEED_ONLY = frozenset({
     "video.workers", "video.timeout", "generate.base_url", "generate.batch_size", "generate.concurrency",
-    "generate.timeout", "generate.retries", "judge.base_url", "judge.api_key_env", "judge.batch_size",
+    "generate.timeout", "generate.retries", "generate.api_key_env", "judge.base_url", "judge.api_key_env", "judge.batch_size",
     "judge.concurrency", "judge.timeout", "judge.retries", "judge.max_failed_fraction", "train.save_steps",
     "train.logging_steps"})
 """Settings that change how fast a result comes, not the result: changing them redoes nothing."""
@@ -43,6 +44,11 @@ class Run:
     bad_clips: dict[str, str] = field(default_factory=dict)
     """Clips set aside in this process, with the reason."""
 
+    @cached_property
+    def num_clips(self) -> int:
+        """Clips of the training and the held-out samples."""
+        return len({clip_key(sample) for sample in (*self.samples, *self.heldout)})
+
     @property
     def folder(self) -> Path:
         """The run folder."""
@@ -52,11 +58,10 @@ class Run:
         """Count a clip that cannot be read; stop when more than `data.max_bad_fraction` of all clips are bad."""
         self.bad_clips[clip] = str(error)
         self.store.put("bad_clip", clip, {"reason": str(error)})
-        clips = {json.dumps([s.video, s.start, s.end]) for s in (*self.samples, *self.heldout)}
         limit = self.recipe.data.max_bad_fraction
-        if len(self.bad_clips) > limit * len(clips):
+        if len(self.bad_clips) > limit * self.num_clips:
             shown = "\n".join(f"  {reason}" for reason in list(self.bad_clips.values())[:5])
-            raise UserError(f"{len(self.bad_clips)} of {len(clips)} clips cannot be read, more than data.max_bad_fraction "
+            raise UserError(f"{len(self.bad_clips)} of {self.num_clips} clips cannot be read, more than data.max_bad_fraction "
                             f"{limit:g} allows. Mend or remove them, or raise the limit. First:\n{shown}")
 
 
@@ -120,11 +125,29 @@ def do_stages(run: Run, names: Sequence[str]) -> list[str]:
         seconds = time.monotonic() - begin
         if not summary.get("failed"):  # failed rows are tried again by the next run
             run.store.finish(name, fingerprint=fingerprint, seconds=seconds, summary=summary)
-        run.tracker.log_stage(name, summary, seconds)
+        _track(run, name, summary, seconds)
         print(f"{name}: {_counts(summary)}; {seconds:.0f} s; {run.folder / stage.writes}")
         done.append(name)
         _write_manifest(run)
     return done
+
+
+def _track(run: Run, name: str, summary: dict[str, Any], seconds: float) -> None:
+    """Log a finished stage: its counts, a table of pairs, and what it made as an artifact."""
+    run.tracker.log_stage(name, summary, seconds)
+    if run.tracker.wandb_run is None:
+        return
+    if name == "pair":
+        from dpo_video.pair_table import pair_rows
+
+        judgments = {row.candidate_id: row for row in read_jsonl(run.folder / "judgments.jsonl", Judgment)}
+        pairs = list(read_jsonl(run.folder / "pairs.jsonl", Pair))
+        run.tracker.log_pairs(pair_rows(pairs, judgments, root=run.video_root, video=run.recipe.video,
+                                        count=run.recipe.tracking.pair_table_rows, seed=run.recipe.seed))
+    kinds = {"pair": ("pairs", []), "train": ("adapter", ["pairs"]), "evaluate": ("metrics", ["adapter"])}
+    if name in kinds:
+        kind, uses = kinds[name]
+        run.tracker.log_artifact(run.folder / STAGES[name].writes, kind=kind, uses=uses)
 
 
 def _counts(summary: dict[str, Any]) -> str:
@@ -157,18 +180,6 @@ def _fingerprint(run: Run, name: str) -> str:
     if "judge" in stage.sections:
         parts["scorer"] = load_scorer(run.recipe.judge.scorer).version
     return row_key(**parts)
-
-
-def content_hash(path: Path) -> str:
-    """Return the sha256 of a file, or of a folder's file names and contents."""
-    digest = hashlib.sha256()
-    for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
-        if file.is_file():
-            digest.update(file.name.encode())
-            with file.open("rb") as content:
-                while block := content.read(1 << 20):
-                    digest.update(block)
-    return digest.hexdigest()
 
 
 def _write_manifest(run: Run) -> None:

@@ -1,0 +1,220 @@
+"""The evaluate stage: base and tuned answers to held-out questions, judged and compared; held-out pairs; metrics.json.
+
+Answers are always made here, by the same code for both models. Held-out pairs come from the base model's own sampled
+answers by the rule that made the training pairs: their reward accuracy says whether the preference carries over.
+"""
+
+import gc
+import json
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import torch
+
+from dpo_video.errors import UserError
+from dpo_video.generate import Work, make_candidates
+from dpo_video.judge import judge_candidates
+from dpo_video.judges.backends import open_judge
+from dpo_video.judges.scorer import load_scorer
+from dpo_video.measures import Graded, Intervals, PairMargin, change, heldout_pairs, judged, normalise_answer, side
+from dpo_video.models.load import Policy, load_policy
+from dpo_video.models.sampling import Sampler
+from dpo_video.models.tokens import fit_frames
+from dpo_video.pair import Paired, build_pairs
+from dpo_video.progress import progress
+from dpo_video.records import Candidate, Judgment, Pair, write_atomic
+from dpo_video.run import STAGES, Run
+from dpo_video.training.clips import clip_request
+from dpo_video.training.logps import answer_logps, clip_rows
+from dpo_video.video import FramePool, Frames, VideoError, clip_key
+
+
+class Answers(NamedTuple):
+    """What the models say about the held-out clips."""
+
+    before: list[Candidate]
+    """The base model's answer to each question, ids `<sample>#before`."""
+    after: list[Candidate]
+    """The tuned model's, ids `<sample>#after`."""
+    drawn: list[Candidate]
+    """Sampled answers of the base model, to build held-out pairs from."""
+
+
+class Verdicts(NamedTuple):
+    """Judgments by candidate id."""
+
+    scored: dict[str, Judgment]
+    supported: dict[str, Judgment]
+    """By the hallucination scorer; empty without one."""
+
+
+def evaluate(run: Run) -> dict[str, Any]:
+    """Write metrics.json; return its numbers without intervals, and how many judgments failed."""
+    begin = time.monotonic()
+    if not run.heldout:
+        raise UserError("nothing to evaluate on: data.heldout is not set. Give a JSONL of samples about clips that are "
+                        "not trained on")
+    settings, recipe = run.recipe.evaluate, run.recipe
+    answers = _answer(run)
+    verdicts = _judge(run, answers)
+    paired = build_pairs(run.heldout[:settings.pair_samples], answers.drawn,
+                         [verdicts.scored[candidate.id] for candidate in answers.drawn], settings=recipe.pair,
+                         threshold=load_scorer(recipe.judge.scorer).threshold, seed=recipe.seed)
+    intervals = Intervals(settings, recipe.seed)
+    before, after = (_grade(run, candidates, verdicts) for candidates in (answers.before, answers.after))
+    metrics: dict[str, Any] = {
+        "before": side(before, intervals), "after": side(after, intervals),
+        "change": change(before, after, intervals),
+        "judged": {"scorer": load_scorer(recipe.judge.scorer).version, "judge": _judge_name(verdicts),
+                   "hallucination_scorer": settings.hallucination_scorer,
+                   **judged(before, after, intervals, tie_margin=recipe.pair.min_margin)},
+        "heldout_pairs": {**heldout_pairs(reward_margins(run, paired.pairs), intervals), **_pair_counts(paired)},
+        "heldout": {"samples": len(run.heldout), "clips": len({file_name(sample.video) for sample in run.heldout}),
+                    "unanswered": len(run.heldout) - len({answer.sample_id for answer in after})}}
+    metrics["seconds"] = _seconds(run) | {"evaluate": time.monotonic() - begin}
+    write_atomic(run.folder / "metrics.json", json.dumps(metrics, indent=2) + "\n")
+    return _summary(metrics, verdicts)
+
+
+def file_name(video: str | list[str]) -> str:
+    """Return the name of a record's video, whatever part of it the clip is: what is resampled as one."""
+    return video if isinstance(video, str) else "\n".join(video)
+
+
+def implicit_margins(tuned: Sequence[float], base: Sequence[float], *, beta: float) -> list[float]:
+    """Return beta * ((tuned - base) of chosen - (tuned - base) of rejected) for log-probs in nats, chosen and rejected
+    in turn: DPO's implicit reward margin (Rafailov et al. 2023, arXiv 2305.18290, sec. 4)."""
+    rewards = [beta * (new - old) for new, old in zip(tuned, base, strict=True)]
+    return [chosen - rejected for chosen, rejected in zip(rewards[::2], rewards[1::2], strict=True)]
+
+
+def _answer(run: Run) -> Answers:
+    """Have the base model answer and draw, then the tuned one answer; each is loaded once."""
+    settings, heldout = run.recipe.evaluate, run.heldout
+    sampler = Sampler(temperature=settings.temperature, max_new_tokens=settings.max_new_tokens)
+    every = Work(samples=heldout, root=run.heldout_root, num_candidates=1, sampler=sampler,
+                 policy=load_policy(run.recipe.model))
+    before = make_candidates(run, every).candidates
+    drawn = make_candidates(run, replace(
+        every, samples=heldout[:settings.pair_samples], num_candidates=settings.pair_candidates,
+        sampler=_training_sampler(run))).candidates
+    every = replace(every, policy=None)
+    _free()
+    adapter = run.folder / "adapter"
+    every = replace(every, adapter=adapter, policy=load_policy(run.recipe.model, adapter=adapter))
+    after = make_candidates(run, every).candidates
+    every = replace(every, policy=None)
+    _free()
+    return Answers(_rename(before, "before"), _rename(after, "after"), drawn)
+
+
+def _training_sampler(run: Run) -> Sampler:
+    """Return the sampler of the training candidates."""
+    settings = run.recipe.generate
+    return Sampler(temperature=settings.temperature, top_p=settings.top_p, top_k=settings.top_k,
+                   max_new_tokens=settings.max_new_tokens)
+
+
+def _rename(candidates: Sequence[Candidate], name: str) -> list[Candidate]:
+    return [replace(candidate, id=f"{candidate.sample_id}#{name}") for candidate in candidates]
+
+
+def _free() -> None:
+    """Give the memory of a model that nothing refers to any more back to the device."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def _judge(run: Run, answers: Answers) -> Verdicts:
+    """Score all answers, and the answers of both models for what the captions do not support."""
+    settings = run.recipe.judge
+    samples = {sample.id: sample for sample in run.heldout}
+    compared = [(samples[candidate.sample_id], candidate) for candidate in (*answers.before, *answers.after)]
+    drawn = [(samples[candidate.sample_id], candidate) for candidate in answers.drawn]
+    name = run.recipe.evaluate.hallucination_scorer
+    with open_judge(settings) as opened:
+        scored = judge_candidates(settings, load_scorer(settings.scorer), compared + drawn, run.store, judge=opened)
+        supported = judge_candidates(settings, load_scorer(name), compared, run.store, judge=opened) if name else {}
+    return Verdicts(scored, supported)
+
+
+def _grade(run: Run, candidates: Sequence[Candidate], verdicts: Verdicts) -> list[Graded]:
+    name = run.recipe.evaluate.hallucination_scorer
+    threshold = load_scorer(name).threshold if name else 0.0
+    samples = {sample.id: sample for sample in run.heldout}
+    graded = []
+    for candidate in candidates:
+        sample = samples[candidate.sample_id]
+        gold = None if sample.answer is None else normalise_answer(sample.answer)
+        support = verdicts.supported[candidate.id].score if name else None
+        graded.append(Graded(
+            sample_id=sample.id, clip=file_name(sample.video), length=len(candidate.text),
+            correct=None if gold is None else normalise_answer(candidate.text) == gold,
+            score=verdicts.scored[candidate.id].score, supported=None if support is None else support >= threshold))
+    return graded
+
+
+def reward_margins(run: Run, pairs: Sequence[Pair]) -> list[PairMargin]:
+    """Return each held-out pair's implicit reward margin, by teacher-forced forwards with the adapter on and off."""
+    if not pairs:
+        return []
+    recipe = run.recipe
+    policy = load_policy(recipe.model, adapter=run.folder / "adapter")
+    clips: dict[str, list[Pair]] = {}
+    for pair in pairs:
+        clips.setdefault(clip_key(pair), []).append(pair)
+    requests = [clip_request(of_clip[0], run.heldout_root) for of_clip in clips.values()]
+    margins: list[PairMargin] = []
+    with (FramePool(recipe.video, multiple_of=policy.family.frames_per_step) as pool,
+          progress("held-out pairs", total=len(pairs)) as advance):
+        for request, frames in pool.map(requests):
+            if isinstance(frames, VideoError):
+                run.set_aside(request.key, frames)
+            else:
+                margins += _margins_of_clip(run, policy, frames, clips[request.key])
+            advance(len(clips[request.key]))
+    return margins
+
+
+def _margins_of_clip(run: Run, policy: Policy, frames: Frames, pairs: Sequence[Pair]) -> list[PairMargin]:
+    video = run.recipe.video
+    fitting = fit_frames(policy.blueprint, video, frames)
+    margins = []
+    for pair in pairs:
+        rows = clip_rows(policy, fitting, video, question=pair.prompt, answers=[pair.chosen, pair.rejected])
+        tuned = answer_logps(policy, rows, batch_size=len(rows))
+        base = answer_logps(policy, rows, batch_size=len(rows), adapter=False)
+        margins += implicit_margins(tuned, base, beta=run.recipe.train.beta)
+    return [PairMargin(clip=file_name(pair.video), margin=margin) for pair, margin in zip(pairs, margins, strict=True)]
+
+
+def _pair_counts(paired: Paired) -> dict[str, Any]:
+    kept = ("questions", "questions_dropped", "answers", "answers_dropped")
+    return {name: paired.summary[name] for name in kept}
+
+
+def _judge_name(verdicts: Verdicts) -> str | None:
+    return next((judgment.judge for judgment in verdicts.scored.values()), None)
+
+
+def _seconds(run: Run) -> dict[str, float]:
+    """Return how long each finished stage before this one took."""
+    finished = {name: run.store.finished(name) for name in STAGES if name != "evaluate"}
+    return {name: row["seconds"] for name, row in finished.items() if row is not None}
+
+
+def _summary(metrics: Mapping[str, Any], verdicts: Verdicts) -> dict[str, Any]:
+    """Return what the stage's last line and the tracker show."""
+    status = Counter(judgment.status for judgments in verdicts for judgment in judgments.values())
+    names = ("accuracy", "judged_score", "hallucination_rate", "answer_length")
+    sides = {when: {name: metrics[when][name] for name in names if metrics[when].get(name) is not None}
+             for when in ("before", "after", "change")}
+    judged_counts = {name: metrics["judged"][name] for name in ("win", "tie", "loss", "unscored")}
+    return {"questions": metrics["heldout"]["samples"], "unanswered": metrics["heldout"]["unanswered"], **sides,
+            "judged": judged_counts, "heldout_pairs": metrics["heldout_pairs"]["n"],
+            "reward_accuracy": metrics["heldout_pairs"]["reward_accuracy"], "unscored": status["unscored"],
+            "failed": status["failed"]}

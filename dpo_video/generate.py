@@ -1,0 +1,225 @@
+"""Stage generate: N sampled answers of the policy to each sample; resumable, no answer paid for twice.
+
+`make_candidates` serves evaluation too: other samples, another sampler, an adapter on top.
+"""
+
+import dataclasses
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import torch
+
+from dpo_video.errors import UserError
+from dpo_video.models.batches import Row
+from dpo_video.models.checkpoints import load_config, revision_of
+from dpo_video.models.families import ClipFeatures
+from dpo_video.models.features import encode_video
+from dpo_video.models.load import Policy, choose_dtype, load_policy
+from dpo_video.models.prompts import ClipInputs, encode_prompt, video_inputs
+from dpo_video.models.sampling import Sampler, candidate_seed, generate_answers
+from dpo_video.models.tokens import fit_frames
+from dpo_video.progress import progress
+from dpo_video.recipe import VideoSettings
+from dpo_video.records import Candidate, Sample, write_jsonl
+from dpo_video.run import Run
+from dpo_video.store import content_hash, row_key
+from dpo_video.video import ClipRequest, FramePool, Frames, VideoError, clip_key, resolve_video
+
+FRAME_POLICY = ("policy", "num_frames", "fps", "min_frames", "max_frames", "min_pixels", "max_pixels", "max_tokens")
+"""Video settings that change what the model sees; the others change how fast it is read."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Work:
+    """Samples to answer, and how."""
+
+    samples: Sequence[Sample]
+    root: Path
+    """Folder that relative video paths start from."""
+    num_candidates: int
+    sampler: Sampler
+    adapter: Path | None = None
+    engine: Literal["local", "openai"] = "local"
+    policy: Policy | None = None
+    """The policy (with `adapter` on it) where the caller has loaded it; None loads it if anything is missing."""
+
+
+class Made(NamedTuple):
+    """Candidates in sample order, and counts."""
+
+    candidates: list[Candidate]
+    counts: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """One candidate to be written: who asks, and the store key of the answer."""
+
+    sample: Sample
+    number: int
+    seed: int
+    key: str
+
+
+def generate(run: Run) -> dict[str, Any]:
+    """Write candidates.jsonl; return counts of samples, candidates, those reused, cut answers and bad clips."""
+    settings = run.recipe.generate
+    sampler = Sampler(temperature=settings.temperature, top_p=settings.top_p, top_k=settings.top_k,
+                      max_new_tokens=settings.max_new_tokens)
+    made = make_candidates(run, Work(samples=run.samples, root=run.video_root, engine=settings.engine,
+                                     num_candidates=settings.num_candidates, sampler=sampler))
+    if not made.candidates:
+        raise UserError(f"no candidates: none of the {len(run.samples)} samples got an answer ({made.counts})")
+    write_jsonl(run.folder / "candidates.jsonl", made.candidates)
+    return made.counts
+
+
+def make_candidates(run: Run, work: Work) -> Made:
+    """Return the candidates of all samples: stored ones, and new ones for what is missing.
+
+    A clip that cannot be read is set aside with its samples; a later run tries it again.
+    """
+    asked = _ask(run, work)
+    before = run.store.get("candidate", [one.key for one in asked])
+    missing: dict[str, list[Asked]] = {}
+    for one in asked:
+        if one.key not in before:
+            missing.setdefault(clip_key(one.sample), []).append(one)
+    new: Counter[str] = Counter()
+    if missing:
+        new = _answer_by_server(run, work, missing) if work.engine == "openai" else _answer(run, work, missing)
+        run.store.flush()
+    stored = run.store.get("candidate", [one.key for one in asked])
+    candidates = [_candidate(run, one, stored[one.key]) for one in asked if one.key in stored]
+    cut = sum(candidate.finish == "length" for candidate in candidates)
+    unanswered = len(work.samples) - len({candidate.sample_id for candidate in candidates})
+    return Made(candidates, {"samples": len(work.samples), "candidates": len(candidates), "reused": len(before),
+                             "cut": cut, "samples_without": unanswered, "bad_clips": len(run.bad_clips), **new})
+
+
+def _ask(run: Run, work: Work) -> list[Asked]:
+    """Return every candidate of every sample, under a key of all that determines its text."""
+    frames = {name: getattr(run.recipe.video, name) for name in FRAME_POLICY}
+    common = {"model": _identity(run, work), "frames": frames, "sampler": asdict(work.sampler)}
+    asked = []
+    for sample in work.samples:
+        clip = {"files": _files(sample, work.root), "start": sample.start, "end": sample.end}
+        for number in range(work.num_candidates):
+            seed = candidate_seed(run.recipe.seed, sample.id, number)
+            key = row_key(**common, clip=clip, prompt=sample.prompt, seed=seed)
+            asked.append(Asked(sample=sample, number=number, seed=seed, key=key))
+    return asked
+
+
+def _identity(run: Run, work: Work) -> dict[str, Any]:
+    """Return what identifies the model that answers: a server's by name, not address; ours by its weights."""
+    settings, server = run.recipe.model, run.recipe.generate
+    if work.engine == "openai":
+        return {"served": server.served_model or settings.name, "revision": settings.revision,
+                "video_as": server.video_as}
+    config, _ = load_config(settings)
+    return {"name": settings.name, "revision": revision_of(settings, config), "positions": settings.positions,
+            "adapter": None if work.adapter is None else content_hash(work.adapter), "quantize": settings.quantize,
+            "dtype": str(choose_dtype(settings)), "attention": settings.attention}
+
+
+def _files(sample: Sample, root: Path) -> list[list[str | int]]:
+    """Return name, size and time of change of a clip's files; none where it does not exist."""
+    try:
+        found = resolve_video(sample.video, root)
+    except VideoError:
+        return []
+    paths = found if isinstance(found, list) else sorted(found.iterdir()) if found.is_dir() else [found]
+    facts = [(path.name, path.stat()) for path in paths if path.exists()]
+    return [[name, stat.st_size, stat.st_mtime_ns] for name, stat in facts]
+
+
+def _candidate(run: Run, one: Asked, row: dict[str, Any]) -> Candidate:
+    return Candidate(id=f"{one.sample.id}#{one.number}", sample_id=one.sample.id, text=row["text"], seed=one.seed,
+                     model=run.recipe.model.name, settings=one.key[:16], finish=row["finish"])
+
+
+def clip_requests(run: Run, work: Work, missing: Mapping[str, Sequence[Asked]]) -> list[ClipRequest]:
+    """Return one request per clip, in the order of the samples; what is no file at all is set aside at once."""
+    requests = []
+    for key, asked in missing.items():
+        sample = asked[0].sample
+        try:
+            found = resolve_video(sample.video, work.root)
+        except VideoError as error:
+            run.set_aside(key, error)
+            continue
+        requests.append(ClipRequest(key=key, video=tuple(found) if isinstance(found, list) else found,
+                                    start=sample.start, end=sample.end))
+    return requests
+
+
+def _answer_by_server(run: Run, work: Work, missing: Mapping[str, Sequence[Asked]]) -> Counter[str]:
+    from dpo_video.generate_server import answer_by_server  # here: it needs the openai package, which is an extra
+
+    return answer_by_server(run, work, missing)
+
+
+def _answer(run: Run, work: Work, missing: Mapping[str, Sequence[Asked]]) -> Counter[str]:
+    """Write the missing candidates with the policy loaded here: each clip decoded once and encoded once."""
+    policy = work.policy or load_policy(run.recipe.model, adapter=work.adapter)
+    video, most = run.recipe.video, run.recipe.generate.batch_size
+    policy.family.pixel_kwargs(policy.processor.video_processor, video.min_pixels, video.max_pixels)  # fail first
+    counts: Counter[str] = Counter()
+    waiting: list[tuple[Row, Asked]] = []
+    requests = clip_requests(run, work, missing)
+    total = sum(len(missing[request.key]) for request in requests)
+    with FramePool(video, multiple_of=policy.family.frames_per_step) as pool, \
+            progress("generate", total=total) as advance:
+        for request, frames in pool.map(requests):
+            asked = missing[request.key]
+            try:
+                clip, features = _encode(policy, video, frames, counts)
+            except UserError as error:
+                run.set_aside(request.key, error)
+                advance(len(asked), bad_clips=len(run.bad_clips))
+                continue
+            rows = {question: Row(prompt=encode_prompt(policy, question, clip), clip=clip, features=features)
+                    for question in {one.sample.prompt for one in asked}}
+            waiting += [(rows[one.sample.prompt], one) for one in asked]
+            while len(waiting) >= most:
+                advance(_write(run, work, policy, waiting[:most]))
+                waiting = waiting[most:]
+        if waiting:
+            advance(_write(run, work, policy, waiting))
+    return counts
+
+
+def _encode(policy: Policy, video: VideoSettings, frames: Frames | VideoError,
+            counts: Counter[str]) -> tuple[ClipInputs, ClipFeatures]:
+    """Return a clip's inputs, without the pixels, and its features; count the frames that a budget cost it."""
+    if isinstance(frames, VideoError):
+        raise frames
+    fitting = fit_frames(policy.blueprint, video, frames)
+    lost = len(frames.indices) - len(fitting.indices)
+    counts.update({"clips_over_max_tokens": 1, "frames_dropped": lost} if lost else {})
+    clip = video_inputs(policy, fitting, video)
+    return dataclasses.replace(clip, pixels={}), encode_video(policy, clip)
+
+
+def _write(run: Run, work: Work, policy: Policy, batch: Sequence[tuple[Row, Asked]]) -> int:
+    """Write and store one batch of answers; return how many."""
+    groups: dict[int, tuple[Row, list[Asked]]] = {}
+    for row, one in batch:
+        groups.setdefault(id(row), (row, []))[1].append(one)
+    rows = [row for row, _ in groups.values()]
+    seeds = [[one.seed for one in asked] for _, asked in groups.values()]
+    try:
+        answers = generate_answers(policy, rows, seeds=seeds, sampler=work.sampler)
+    except torch.OutOfMemoryError as error:
+        raise UserError(f"out of GPU memory with {len(batch)} answers at a time: lower generate.batch_size, "
+                        "video.num_frames or video.max_pixels, or set model.quantize=nf4. Answers so far are stored"
+                        ) from error
+    for (_, asked), made in zip(groups.values(), answers, strict=True):
+        for one, answer in zip(asked, made, strict=True):
+            run.store.put("candidate", one.key, {"text": answer.text, "finish": answer.finish, "sample": one.sample.id})
+    run.store.flush()
+    return len(batch)

@@ -1,0 +1,1 @@
+"""Judges: scorer files, strict verdicts, and the backends that answer (`local`, `openai`)."""

@@ -1,0 +1,1 @@
+"""Video language models: families, loading, prompts, vision features, positions, sampling."""

@@ -1,0 +1,155 @@
+"""Load a policy: weights in bfloat16 or 4 bit, frozen, with its processor, position rule and adapter."""
+
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftModel
+from torch import nn
+from transformers import (
+    AutoModelForImageTextToText,
+    AutoProcessor,
+    BitsAndBytesConfig,
+    GenerationConfig,
+    PreTrainedModel,
+)
+
+from dpo_video.errors import UserError
+from dpo_video.models.checkpoints import Blueprint, load_config, one_line_errors, resolve_model, revision_of
+from dpo_video.models.families import Family, Model
+from dpo_video.models.lora import keep_adapter_fp32
+from dpo_video.progress import loading
+from dpo_video.recipe import ModelSettings
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class Policy:
+    """The model that answers, in eval mode, all parameters frozen."""
+
+    model: PreTrainedModel | PeftModel
+    processor: Any
+    """The checkpoint's transformers processor; its class differs by family."""
+    family: Family
+    settings: ModelSettings
+    device: torch.device
+    dtype: torch.dtype
+    revision: str
+    """Hub commit, or `sha256:` and a content hash of a local folder."""
+
+    @property
+    def bare(self) -> Model:
+        """The transformers model inside PEFT's wrapper; adapters that were put in stay active."""
+        return self.model.get_base_model() if isinstance(self.model, PeftModel) else self.model
+
+    @property
+    def blueprint(self) -> Blueprint:
+        """Family, config and video processor: what counting tokens needs."""
+        return Blueprint(family=self.family, config=self.bare.config, video_processor=self.processor.video_processor)
+
+    @property
+    def pad_id(self) -> int:
+        """The id that fills rows up; it is always masked."""
+        pad = self.processor.tokenizer.pad_token_id
+        return int(self.end_id if pad is None else pad)
+
+    @property
+    def end_id(self) -> int:
+        """The id that ends an answer: the family's end-of-turn token, else the tokenizer's EOS."""
+        tokenizer = self.processor.tokenizer
+        if self.family.end_of_turn is not None:
+            return int(tokenizer.convert_tokens_to_ids(self.family.end_of_turn))
+        return int(tokenizer.eos_token_id)
+
+
+def load_policy(settings: ModelSettings, *, adapter: Path | None = None) -> Policy:
+    """Return the policy of a recipe, with a trained adapter on top if given.
+
+    Raises UserError when there is no such checkpoint, adapter, device or attention kernel.
+    """
+    config, family = load_config(settings)
+    name = resolve_model(settings.name)
+    device = choose_device(settings)
+    dtype = choose_dtype(settings)
+    source: dict[str, Any] = {"revision": settings.revision, "trust_remote_code": settings.trust_remote_code}
+    with one_line_errors(settings.name), loading(settings.name):
+        processor = AutoProcessor.from_pretrained(name, **source)
+        model = AutoModelForImageTextToText.from_pretrained(
+            name, dtype=dtype, device_map={"": device}, **source, **_attention(settings),
+            **_quantization(settings, family, dtype))
+    if processor.chat_template is None:
+        raise UserError(f"the model {settings.name!r} has no chat template: use its instruction-tuned variant")
+    model.requires_grad_(False).eval()
+    if settings.quantize == "nf4":
+        assert_quantized(model, family)
+    if family.install_positions is not None:
+        family.install_positions(model, settings.positions)
+    # The checkpoint's own sampling (Qwen2.5-VL ships repetition_penalty 1.05) must not mix with the recipe's.
+    ends = model.generation_config.eos_token_id
+    model.generation_config = GenerationConfig(eos_token_id=ends, pad_token_id=model.generation_config.pad_token_id)
+    policy = Policy(model=_with_adapter(model, adapter), processor=processor, family=family, settings=settings,
+                    device=device, dtype=dtype, revision=revision_of(settings, config))
+    assert not any(parameter.requires_grad for parameter in policy.model.parameters())
+    return policy
+
+
+def language_linears(model: nn.Module, family: Family) -> list[str]:
+    """Return the names of the language model's linear layers: what is quantised, and what LoRA tunes."""
+    return [name for name, module in model.named_modules()
+            if isinstance(module, nn.Linear) and re.fullmatch(family.lora_targets, name)]
+
+
+def assert_quantized(model: nn.Module, family: Family) -> None:
+    """Fail unless the linear layers in 4 bit are those of the language model, all of them and no other."""
+    from bitsandbytes.nn import Linear4bit  # type: ignore[attr-defined]  # here: importing it takes a second and logs about missing kernels
+
+    in_4bit = {name for name, module in model.named_modules() if isinstance(module, Linear4bit)}
+    wanted = set(language_linears(model, family))
+    assert wanted, f"found no linear layer of a language model in family {family.name}"
+    assert in_4bit == wanted, (f"4-bit layers are wrong for family {family.name}: outside the language model "
+                               f"{sorted(in_4bit - wanted)[:5]}, missing in it {sorted(wanted - in_4bit)[:5]}")
+
+
+def _with_adapter(model: PreTrainedModel, adapter: Path | None) -> PreTrainedModel | PeftModel:
+    if adapter is None:
+        return model
+    if not (adapter / "adapter_config.json").is_file():
+        raise UserError(f"no adapter at {str(adapter)!r} (no adapter_config.json in it); make one first: "
+                        "dpo-video train RECIPE")
+    tuned = PeftModel.from_pretrained(model, adapter).eval()
+    keep_adapter_fp32(tuned)
+    return tuned
+
+
+def choose_device(settings: ModelSettings) -> torch.device:
+    """Return where the model goes; under torchrun, this process's own GPU."""
+    found = torch.cuda.is_available()
+    if settings.device == "cuda" and not found:
+        raise UserError("model.device is 'cuda', and torch finds no CUDA device. Use auto or cpu, or check the driver")
+    if settings.device == "cpu" or not found:
+        return torch.device("cpu")
+    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))  # set by torchrun and accelerate launch
+
+
+def choose_dtype(settings: ModelSettings) -> torch.dtype:
+    """Return the type of weights and compute; auto is bfloat16 on a GPU that has it, else float32."""
+    if settings.dtype != "auto":
+        return DTYPES[settings.dtype]
+    on_gpu = choose_device(settings).type == "cuda"
+    return torch.bfloat16 if on_gpu and torch.cuda.is_bf16_supported() else torch.float32
+
+
+def _attention(settings: ModelSettings) -> dict[str, Any]:
+    return {} if settings.attention == "auto" else {"attn_implementation": settings.attention}
+
+
+def _quantization(settings: ModelSettings, family: Family, dtype: torch.dtype) -> dict[str, Any]:
+    if settings.quantize == "none":
+        return {}
+    return {"quantization_config": BitsAndBytesConfig(
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype,
+        llm_int8_skip_modules=list(family.keep_unquantized))}

@@ -1,0 +1,111 @@
+"""What `dpo-video check` prints: a run's tokens, memory, steps and judge calls before anything is paid for."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+
+class Spread(NamedTuple):
+    """Least, mean and most of some values."""
+
+    least: float
+    mean: float
+    most: float
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> "Spread":
+        """Return the spread of at least one value."""
+        return cls(min(values), sum(values) / len(values), max(values))
+
+    def __str__(self) -> str:
+        if self.least == self.most:
+            return f"{self.most:,.0f}"
+        return f"{self.least:,.0f} to {self.most:,.0f}, mean {self.mean:,.0f}"
+
+
+class Calls(NamedTuple):
+    """Requests to a judge, with its tokens estimated at 4 characters each."""
+
+    calls: int
+    tokens_in: int
+    tokens_out: int
+    """At most: every written reply as long as `judge.max_tokens` allows."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What a run would do. Numbers are of the recipe's data where it was found, else of the assumptions."""
+
+    recipe: str
+    model: str
+    family: str
+    questions: int
+    clips: int
+    heldout_questions: int
+    heldout_clips: int
+    frames: Spread
+    """Frames per clip."""
+    video_tokens: Spread
+    sequence: Spread
+    """Tokens of video, prompt and the longest answer allowed."""
+    context: int
+    """The longest sequence that training takes: `train.max_length`, else the model's context."""
+    parameters: int
+    trainable: int
+    memory: Mapping[str, Mapping[str, float]]
+    """Stage -> part -> GiB, with their `total`."""
+    pairs: int
+    """At most: every question paired."""
+    steps: int
+    """Optimizer steps on one device, at most."""
+    judge: Calls | None
+    """None where the scorer cannot be loaded."""
+    evaluation_judge: Calls | None
+    decoded: int
+    """Clips that were decoded for this plan."""
+    assumptions: tuple[str, ...] = ()
+    problems: tuple[str, ...] = ()
+    """What stands in the way of a run."""
+    warnings: tuple[str, ...] = ()
+
+
+def render(plan: Plan) -> str:
+    """Return the plan as text, problems last."""
+    lines = [f"plan of {plan.recipe}"]
+    for name, text in _rows(plan):
+        lines.append(f"  {name:<22}{text}")
+    for title, items in (("assumed", plan.assumptions), ("warnings", plan.warnings), ("problems", plan.problems)):
+        if items:
+            lines += [title, *(f"  - {item}" for item in items)]
+    return "\n".join(lines)
+
+
+def _rows(plan: Plan) -> list[tuple[str, str]]:
+    share = plan.trainable / plan.parameters
+    rows = [
+        ("model", f"{plan.model} ({plan.family}), {plan.parameters / 1e6:,.1f} M parameters"),
+        ("train on", f"{plan.questions:,} questions about {plan.clips:,} clips"),
+        ("evaluate on", f"{plan.heldout_questions:,} questions about {plan.heldout_clips:,} clips"),
+        ("frames per clip", str(plan.frames)),
+        ("video tokens per clip", str(plan.video_tokens)),
+        ("sequence in tokens", f"{plan.sequence}; room for {plan.context:,}"),
+        ("trainable", f"{plan.trainable / 1e6:,.2f} M parameters in LoRA, {share:.2%} of all"),
+        ("pairs", f"at most {plan.pairs:,}"),
+        ("optimizer steps", f"at most {plan.steps:,} on one device"),
+        ("judge the candidates", _calls(plan.judge)),
+        ("judge the evaluation", _calls(plan.evaluation_judge))]
+    for stage, parts in plan.memory.items():
+        inner = ", ".join(f"{part} {_size(size)}" for part, size in parts.items() if part != "total")
+        rows.append((f"memory to {stage}", f"about {_size(parts['total'])}: {inner}"))
+    return rows
+
+
+def _calls(calls: Calls | None) -> str:
+    if calls is None:
+        return "unknown, see the problems"
+    return (f"{calls.calls:,} calls, about {calls.tokens_in:,} tokens in (4 characters each), at most "
+            f"{calls.tokens_out:,} out")
+
+
+def _size(gib: float) -> str:
+    return f"{gib:.1f} GiB" if gib >= 0.1 else f"{gib * 1024:.1f} MiB"

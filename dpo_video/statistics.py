@@ -1,0 +1,126 @@
+"""Pure statistics of pairs and evaluation: intervals by resampling whole clips, win rates, lengths.
+
+Legend: N observations, K columns, R resamples, C clips (clusters of observations).
+"""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+Statistic = Callable[[Floats, Floats], Floats]
+"""From values (N,) or (N, K) and weights (R, N) to one number per row of weights, (R,)."""
+
+BLOCK = 4_000_000
+"""Weights held at a time: bounds the memory of a bootstrap."""
+CONFIDENCE = 0.95
+QUANTILES = {"min": 0.0, "q10": 0.1, "q25": 0.25, "median": 0.5, "q75": 0.75, "q90": 0.9, "max": 1.0}
+RIDGE = 1e-3
+"""Penalty that keeps the logistic fit finite when one side wins every question."""
+
+
+class Estimate(NamedTuple):
+    """A statistic with its 95 % interval; the interval is None where fewer than two clips were seen."""
+
+    value: float
+    ci: tuple[float, float] | None
+
+
+def weighted_mean(values: Floats, weights: Floats) -> Floats:
+    """Return the weighted mean of values (N,) under each row of weights (R, N), as (R,)."""
+    means: Floats = weights @ values / weights.sum(axis=1)
+    return means
+
+
+def bootstrap_ci(values: Sequence[float] | Floats, *, clusters: Sequence[str], statistic: Statistic = weighted_mean,
+                 resamples: int, seed: int) -> Estimate:
+    """Return `statistic` of the values with a 95 % percentile interval over resampled clips.
+
+    Answers about one clip are not independent, so whole clips are drawn with replacement (the cluster bootstrap). A
+    resample is a row of weights: how often the clip of each observation was drawn. The same seed draws the same
+    clips, so before, after and their paired difference are resampled alike. All values equal gives a width of 0.
+
+    Args:
+        values: (N,) or (N, K), one row per observation; N >= 1.
+        clusters: the clip of each observation, (N,).
+    """
+    table = np.asarray(values, dtype=np.float64)
+    assert len(table) == len(clusters) > 0, "one clip per observation, and at least one observation"
+    names, clip_of = np.unique(np.asarray(clusters, dtype=str), return_inverse=True)  # (C,), (N,)
+    point = float(statistic(table, np.ones((1, len(table))))[0])
+    num_clips = len(names)
+    if num_clips < 2:
+        return Estimate(point, None)
+    generator = np.random.default_rng(seed)
+    shares = np.full(num_clips, 1 / num_clips)
+    drawn = []
+    step = max(1, BLOCK // len(table))
+    for begin in range(0, resamples, step):
+        counts = generator.multinomial(num_clips, shares, size=min(step, resamples - begin))  # (rows, C)
+        drawn.append(statistic(table, counts[:, clip_of].astype(np.float64)))
+    tail = (1 - CONFIDENCE) / 2
+    low, high = np.quantile(np.concatenate(drawn), [tail, 1 - tail])
+    return Estimate(point, (float(low), float(high)))
+
+
+def length_controlled_win_rate(values: Floats, weights: Floats) -> Floats:
+    """Return the win rate that a logistic regression expects at equal length, per row of weights (R, N), as (R,).
+
+    Length-controlled AlpacaEval (Dubois et al. 2024, arXiv 2404.04475, eq. 2) without its terms for several models
+    and instruction difficulty: logit P(win) = theta + phi * tanh(difference / its standard deviation); the controlled
+    rate is sigmoid(theta), what is left once the length term is zero. Fitted by Newton steps, all rows at once.
+
+    Args:
+        values: (N, 2): preference for the tuned answer (1 win, 0.5 tie, 0 loss) and its extra length (tuned - base).
+    """
+    wins, longer = values[:, 0], values[:, 1]
+    spread = float(longer.std())
+    feature = np.tanh(longer / spread) if spread > 0 else np.zeros_like(longer)  # (N,)
+    theta = np.zeros(len(weights))
+    phi = np.zeros(len(weights))
+    for _ in range(100):
+        chance = 1 / (1 + np.exp(-(theta[:, None] + phi[:, None] * feature)))  # (R, N)
+        error = weights * (wins - chance)
+        slope = error.sum(1) - RIDGE * theta, error @ feature - RIDGE * phi
+        curve = weights * chance * (1 - chance)
+        a, b, c = curve.sum(1) + RIDGE, curve @ feature, curve @ feature**2 + RIDGE
+        # Solve the 2 x 2 systems; a step is bounded so that near-separated resamples do not overshoot.
+        determinant = a * c - b * b
+        move = np.stack([(c * slope[0] - b * slope[1]) / determinant, (a * slope[1] - b * slope[0]) / determinant])
+        move /= np.maximum(1.0, np.abs(move).max(axis=0))
+        theta, phi = theta + move[0], phi + move[1]
+        if np.abs(move).max() < 1e-9:
+            break
+    rates: Floats = 1 / (1 + np.exp(-theta))
+    return rates
+
+
+def preferences(before: Sequence[float], after: Sequence[float], *, tie_margin: float) -> list[float]:
+    """Return 1 where `after` scores higher, 0 where lower, 0.5 where they differ by less than the tie margin."""
+    out = []
+    for old, new in zip(before, after, strict=True):
+        gap = new - old
+        out.append(0.5 if gap == 0 or abs(gap) < tie_margin else float(gap > 0))
+    return out
+
+
+def quantiles(values: Sequence[float]) -> dict[str, float]:
+    """Return min, q10, q25, median, q75, q90 and max of the values; empty for none."""
+    if not len(values):
+        return {}
+    return {name: float(np.quantile(np.asarray(values), share)) for name, share in QUANTILES.items()}
+
+
+def correlation(first: Sequence[float], second: Sequence[float]) -> float | None:
+    """Return Pearson's correlation, or None where it is undefined (fewer than two points, or a constant)."""
+    x, y = np.asarray(first, dtype=np.float64), np.asarray(second, dtype=np.float64)
+    if len(x) < 2 or np.ptp(x) == 0 or np.ptp(y) == 0:
+        return None
+    return float(np.corrcoef(x, y)[0, 1])
+
+
+def mean(values: Sequence[float]) -> float | None:
+    """Return the mean, or None of no values."""
+    return float(np.mean(np.asarray(values))) if len(values) else None

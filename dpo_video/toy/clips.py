@@ -1,0 +1,170 @@
+"""Clips of the toy world: draw a scene as pixels, write it as H.264, write a split.
+
+F = 16 frames, S = 64 pixels a side.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import random
+import shutil
+import tempfile
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Literal
+
+import av
+import numpy as np
+from numpy.typing import NDArray
+
+from dpo_video.errors import UserError
+from dpo_video.toy.questions import ask, caption
+from dpo_video.toy.scene import NUM_FRAMES, Scene, Thing, draw_scene
+
+SIDE = 64
+"""Width and height of a clip in pixels."""
+FPS = 8
+"""Frames a second."""
+SPEED = 1.1
+"""Pixels a moving shape travels between two frames."""
+RGB = {
+    "red": (225, 35, 35),
+    "green": (30, 170, 50),
+    "blue": (45, 85, 235),
+    "yellow": (240, 220, 40),
+    "white": (245, 245, 245),
+    "pink": (245, 105, 200),
+}
+STEP = {"left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1), "still": (0, 0)}
+
+
+def draw(scene: Scene) -> NDArray[np.uint8]:
+    """Return the clip as pixels (F, S, S, 3) uint8."""
+    pixels = np.full((NUM_FRAMES, SIDE, SIDE, 3), float(scene.background))
+    for thing in scene.things:
+        cover = coverage(thing)[..., None]  # (F, S, S, 1)
+        pixels = pixels * (1 - cover) + cover * np.asarray(RGB[thing.colour], dtype=float)
+    return pixels.round().astype(np.uint8)
+
+
+def coverage(thing: Thing) -> NDArray[np.float64]:
+    """Return how much of each pixel a thing covers, (F, S, S) in 0..1."""
+    frame = np.arange(NUM_FRAMES)[:, None, None]
+    x, y = centre(thing, frame)
+    grid = np.arange(SIDE) + 0.5
+    dx, dy = grid[None, None, :] - x, grid[None, :, None] - y
+    r = thing.radius
+    if thing.shape == "circle":
+        distance = np.hypot(dx, dy) - r
+    elif thing.shape == "square":
+        distance = np.maximum(abs(dx), abs(dy)) - 0.9 * r
+    elif thing.shape == "triangle":
+        distance = np.maximum(dy - 0.85 * r, 0.89 * abs(dx) - 0.45 * (dy + r))
+    else:  # cross
+        arm = 0.32 * r
+        distance = np.minimum(
+            np.maximum(abs(dx) - arm, abs(dy) - r), np.maximum(abs(dx) - r, abs(dy) - arm)
+        )
+    return np.clip(0.5 - distance, 0, 1) * (frame >= thing.first_frame)
+
+
+def centre(thing: Thing, frame: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Return x and y of a thing's centre in pixels, shaped like `frame`."""
+    dx, dy = STEP[thing.motion]
+    travelled = (frame - (NUM_FRAMES - 1) / 2) * SPEED
+    return (
+        (thing.quadrant % 2 + 0.5) * SIDE / 2 + dx * travelled,
+        (thing.quadrant // 2 + 0.5) * SIDE / 2 + dy * travelled,
+    )
+
+
+def encode(pixels: NDArray[np.uint8]) -> bytes:
+    """Return an mp4 file: H.264, yuv420p, crf 14, one thread so that bytes repeat."""
+    buffer = io.BytesIO()
+    with av.open(buffer, mode="w", format="mp4") as container:
+        options = {"crf": "14", "preset": "veryfast", "threads": "1"}
+        stream = container.add_stream("libx264", rate=FPS, options=options)
+        stream.width, stream.height, stream.pix_fmt = SIDE, SIDE, "yuv420p"
+        for image in pixels:
+            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24")
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    return buffer.getvalue()
+
+
+def decode(file: bytes | Path) -> NDArray[np.uint8]:
+    """Return every frame of an mp4 as pixels (F, S, S, 3) uint8."""
+    source = io.BytesIO(file) if isinstance(file, bytes) else str(file)
+    with av.open(source, mode="r") as container:
+        frames = [f.to_ndarray(format="rgb24") for f in container.decode(video=0)]
+    return np.stack(frames).astype(np.uint8)
+
+
+def write_split(
+    split: Literal["train", "heldout"], folder: Path, *, num_clips: int, seed: int
+) -> Path:
+    """Return `samples.jsonl` of a split, written with its mp4 clips unless already there.
+
+    Every clip shows another scene and carries three questions. `scenes.jsonl` beside it
+    holds the scenes themselves, for the gold grader. A half-written folder never appears:
+    all is written aside, then renamed.
+    """
+    folder = Path(folder)
+    samples = folder / "samples.jsonl"
+    order = {"split": split, "num_clips": num_clips, "seed": seed}
+    if samples.exists():
+        found = json.loads((folder / "split.json").read_text())
+        if found != order:
+            raise UserError(
+                f"{folder} holds the toy split {found}, asked for {order}. Give another folder"
+            )
+        return samples
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    aside = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    try:
+        _write(split, aside, num_clips=num_clips, seed=seed)
+        (aside / "split.json").write_text(json.dumps(order) + "\n")
+        if folder.is_dir() and not any(folder.iterdir()):
+            folder.rmdir()
+        aside.chmod(0o755)
+        os.rename(aside, folder)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+    return samples
+
+
+def read_scenes(folder: Path) -> dict[str, Scene]:
+    """Return the scenes of a written split by the path of their clip."""
+    scenes: dict[str, Scene] = {}
+    for line in (Path(folder) / "scenes.jsonl").read_text().splitlines():
+        row = json.loads(line)
+        things = tuple(Thing(**thing) for thing in row["things"])
+        scenes[row["video"]] = Scene(things=things, background=row["background"])
+    return scenes
+
+
+def _write(
+    split: Literal["train", "heldout"], folder: Path, *, num_clips: int, seed: int
+) -> None:
+    rng = random.Random(f"{split} {seed}")
+    (folder / "clips").mkdir()
+    samples: list[dict[str, str]] = []
+    scenes: list[dict[str, Any]] = []
+    seen: set[str] = set()
+    while len(scenes) < num_clips:
+        scene = draw_scene(rng, part=split)
+        if scene.signature in seen:
+            continue
+        seen.add(scene.signature)
+        name = f"{split}-{len(scenes):04d}"
+        video, text = f"clips/{name}.mp4", caption(scene, rng)
+        (folder / video).write_bytes(encode(draw(scene)))
+        scenes.append({"video": video, **asdict(scene)})
+        for k, question in enumerate(ask(scene, rng, num_questions=3)):
+            row = {"id": f"{name}-q{k}", "video": video, "prompt": question.prompt}
+            samples.append({**row, "caption": text, "answer": question.answer})
+    for name, rows in (("samples", samples), ("scenes", scenes)):
+        lines = (json.dumps(row) + "\n" for row in rows)
+        (folder / f"{name}.jsonl").write_text("".join(lines))

@@ -1,0 +1,200 @@
+"""The train stage: pairs and clips in, a LoRA adapter out."""
+
+import json
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from transformers import TrainerCallback
+
+from dpo_video.errors import UserError
+from dpo_video.models.load import Policy, load_policy
+from dpo_video.models.lora import adapter_parameters, lora_config
+from dpo_video.recipe import Recipe
+from dpo_video.records import Pair, read_jsonl, write_atomic
+from dpo_video.training.batches import read_batch
+from dpo_video.training.checkpoints import (
+    WholeCheckpoints,
+    checkpoint_folder,
+    last_checkpoint,
+    other_checkpoints,
+    publish_adapter,
+    read_state,
+    remove_torn,
+    training_key,
+)
+from dpo_video.training.clips import ClipReader, OnBadClip, clip_inputs, note_bad_clip, noted_bad_clips
+from dpo_video.training.order import ClipOrder
+from dpo_video.training.processes import is_follower, num_processes, process_number, share
+from dpo_video.training.quiet import quiet_libraries
+from dpo_video.training.selection import (
+    Selection,
+    length_limit,
+    read_selection,
+    select_pairs,
+    without_clips,
+)
+from dpo_video.training.settings import check_train_settings, dpo_config
+from dpo_video.training.step_bar import StepBar
+from dpo_video.training.trainer import VideoDPOTrainer
+from dpo_video.video import FramePool
+
+if TYPE_CHECKING:
+    from dpo_video.run import Run
+
+
+log = logging.getLogger(__name__)
+
+PRECISIONS: dict[torch.dtype, Literal["no", "bf16", "fp16"]] = {
+    torch.float32: "no", torch.bfloat16: "bf16", torch.float16: "fp16"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """What the process that owns the run folder decides, and every process trains by."""
+
+    selection: Selection
+    checkpoints: Path
+    resume: Path | None
+    bad_clips: dict[str, str]
+    """Clips that failed earlier in this training, with the reasons: their batches stay short."""
+
+
+def train(run: "Run") -> dict[str, Any]:
+    """Tune the policy on `pairs.jsonl`; write `adapter/` (PEFT) and `train_log.jsonl`; return counts and metrics.
+
+    Under `accelerate launch` this runs in the process of rank 0, which alone opens the run folder; the others call
+    `follow`. A run that was killed goes on from its last checkpoint and ends with the same adapter.
+    """
+    check_train_settings(run.recipe)
+    pairs = list(read_jsonl(run.folder / "pairs.jsonl", Pair))
+    if not pairs:
+        raise UserError(f"no pairs in {str(run.folder / 'pairs.jsonl')!r}: nothing to train on. See why they were "
+                        "dropped: dpo-video pair RECIPE")
+    policy = load_policy(run.recipe.model)
+    key = training_key(run.recipe, pairs, revision=policy.revision, num_processes=num_processes())
+    job = share(_plan(run, policy, pairs, key=key), use_cpu=policy.device.type == "cpu")
+
+    def set_aside(clip: str, error: UserError) -> None:
+        note_bad_clip(job.checkpoints, clip, str(error))
+        run.set_aside(clip, error)
+
+    trainable = train_adapter(policy, run.recipe, job, on_bad_clip=set_aside, report_to=[run.tracker.report_to])
+    final = last_checkpoint(job.checkpoints)
+    assert final is not None, "training ended without a checkpoint"
+    publish_adapter(final, run.folder / "adapter")
+    history = read_state(final)["log_history"]
+    write_atomic(run.folder / "train_log.jsonl", (json.dumps(row) + "\n" for row in history))
+    return _summary(pairs, job, history) | {"trainable_parameters": trainable}
+
+
+def follow(recipe: Recipe) -> None:
+    """Train along in a process of rank > 0, which never opens the run folder; return when there is nothing to do."""
+    policy = load_policy(recipe.model)
+    job: Job | None = share(None, use_cpu=policy.device.type == "cpu")
+    if job is None:
+        return
+    train_adapter(policy, recipe, job, on_bad_clip=lambda clip, error: note_bad_clip(job.checkpoints, clip, str(error)))
+
+
+def dismiss_followers() -> None:
+    """Tell the processes that wait in `follow` that there is nothing to do; for rank 0, instead of `train`."""
+    share(None, use_cpu=not torch.cuda.is_available())
+
+
+def train_adapter(policy: Policy, recipe: Recipe, job: Job, *, on_bad_clip: OnBadClip,
+                  report_to: Sequence[str] = (), callbacks: Sequence[TrainerCallback] = ()) -> int:
+    """Run DPO in this process until the last step; checkpoints end up in `job.checkpoints`.
+
+    Args:
+        on_bad_clip: told of clips that cannot be read; with several processes training then stops.
+        report_to: transformers' names of trackers.
+        callbacks: further callbacks of the trainer.
+
+    Returns:
+        The number of trainable parameters.
+    """
+    pairs = job.selection.pairs
+    args = dpo_config(recipe, output_dir=job.checkpoints, precision=PRECISIONS[policy.dtype],
+                      use_cpu=policy.device.type == "cpu", report_to=report_to)
+    order = ClipOrder([pair.clip for pair in pairs], batch_size=recipe.train.batch_size, seed=recipe.seed,
+                      process=process_number(), num_processes=num_processes())
+    limit = length_limit(policy, recipe)
+    with quiet_libraries(), FramePool(recipe.video, multiple_of=policy.family.frames_per_step) as pool:
+        reader = ClipReader(pool, job.selection.requests, order, bad=job.bad_clips,
+                            prepare=lambda frames: clip_inputs(policy, frames, recipe.video),
+                            on_bad_clip=on_bad_clip if num_processes() == 1 else _stop_all(on_bad_clip))
+        trainer = VideoDPOTrainer(
+            policy, args=args, peft_config=lora_config(recipe.train.lora, policy.family), order=order,
+            read=lambda places: read_batch(policy, reader, [pairs[place] for place in places], max_length=limit),
+            callbacks=[WholeCheckpoints(), *([] if is_follower() else [StepBar()]), *callbacks])
+        if not _is_done(job.resume):
+            trainer.train(resume_from_checkpoint=None if job.resume is None else str(job.resume))
+        return sum(weight.numel() for _, weight in adapter_parameters(policy.model))
+
+
+def _plan(run: "Run", policy: Policy, pairs: Sequence[Pair], *, key: str) -> Job:
+    folder = checkpoint_folder(run.folder, key)
+    folder.mkdir(parents=True, exist_ok=True)
+    remove_torn(folder)
+    for other in other_checkpoints(run.folder, key):
+        log.warning("train: leaving the checkpoints in %s alone: they are of other settings or pairs", other)
+    resume = last_checkpoint(folder)
+    if resume is not None:
+        log.warning("train: going on from %s", resume)
+    bad = noted_bad_clips(folder)
+    for clip, reason in bad.items():
+        run.set_aside(clip, UserError(reason))
+    selection = _selection(run, policy, pairs, folder)
+    alone = num_processes() == 1
+    if not alone:  # every batch must be full there: a clip that failed leaves the list of pairs
+        selection = without_clips(selection, bad)
+    if not selection.pairs:
+        raise UserError(f"none of {len(pairs)} pairs can be trained on: {selection.dropped}. Where they are too long, "
+                        "raise train.max_length, or lower video.num_frames or video.max_pixels")
+    return Job(selection=selection, checkpoints=folder, resume=resume, bad_clips=bad if alone else {})
+
+
+def _selection(run: "Run", policy: Policy, pairs: Sequence[Pair], folder: Path) -> Selection:
+    """Return the pairs to train on; a resumed run takes those of before, so that its steps stay the same."""
+    file = folder / "selection.json"
+    if file.is_file():
+        before = json.loads(file.read_text(encoding="utf-8"))
+        return read_selection(policy, pairs, root=run.video_root, **before)
+    selection = select_pairs(policy, run.recipe, pairs, root=run.video_root, on_bad_clip=run.set_aside)
+    write_atomic(file, json.dumps({"places": selection.places, "dropped": selection.dropped}) + "\n")
+    return selection
+
+
+def _stop_all(on_bad_clip: OnBadClip) -> OnBadClip:
+    """Return a function that notes a bad clip and stops: processes with unequal batches would wait for each other."""
+    def stop(clip: str, error: UserError) -> None:
+        on_bad_clip(clip, error)
+        raise UserError(f"{error} It is set aside: run the same command again, training goes on from the last "
+                        "checkpoint without it")
+
+    return stop
+
+
+def _is_done(checkpoint: Path | None) -> bool:
+    """Return whether a checkpoint is of the last step: the process was killed between it and the adapter."""
+    if checkpoint is None:
+        return False
+    state = read_state(checkpoint)
+    return bool(state["global_step"] >= state["max_steps"])
+
+
+def _summary(pairs: Sequence[Pair], job: Job, history: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    steps = [row for row in history if "rewards/margins" in row]  # without steps of which no clip could be read
+    first, last = (steps[0], steps[-1]) if steps else ({}, {})
+    names = ("loss", "rewards/margins", "rewards/accuracies")
+    return {
+        "pairs": len(pairs), "trained": len(job.selection.pairs), "dropped": job.selection.dropped,
+        "clips": len(job.selection.requests), "steps": history[-1]["step"], "processes": num_processes(),
+        "resumed_from": None if job.resume is None else job.resume.name,
+        "first": {name: first[name] for name in names if name in first},
+        "last": {name: last[name] for name in names if name in last},
+    }

@@ -1,0 +1,122 @@
+"""Pairs as tokens, and batches of them with each clip once.
+
+B pairs, R = 2B rows (chosen, then rejected), T tokens, P prompt tokens.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from dpo_video.models.batches import Row, collate
+from dpo_video.models.families import ClipFeatures
+from dpo_video.models.load import Policy
+from dpo_video.models.prompts import ClipInputs, Prompt, answer_ids, encode_prompt
+from dpo_video.records import Pair
+from dpo_video.training.clips import ClipReader
+from dpo_video.video import clip_key
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PairTokens:
+    """A pair whose answers are token ids, end of turn included; its prompt needs the clip's size first."""
+
+    pair: Pair
+    clip: str
+    """The clip's key."""
+    chosen: tuple[int, ...]
+    rejected: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class PairBatch:
+    """What a batch is read as, on the CPU: B pairs over fewer clips."""
+
+    clips: Sequence[ClipInputs]
+    """Each clip once."""
+    clip_of_pair: Sequence[int]
+    """(B,) positions in `clips`."""
+    prompts: Sequence[Prompt]
+    pairs: Sequence[PairTokens]
+
+
+def tokenize_pair(policy: Policy, pair: Pair) -> PairTokens | None:
+    """Return a pair's answers as tokens; None when one has no text, or both are the same: nothing can be learnt."""
+    chosen, rejected = tuple(answer_ids(policy, pair.chosen)), tuple(answer_ids(policy, pair.rejected))
+    if not pair.chosen.strip() or not pair.rejected.strip() or chosen == rejected:
+        return None
+    return PairTokens(pair=pair, clip=clip_key(pair), chosen=chosen, rejected=rejected)
+
+
+def read_batch(policy: Policy, reader: ClipReader, pairs: Sequence[PairTokens], *, max_length: int) -> PairBatch | None:
+    """Return a batch of pairs in the order given, without those whose clip cannot be read; None when none is left."""
+    clips: list[ClipInputs] = []
+    place: dict[str, int] = {}
+    kept: list[PairTokens] = []
+    prompts: list[Prompt] = []
+    for pair in pairs:
+        if pair.clip not in place:
+            inputs = reader.read(pair.clip)
+            if inputs is None:
+                continue
+            place[pair.clip] = len(clips)
+            clips.append(inputs)
+        prompt = encode_prompt(policy, pair.pair.prompt, clips[place[pair.clip]])
+        assert pair_length(prompt, pair) <= max_length, f"sample {pair.pair.sample_id!r} is longer than {max_length}"
+        prompts.append(prompt)
+        kept.append(pair)
+    if not kept:
+        return None
+    return PairBatch(clips=clips, clip_of_pair=[place[pair.clip] for pair in kept], prompts=prompts, pairs=kept)
+
+
+def pair_length(prompt: Prompt, pair: PairTokens) -> int:
+    """Return the tokens of the longer of a pair's two rows."""
+    return len(prompt.input_ids) + max(len(pair.chosen), len(pair.rejected))
+
+
+def pair_rows(batch: PairBatch, features: Sequence[ClipFeatures]) -> list[Row]:
+    """Return the R rows of a batch, chosen answers first, with the features of its clips."""
+    def row(position: int, answer: tuple[int, ...]) -> Row:
+        clip = batch.clip_of_pair[position]
+        return Row(prompt=batch.prompts[position], clip=batch.clips[clip], features=features[clip], answer=answer)
+
+    return [*(row(position, pair.chosen) for position, pair in enumerate(batch.pairs)),
+            *(row(position, pair.rejected) for position, pair in enumerate(batch.pairs))]
+
+
+def loss_inputs(policy: Policy, rows: Sequence[Row]) -> dict[str, Any]:
+    """Return what TRL's loss takes, on the policy's device: padded rows on the right, and `rows` for the engine.
+
+    `completion_mask` (R, T): 1 on the answer's tokens, 0 on prompt and padding.
+    """
+    check_rows(policy, rows)
+    batch = collate(policy, rows, "right")
+    del batch["mm_encoder_outputs"]  # models write into it, so each forward packs its own from `rows`
+    return {**batch, "completion_mask": completion_mask(rows, batch), "rows": rows}
+
+
+def completion_mask(rows: Sequence[Row], batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    """Return (R, T) int64, 1 where a row's answer stands."""
+    places = torch.arange(batch["input_ids"].shape[1])
+    begins = torch.tensor([len(row.prompt.input_ids) for row in rows])[:, None]
+    ends = torch.tensor([len(row) for row in rows])[:, None]
+    return ((places >= begins) & (places < ends)).long().to(batch["input_ids"].device)
+
+
+def check_rows(policy: Policy, rows: Sequence[Row]) -> None:
+    """Raise unless every row has an answer, and as many video tokens in its text as its clip has features.
+
+    transformers compares sums over the batch only, and a forward without features compares nothing: it trains blind,
+    on the placeholder's embedding.
+    """
+    placeholder = policy.family.placeholder(policy.bare.config)
+    for number, row in enumerate(rows):
+        tokens = int((row.prompt.input_ids == placeholder).sum())
+        features = len(row.features.embeddings)
+        if tokens != features or features == 0:
+            raise RuntimeError(f"row {number} of the batch has {tokens} video tokens in its text and {features} "
+                               "features of its clip; they must be equal, and more than 0")
+        if not row.answer:
+            raise RuntimeError(f"row {number} of the batch has no answer token: a log-prob of 0 teaches nothing")

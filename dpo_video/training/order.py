@@ -1,0 +1,58 @@
+"""In which order pairs are trained on: clips shuffled anew each epoch, the pairs of a clip next to each other."""
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from itertools import groupby
+
+from torch.utils.data import Sampler
+
+
+class ClipOrder(Sampler[list[int]]):
+    """Batches of positions in the list of pairs, for one of `num_processes` processes.
+
+    The order of the clips is that of a hash of seed, epoch and clip. It depends on nothing else, so a resumed run
+    meets it again, and a clip that is set aside leaves the order of the others as it was. Each process takes a
+    contiguous share, so a clip is decoded by one process (at the seams between shares by two). All processes get
+    equally many pairs: where they do not divide evenly, the first pairs of the epoch stand in the last share again.
+    """
+
+    def __init__(self, clips: Sequence[str], *, batch_size: int, seed: int, process: int = 0,
+                 num_processes: int = 1) -> None:
+        """Order the pairs whose clips are `clips`."""
+        self.clips = list(clips)
+        self.batch_size = batch_size
+        self.seed = seed
+        self.process = process
+        self.num_processes = num_processes
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Shuffle as for this epoch, counted from 0."""
+        self.epoch = epoch
+
+    def positions(self) -> list[int]:
+        """Return this process's positions in the list of pairs, in this epoch's order."""
+        def place(position: int) -> tuple[str, int]:
+            return _shuffled(self.clips[position], self.seed, self.epoch), position
+
+        ordered = sorted(range(len(self.clips)), key=place)
+        share = -(-len(ordered) // self.num_processes)
+        begin = self.process * share
+        return [ordered[place % len(ordered)] for place in range(begin, begin + share)]
+
+    def clip_order(self) -> list[str]:
+        """Return the clips in the order in which this process meets them in this epoch."""
+        return [clip for clip, _ in groupby(self.clips[position] for position in self.positions())]
+
+    def __iter__(self) -> Iterator[list[int]]:
+        positions = self.positions()
+        for begin in range(0, len(positions), self.batch_size):
+            yield positions[begin:begin + self.batch_size]
+
+    def __len__(self) -> int:
+        share = -(-len(self.clips) // self.num_processes)
+        return -(-share // self.batch_size)
+
+
+def _shuffled(clip: str, seed: int, epoch: int) -> str:
+    return hashlib.sha256(f"{seed}\n{epoch}\n{clip}".encode()).hexdigest()

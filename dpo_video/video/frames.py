@@ -1,0 +1,106 @@
+"""What reading a clip gives: its frames, or a VideoError with one reason.
+
+F frames, H height, W width in pixels.
+"""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dpo_video.errors import UserError
+
+ErrorCode = Literal["not_found", "remote", "empty", "not_a_video", "no_video_stream", "truncated", "corrupt",
+                    "unsupported_codec", "too_few_frames", "timeout", "crashed"]
+
+
+class VideoError(UserError):
+    """Why a clip cannot be read: `code` to count by, `path`, and the reason in words."""
+
+    def __init__(self, code: ErrorCode, path: Path | str, reason: str) -> None:
+        super().__init__(f"cannot read {str(path)!r}: {reason} [{code}]")
+        self.code = code
+        self.path = Path(path)
+        self.reason = reason
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Let the error travel between processes."""
+        return VideoError, (self.code, self.path, self.reason)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Frames:
+    """The frames picked from a clip, with the facts that a processor needs to place them in time.
+
+    The clip is the whole file, or the part of it between `start` and `end`.
+    """
+
+    pixels: NDArray[np.uint8]
+    """(F, H, W, 3) RGB 0-255, upright (the file's rotation is applied)."""
+    times: NDArray[np.float64]
+    """(F,) seconds; 0 is the first frame of the file, whatever `start` is."""
+    indices: list[int]
+    """(F,) positions in the file's frames, counted from 0 in display order."""
+    fps: float
+    """Frames per second of the file: of all its frames, the mean rate where it varies."""
+    total_frames: int
+    """Frames in the clip."""
+    first_index: int = 0
+    """Position in the file of the clip's first frame."""
+    start_time: float = 0.0
+    """Seconds from the file's first frame to the clip's first frame."""
+    duration: float
+    """Seconds that the clip lasts."""
+    backend: str
+    """What read it: `pyav`, `decord` or `images`."""
+    note: str | None = None
+    """What a reader should know: why another backend was used, what was ignored."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClipRequest:
+    """One clip to read; equal requests are the same clip."""
+
+    key: str
+    video: Path | tuple[Path, ...]
+    """A video file, a folder of frames, or frame files in order."""
+    start: float | None = None
+    """Seconds into the file where the clip begins."""
+    end: float | None = None
+    """Seconds into the file where the clip ends."""
+
+
+def video_metadata(frames: Frames) -> dict[str, Any]:
+    """Return the `video_metadata` of a Hugging Face processor, to pass with `do_sample_frames=False`.
+
+    Processors know constant rates only: they take index / fps as a frame's time, and frames / total * fps as the
+    sampled rate. So the clip is described as a video of its own, and `frames_indices` are the frames' times in
+    units of 1 / fps; at a constant rate these are the positions in the clip.
+    """
+    nominal = np.rint((frames.times - frames.start_time) * frames.fps).astype(int)
+    return {
+        "total_num_frames": frames.total_frames,
+        "fps": frames.fps,
+        "duration": frames.duration,
+        "frames_indices": nominal.tolist(),
+        "width": frames.pixels.shape[2],
+        "height": frames.pixels.shape[1],
+        "video_backend": frames.backend,
+    }
+
+
+def thin(frames: Frames, count: int) -> Frames:
+    """Return `count` of the frames, spread evenly from the first to the last; fewer frames than that stay."""
+    keep = spread(len(frames.indices), count)
+    if len(keep) == len(frames.indices):
+        return frames
+    return replace(frames, pixels=frames.pixels[keep], times=frames.times[keep],
+                   indices=[frames.indices[position] for position in keep])
+
+
+def spread(available: int, count: int) -> list[int]:
+    """Return `min(count, available)` positions spread evenly over `range(available)`, both ends included."""
+    positions: list[int] = np.linspace(0, available - 1, min(count, available)).round().astype(int).tolist()
+    return positions

@@ -1,0 +1,204 @@
+"""Decode clips in worker processes, in order, each within a time limit; a hang or a crash costs one clip."""
+
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import threading
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
+from pathlib import Path
+from queue import SimpleQueue
+from types import TracebackType
+from typing import IO, Any, Self
+
+from dpo_video.errors import UserError
+from dpo_video.recipe import VideoSettings
+from dpo_video.video.frames import ClipRequest, Frames, VideoError
+from dpo_video.video.worker import Job
+
+START_SECONDS = 120.0
+"""A process that takes longer to start is given up; it imports NumPy, PyAV and pydantic, about half a second."""
+
+
+class FramePool:
+    """Worker processes that read clips: `with FramePool(settings) as pool: ... pool.map(requests)`.
+
+    Memory: `look_ahead` clips of pixels wait here, besides the one in use.
+    """
+
+    def __init__(self, settings: VideoSettings, *, multiple_of: int = 1, look_ahead: int | None = None) -> None:
+        """Make a pool of `settings.workers` processes, started when first needed.
+
+        Args:
+            settings: the recipe's `video` section.
+            multiple_of: see `read_frames`.
+            look_ahead: clips decoded or being decoded before they are asked for; None is two per worker.
+        """
+        self.settings = settings
+        self.multiple_of = multiple_of
+        self.look_ahead = look_ahead or 2 * settings.workers
+        self._idle: SimpleQueue[_Worker] = SimpleQueue()
+        self._workers = [_Worker(settings.timeout) for _ in range(settings.workers)]
+        for worker in self._workers:
+            self._idle.put(worker)
+        self._threads = ThreadPoolExecutor(settings.workers, thread_name_prefix="frame-pool")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
+                 trace: TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Stop the workers at once, whatever they do."""
+        for worker in self._workers:
+            worker.close()
+        self._threads.shutdown(wait=True, cancel_futures=True)
+
+    def map(self, requests: Iterable[ClipRequest]) -> Iterator[tuple[ClipRequest, Frames | VideoError]]:
+        """Yield each request with its frames or the reason why there are none, in the order of the requests.
+
+        Equal requests that follow each other are decoded once and share their frames: sort them by clip.
+        """
+        source = iter(requests)
+        waiting: deque[tuple[ClipRequest, Future[Frames | VideoError]]] = deque()
+        newest: tuple[ClipRequest, Future[Frames | VideoError]] | None = None
+        try:
+            while True:
+                for request in islice(source, self.look_ahead - len(waiting)):
+                    if newest is None or newest[0] != request:
+                        newest = request, self._threads.submit(self._read, request)
+                    waiting.append(newest)
+                if not waiting:
+                    return
+                request, future = waiting.popleft()
+                yield request, future.result()
+        finally:
+            for _, future in waiting:
+                future.cancel()
+
+    def _read(self, request: ClipRequest) -> Frames | VideoError:
+        worker = self._idle.get()
+        try:
+            job = Job(request=request, settings=self.settings, multiple_of=self.multiple_of)
+            reply: Frames | UserError = worker.ask(job)
+        finally:
+            self._idle.put(worker)
+        if isinstance(reply, Frames | VideoError):
+            return reply
+        raise reply
+
+
+class _Worker:
+    """One decoding process at a time; a new one takes the place of one that was stopped or died."""
+
+    def __init__(self, timeout: float) -> None:
+        self._timeout = timeout
+        self._process: subprocess.Popen[bytes] | None = None
+        self._closed = False
+        self._lock = threading.Lock()
+
+    def ask(self, job: Job) -> Any:
+        """Return the process's answer; VideoError `timeout` when it took too long, `crashed` when it died over it."""
+        process = self._running()
+        request = job.request
+        path = request.video if isinstance(request.video, Path) else request.key
+        with _Limit(process, self._timeout) as limit:
+            try:
+                return _exchange(process, job)
+            except BROKEN:
+                code = _stop(process)
+        if limit.reached:
+            return VideoError("timeout", path, f"not read within {self._timeout:g} seconds (video.timeout)")
+        return VideoError("crashed", path, f"its decoding process died ({_cause(code)})")
+
+    def close(self) -> None:
+        """End the process, and start no other."""
+        with self._lock:
+            self._closed = True
+            process = self._process
+        if process is not None:
+            _stop(process)
+
+    def _running(self) -> "subprocess.Popen[bytes]":
+        if self._process is not None and self._process.poll() is None:
+            return self._process
+        with self._lock:
+            if self._closed:
+                raise RuntimeError("the FramePool is closed")
+            self._process = process = _start()
+        with _Limit(process, START_SECONDS):
+            try:
+                pickle.load(_pipe(process.stdout))
+            except BROKEN as error:
+                raise UserError(f"a decoding process does not start ({_cause(_stop(process))}): "
+                                f"{' '.join(process.args)}") from error  # type: ignore[arg-type]
+        return process
+
+
+class _Limit:
+    """Kills a process when the block lasts longer than `seconds`; `reached` tells that it did."""
+
+    def __init__(self, process: "subprocess.Popen[bytes]", seconds: float) -> None:
+        self.reached = False
+        self._process = process
+        self._timer = threading.Timer(seconds, self._kill)
+        self._timer.daemon = True
+
+    def __enter__(self) -> Self:
+        self._timer.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
+                 trace: TracebackType | None) -> None:
+        self._timer.cancel()
+        self._timer.join()
+        if self.reached:  # perhaps just after the answer: the dying process must not get the next clip
+            _stop(self._process)
+
+    def _kill(self) -> None:
+        self.reached = True
+        self._process.kill()
+
+
+def _start() -> "subprocess.Popen[bytes]":
+    # not a multiprocessing child: spawn runs the caller's script again, fork copies its threads' locks
+    command = [sys.executable, "-c", "from dpo_video.video.worker import main; main()"]
+    paths = os.pathsep.join(path or os.getcwd() for path in sys.path)
+    # a session of its own: Ctrl-C reaches this process only, which then stops its workers
+    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True,
+                            env={**os.environ, "PYTHONPATH": paths})
+
+
+def _exchange(process: "subprocess.Popen[bytes]", job: Job) -> Any:
+    jobs = _pipe(process.stdin)
+    pickle.dump(job, jobs)
+    jobs.flush()
+    return pickle.load(_pipe(process.stdout))
+
+
+def _pipe(pipe: IO[bytes] | None) -> IO[bytes]:
+    assert pipe is not None
+    return pipe
+
+
+def _stop(process: "subprocess.Popen[bytes]") -> int:
+    """Kill a process if it runs, and return its exit code."""
+    process.kill()
+    return process.wait()
+
+
+def _cause(code: int) -> str:
+    if code >= 0:
+        return f"exit code {code}; its own message is above"
+    name = signal.Signals(-code).name
+    return f"{name}: out of memory?" if name == "SIGKILL" else name
+
+
+BROKEN = (OSError, EOFError, ValueError, pickle.UnpicklingError)
+"""What an exchange with a dying process raises; ValueError: its pipe is closed."""

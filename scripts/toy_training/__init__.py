@@ -1,0 +1,1 @@
+"""How the toy checkpoints are made. Run through scripts/build_toy.py."""

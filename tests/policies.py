@@ -1,0 +1,50 @@
+"""Loaded tiny policies, their frames, prompts and rows, for the tests of models and generation."""
+
+import tempfile
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from tiny_models import Kind, tiny_policy
+
+from dpo_video.models.batches import Row
+from dpo_video.models.features import encode_video
+from dpo_video.models.load import Policy, load_policy
+from dpo_video.models.prompts import answer_ids, encode_prompt, video_inputs
+from dpo_video.recipe import ModelSettings, VideoSettings
+from dpo_video.video import Frames
+
+KINDS: tuple[Kind, ...] = ("qwen2_5_vl", "llava_next_video")
+each_kind = pytest.mark.parametrize("kind", KINDS)
+_FOLDERS = tempfile.TemporaryDirectory()
+
+
+@cache
+def tiny_folder(kind: Kind) -> Path:
+    """Return the checkpoint folder of a tiny model, written once per process."""
+    return tiny_policy(kind, Path(_FOLDERS.name) / kind)
+
+
+@cache
+def policy(kind: Kind, **settings: Any) -> Policy:
+    """Return a loaded tiny policy; tests share it and leave it as it is."""
+    return load_policy(ModelSettings(name=str(tiny_folder(kind)), device="cpu", **settings))
+
+
+def make_frames(count: int, *, height: int = 100, width: int = 150, seconds_apart: float = 1.0) -> Frames:
+    """Return `count` noise frames, at a constant distance in a film of 10 frames per second."""
+    noise = np.random.default_rng(count * height + width)
+    step = round(10 * seconds_apart)
+    indices = [step * place for place in range(count)]
+    return Frames(pixels=noise.integers(0, 256, (count, height, width, 3), dtype=np.uint8), indices=indices,
+                  times=np.array(indices) / 10, fps=10.0, total_frames=step * count, duration=step * count / 10,
+                  backend="pyav")
+
+
+def make_row(model: Policy, frames: Frames, question: str = "what happens ?", answer: str | None = None) -> Row:
+    """Return the row of a question about frames, with an answer if given."""
+    clip = video_inputs(model, frames, VideoSettings())
+    ids = () if answer is None else tuple(answer_ids(model, answer))
+    return Row(prompt=encode_prompt(model, question, clip), clip=clip, features=encode_video(model, clip), answer=ids)

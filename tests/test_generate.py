@@ -1,0 +1,177 @@
+"""The generate stage on real clips with a tiny policy: order, reuse, resuming after kill -9, bad clips."""
+
+import json
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+
+import pytest
+from clips import write_clip
+from generation_runs import make_recipe, run_generate, write_data
+from policies import each_kind, policy
+
+from dpo_video.errors import UserError
+from dpo_video.generate import Work, generate, make_candidates
+from dpo_video.models.sampling import Sampler
+from dpo_video.records import Sample, read_jsonl, write_jsonl
+from dpo_video.run import open_run
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return write_data(tmp_path_factory.mktemp("data"))
+
+
+@each_kind
+def test_candidates_come_in_the_order_of_the_samples_with_each_clip_read_once(kind, data, tmp_path):
+    model, calls = policy(kind), []
+    tower = model.bare.model.visual if kind == "qwen2_5_vl" else model.bare.model.vision_tower
+    hook = tower.register_forward_hook(lambda *_: calls.append(1))
+    try:
+        with open_run(make_recipe(tmp_path, data, kind=kind)) as run:
+            sampler = Sampler(temperature=1.0, max_new_tokens=6)
+            made = make_candidates(run, Work(samples=run.samples, root=run.video_root, num_candidates=3,
+                                             sampler=sampler, policy=model))
+            wanted = [f"{sample.id}#{number}" for sample in run.samples for number in range(3)]
+    finally:
+        hook.remove()
+    assert [candidate.id for candidate in made.candidates] == wanted
+    assert len(calls) == 3, "three clips, six questions, eighteen answers"
+    assert len({candidate.seed for candidate in made.candidates}) == 18
+    assert made.counts == {"samples": 6, "candidates": 18, "reused": 0, "cut": made.counts["cut"],
+                           "samples_without": 0, "bad_clips": 0}
+    assert made.counts["cut"] == sum(candidate.finish == "length" for candidate in made.candidates)
+
+
+def test_candidates_do_not_depend_on_the_batch_size(data, tmp_path):
+    texts = []
+    for size in (1, 5, 64):
+        _, candidates = run_generate(make_recipe(tmp_path / str(size), data, generate={"batch_size": size}))
+        texts.append([(candidate.id, candidate.text) for candidate in candidates])
+    assert texts[0] == texts[1] == texts[2]
+
+
+def test_a_second_run_pays_for_nothing_and_a_changed_setting_for_everything_it_changes(data, tmp_path):
+    first, candidates = run_generate(make_recipe(tmp_path, data))
+    again, same = run_generate(make_recipe(tmp_path, data, generate={"batch_size": 2}, video={"workers": 2}))
+    assert (first["reused"], again["reused"]) == (0, 12)
+    assert same == candidates
+    more, longer = run_generate(make_recipe(tmp_path, data, generate={"num_candidates": 3}))
+    assert more["reused"] == 12
+    assert [candidate for candidate in longer if not candidate.id.endswith("#2")] == candidates
+    for change in ({"generate": {"temperature": 0.7}}, {"generate": {"max_new_tokens": 5}}, {"seed": 1},
+                   {"video": {"num_frames": 2}}, {"model": {"positions": "transformers"}}):
+        counts, other = run_generate(make_recipe(tmp_path, data, **change))
+        assert counts["reused"] == 0, change
+        assert {one.settings for one in other}.isdisjoint({one.settings for one in candidates})
+
+
+def test_a_clip_that_was_replaced_is_answered_anew(data, tmp_path):
+    folder = tmp_path / "data"
+    folder.mkdir()
+    for path in data.iterdir():
+        (folder / path.name).write_bytes(path.read_bytes())
+    run_generate(make_recipe(tmp_path, folder))
+    write_clip(folder / "2.mp4", 25)
+    counts, _ = run_generate(make_recipe(tmp_path, folder))
+    assert counts["reused"] == 8, "two of three clips are as they were, with two questions of two answers each"
+
+
+CHILD = """
+import os, signal, sys
+from dpo_video.generate import generate
+from dpo_video.recipe import Recipe
+from dpo_video.run import open_run
+from dpo_video.store import RunStore
+
+put, left = RunStore.put, [int(sys.argv[2])]
+
+def put_and_die(self, kind, key, body):
+    put(self, kind, key, body)
+    left[0] -= kind == "candidate"
+    if left[0] == 0:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+RunStore.put = put_and_die
+with open_run(Recipe.model_validate_json(sys.argv[1])) as run:
+    generate(run)
+"""
+
+
+def test_a_run_killed_with_kill_9_goes_on_and_ends_with_the_same_bytes(data, tmp_path):
+    """The child kills itself in its third batch of 5; the two before are committed, so 10 rows are not paid again."""
+    recipe = make_recipe(tmp_path, data)
+    child = subprocess.run([sys.executable, "-c", CHILD, recipe.model_dump_json(), "11"], check=False,
+                           capture_output=True, env=os.environ)
+    assert child.returncode == -signal.SIGKILL, child.stderr.decode()
+    counts, _ = run_generate(recipe)
+    assert counts["reused"] == 10
+    whole = make_recipe(tmp_path / "whole", data)
+    run_generate(whole)
+    written = (recipe.run_folder / "candidates.jsonl").read_bytes()
+    assert written == (whole.run_folder / "candidates.jsonl").read_bytes()
+    with sqlite3.connect(recipe.run_folder / "store.sqlite") as store:
+        keys = [key for (key,) in store.execute("select key from rows where kind = 'candidate'")]
+    assert len(keys) == len(set(keys)) == 12
+
+
+def broken_copy(data, folder):
+    folder.mkdir()
+    for path in data.iterdir():
+        (folder / path.name).write_bytes(path.read_bytes())
+    (folder / "2.mp4").write_bytes(b"this is no video at all")
+    return folder
+
+
+def test_a_clip_that_cannot_be_read_is_set_aside_counted_and_tried_again(data, tmp_path):
+    folder = broken_copy(data, tmp_path / "data")
+    recipe = make_recipe(tmp_path, folder, data={"max_bad_fraction": 0.4})
+    counts, candidates = run_generate(recipe)
+    assert (counts["bad_clips"], counts["samples_without"], counts["candidates"]) == (1, 2, 8)
+    assert not [candidate for candidate in candidates if candidate.sample_id.startswith("2-")]
+    write_clip(folder / "2.mp4", 20)
+    counts, candidates = run_generate(recipe)
+    assert (counts["bad_clips"], counts["samples_without"], counts["candidates"]) == (0, 0, 12)
+    assert counts["reused"] == 8
+
+
+def test_too_many_bad_clips_stop_the_run_with_their_reasons(data, tmp_path):
+    folder = broken_copy(data, tmp_path / "data")
+    with pytest.raises(UserError, match=r"1 of 3 clips cannot be read, more than data.max_bad_fraction 0.05 allows"):
+        run_generate(make_recipe(tmp_path, folder))
+
+
+def test_an_address_in_place_of_a_file_is_set_aside_with_its_own_reason(data, tmp_path):
+    samples = [*read_jsonl(data / "samples.jsonl", Sample),
+               Sample(id="far", video="https://example.org/a.mp4", prompt="?", caption="a film")]
+    write_jsonl(tmp_path / "samples.jsonl", samples)
+    recipe = make_recipe(tmp_path, tmp_path, data={"video_root": str(data), "max_bad_fraction": 0.5})
+    with open_run(recipe) as run:
+        counts = generate(run)
+        assert counts["samples_without"] == counts["bad_clips"] == 1
+        assert "download it first" in run.bad_clips["https://example.org/a.mp4"]
+
+
+def test_a_clip_over_the_token_budget_loses_frames_and_is_counted(data, tmp_path):
+    """A 160 x 64 frame is 140 x 56 after resizing to multiples of 28: 10 tokens per step of two frames."""
+    recipe = make_recipe(tmp_path, data, video={"num_frames": 8, "max_tokens": 25})
+    counts, candidates = run_generate(recipe)
+    assert (counts["clips_over_max_tokens"], counts["frames_dropped"]) == (3, 12), "8 frames to 4, three times"
+    assert len(candidates) == 12
+
+
+def test_a_question_with_the_models_video_token_stops_before_anything_is_paid_for_it(data, tmp_path):
+    write_jsonl(tmp_path / "samples.jsonl",
+                [Sample(id="a", video="1.mp4", prompt="<|video_pad|> what ?", caption="a film")])
+    with pytest.raises(UserError, match="contains the model's own video token"):
+        run_generate(make_recipe(tmp_path, tmp_path, data={"video_root": str(data)}))
+
+
+def test_candidates_are_written_as_records_that_read_back(data, tmp_path):
+    recipe = make_recipe(tmp_path, data)
+    _, candidates = run_generate(recipe)
+    lines = (recipe.run_folder / "candidates.jsonl").read_text(encoding="utf-8").splitlines()
+    assert [json.loads(line)["id"] for line in lines] == [candidate.id for candidate in candidates]
+    assert {candidate.model for candidate in candidates} == {recipe.model.name}

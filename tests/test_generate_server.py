@@ -1,0 +1,195 @@
+"""Candidates from an OpenAI-compatible server: a real HTTP server on loopback that answers from what it was sent."""
+
+import base64
+import io
+import json
+import threading
+from collections import Counter
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import numpy as np
+import pytest
+from clips import read_number
+from generation_runs import make_recipe, run_generate, write_data
+from PIL import Image
+
+from dpo_video.errors import UserError
+from dpo_video.records import Candidate, Sample, read_jsonl, write_jsonl
+
+
+class Server(ThreadingHTTPServer):
+    """Answers `<served model> <seed>`; keeps the requests, counts how many run at once, fails as it is told."""
+
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.requests: list[dict] = []
+        self.fail: dict[int, list[int]] = {}
+        """Status codes to answer a seed with, in order, before it succeeds."""
+        self.fail_all: int | None = None
+        self.lock = threading.Lock()
+        self.at_once = self.most_at_once = 0
+        threading.Thread(target=self.serve_forever, daemon=True).start()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_address[1]}/v1"
+
+
+class Handler(BaseHTTPRequestHandler):
+    server: Server
+
+    def log_message(self, *_args: object) -> None:
+        """Print nothing."""
+
+    def do_POST(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        with self.server.lock:
+            self.server.requests.append(body)
+            self.server.at_once += 1
+            self.server.most_at_once = max(self.server.most_at_once, self.server.at_once)
+            planned = self.server.fail.get(body["seed"], [])
+            status = self.server.fail_all or (planned.pop(0) if planned else 200)
+        finish = "length" if body["seed"] % 2 else "stop"
+        reply = {"id": "1", "object": "chat.completion", "created": 0, "model": body["model"], "choices": [
+            {"index": 0, "finish_reason": finish,
+             "message": {"role": "assistant", "content": f"{body['model']} {body['seed']}"}}]}
+        content = json.dumps(reply if status == 200 else {"error": {"message": f"planned {status}"}}).encode()
+        with self.server.lock:
+            self.server.at_once -= 1
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(content)))
+        self.send_header("retry-after-ms", "1")  # the openai package takes a Retry-After of 0 for none
+        self.end_headers()
+        self.wfile.write(content)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return write_data(tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture
+def server():
+    running = Server()
+    yield running
+    running.shutdown()
+    running.server_close()
+
+
+def server_recipe(runs, source, server, /, **settings):
+    return make_recipe(runs, source, generate={
+        "engine": "openai", "base_url": server.url, "served_model": "served", "retries": 2, "timeout": 60,
+        **settings.pop("generate", {})}, **settings)
+
+
+def test_every_candidate_is_a_seeded_request_with_the_policys_frames(data, tmp_path, server):
+    counts, candidates = run_generate(server_recipe(tmp_path, data, server, generate={"top_k": 7}))
+    assert [candidate.text for candidate in candidates] == [f"served {candidate.seed}" for candidate in candidates]
+    assert [candidate.finish for candidate in candidates] == [
+        "length" if candidate.seed % 2 else "stop" for candidate in candidates]
+    assert Counter(request["seed"] for request in server.requests) == Counter(c.seed for c in candidates)
+    assert counts["candidates"] == 12 and "failed" not in counts
+    samples = {sample.id: sample for sample in read_jsonl(data / "samples.jsonl", Sample)}
+    by_seed = {candidate.seed: samples[candidate.sample_id] for candidate in candidates}
+    for request in server.requests:
+        sample = by_seed[request["seed"]]
+        assert (request["model"], request["temperature"], request["top_p"], request["max_tokens"]) == (
+            "served", 1.0, 0.95, 6)
+        assert (request["top_k"], request["repetition_penalty"]) == (7, 1.0)
+        *images, text = request["messages"][0]["content"]
+        assert text == {"type": "text", "text": sample.prompt}
+        frames = 10 * int(sample.video[0])
+        wanted = np.linspace(0, frames - 1, 4).round().astype(int).tolist()
+        assert [frame_number(image) for image in images] == wanted
+
+
+def frame_number(part: dict) -> int | None:
+    head, _, content = part["image_url"]["url"].partition(",")
+    assert head == "data:image/jpeg;base64"
+    return read_number(np.asarray(Image.open(io.BytesIO(base64.b64decode(content)))))
+
+
+def test_max_pixels_shrinks_the_images_that_are_sent(data, tmp_path, server):
+    """8 patches of 28 x 28 at most: 160 x 64 becomes 112 x 28."""
+    run_generate(server_recipe(tmp_path, data, server, video={"max_pixels": 8 * 784, "min_pixels": 784}))
+    url = server.requests[0]["messages"][0]["content"][0]["image_url"]["url"]
+    width, height = Image.open(io.BytesIO(base64.b64decode(url.partition(",")[2]))).size
+    assert width % 28 == height % 28 == 0 and width * height <= 8 * 784
+
+
+def test_a_server_can_get_the_file_itself(data, tmp_path, server):
+    run_generate(server_recipe(tmp_path, data, server, generate={"video_as": "video_url"}))
+    first, text = server.requests[0]["messages"][0]["content"]
+    head, _, content = first["video_url"]["url"].partition(",")
+    assert (head, text["type"]) == ("data:video/mp4;base64", "text")
+    assert base64.b64decode(content) in {path.read_bytes() for path in data.glob("*.mp4")}
+
+
+def test_a_part_of_a_file_cannot_be_sent_as_a_file(data, tmp_path, server):
+    write_jsonl(tmp_path / "samples.jsonl",
+                [Sample(id="a", video="1.mp4", prompt="?", caption="a film", start=0.0, end=0.2)])
+    with pytest.raises(UserError, match=r"is frames or a part of a file.*use images"):
+        run_generate(server_recipe(tmp_path, tmp_path, server, generate={"video_as": "video_url"},
+                                   data={"video_root": str(data)}))
+
+
+def test_a_second_run_asks_for_nothing_and_the_address_is_not_part_of_the_key(data, tmp_path, server):
+    _, candidates = run_generate(server_recipe(tmp_path, data, server))
+    asked = len(server.requests)
+    other = Server()
+    try:
+        counts, same = run_generate(server_recipe(tmp_path, data, other))
+    finally:
+        other.shutdown()
+        other.server_close()
+    assert (counts["reused"], len(server.requests), other.requests) == (12, asked, [])
+    assert same == candidates
+
+
+def test_busy_answers_are_retried_and_a_request_that_keeps_failing_is_counted_and_asked_again(
+        data, tmp_path, server):
+    recipe = server_recipe(tmp_path, data, server)
+    _, candidates = run_generate(server_recipe(tmp_path / "plan", data, server))
+    server.requests.clear()
+    passing, lasting = candidates[3], candidates[8]
+    server.fail = {passing.seed: [429, 503], lasting.seed: [500, 500, 500]}
+    counts, made = run_generate(recipe)
+    tries = Counter(request["seed"] for request in server.requests)
+    assert (tries[passing.seed], tries[lasting.seed], sum(tries.values())) == (3, 3, 10 + 3 + 3)
+    assert counts["failed"] == 1
+    assert made == [candidate for candidate in candidates if candidate.id != lasting.id]
+    counts, made = run_generate(recipe)
+    assert (counts["reused"], made) == (11, candidates)
+    assert "failed" not in counts
+
+
+@pytest.mark.parametrize(("status", "message"), [
+    (401, r"refuses the request \(HTTP 401\).*OPENAI_API_KEY"),
+    (404, r"refuses the request \(HTTP 404\).*generate.served_model"),
+    (400, "the first 3 requests failed: .*planned 400"),
+])
+def test_a_server_that_refuses_everything_stops_the_run(data, tmp_path, server, status, message):
+    server.fail_all = status
+    with pytest.raises(UserError, match=message):
+        run_generate(server_recipe(tmp_path, data, server))
+
+
+def test_no_server_at_the_address_stops_the_run(data, tmp_path, server):
+    server.shutdown()
+    server.server_close()
+    with pytest.raises(UserError, match=r"the first 3 requests failed.*Does the server run"):
+        run_generate(server_recipe(tmp_path, data, server, generate={"retries": 0}))
+
+
+def test_an_address_is_needed(data, tmp_path):
+    with pytest.raises(UserError, match=r"generate.base_url is not set"):
+        run_generate(make_recipe(tmp_path, data, generate={"engine": "openai"}))
+
+
+def test_no_more_requests_run_at_once_than_the_recipe_allows(data, tmp_path, server):
+    _, candidates = run_generate(server_recipe(tmp_path, data, server, generate={"concurrency": 2}))
+    assert server.most_at_once <= 2
+    assert all(isinstance(candidate, Candidate) for candidate in candidates)

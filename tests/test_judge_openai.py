@@ -1,0 +1,233 @@
+"""The client against a server that fails in every way: retries, permanent failures, wrong key or model, no logprobs."""
+
+import email.utils
+import math
+import threading
+import time
+
+import pytest
+from judge_server import Answer, completion, failure, free_port, judge_server, make_items, steady, steady_score
+
+from dpo_video.errors import UserError
+from dpo_video.judge import judge_candidates
+from dpo_video.judges import openai as client
+from dpo_video.judges.backends import open_judge
+from dpo_video.judges.openai import api_key, label_log_probs
+from dpo_video.judges.scorer import load_scorer
+from dpo_video.recipe import JudgeSettings
+from dpo_video.store import RunStore
+
+HOUND = load_scorer("hound_quality")
+SUPPORT = load_scorer("caption_support")
+SCALE = load_scorer("caption_score")
+
+
+@pytest.fixture(autouse=True)
+def short_backoff(monkeypatch):
+    monkeypatch.setattr(client, "BACKOFF_SECONDS", 0.01)
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+
+
+def _settings(url, **changes):
+    defaults = {"backend": "openai", "model": "m", "base_url": url, "retries": 3, "concurrency": 4}
+    return JudgeSettings(**defaults | changes)
+
+
+def _ask(url, prompts=("p0", "p1", "p2"), scorer=HOUND, **changes):
+    replies = {}
+    with open_judge(_settings(url, **changes)) as judge:
+        judge.ask(scorer, [[{"role": "user", "content": prompt}] for prompt in prompts], replies.__setitem__)
+    return [replies[index] for index in range(len(prompts))]
+
+
+@pytest.mark.parametrize("fault", [
+    failure(429, "slow down"), failure(429, "slow down", headers={"retry-after": "0"}), failure(408, "timeout"),
+    failure(500, "oops"), failure(503, "overloaded"), Answer(drop=True), Answer(body="{\"choices\": [{"),
+    Answer(body="<html>", headers={"content-type": "text/html"}), Answer(body={"choices": []}), Answer(body="[]"),
+    Answer(body={"choices": [{"text": "old"}]}), Answer(body={"choices": ["x"]}), Answer(body="null"),
+], ids=["429", "retry-after", "408", "500", "503", "dropped", "cut json", "html", "no choices", "list", "no message",
+        "not a choice", "null"])
+def test_a_passing_fault_is_retried(fault):
+    """Every prompt meets the fault on its first two attempts."""
+    with judge_server(lambda prompt, attempt: fault if attempt <= 2 else steady(prompt, attempt)) as server:
+        replies = _ask(server.url)
+        assert len(server.requests) == 9
+    assert [reply.text[-8:] for reply in replies] == [f"Score: {steady_score(prompt)}" for prompt in ("p0", "p1", "p2")]
+
+
+def test_a_lasting_fault_fails_the_prompt_after_all_attempts():
+    with judge_server(lambda prompt, n: failure(500, "oops") if prompt == "p1" else steady(prompt, n)) as server:
+        replies = _ask(server.url)
+        assert server.prompts.count("p1") == 1 + 3
+    assert [reply.status for reply in replies] == ["answered", "failed", "answered"]
+    assert replies[1].reason == "HTTP 500: oops (4 attempts)"
+
+
+@pytest.mark.parametrize(("fault", "reason"), [
+    (failure(400, "maximum context length is 4096 tokens", code="context_length_exceeded"), "context length"),
+    (failure(400, "filtered", code="content_filter"), "content filter"),
+    (failure(400, "bad request"), "HTTP 400"), (failure(422, "unknown field"), "HTTP 422"),
+    (completion("", finish="content_filter"), "content filter"),
+])
+def test_a_permanent_fault_fails_its_prompt_at_once(fault, reason):
+    with judge_server(lambda prompt, n: fault if prompt == "p1" else steady(prompt, n)) as server:
+        replies = _ask(server.url)
+        assert server.prompts.count("p1") == 1
+    assert (replies[1].status, replies[1].reason.split(":")[0]) == ("failed", reason)
+    assert [replies[0].status, replies[2].status] == ["answered", "answered"]
+
+
+@pytest.mark.parametrize(("fault", "message"), [
+    (failure(401, "bad key sk-secret"), r"refuses the key in OPENAI_API_KEY \(HTTP 401\): bad key \*\*\*"),
+    (failure(403, "not yours"), r"refuses the key in OPENAI_API_KEY \(HTTP 403\): not yours"),
+    (failure(404, "no such model"), r"knows no model 'm', or judge\.base_url is wrong \(HTTP 404\): no such model"),
+    (failure(429, "pay", code="insufficient_quota"), r"the quota is used up: pay"),
+    (failure(429, "later", headers={"retry-after": "4000"}), r"asks to come back in 4000 s: HTTP 429: later"),
+    (failure(400, "model 'm' is not loaded"), r"refused each of the first 3 requests \(HTTP 400\): model 'm' is not"),
+])
+def test_a_fault_that_every_prompt_would_have_stops_the_run_with_one_line(monkeypatch, fault, message):
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-secret")
+    with judge_server(lambda *_: fault) as server:
+        with pytest.raises(UserError, match=message) as caught:
+            _ask(server.url, [f"p{n}" for n in range(50)])
+        assert len(server.requests) <= 1 + 2 * 4
+    assert server.url in str(caught.value)
+    assert "\n" not in str(caught.value) and "sk-secret" not in str(caught.value)
+
+
+def test_a_server_that_is_not_there_is_named_in_one_line():
+    url = f"http://127.0.0.1:{free_port()}/v1"
+    with pytest.raises(UserError, match=rf"cannot reach the judge at {url}/: connection error: .*judge\.base_url"):
+        _ask(url)
+
+
+def test_retry_after_holds_back_every_request():
+    """The first prompt is answered; the next request gets 429 with 1 s, and no request starts within that second."""
+    times, limited = [], []
+
+    def limit(prompt: str, attempt: int) -> Answer:
+        times.append(time.monotonic())
+        if prompt == "p1" and attempt == 1:
+            limited.append(time.monotonic())
+            return failure(429, "slow down", headers={"retry-after": "1"})
+        return steady(prompt, attempt)
+
+    with judge_server(limit) as server:
+        replies = _ask(server.url, [f"p{n}" for n in range(6)], concurrency=1)
+    assert {reply.status for reply in replies} == {"answered"}
+    assert min(at for at in times if at > limited[0]) >= limited[0] + 1.0
+
+
+def test_retry_after_is_read_as_seconds_and_as_a_date():
+    assert client._retry_after({"retry-after": "2.5"}) == 2.5
+    soon = email.utils.formatdate(time.time() + 100, usegmt=True)
+    assert client._retry_after({"retry-after": soon}) == pytest.approx(100, abs=5)
+    assert [client._retry_after({"retry-after": value}) for value in ("", "soon", "-3", "nan")] == [0, 0, 0, 0]
+
+
+def test_requests_run_together_up_to_the_limit():
+    """After the first request, every answer waits until 4 are in flight: fewer would never be answered."""
+    together = threading.Barrier(4)
+
+    def wait(prompt: str, attempt: int) -> Answer:
+        if prompt != "p0":
+            together.wait(timeout=240)
+        return steady(prompt, attempt)
+
+    with judge_server(wait) as server:
+        replies = _ask(server.url, [f"p{n}" for n in range(1 + 4 * 5)], concurrency=4)
+        assert server.most_in_flight == 4
+    assert {reply.status for reply in replies} == {"answered"}
+
+
+def test_a_sleeping_retry_leaves_its_slot_to_others(monkeypatch):
+    """With one slot, p1 fails and sleeps: p2 is asked before p1 again."""
+    monkeypatch.setattr(client, "BACKOFF_SECONDS", 3.0)
+    monkeypatch.setattr(client.random, "uniform", lambda low, high: high)
+    with judge_server(lambda p, n: failure(500, "once") if (p, n) == ("p1", 1) else steady(p, n)) as server:
+        _ask(server.url, [f"p{n}" for n in range(6)], concurrency=1)
+        assert server.prompts[:3] == ["p0", "p1", "p2"]
+        assert sorted(server.prompts) == ["p0", "p1", "p1", "p2", "p3", "p4", "p5"]
+
+
+def test_a_reply_that_never_ends_is_given_up_after_the_timeout():
+    gone = threading.Event()
+
+    def stall(prompt: str, attempt: int) -> Answer:
+        if prompt == "p1":
+            gone.wait(timeout=240)
+        return steady(prompt, attempt)
+
+    with judge_server(stall) as server:
+        replies = _ask(server.url, timeout=3, retries=0)
+        gone.set()
+    assert replies[1].reason == "timeout: no reply in judge.timeout 3 s (1 attempts)"
+    assert replies[2].status == "answered"
+
+
+def test_the_key_comes_from_the_named_variable_and_is_not_stored(monkeypatch, tmp_path):
+    monkeypatch.setenv("MY_KEY", "sk-very-secret")
+    with judge_server(lambda p, n: failure(500, "key sk-very-secret failed") if n == 1 else steady(p, n)) as server:
+        with RunStore(tmp_path) as store:
+            rows = judge_candidates(_settings(server.url, api_key_env="MY_KEY", retries=0), HOUND, make_items(3), store)
+        assert server.keys == {"Bearer sk-very-secret"}
+    assert {row.reason for row in rows.values()} == {"HTTP 500: key *** failed (1 attempts)"}
+    assert all(b"very-secret" not in path.read_bytes() for path in tmp_path.iterdir() if path.is_file())
+
+
+@pytest.mark.parametrize(("url", "needed"), [
+    ("http://localhost:8000/v1", False), ("http://127.0.0.1:1/v1", False), ("http://[::1]:1/v1", False),
+    ("http://10.1.2.3/v1", False), ("http://vllm:8000/v1", False), (None, True), ("https://judge.example.com/v1", True),
+    ("https://8.8.8.8/v1", True)])
+def test_only_servers_of_others_need_a_key(url, needed):
+    if needed:
+        with pytest.raises(UserError, match=r"OPENAI_API_KEY is not set.*judge\.api_key_env"):
+            api_key(_settings(url))
+    else:
+        assert api_key(_settings(url)) == "none"
+
+
+def test_what_is_sent_is_what_the_recipe_says():
+    with judge_server() as server:
+        _ask(server.url, ["p0"], temperature=0.3, max_tokens=77)
+        assert server.requests == [{"model": "m", "messages": [{"role": "user", "content": "p0"}], "temperature": 0.3,
+                                    "max_tokens": 77}]
+
+
+def test_label_probabilities_are_read_where_the_label_is_written(tmp_path):
+    """P(" A") + P("A") = 0.5 + 0.1, P(B) = 0.2, nothing for C: score (0.6 * 1 + 0.2 * 0) / 0.8."""
+    top = {" A": math.log(0.5), "A": math.log(0.1), "B": math.log(0.2), "The": math.log(0.15)}
+    with judge_server(lambda *_: completion("Verdict: A", top=top)) as server, RunStore(tmp_path) as store:
+        row = judge_candidates(_settings(server.url), SUPPORT, make_items(1), store)["s0#0"]
+        assert server.requests[0] | {"messages": 0} == {"model": "m", "messages": 0, "temperature": 0.0,
+                                                        "max_tokens": 512, "logprobs": True, "top_logprobs": 20}
+    assert row.score == pytest.approx(0.75)
+    assert row.distribution == pytest.approx({"A": 0.75, "B": 0.25, "C": 0.0})
+
+
+def test_the_label_of_the_last_verdict_line_counts_wherever_tokens_end():
+    def token(text, **top):
+        return {"token": text, "top_logprobs": [{"token": key, "logprob": value} for key, value in top.items()]}
+
+    tokens = [token("Score"), token(": "), token("1", **{"1": -0.1}), token("\n**"), token("Score:"), token("**"),
+              token(" 4", **{" 4": -0.3, "3": -2.0}), token("\n")]
+    assert label_log_probs(SCALE, tokens) == pytest.approx({"4": -0.3, "3": -2.0})
+    assert label_log_probs(SCALE, [token("My Score: "), token("4", **{"4": -0.1})]) is None
+
+
+def test_a_server_without_logprobs_is_refused_for_a_label_scorer_and_works_in_writing(tmp_path):
+    with judge_server(lambda *_: completion("Verdict: B")) as server:
+        with pytest.raises(UserError, match=r"answers without label probabilities.*Set judge\.score_from=verdict"):
+            _ask(server.url, scorer=SUPPORT)
+        assert len(server.requests) == 1
+        with RunStore(tmp_path) as store:
+            rows = judge_candidates(_settings(server.url, score_from="verdict"), SUPPORT, make_items(2), store)
+        assert "logprobs" not in server.requests[-1]
+    assert [(row.score, row.distribution) for row in rows.values()] == [(0.0, None)] * 2
+
+
+def test_labels_that_begin_alike_are_refused_for_a_server(tmp_path):
+    text = SCALE.path.read_text().replace('"5": 5}', '"5": 5, "10": 10}')
+    (tmp_path / "ten.yaml").write_text(text)
+    with pytest.raises(UserError, match="the first token cannot tell label '1' from '10'"):
+        _ask("http://127.0.0.1:1/v1", scorer=load_scorer(str(tmp_path / "ten.yaml")))

@@ -1,0 +1,185 @@
+"""Plans from config alone: published numbers, local configs, parameters and memory."""
+
+import json
+
+import pytest
+import torch
+from policies import each_kind, policy, tiny_folder
+
+from dpo_video.errors import UserError
+from dpo_video.models.checkpoints import blueprint
+from dpo_video.models.families import FAMILIES
+from dpo_video.models.memory import GIB, Load, count_parameters, estimate_generation, estimate_training
+from dpo_video.models.published import PUBLISHED
+from dpo_video.recipe import LoraSettings, ModelSettings, TrainSettings
+
+
+def language_model(hidden: int, inner: int, layers: int, keys: int, *, bias: bool) -> tuple[int, int]:
+    """Return parameters of a gated-MLP decoder's linear weights, and of its norms and query/key/value biases."""
+    weights = layers * (2 * hidden * hidden + 2 * hidden * keys + 3 * hidden * inner)
+    return weights, layers * (2 * hidden + bias * (hidden + 2 * keys)) + hidden
+
+
+def qwen_vision(out: int, inner: int = 3420, hidden: int = 1280, depth: int = 32) -> int:
+    """Patch embedding (2 x 14 x 14 x 3 inputs), blocks with biases and RMS norms, the merger over 2 x 2 patches."""
+    block = 3 * hidden * hidden + 3 * hidden + hidden * hidden + hidden + 3 * hidden * inner + 2 * inner + hidden
+    merged = 4 * hidden
+    return 1176 * hidden + depth * (block + 2 * hidden) + hidden + merged * merged + merged + merged * out + out
+
+
+def clip_vision(hidden: int = 1024, inner: int = 4096, depth: int = 24) -> int:
+    """Patches without bias, class token, 577 positions, blocks with biases and layer norms, two outer norms."""
+    block = 4 * (hidden * hidden + hidden) + 2 * hidden * inner + inner + hidden + 4 * hidden
+    return 588 * hidden + hidden + 577 * hidden + depth * block + 4 * hidden
+
+
+@pytest.mark.parametrize(("name", "hidden", "inner", "layers", "keys", "embeddings", "billions"), [
+    ("Qwen/Qwen2.5-VL-3B-Instruct", 2048, 11008, 36, 256, 151936 * 2048, 3.75),
+    ("Qwen/Qwen2.5-VL-7B-Instruct", 3584, 18944, 28, 512, 2 * 152064 * 3584, 8.29),
+])
+def test_qwens_published_parameters_are_those_of_the_formula(name, hidden, inner, layers, keys, embeddings, billions):
+    counted = count_parameters(blueprint(ModelSettings(name=name)))
+    weights, other = language_model(hidden, inner, layers, keys, bias=True)
+    assert (counted.language, counted.other, counted.embeddings) == (weights, other, embeddings)
+    assert counted.vision == qwen_vision(hidden)
+    assert counted.total / 1e9 == pytest.approx(billions, abs=0.01), "the size that the model's page states"
+    per_layer = (hidden + hidden) * 2 + (hidden + keys) * 2 + (hidden + inner) * 3
+    assert counted.lora_per_rank == layers * per_layer
+
+
+def test_llavas_published_parameters_are_those_of_the_formula():
+    counted = count_parameters(blueprint(ModelSettings(name="llava-hf/LLaVA-NeXT-Video-7B-hf")))
+    weights, other = language_model(4096, 11008, 32, 4096, bias=False)
+    assert (counted.language, counted.other) == (weights, other)
+    assert counted.embeddings == 2 * 32064 * 4096
+    projector = 1024 * 4096 + 4096 + 4096 * 4096 + 4096
+    newline = 4096
+    assert counted.vision == clip_vision() + projector + newline
+    assert counted.total / 1e9 == pytest.approx(7.06, abs=0.01)
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_every_published_row_builds_its_family_without_a_network(name):
+    plan = blueprint(ModelSettings(name=name))
+    assert plan.family is FAMILIES[PUBLISHED[name].config["model_type"]]
+    assert plan.family.context_length(plan.config) == {"qwen2_5_vl": 128000, "llava_next_video": 4096}[plan.family.name]
+
+
+def test_planning_twice_gives_the_same_config():
+    settings = ModelSettings(name="Qwen/Qwen2.5-VL-3B-Instruct")
+    assert blueprint(settings).config.to_dict() == blueprint(settings).config.to_dict()
+
+
+def test_a_config_in_the_hubs_cache_wins_over_the_published_numbers(tmp_path, monkeypatch):
+    """Lay out the cache as huggingface_hub does: refs/main names the commit, snapshots/<commit> holds the files."""
+    name, commit = "Qwen/Qwen2.5-VL-3B-Instruct", "0" * 40
+    root = tmp_path / ("models--" + name.replace("/", "--"))
+    snapshot = root / "snapshots" / commit
+    snapshot.mkdir(parents=True)
+    (root / "refs").mkdir()
+    (root / "refs" / "main").write_text(commit)
+    for path in tiny_folder("qwen2_5_vl").glob("*.json"):
+        (snapshot / path.name).write_bytes(path.read_bytes())
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("transformers.utils.hub.constants.HF_HUB_CACHE", str(tmp_path))
+    assert blueprint(ModelSettings(name=name)).config.get_text_config().hidden_size == 128
+
+
+def test_a_folder_is_planned_from_its_own_config():
+    plan = blueprint(ModelSettings(name=str(tiny_folder("qwen2_5_vl"))))
+    assert plan.config.get_text_config().num_hidden_layers == 2
+    assert plan.video_processor.size["longest_edge"] == 16 * 784
+
+
+def test_a_hub_model_that_is_neither_here_nor_published_is_asked_for_and_refused_offline():
+    with pytest.raises(UserError, match="cannot get the model 'owner/no-such-model'"):
+        blueprint(ModelSettings(name="owner/no-such-model"))
+
+
+@each_kind
+def test_counted_parameters_are_those_of_the_loaded_model(kind):
+    model = policy(kind)
+    counted = count_parameters(model.blueprint)
+    assert counted.total == sum(parameter.numel() for parameter in model.model.parameters())
+    tower = [parameter for name, parameter in model.model.named_parameters()
+             if "language_model" not in name and "lm_head" not in name]
+    assert counted.vision == sum(parameter.numel() for parameter in tower)
+
+
+LOAD = Load(sequences=1, prompt_tokens=1200, answer_tokens=100, patches=4620)
+
+
+def test_weights_in_4_bit_and_16_bit_take_what_their_bits_say():
+    plan = blueprint(ModelSettings(name="llava-hf/LLaVA-NeXT-Video-7B-hf"))
+    counted = count_parameters(plan)
+    full = estimate_training(plan, ModelSettings(name="x"), TrainSettings(), LOAD)
+    small = estimate_training(plan, ModelSettings(name="x", quantize="nf4"), TrainSettings(), LOAD)
+    assert full["weights"] == pytest.approx(2 * counted.total / GIB)
+    wanted = (counted.language * 4.127 / 8 + 2 * (counted.total - counted.language)) / GIB
+    assert small["weights"] == pytest.approx(wanted)
+    assert small["weights"] / full["weights"] < 0.35
+    assert small["total"] == pytest.approx(sum(value for name, value in small.items() if name != "total"))
+
+
+def test_adapter_gradients_and_optimizer_follow_rank_and_optimizer():
+    plan = blueprint(ModelSettings(name="llava-hf/LLaVA-NeXT-Video-7B-hf"))
+    parameters = count_parameters(plan).lora_per_rank
+    train = TrainSettings(lora=LoraSettings(rank=32, alpha=32))
+    estimate = estimate_training(plan, ModelSettings(name="x"), train, LOAD)
+    assert estimate["adapter"] == estimate["adapter gradients"] == pytest.approx(4 * 32 * parameters / GIB)
+    assert estimate["optimizer"] == 2 * estimate["adapter"]
+    small = estimate_training(plan, ModelSettings(name="x"), train.model_copy(
+        update={"optimizer": "paged_adamw_8bit"}), LOAD)
+    assert small["optimizer"] == pytest.approx(estimate["optimizer"] / 4)
+
+
+def test_activations_grow_with_tokens_and_shrink_with_checkpointing():
+    plan = blueprint(ModelSettings(name="Qwen/Qwen2.5-VL-7B-Instruct"))
+    model = ModelSettings(name="x")
+    kept = estimate_training(plan, model, TrainSettings(gradient_checkpointing=False), LOAD)["activations"]
+    redone = estimate_training(plan, model, TrainSettings(), LOAD)["activations"]
+    longer = Load(sequences=1, prompt_tokens=2 * 1200 + 200, answer_tokens=100, patches=4620)
+    assert redone < kept / 10
+    assert estimate_training(plan, model, TrainSettings(), longer)["activations"] == pytest.approx(2 * redone)
+
+
+def test_saved_tensors_of_a_layer_are_what_the_estimate_counts():
+    """Sum the storages that autograd keeps for one decoder layer with LoRA in bfloat16, against the formula."""
+    from peft import get_peft_model
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    from dpo_video.models.lora import keep_adapter_fp32, lora_config
+    from dpo_video.models.memory import _layer_bytes
+
+    config = LlamaConfig(hidden_size=256, intermediate_size=704, num_hidden_layers=1, num_attention_heads=4,
+                         num_key_value_heads=4, vocab_size=64)
+    base = LlamaForCausalLM(config).to(torch.bfloat16)
+    settings = lora_config(LoraSettings(rank=1, alpha=1)).to_dict()
+    settings["target_modules"] = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+    model = get_peft_model(base, type(lora_config(LoraSettings()))(**settings))
+    keep_adapter_fp32(model)
+    weights = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+    saved: dict[int, int] = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights:
+            saved[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    layer, tokens = base.model.layers[0], 512
+    hidden = torch.randn(1, tokens, 256, dtype=torch.bfloat16, requires_grad=True)
+    rotary = base.model.rotary_emb(hidden, torch.arange(tokens)[None])
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        out = layer(hidden, position_embeddings=rotary)
+    assert out.requires_grad
+    assert sum(saved.values()) == pytest.approx(tokens * _layer_bytes(config, 2), rel=0.25)
+
+
+def test_generation_counts_the_cache_of_all_answers():
+    plan = blueprint(ModelSettings(name="Qwen/Qwen2.5-VL-7B-Instruct"))
+    many = Load(sequences=8, prompt_tokens=1200, answer_tokens=256, patches=4620)
+    estimate = estimate_generation(plan, ModelSettings(name="x"), many)
+    # keys and values, 28 layers, 4 heads of 128, 2 bytes
+    assert estimate["cache"] == pytest.approx(8 * 1456 * 2 * 28 * 512 * 2 / GIB)
+    assert json.dumps(estimate)

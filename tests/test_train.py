@@ -1,0 +1,209 @@
+"""The train stage: pairs in, adapter out; killed and resumed; bad clips and long pairs counted; several processes."""
+
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peft import PeftModel, get_peft_model_state_dict
+from training_runs import adapter_weights, made_trainer, make_pairs, make_recipe, make_world, open_run
+
+from dpo_video.errors import UserError
+from dpo_video.models.load import load_policy
+from dpo_video.recipe import Recipe
+from dpo_video.records import Pair, Sample, write_jsonl
+from dpo_video.run import Run
+from dpo_video.store import RunStore
+from dpo_video.train import train
+from dpo_video.training.checkpoints import checkpoint_folder, last_checkpoint, training_key
+from dpo_video.training.order import ClipOrder
+
+TESTS = Path(__file__).parent
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_world(tmp_path_factory.mktemp("world"), "qwen2_5_vl")
+
+
+def train_here(recipe: Recipe, world: Path, pairs: list[Pair], *, num_samples: int = 100) -> tuple[dict[str, Any], Run]:
+    """Train in this process; `num_samples` clips stand behind data.max_bad_fraction."""
+    with RunStore(recipe.run_folder) as store:
+        run = open_run(recipe, store, world, pairs)
+        run.samples.extend(Sample(id=f"x{number}", video=f"x{number}.mp4", prompt="p", caption="c")
+                           for number in range(num_samples))
+        return train(run), run
+
+
+def train_apart(recipe: Recipe, world: Path, *arguments: str, launcher: tuple[str, ...] = ()) -> tuple[int, str]:
+    """Train in processes of their own; return the exit code and what they said."""
+    file = world / f"{recipe.name}.json"
+    file.write_text(recipe.model_dump_json())
+    done = subprocess.run([sys.executable, *launcher, str(TESTS / "train_process.py"), str(file), str(world),
+                           *arguments], capture_output=True, text=True, check=False)
+    return done.returncode, done.stdout + done.stderr
+
+
+def read_log(recipe: Recipe) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (recipe.run_folder / "train_log.jsonl").read_text().splitlines()]
+
+
+def assert_same_adapter(one: Path, other: Path) -> None:
+    weights, others = adapter_weights(one), adapter_weights(other)
+    assert weights.keys() == others.keys()
+    assert all(torch.equal(weights[name], others[name]) for name in weights)
+
+
+@pytest.fixture(scope="module")
+def straight(world: Path) -> tuple[Recipe, dict[str, Any]]:
+    """A run that nothing interrupted: 7 pairs, 6 steps, a checkpoint every 2."""
+    recipe = make_recipe(world, name="straight")
+    summary, _ = train_here(recipe, world, make_pairs())
+    return recipe, summary
+
+
+def test_training_writes_an_adapter_that_loads_and_changes_the_model(
+        world: Path, straight: tuple[Recipe, dict[str, Any]]) -> None:
+    recipe, summary = straight
+    assert (summary["pairs"], summary["trained"], summary["clips"], summary["steps"]) == (7, 7, 3, 6)
+    assert summary["dropped"] == {} and summary["resumed_from"] is None
+    assert summary["first"]["rewards/margins"] == 0.0 < summary["last"]["rewards/margins"]
+    policy = load_policy(recipe.model, adapter=recipe.run_folder / "adapter")
+    assert isinstance(policy.model, PeftModel)
+    assert any(weight.abs().max() > 0 for name, weight in adapter_weights(recipe.run_folder / "adapter").items()
+               if "lora_B" in name)
+    assert [row["step"] for row in read_log(recipe)] == [1, 2, 3, 4, 5, 6]
+
+
+def test_a_run_killed_between_checkpoints_ends_as_one_that_was_not(
+        world: Path, straight: tuple[Recipe, dict[str, Any]]) -> None:
+    """SIGKILL after step 5: step 4 is the last whole checkpoint, a torn one lies beside it."""
+    recipe = make_recipe(world, name="killed")
+    recipe.run_folder.mkdir(parents=True)
+    write_jsonl(recipe.run_folder / "pairs.jsonl", make_pairs())
+    code, _ = train_apart(recipe, world, "5")
+    assert code == -signal.SIGKILL
+    key = training_key(recipe, make_pairs(), revision=load_policy(recipe.model).revision, num_processes=1)
+    folder = checkpoint_folder(recipe.run_folder, key)
+    whole = last_checkpoint(folder)
+    assert whole is not None and whole.name == "checkpoint-4"
+    (folder / "checkpoint-5").mkdir()
+    (folder / "checkpoint-5" / "adapter_model.safetensors").write_bytes(b"half")
+    summary, _ = train_here(recipe, world, make_pairs())
+    assert summary["resumed_from"] == "checkpoint-4"
+    assert not (folder / "checkpoint-5").exists()
+    assert read_log(recipe) == read_log(straight[0])
+    assert_same_adapter(recipe.run_folder / "adapter", straight[0].run_folder / "adapter")
+
+
+def test_a_run_killed_after_its_last_step_only_writes_the_adapter(
+        world: Path, straight: tuple[Recipe, dict[str, Any]]) -> None:
+    recipe, first = straight
+    before = adapter_weights(recipe.run_folder / "adapter")
+    for file in (recipe.run_folder / "adapter").iterdir():
+        file.unlink()
+    summary, _ = train_here(recipe, world, make_pairs())
+    assert summary["resumed_from"] == "checkpoint-6" and summary["steps"] == first["steps"]
+    after = adapter_weights(recipe.run_folder / "adapter")
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_checkpoints_of_other_settings_are_left_alone_with_a_line(
+        world: Path, caplog: pytest.LogCaptureFixture) -> None:
+    recipe = make_recipe(world, name="changed", epochs=1)
+    train_here(recipe, world, make_pairs(4))
+    other = make_recipe(world, name="changed", epochs=1, beta=0.5)
+    summary, run = train_here(other, world, make_pairs(4))
+    assert summary["resumed_from"] is None
+    assert "of other settings or pairs" in caplog.text
+    assert len(list((run.folder / "checkpoints").iterdir())) == 2
+
+
+def test_a_clip_that_cannot_be_read_costs_its_pairs_and_is_counted(world: Path) -> None:
+    pairs = [replace(pair, video="gone.mp4") if pair.video == "c1.mp4" else pair for pair in make_pairs(7)]
+    recipe = make_recipe(world, name="bad", epochs=1, batch_size=1, gradient_accumulation=1)
+    summary, run = train_here(recipe, world, pairs)
+    assert list(run.bad_clips) == ["gone.mp4"] and "no such file" in run.bad_clips["gone.mp4"]
+    assert summary["steps"] == 7
+    skipped = [row for row in read_log(recipe) if "skipped_batches" in row]
+    assert [row["loss"] for row in skipped] == [0.0, 0.0], "the two pairs of the bad clip must add nothing"
+
+
+def test_too_many_clips_that_cannot_be_read_stop_the_run(world: Path) -> None:
+    pairs = [replace(pair, video="gone.mp4") if pair.video == "c1.mp4" else pair for pair in make_pairs(7)]
+    with pytest.raises(UserError, match=r"clips cannot be read, more than data\.max_bad_fraction"):
+        train_here(make_recipe(world, name="toobad", epochs=1), world, pairs, num_samples=3)
+
+
+def test_pairs_over_max_length_are_dropped_and_counted_never_cut(world: Path) -> None:
+    """A limit near the mean length of a row parts short pairs from long ones."""
+    recipe = make_recipe(world, name="long", epochs=1)
+    train_here(recipe, world, make_pairs(7))
+    tokens = [row["num_tokens"] for row in read_log(recipe)][-1]
+    limit = int(tokens / 14) + 3
+    summary, _ = train_here(make_recipe(world, name="short", epochs=1, max_length=limit), world, make_pairs(7))
+    assert 0 < summary["dropped"]["longer_than_max_length"] < 7
+    assert summary["trained"] + summary["dropped"]["longer_than_max_length"] == 7
+
+
+def test_no_trainable_pair_says_why(world: Path) -> None:
+    told = r"none of 3 pairs can be trained on: {'longer_than_max_length': 3}\..*raise train\.max_length"
+    with pytest.raises(UserError, match=told):
+        train_here(make_recipe(world, name="none", max_length=10), world, make_pairs(3))
+
+
+def test_no_pairs_says_which_stage_tells_why(world: Path) -> None:
+    with pytest.raises(UserError, match=r"nothing to train on.*dpo-video pair RECIPE"):
+        train_here(make_recipe(world, name="empty"), world, [])
+
+
+def test_a_loss_that_needs_another_setting_is_a_user_error(world: Path) -> None:
+    with pytest.raises(UserError, match="TRL refuses the training settings: Label smoothing"):
+        train_here(make_recipe(world, name="exo", loss=["exo_pair"]), world, make_pairs(3))
+
+
+class Interleaved(ClipOrder):
+    """The batches of two processes in turn, for one process that takes two batches a step."""
+
+    def __iter__(self) -> Iterator[list[int]]:
+        shares = [ClipOrder(self.clips, batch_size=self.batch_size, seed=self.seed, process=process, num_processes=2)
+                  for process in (0, 1)]
+        return iter([batch for together in zip(*shares, strict=True) for batch in together])
+
+    def clip_order(self) -> list[str]:
+        return [clip for clip, _ in groupby(self.clips[place] for batch in self for place in batch)]
+
+    def __len__(self) -> int:
+        return len(list(iter(self)))
+
+
+def test_two_processes_end_with_the_weights_of_one_that_takes_both_shares(world: Path, tmp_path: Path) -> None:
+    """7 pairs in shares of 4 and 4 (one comes again): both ranks hold the same weights, those of a single process with
+    two batches a step; rank 0 alone writes the run folder."""
+    # accelerate's --cpu starts a single process unless there is mpirun; --multi_gpu is torchrun, on CPUs with gloo
+    launcher = ("-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1",
+                "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0")
+    recipe = make_recipe(world, name="two", epochs=1, gradient_accumulation=1)
+    recipe.run_folder.mkdir(parents=True)
+    write_jsonl(recipe.run_folder / "pairs.jsonl", make_pairs())
+    code, said = train_apart(recipe, world, launcher=launcher)
+    assert code == 0, said[-3000:]
+    log = read_log(recipe)
+    assert [row["step"] for row in log] == [1, 2] and log[0]["rewards/margins"] == 0.0
+    assert not (recipe.run_folder / "lock").exists()
+    ranks = [torch.load(world / f"rank{rank}.pt") for rank in (0, 1)]
+    alone = make_recipe(world, name="one", epochs=1, gradient_accumulation=2)
+    order = Interleaved([pair.video for pair in make_pairs()], batch_size=2, seed=alone.seed)
+    with made_trainer(world, alone, make_pairs(), order=order) as (trainer, _):
+        trainer.train()
+        single = get_peft_model_state_dict(trainer.model)
+    for name, weight in single.items():
+        assert torch.equal(ranks[0][name], ranks[1][name])
+        torch.testing.assert_close(ranks[0][name], weight, atol=1e-6, rtol=1e-4)

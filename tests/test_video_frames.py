@@ -1,0 +1,92 @@
+"""The records around a clip: what processors are told, clip names, paths."""
+
+import pickle
+from pathlib import Path
+
+import pytest
+from clips import SIZE, write_clip
+
+from dpo_video.recipe import VideoSettings
+from dpo_video.records import Sample
+from dpo_video.video import VideoError, clip_key, read_frames, resolve_video, thin, video_metadata
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory):
+    """Return four seconds at 25 frames a second."""
+    return write_clip(tmp_path_factory.mktemp("clip") / "a.mp4", 100, options={"preset": "ultrafast"})
+
+
+def sampled_rate(metadata: dict) -> float:
+    """Return the rate as transformers reckons it (video_utils.VideoMetadata.sampled_fps, 5.23)."""
+    return len(metadata["frames_indices"]) / metadata["total_num_frames"] * metadata["fps"]
+
+
+def test_metadata_of_a_whole_clip(clip):
+    frames = read_frames(clip, VideoSettings(num_frames=5))
+    assert video_metadata(frames) == {
+        "total_num_frames": 100, "fps": pytest.approx(25), "duration": pytest.approx(4.0),
+        "frames_indices": [0, 25, 50, 74, 99], "width": SIZE[0], "height": SIZE[1], "video_backend": "pyav"}
+
+
+def test_a_part_is_described_as_a_video_of_its_own(clip):
+    """8 frames of 2 seconds are 4 a second, whatever the length of the file; times count from the part's beginning."""
+    metadata = video_metadata(read_frames(clip, VideoSettings(num_frames=8), start=1.0, end=3.0))
+    assert sampled_rate(metadata) == pytest.approx(4.0)
+    assert (metadata["frames_indices"][0], metadata["frames_indices"][-1]) == (0, 49)
+
+
+def test_thinned_frames_have_the_lower_rate(clip):
+    frames = thin(read_frames(clip, VideoSettings(num_frames=16)), 4)
+    assert sampled_rate(video_metadata(frames)) == pytest.approx(1.0)
+
+
+def test_at_a_varying_rate_indices_tell_the_true_times(tmp_path):
+    """20 frames over 1 s, then 10 over 4 s: index / fps is the frame's time to within half a nominal frame."""
+    ticks = [4500 * number for number in range(20)] + [90_000 + 36_000 * number for number in range(10)]
+    frames = read_frames(write_clip(tmp_path / "a.mp4", 30, rate=30, ticks=ticks), VideoSettings(num_frames=30))
+    metadata = video_metadata(frames)
+    for index, time in zip(metadata["frames_indices"], frames.times, strict=True):
+        assert abs(index / metadata["fps"] - time) <= 0.5 / metadata["fps"] + 1e-6
+
+
+def test_the_number_of_frames_is_a_multiple_where_asked(clip):
+    assert len(read_frames(clip, VideoSettings(num_frames=7), multiple_of=2).indices) == 6
+    assert len(read_frames(clip, VideoSettings(num_frames=1), multiple_of=2).indices) == 1
+
+
+def sample(video, **part):
+    return Sample(id="1", video=video, prompt="?", caption=".", **part)
+
+
+def test_clip_names_differ_where_clips_differ():
+    samples = [sample("a.mp4"), sample("a.mp4", start=1.0), sample("a.mp4", end=1.0), sample("a.mp4", start=0, end=1.0),
+               sample("b.mp4"), sample(["1.jpg", "2.jpg"]), sample(["1.jpg", "3.jpg"]), sample(["2.jpg", "1.jpg"])]
+    names = [clip_key(each) for each in samples]
+    assert names[:4] == ["a.mp4", "a.mp4#t=1.0,", "a.mp4#t=,1.0", "a.mp4#t=0.0,1.0"]
+    assert len(set(names)) == len(names)
+    assert clip_key(sample("a.mp4", start=1)) == clip_key(sample("a.mp4", start=1.0))
+
+
+def test_relative_paths_start_from_the_root(tmp_path):
+    assert resolve_video("clips/a.mp4", tmp_path) == tmp_path / "clips" / "a.mp4"
+    assert resolve_video(str(tmp_path / "a.mp4"), Path("elsewhere")) == tmp_path / "a.mp4"
+    assert resolve_video(["1.jpg", "2.jpg"], tmp_path) == [tmp_path / "1.jpg", tmp_path / "2.jpg"]
+
+
+def test_a_local_name_that_looks_like_an_address_is_a_file(tmp_path):
+    name = "http:/a b%20#c.mp4"
+    (tmp_path / "http:").mkdir()
+    write_clip(tmp_path / name, 3)
+    assert read_frames(resolve_video(name, tmp_path), VideoSettings()).total_frames == 3
+
+
+@pytest.mark.parametrize("name", ["clip%03d.mp4", "concat:a.mp4", "-i.mp4", "a b'\"$x.mp4", "\u4e2d.mp4", "a|b.mkv"])
+def test_any_name_is_a_name(tmp_path, name):
+    assert read_frames(write_clip(tmp_path / name, 3), VideoSettings()).total_frames == 3
+
+
+def test_a_video_error_travels_between_processes():
+    error = pickle.loads(pickle.dumps(VideoError("corrupt", Path("a.mp4"), "damaged")))
+    assert (error.code, error.path, error.reason) == ("corrupt", Path("a.mp4"), "damaged")
+    assert str(error) == "cannot read 'a.mp4': damaged [corrupt]"

@@ -1,0 +1,60 @@
+"""A process that trains: `python train_process.py RECIPE.json WORLD [KILL_AT_STEP]`, also under accelerate launch."""
+
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import get_peft_model_state_dict
+from transformers import TrainerCallback
+
+import dpo_video.train
+from dpo_video.errors import UserError
+from dpo_video.recipe import Recipe
+from dpo_video.run import Run
+from dpo_video.store import RunStore
+from dpo_video.tracking import Tracker
+from dpo_video.training.checkpoints import WholeCheckpoints
+from dpo_video.training.processes import is_follower, process_number
+
+
+class KillAt(TrainerCallback):
+    """Ends the process by SIGKILL after a step, before its checkpoint is written."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.global_step == self.step:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+class KeepWeights(WholeCheckpoints):
+    """Also writes each process's adapter at the end, to WORLD/rank<R>.pt."""
+
+    folder: Path
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        torch.save(get_peft_model_state_dict(kwargs["model"]), self.folder / f"rank{process_number()}.pt")
+
+
+def main(recipe_file: str, world: str, kill_at: str = "0") -> None:
+    recipe = Recipe.model_validate_json(Path(recipe_file).read_text())
+    dpo_video.train.StepBar = lambda: KillAt(int(kill_at))  # type: ignore[assignment,misc]
+    KeepWeights.folder = Path(world)
+    dpo_video.train.WholeCheckpoints = KeepWeights  # type: ignore[misc]
+    if is_follower():
+        dpo_video.train.follow(recipe)
+        return
+    with RunStore(recipe.run_folder) as store:
+        dpo_video.train.train(Run(recipe=recipe, store=store, samples=[], heldout=[], video_root=Path(world),
+                                  heldout_root=Path(world), tracker=Tracker()))
+
+
+if __name__ == "__main__":
+    try:
+        main(*sys.argv[1:])
+    except UserError as error:
+        sys.exit(f"dpo-video: {error}")
