@@ -7,6 +7,7 @@ Data that are not there are planned for with the assumptions below, and the plan
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -72,7 +73,8 @@ def check(recipe: Recipe) -> Plan:
     findings = Findings([], [], [])
     train, heldout = _load(recipe, "samples", findings), _load(recipe, "heldout", findings)
     if train.root is not None and heldout.root is not None:
-        findings.collect(check_disjoint, train.samples, heldout.samples)
+        apart = partial(check_disjoint, video_root=train.root, heldout_root=heldout.root)
+        findings.collect(apart, train.samples, heldout.samples)
     check_recipe(recipe, train.samples, heldout.samples, findings)
     if heldout.root is not None:
         findings.check_clusters([sample.video for sample in heldout.samples])

@@ -1,5 +1,7 @@
 """Load the samples of a run: JSONL files or the toy world, ids unique, train and held-out clips apart."""
 
+import math
+from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
@@ -51,13 +53,30 @@ def _toy(source: str, recipe: Recipe) -> Path:
     return write_split(name, recipe.run_folder / "toy" / name, num_clips=TOY_CLIPS[source], seed=recipe.seed)
 
 
-def check_disjoint(samples: Sequence[Sample], heldout: Sequence[Sample]) -> None:
-    """Refuse a held-out clip that is also a training clip: its numbers would not be held out."""
-    def files(sample: Sample) -> tuple[str, ...]:
-        return (sample.video,) if isinstance(sample.video, str) else tuple(sample.video)
-
-    trained = {files(sample): sample.id for sample in samples}
+def check_disjoint(samples: Sequence[Sample], heldout: Sequence[Sample], *, video_root: Path,
+                   heldout_root: Path) -> None:
+    """Refuse a held-out clip that shows any second of a training clip: its numbers would not be held out."""
+    trained: dict[Path, list[Sample]] = defaultdict(list)
+    for sample in samples:
+        trained[_file(sample, video_root)].append(sample)
     for sample in heldout:
-        if files(sample) in trained:
-            raise UserError(f"the clip {files(sample)[0]!r} of held-out sample {sample.id!r} is also trained on, by "
-                            f"sample {trained[files(sample)]!r}. Split data.samples and data.heldout by clip")
+        file = _file(sample, heldout_root)
+        for other in trained.get(file, []):
+            if _overlap(sample, other):
+                raise UserError(f"the clip {str(file)!r} of held-out sample {sample.id!r} is also trained on, by sample "
+                                f"{other.id!r}. Split data.samples and data.heldout by clip")
+
+
+def _file(sample: Sample, root: Path) -> Path:
+    """Return the video file, or the folder that holds the frames."""
+    first = sample.video if isinstance(sample.video, str) else sample.video[0]
+    path = (root / Path(first).expanduser()).resolve()
+    return path if isinstance(sample.video, str) else path.parent
+
+
+def _overlap(one: Sample, other: Sample) -> bool:
+    def part(sample: Sample) -> tuple[float, float]:
+        return sample.start or 0.0, math.inf if sample.end is None else sample.end
+
+    (begin, end), (other_begin, other_end) = part(one), part(other)
+    return begin < other_end and other_begin < end

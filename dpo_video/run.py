@@ -24,9 +24,9 @@ VERSIONS_OF = ("dpo-video", "torch", "transformers", "trl", "peft", "accelerate"
                "decord", "openai")
 SPEED_ONLY = frozenset({
     "video.workers", "video.timeout", "generate.base_url", "generate.batch_size", "generate.concurrency",
-    "generate.timeout", "generate.retries", "generate.api_key_env", "judge.base_url", "judge.api_key_env", "judge.batch_size",
-    "judge.concurrency", "judge.timeout", "judge.retries", "judge.max_failed_fraction", "train.save_steps",
-    "train.logging_steps"})
+    "generate.timeout", "generate.retries", "generate.api_key_env", "judge.base_url", "judge.api_key_env",
+    "judge.batch_size", "judge.concurrency", "judge.timeout", "judge.retries", "judge.max_failed_fraction",
+    "train.save_steps", "train.logging_steps"})
 """Settings that change how fast a result comes, not the result: changing them redoes nothing."""
 
 
@@ -61,8 +61,9 @@ class Run:
         limit = self.recipe.data.max_bad_fraction
         if len(self.bad_clips) > limit * self.num_clips:
             shown = "\n".join(f"  {reason}" for reason in list(self.bad_clips.values())[:5])
-            raise UserError(f"{len(self.bad_clips)} of {self.num_clips} clips cannot be read, more than data.max_bad_fraction "
-                            f"{limit:g} allows. Mend or remove them, or raise the limit. First:\n{shown}")
+            raise UserError(f"{len(self.bad_clips)} of {self.num_clips} clips cannot be read, more than "
+                            f"data.max_bad_fraction {limit:g} allows. Mend or remove them, or raise the limit. "
+                            f"First:\n{shown}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,7 +90,7 @@ def recipe_of(folder: Path) -> Recipe:
     """Return the resolved recipe that a run folder's manifest.json keeps."""
     path = folder / "manifest.json"
     if not path.is_file():
-        raise UserError(f"no manifest.json in {str(folder)!r}: it is not a run's folder, or no stage has finished there")
+        raise UserError(f"no manifest.json in {str(folder)!r}: it is no run's folder, or no stage has finished there")
     recipe = Recipe.model_validate(json.loads(path.read_text(encoding="utf-8"))["recipe"])
     return recipe.model_copy(update={"runs_folder": str(folder.parent), "name": folder.name})
 
@@ -100,7 +101,7 @@ def open_run(recipe: Recipe) -> Iterator[Run]:
     with RunStore(recipe.run_folder) as store:
         samples, video_root = load_samples(recipe, "samples")
         heldout, heldout_root = load_samples(recipe, "heldout")
-        check_disjoint(samples, heldout)
+        check_disjoint(samples, heldout, video_root=video_root, heldout_root=heldout_root)
         with start_tracking(recipe) as tracker:
             yield Run(recipe=recipe, store=store, samples=samples, heldout=heldout, video_root=video_root,
                       heldout_root=heldout_root, tracker=tracker)
@@ -151,14 +152,15 @@ def _track(run: Run, name: str, summary: dict[str, Any], seconds: float) -> None
 
 
 def _counts(summary: dict[str, Any]) -> str:
+    """Return the counts of a summary on one line; nested ones in brackets, statistics stay in the manifest."""
     parts = []
     for name, value in summary.items():
         if isinstance(value, dict):
-            inner = ", ".join(f"{key} {count}" for key, count in value.items() if not isinstance(count, dict | list))
+            inner = ", ".join(f"{key} {count}" for key, count in value.items() if isinstance(count, int))
             parts.extend([f"{name} ({inner})"] if inner else [])
         elif isinstance(value, float):
             parts.append(f"{name} {value:.3g}")
-        elif value is not None and not isinstance(value, list):
+        elif isinstance(value, int | str):
             parts.append(f"{name} {value}")
     return ", ".join(parts).replace("_", " ")
 
@@ -179,6 +181,10 @@ def _fingerprint(run: Run, name: str) -> str:
     parts["files"] = {file: content_hash(run.folder / file) for file in stage.reads}
     if "judge" in stage.sections:
         parts["scorer"] = load_scorer(run.recipe.judge.scorer).version
+    if name == "evaluate":
+        hallucination = run.recipe.evaluate.hallucination_scorer
+        parts["hallucination_scorer"] = hallucination and load_scorer(hallucination).version
+        parts["beta"] = run.recipe.train.beta  # scales the held-out margins
     return row_key(**parts)
 
 

@@ -22,6 +22,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 import torch  # noqa: E402
+from toy_training import agreement as agreeing  # noqa: E402
 from toy_training import checkpoints, policies, pool  # noqa: E402
 from toy_training import judge_training as judging  # noqa: E402
 from toy_training import policy_training as training  # noqa: E402
@@ -121,11 +122,11 @@ def build_judge(folder: Path, *, seed: int, deadline: float, work: Path) -> None
     tok = AutoTokenizer.from_pretrained(folder)
     saved = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     heldout = pool.make_pool(60, seed=seed, part="heldout")
-    agreement = {"written_candidates": judging.agreement(saved, tok, written(heldout, seed))}
+    agreement = {"written_candidates": agreeing.agreement(saved, tok, written(heldout, seed))}
     for name in policies.POLICIES:
         if (folder.parent / name / "model.safetensors").exists():
             items = sampled(folder.parent / name, name, heldout, seed)
-            agreement[f"sampled_by_{name}"] = judging.agreement(saved, tok, items)
+            agreement[f"sampled_by_{name}"] = agreeing.agreement(saved, tok, items)
     facts["agreement_with_gold"] = agreement
     checkpoints.write_metadata(folder, model=saved, facts=facts)
     for name, values in agreement.items():

@@ -8,18 +8,17 @@ from __future__ import annotations
 
 import math
 import random
+import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import nn
-from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
+from transformers import AutoTokenizer, PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
 from dpo_video.judges.scorer import Scorer
-from dpo_video.toy.gold import grade
-from dpo_video.toy.questions import Question, caption
-from dpo_video.toy.scene import COLOURS, MOTIONS, SHAPES, Scene, draw_scene
+from dpo_video.toy.scene import COLOURS, MOTIONS, SHAPES, draw_scene
 from toy_training import judge_data, text
 from toy_training.packing import Packed, Row, pack
 
@@ -58,6 +57,7 @@ STAGES = (
     JudgeStage("bind", 300, 16, 0, 8, learning_rate=2e-3, natural=0.5, dense_weight=1.0, look_weight=0.3),
     JudgeStage("refine", 500, 10, 9, 5, natural=0.55, dense_weight=1.0),
     JudgeStage("compare", 400, 10, 9, 3, natural=0.55, dense_weight=0.5, match_weight=1.0),
+    JudgeStage("settle", 130, 10, 9, 2, 6e-4, 20, natural=0.55, match_weight=1.0),
 )
 
 
@@ -95,7 +95,11 @@ def build_judge(seed: int) -> tuple[Qwen2ForCausalLM, PreTrainedTokenizerFast]:
     model = Qwen2ForCausalLM(config)
     model.generation_config.eos_token_id = tok.eos_token_id
     model.generation_config.pad_token_id = tok.pad_token_id
-    return model, tok
+    with tempfile.TemporaryDirectory() as folder:
+        model.save_pretrained(folder)
+        tok.save_pretrained(folder)
+        # AutoTokenizer gives a qwen2 model its own splitting of text (transformers 5.23): train on that.
+        return model, AutoTokenizer.from_pretrained(folder)
 
 
 def train_judge(
@@ -255,52 +259,6 @@ def positions(batch: Packed) -> torch.Tensor:
     """Return position ids (B, T): a branch goes on from the end of its prefix."""
     prefix = (batch.branch == 0).sum(1, keepdim=True)
     return batch.offset + prefix * (batch.branch > 0)
-
-
-def label_scores(
-    model: Qwen2ForCausalLM,
-    tok: PreTrainedTokenizerFast,
-    scorer: Scorer,
-    items: Sequence[tuple[str, str, str]],
-) -> list[float]:
-    """Return the expected score of (caption, prompt, answer) items from label probabilities."""
-    labels = list(scorer.labels)
-    ids = [tok(label, add_special_tokens=False).input_ids for label in labels]
-    assert all(len(i) == 1 for i in ids), "labels must be single tokens"
-    values = torch.tensor([scorer.labels[label] for label in labels])
-    out: list[float] = []
-    model.eval()
-    for start in range(0, len(items), 32):
-        texts = []
-        for text_, prompt, answer in items[start : start + 32]:
-            pieces = judge_data.split_prompt(tok, scorer, caption=text_, prompt=prompt, answer=answer)
-            texts.append("".join(pieces) + scorer.reply_prefix)
-        batch = tok(texts, add_special_tokens=False, padding=True, return_tensors="pt")
-        with torch.no_grad():
-            logits = model(**batch, logits_to_keep=1).logits[:, -1]
-        chances = logits[:, [i[0] for i in ids]].softmax(-1)
-        out.extend((chances @ values).tolist())
-    return out
-
-
-def agreement(
-    model: Qwen2ForCausalLM,
-    tok: PreTrainedTokenizerFast,
-    items: Sequence[tuple[Scene, Question, str]],
-) -> dict[str, float]:
-    """Return the share of candidates on which the judge and the gold grader agree:
-    score >= 3 against correct, and supported >= 0.5 against verdict A."""
-    rng, out = random.Random(0), {}
-    rows = [(caption(scene, rng), q.prompt, answer) for scene, q, answer in items]
-    gold = [grade(scene, q, answer) for scene, q, answer in items]
-    score, support = judge_data.scorers()
-    got = label_scores(model, tok, score, rows)
-    same = [(g >= score.threshold) == grade_.correct for g, grade_ in zip(got, gold, strict=True)]
-    out["caption_score"] = sum(same) / len(same)
-    got = label_scores(model, tok, support, rows)
-    same = [(g >= support.threshold) == (grade_.verdict == "A") for g, grade_ in zip(got, gold, strict=True)]
-    out["caption_support"] = sum(same) / len(same)
-    return {name: round(value, 4) for name, value in out.items()}
 
 
 def _schedule(step: int, stage: JudgeStage) -> float:

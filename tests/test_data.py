@@ -1,0 +1,55 @@
+"""Samples of a run: unique ids, limits, and no second of a training clip among the held-out ones."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from dpo_video.data import check_disjoint, load_samples
+from dpo_video.errors import UserError
+from dpo_video.recipe import Recipe
+from dpo_video.records import Sample
+
+ROOT = Path("/clips")
+
+
+def sample(name: str, video: str | list[str], start: float | None = None, end: float | None = None) -> Sample:
+    return Sample(id=name, video=video, prompt="p", caption="c", start=start, end=end)
+
+
+@pytest.mark.parametrize(("trained", "heldout"), [
+    (sample("a", "c.mp4"), sample("b", "./c.mp4")),
+    (sample("a", "c.mp4"), sample("b", "/clips/c.mp4")),
+    (sample("a", "c.mp4", end=6.0), sample("b", "c.mp4", start=5.0)),
+    (sample("a", "c.mp4"), sample("b", "c.mp4", start=5.0, end=6.0)),
+    (sample("a", ["f/1.jpg", "f/2.jpg"]), sample("b", "f")),
+])
+def test_a_heldout_clip_that_shows_a_training_second_is_refused(trained: Sample, heldout: Sample) -> None:
+    with pytest.raises(UserError, match="held-out sample 'b' is also trained on, by sample 'a'"):
+        check_disjoint([trained], [heldout], video_root=ROOT, heldout_root=ROOT)
+
+
+def test_other_files_and_other_parts_are_allowed() -> None:
+    check_disjoint([sample("a", "c.mp4")], [sample("b", "c.mp4")], video_root=ROOT, heldout_root=Path("/other"))
+    check_disjoint([sample("a", "c.mp4", end=5.0)], [sample("b", "c.mp4", start=5.0)], video_root=ROOT,
+                   heldout_root=ROOT)
+
+
+def recipe(folder: Path, **data: object) -> Recipe:
+    return Recipe.model_validate({"name": "r", "model": {"name": "m"}, "judge": {"model": "j"},
+                                  "data": {"samples": str(folder / "s.jsonl"), **data}})
+
+
+def test_the_limit_keeps_the_first_samples_and_paths_start_beside_the_file(tmp_path: Path) -> None:
+    rows = [{"id": str(n), "video": "a.mp4", "prompt": "p", "caption": "c"} for n in range(5)]
+    (tmp_path / "s.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    samples, root = load_samples(recipe(tmp_path, limit=2), "samples")
+    assert [row.id for row in samples] == ["0", "1"]
+    assert root == tmp_path
+    assert load_samples(recipe(tmp_path), "heldout") == ([], Path())
+
+
+def test_a_file_without_samples_is_named(tmp_path: Path) -> None:
+    (tmp_path / "s.jsonl").write_text("\n")
+    with pytest.raises(UserError, match=r"s.jsonl: no samples in it"):
+        load_samples(recipe(tmp_path), "samples")

@@ -1,0 +1,100 @@
+"""The whole job on a small part of the toy world: real processes, same bytes on two runs, kill -9 in every stage."""
+
+import json
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+SMALL = ["data.limit=30", "data.heldout_limit=30", "generate.num_candidates=4", "generate.batch_size=16",
+         "judge.batch_size=8", "train.epochs=2", "train.batch_size=2", "train.save_steps=2", "evaluate.pair_samples=10",
+         "evaluate.bootstrap=200"]
+
+
+def start(folder: Path) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "dpo_video", "run", "quickstart", f"runs_folder={folder}", *SMALL]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ})
+
+
+def finish(process: subprocess.Popen[str]) -> str:
+    out, errors = process.communicate(timeout=600)
+    assert process.returncode == 0, errors[-3000:]
+    return out
+
+
+def stored(run: Path, query: str) -> int:
+    """Return a count from the working store, 0 while there is none."""
+    if not (run / "store.sqlite").exists():
+        return 0
+    try:
+        with sqlite3.connect(f"file:{run / 'store.sqlite'}?mode=ro", uri=True) as database:
+            return int(database.execute(query).fetchone()[0])
+    except sqlite3.OperationalError:
+        return 0  # the tables are being made
+
+
+def rows(kind: str, least: int) -> Callable[[Path], bool]:
+    return lambda run: stored(run, f"select count(*) from rows where kind = '{kind}'") >= least
+
+
+def stage_done(name: str) -> Callable[[Path], bool]:
+    return lambda run: stored(run, f"select count(*) from stages where name = '{name}'") == 1
+
+
+def checkpointed(run: Path) -> bool:
+    return any((run / "checkpoints").glob("checkpoint-*/trainer_state.json"))
+
+
+def results(run: Path) -> tuple[bytes, dict[str, object]]:
+    metrics = json.loads((run / "metrics.json").read_text())
+    metrics.pop("seconds")
+    return (run / "pairs.jsonl").read_bytes(), metrics
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("undisturbed")
+    finish(start(folder))
+    return folder / "quickstart"
+
+
+def test_the_run_leaves_every_file_and_the_numbers(undisturbed: Path) -> None:
+    names = {file.name for file in undisturbed.iterdir()}
+    assert {"candidates.jsonl", "judgments.jsonl", "pairs.jsonl", "adapter", "metrics.json", "manifest.json"} <= names
+    assert "lock" not in names
+    metrics = json.loads((undisturbed / "metrics.json").read_text())
+    for side in ("before", "after"):
+        low, high = metrics[side]["accuracy_ci"]
+        assert 0 <= low <= metrics[side]["accuracy"] <= high <= 1
+    assert 0 <= metrics["heldout_pairs"]["reward_accuracy"] <= 1
+    assert set(metrics["seconds"]) >= {"generate", "judge", "pair", "train", "evaluate"}
+    manifest = json.loads((undisturbed / "manifest.json").read_text())
+    assert manifest["versions"]["trl"].startswith("1.16")
+
+
+def test_a_second_run_does_nothing_and_says_so(undisturbed: Path) -> None:
+    before = {file: file.stat().st_mtime_ns for file in undisturbed.rglob("*.json*")}
+    out = finish(start(undisturbed.parent))
+    assert out.count("finished before, nothing to do") == 5
+    assert "nothing to do: all stages" in out
+    assert {file: file.stat().st_mtime_ns for file in before} == before
+
+
+def test_killed_in_every_stage_it_ends_with_the_same_results(undisturbed: Path, tmp_path: Path) -> None:
+    run = tmp_path / "quickstart"
+    moments = [rows("candidate", 16), stage_done("generate"), stage_done("judge"), checkpointed, stage_done("train")]
+    for reached in moments:
+        process = start(tmp_path)
+        while not reached(run) and process.poll() is None:
+            time.sleep(0.02)
+        os.kill(process.pid, signal.SIGKILL)
+        process.communicate()
+        assert process.returncode == -signal.SIGKILL, "it ended before it could be killed"
+    finish(start(tmp_path))
+    assert results(run) == results(undisturbed)
