@@ -6,6 +6,7 @@ answers by the rule that made the training pairs: their reward accuracy says whe
 
 import gc
 import json
+import math
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -20,16 +21,19 @@ from dpo_video.judge import judge_candidates
 from dpo_video.judges.backends import open_judge
 from dpo_video.judges.scorer import load_scorer
 from dpo_video.measures import Graded, Intervals, PairMargin, change, heldout_pairs, judged, normalise_answer, side
+from dpo_video.models.batches import Row
+from dpo_video.models.clip_source import EncodedClip, open_source
 from dpo_video.models.load import Policy, load_policy
+from dpo_video.models.prompts import answer_ids, encode_prompt
 from dpo_video.models.sampling import Sampler
-from dpo_video.models.tokens import fit_frames
 from dpo_video.pair import Paired, build_pairs
 from dpo_video.progress import progress
 from dpo_video.records import Candidate, Judgment, Pair, write_atomic
 from dpo_video.run import STAGES, Run
 from dpo_video.training.clips import clip_request
-from dpo_video.training.logps import answer_logps, clip_rows
-from dpo_video.video import FramePool, Frames, VideoError, clip_key
+from dpo_video.training.logps import answer_logps, token_logps
+from dpo_video.training.reference import KIND, ReferenceLogps, keep_logps
+from dpo_video.video import clip_key
 
 
 class Answers(NamedTuple):
@@ -159,7 +163,10 @@ def _grade(run: Run, candidates: Sequence[Candidate], verdicts: Verdicts) -> lis
 
 
 def reward_margins(run: Run, pairs: Sequence[Pair]) -> list[PairMargin]:
-    """Return each held-out pair's implicit reward margin, by teacher-forced forwards with the adapter on and off."""
+    """Return each held-out pair's implicit reward margin, by teacher-forced forwards with the adapter on and off.
+
+    The base model's log-probs are stored, as those of training are: another adapter or beta pays for its own only.
+    """
     if not pairs:
         return []
     recipe = run.recipe
@@ -167,28 +174,35 @@ def reward_margins(run: Run, pairs: Sequence[Pair]) -> list[PairMargin]:
     clips: dict[str, list[Pair]] = {}
     for pair in pairs:
         clips.setdefault(clip_key(pair), []).append(pair)
-    requests = [clip_request(of_clip[0], run.heldout_root) for of_clip in clips.values()]
+    requests = {key: clip_request(of_clip[0], run.heldout_root) for key, of_clip in clips.items()}
+    reference = ReferenceLogps(policy, recipe.video, requests)
     margins: list[PairMargin] = []
-    with (FramePool(recipe.video, multiple_of=policy.family.frames_per_step) as pool,
-          progress("held-out pairs", total=len(pairs)) as advance):
-        for request, frames in pool.map(requests):
-            if isinstance(frames, VideoError):
-                run.set_aside(request.key, frames)
+    with open_source(policy, recipe) as source, progress("held-out pairs", total=len(pairs)) as advance:
+        for request, clip in source.map(requests.values()):
+            if isinstance(clip, UserError):
+                run.set_aside(request.key, clip)
             else:
-                margins += _margins_of_clip(run, policy, frames, clips[request.key])
+                margins += _margins_of_clip(run, policy, source.encode(clip), clips[request.key], reference=reference)
             advance(len(clips[request.key]))
     return margins
 
 
-def _margins_of_clip(run: Run, policy: Policy, frames: Frames, pairs: Sequence[Pair]) -> list[PairMargin]:
-    video = run.recipe.video
-    fitting = fit_frames(policy.blueprint, video, frames)
+def _margins_of_clip(run: Run, policy: Policy, clip: EncodedClip, pairs: Sequence[Pair], *,
+                     reference: ReferenceLogps) -> list[PairMargin]:
     margins = []
     for pair in pairs:
-        rows = clip_rows(policy, fitting, video, question=pair.prompt, answers=[pair.chosen, pair.rejected])
+        prompt = encode_prompt(policy, pair.prompt, clip.inputs)
+        rows = [Row(prompt=prompt, clip=clip.inputs, features=clip.features, answer=tuple(answer_ids(policy, answer)))
+                for answer in (pair.chosen, pair.rejected)]
         tuned = answer_logps(policy, rows, batch_size=len(rows))
-        base = answer_logps(policy, rows, batch_size=len(rows), adapter=False)
-        margins += implicit_margins(tuned, base, beta=run.recipe.train.beta)
+        keys = [reference.key(clip_key(pair), pair.prompt, row.answer) for row in rows]
+        base = run.store.get(KIND, keys)
+        if len(base) < len(set(keys)):
+            logps = token_logps(policy, rows, batch_size=len(rows), adapter=False)
+            keep_logps(run.store, dict(zip(keys, logps, strict=True)))
+            base = run.store.get(KIND, keys)
+        sums = [math.fsum(base[key]["logps"]) for key in keys]
+        margins += implicit_margins(tuned, sums, beta=run.recipe.train.beta)
     return [PairMargin(clip=file_name(pair.video), margin=margin) for pair, margin in zip(pairs, margins, strict=True)]
 
 

@@ -3,7 +3,6 @@
 `make_candidates` serves evaluation too: other samples, another sampler, an adapter on top.
 """
 
-import dataclasses
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -15,18 +14,15 @@ import torch
 from dpo_video.errors import UserError
 from dpo_video.models.batches import Row
 from dpo_video.models.checkpoints import load_config, revision_of
-from dpo_video.models.families import ClipFeatures
-from dpo_video.models.features import encode_video
+from dpo_video.models.clip_source import open_source
 from dpo_video.models.load import Policy, choose_dtype, load_policy
-from dpo_video.models.prompts import ClipInputs, encode_prompt, video_inputs
+from dpo_video.models.prompts import encode_prompt
 from dpo_video.models.sampling import Sampler, candidate_seed, generate_answers
-from dpo_video.models.tokens import fit_frames
 from dpo_video.progress import progress
-from dpo_video.recipe import VideoSettings
 from dpo_video.records import Candidate, Sample, write_jsonl
 from dpo_video.run import Run
 from dpo_video.store import content_hash, row_key
-from dpo_video.video import ClipRequest, FramePool, Frames, VideoError, clip_key, resolve_video
+from dpo_video.video import ClipRequest, VideoError, clip_key, resolve_video
 
 FRAME_POLICY = ("policy", "num_frames", "fps", "min_frames", "max_frames", "min_pixels", "max_pixels", "max_tokens")
 """Video settings that change what the model sees; the others change how fast it is read."""
@@ -172,17 +168,18 @@ def _answer(run: Run, work: Work, missing: Mapping[str, Sequence[Asked]]) -> Cou
     waiting: list[tuple[Row, Asked]] = []
     requests = clip_requests(run, work, missing)
     total = sum(len(missing[request.key]) for request in requests)
-    with FramePool(video, multiple_of=policy.family.frames_per_step) as pool, \
-            progress("generate", total=total) as advance:
-        for request, frames in pool.map(requests):
+    with open_source(policy, run.recipe) as source, progress("generate", total=total) as advance:
+        for request, ready in source.map(requests):
             asked = missing[request.key]
-            try:
-                clip, features = _encode(policy, video, frames, counts)
-            except UserError as error:
-                run.set_aside(request.key, error)
+            if isinstance(ready, UserError):
+                run.set_aside(request.key, ready)
                 advance(len(asked), bad_clips=len(run.bad_clips))
                 continue
-            rows = {question: Row(prompt=encode_prompt(policy, question, clip), clip=clip, features=features)
+            lost = ready.frames_dropped
+            counts.update({"clips_over_max_tokens": 1, "frames_dropped": lost} if lost else {})
+            clip = source.encode(ready)
+            rows = {question: Row(prompt=encode_prompt(policy, question, clip.inputs), clip=clip.inputs,
+                                  features=clip.features)
                     for question in {one.sample.prompt for one in asked}}
             waiting += [(rows[one.sample.prompt], one) for one in asked]
             while len(waiting) >= most:
@@ -191,18 +188,6 @@ def _answer(run: Run, work: Work, missing: Mapping[str, Sequence[Asked]]) -> Cou
         if waiting:
             advance(_write(run, work, policy, waiting))
     return counts
-
-
-def _encode(policy: Policy, video: VideoSettings, frames: Frames | VideoError,
-            counts: Counter[str]) -> tuple[ClipInputs, ClipFeatures]:
-    """Return a clip's inputs, without the pixels, and its features; count the frames that a budget cost it."""
-    if isinstance(frames, VideoError):
-        raise frames
-    fitting = fit_frames(policy.blueprint, video, frames)
-    lost = len(frames.indices) - len(fitting.indices)
-    counts.update({"clips_over_max_tokens": 1, "frames_dropped": lost} if lost else {})
-    clip = video_inputs(policy, fitting, video)
-    return dataclasses.replace(clip, pixels={}), encode_video(policy, clip)
 
 
 def _write(run: Run, work: Work, policy: Policy, batch: Sequence[tuple[Row, Asked]]) -> int:

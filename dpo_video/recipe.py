@@ -77,6 +77,13 @@ class VideoSettings(Section):
     """Decoding processes."""
     timeout: PositiveFloat = 120.0
     """Seconds after which a clip is given up and set aside."""
+    cache: Literal["none", "frames", "features"] = "none"
+    """What of a clip is kept on disk: `frames` saves decoding it again (uncompressed, exact), `features` the vision
+    tower as well. Every stage reads it."""
+    cache_gb: PositiveFloat = 50.0
+    """Size limit of the cache in GiB; what was not read for longest goes first."""
+    cache_folder: str | None = None
+    """Folder of the cache, which runs may share; None is `cache` in the run folder."""
 
 
 class GenerateSettings(Section):
@@ -200,8 +207,15 @@ class TrainSettings(Section):
     optimizer: str = "adamw_torch"
     """Optimizer by its transformers name, e.g. paged_adamw_8bit."""
     lora: LoraSettings = LoraSettings()
-    gradient_checkpointing: bool = True
-    """Recompute activations in the backward pass: less memory, more time."""
+    tokens_per_batch: PositiveInt | None = None
+    """Most tokens per forward: the pairs of an optimizer step, batch_size x gradient_accumulation per device, are cut
+    by it instead of by batch_size. The result is the same, the memory even. None cuts by batch_size."""
+    share_prefix: bool = True
+    """Run what answers to one clip have in common, video and question, once instead of once per answer."""
+    gradient_checkpointing: bool | Literal["auto"] = "auto"
+    """Recompute activations in the backward pass: less memory, more time. auto is true from 3 billion parameters on."""
+    activation_offloading: bool = False
+    """Keep activations in main memory until the backward pass: less GPU memory, more time."""
     max_length: PositiveInt | None = None
     """Longest prompt + answer in tokens; longer pairs are dropped and counted. None is the model's context."""
     save_steps: PositiveInt = 100

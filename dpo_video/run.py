@@ -23,8 +23,9 @@ from dpo_video.video import clip_key
 VERSIONS_OF = ("dpo-video", "torch", "transformers", "trl", "peft", "accelerate", "bitsandbytes", "av",
                "decord", "openai")
 SPEED_ONLY = frozenset({
-    "video.workers", "video.timeout", "generate.base_url", "generate.batch_size", "generate.concurrency",
-    "generate.timeout", "generate.retries", "generate.api_key_env", "judge.base_url", "judge.api_key_env",
+    "video.workers", "video.timeout", "video.cache", "video.cache_gb", "video.cache_folder",
+    "generate.base_url", "generate.batch_size", "generate.concurrency", "generate.timeout",
+    "generate.retries", "generate.api_key_env", "judge.base_url", "judge.api_key_env",
     "judge.batch_size", "judge.concurrency", "judge.timeout", "judge.retries", "judge.max_failed_fraction",
     "train.save_steps", "train.logging_steps"})
 """Settings that change how fast a result comes, not the result: changing them redoes nothing."""

@@ -35,7 +35,7 @@ def print_summary(path: Path, console: Console | None = None) -> None:
 def summary(metrics: Mapping[str, Any]) -> RenderableType:
     """Return the table and the lines below it."""
     table = Table(box=box.SIMPLE, title="Held-out clips, 95 % intervals", title_justify="left")
-    table.add_column("")
+    table.add_column("", no_wrap=True)
     for heading in ("before", "after", "change", "n"):
         table.add_column(heading, justify="right", no_wrap=True)
     for title, name, share in ROWS:

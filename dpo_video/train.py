@@ -2,7 +2,7 @@
 
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -11,9 +11,10 @@ import torch
 from transformers import TrainerCallback
 
 from dpo_video.errors import UserError
+from dpo_video.models.clip_source import ClipSource, open_source
 from dpo_video.models.load import Policy, load_policy
 from dpo_video.models.lora import adapter_parameters, lora_config
-from dpo_video.recipe import Recipe
+from dpo_video.recipe import Recipe, TrainSettings
 from dpo_video.records import Pair, read_jsonl, write_atomic
 from dpo_video.training.batches import read_batch
 from dpo_video.training.checkpoints import (
@@ -26,10 +27,19 @@ from dpo_video.training.checkpoints import (
     remove_torn,
     training_key,
 )
-from dpo_video.training.clips import ClipReader, OnBadClip, clip_inputs, note_bad_clip, noted_bad_clips
+from dpo_video.training.clips import ClipReader, OnBadClip, note_bad_clip, noted_bad_clips
+from dpo_video.training.forward import Engine, rows_engine
+from dpo_video.training.micro_batches import Cut, cut_by_tokens, whole
 from dpo_video.training.order import ClipOrder
 from dpo_video.training.processes import is_follower, num_processes, process_number, share
 from dpo_video.training.quiet import quiet_libraries
+from dpo_video.training.reference import (
+    Logps,
+    ReferenceLogps,
+    complete_reference,
+    keep_logps,
+    stored_logps,
+)
 from dpo_video.training.selection import (
     Selection,
     length_limit,
@@ -37,10 +47,10 @@ from dpo_video.training.selection import (
     select_pairs,
     without_clips,
 )
-from dpo_video.training.settings import check_train_settings, dpo_config
+from dpo_video.training.settings import check_train_settings, dpo_config, pairs_per_read
+from dpo_video.training.shared_prefix import choose_engine
 from dpo_video.training.step_bar import StepBar
 from dpo_video.training.trainer import VideoDPOTrainer
-from dpo_video.video import FramePool
 
 if TYPE_CHECKING:
     from dpo_video.run import Run
@@ -61,6 +71,8 @@ class Job:
     resume: Path | None
     bad_clips: dict[str, str]
     """Clips that failed earlier in this training, with the reasons: their batches stay short."""
+    reference: Logps
+    """What the run store has of the reference's log-probs."""
 
 
 def train(run: "Run") -> dict[str, Any]:
@@ -82,7 +94,8 @@ def train(run: "Run") -> dict[str, Any]:
         note_bad_clip(job.checkpoints, clip, str(error))
         run.set_aside(clip, error)
 
-    trainable = train_adapter(policy, run.recipe, job, on_bad_clip=set_aside, report_to=[run.tracker.report_to])
+    trainable = train_adapter(policy, run.recipe, job, on_bad_clip=set_aside, report_to=[run.tracker.report_to],
+                              keep=lambda logps: keep_logps(run.store, logps))
     final = last_checkpoint(job.checkpoints)
     assert final is not None, "training ended without a checkpoint"
     publish_adapter(final, run.folder / "adapter")
@@ -106,34 +119,72 @@ def dismiss_followers() -> None:
 
 
 def train_adapter(policy: Policy, recipe: Recipe, job: Job, *, on_bad_clip: OnBadClip,
-                  report_to: Sequence[str] = (), callbacks: Sequence[TrainerCallback] = ()) -> int:
+                  keep: Callable[[Logps], None] = lambda logps: None, report_to: Sequence[str] = (),
+                  callbacks: Sequence[TrainerCallback] = ()) -> int:
     """Run DPO in this process until the last step; checkpoints end up in `job.checkpoints`.
 
     Args:
         on_bad_clip: told of clips that cannot be read; with several processes training then stops.
+        keep: stores log-probs of the reference that were not known.
         report_to: transformers' names of trackers.
         callbacks: further callbacks of the trainer.
 
     Returns:
         The number of trainable parameters.
     """
-    pairs = job.selection.pairs
+    pairs, train_settings = job.selection.pairs, recipe.train
     args = dpo_config(recipe, output_dir=job.checkpoints, precision=PRECISIONS[policy.dtype],
-                      use_cpu=policy.device.type == "cpu", report_to=report_to)
-    order = ClipOrder([pair.clip for pair in pairs], batch_size=recipe.train.batch_size, seed=recipe.seed,
+                      use_cpu=policy.device.type == "cpu", report_to=report_to,
+                      num_parameters=policy.bare.num_parameters())
+    order = ClipOrder([pair.clip for pair in pairs], batch_size=pairs_per_read(train_settings), seed=recipe.seed,
                       process=process_number(), num_processes=num_processes())
     limit = length_limit(policy, recipe)
-    with quiet_libraries(), FramePool(recipe.video, multiple_of=policy.family.frames_per_step) as pool:
-        reader = ClipReader(pool, job.selection.requests, order, bad=job.bad_clips,
-                            prepare=lambda frames: clip_inputs(policy, frames, recipe.video),
-                            on_bad_clip=on_bad_clip if num_processes() == 1 else _stop_all(on_bad_clip))
+    engine = choose_engine(policy, share_prefix=train_settings.share_prefix)
+    cut = _cut(train_settings, engine)
+    with quiet_libraries(), open_source(policy, recipe) as source:
+        reader = _reader(policy, source, job, order, on_bad_clip=on_bad_clip, wait_on_cpu=cut is not whole)
         trainer = VideoDPOTrainer(
-            policy, args=args, peft_config=lora_config(recipe.train.lora, policy.family), order=order,
+            policy, args=args, peft_config=lora_config(train_settings.lora, policy.family), order=order, engine=engine,
             read=lambda places: read_batch(policy, reader, [pairs[place] for place in places], max_length=limit),
-            callbacks=[WholeCheckpoints(), *([] if is_follower() else [StepBar()]), *callbacks])
+            callbacks=[WholeCheckpoints(), *([] if is_follower() else [StepBar()]), *callbacks], cut=cut)
         if not _is_done(job.resume):
+            trainer.reference = _reference(policy, recipe, job, trainer, keep=keep)
             trainer.train(resume_from_checkpoint=None if job.resume is None else str(job.resume))
         return sum(weight.numel() for _, weight in adapter_parameters(policy.model))
+
+
+def _cut(settings: TrainSettings, engine: Engine, *, agree: bool = True) -> Cut:
+    if settings.tokens_per_batch is None:
+        return whole
+    return cut_by_tokens(settings.tokens_per_batch, shared=engine is not rows_engine, batch_size=settings.batch_size,
+                         agree=agree)
+
+
+def _reader(policy: Policy, source: ClipSource, job: Job, order: ClipOrder, *, on_bad_clip: OnBadClip,
+            wait_on_cpu: bool) -> ClipReader:
+    """Return the reader of this process; `wait_on_cpu`: all clips of a step are read before its first forward."""
+    return ClipReader(source, job.selection.requests, order.clip_order, bad=set(job.bad_clips),
+                      on_bad_clip=on_bad_clip if num_processes() == 1 else _stop_all(on_bad_clip),
+                      keep_on=torch.device("cpu") if wait_on_cpu else None)
+
+
+def _reference(policy: Policy, recipe: Recipe, job: Job, trainer: VideoDPOTrainer, *,
+               keep: Callable[[Logps], None]) -> ReferenceLogps:
+    """Return the reference's log-probs of all answers; those that are not stored are computed first.
+
+    The batches are those of the first epoch, so that its first step meets the very same forwards: the margin there is
+    exactly 0 in float32.
+    """
+    pairs = job.selection.pairs
+    reference = ReferenceLogps(policy, recipe.video, job.selection.requests)
+    reference.add(job.reference)
+    cut = _cut(recipe.train, trainer.engine, agree=False)
+    trainer.order.set_epoch(0)
+    batches = list(trainer.order)
+    complete_reference(
+        reference, [[pairs[place] for place in batch] for batch in batches], keep=keep,
+        compute=lambda number: trainer.compute_reference(batches[number], cut=cut, reference=reference))
+    return reference
 
 
 def _plan(run: "Run", policy: Policy, pairs: Sequence[Pair], *, key: str) -> Job:
@@ -155,7 +206,9 @@ def _plan(run: "Run", policy: Policy, pairs: Sequence[Pair], *, key: str) -> Job
     if not selection.pairs:
         raise UserError(f"none of {len(pairs)} pairs can be trained on: {selection.dropped}. Where they are too long, "
                         "raise train.max_length, or lower video.num_frames or video.max_pixels")
-    return Job(selection=selection, checkpoints=folder, resume=resume, bad_clips=bad if alone else {})
+    reference = ReferenceLogps(policy, run.recipe.video, selection.requests)
+    return Job(selection=selection, checkpoints=folder, resume=resume, bad_clips=bad if alone else {},
+               reference=stored_logps(run.store, reference, selection.pairs))
 
 
 def _selection(run: "Run", policy: Policy, pairs: Sequence[Pair], folder: Path) -> Selection:

@@ -9,6 +9,7 @@ import torch
 from clips import write_clip
 from tiny_models import Kind, tiny_policy
 
+from dpo_video.models.clip_source import open_source
 from dpo_video.models.load import load_policy
 from dpo_video.models.lora import lora_config
 from dpo_video.recipe import (
@@ -25,12 +26,11 @@ from dpo_video.run import Run
 from dpo_video.store import RunStore
 from dpo_video.tracking import Tracker
 from dpo_video.training.batches import read_batch, tokenize_pair
-from dpo_video.training.clips import ClipReader, clip_inputs, clip_request
+from dpo_video.training.clips import ClipReader, clip_request
 from dpo_video.training.order import ClipOrder
 from dpo_video.training.quiet import quiet_libraries
 from dpo_video.training.settings import dpo_config
 from dpo_video.training.trainer import VideoDPOTrainer
-from dpo_video.video import FramePool
 
 KINDS: tuple[Kind, ...] = ("qwen2_5_vl", "llava_next_video")
 FRAMES = (5, 14, 30)
@@ -90,9 +90,9 @@ def made_trainer(world: Path, recipe: Recipe, pairs: Sequence[Pair], *,
     policy = load_policy(recipe.model)
     tokens = [tokenize_pair(policy, pair) for pair in pairs]
     order = order or ClipOrder([pair.video for pair in pairs], batch_size=recipe.train.batch_size, seed=recipe.seed)
-    with quiet_libraries(), FramePool(recipe.video, multiple_of=policy.family.frames_per_step) as pool:
-        reader = ClipReader(pool, {pair.video: clip_request(pair, world) for pair in pairs}, order,
-                            prepare=lambda frames: clip_inputs(policy, frames, recipe.video), on_bad_clip=fail)
+    with quiet_libraries(), open_source(policy, recipe) as source:
+        reader = ClipReader(source, {pair.video: clip_request(pair, world) for pair in pairs}, order.clip_order,
+                            on_bad_clip=fail)
         args = dpo_config(recipe, output_dir=world / "out", precision="no", use_cpu=True)
         args.save_strategy = "no"
         yield VideoDPOTrainer(

@@ -26,6 +26,8 @@ NF4_BYTES = 0.5 + 0.127 / 8
 OPTIMIZER_BYTES = {"adamw_torch": 8, "adamw_torch_fused": 8, "adamw_hf": 8, "adamw_8bit": 2, "adamw_bnb_8bit": 2,
                    "paged_adamw_8bit": 2, "paged_adamw_32bit": 8, "sgd": 0, "adafactor": 0}
 """Bytes of state per trained parameter; an optimizer not listed counts as AdamW."""
+CHECKPOINTED_FROM = 3_000_000_000
+"""Parameters from which `train.gradient_checkpointing: auto` is true."""
 HEAD_TILE = (4096, 32768)
 """Positions x vocabulary of one tile of TRL's fused head (trl/trainer/utils.py, 1.16)."""
 
@@ -97,7 +99,7 @@ def estimate_training(plan: Blueprint, model: ModelSettings, train: TrainSetting
     layer = tokens * _layer_bytes(plan.config, size)
     layers = plan.config.get_text_config().num_hidden_layers
     inputs = tokens * plan.config.get_text_config().hidden_size * size  # of one layer: all that checkpointing keeps
-    kept = layers * inputs + layer if train.gradient_checkpointing else layers * layer
+    kept = layers * inputs + layer if uses_checkpointing(train, parameters.total) else layers * layer
     return _sum({
         "weights": _weights(parameters, model),
         "adapter": 4 * adapter,
@@ -124,6 +126,13 @@ def estimate_generation(plan: Blueprint, model: ModelSettings, load: Load) -> di
         "logits": logits,
         "vision": _vision_bytes(plan, load, size),
     })
+
+
+def uses_checkpointing(train: TrainSettings, num_parameters: int | None) -> bool:
+    """Return whether activations are recomputed in the backward pass; None stands for a large model."""
+    if train.gradient_checkpointing != "auto":
+        return train.gradient_checkpointing
+    return num_parameters is None or num_parameters >= CHECKPOINTED_FROM
 
 
 def _bytes(model: ModelSettings) -> int:

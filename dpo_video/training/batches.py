@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from dpo_video.models.batches import Row, collate
+from dpo_video.models.clip_source import EncodedClip
 from dpo_video.models.families import ClipFeatures
 from dpo_video.models.load import Policy
 from dpo_video.models.prompts import ClipInputs, Prompt, answer_ids, encode_prompt
@@ -31,14 +32,22 @@ class PairTokens:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class PairBatch:
-    """What a batch is read as, on the CPU: B pairs over fewer clips."""
+    """What a batch is read as: B pairs over fewer clips."""
 
     clips: Sequence[ClipInputs]
     """Each clip once."""
+    features: Sequence[ClipFeatures]
+    """Of each clip."""
     clip_of_pair: Sequence[int]
     """(B,) positions in `clips`."""
     prompts: Sequence[Prompt]
     pairs: Sequence[PairTokens]
+    places: Sequence[int]
+    """(B,) positions among the pairs asked for; those of a clip that cannot be read are missing."""
+    num_asked: int
+    """Pairs asked for."""
+    waited: float = 0.0
+    """Seconds for which reading it had to wait for clips."""
 
 
 def tokenize_pair(policy: Policy, pair: Pair) -> PairTokens | None:
@@ -51,24 +60,28 @@ def tokenize_pair(policy: Policy, pair: Pair) -> PairTokens | None:
 
 def read_batch(policy: Policy, reader: ClipReader, pairs: Sequence[PairTokens], *, max_length: int) -> PairBatch | None:
     """Return a batch of pairs in the order given, without those whose clip cannot be read; None when none is left."""
-    clips: list[ClipInputs] = []
-    place: dict[str, int] = {}
-    kept: list[PairTokens] = []
+    clips: list[EncodedClip] = []
+    number: dict[str, int] = {}
+    places: list[int] = []
     prompts: list[Prompt] = []
-    for pair in pairs:
-        if pair.clip not in place:
-            inputs = reader.read(pair.clip)
-            if inputs is None:
+    waited = reader.waited
+    for place, pair in enumerate(pairs):
+        if pair.clip not in number:
+            clip = reader.read(pair.clip)
+            if clip is None:
                 continue
-            place[pair.clip] = len(clips)
-            clips.append(inputs)
-        prompt = encode_prompt(policy, pair.pair.prompt, clips[place[pair.clip]])
+            number[pair.clip] = len(clips)
+            clips.append(clip)
+        prompt = encode_prompt(policy, pair.pair.prompt, clips[number[pair.clip]].inputs)
         assert pair_length(prompt, pair) <= max_length, f"sample {pair.pair.sample_id!r} is longer than {max_length}"
         prompts.append(prompt)
-        kept.append(pair)
-    if not kept:
+        places.append(place)
+    if not places:
         return None
-    return PairBatch(clips=clips, clip_of_pair=[place[pair.clip] for pair in kept], prompts=prompts, pairs=kept)
+    kept = [pairs[place] for place in places]
+    return PairBatch(clips=[clip.inputs for clip in clips], features=[clip.features for clip in clips], prompts=prompts,
+                     clip_of_pair=[number[pair.clip] for pair in kept], pairs=kept, places=places,
+                     num_asked=len(pairs), waited=reader.waited - waited)
 
 
 def pair_length(prompt: Prompt, pair: PairTokens) -> int:

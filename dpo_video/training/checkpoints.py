@@ -23,8 +23,9 @@ def training_key(recipe: Recipe, pairs: Sequence[Pair], *, revision: str, num_pr
     """Return a hash of all that determines the weights after each step; only equal keys share checkpoints."""
     return row_key(
         model=recipe.model.model_dump(exclude={"device"}), revision=revision, seed=recipe.seed,
-        video=recipe.video.model_dump(exclude={"workers", "timeout"}), train=recipe.train.model_dump(),
-        pairs=row_key(pairs=[to_json(pair) for pair in pairs]), num_processes=num_processes)
+        video=recipe.video.model_dump(exclude={"workers", "timeout", "cache", "cache_gb", "cache_folder"}),
+        train=recipe.train.model_dump(), num_processes=num_processes,
+        pairs=row_key(pairs=[to_json(pair) for pair in pairs]))
 
 
 def checkpoint_folder(run_folder: Path, key: str) -> Path:

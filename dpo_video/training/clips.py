@@ -1,18 +1,18 @@
-"""Clips in the order of training, decoded in worker processes ahead of the step."""
+"""Clips in the order of training, prepared in processes and threads ahead of the step."""
 
 import json
+import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
+import torch
+
 from dpo_video.errors import UserError
-from dpo_video.models.load import Policy
-from dpo_video.models.prompts import ClipInputs, video_inputs
-from dpo_video.models.tokens import fit_frames
-from dpo_video.recipe import VideoSettings
+from dpo_video.models.clip_source import ClipSource, EncodedClip, ReadyClip, move
 from dpo_video.records import Pair
-from dpo_video.training.order import ClipOrder
-from dpo_video.video import ClipRequest, FramePool, Frames, VideoError, clip_key, resolve_video
+from dpo_video.video import ClipRequest, clip_key, resolve_video
 
 OnBadClip = Callable[[str, UserError], None]
 """Told a clip's key and why it cannot be read; may raise to stop."""
@@ -25,39 +25,37 @@ def clip_request(pair: Pair, root: Path) -> ClipRequest:
                        end=pair.end)
 
 
-def clip_inputs(policy: Policy, frames: Frames, settings: VideoSettings) -> ClipInputs:
-    """Return the processor's tensors for a clip, after `video.max_tokens`."""
-    return video_inputs(policy, fit_frames(policy.blueprint, settings, frames), settings)
-
-
 class ClipReader:
-    """Gives the clip that training is at, while the pool decodes those that come next.
+    """Gives the clip that training is at, while the source prepares those that come next.
 
-    A clip is decoded once an epoch: its pairs follow each other in `order`, and it is kept until the next clip.
+    A clip is read and encoded once an epoch: its pairs follow each other in the order, and it is kept until the next.
     """
 
-    def __init__(self, pool: FramePool, requests: Mapping[str, ClipRequest], order: ClipOrder, *,
-                 prepare: Callable[[Frames], ClipInputs], on_bad_clip: OnBadClip, bad: Iterable[str] = ()) -> None:
-        """Read the clips `requests` (by key) from `pool` in `order`.
+    def __init__(self, source: ClipSource, requests: Mapping[str, ClipRequest], ahead: Callable[[], Sequence[str]], *,
+                 on_bad_clip: OnBadClip, bad: set[str] | None = None, keep_on: torch.device | None = None) -> None:
+        """Read the clips `requests` (by key) from `source`.
 
         Args:
-            prepare: turns a clip's frames into tensors.
+            ahead: returns the clips of this epoch in the order in which they will be asked for.
             on_bad_clip: told of each clip that cannot be read, once.
-            bad: clips known to be bad, e.g. from before a resume; they are not tried.
+            bad: clips known to be bad, e.g. from before a resume; they are not tried, and new ones are added.
+            keep_on: where features wait; None leaves them on the policy's device.
         """
-        self._pool = pool
+        self._source = source
         self._requests = requests
-        self._order = order
-        self._prepare = prepare
+        self._ahead = ahead
         self._on_bad_clip = on_bad_clip
-        self._bad = set(bad)
+        self._bad = set() if bad is None else bad
+        self._keep_on = keep_on
         self._coming: deque[str] = deque()
-        self._stream: Iterator[tuple[ClipRequest, Frames | VideoError]] = iter(())
-        self._current: tuple[str, ClipInputs] | None = None
-        self.num_decoded = 0
+        self._stream: Iterator[tuple[ClipRequest, ReadyClip | UserError]] = iter(())
+        self._current: tuple[str, EncodedClip] | None = None
+        self.num_read = 0
+        self.waited = 0.0
+        """Seconds for which `read` had to wait for a clip."""
 
-    def read(self, key: str) -> ClipInputs | None:
-        """Return a clip's tensors, None when it cannot be read."""
+    def read(self, key: str) -> EncodedClip | None:
+        """Return a clip, None when it cannot be read."""
         if key in self._bad:
             return None
         if self._current is not None and self._current[0] == key:
@@ -65,24 +63,27 @@ class ClipReader:
         while self._coming and self._coming[0] in self._bad:  # it failed since this list was made
             self._next()
         if not self._coming or self._coming[0] != key:  # a new epoch, or the middle of one after a resume
-            ordered = self._order.clip_order()
+            ordered = list(self._ahead())
             self._coming = deque(clip for clip in ordered[ordered.index(key):] if clip not in self._bad)
-            self._stream = self._pool.map([self._requests[clip] for clip in self._coming])
-        frames = self._next()
-        try:
-            if isinstance(frames, VideoError):
-                raise frames
-            self._current = key, self._prepare(frames)
-        except UserError as error:  # also frames that the processor refuses
+            self._stream = self._source.map([self._requests[clip] for clip in self._coming])
+        clip = self._next()
+        if isinstance(clip, UserError):
             self._bad.add(key)
-            self._on_bad_clip(key, error)
+            self._on_bad_clip(key, clip)
             return None
-        return self._current[1]
+        encoded = self._source.encode(clip)
+        if self._keep_on is not None:
+            encoded = replace(encoded, features=move(encoded.features, self._keep_on))
+        self._current = key, encoded
+        return encoded
 
-    def _next(self) -> Frames | VideoError:
+    def _next(self) -> ReadyClip | UserError:
         self._coming.popleft()
-        self.num_decoded += 1
-        return next(self._stream)[1]
+        self.num_read += 1
+        begin = time.monotonic()
+        clip = next(self._stream)[1]
+        self.waited += time.monotonic() - begin
+        return clip
 
 
 def note_bad_clip(folder: Path, clip: str, reason: str) -> None:

@@ -3,6 +3,7 @@
 R rows, T tokens, V vocabulary.
 """
 
+import math
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
@@ -33,9 +34,14 @@ class Blindness:
     """Largest change in nats over the answers, all frames mid-grey; 0 means that the clip does not reach the model."""
 
 
-@torch.no_grad()
 def answer_logps(policy: Policy, rows: Sequence[Row], *, batch_size: int, adapter: bool = True) -> list[float]:
-    """Return the log-prob of each row's answer, end of turn included: a sum over its tokens, in nats.
+    """Return the log-prob of each row's answer, end of turn included: a sum over its tokens, in nats."""
+    return [math.fsum(logps) for logps in token_logps(policy, rows, batch_size=batch_size, adapter=adapter)]
+
+
+@torch.no_grad()
+def token_logps(policy: Policy, rows: Sequence[Row], *, batch_size: int, adapter: bool = True) -> list[list[float]]:
+    """Return the log-prob of each token of each row's answer, end of turn included, in nats.
 
     Rows are batched by length, which changes the results by rounding only.
 
@@ -45,18 +51,18 @@ def answer_logps(policy: Policy, rows: Sequence[Row], *, batch_size: int, adapte
     """
     check_rows(policy, rows)
     order = sorted(range(len(rows)), key=lambda position: len(rows[position]))
-    logps = [0.0] * len(rows)
+    logps: list[list[float]] = [[]] * len(rows)
     with _adapter(policy, on=adapter), torch.autocast(policy.device.type, policy.dtype, enabled=_mixed(policy)):
         for begin in range(0, len(order), batch_size):
             chunk = order[begin:begin + batch_size]
-            sums = _forward(policy, [rows[position] for position in chunk]).tolist()
-            for position, value in zip(chunk, sums, strict=True):
-                logps[position] = value
+            found = _forward(policy, [rows[position] for position in chunk])
+            for position, values in zip(chunk, found, strict=True):
+                logps[position] = values.tolist()
     return logps
 
 
-def _forward(policy: Policy, rows: Sequence[Row]) -> Tensor:
-    """Return (R,) float32 nats."""
+def _forward(policy: Policy, rows: Sequence[Row]) -> list[Tensor]:
+    """Return (answer tokens,) float32 nats for each row."""
     batch = collate(policy, rows, "right")
     model = policy.bare
     hidden = model.base_model(**batch, use_cache=False).last_hidden_state  # (R, T, D)
@@ -67,8 +73,7 @@ def _forward(policy: Policy, rows: Sequence[Row]) -> Tensor:
         part = slice(begin, begin + SCORED_POSITIONS)
         logits = model.get_output_embeddings()(states[part]).float()  # (positions, V)
         parts.append(logits.log_softmax(-1).gather(1, targets[part, None])[:, 0])
-    per_token = torch.zeros(scored.shape, device=hidden.device).masked_scatter(scored, torch.cat(parts))
-    return per_token.sum(1)
+    return list(torch.cat(parts).split([len(row.answer) for row in rows]))
 
 
 def _adapter(policy: Policy, *, on: bool) -> AbstractContextManager[None]:

@@ -7,6 +7,7 @@ from itertools import groupby
 from pathlib import Path
 
 from dpo_video.errors import UserError
+from dpo_video.models.clip_source import open_source
 from dpo_video.models.load import Policy
 from dpo_video.models.prompts import encode_prompt, prompt_text
 from dpo_video.models.tokens import video_tokens
@@ -14,8 +15,8 @@ from dpo_video.progress import progress
 from dpo_video.recipe import Recipe, VideoSettings
 from dpo_video.records import Pair
 from dpo_video.training.batches import PairTokens, pair_length, tokenize_pair
-from dpo_video.training.clips import OnBadClip, clip_inputs, clip_request
-from dpo_video.video import ClipRequest, FramePool, VideoError, clip_key
+from dpo_video.training.clips import OnBadClip, clip_request
+from dpo_video.video import ClipRequest, VideoError, clip_key
 
 LARGE = 8192
 """Pixels on a side, more than any checkpoint lets a frame keep."""
@@ -59,7 +60,7 @@ def select_pairs(policy: Policy, recipe: Recipe, pairs: Sequence[Pair], *, root:
             kept[place] = tokens
     limit = length_limit(policy, recipe)
     if any(_longest_possible(policy, recipe.video, pair) > limit for pair in kept.values()):
-        lengths = _lengths(policy, recipe.video, list(kept.values()), requests, on_bad_clip=on_bad_clip)
+        lengths = _lengths(policy, recipe, list(kept.values()), requests, on_bad_clip=on_bad_clip)
         dropped["clip_unreadable"] += sum(length is None for length in lengths)
         dropped["longer_than_max_length"] += sum(length is not None and length > limit for length in lengths)
         kept = {place: pair for (place, pair), length in zip(kept.items(), lengths, strict=True)
@@ -116,24 +117,21 @@ def _longest_possible(policy: Policy, settings: VideoSettings, pair: PairTokens)
     return clip + len(text) + max(len(pair.chosen), len(pair.rejected))
 
 
-def _lengths(policy: Policy, settings: VideoSettings, pairs: Sequence[PairTokens],
+def _lengths(policy: Policy, recipe: Recipe, pairs: Sequence[PairTokens],
              requests: Mapping[str, ClipRequest], *, on_bad_clip: OnBadClip) -> list[int | None]:
     """Return each pair's length in tokens, None where its clip cannot be read; every clip is decoded once."""
     lengths: dict[int, int] = {}
     by_clip = {clip: list(places) for clip, places in groupby(
         sorted(range(len(pairs)), key=lambda place: pairs[place].clip), key=lambda place: pairs[place].clip)}
-    with (FramePool(settings, multiple_of=policy.family.frames_per_step) as pool,
-          progress("measure clips", total=len(by_clip)) as advance):
-        for request, frames in pool.map([requests[clip] for clip in by_clip]):
-            try:
-                if isinstance(frames, VideoError):
-                    raise frames
-                inputs = clip_inputs(policy, frames, settings)
-            except UserError as error:
-                on_bad_clip(request.key, error)
+    with open_source(policy, recipe) as source, progress("measure clips", total=len(by_clip)) as advance:
+        for request, clip in source.map([requests[clip] for clip in by_clip]):
+            if isinstance(clip, UserError):
+                on_bad_clip(request.key, clip)
             else:
+                if recipe.video.cache == "features":
+                    source.encode(clip)  # so that it is not decoded again
                 for place in by_clip[request.key]:
-                    prompt = encode_prompt(policy, pairs[place].pair.prompt, inputs)
+                    prompt = encode_prompt(policy, pairs[place].pair.prompt, clip.inputs)
                     lengths[place] = pair_length(prompt, pairs[place])
             advance()
     return [lengths.get(place) for place in range(len(pairs))]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from dpo_video.errors import UserError
 from dpo_video.names import choose, did_you_mean
-from dpo_video.recipe import Recipe
+from dpo_video.recipe import Recipe, TrainSettings
 
 if TYPE_CHECKING:
     from trl.trainer.dpo_config import DPOConfig
@@ -29,6 +29,10 @@ def check_train_settings(recipe: Recipe) -> None:
             usable = known - set(OWNED) - set(REFUSED)
             raise UserError(f"unknown field `train.trl.{key}`: trl.DPOConfig has none of that name."
                             f"{did_you_mean(key, usable)} Fields that may stand here: {', '.join(sorted(usable))}")
+    sorting = [name for name in recipe.train.loss if name in SORTING]
+    if sorting and recipe.train.tokens_per_batch is not None:
+        raise UserError(f"`train.loss` {sorting[0]!r} sorts the pairs of a forward against each other, so its value "
+                        "depends on the cut that `train.tokens_per_batch` makes. Unset it, and set `train.batch_size`")
     if recipe.train.lora.dropout > 0 and recipe.train.trl.get("disable_dropout", True):
         raise UserError(f"`train.lora.dropout` is {recipe.train.lora.dropout:g}, but TRL switches dropout off for DPO. "
                         "Set it to 0, or `train.trl.disable_dropout: false` to really train with it")
@@ -39,7 +43,8 @@ def check_train_settings(recipe: Recipe) -> None:
 
 
 def dpo_config(recipe: Recipe, *, output_dir: Path, precision: Literal["no", "bf16", "fp16"], use_cpu: bool,
-               report_to: Sequence[str] = (), run_name: str | None = None) -> "DPOConfig":
+               report_to: Sequence[str] = (), run_name: str | None = None,
+               num_parameters: int | None = None) -> "DPOConfig":
     """Return the DPOConfig of a recipe. Under `accelerate launch` this also joins the process group.
 
     Args:
@@ -48,22 +53,31 @@ def dpo_config(recipe: Recipe, *, output_dir: Path, precision: Literal["no", "bf
         use_cpu: stay on the CPU even where there is a GPU.
         report_to: transformers' names of trackers, e.g. ("wandb",).
         run_name: the run's name there; None is the recipe's.
+        num_parameters: of the policy, for `gradient_checkpointing: auto`; None is a large one.
     """
     from trl.trainer.dpo_config import DPOConfig
 
+    from dpo_video.models.memory import uses_checkpointing
+
     check_train_settings(recipe)
     train = recipe.train
+    if use_cpu and train.activation_offloading:
+        raise UserError("`train.activation_offloading` keeps activations out of the GPU's memory, and this runs on the "
+                        "CPU. Unset it, or set `model.device: cuda`")
     extra = dict(train.trl)
     checkpointing = {"use_reentrant": False, **extra.pop("activation_checkpointing_kwargs", {})}
     ours: dict[str, Any] = {
         "output_dir": str(output_dir), "run_name": run_name or recipe.name, "report_to": list(report_to),
         "beta": train.beta, "loss_type": list(train.loss), "learning_rate": train.learning_rate,
         "num_train_epochs": train.epochs, "max_steps": train.max_steps or -1,
-        "per_device_train_batch_size": train.batch_size, "gradient_accumulation_steps": train.gradient_accumulation,
+        "per_device_train_batch_size": pairs_per_read(train),
+        "gradient_accumulation_steps": train.gradient_accumulation if train.tokens_per_batch is None else 1,
         "lr_scheduler_type": train.scheduler, "optim": train.optimizer,
         # A float below 1 is a share of all steps (transformers training_args.py get_warmup_steps), 1.0 would be a step.
         "warmup_steps": min(train.warmup_ratio, 0.999999),
-        "activation_checkpointing": train.gradient_checkpointing, "activation_checkpointing_kwargs": checkpointing,
+        "activation_checkpointing": uses_checkpointing(train, num_parameters),
+        "activation_checkpointing_kwargs": checkpointing,
+        "activation_offloading": train.activation_offloading,
         "gradient_checkpointing": None,  # the old name of the above, on by default in TRL; it mirrors the new one
         "save_strategy": "steps", "save_steps": train.save_steps, "logging_steps": train.logging_steps,
         "logging_first_step": True, "seed": recipe.seed, "use_cpu": use_cpu,
@@ -80,6 +94,11 @@ def dpo_config(recipe: Recipe, *, output_dir: Path, precision: Literal["no", "bf
                         ) from error
 
 
+def pairs_per_read(train: TrainSettings) -> int:
+    """Return how many pairs a process reads at a time: a forward's, or a step's where they are cut by tokens."""
+    return train.batch_size * (1 if train.tokens_per_batch is None else train.gradient_accumulation)
+
+
 LOSSES: dict[str, str] = {
     "sigmoid": "DPO", "hinge": "SLiC on the DPO reward", "ipo": "IPO", "exo_pair": "EXO; needs trl.label_smoothing > 0",
     "nca_pair": "NCA", "robust": "Robust DPO; trl.label_smoothing", "bco_pair": "BCO", "sppo_hard": "SPPO",
@@ -89,6 +108,9 @@ LOSSES: dict[str, str] = {
 }
 """Every loss of TRL 1.16 (dpo_trainer.py:1386-1516); a test compares this table with TRL's own list."""
 
+SORTING = frozenset({"aot", "aot_unpaired"})
+"""Losses that compare pairs of a forward with each other."""
+
 OWNED: dict[str, str] = {
     "output_dir": "name (and runs_folder)", "run_name": "name", "project": "tracking.project", "seed": "seed",
     "data_seed": "seed", "beta": "train.beta", "loss_type": "train.loss", "learning_rate": "train.learning_rate",
@@ -97,6 +119,7 @@ OWNED: dict[str, str] = {
     "warmup_steps": "train.warmup_ratio", "lr_scheduler_type": "train.scheduler", "report_to": "tracking.to",
     "gradient_checkpointing": "train.gradient_checkpointing",
     "activation_checkpointing": "train.gradient_checkpointing",
+    "activation_offloading": "train.activation_offloading",
     "gradient_checkpointing_kwargs": "train.trl.activation_checkpointing_kwargs", "max_length": "train.max_length",
     "save_steps": "train.save_steps", "save_strategy": "train.save_steps", "logging_steps": "train.logging_steps",
     "logging_strategy": "train.logging_steps", "bf16": "model.dtype", "fp16": "model.dtype", "use_cpu": "model.device",

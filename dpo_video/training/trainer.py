@@ -1,12 +1,14 @@
-"""TRL's DPOTrainer on video: its two data hooks, clips encoded once a step, the reference through one function.
+"""TRL's DPOTrainer on video: its two data hooks, forwards cut by tokens, the reference through one function.
 
 B pairs, R = 2B rows (chosen, then rejected), T tokens.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
+from accelerate.utils import DistributedType
 from datasets import Dataset
 from peft import PeftConfig, PeftModel
 from torch import Tensor
@@ -14,14 +16,18 @@ from torch.utils.data import DataLoader
 from transformers import PrinterCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from trl.trainer.dpo_config import DPOConfig
 from trl.trainer.dpo_trainer import DPOTrainer
+from trl.trainer.utils import FusedCausalLMOutput
 
 from dpo_video.errors import UserError
-from dpo_video.models.features import encode_video
+from dpo_video.models.clip_source import move
 from dpo_video.models.load import Policy
 from dpo_video.models.lora import assert_fp32_adapter, keep_adapter_fp32
 from dpo_video.training.batches import PairBatch, loss_inputs, pair_rows
 from dpo_video.training.forward import Engine, install_engine, rows_engine
+from dpo_video.training.meter import Meter
+from dpo_video.training.micro_batches import Cut, whole
 from dpo_video.training.order import ClipOrder
+from dpo_video.training.reference import Logps, ReferenceLogps
 
 ReadBatch = Callable[[Sequence[int]], PairBatch | None]
 """Makes a batch of positions in the list of pairs; None when no clip of it can be read."""
@@ -38,18 +44,27 @@ class VideoDPOTrainer(DPOTrainer):
     """TRL's losses, metrics and loop over batches of video pairs."""
 
     def __init__(self, policy: Policy, *, args: DPOConfig, peft_config: PeftConfig, order: ClipOrder,
-                 read: ReadBatch, callbacks: Sequence[TrainerCallback] = (), engine: Engine = rows_engine) -> None:
+                 read: ReadBatch, callbacks: Sequence[TrainerCallback] = (), engine: Engine = rows_engine,
+                 cut: Cut = whole) -> None:
         """Train `policy` with a new adapter on the pairs that `read` makes batches of, in `order`.
 
         Args:
             order: gives positions in the list of pairs, batch by batch.
             read: makes a batch of such positions.
             engine: answers TRL's forward for the loss; see forward.py.
+            cut: makes forwards of a batch; see micro_batches.py.
         """
         self._policy = policy
-        self._order = order
+        self.order = order
+        self.engine = engine
         self._read = read
+        self._cut = cut
         self._started = False
+        self._weight = 1.0
+        self._last_logps: Tensor | None = None
+        self.meter = Meter(shared=engine is not rows_engine)
+        self.reference: ReferenceLogps | None = None
+        """Where the reference's log-probs come from; None runs it in every step."""
         try:
             super().__init__(
                 model=policy.model, args=args, data_collator=self._collate, processing_class=policy.processor,
@@ -65,7 +80,7 @@ class VideoDPOTrainer(DPOTrainer):
         keep_adapter_fp32(self.model)
         assert_fp32_adapter(self.model)
         self._base = policy.bare  # PEFT puts its layers into it
-        install_engine(self._base, policy.family, engine)
+        install_engine(self._base, policy.family, self._watch(engine))
         # read in _compute_loss (dpo_trainer.py:1318): take the reference's log-probs from the batch, where
         # `reference_logps` puts them
         self.precompute_ref_logps = True
@@ -81,35 +96,73 @@ class VideoDPOTrainer(DPOTrainer):
 
     def get_train_dataloader(self) -> DataLoader[Any]:
         """Return the batches of this process; `order` already is this process's share, so accelerate adds nothing."""
-        positions = list(range(len(self._order.clips)))
-        return DataLoader(positions, batch_sampler=self._order, collate_fn=self._collate)  # type: ignore[arg-type]
+        positions = list(range(len(self.order.clips)))
+        return DataLoader(positions, batch_sampler=self.order, collate_fn=self._collate)  # type: ignore[arg-type]
 
-    def reference_logps(self, inputs: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
+    def _watch(self, engine: Engine) -> Engine:
+        """Return an engine that leaves its log-probs (R, T - 1) in `_last_logps`: TRL keeps their sums only."""
+        def watched(*args: Any, **kwargs: Any) -> FusedCausalLMOutput:
+            output = engine(*args, **kwargs)
+            self._last_logps = output.log_probs
+            return output
+
+        return watched
+
+    def reference_logps(self, inputs: Mapping[str, Any], pairs: PairBatch) -> tuple[Tensor, Tensor]:
         """Return the reference's log-probs of the chosen and the rejected answers, (B,) float32 nats each.
 
-        The reference is the model without its adapter. TRL switches gradient checkpointing off for it and on again
-        after; transformers 5.23 then adds hooks to the embeddings each time without removing the last ones
-        (modeling_utils.py:2131), so the new ones are removed here.
+        They come out of TRL's own function, which weighs them by `trl.ld_alpha`: it asks the model without its
+        adapter, or, where the log-probs of the answers are known, something that answers with these. TRL switches
+        gradient checkpointing off for it and on again after; transformers 5.23 then adds hooks to the embeddings each
+        time without removing the last ones (modeling_utils.py:2131), so the new ones are removed here.
         """
-        chosen, rejected = self.compute_ref_log_probs(self.model, inputs)
+        model: Any = self.model
+        if self.reference is not None:
+            scored = inputs["completion_mask"][:, 1:].bool()
+            self._last_logps = self.reference.rows(pairs.pairs, scored)
+            known = FusedCausalLMOutput(log_probs=self._last_logps)
+
+            def model(**kwargs: Any) -> FusedCausalLMOutput:
+                return known
+
+        chosen, rejected = self.compute_ref_log_probs(model, inputs)
         if self._base.is_activation_checkpointing:
             self._base.disable_input_require_grads()
         return chosen, rejected
 
+    def compute_reference(self, positions: Sequence[int], *, cut: Cut, reference: ReferenceLogps) -> Logps:
+        """Return the reference's log-probs of the answers of a batch, by key, from the forward that training uses."""
+        pairs = self._read(positions)
+        found: Logps = {}
+        assert self.model is not None
+        self.model.eval()
+        for part in cut(pairs) if pairs is not None else []:
+            batch = self._encode(part.pairs)
+            self.reference_logps(batch, part.pairs)
+            assert self._last_logps is not None
+            found |= reference.split(part.pairs.pairs, self._last_logps, batch["completion_mask"][:, 1:].bool())
+        return found
+
     def _compute_loss(self, model: torch.nn.Module, inputs: dict[str, Any], return_outputs: bool) -> Any:
-        batch = self._encode(inputs["pairs"])
-        batch["ref_chosen_logps"], batch["ref_rejected_logps"] = self.reference_logps(batch)
+        pairs: PairBatch = inputs["pairs"]
+        batch = self._encode(pairs)
+        batch["ref_chosen_logps"], batch["ref_rejected_logps"] = self.reference_logps(batch, pairs)
+        reference = self._last_logps
         first, self._started = not self._started, True
         if first and self.state.log_history:  # resumed: TRL would count tokens from 0 again
-            self._total_train_tokens = self.state.log_history[-1]["num_tokens"]
+            self._total_train_tokens = int(self.state.log_history[-1]["num_tokens"])
         loss = super()._compute_loss(model, batch, return_outputs)
         if first and self.state.global_step == 0:
             self._check_step_zero(batch)
-        return loss
+        assert reference is not None and self._last_logps is not None
+        self.meter.add(pairs)
+        self.meter.add_divergence(self._last_logps, reference, batch["completion_mask"][:, 1:].bool())
+        self._last_logps = None  # it holds the graph of the forward
+        return loss * self._weight if self._weight != 1.0 else loss
 
     def _encode(self, pairs: PairBatch) -> dict[str, Any]:
-        """Return TRL's batch: the tower runs here, once per clip and without gradients, for all rows and forwards."""
-        features = [encode_video(self._policy, clip) for clip in pairs.clips]
+        """Return TRL's batch; the tower has run before, once per clip and without gradients."""
+        features = [move(clip, self._policy.device) for clip in pairs.features]
         return loss_inputs(self._policy, pair_rows(pairs, features))
 
     def _check_step_zero(self, batch: Mapping[str, Any]) -> None:
@@ -125,15 +178,52 @@ class VideoDPOTrainer(DPOTrainer):
                 "so the reference is not the model being tuned, and no result could be trusted. With `train.trl."
                 "disable_dropout: false` the model's own dropout does this; otherwise please report it")
 
-    def _collate(self, positions: Sequence[int]) -> dict[str, PairBatch | None]:
-        return {"pairs": self._read(positions)}
+    def _collate(self, positions: Sequence[int]) -> dict[str, list[int]]:
+        """Return a batch unread: the trainer asks for all batches of a step before it runs the first."""
+        return {"positions": list(positions)}
 
     def training_step(self, model: torch.nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Tensor:
-        """Run one batch forward and backward; a batch of which no clip could be read adds nothing."""
-        if inputs["pairs"] is None:
+        """Read one batch and run it forward and backward; one of which no clip can be read adds nothing."""
+        self.meter.start()
+        pairs = self._read(inputs["positions"])
+        if pairs is None:
             self._metrics["train"]["skipped_batches"].append(1.0)
             return torch.zeros((), device=self.args.device)
-        return super().training_step(model, inputs, *args, **kwargs)
+        self.meter.add_wait(pairs.waited)
+        parts = self._cut(pairs)
+        before = {name: len(values) for name, values in self._metrics["train"].items()}
+        total = torch.zeros((), device=self.args.device)
+        for number, part in enumerate(parts):
+            self._weight = part.weight
+            with self._sync(model, last=number == len(parts) - 1):
+                total += super().training_step(model, {"pairs": part.pairs}, *args, **kwargs)
+        self._weight = 1.0
+        if len(parts) > 1:
+            self._average_metrics(before, [part.weight for part in parts])
+        return total
+
+    def _sync(self, model: torch.nn.Module, *, last: bool) -> AbstractContextManager[Any]:
+        """Let processes exchange gradients after the last forward only, as transformers does (trainer.py:1887)."""
+        state = self.accelerator.gradient_state
+        if not last:
+            state._set_sync_gradients(False)
+            if self.accelerator.distributed_type != DistributedType.DEEPSPEED:
+                return self.accelerator.no_sync(model=model)
+        elif self._cut is not whole:
+            state._set_sync_gradients(True)
+        return nullcontext()
+
+    def _average_metrics(self, before: Mapping[str, int], weights: Sequence[float]) -> None:
+        """Put one value, weighed as the loss is, in place of those that TRL noted for each forward of a batch."""
+        for name, values in self._metrics["train"].items():
+            new = values[before.get(name, 0):]
+            if len(new) == len(weights):
+                mean = sum(one * weight for one, weight in zip(new, weights, strict=True)) / sum(weights)
+                values[-len(new):] = [mean]
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Add what TRL does not measure to a line about training steps."""
+        super().log({**logs, **self.meter.take()} if "loss" in logs else logs, start_time)
 
     def floating_point_ops(self, inputs: Mapping[str, Any]) -> int:
         """Return 0: transformers' estimate counts neither the tower nor the frozen weights."""

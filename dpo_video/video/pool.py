@@ -7,19 +7,20 @@ import subprocess
 import sys
 import threading
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
 from queue import SimpleQueue
 from types import TracebackType
-from typing import IO, Any, Self
+from typing import IO, Any, Self, TypeVar
 
 from dpo_video.errors import UserError
 from dpo_video.recipe import VideoSettings
 from dpo_video.video.frames import ClipRequest, Frames, VideoError
 from dpo_video.video.worker import Job
 
+T = TypeVar("T")
 START_SECONDS = 120.0
 """A process that takes longer to start is given up; it imports NumPy, PyAV and pydantic, about half a second."""
 
@@ -65,14 +66,19 @@ class FramePool:
 
         Equal requests that follow each other are decoded once and share their frames: sort them by clip.
         """
+        return self.each(requests, self.read)
+
+    def each(self, requests: Iterable[ClipRequest],
+             work: Callable[[ClipRequest], T]) -> Iterator[tuple[ClipRequest, T]]:
+        """Yield each request with what `work` returns for it, as `map` does; `work` runs in the pool's threads."""
         source = iter(requests)
-        waiting: deque[tuple[ClipRequest, Future[Frames | VideoError]]] = deque()
-        newest: tuple[ClipRequest, Future[Frames | VideoError]] | None = None
+        waiting: deque[tuple[ClipRequest, Future[T]]] = deque()
+        newest: tuple[ClipRequest, Future[T]] | None = None
         try:
             while True:
                 for request in islice(source, self.look_ahead - len(waiting)):
                     if newest is None or newest[0] != request:
-                        newest = request, self._threads.submit(self._read, request)
+                        newest = request, self._threads.submit(work, request)
                     waiting.append(newest)
                 if not waiting:
                     return
@@ -82,7 +88,8 @@ class FramePool:
             for _, future in waiting:
                 future.cancel()
 
-    def _read(self, request: ClipRequest) -> Frames | VideoError:
+    def read(self, request: ClipRequest) -> Frames | VideoError:
+        """Return one clip's frames, or the reason why there are none; waits until a process is free."""
         worker = self._idle.get()
         try:
             job = Job(request=request, settings=self.settings, multiple_of=self.multiple_of)

@@ -1,0 +1,217 @@
+"""Clips in, features out: the one way from a file to what the language model reads, for every stage.
+
+Decoding runs in worker processes and the processor in threads, ahead of the caller; the tower runs in the caller's
+thread. What `video.cache` keeps is not made again: frames need no decoding, features neither decoding nor the tower.
+"""
+
+import copy
+import json
+import threading
+import zlib
+from collections import Counter, deque
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from importlib.metadata import version
+from types import TracebackType
+from typing import Any, Self
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor
+
+from dpo_video.errors import UserError
+from dpo_video.models.families import ClipFeatures
+from dpo_video.models.features import encode_video
+from dpo_video.models.load import Policy
+from dpo_video.models.prompts import ClipInputs, video_inputs
+from dpo_video.models.tokens import fit_frames
+from dpo_video.recipe import Recipe, VideoSettings
+from dpo_video.store import row_key
+from dpo_video.video import ClipRequest, FramePool, Frames, VideoError
+from dpo_video.video.cache import (
+    DiskCache,
+    frames_identity,
+    open_cache,
+    read_frames_entry,
+    write_frames,
+)
+
+WAITING_WRITES = 4
+"""Entries of features that may wait for the disk, in memory."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class ReadyClip:
+    """A clip that the tower can take, or need not take any more."""
+
+    inputs: ClipInputs
+    """Without pixels where `features` is given."""
+    features: ClipFeatures | None
+    """On the CPU, from the cache."""
+    frames_dropped: int
+    """Frames that `video.max_tokens` cost it."""
+    entry: str | None
+    """Name under which its features are to be stored."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class EncodedClip:
+    """What prompts and forwards need of a clip; its pixels are gone."""
+
+    inputs: ClipInputs
+    features: ClipFeatures
+    frames_dropped: int = 0
+
+
+class ClipSource:
+    """Reads clips for one policy: `with ClipSource(policy, settings) as source: ... source.map(requests)`."""
+
+    def __init__(self, policy: Policy, settings: VideoSettings, *, cache: DiskCache | None = None) -> None:
+        """Read as `settings` say; `cache` keeps frames or features, as `settings.cache` says."""
+        self.counts: Counter[str] = Counter()
+        """decoded, encoded: clips for which the work was done."""
+        self._policy = policy
+        # Threads of the pool prepare clips while the caller tokenizes prompts: a fast tokenizer is not safe for two.
+        self._preparing = replace(policy, processor=copy.deepcopy(policy.processor))
+        self._lock = threading.Lock()
+        self._settings = settings
+        self._frames = cache if settings.cache == "frames" else None
+        self._features = cache if settings.cache == "features" else None
+        self._tower = tower_identity(policy, settings) if self._features is not None else {}
+        self._pool = FramePool(settings, multiple_of=policy.family.frames_per_step)
+        self._writer = ThreadPoolExecutor(1, thread_name_prefix="clip-source")
+        self._writes: deque[Future[None]] = deque()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
+                 trace: TracebackType | None) -> None:
+        self._pool.close()
+        self._writer.shutdown(wait=True)
+
+    def map(self, requests: Iterable[ClipRequest]) -> Iterator[tuple[ClipRequest, ReadyClip | UserError]]:
+        """Yield each request with its clip, or the reason why there is none, in order; the next ones are under way."""
+        return self._pool.each(requests, self._prepare)
+
+    def encode(self, clip: ReadyClip) -> EncodedClip:
+        """Return a clip's features on the policy's device: from the cache, or through the tower, and kept."""
+        if clip.features is not None:
+            return EncodedClip(inputs=clip.inputs, features=move(clip.features, self._policy.device),
+                               frames_dropped=clip.frames_dropped)
+        features = encode_video(self._policy, clip.inputs)
+        self.counts["encoded"] += 1
+        made = EncodedClip(inputs=replace(clip.inputs, pixels={}), features=features,
+                           frames_dropped=clip.frames_dropped)
+        if self._features is not None and clip.entry is not None:
+            while len(self._writes) >= WAITING_WRITES:
+                self._writes.popleft().result()
+            kept = replace(made, features=move(features, torch.device("cpu")))
+            self._writes.append(self._writer.submit(self._store, self._features, clip.entry, kept))
+        return made
+
+    @staticmethod
+    def _store(cache: DiskCache, entry: str, clip: EncodedClip) -> None:
+        cache.put(entry, write_features(clip))
+
+    def _prepare(self, request: ClipRequest) -> ReadyClip | UserError:
+        """Return a clip as far as it can be made without the tower; runs in the pool's threads."""
+        identity, entry = None, None
+        if self._settings.cache != "none":
+            identity = frames_identity(request, self._settings, multiple_of=self._pool.multiple_of)
+        if self._features is not None and identity is not None:
+            entry = row_key(frames=identity, **self._tower) + ".safetensors"
+            kept = self._features.get(entry, read_features)
+            if kept is not None:
+                return ReadyClip(inputs=kept.inputs, features=kept.features, frames_dropped=kept.frames_dropped,
+                                 entry=None)
+        decoded = self._read(request, identity)
+        if isinstance(decoded, VideoError):
+            return decoded
+        try:
+            with self._lock:
+                fitting = fit_frames(self._preparing.blueprint, self._settings, decoded)
+                inputs = video_inputs(self._preparing, fitting, self._settings)
+        except UserError as error:  # frames that the processor refuses, or that no budget fits
+            return error
+        return ReadyClip(inputs=inputs, features=None, frames_dropped=len(decoded.indices) - len(fitting.indices),
+                         entry=entry)
+
+    def _read(self, request: ClipRequest, identity: Mapping[str, Any] | None) -> Frames | VideoError:
+        if self._frames is None or identity is None:
+            return self._decode(request)
+        name = row_key(frames=identity) + ".npz"
+        kept = self._frames.get(name, read_frames_entry)
+        if kept is not None:
+            return kept
+        decoded = self._decode(request)
+        if isinstance(decoded, Frames):
+            self._frames.put(name, write_frames(decoded))
+        return decoded
+
+    def _decode(self, request: ClipRequest) -> Frames | VideoError:
+        with self._lock:
+            self.counts["decoded"] += 1
+        return self._pool.read(request)
+
+
+def open_source(policy: Policy, recipe: Recipe) -> ClipSource:
+    """Return the source of a recipe's clips for a policy, with the recipe's cache."""
+    return ClipSource(policy, recipe.video, cache=open_cache(recipe))
+
+
+def tower_identity(policy: Policy, settings: VideoSettings) -> dict[str, Any]:
+    """Return all that determines a clip's features, besides its frames. The adapter tunes the language model only."""
+    return {"family": policy.family.name, "revision": policy.revision, "dtype": str(policy.dtype),
+            "device": policy.device.type, "attention": policy.settings.attention,
+            "size": [settings.min_pixels, settings.max_pixels, settings.max_tokens],
+            "processor": policy.processor.video_processor.to_json_string(),
+            "versions": {name: version(name) for name in ("torch", "transformers")}}
+
+
+def move(features: ClipFeatures, device: torch.device) -> ClipFeatures:
+    """Return features on a device."""
+    return ClipFeatures(features.embeddings.to(device), tuple(layer.to(device) for layer in features.layers))
+
+
+def write_features(clip: EncodedClip) -> bytes:
+    """Return a clip on the CPU as a safetensors file, in the features' own type, with a checksum of all tensors."""
+    tensors = {"embeddings": clip.features.embeddings.contiguous()}
+    tensors |= {f"layer.{number}": layer.contiguous() for number, layer in enumerate(clip.features.layers)}
+    tensors |= {f"kept.{name}": tensor.contiguous() for name, tensor in clip.inputs.kept.items()}
+    facts = {"expansion": clip.inputs.expansion, "typed": str(clip.inputs.typed),
+             "frames_dropped": str(clip.frames_dropped)}
+    return save(tensors, metadata={**facts, "crc32": str(_checksum(tensors, facts))})
+
+
+def read_features(data: bytes) -> EncodedClip:
+    """Return the clip of such a file; raises ValueError or KeyError where it is damaged."""
+    try:
+        tensors = load(data)
+        facts = _metadata(data)
+    except SafetensorError as error:
+        raise ValueError(str(error)) from error
+    if int(facts.pop("crc32")) != _checksum(tensors, facts):
+        raise ValueError("its checksum is wrong")
+    layers = [name for name in tensors if name.startswith("layer.")]
+    kept = {name.removeprefix("kept."): tensor for name, tensor in tensors.items() if name.startswith("kept.")}
+    return EncodedClip(
+        inputs=ClipInputs(pixels={}, kept=kept, expansion=facts["expansion"], typed=facts["typed"] == "True"),
+        features=ClipFeatures(tensors["embeddings"], tuple(tensors[f"layer.{n}"] for n in range(len(layers)))),
+        frames_dropped=int(facts["frames_dropped"]))
+
+
+def _metadata(data: bytes) -> dict[str, str]:
+    """Return the strings in a safetensors header: 8 bytes of length, then JSON."""
+    length = int.from_bytes(data[:8], "little")
+    return dict(json.loads(data[8:8 + length])["__metadata__"])
+
+
+def _checksum(tensors: Mapping[str, Tensor], facts: Mapping[str, str]) -> int:
+    total = 0
+    for name in sorted(tensors):
+        content = tensors[name].reshape(-1).view(torch.uint8).numpy().data
+        total = zlib.crc32(content, zlib.crc32(name.encode(), total))
+    return zlib.crc32(repr(sorted(facts.items())).encode(), total)

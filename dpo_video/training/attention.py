@@ -1,0 +1,177 @@
+"""Attention over packed trees without a mask of N x N: each segment sees its ancestors, and itself causally.
+
+N tokens of the packed sequence, H query heads, G groups of keys and values, D width of a head.
+
+A root is plain causal attention. What is below it uses, off the CPU, one call per segment with
+`causal_lower_right(segment, path)`: no mask exists, and torch's FlashAttention runs, with grouped keys; the keys of
+the path are copied together for each segment. On the CPU there is no such kernel, so that torch would make a mask of
+segment x path in every call; there all of a tree's lower segments go in one call with one mask of lower x tree, made
+once a step, and no key is copied.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.attention.bias import causal_lower_right
+from torch.nn.functional import scaled_dot_product_attention
+from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
+from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from dpo_video.training.tree import Segment
+
+PREFIX = "dpo_video_tree_"
+OWN = ("sdpa", "flash_attention_2", "flash_attention_3")
+"""Implementations that serve a model's other forwards."""
+MAX_MASK = 1 << 25
+"""Numbers in a mask of lower x tree, 128 MiB in float32; above it segments are called one by one on the CPU too."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Tree:
+    """A root and all that is below it, as spans of the packed sequence counted from the root's first token."""
+
+    sizes: Sequence[int]
+    """Tokens of each segment, the root first."""
+    paths: Sequence[tuple[int, ...]]
+    """For each segment, the positions of its ancestors in `sizes`."""
+    mask: Tensor | None
+    """(lower tokens, tokens of the tree) float32, 0 where a token sees another, -inf elsewhere; None: no mask."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class TreePlan:
+    """Who sees whom in a packed sequence. It travels to the attention function as the keyword `tree_plan`.
+
+    As a keyword it is also there when a checkpointed layer runs again in the backward pass, and no other forward can
+    meet it.
+    """
+
+    trees: Sequence[Tree]
+
+    @property
+    def sizes(self) -> list[int]:
+        """Tokens of each tree."""
+        return [sum(tree.sizes) for tree in self.trees]
+
+
+def tree_plan(segments: Sequence[Segment], *, device: torch.device, masked: bool | None = None) -> TreePlan:
+    """Return the plan of a packed sequence, its masks on `device`.
+
+    Args:
+        masked: one call with a mask for all lower segments of a tree; None chooses by device and size.
+    """
+    roots = [number for number, segment in enumerate(segments) if not segment.ancestors]
+    return TreePlan(trees=[_tree(segments, first, last, device=device, masked=masked)
+                           for first, last in pairwise([*roots, len(segments)])])
+
+
+def _tree(segments: Sequence[Segment], first: int, last: int, *, device: torch.device, masked: bool | None) -> Tree:
+    own = segments[first:last]
+    sizes = [segment.end - segment.begin for segment in own]
+    paths = [tuple(ancestor - first for ancestor in segment.ancestors) for segment in own]
+    lower, tokens = sum(sizes[1:]), sum(sizes)
+    if masked is None:
+        masked = device.type == "cpu" and lower * tokens <= MAX_MASK
+    mask = _mask(sizes, paths)[sizes[0]:].to(device) if masked and lower else None
+    return Tree(sizes=sizes, paths=paths, mask=mask)
+
+
+def _mask(sizes: Sequence[int], paths: Sequence[tuple[int, ...]]) -> Tensor:
+    """Return (tokens, tokens) float32 of one tree, 0 where the row's token sees the column's, -inf elsewhere."""
+    ends = torch.tensor(sizes).cumsum(0).tolist()
+    spans = [slice(end - size, end) for size, end in zip(sizes, ends, strict=True)]
+    mask = torch.full((ends[-1], ends[-1]), float("-inf"))
+    for own, path in zip(spans, paths, strict=True):
+        mask[own, own] = mask[own, own].triu(1)
+        for ancestor in path:
+            mask[own, spans[ancestor]] = 0.0
+    return mask
+
+
+def dense_mask(plan: TreePlan) -> Tensor:
+    """Return (1, 1, N, N) float32 of a whole plan: the slow reference of the split attention.
+
+    Numbers and not booleans: transformers' eager attention adds its mask, and would add True as 1.
+    """
+    sizes = plan.sizes
+    mask = torch.full((sum(sizes), sum(sizes)), torch.finfo(torch.float32).min)
+    begin = 0
+    for tree, size in zip(plan.trees, sizes, strict=True):
+        mask[begin:begin + size, begin:begin + size] = _mask(tree.sizes, tree.paths).clamp(min=mask.min())
+        begin += size
+    return mask[None, None]
+
+
+def tree_attention(query: Tensor, key: Tensor, value: Tensor, plan: TreePlan, *, scale: float | None = None) -> Tensor:
+    """Return (1, H, N, D) attention of a packed sequence; query (1, H, N, D), key and value (1, G, N, D)."""
+    parts: list[Tensor] = []
+    for tree, q, k, v in zip(plan.trees, *(states.split(plan.sizes, dim=2) for states in (query, key, value)),
+                             strict=True):
+        run = _lower_by_mask if tree.mask is not None else _segment_by_segment
+        parts += run(q, k, v, tree, scale)
+    return torch.cat(parts, dim=2)
+
+
+def _lower_by_mask(query: Tensor, key: Tensor, value: Tensor, tree: Tree, scale: float | None) -> list[Tensor]:
+    size = tree.sizes[0]
+    root = _sdpa(query[:, :, :size], key[:, :, :size], value[:, :, :size], scale=scale, is_causal=True)
+    assert tree.mask is not None
+    return [root, _sdpa(query[:, :, size:], key, value, scale=scale, attn_mask=tree.mask.to(query.dtype))]
+
+
+def _segment_by_segment(query: Tensor, key: Tensor, value: Tensor, tree: Tree, scale: float | None) -> list[Tensor]:
+    queries, keys, values = (states.split(list(tree.sizes), dim=2) for states in (query, key, value))
+    outputs = [_sdpa(queries[0], keys[0], values[0], scale=scale, is_causal=True)]
+    for number, path in list(enumerate(tree.paths))[1:]:
+        seen = (*path, number)
+        k, v = torch.cat([keys[part] for part in seen], dim=2), torch.cat([values[part] for part in seen], dim=2)
+        bias = causal_lower_right(tree.sizes[number], k.shape[2])
+        outputs.append(_sdpa(queries[number], k, v, scale=scale, attn_mask=bias))
+    return outputs
+
+
+def _sdpa(query: Tensor, key: Tensor, value: Tensor, **kwargs: Any) -> Tensor:
+    """Return (1, H, Q, D) of fewer heads of keys than of queries, without copying keys."""
+    if query.device.type != "cpu":
+        return scaled_dot_product_attention(query, key, value, enable_gqa=query.shape[1] != key.shape[1], **kwargs)
+    # On the CPU enable_gqa copies the keys for each query head; a view with the groups as the batch does not.
+    groups = key.shape[1]
+    query = query[0].unflatten(0, (groups, -1))  # (G, H / G, Q, D)
+    key, value = (states[0][:, None].expand(-1, query.shape[1], -1, -1) for states in (key, value))
+    return scaled_dot_product_attention(query, key, value, **kwargs).flatten(0, 1)[None]
+
+
+def install_tree_attention(decoder: PreTrainedModel) -> None:
+    """Let the text model's attention follow a `tree_plan`; forwards without one keep its own implementation."""
+    own = decoder.config._attn_implementation
+    if not own.startswith(PREFIX):
+        assert own in OWN, f"no tree attention over {own!r}; choose_engine must refuse it"
+        decoder.set_attn_implementation(PREFIX + own)
+        assert decoder.config._attn_implementation == PREFIX + own
+
+
+def _forward(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, *,
+             own: str, tree_plan: TreePlan | None = None, **kwargs: Any) -> tuple[Tensor, Tensor | None]:
+    """Answer as transformers' attention functions do: (1, N, H, D) and no weights."""
+    if tree_plan is None:
+        return ALL_ATTENTION_FUNCTIONS[own](module, query, key, value, attention_mask, **kwargs)
+    unknown = [name for name in ("softcap", "s_aux", "sliding_window", "position_bias") if kwargs.get(name) is not None]
+    assert not unknown and not kwargs.get("dropout"), f"tree attention knows no {unknown or 'dropout'}"
+    assert query.shape[:3:2] == (1, sum(tree_plan.sizes)), "the packed sequence is not the plan's"
+    if torch.is_autocast_enabled(query.device.type):
+        # Autocast casts the public call; `causal_lower_right` goes to the kernel below it, which wants equal types.
+        dtype = torch.get_autocast_dtype(query.device.type)
+        query, key, value = query.to(dtype), key.to(dtype), value.to(dtype)
+    output = tree_attention(query, key, value, tree_plan, scale=kwargs.get("scaling"))
+    return output.transpose(1, 2).contiguous(), None
+
+
+for _own in OWN:
+    AttentionInterface.register(PREFIX + _own, partial(_forward, own=_own))
+    AttentionMaskInterface.register(PREFIX + _own, ALL_MASK_ATTENTION_FUNCTIONS[_own])

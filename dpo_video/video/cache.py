@@ -1,0 +1,198 @@
+"""What was made of clips, on disk: entries whole or absent, keyed by all that determines them."""
+
+import hashlib
+import io
+import json
+import logging
+import os
+import threading
+import time
+import zipfile
+import zlib
+from collections import Counter
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import fields
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, TypeVar
+from uuid import uuid4
+
+import numpy as np
+
+from dpo_video.errors import UserError
+from dpo_video.recipe import Recipe, VideoSettings
+from dpo_video.video.frames import ClipRequest, Frames
+
+T = TypeVar("T")
+log = logging.getLogger(__name__)
+
+FRAME_POLICY = ("policy", "num_frames", "fps", "min_frames", "max_frames", "backend")
+"""Video settings that determine which pixels are decoded; those of size and budget come after decoding."""
+DECODERS = ("av", "decord")
+EDGE = 1 << 16
+"""Bytes of a file's beginning and end that tell it from others of its name and size."""
+TORN_SECONDS = 3600.0
+"""An unfinished entry is older than this only where its writer was killed."""
+UNREADABLE = (ValueError, KeyError, EOFError, OSError, zipfile.BadZipFile, zlib.error)
+"""What reading a damaged entry raises. Each entry carries checksums: a zip file its own, features theirs."""
+
+
+class DiskCache:
+    """Entries of bytes in a folder that any number of threads and processes share.
+
+    An entry is written beside its place and renamed, so that a reader finds it whole or not at all. Reading one sets
+    its time of change, and above the limit those not read for longest go. Each process adds up what it writes, so a
+    folder may pass its limit by a twentieth for each of them.
+    """
+
+    def __init__(self, folder: Path, *, limit: int) -> None:
+        """Use `folder`, made where it is not there, for at most `limit` bytes."""
+        self.folder = folder
+        self.limit = limit
+        self.counts: Counter[str] = Counter()
+        """hits, written, corrupt, evicted, too_large, not_written, not_read: of this process."""
+        self._lock = threading.Lock()
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"cannot make the cache {str(folder)!r}: {error.strerror}. Set video.cache_folder to a "
+                            "folder that can be written, or video.cache: none") from error
+        self._room = limit - self._evict()
+
+    def get(self, name: str, read: Callable[[bytes], T]) -> T | None:
+        """Return what `read` makes of an entry; None where there is none, or a damaged one, which is removed."""
+        path = self._path(name)
+        try:
+            data = path.read_bytes()
+            os.utime(path)
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            if self._count("not_read") == 1:
+                log.warning("cache: cannot read from %s (%s); going on without", self.folder, error)
+            return None
+        try:
+            found = read(data)
+        except UNREADABLE as error:
+            self._count("corrupt")
+            log.warning("cache: %s is damaged (%s) and made again", path, error)
+            path.unlink(missing_ok=True)
+            return None
+        self._count("hits")
+        return found
+
+    def put(self, name: str, data: bytes) -> None:
+        """Store an entry; a disk that refuses is told once and costs only the entry."""
+        if len(data) > self.limit:
+            self._count("too_large")
+            return
+        path = self._path(name)
+        torn = path.with_name(f".{uuid4().hex}")
+        try:
+            path.parent.mkdir(exist_ok=True)
+            torn.write_bytes(data)
+            torn.replace(path)
+        except OSError as error:
+            with suppress(OSError):
+                torn.unlink(missing_ok=True)
+            if self._count("not_written") == 1:
+                log.warning("cache: cannot write to %s (%s); going on without", self.folder, error)
+            return
+        self._count("written")
+        with self._lock:
+            self._room -= len(data)
+            if self._room < 0:
+                size = self._evict()
+                self._room = min(self.limit // 20, self.limit - size)  # others write too: look again soon
+
+    def _evict(self) -> int:
+        """Delete the entries unused for longest until a tenth is free, where there are too many; return their size."""
+        entries = []
+        for path in self.folder.glob("*/*"):
+            try:
+                facts = path.stat()
+            except FileNotFoundError:  # another process was faster
+                continue
+            if not path.name.startswith("."):
+                entries.append((facts.st_mtime_ns, facts.st_size, path))
+            elif time.time() - facts.st_mtime > TORN_SECONDS:
+                path.unlink(missing_ok=True)
+        size = sum(one for _, one, _ in entries)
+        if size <= self.limit:
+            return size
+        for _, one, path in sorted(entries):
+            if size <= self.limit * 9 // 10:
+                break
+            path.unlink(missing_ok=True)
+            self.counts["evicted"] += 1
+            size -= one
+        return size
+
+    def _count(self, name: str) -> int:
+        with self._lock:
+            self.counts[name] += 1
+            return self.counts[name]
+
+    def _path(self, name: str) -> Path:
+        return self.folder / name[:2] / name
+
+
+def open_cache(recipe: Recipe) -> DiskCache | None:
+    """Return the cache that a recipe asks for, None for `video.cache: none`."""
+    video = recipe.video
+    if video.cache == "none":
+        return None
+    folder = recipe.run_folder / "cache" if video.cache_folder is None else Path(video.cache_folder).expanduser()
+    return DiskCache(folder, limit=int(video.cache_gb * (1 << 30)))
+
+
+def clip_identity(request: ClipRequest) -> dict[str, Any] | None:
+    """Return what tells a clip from all others and from itself after a change; None where it cannot be read.
+
+    That is the part of the file that it is, and of its files the name, size and time of change, and of the first the
+    hash of its two ends as well: files out of an archive may share name, size and time.
+    """
+    try:
+        video = request.video
+        files = sorted(video.iterdir()) if isinstance(video, Path) and video.is_dir() else video
+        paths = [files] if isinstance(files, Path) else list(files)
+        facts = [(path.name, path.stat()) for path in paths]
+        return {"files": [[name, stat.st_size, stat.st_mtime_ns] for name, stat in facts],
+                "ends": next((_ends(path) for path in paths if path.is_file()), None),
+                "start": request.start, "end": request.end}
+    except OSError:  # decoding tells the reason
+        return None
+
+
+def frames_identity(request: ClipRequest, settings: VideoSettings, *, multiple_of: int) -> dict[str, Any] | None:
+    """Return all that determines the frames decoded for a request; None where it cannot be read."""
+    clip = clip_identity(request)
+    if clip is None:
+        return None
+    return {"clip": clip, "multiple_of": multiple_of,
+            "policy": {name: getattr(settings, name) for name in FRAME_POLICY},
+            "decoders": {name: version(name) for name in DECODERS if name == "av" or settings.backend == name}}
+
+
+def write_frames(frames: Frames) -> bytes:
+    """Return frames as an npz file: `pixels`, `times`, and the other facts as JSON text in `facts`."""
+    facts = {field.name: getattr(frames, field.name) for field in fields(Frames)
+             if field.name not in ("pixels", "times")}
+    out = io.BytesIO()
+    np.savez(out, pixels=frames.pixels, times=frames.times, facts=np.array(json.dumps(facts)))
+    return out.getvalue()
+
+
+def read_frames_entry(data: bytes) -> Frames:
+    """Return the frames of an npz file; raises one of UNREADABLE where it is damaged."""
+    with np.load(io.BytesIO(data), allow_pickle=False) as entry:
+        return Frames(pixels=entry["pixels"], times=entry["times"], **json.loads(str(entry["facts"])))
+
+
+def _ends(path: Path) -> str:
+    with path.open("rb") as file:
+        digest = hashlib.sha256(file.read(EDGE))
+        file.seek(max(0, path.stat().st_size - EDGE))
+        digest.update(file.read(EDGE))
+    return digest.hexdigest()

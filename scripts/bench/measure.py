@@ -1,0 +1,120 @@
+"""Time both sides in turn in this process, and measure the memory of each in a process of its own."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from bench.case import Case
+from bench.sides import Side, make_side
+
+EPOCHS = 3
+"""The reference's one pass is counted over as many epochs."""
+MIB = float(1 << 20)
+CHILD = """
+import json, sys
+sys.path[:0] = {paths!r}
+from bench.case import Case
+from bench.measure import peak_memory
+print(json.dumps(peak_memory(Case(**json.loads(sys.argv[1])), sys.argv[2])))
+"""
+
+
+def measure(case: Case, *, repeats: int = 3) -> dict[str, Any]:
+    """Return a case's row: speeds, ratios of stock TRL to the engine, memory and the largest difference in loss.
+
+    Each time is the least of `repeats`, the sides taking turns, so that a load on the machine meets both.
+    """
+    sides = {name: make_side(case, name) for name in ("stock", "ours")}
+    worst = grads = 0.0
+    for name in ("step", "cached_step"):  # also warms up
+        losses = {side: getattr(sides[side], name)() for side in sides}
+        worst = max(worst, abs(losses["stock"] - losses["ours"]))
+        stock, ours = (sides[side].gradients() for side in ("stock", "ours"))
+        grads = max(grads, float((stock - ours).norm() / stock.norm()))
+    times = _times(sides, repeats, case.device)
+    memory = {name: _in_child(case, name) for name in sides}
+    stock = times["stock", "step"]
+    stock_precomputed = times["stock", "cached_step"] + times["stock", "reference"] / EPOCHS
+    ours = times["ours", "cached_step"] + times["ours", "reference"] / EPOCHS
+    return {
+        "video_tokens": case.video_tokens, "questions": case.questions, "answers": case.answers,
+        "speedup": stock / ours, "speedup_vs_precomputed": stock_precomputed / ours,
+        "memory_ratio": memory["ours"] / memory["stock"], "max_loss_diff": worst,
+        "speedup_reference_in_step": stock / times["ours", "step"], "relative_gradient_diff": grads,
+        "pairs_per_s": {"stock": case.num_pairs / stock, "stock precomputed": case.num_pairs / stock_precomputed,
+                        "ours": case.num_pairs / ours},
+        "seconds": {" ".join(key): value for key, value in times.items()},
+        "peak_mib": {name: value / MIB for name, value in memory.items()},
+    }
+
+
+def _times(sides: dict[str, Side], repeats: int, device: str) -> dict[tuple[str, str], float]:
+    """Return the least seconds of each side's step, cached step and reference pass."""
+    times: dict[tuple[str, str], float] = {}
+    for _ in range(repeats):
+        for name, side in sides.items():
+            for what, run in (("step", side.step), ("cached_step", side.cached_step), ("reference", side.reference)):
+                times[name, what] = min(times.get((name, what), float("inf")), _seconds(run, device))
+    return times
+
+
+def _seconds(run: Callable[[], Any], device: str) -> float:
+    """Return seconds; on the CPU those that this process computed, so that other load on the machine counts less."""
+    if device == "cpu":
+        begin = time.process_time()
+        run()
+        return time.process_time() - begin
+    torch.cuda.synchronize()
+    begin = time.perf_counter()
+    run()
+    torch.cuda.synchronize()
+    return time.perf_counter() - begin
+
+
+def _in_child(case: Case, name: str) -> float:
+    """Return peak_memory of a fresh process, whose allocator gives freed blocks above 64 KiB back at once."""
+    paths = [str(Path(__file__).resolve().parents[1]), str(Path(__file__).resolve().parents[2])]
+    fields = {key: getattr(case, key) for key in case.__dataclass_fields__}
+    environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536",
+                   "PYTHONWARNINGS": "ignore"}
+    done = subprocess.run([sys.executable, "-c", CHILD.format(paths=paths), json.dumps(fields), name],
+                          env=environment, stdout=subprocess.PIPE, check=True, text=True)
+    return float(json.loads(done.stdout.splitlines()[-1]))
+
+
+def peak_memory(case: Case, name: str) -> float:
+    """Return the bytes by which a step, the reference in it for stock, goes above what is loaded.
+
+    On the CPU: resident memory of the process, its high-water mark (VmHWM) set back once model and clip are loaded
+    and a small case has run (libraries load code and threads at their first call). Linux only.
+    """
+    torch.set_num_threads(1)
+    make_side(Case(video_tokens=64, questions=1, answers=2, size="spike", device=case.device), name).step()
+    side = make_side(case, name)
+    run = side.step if name == "stock" else side.cached_step
+    if case.device == "cuda":
+        torch.cuda.synchronize()
+        torch.cuda.reset_peak_memory_stats()
+        loaded = torch.cuda.memory_allocated()
+        run()
+        torch.cuda.synchronize()
+        return float(torch.cuda.max_memory_allocated() - loaded)
+    Path("/proc/self/clear_refs").write_text("5")
+    loaded = _status("VmRSS")
+    run()
+    return _status("VmHWM") - loaded
+
+
+def _status(name: str) -> float:
+    """Return a field of /proc/self/status in bytes."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(name + ":"):
+            return float(line.split()[1]) * 1024
+    raise RuntimeError(f"/proc/self/status has no {name}")
