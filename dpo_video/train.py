@@ -13,6 +13,7 @@ from transformers import TrainerCallback
 from dpo_video.errors import UserError
 from dpo_video.models.load import Policy, load_policy
 from dpo_video.models.lora import adapter_parameters, lora_config
+from dpo_video.quiet import quiet_libraries
 from dpo_video.recipe import Recipe
 from dpo_video.records import Pair, read_jsonl, write_atomic
 from dpo_video.training.batches import read_batch
@@ -29,7 +30,6 @@ from dpo_video.training.checkpoints import (
 from dpo_video.training.clips import ClipReader, OnBadClip, clip_inputs, note_bad_clip, noted_bad_clips
 from dpo_video.training.order import ClipOrder
 from dpo_video.training.processes import is_follower, num_processes, process_number, share
-from dpo_video.training.quiet import quiet_libraries
 from dpo_video.training.selection import (
     Selection,
     length_limit,

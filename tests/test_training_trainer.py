@@ -81,7 +81,7 @@ def ratio(policy: Policy, model: nn.Module, world: Path, recipe: Recipe, pair: P
 
 def pixel_inputs(policy: Policy, world: Path, recipe: Recipe, pair: Pair, answer: str) -> tuple[dict[str, Any], int]:
     """Return the processor's own inputs for prompt + answer, and the number of tokens of the answer."""
-    frames = read_frames(world / pair.video, recipe.video)
+    frames = read_frames(world / pair.video, recipe.video, multiple_of=policy.family.frames_per_step)
     processor = policy.processor
     text = prompt_text(processor, pair.prompt)
     answer += processor.tokenizer.eos_token
@@ -200,7 +200,7 @@ def a_row(qwen: Path) -> tuple[Policy, Row]:
 
     recipe = make_recipe(qwen)
     policy = load_policy(recipe.model)
-    frames = read_frames(qwen / "c1.mp4", recipe.video)
+    frames = read_frames(qwen / "c1.mp4", recipe.video, multiple_of=policy.family.frames_per_step)
     return policy, clip_rows(policy, frames, recipe.video, question="what ?", answers=["yes"])[0]
 
 

@@ -101,7 +101,7 @@ class VideoDPOTrainer(DPOTrainer):
         batch["ref_chosen_logps"], batch["ref_rejected_logps"] = self.reference_logps(batch)
         first, self._started = not self._started, True
         if first and self.state.log_history:  # resumed: TRL would count tokens from 0 again
-            self._total_train_tokens = self.state.log_history[-1]["num_tokens"]
+            self._total_train_tokens = int(self.state.log_history[-1]["num_tokens"])
         loss = super()._compute_loss(model, batch, return_outputs)
         if first and self.state.global_step == 0:
             self._check_step_zero(batch)
