@@ -10,6 +10,7 @@ import typer
 from rich.console import Console
 
 from dpo_video.errors import UserError
+from dpo_video.quiet import quiet_libraries
 from dpo_video.recipe import Recipe
 from dpo_video.recipe_file import dump_recipe, load_recipe
 
@@ -151,7 +152,8 @@ def merge(
 def main() -> None:
     """Run the command line; a user's error is one line on stderr and exit code 2."""
     try:
-        app()
+        with quiet_libraries():
+            app()
     except UserError as error:
         _fail(str(error), 2)
     except OSError as error:

@@ -63,8 +63,8 @@ def check_disjoint(samples: Sequence[Sample], heldout: Sequence[Sample], *, vide
         file = _file(sample, heldout_root)
         for other in trained.get(file, []):
             if _overlap(sample, other):
-                raise UserError(f"the clip {str(file)!r} of held-out sample {sample.id!r} is also trained on, by sample "
-                                f"{other.id!r}. Split data.samples and data.heldout by clip")
+                raise UserError(f"the clip {str(file)!r} of held-out sample {sample.id!r} is also trained on, by "
+                                f"sample {other.id!r}. Split data.samples and data.heldout by clip")
 
 
 def _file(sample: Sample, root: Path) -> Path:

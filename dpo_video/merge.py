@@ -69,7 +69,8 @@ def merge(run: Run, out: Path) -> dict[str, Any]:
         new.rename(out)
     finally:
         shutil.rmtree(new, ignore_errors=True)
-    return {"written": str(out), "dtype": settings.dtype, "tuned_on": run.recipe.model.quantize,
+    return {"written": str(out), "dtype": settings.dtype,
+            "base_in_training": "4 bit" if run.recipe.model.quantize == "nf4" else "unquantised",
             "compared_on": example.pair.sample_id, "largest_logit_difference": f"{difference:.2g} of the largest logit",
             "allowed": allowed}
 

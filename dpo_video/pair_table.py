@@ -1,4 +1,4 @@
-"""The table of sampled pairs that tracking shows: a strip of frames, both answers, their scores and the judge's reasons."""
+"""The table of sampled pairs that tracking shows: a strip of frames, both answers, scores and the judge's reasons."""
 
 import random
 from collections.abc import Mapping, Sequence
@@ -20,7 +20,10 @@ STRIP_FRAMES = 8
 
 def pair_rows(pairs: Sequence[Pair], judgments: Mapping[str, Judgment], *, root: Path, video: VideoSettings,
               count: int, seed: int) -> list[dict[str, Any]]:
-    """Return `count` pairs, drawn by seed, as table rows; `frames` is uint8 (96, W, 3), or None for an unreadable clip."""
+    """Return `count` pairs, drawn by seed, as table rows.
+
+    `frames` is uint8 (96, W, 3), or None with a `note` for a clip that cannot be read.
+    """
     drawn = random.Random(seed).sample(list(pairs), min(count, len(pairs)))
     rows = []
     for pair in drawn:
@@ -32,7 +35,8 @@ def pair_rows(pairs: Sequence[Pair], judgments: Mapping[str, Judgment], *, root:
         rows.append({"sample": pair.sample_id, "prompt": pair.prompt, "frames": strip, "note": note,
                      "chosen": pair.chosen, "chosen_score": pair.chosen_score,
                      "chosen_reason": _reason(judgments.get(pair.chosen_id)), "rejected": pair.rejected,
-                     "rejected_score": pair.rejected_score, "rejected_reason": _reason(judgments.get(pair.rejected_id))})
+                     "rejected_score": pair.rejected_score,
+                     "rejected_reason": _reason(judgments.get(pair.rejected_id))})
     return rows
 
 

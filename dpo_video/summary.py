@@ -12,7 +12,7 @@ from rich.text import Text
 
 from dpo_video.errors import UserError
 
-WIDTH = 100
+WIDTH = 110
 """Columns of the table where the output is not a terminal."""
 ROWS = (("gold accuracy", "accuracy", True), ("judged score", "judged_score", False),
         ("hallucination rate", "hallucination_rate", True), ("answer length", "answer_length", False))
@@ -37,7 +37,7 @@ def summary(metrics: Mapping[str, Any]) -> RenderableType:
     table = Table(box=box.SIMPLE, title="Held-out clips, 95 % intervals", title_justify="left")
     table.add_column("", no_wrap=True)
     for heading in ("before", "after", "change", "n"):
-        table.add_column(heading, justify="right", no_wrap=True)
+        table.add_column(heading, justify="right", min_width=4 if heading == "n" else None)
     for title, name, share in ROWS:
         if name in metrics["before"]:
             cells = [cell(metrics[side], name, share=share, signed=side == "change")

@@ -14,6 +14,7 @@ from dpo_video.errors import UserError
 from dpo_video.models.clip_source import ClipSource, open_source
 from dpo_video.models.load import Policy, load_policy
 from dpo_video.models.lora import adapter_parameters, lora_config
+from dpo_video.quiet import quiet_libraries
 from dpo_video.recipe import Recipe, TrainSettings
 from dpo_video.records import Pair, read_jsonl, write_atomic
 from dpo_video.training.batches import read_batch
@@ -32,7 +33,6 @@ from dpo_video.training.forward import Engine, rows_engine
 from dpo_video.training.micro_batches import Cut, cut_by_tokens, whole
 from dpo_video.training.order import ClipOrder
 from dpo_video.training.processes import is_follower, num_processes, process_number, share
-from dpo_video.training.quiet import quiet_libraries
 from dpo_video.training.reference import (
     Logps,
     ReferenceLogps,

@@ -72,7 +72,8 @@ def test_missing_caption_names_file_and_line(recipe: Path) -> None:
 
 
 def test_missing_video_root_is_named(recipe: Path) -> None:
-    check_one_line(dpo_video("generate", recipe, f"data.video_root={recipe.parent}/none"), "no folder at data.video_root")
+    done = dpo_video("generate", recipe, f"data.video_root={recipe.parent}/none")
+    check_one_line(done, "no folder at data.video_root")
 
 
 def test_repeated_ids_and_shared_clips_are_refused(recipe: Path) -> None:

@@ -167,7 +167,7 @@ def test_busy_answers_are_retried_and_a_request_that_keeps_failing_is_counted_an
 
 
 @pytest.mark.parametrize(("status", "message"), [
-    (401, r"refuses the request \(HTTP 401\).*OPENAI_API_KEY"),
+    (401, r"refuses the request \(HTTP 401\).*api_key_env"),
     (404, r"refuses the request \(HTTP 404\).*generate.served_model"),
     (400, "the first 3 requests failed: .*planned 400"),
 ])

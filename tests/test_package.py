@@ -10,8 +10,8 @@ import pytest
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "dpo_video"
 LEVELS: list[set[str]] = [
-    {"errors"}, {"names", "progress", "statistics"}, {"records", "recipe"}, {"recipe_file", "store", "toy"}, {"video"},
-    {"models", "judges"}, {"training"}, {"data", "tracking", "summary", "pair_table"}, {"run"},
+    {"errors"}, {"names", "progress", "quiet", "statistics"}, {"records", "recipe"}, {"recipe_file", "store", "toy"},
+    {"video"}, {"models", "judges"}, {"training"}, {"data", "tracking", "summary", "pair_table"}, {"run"},
     {"pair_rules", "measures"}, {"generate", "judge", "pair", "train"}, {"generate_server", "evaluate", "merge"},
     {"plan"}, {"check_recipe"}, {"check", "listing"}, {"cli"}, {"__main__"}]
 LEVEL = {name: level for level, names in enumerate(LEVELS) for name in names}
@@ -46,7 +46,7 @@ def test_imports_point_one_way() -> None:
 
 
 @pytest.mark.parametrize("code", [
-    "import sys; sys.argv = ['dpo-video', '--help']; from dpo_video.cli import main\ntry: main()\nexcept SystemExit: pass",
+    "import sys; sys.argv = ['', '--help']; from dpo_video.cli import main\ntry: main()\nexcept SystemExit: pass",
     "import dpo_video.judge, dpo_video.judges.openai",
     "import dpo_video.pair",
     "import dpo_video.video",
@@ -85,6 +85,7 @@ def test_the_wheel_carries_recipes_and_scorers(tmp_path: Path) -> None:
             "import dpo_video; assert dpo_video.__file__.startswith(sys.path[0]), dpo_video.__file__\n"
             "from dpo_video.cli import main; sys.argv = ['dpo-video', 'list', sys.argv[1]]; main()")
     for kind, wanted in (("recipes", "quickstart"), ("scorers", "hound_quality")):
-        done = subprocess.run([sys.executable, "-c", code, kind], capture_output=True, text=True, cwd=tmp_path, check=False)
+        command = [sys.executable, "-c", code, kind]
+        done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
         assert wanted in done.stdout, done.stderr
     assert not (target / "recipes").exists() and not (target / "scorers").exists(), "data is no import package"

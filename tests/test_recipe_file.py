@@ -93,7 +93,7 @@ def test_a_wrong_override_is_explained(tmp_path: Path, override: str, message: s
 
 
 def test_unknown_recipe_names_the_nearest() -> None:
-    with pytest.raises(UserError, match="unknown recipe 'quikstart'. Did you mean 'quickstart'?"):
+    with pytest.raises(UserError, match=r"unknown recipe 'quikstart'\. Did you mean 'quickstart'\?"):
         load_recipe("quikstart")
     with pytest.raises(UserError, match=r"no recipe file at 'gone.yaml'"):
         load_recipe("gone.yaml")

@@ -12,7 +12,8 @@ GOOD = {"id": "a", "video": "a.mp4", "prompt": "What?", "caption": "A cat."}
 
 
 def lines(path: Path, *rows: object) -> Path:
-    path.write_text("".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows), encoding="utf-8")
+    texts = [row if isinstance(row, str) else json.dumps(row) for row in rows]
+    path.write_text("".join(text + "\n" for text in texts), encoding="utf-8")
     return path
 
 
@@ -24,7 +25,8 @@ def test_records_survive_a_round_trip(tmp_path: Path) -> None:
 
 
 def test_an_unscored_judgment_keeps_its_null_score() -> None:
-    judgment = Judgment(candidate_id="a#0", scorer="s@1", judge="j", score=None, status="unscored", reason="r", reply="")
+    judgment = Judgment(candidate_id="a#0", scorer="s@1", judge="j", score=None, status="unscored", reason="r",
+                        reply="")
     assert json.loads(to_json(judgment))["score"] is None
 
 

@@ -17,6 +17,7 @@ from dpo_video.errors import UserError
 from dpo_video.models.clip_source import open_source
 from dpo_video.models.load import load_policy
 from dpo_video.models.lora import lora_config
+from dpo_video.quiet import quiet_libraries
 from dpo_video.recipe import Recipe
 from dpo_video.records import Pair
 from dpo_video.training.batches import PairBatch, read_batch, tokenize_pair
@@ -33,7 +34,6 @@ from dpo_video.training.micro_batches import (
     whole,
 )
 from dpo_video.training.order import ClipOrder
-from dpo_video.training.quiet import quiet_libraries
 from dpo_video.training.settings import check_train_settings, dpo_config, pairs_per_read
 from dpo_video.training.shared_prefix import choose_engine
 from dpo_video.training.trainer import VideoDPOTrainer

@@ -12,6 +12,7 @@ from tiny_models import Kind, tiny_policy
 from dpo_video.models.clip_source import open_source
 from dpo_video.models.load import load_policy
 from dpo_video.models.lora import lora_config
+from dpo_video.quiet import quiet_libraries
 from dpo_video.recipe import (
     DataSettings,
     JudgeSettings,
@@ -28,7 +29,6 @@ from dpo_video.tracking import Tracker
 from dpo_video.training.batches import read_batch, tokenize_pair
 from dpo_video.training.clips import ClipReader, clip_request
 from dpo_video.training.order import ClipOrder
-from dpo_video.training.quiet import quiet_libraries
 from dpo_video.training.settings import dpo_config
 from dpo_video.training.trainer import VideoDPOTrainer
 
