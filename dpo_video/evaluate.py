@@ -99,16 +99,18 @@ def _answer(run: Run) -> Answers:
     """Have the base model answer and draw, then the tuned one answer; each is loaded once."""
     settings, heldout = run.recipe.evaluate, run.heldout
     sampler = Sampler(temperature=settings.temperature, max_new_tokens=settings.max_new_tokens)
-    every = Work(samples=heldout, root=run.heldout_root, num_candidates=1, sampler=sampler,
+    every = Work(samples=heldout, root=run.heldout_root, num_candidates=1, sampler=sampler, title="answers before",
                  policy=load_policy(run.recipe.model))
     before = make_candidates(run, every).candidates
     drawn = make_candidates(run, replace(
-        every, samples=heldout[:settings.pair_samples], num_candidates=settings.pair_candidates,
-        sampler=_training_sampler(run))).candidates
+        every, title="drawn for pairs", samples=heldout[:settings.pair_samples],
+        num_candidates=settings.pair_candidates, sampler=_training_sampler(run))).candidates
     every = replace(every, policy=None)
     _free()
     adapter = run.folder / "adapter"
-    every = replace(every, adapter=adapter, policy=load_policy(run.recipe.model, adapter=adapter))
+    tuned = load_policy(run.recipe.model, adapter=adapter)
+    every = replace(every, title="answers after", adapter=adapter, policy=tuned)
+    del tuned
     after = make_candidates(run, every).candidates
     every = replace(every, policy=None)
     _free()

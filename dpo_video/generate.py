@@ -39,6 +39,8 @@ class Work:
     sampler: Sampler
     adapter: Path | None = None
     engine: Literal["local", "openai"] = "local"
+    title: str = "generate"
+    """Of the progress bar."""
     policy: Policy | None = None
     """The policy (with `adapter` on it) where the caller has loaded it; None loads it if anything is missing."""
 
@@ -168,7 +170,7 @@ def _answer(run: Run, work: Work, missing: Mapping[str, Sequence[Asked]]) -> Cou
     waiting: list[tuple[Row, Asked]] = []
     requests = clip_requests(run, work, missing)
     total = sum(len(missing[request.key]) for request in requests)
-    with open_source(policy, run.recipe) as source, progress("generate", total=total) as advance:
+    with open_source(policy, run.recipe) as source, progress(work.title, total=total) as advance:
         for request, ready in source.map(requests):
             asked = missing[request.key]
             if isinstance(ready, UserError):

@@ -70,7 +70,7 @@ async def _answer_all(run: Run, work: Work, missing: Mapping[str, Sequence[Asked
     server = _Server(run=run, work=work, client=client)
     slots = asyncio.Semaphore(settings.concurrency)
     async with client:
-        with nullcontext() if as_file else pool, progress("generate", total=total) as advance:
+        with nullcontext() if as_file else pool, progress(work.title, total=total) as advance:
             clips = ((request, None) for request in requests) if as_file else pool.map(requests)
             async with asyncio.TaskGroup() as tasks:
                 while (clip := await asyncio.to_thread(next, clips, None)) is not None:

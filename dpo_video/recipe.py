@@ -209,7 +209,8 @@ class TrainSettings(Section):
     lora: LoraSettings = LoraSettings()
     tokens_per_batch: PositiveInt | None = None
     """Most tokens per forward: the pairs of an optimizer step, batch_size x gradient_accumulation per device, are cut
-    by it instead of by batch_size. The result is the same, the memory even. None cuts by batch_size."""
+    by it instead of by batch_size. The memory is even, and the result the same but for the loss `sft`, which averages
+    over the tokens of a forward. None cuts by batch_size."""
     share_prefix: bool = True
     """Run what answers to one clip have in common, video and question, once instead of once per answer."""
     gradient_checkpointing: bool | Literal["auto"] = "auto"

@@ -10,7 +10,7 @@ from rich.console import Console
 from dpo_video.errors import UserError
 from dpo_video.measures import Graded, Intervals, PairMargin, change, heldout_pairs, judged, side
 from dpo_video.recipe import EvaluateSettings
-from dpo_video.summary import cell, print_summary
+from dpo_video.summary import WIDTH, cell, print_summary
 
 
 def metrics(*, hallucination: str | None = "caption_support", missing: int = 0) -> dict[str, Any]:
@@ -28,7 +28,7 @@ def metrics(*, hallucination: str | None = "caption_support", missing: int = 0) 
             "seconds": {"generate": 61.2, "evaluate": 30.4}}
 
 
-def printed(path: Path, width: int = 100) -> str:
+def printed(path: Path, width: int = 2 * WIDTH) -> str:
     console = Console(width=width, record=True, highlight=False, file=path.with_suffix(".out").open("w"))
     print_summary(path, console)
     return console.export_text()

@@ -114,7 +114,7 @@ def test_a_worker_that_hangs_costs_its_clip_only(folder):
 @pytest.mark.parametrize("count", [1, 2])
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV])
 def test_a_worker_that_dies_costs_its_clip_only(folder, number, count):
-    settings = VideoSettings(num_frames=4, workers=count, timeout=60)
+    settings = VideoSettings(num_frames=500, workers=count, timeout=60)  # long enough to be caught at it
     requests = then_signal(request(folder, "long"), number, request(folder, "a"), request(folder, "b"))
     with FramePool(settings) as pool:
         results = {asked.key: result for asked, result in pool.map(requests)}

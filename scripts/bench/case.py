@@ -72,6 +72,7 @@ def make_policy(case: Case) -> Policy:
     family.install_positions(model.requires_grad_(False).eval(), "checkpoint")
     processor = AutoProcessor.from_pretrained(folder)
     processor.video_processor.patch_size = 14
+    processor.tokenizer.model_max_length = 1 << 17
     return Policy(model=model, processor=processor, family=family, dtype=dtype, device=torch.device(case.device),
                   settings=ModelSettings(name="random", device=case.device), revision="random")
 
