@@ -187,19 +187,23 @@ class Interleaved(ClipOrder):
         return len(list(iter(self)))
 
 
-def test_two_processes_end_with_the_weights_of_one_that_takes_both_shares(world: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("budget", "largest_margin"), [(None, 0.0), (150, 1e-6)])
+def test_two_processes_end_with_the_weights_of_one_that_takes_both_shares(
+        world: Path, budget: int | None, largest_margin: float) -> None:
     """7 pairs in shares of 4 and 4 (one comes again): both ranks hold the same weights, those of a single process with
     two batches a step, also where forwards are cut by tokens, on both alike; rank 0 alone writes the run folder."""
     # accelerate's --cpu starts a single process unless there is mpirun; --multi_gpu is torchrun, on CPUs with gloo
     launcher = ("-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1",
                 "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0")
-    recipe = make_recipe(world, name="two", epochs=1, gradient_accumulation=1, tokens_per_batch=150)
+    recipe = make_recipe(world, name=f"two-{budget}", epochs=1, gradient_accumulation=1, tokens_per_batch=budget)
     recipe.run_folder.mkdir(parents=True)
     write_jsonl(recipe.run_folder / "pairs.jsonl", make_pairs())
     code, said = train_apart(recipe, world, launcher=launcher)
     assert code == 0, said[-3000:]
     log = read_log(recipe)
-    assert [row["step"] for row in log] == [1, 2] and abs(log[0]["rewards/margins"]) < 1e-6
+    assert [row["step"] for row in log] == [1, 2]
+    # cut by tokens, an answer's stored reference may come from a forward of another shape: rounding, 1.9e-7 seen
+    assert abs(log[0]["rewards/margins"]) <= largest_margin
     assert not (recipe.run_folder / "lock").exists()
     ranks = [torch.load(world / f"rank{rank}.pt") for rank in (0, 1)]
     alone = make_recipe(world, name="one", epochs=1, gradient_accumulation=2)

@@ -100,7 +100,7 @@ def test_a_clip_that_cannot_be_read_is_a_result_and_the_others_go_on(folder, tmp
 
 def test_a_worker_that_hangs_costs_its_clip_only(folder):
     """A stopped process (SIGSTOP) answers nothing and ends by no request, like a decoder in an endless loop."""
-    settings = VideoSettings(num_frames=4, workers=2, timeout=8)
+    settings = VideoSettings(num_frames=500, workers=2, timeout=8)  # long enough to be caught at it
     requests = then_signal(request(folder, "long"), signal.SIGSTOP, request(folder, "a"), request(folder, "b"))
     with FramePool(settings) as pool:
         results = {asked.key: result for asked, result in pool.map(requests)}
