@@ -47,19 +47,19 @@ def is_worker(process: psutil.Process) -> bool:
         return False
 
 
-def then_signal(first: ClipRequest, number: int, *others: ClipRequest) -> Iterator[ClipRequest]:
-    """Yield a clip, send a signal to the process that has its file open, then yield the others."""
-    yield first
-    reading = next(worker for _ in range(100_000) for worker in workers() if has_open(worker, first.video))
-    reading.send_signal(number)
-    yield from others
+def signal_themselves(number: int, path: Path, modules: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have every decoding process send itself a signal when it opens `path`: it dies or stops in the midst of it.
 
-
-def has_open(process: psutil.Process, path: Path) -> bool:
-    try:
-        return str(path) in [file.path for file in process.open_files()]
-    except psutil.Error:
-        return False
+    Python imports a `sitecustomize` module at its start, and workers look for modules where this process does.
+    """
+    (modules / "sitecustomize.py").write_text(textwrap.dedent(f"""
+        import os, sys
+        def hook(event, arguments):
+            if event == "open" and str(arguments[0]) == {str(path)!r}:
+                os.kill(os.getpid(), {int(number)})
+        sys.addaudithook(hook)
+    """))
+    monkeypatch.syspath_prepend(modules)
 
 
 def test_results_come_in_the_order_of_the_requests(folder):
@@ -98,12 +98,11 @@ def test_a_clip_that_cannot_be_read_is_a_result_and_the_others_go_on(folder, tmp
     assert "an HTML page" in str(bad)
 
 
-def test_a_worker_that_hangs_costs_its_clip_only(folder):
+def test_a_worker_that_hangs_costs_its_clip_only(folder, tmp_path, monkeypatch):
     """A stopped process (SIGSTOP) answers nothing and ends by no request, like a decoder in an endless loop."""
-    settings = VideoSettings(num_frames=500, workers=2, timeout=8)  # long enough to be caught at it
-    requests = then_signal(request(folder, "long"), signal.SIGSTOP, request(folder, "a"), request(folder, "b"))
-    with FramePool(settings) as pool:
-        results = {asked.key: result for asked, result in pool.map(requests)}
+    signal_themselves(signal.SIGSTOP, folder / "long.mp4", tmp_path, monkeypatch)
+    with FramePool(VideoSettings(num_frames=4, workers=2, timeout=8)) as pool:
+        results = {asked.key: result for asked, result in pool.map(request(folder, name) for name in ("long", *"ab"))}
         again = [result for _, result in pool.map([request(folder, name) for name in "abcd"])]
     assert isinstance(results["long"], VideoError)
     assert results["long"].code == "timeout"
@@ -111,13 +110,12 @@ def test_a_worker_that_hangs_costs_its_clip_only(folder):
     assert all(isinstance(result, Frames) for result in [results["a"], results["b"], *again])
 
 
-@pytest.mark.parametrize("count", [1, 2])
+@pytest.mark.parametrize("settings", [ONE, TWO], ids=["one", "two"])
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV])
-def test_a_worker_that_dies_costs_its_clip_only(folder, number, count):
-    settings = VideoSettings(num_frames=500, workers=count, timeout=60)  # long enough to be caught at it
-    requests = then_signal(request(folder, "long"), number, request(folder, "a"), request(folder, "b"))
+def test_a_worker_that_dies_costs_its_clip_only(folder, number, settings, tmp_path, monkeypatch):
+    signal_themselves(number, folder / "long.mp4", tmp_path, monkeypatch)
     with FramePool(settings) as pool:
-        results = {asked.key: result for asked, result in pool.map(requests)}
+        results = {asked.key: result for asked, result in pool.map(request(folder, name) for name in ("long", *"ab"))}
     assert isinstance(results["long"], VideoError)
     assert results["long"].code == "crashed"
     assert number.name in str(results["long"])
@@ -206,10 +204,10 @@ def test_no_worker_outlives_its_parent(folder, tmp_path, number):
     with subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
                           env={**os.environ, "PYTHONPATH": paths}) as parent:
         assert parent.stdout.readline() == "(4, 64, 160, 3)\n"
-        children = workers(parent.pid)
+        while len(children := workers(parent.pid)) < 2:  # the second may start after the first has answered
+            assert parent.poll() is None
         parent.send_signal(number)
         _, said = parent.communicate(timeout=60)
-    assert len(children) == 2
     assert psutil.wait_procs(children, timeout=60)[1] == []
     assert parent.returncode == -number
     assert ("KeyboardInterrupt" in said) == (number == signal.SIGINT)
