@@ -1,24 +1,19 @@
 """The judge stage: ask about every candidate once, store replies as they come, read the scores from the replies."""
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict
 from typing import Any
 
 from dpo_video.errors import UserError
-from dpo_video.judges.backends import Judge, Messages, Mode, Reply, mode_of, open_judge
+from dpo_video.judges.asking import ask_all
+from dpo_video.judges.backends import Judge, Mode, Reply, mode_of, open_judge
 from dpo_video.judges.scorer import Scorer, load_scorer, render
 from dpo_video.judges.verdict import Verdict, check_examples, expected, parse
-from dpo_video.progress import progress
 from dpo_video.recipe import JudgeSettings
 from dpo_video.records import Candidate, Judgment, Sample, read_jsonl, write_jsonl
 from dpo_video.run import Run
-from dpo_video.store import RunStore, row_key
-
-KIND = "judgment"
-COUNTED_FROM = 20
-"""Replies after which `judge.max_failed_fraction` can stop the run."""
+from dpo_video.store import RunStore
 
 
 def judge(run: Run) -> dict[str, Any]:
@@ -59,23 +54,13 @@ def judge_candidates(settings: JudgeSettings, scorer: Scorer, items: Sequence[tu
         raise UserError(f"scorer {scorer.name!r} compares with gold answers, and none of the samples has an `answer`. "
                         "Add them, or choose a scorer that reads the caption, such as hound_quality")
     mode = mode_of(settings, scorer)
+    asked = [(candidate.id, render(scorer, caption=sample.caption, question=sample.prompt, answer=candidate.text,
+                                   reference=sample.answer))
+             for sample, candidate in _by_caption(items) if sample.answer or not scorer.needs_reference]
     with nullcontext(judge) if judge else open_judge(settings) as opened:
-        keys: dict[str, str] = {}
-        prompts: dict[str, Messages] = {}
-        for sample, candidate in _by_caption(items):
-            if sample.answer or not scorer.needs_reference:
-                messages = render(scorer, caption=sample.caption, question=sample.prompt, answer=candidate.text,
-                                  reference=sample.answer)
-                key = _key(settings, scorer, mode, opened, messages)
-                keys[candidate.id] = key
-                prompts.setdefault(key, messages)
-        replies = {key: Reply(**row) for key, row in store.get(KIND, prompts).items() if row["status"] == "answered"}
-        asked = {key: messages for key, messages in prompts.items() if key not in replies}
-        if counts is not None:
-            counts.update(asked=len(asked), answered_before=len(replies), same_text=len(keys) - len(prompts))
-        if asked:
-            replies |= _ask(settings, scorer, asked, store, judge=opened)
-        return {candidate.id: _judgment(scorer, mode, candidate, opened, replies.get(keys.get(candidate.id, "")))
+        replies = ask_all(settings, scorer, [messages for _, messages in asked], store, judge=opened, counts=counts)
+        by_id = {candidate_id: reply for (candidate_id, _), reply in zip(asked, replies, strict=True)}
+        return {candidate.id: _judgment(scorer, mode, candidate, opened, by_id.get(candidate.id))
                 for _, candidate in items}
 
 
@@ -97,43 +82,6 @@ def _by_caption(items: Sequence[tuple[Sample, Candidate]]) -> list[tuple[Sample,
         first.setdefault((sample.caption,), number)
         first.setdefault((sample.caption, sample.prompt), number)
     return sorted(items, key=lambda item: (first[item[0].caption,], first[item[0].caption, item[0].prompt]))
-
-
-def _key(settings: JudgeSettings, scorer: Scorer, mode: Mode, judge: Judge, messages: Messages) -> str:
-    """Return the hash of all that determines a reply; not how it is read, so a new scale or threshold costs nothing."""
-    how: dict[str, Any] = ({"labels": list(scorer.labels), "prefix": scorer.reply_prefix} if mode == "labels"
-                           else {"temperature": settings.temperature})
-    if mode == "verdict" or settings.backend == "openai":  # a local judge writes nothing under labels
-        how["max_tokens"] = settings.max_tokens
-    return row_key(backend=settings.backend, judge=judge.identity, messages=messages, **how)
-
-
-def _ask(settings: JudgeSettings, scorer: Scorer, prompts: Mapping[str, Messages], store: RunStore, *,
-         judge: Judge) -> dict[str, Reply]:
-    """Return the reply to every prompt by its key; each is stored as it comes."""
-    keys = list(prompts)
-    replies: dict[str, Reply] = {}
-    failures: Counter[str] = Counter()
-    with progress(f"judge ({scorer.name})", total=len(keys)) as advance:
-
-        def keep(index: int, reply: Reply) -> None:
-            replies[keys[index]] = reply
-            store.put(KIND, keys[index], asdict(reply))
-            if reply.status == "failed":
-                failures[reply.reason] += 1
-            advance(1, failed=failures.total())
-            received = len(replies)
-            if received >= COUNTED_FROM and failures.total() > settings.max_failed_fraction * received:
-                reason, times = failures.most_common(1)[0]
-                raise UserError(f"{failures.total()} of {received} judgments failed, more than "
-                                f"judge.max_failed_fraction {settings.max_failed_fraction:g} allows. Most often "
-                                f"({times}): {reason}. Finished rows are kept; mend it and run the same command again")
-
-        try:
-            judge.ask(scorer, [prompts[key] for key in keys], keep)
-        finally:
-            store.flush()
-    return replies
 
 
 def _judgment(scorer: Scorer, mode: Mode, candidate: Candidate, judge: Judge, reply: Reply | None) -> Judgment:

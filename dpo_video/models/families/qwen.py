@@ -1,0 +1,71 @@
+"""Qwen2.5-VL and its relatives: a grid of patches of any size, M-RoPE positions."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PretrainedConfig
+from transformers.models.qwen2_vl.video_processing_qwen2_vl import smart_resize
+
+from dpo_video.errors import UserError
+from dpo_video.models.families.family import ClipFeatures, Family, FrameSize, Model, VideoProcessor, pack_list
+from dpo_video.models.positions import install_mrope_rule, mrope_positions
+
+
+def _qwen_features(model: Model, inputs: Mapping[str, Tensor]) -> ClipFeatures:
+    out = model.get_video_features(inputs["pixel_values_videos"], inputs["video_grid_thw"], return_dict=True)
+    return ClipFeatures(torch.cat(list(out.pooler_output)))
+
+
+def _qwen_size(processor: VideoProcessor, num_frames: int, size: FrameSize, kwargs: Mapping[str, Any]) -> FrameSize:
+    """As Qwen2VLVideoProcessor.resize (transformers 5.23), with its cap over the whole video where that is on."""
+    factor = processor.patch_size * processor.merge_size
+    edges = {**dict(processor.size), **kwargs.get("size", {})}
+    least, most = edges["shortest_edge"], edges["longest_edge"]
+    if kwargs["cap_pixels_per_frame"]:
+        total = int(processor.max_video_tokens * factor * factor * 0.9)
+        most = max(min(most, total * processor.temporal_patch_size // num_frames), int(least * 1.05))
+    height, width = smart_resize(size.height, size.width, factor, min_pixels=least, max_pixels=most)
+    return FrameSize(height, width)
+
+
+def _qwen_tokens(processor: VideoProcessor, config: PretrainedConfig, num_frames: int, size: FrameSize) -> int:
+    patches = _qwen_patches(processor, config, num_frames, size)
+    return patches // processor.merge_size**2
+
+
+def _qwen_patches(processor: VideoProcessor, config: PretrainedConfig, num_frames: int, size: FrameSize) -> int:
+    groups = math.ceil(num_frames / processor.temporal_patch_size)
+    return groups * (size.height // processor.patch_size) * (size.width // processor.patch_size)
+
+
+def _qwen_pixels(processor: VideoProcessor, least: int | None, most: int | None) -> dict[str, Any]:
+    # An unset cap_pixels_per_frame warns once a process that its default will change; our cap is video.max_tokens.
+    kwargs: dict[str, Any] = {"cap_pixels_per_frame": bool(processor.cap_pixels_per_frame)}
+    if least is None and most is None:
+        return kwargs
+    size = {"shortest_edge": least or processor.size["shortest_edge"],
+            "longest_edge": most or processor.size["longest_edge"]}
+    if size["shortest_edge"] > size["longest_edge"]:
+        raise UserError(f"video.min_pixels is {size['shortest_edge']} and video.max_pixels {size['longest_edge']} "
+                        "(an unset one is the checkpoint's): the least must not be above the most. Set both")
+    return {**kwargs, "size": size}
+
+
+QWEN2_5_VL = Family(
+    name="qwen2_5_vl",
+    title="Qwen2.5-VL (Qwen/Qwen2.5-VL-3B-Instruct, -7B-, -32B-, -72B-)",
+    features=_qwen_features,
+    pack=pack_list,
+    clip_inputs=("video_grid_thw", "second_per_grid_ts"),
+    frames_per_step=2,
+    position_axes=3,
+    positions=mrope_positions,
+    install_positions=install_mrope_rule,
+    frame_size=_qwen_size,
+    video_tokens=_qwen_tokens,
+    vision_patches=_qwen_patches,
+    pixel_kwargs=_qwen_pixels,
+)

@@ -1,0 +1,47 @@
+"""Every setting with its default, once: a file per section.
+
+`recipe_file.py` reads YAML into these and names file and line of an error.
+"""
+
+from pathlib import Path
+
+from dpo_video.recipe.data import DataSettings
+from dpo_video.recipe.evaluate import EvaluateSettings
+from dpo_video.recipe.generate import GenerateSettings
+from dpo_video.recipe.judge import JudgeSettings
+from dpo_video.recipe.model import ModelSettings
+from dpo_video.recipe.pair import PairSettings
+from dpo_video.recipe.section import Section
+from dpo_video.recipe.tracking import TrackingSettings
+from dpo_video.recipe.train import LoraSettings, TrainSettings
+from dpo_video.recipe.video import VideoSettings
+
+__all__ = ["DataSettings", "EvaluateSettings", "GenerateSettings", "JudgeSettings", "LoraSettings", "ModelSettings",
+           "PairSettings", "Recipe", "Section", "TrackingSettings", "TrainSettings", "VideoSettings"]
+
+
+class Recipe(Section):
+    """All settings of a run."""
+
+    name: str
+    """Run folder under `runs_folder`."""
+    description: str = ""
+    """What the run is for; shown in tracking."""
+    seed: int = 0
+    """Seeds sampling, pair rules, LoRA initialisation and data order."""
+    runs_folder: str = "runs"
+    """Folder that holds the run folders."""
+    model: ModelSettings
+    data: DataSettings
+    video: VideoSettings = VideoSettings()
+    generate: GenerateSettings = GenerateSettings()
+    judge: JudgeSettings
+    pair: PairSettings = PairSettings()
+    train: TrainSettings = TrainSettings()
+    evaluate: EvaluateSettings = EvaluateSettings()
+    tracking: TrackingSettings = TrackingSettings()
+
+    @property
+    def run_folder(self) -> Path:
+        """The folder that holds everything of this run."""
+        return Path(self.runs_folder) / self.name
