@@ -161,8 +161,8 @@ def _plan(recipe: Recipe, plan: Blueprint, data: Sequence[Data], clips: Sequence
     sizes = [_size(recipe, plan, clip) for clip in clips]
     over = sum(size.num_frames < clip.num_frames for size, clip in zip(sizes, clips, strict=True))
     if over:
-        findings.warnings.append(f"{over} of {len(clips)} clips looked at are over video.max_tokens and lose frames, "
-                                 "evenly")
+        findings.warnings.append(f"{over} of {len(clips)} clips looked at are over their budget of tokens and lose "
+                                 "frames, evenly")
     video, answer = [size.tokens for size in sizes], recipe.generate.max_new_tokens
     questions = [_tokens(sample.prompt) + TEMPLATE_TOKENS for sample in train.samples]
     prompt = max(video) + max(questions)

@@ -18,14 +18,19 @@ from dpo_video.models.clip_source import open_source
 from dpo_video.models.load import Policy, choose_dtype, load_policy
 from dpo_video.models.prompts import encode_prompt
 from dpo_video.models.sampling import Sampler, candidate_seed, generate_answers
+from dpo_video.models.tokens import pixel_kwargs
 from dpo_video.progress import progress
 from dpo_video.records import Candidate, Sample, write_jsonl
 from dpo_video.run import Run
 from dpo_video.store import content_hash, row_key
 from dpo_video.video import ClipRequest, VideoError, clip_key, resolve_video
 
-FRAME_POLICY = ("policy", "num_frames", "fps", "min_frames", "max_frames", "min_pixels", "max_pixels", "max_tokens")
+FRAME_POLICY = ("policy", "num_frames", "fps", "min_frames", "max_frames", "change", "min_pixels", "max_pixels",
+                "cap_pixels", "max_tokens", "reserve_tokens")
 """Video settings that change what the model sees; the others change how fast it is read."""
+
+LOOKED = ("frames_looked_at", "frames_kept")
+"""Counts of the policies that choose frames by what is in them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,7 +126,7 @@ def _identity(run: Run, work: Work) -> dict[str, Any]:
     config, _ = load_config(settings)
     return {"name": settings.name, "revision": revision_of(settings, config), "positions": settings.positions,
             "adapter": None if work.adapter is None else content_hash(work.adapter), "quantize": settings.quantize,
-            "dtype": str(choose_dtype(settings)), "attention": settings.attention}
+            "dtype": str(choose_dtype(settings)), "attention": settings.attention, "rope": settings.rope_factor}
 
 
 def _files(sample: Sample, root: Path) -> list[list[str | int]]:
@@ -165,7 +170,7 @@ def _answer(run: Run, work: Work, missing: Mapping[str, Sequence[Asked]]) -> Cou
     """Write the missing candidates with the policy loaded here: each clip decoded once and encoded once."""
     policy = work.policy or load_policy(run.recipe.model, adapter=work.adapter)
     video, most = run.recipe.video, run.recipe.generate.batch_size
-    policy.family.pixel_kwargs(policy.processor.video_processor, video.min_pixels, video.max_pixels)  # fail first
+    pixel_kwargs(policy.family, policy.processor.video_processor, video)  # fail first
     counts: Counter[str] = Counter()
     waiting: list[tuple[Row, Asked]] = []
     requests = clip_requests(run, work, missing)
@@ -189,6 +194,7 @@ def _answer(run: Run, work: Work, missing: Mapping[str, Sequence[Asked]]) -> Cou
                 waiting = waiting[most:]
         if waiting:
             advance(_write(run, work, policy, waiting))
+        counts.update({name: source.counts[name] for name in LOOKED if source.counts[name]})
     return counts
 
 
