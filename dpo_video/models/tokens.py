@@ -30,8 +30,8 @@ def pixel_kwargs(family: Family, processor: VideoProcessor, settings: VideoSetti
 
 def size_identity(settings: VideoSettings) -> list[int | bool | None]:
     """Return the settings that determine how large and how many the frames are that enter the tower."""
-    reserve = settings.reserve_tokens if settings.policy == "fit" else None
-    return [settings.min_pixels, settings.max_pixels, settings.cap_pixels, settings.max_tokens, reserve]
+    return [settings.min_pixels, settings.max_pixels, settings.cap_pixels, settings.max_tokens,
+            settings.reserve_tokens]
 
 
 def video_tokens(blueprint: Blueprint, settings: VideoSettings, *, num_frames: int, height: int, width: int) -> int:
