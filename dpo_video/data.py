@@ -9,7 +9,7 @@ from typing import Literal
 from dpo_video.errors import UserError
 from dpo_video.names import did_you_mean
 from dpo_video.recipe import Recipe
-from dpo_video.records import Sample, read_jsonl
+from dpo_video.records import Pair, Sample, read_jsonl
 
 TOY_CLIPS: dict[str, int] = {"toy:train": 80, "toy:heldout": 120}
 """Clips per split of the toy world: at least 200 training and 300 held-out questions."""
@@ -22,7 +22,10 @@ def load_samples(recipe: Recipe, split: Literal["samples", "heldout"]) -> tuple[
     """
     source = recipe.data.samples if split == "samples" else recipe.data.heldout
     limit = recipe.data.limit if split == "samples" else recipe.data.heldout_limit
-    if source is None:
+    if split == "samples" and recipe.data.pairs is not None:
+        pairs, root = load_pairs(recipe)
+        return samples_of(pairs), root
+    if not source:
         return [], Path()
     path = _toy(source, recipe) if source.startswith("toy:") else Path(source).expanduser()
     root = Path(recipe.data.video_root).expanduser() if recipe.data.video_root else path.parent
@@ -42,6 +45,27 @@ def load_samples(recipe: Recipe, split: Literal["samples", "heldout"]) -> tuple[
     if not samples:
         raise UserError(f"{path}: no samples in it")
     return samples, root
+
+
+def load_pairs(recipe: Recipe) -> tuple[list[Pair], Path]:
+    """Return the pairs of `data.pairs` and the folder that their video paths start from.
+
+    Raises UserError when the file is missing or wrong (file:line), or has no pair.
+    """
+    path = Path(recipe.data.pairs or "").expanduser()
+    pairs = list(read_jsonl(path, Pair))[:recipe.data.limit]
+    if not pairs:
+        raise UserError(f"{path}: no pairs in it")
+    root = Path(recipe.data.video_root).expanduser() if recipe.data.video_root else path.parent
+    if not root.is_dir():
+        raise UserError(f"no folder at data.video_root {str(root)!r}: it is where relative video paths start from")
+    return pairs, root
+
+
+def samples_of(pairs: Sequence[Pair]) -> list[Sample]:
+    """Return the questions that pairs are about; they have no captions."""
+    return list({pair.sample_id: Sample(id=pair.sample_id, video=pair.video, prompt=pair.prompt, caption="",
+                                        start=pair.start, end=pair.end) for pair in pairs}.values())
 
 
 def _toy(source: str, recipe: Recipe) -> Path:

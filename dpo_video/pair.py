@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
+from dpo_video.data import load_pairs
 from dpo_video.errors import UserError
 from dpo_video.judges.scorer import load_scorer
 from dpo_video.names import choose
@@ -54,6 +55,8 @@ class _Kept(NamedTuple):
 def pair(run: "Run") -> dict[str, Any]:
     """Write pairs.jsonl and drops.jsonl from candidates.jsonl and judgments.jsonl; return the summary."""
     recipe = run.recipe
+    if recipe.data.pairs is not None:
+        return _take(run)
     paired = build_pairs(run.samples, read_jsonl(run.folder / "candidates.jsonl", Candidate),
                          read_jsonl(run.folder / "judgments.jsonl", Judgment), settings=recipe.pair,
                          threshold=load_scorer(recipe.judge.scorer).threshold, seed=recipe.seed)
@@ -66,6 +69,13 @@ def pair(run: "Run") -> dict[str, Any]:
                         "each. More `generate.num_candidates`, a higher `generate.temperature` or another `pair.rule` "
                         "give more contrast between answers")
     return paired.summary
+
+
+def _take(run: "Run") -> dict[str, Any]:
+    """Write the pairs of `data.pairs` as pairs.jsonl, as they are; return counts and statistics."""
+    pairs, _ = load_pairs(run.recipe)
+    write_jsonl(run.folder / "pairs.jsonl", pairs)
+    return {"pairs": len(pairs), "given": str(run.recipe.data.pairs), **pair_statistics(pairs)}
 
 
 def build_pairs(samples: Sequence[Sample], candidates: Iterable[Candidate], judgments: Iterable[Judgment], *,
@@ -107,11 +117,14 @@ def pair_statistics(pairs: Sequence[Pair]) -> dict[str, Any]:
     """Return lengths in characters, how often chosen is the longer, margins, and how far score follows length."""
     chosen = [float(len(pair.chosen)) for pair in pairs]
     rejected = [float(len(pair.rejected)) for pair in pairs]
-    margins = [pair.chosen_score - pair.rejected_score for pair in pairs]
-    scores = [pair.chosen_score for pair in pairs] + [pair.rejected_score for pair in pairs]
+    scored = [(pair.chosen_score, pair.rejected_score, pair) for pair in pairs]
+    known = [(good, bad, pair) for good, bad, pair in scored if good is not None and bad is not None]
+    margins = [good - bad for good, bad, _ in known]
+    scores = [good for good, _, _ in known] + [bad for _, bad, _ in known]
+    lengths = [float(len(pair.chosen)) for *_, pair in known] + [float(len(pair.rejected)) for *_, pair in known]
     return {"chosen_length": mean(chosen), "rejected_length": mean(rejected),
             "chosen_longer": mean([float(a > b) for a, b in zip(chosen, rejected, strict=True)]),
-            "margin": quantiles(margins), "score_length_correlation": correlation(scores, chosen + rejected)}
+            "margin": quantiles(margins), "score_length_correlation": correlation(scores, lengths)}
 
 
 def normalise_space(text: str) -> str:

@@ -75,14 +75,19 @@ class Pair:
     prompt: str
     chosen: str
     rejected: str
-    chosen_score: float
-    rejected_score: float
+    chosen_score: float | None = None
+    """The judge's; imported pairs may have none."""
+    rejected_score: float | None = None
     source: str
-    """The pair rule that made it."""
+    """The pair rule or the format that made it."""
     chosen_id: str
     rejected_id: str
     start: float | None = None
     end: float | None = None
+    rejected_video: str | list[str] | None = None
+    """The clip that the rejected answer goes with, where it is another one."""
+    extra: dict[str, Any] | None = None
+    """Fields of an imported row that are kept as they are."""
 
 
 Record = TypeVar("Record", Sample, Candidate, Judgment, Pair)

@@ -11,9 +11,9 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "dpo_video"
 LEVELS: list[set[str]] = [
     {"errors"}, {"names", "progress", "quiet", "statistics"}, {"records", "recipe"}, {"recipe_file", "store", "toy"},
-    {"video"}, {"models", "judges"}, {"training"}, {"data", "tracking", "summary", "pair_table"}, {"run"},
+    {"video"}, {"models", "judges"}, {"training", "formats"}, {"data", "tracking", "summary", "pair_table"}, {"run"},
     {"pair_rules", "measures"}, {"generate", "judge", "pair", "train"}, {"generate_server", "evaluate", "merge"},
-    {"plan"}, {"check_recipe"}, {"check", "frames", "listing"}, {"cli"}, {"__main__"}]
+    {"plan"}, {"check_recipe"}, {"check", "frames", "listing"}, {"cli_data"}, {"cli"}, {"__main__"}]
 LEVEL = {name: level for level, names in enumerate(LEVELS) for name in names}
 
 
@@ -50,6 +50,7 @@ def test_imports_point_one_way() -> None:
     "import dpo_video.judge, dpo_video.judges.openai",
     "import dpo_video.pair",
     "import dpo_video.video",
+    "import dpo_video.formats.importing, dpo_video.formats.exporting",
     "from dpo_video.run import open_run",
 ])
 def test_what_needs_no_torch_does_not_import_it(code: str) -> None:
