@@ -56,12 +56,24 @@ class Judgment:
     judge: str
     score: float | None
     status: str
-    """`scored`, `unscored` (the judge answered, no valid verdict) or `failed` (no answer; retried)."""
+    """`scored`, `unscored` (the judge answered, no valid verdict), `failed` (no answer; retried) or `dropped` (cleaning
+    kept it from the judge)."""
     reason: str
     """The judge's explanation, or why there is no score."""
     reply: str
     distribution: dict[str, float] | None = None
     """Probability of each label, where the score is read from label probabilities."""
+    taken_from: str | None = None
+    """The candidate that was judged in place of this one, whose text is the same or nearly."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reward:
+    """What a policy makes of one candidate by itself."""
+
+    candidate_id: str
+    reward: float
+    """Beta times the answer's log-prob under the policy less that under the reference: DPO's implicit reward."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,9 +93,14 @@ class Pair:
     rejected_id: str
     start: float | None = None
     end: float | None = None
+    rejected_finish: str = "stop"
+    """`length` where the rejected answer was cut: training then leaves its end-of-turn token out."""
+    implicit_margin: float | None = None
+    """How much higher the policy's implicit reward of the chosen answer is, where rewards were given."""
 
 
-Record = TypeVar("Record", Sample, Candidate, Judgment, Pair)
+Record = TypeVar("Record", Sample, Candidate, Judgment, Reward, Pair)
+AnyRecord = Sample | Candidate | Judgment | Reward | Pair
 
 
 def _matches(value: object, hint: Any) -> bool:
@@ -142,9 +159,11 @@ def read_jsonl(path: Path, kind: type[Record]) -> Iterator[Record]:
             yield from_dict(kind, row, where)
 
 
-def to_json(record: Sample | Candidate | Judgment | Pair) -> str:
+def to_json(record: AnyRecord) -> str:
     """Return a record as one line of JSON, fields in declared order, None fields left out."""
     row = {key: value for key, value in asdict(record).items() if value is not None}
+    if isinstance(record, Pair) and record.rejected_finish == "stop":
+        del row["rejected_finish"]
     if isinstance(record, Judgment):
         row.setdefault("score", None)
     return json.dumps(row, ensure_ascii=False)
@@ -166,6 +185,6 @@ def write_atomic(path: Path, text: Iterable[str] | str) -> None:
         raise
 
 
-def write_jsonl(path: Path, records: Iterable[Sample | Candidate | Judgment | Pair]) -> None:
+def write_jsonl(path: Path, records: Iterable[AnyRecord]) -> None:
     """Write records as JSONL atomically, in the order given."""
     write_atomic(path, (to_json(record) + "\n" for record in records))

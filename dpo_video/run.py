@@ -78,7 +78,7 @@ class Stage:
 
 STAGES: dict[str, Stage] = {
     "generate": Stage(reads=(), writes="candidates.jsonl", sections=("model", "video", "generate", "seed")),
-    "judge": Stage(reads=("candidates.jsonl",), writes="judgments.jsonl", sections=("judge",)),
+    "judge": Stage(reads=("candidates.jsonl",), writes="judgments.jsonl", sections=("clean", "judge")),
     "pair": Stage(reads=("candidates.jsonl", "judgments.jsonl"), writes="pairs.jsonl",
                   sections=("judge", "pair", "seed")),
     "train": Stage(reads=("pairs.jsonl",), writes="adapter", sections=("model", "video", "train", "seed")),
@@ -169,6 +169,7 @@ def _counts(summary: dict[str, Any]) -> str:
 def _fingerprint(run: Run, name: str) -> str:
     """Hash the settings, samples and input files that determine a stage's result."""
     from dpo_video.judges.scorer import load_scorer
+    from dpo_video.pair import with_noise
 
     stage = STAGES[name]
     settings = run.recipe.model_dump()
@@ -182,6 +183,11 @@ def _fingerprint(run: Run, name: str) -> str:
     parts["files"] = {file: content_hash(run.folder / file) for file in stage.reads}
     if "judge" in stage.sections:
         parts["scorer"] = load_scorer(run.recipe.judge.scorer).version
+    if "pair" in stage.sections:
+        parts["min_margin"] = with_noise(run.recipe.pair, run.folder).min_margin
+    if name == "pair" and run.recipe.pair.implicit_rewards:
+        rewards = Path(run.recipe.pair.implicit_rewards).expanduser()
+        parts["rewards"] = content_hash(rewards) if rewards.is_file() else None
     if name == "evaluate":
         hallucination = run.recipe.evaluate.hallucination_scorer
         parts["hallucination_scorer"] = hallucination and load_scorer(hallucination).version

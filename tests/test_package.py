@@ -10,9 +10,12 @@ import pytest
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "dpo_video"
 LEVELS: list[set[str]] = [
-    {"errors"}, {"names", "progress", "quiet", "statistics"}, {"records", "recipe"}, {"recipe_file", "store", "toy"},
-    {"video"}, {"models", "judges"}, {"training"}, {"data", "tracking", "summary", "pair_table"}, {"run"},
-    {"pair_rules", "measures"}, {"generate", "judge", "pair", "train"}, {"generate_server", "evaluate", "merge"},
+    {"errors"}, {"names", "progress", "quiet", "statistics", "texts"}, {"records", "recipe"},
+    {"recipe_file", "store", "toy"},
+    {"video"}, {"models", "judges", "screening"}, {"training"}, {"cleaned", "tracking", "summary", "pair_table"},
+    {"data"}, {"run"},
+    {"pair_rules", "measures"}, {"pair_answers"}, {"generate", "judge", "pair", "train"},
+    {"generate_server", "evaluate", "merge"},
     {"plan"}, {"check_recipe"}, {"check", "listing"}, {"cli"}, {"__main__"}]
 LEVEL = {name: level for level, names in enumerate(LEVELS) for name in names}
 
