@@ -24,12 +24,13 @@ from dpo_video.measures import Graded, Intervals, PairMargin, change, heldout_pa
 from dpo_video.models.batches import Row
 from dpo_video.models.clip_source import EncodedClip, open_source
 from dpo_video.models.load import Policy, load_policy
-from dpo_video.models.prompts import answer_ids, encode_prompt
+from dpo_video.models.prompts import encode_prompt
 from dpo_video.models.sampling import Sampler
 from dpo_video.pair import Paired, build_pairs, with_noise
 from dpo_video.progress import progress
 from dpo_video.records import Candidate, Judgment, Pair, write_atomic
 from dpo_video.run import STAGES, Run
+from dpo_video.training.batches import pair_ids
 from dpo_video.training.clips import clip_request
 from dpo_video.training.logps import answer_logps, token_logps
 from dpo_video.training.reference import KIND, ReferenceLogps, keep_logps
@@ -195,8 +196,8 @@ def _margins_of_clip(run: Run, policy: Policy, clip: EncodedClip, pairs: Sequenc
     margins = []
     for pair in pairs:
         prompt = encode_prompt(policy, pair.prompt, clip.inputs)
-        rows = [Row(prompt=prompt, clip=clip.inputs, features=clip.features, answer=tuple(answer_ids(policy, answer)))
-                for answer in (pair.chosen, pair.rejected)]
+        rows = [Row(prompt=prompt, clip=clip.inputs, features=clip.features, answer=answer)
+                for answer in pair_ids(policy, pair)]
         tuned = answer_logps(policy, rows, batch_size=len(rows))
         keys = [reference.key(clip_key(pair), pair.prompt, row.answer) for row in rows]
         base = run.store.get(KIND, keys)
