@@ -224,7 +224,7 @@ def _scored(folder: Path, pairs: Sequence[Pair], candidates: Sequence[Candidate]
     """Return every answer that was judged for itself; none where the run did not make them."""
     clips = {pair.sample_id: file_name(pair.video) for pair in pairs}
     if any(candidate.sample_id not in clips for candidate in candidates):
-        samples, _ = load_samples(recipe_of(folder), "samples")
+        samples = load_samples(recipe_of(folder), "samples", clean=False).samples
         clips = {sample.id: file_name(sample.video) for sample in samples}
     scores = {row.candidate_id: row.score for row in judgments if row.taken_from is None and row.score is not None}
     return [Scored(row.sample_id, clips[row.sample_id], len(row.text), score) for row in candidates

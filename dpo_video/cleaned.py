@@ -1,7 +1,8 @@
 """RUN/cleaned.jsonl: what cleaning left out, a line each, samples first."""
 
 import json
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
@@ -29,6 +30,12 @@ def dropped_answer(item: Screened) -> Cleaned:
     assert item.dropped is not None, "only dropped answers have a line"
     reason, _, detail = item.dropped.partition(": ")
     return Cleaned(unit="answer", id=item.candidate.id, reason=reason, detail=detail, where=item.candidate.sample_id)
+
+
+def describe(num_kept: int, rows: Sequence[Cleaned]) -> str:
+    """Return in words how many samples came in and went out, and why the others did not."""
+    reasons = ", ".join(f"{reason} {count}" for reason, count in Counter(row.reason for row in rows).most_common())
+    return f"samples in {num_kept + len(rows)}, out {num_kept} ({reasons})"
 
 
 def note_cleaned(folder: Path, unit: Literal["sample", "answer"], rows: Iterable[Cleaned]) -> None:

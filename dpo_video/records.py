@@ -143,6 +143,12 @@ def _why_needed(kind: type, name: str) -> str:
 
 def read_jsonl(path: Path, kind: type[Record]) -> Iterator[Record]:
     """Yield the records of a JSONL file, one line at a time; blank lines are allowed."""
+    for _, record in read_lines(path, kind):
+        yield record
+
+
+def read_lines(path: Path, kind: type[Record]) -> Iterator[tuple[int, Record]]:
+    """Yield the records of a JSONL file, each with the number of its line."""
     if not path.is_file():
         raise UserError(f"no file at {str(path)!r}: expected a JSONL file of {kind.__name__} records")
     with path.open(encoding="utf-8") as lines:
@@ -156,7 +162,7 @@ def read_jsonl(path: Path, kind: type[Record]) -> Iterator[Record]:
                 raise UserError(f"{where}: not JSON ({error.msg} at column {error.colno})") from error
             if not isinstance(row, dict):
                 raise UserError(f"{where}: expected a JSON object, got {line.strip()[:40]!r}")
-            yield from_dict(kind, row, where)
+            yield number, from_dict(kind, row, where)
 
 
 def to_json(record: AnyRecord) -> str:

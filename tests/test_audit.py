@@ -26,7 +26,8 @@ from dpo_video.statistics import weighted_correlation, weighted_slope
 def make_run(folder: Path, questions: dict[str, Sequence[Row]], **change: Any) -> Path:
     """Write a run whose pairs are made: two questions a clip, and what `change` makes of candidates by their id."""
     samples, candidates, judgments = records(questions)
-    samples = [replace(sample, video=f"clip{number // 2}.mp4", prompt="What is it?") for number, sample in enumerate(samples)]
+    samples = [replace(sample, video=f"clip{number // 2}.mp4", prompt="What is it?")
+               for number, sample in enumerate(samples)]
     write_jsonl(folder / "samples.jsonl", samples)
     recipe = Recipe.model_validate({
         "name": "r", "runs_folder": str(folder), "model": {"name": "m"}, "tracking": {"to": "none"},

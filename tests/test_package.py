@@ -10,11 +10,11 @@ import pytest
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "dpo_video"
 LEVELS: list[set[str]] = [
-    {"errors"}, {"names", "progress", "quiet", "statistics", "texts"}, {"records", "recipe"},
+    {"errors"}, {"names", "progress", "quiet", "statistics", "texts"}, {"records", "recipe", "near"},
     {"recipe_file", "store", "toy"},
     {"video"}, {"models", "judges", "screening"}, {"training"},
     {"cleaned", "tracking", "summary", "pair_table", "audit_page"},
-    {"data"}, {"run"},
+    {"clean"}, {"data"}, {"run"},
     {"pair_rules", "measures"}, {"pair_answers"}, {"generate", "judge", "pair", "train"},
     {"generate_server", "evaluate", "merge", "audit"},
     {"plan"}, {"check_recipe"}, {"check", "listing"}, {"cli"}, {"__main__"}]

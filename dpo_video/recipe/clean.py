@@ -38,9 +38,10 @@ class CleanSettings(Section):
     max_aspect: float | None = Field(default=None, ge=1)
     """Drop clips whose longer side is more than this many times the shorter one."""
     min_brightness: PositiveFloat | None = None
-    """Drop clips none of whose frames looked at is brighter on average, 0 to 255; 16 drops black ones."""
+    """Drop clips none of whose frames looked at is as bright on average, 0 to 255; 16 drops black ones."""
     min_motion: PositiveFloat | None = None
-    """Drop clips whose frames looked at differ less on average from one to the next, 0 to 255; 1 drops stills."""
+    """Drop clips none of whose frames looked at differs as much, on average over its pixels, from the one before, 0 to
+    255; 1 drops stills."""
     frames: PositiveInt = 8
     """Frames looked at for `min_brightness` and `min_motion`, spread over the clip."""
     same_answer: float = Field(default=1.0, gt=0, le=1)
