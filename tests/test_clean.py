@@ -4,8 +4,8 @@ import json
 import random
 from collections.abc import Iterator
 from pathlib import Path
-from zlib import crc32
 from typing import Any
+from zlib import crc32
 
 import numpy as np
 import pytest
@@ -27,8 +27,8 @@ from dpo_video.texts import shingles, similarity
 from dpo_video.video import ClipRequest, VideoError
 from dpo_video.video.facts import KIND, look_at
 
-WORDS = """dog runs over green grass while two children throw a red ball and their mother reads beside the old wooden
-    house near a river with boats""".split()
+STORY = """dog runs over green grass while two children throw a red ball and their mother reads beside the old wooden
+    house near a river with boats"""
 
 GERMAN = "Ein Hund rennt im Garten umher, zwei Kinder werfen einen Ball und ihre Mutter liest neben dem Haus ein Buch"
 CHINESE = ("\u4e00\u4e2a\u7a7f\u7ea2\u8272\u886c\u886b\u7684\u7537\u4eba\u5728\u6d77\u6ee9\u4e0a"
@@ -36,7 +36,7 @@ CHINESE = ("\u4e00\u4e2a\u7a7f\u7ea2\u8272\u886c\u886b\u7684\u7537\u4eba\u5728\u
 
 
 def text(seed: int, count: int = 30) -> str:
-    return " ".join(random.Random(seed).choices(WORDS, k=count))
+    return " ".join(random.Random(seed).choices(STORY.split(), k=count))
 
 
 def sample(name: str, *, video: str = "a/v.mp4", prompt: str = "What happens?", caption: str | None = None,
