@@ -16,6 +16,7 @@ from dpo_video.audit_page import page
 from dpo_video.data import load_samples
 from dpo_video.errors import UserError
 from dpo_video.pair import sampler_shares, uneven_samplers
+from dpo_video.pair_answers import sampler_of
 from dpo_video.records import Candidate, Judgment, Pair, read_jsonl, write_atomic
 from dpo_video.run import recipe_of
 from dpo_video.statistics import (
@@ -165,7 +166,7 @@ def positions(pairs: Sequence[Pair], candidates: Sequence[Candidate], clips: Seq
 
 def samplers(pairs: Sequence[Pair], candidates: Sequence[Candidate], clips: Sequence[str]) -> Numbers:
     """Return by sampler how often its answers are chosen and rejected, and the share chosen; empty where unknown."""
-    of = {candidate.id: candidate.model for candidate in candidates}
+    of = {candidate.id: sampler_of(candidate) for candidate in candidates}
     if any(name not in of for pair in pairs for name in (pair.chosen_id, pair.rejected_id)):
         return {}
     numbers: Numbers = {}

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 from dpo_video.errors import UserError
 from dpo_video.judges.scorer import load_scorer
 from dpo_video.names import choose
-from dpo_video.pair_answers import Drop, by_candidate, by_sample, number_of, usable_answers
+from dpo_video.pair_answers import Drop, by_candidate, by_sample, number_of, sampler_of, usable_answers
 from dpo_video.pair_rules import (
     PAIR_RULES,
     REASONS,
@@ -72,7 +72,7 @@ def pair(run: "Run") -> dict[str, Any]:
         raise UserError(f"no pairs: all {len(run.samples)} questions were dropped ({reasons}); {str(drops)!r} lists "
                         "each. More `generate.num_candidates`, a higher `generate.temperature` or another `pair.rule` "
                         "give more contrast between answers")
-    shares = sampler_shares(paired.pairs, {candidate.id: candidate.model for candidate in candidates})
+    shares = sampler_shares(paired.pairs, {candidate.id: sampler_of(candidate) for candidate in candidates})
     warnings = uneven_samplers(shares)
     for warning in warnings:
         log.warning("pair: %s", warning)

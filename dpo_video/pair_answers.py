@@ -52,6 +52,11 @@ def number_of(candidate: Candidate) -> int:
     return int(number)
 
 
+def sampler_of(candidate: Candidate) -> str:
+    """Return which sampler of a mix drew an answer, or else the model."""
+    return candidate.sampler or candidate.model
+
+
 def by_candidate(answers: Mapping[str, Sequence[Candidate]], judgments: Iterable[Judgment]) -> dict[str, Judgment]:
     """Return judgments by candidate id; refuse those of other candidates, a second one, and those of two scorers."""
     known = {candidate.id for group in answers.values() for candidate in group}

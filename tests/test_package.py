@@ -17,7 +17,7 @@ LEVELS: list[set[str]] = [
     {"clean"}, {"data"}, {"run"},
     {"pair_rules", "measures"}, {"pair_answers"}, {"generate", "judge", "pair", "train"},
     {"generate_server", "evaluate", "merge", "audit"},
-    {"plan"}, {"check_recipe"}, {"check", "listing"}, {"cli"}, {"__main__"}]
+    {"plan"}, {"check_recipe"}, {"check", "frames", "listing"}, {"cli"}, {"__main__"}]
 LEVEL = {name: level for level, names in enumerate(LEVELS) for name in names}
 
 

@@ -176,7 +176,7 @@ def test_a_sampler_whose_answers_are_mostly_chosen_is_warned_about(
     questions: dict[str, Sequence[Row]] = {
         f"q{number}": scored(1, 4) if number < 13 else scored(4, 1) for number in range(20)}
     candidates = write_run(tmp_path, questions)
-    mixed = [replace(row, model="b" if row.id.endswith("#1") else "a") for row in candidates]
+    mixed = [replace(row, sampler="b") if row.id.endswith("#1") else replace(row, model="a") for row in candidates]
     write_jsonl(tmp_path / "r" / "candidates.jsonl", mixed)
     with open_run(recipe(tmp_path)) as run:
         summary = pair(run)
