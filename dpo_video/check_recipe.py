@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -95,7 +96,12 @@ def _check_pairing(recipe: Recipe, scorer: Scorer, findings: Findings) -> None:
     if settings.noise_margins is not None and not (recipe.run_folder / "agreement.json").is_file():
         findings.warnings.append("pair.noise_margins needs the judge's measured noise: once the candidates are judged, "
                                  f"run dpo-video agree {recipe.run_folder}")
-    findings.collect(read_rewards, settings)
+    rewards = settings.implicit_rewards
+    if rewards is not None and not Path(rewards).expanduser().is_file():
+        findings.warnings.append(f"pair.implicit_rewards: no file at {rewards!r} yet; it is needed once the candidates "
+                                 "are judged")
+    else:
+        findings.collect(read_rewards, settings)
 
 
 def _check_references(scorer: Scorer, samples: Sequence[Sample], findings: Findings) -> None:
