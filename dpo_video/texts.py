@@ -1,9 +1,11 @@
 """When two texts are the same, or nearly: spaces, case and punctuation aside, and by the pieces that they share."""
 
+import re
 import unicodedata
 
 SHINGLE = 5
 """Characters of a piece: works in scripts that put no spaces between words, too."""
+MARK = re.compile(r"[^\w\s]|_")
 MEANT = frozenset("%&@#")
 """Punctuation to Unicode that changes what a text says."""
 
@@ -16,8 +18,8 @@ def normalise_space(text: str) -> str:
 def normalise(text: str) -> str:
     """Return the text in one case, every run of punctuation and whitespace as one space; signs of numbers stay."""
     folded = unicodedata.normalize("NFKC", text).casefold()
-    return normalise_space("".join(
-        mark if _is_meant(mark, folded[place + 1:place + 2]) else " " for place, mark in enumerate(folded)))
+    return normalise_space(MARK.sub(
+        lambda found: found[0] if _is_meant(found[0], folded[found.end():found.end() + 1]) else " ", folded))
 
 
 def same_text(text: str) -> str:
