@@ -80,6 +80,6 @@ def export(
     settings = recipe_of(folder)
     least = load_scorer(settings.judge.scorer).threshold if threshold is None else threshold
     made = export_run(name, Source(folder=folder, threshold=least,
-                                   samples=lambda: load_samples(settings, "samples")[0]), Path(out))
+                                   samples=lambda: load_samples(settings, "samples", clean=False).samples), Path(out))
     reasons = ", ".join(f"{reason} {count}" for reason, count in made.dropped.items()) or "none"
     print(f"{made.rows} rows written; dropped: {reasons}; {out}")

@@ -130,7 +130,8 @@ def test_imported_candidates_and_judgments_go_through_pair(captions, tmp_path):
     samples, candidates, judgments = made.values()
     assert [(row.candidate_id, row.score, row.status) for row in judgments] == [
         ("v1_0#0", 5.0, "scored"), ("v1_0#1", None, "unscored")]
-    worse = Judgment(candidate_id="v1_0#1", scorer=judgments[0].scorer, judge="j", score=1.0, status="scored", reason="", reply="")
+    worse = Judgment(candidate_id="v1_0#1", scorer=judgments[0].scorer, judge="j", score=1.0, status="scored",
+                     reason="", reply="")
     paired = build_pairs(samples, candidates, [judgments[0], worse], settings=PairSettings(rule="hound"),
                          threshold=3.0, seed=0)
     assert [(pair.chosen, pair.rejected) for pair in paired.pairs] == [(GOOD, BAD)]
@@ -245,8 +246,9 @@ def make_run(folder: Path, pairs: list[Pair], samples: list[Sample] | None = Non
 @pytest.mark.parametrize("name", [name for name, row in EXPORTERS.items() if row.of == "pairs"])
 def test_a_pair_exported_and_imported_again_is_the_same_pair(name, tmp_path):
     pairs = [Pair(sample_id=f"s{n}", video=f"v{n}.mp4", prompt=ASKED, chosen=f"{GOOD} {n}", rejected=BAD,
-                  chosen_score=4.5, rejected_score=None if n else 1.0, source=name, chosen_id=f"s{n}#chosen",
-                  rejected_id=f"s{n}#rejected") for n in range(3)]
+                  chosen_score=4.5, rejected_score=None if n else 1.0, source=name,
+                  rejected_finish="length" if n == 1 else "stop", implicit_margin=0.5 if n == 2 else None,
+                  chosen_id=f"s{n}#chosen", rejected_id=f"s{n}#rejected") for n in range(3)]
     cut = Pair(**{**{field: getattr(pairs[0], field) for field in pairs[0].__slots__}, "sample_id": "cut", "end": 2.0})
     made = export_run(name, make_run(tmp_path, [*pairs, cut]), tmp_path / "out.jsonl")
     assert (made.rows, made.dropped) == (3, {"part of a file": 1})

@@ -32,7 +32,9 @@ class Exporter:
 
 def _facts(pair: Pair) -> dict[str, Any]:
     """Return what readers of these formats pass over, and ours reads again: id and scores."""
-    facts = {"id": pair.sample_id, "chosen_score": pair.chosen_score, "rejected_score": pair.rejected_score}
+    facts = {"id": pair.sample_id, "chosen_score": pair.chosen_score, "rejected_score": pair.rejected_score,
+             "rejected_finish": None if pair.rejected_finish == "stop" else pair.rejected_finish,
+             "implicit_margin": pair.implicit_margin}
     return {name: value for name, value in facts.items() if value is not None}
 
 

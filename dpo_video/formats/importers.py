@@ -64,6 +64,8 @@ def _pair(row: Row, given: Given, *, video: str | list[str], prompt: str, chosen
     identity = str(row.get("id", row.get("idx", given.fallback_id)))
     return Pair(sample_id=identity, video=video, prompt=prompt, chosen=chosen, rejected=rejected,
                 chosen_score=number_of(row, "chosen_score"), rejected_score=number_of(row, "rejected_score"),
+                implicit_margin=number_of(row, "implicit_margin"),
+                rejected_finish="length" if row.get("rejected_finish") == "length" else "stop",
                 source=source, chosen_id=f"{identity}#chosen", rejected_id=f"{identity}#rejected", **more)
 
 
