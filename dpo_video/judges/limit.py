@@ -1,11 +1,14 @@
-"""How many requests a server gets at once: fewer when it says that it is busy, more again while it keeps up."""
+"""How many requests a server gets at once: fewer when it says that it is busy, more again while it keeps up.
+
+As in TCP (RFC 5681): doubling at first, additive growth after the first cut, multiplicative decrease.
+"""
 
 from dataclasses import dataclass, field
 
 START = 32
 """Requests in flight at first, where `most` allows more."""
 GROWTH_STEPS = 16
-"""A round that ends well adds `most` / GROWTH_STEPS."""
+"""After the first cut, a round that ends well adds `most` / GROWTH_STEPS; before it, it doubles."""
 SATURATED = 0.8
 """Share of the allowed requests that a round must have had in flight for more to make sense."""
 SHRINK = 0.8
@@ -15,7 +18,7 @@ COOL_DOWN_SECONDS = 15.0
 
 @dataclass(kw_only=True, slots=True)
 class Limit:
-    """Additive growth, multiplicative decrease. A round is as many replies as requests are allowed at once."""
+    """A round is as many replies as requests were allowed at once when it began."""
 
     most: int
     allowed: int = field(init=False)
@@ -38,7 +41,8 @@ class Limit:
         if self._replies < self.allowed:
             return
         if self._clean and self._busiest >= SATURATED * self.allowed:
-            self.allowed = min(self.most, self.allowed + max(1, self.most // GROWTH_STEPS))
+            growth = self.allowed if self._cut_at < 0 else max(1, self.most // GROWTH_STEPS)
+            self.allowed = min(self.most, self.allowed + growth)
         self._begin_round(in_flight)
 
     def troubled(self) -> None:

@@ -156,15 +156,16 @@ def _check_model(settings: JudgeSettings, endpoint: Endpoint, answered: object) 
     """
     if not answered or answered == settings.model or answered == settings.answers_as:
         return
-    wanted = (settings.answers_as or settings.model).casefold().rstrip("/")
+    asked = settings.answers_as or settings.model
+    wanted = asked.casefold().rstrip("/")
     given = str(answered).casefold().rstrip("/")
     bare, bare_wanted = given.rpartition("/")[2], wanted.rpartition("/")[2]
     if any(one == other or one.startswith((other + "-20", other + "@"))
            for one, other in ((given, wanted), (bare, bare_wanted))):
         return
-    raise UserError(f"{endpoint.url} answers as model {str(answered)[:80]!r}, not "
-                    f"{settings.answers_as or settings.model!r}. Set judge.model to the model that it serves; where one "
-                    "is an alias of the other (a deployment, a gateway), set judge.answers_as to the name in replies")
+    raise UserError(f"{endpoint.url} answers as model {str(answered)[:80]!r}, not {asked!r}. Set judge.model to the "
+                    "model that it serves; where one is an alias of the other (a deployment, a gateway), set "
+                    "judge.answers_as to the name in its replies")
 
 
 def _usage(usage: object) -> tuple[int | None, int | None, int | None]:

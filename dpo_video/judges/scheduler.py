@@ -88,33 +88,34 @@ class Pool:
         """
         claimed: Endpoint | None = None
         try:
-            for attempt in range(self.service.retries + 1):
+            attempt = 0
+            while True:
                 endpoint = await self._slot(claimed)
                 claimed = endpoint if endpoint.claimed else None
+                attempt += not endpoint.dead  # a request that tries whether a server is back is not the prompt's fault
                 begin = time.monotonic()
                 try:
                     value = read(endpoint, await endpoint.post(request))
                     self._answers(endpoint)
                     endpoint.proven = True
                     endpoint.limit.answered(endpoint.in_flight - 1)
-                    return Done(value=value, seconds=time.monotonic() - begin, attempts=attempt + 1)
+                    return Done(value=value, seconds=time.monotonic() - begin, attempts=max(attempt, 1))
                 except Refused:
                     self._answers(endpoint)
                     raise
                 except Passing as error:  # noted before the slot is free, so that no waiting request slips through
                     self._note(endpoint, error)
-                    if attempt == self.service.retries:
-                        raise GaveUp(f"{error.reason} ({attempt + 1} attempts)", attempt + 1) from None
+                    if attempt > self.service.retries:
+                        raise GaveUp(f"{error.reason} ({attempt} attempts)", attempt) from None
                 finally:
                     endpoint.in_flight -= 1
                     self._hand_out()
-                backoff = min(MAX_BACKOFF_SECONDS, BACKOFF_SECONDS * 2.0**attempt)
+                backoff = min(MAX_BACKOFF_SECONDS, BACKOFF_SECONDS * 2.0**max(attempt - 1, 0))
                 await asyncio.sleep(random.uniform(0, backoff))  # full jitter: retries of many do not meet again
         finally:
             if claimed is not None:
                 claimed.claimed = False
                 self._hand_out()
-        raise AssertionError("every attempt returns or raises")
 
     async def _slot(self, claimed: Endpoint | None) -> Endpoint:
         """Return an endpoint with a slot taken; a claimed one, unless it was ejected meanwhile."""
