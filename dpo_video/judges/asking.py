@@ -65,7 +65,10 @@ def ask_missing(settings: JudgeSettings, scorer: Scorer, prompts: Prompts, store
             store.flush()
             asking.show(time.monotonic())
     if asking.stopped:
-        raise UserError(asking.stopped)
+        spending = judge.spending
+        raise UserError(f"judge.max_cost is {settings.max_cost:g} US dollars: {spending.dollars or 0:.4g} are spent on "
+                        f"{spending.replies} replies, and the next could cost more. All replies are stored. Raise it "
+                        "and run the same command again")
 
 
 def key_maker(settings: JudgeSettings, scorer: Scorer, judge: Judge) -> Callable[[Messages], str]:
@@ -104,8 +107,8 @@ class _Asking:
     received: int = 0
     failures: Counter[str] = field(default_factory=Counter)
     """By reason; refusals too."""
-    stopped: str = ""
-    """Why no more prompts are asked."""
+    stopped: bool = False
+    """The money is spent: no more prompts are asked, those under way are waited for."""
     _pending: dict[int, str] = field(default_factory=dict)
     """Keys of the prompts that were taken and not answered yet, by their number."""
     _unshown: int = 0
@@ -123,6 +126,7 @@ class _Asking:
                     self._move()
                     continue
                 if self._spent():
+                    self.stopped = True
                     return
                 self._pending[number] = key
                 asked.add(key)
@@ -172,10 +176,5 @@ class _Asking:
 
     def _spent(self) -> bool:
         """Return whether another call could cost more than `judge.max_cost`, those under way counted at the mean."""
-        cap, spending = self.settings.max_cost, self.judge.spending
-        if cap is None or spending.with_pending(len(self._pending) + 1) <= cap:
-            return False
-        self.stopped = (f"judge.max_cost is {cap:g} US dollars: {spending.dollars or 0:.4g} are spent on "
-                        f"{spending.replies} replies, and the next could cost more. All replies are stored. Raise it "
-                        "and run the same command again")
-        return True
+        cap = self.settings.max_cost
+        return cap is not None and self.judge.spending.with_pending(len(self._pending) + 1) > cap

@@ -3,8 +3,8 @@
     python scripts/bench/judge_server.py CAPACITY_PER_SECOND LATENCY_SECONDS
 
 Prints its port. A request is answered LATENCY after it arrived, and not before its turn: requests are worked off at
-CAPACITY a second, 0 for no limit. `GET /` returns as JSON `answered` and `middle_per_s`: the answers so far, and how many
-a second from the first tenth of them to the last.
+CAPACITY a second, 0 for no limit. `GET /` returns as JSON `answered` and `middle_per_s`: the answers so far, and how
+many a second from the first tenth of them to the last.
 """
 
 import asyncio
