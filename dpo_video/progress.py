@@ -42,7 +42,8 @@ def progress(title: str, *, total: int) -> Iterator[Advance]:
     """Show a bar on stderr while the block runs; yields the function that advances it."""
     wide = Column(min_width=7, no_wrap=True)
     columns = (TextColumn("{task.description}"), BarColumn(bar_width=20), MofNCompleteColumn(table_column=wide),
-               TimeElapsedColumn(table_column=wide), TimeRemainingColumn(table_column=wide), TextColumn("{task.fields[counts]}"))
+               TimeElapsedColumn(table_column=wide), TimeRemainingColumn(table_column=wide),
+               TextColumn("{task.fields[counts]}"))
     with Progress(*columns, console=CONSOLE) as bars:
         task = bars.add_task(title, total=total, counts="")
 
