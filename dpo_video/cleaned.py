@@ -7,8 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
-from dpo_video.records import write_atomic
-from dpo_video.screening import Screened
+from dpo_video.records import Candidate, write_atomic
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,11 +24,10 @@ class Cleaned:
     """File and line of a sample; the sample's id of an answer."""
 
 
-def dropped_answer(item: Screened) -> Cleaned:
-    """Return the line of an answer that screening dropped."""
-    assert item.dropped is not None, "only dropped answers have a line"
-    reason, _, detail = item.dropped.partition(": ")
-    return Cleaned(unit="answer", id=item.candidate.id, reason=reason, detail=detail, where=item.candidate.sample_id)
+def dropped_answer(candidate: Candidate, why: str) -> Cleaned:
+    """Return the line of an answer that screening dropped, `why` being `reason: detail` or `reason`."""
+    reason, _, detail = why.partition(": ")
+    return Cleaned(unit="answer", id=candidate.id, reason=reason, detail=detail, where=candidate.sample_id)
 
 
 def describe(num_kept: int, rows: Sequence[Cleaned]) -> str:

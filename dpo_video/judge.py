@@ -1,48 +1,54 @@
-"""The judge stage: ask about every candidate once, store replies as they come, read the scores from the replies."""
+"""The judge stage: ask about every candidate once, store replies as they come, read the scores from the replies.
+
+Neither prompts nor replies are held: prompts are made one by one, and judgments.jsonl is written from the store.
+"""
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
+from dataclasses import dataclass, field, replace
+from itertools import islice
 from typing import Any
 
 from dpo_video.cleaned import dropped_answer, note_cleaned
 from dpo_video.errors import UserError
-from dpo_video.judges.asking import ask_all
-from dpo_video.judges.backends import Judge, Mode, Reply, mode_of, open_judge
+from dpo_video.judges.asking import KIND, LOOKED_UP, Prompts, ask_all, ask_missing, key_maker
+from dpo_video.judges.backends import Judge, Messages, Mode, Reply, mode_of, open_judge
+from dpo_video.judges.candidates import CandidateFile, Keys, caption_ranks, open_candidates
 from dpo_video.judges.scorer import Scorer, load_scorer, render
+from dpo_video.judges.spending import Spending
 from dpo_video.judges.verdict import Verdict, check_examples, expected, parse
 from dpo_video.recipe import JudgeSettings
-from dpo_video.records import Candidate, Judgment, Sample, read_jsonl, write_jsonl
+from dpo_video.records import Candidate, Judgment, Sample, write_jsonl
 from dpo_video.run import Run
-from dpo_video.screening import judgment_of, screened
+from dpo_video.screening import Screening, screen
 from dpo_video.store import RunStore
 
 
 def judge(run: Run) -> dict[str, Any]:
     """Score candidates.jsonl into judgments.jsonl; return counts."""
-    samples = {sample.id: sample for sample in run.samples}
-    items, screening = [], []
-    for item in screened(read_jsonl(run.folder / "candidates.jsonl", Candidate), run.recipe.clean):
-        candidate = item.candidate
-        screening.append(item)
-        if candidate.sample_id not in samples:
-            raise UserError(f"candidate {candidate.id!r} answers sample {candidate.sample_id!r}, which is not among "
-                            "data.samples. Make the candidates again: dpo-video generate RECIPE")
-        if item.same_as is None and item.dropped is None:
-            items.append((samples[candidate.sample_id], candidate))
-    if not screening:
-        raise UserError(f"no candidates in {str(run.folder / 'candidates.jsonl')!r}; make them first: "
-                        "dpo-video generate RECIPE")
-    settings, scorer = run.recipe.judge, load_scorer(run.recipe.judge.scorer)
-    counts: Counter[str] = Counter(same_text=sum(item.same_as is not None for item in screening))
-    judgments = judge_candidates(settings, scorer, items, run.store, counts=counts) if items else {}
-    ordered = [judgment_of(item, judgments, scorer=scorer.version, judge=settings.model) for item in screening]
-    write_jsonl(run.folder / "judgments.jsonl", ordered)
-    note_cleaned(run.folder, "answer", (dropped_answer(item) for item in screening if item.dropped))
-    summary = summarise(ordered) | dict(counts)
+    settings = run.recipe.judge
+    scorer = load_scorer(settings.scorer)
+    check_examples(scorer)
+    candidates = open_candidates(run.folder / "candidates.jsonl", run.samples)
+    screening = screen((candidate for _, _, candidate in candidates.in_order()), run.recipe.clean)
+    note_cleaned(run.folder, "answer", (dropped_answer(candidates.numbered(number), why)
+                                        for number, why in screening.dropped.items()))
+    _check_references(scorer, candidates.used)
+    counts, keys, tally = Counter[str](), Keys(size=len(candidates)), Tally()
+    with open_judge(settings) as opened:
+        prompts = _prompts(scorer, candidates, screening, keys, key_of=key_maker(settings, scorer, opened))
+        ask_missing(settings, scorer, prompts, run.store, judge=opened, total=screening.num_judged, counts=counts)
+        counts["same_text"] += screening.num_taken
+        spending = Spending(price=opened.spending.price)
+        judgments = _judgments(settings, scorer, candidates, screening, keys, run.store, judge=opened,
+                               spending=spending)
+        write_jsonl(run.folder / "judgments.jsonl", tally.watch(judgments))
+    asked = {name: counts[name] for name in ("asked", "answered_before", "same_text")}
+    summary = tally.summary() | asked | spending.summary()
     if not summary["scored"]:
         reasons = ", ".join(f"{reason} ({count})" for reason, count in summary["reasons"].items())
-        raise UserError(f"none of the {len(screening)} candidates got a score: {reasons}. The judge's replies are in "
+        raise UserError(f"none of the {len(candidates)} candidates got a score: {reasons}. The judge's replies are in "
                         f"{str(run.folder / 'judgments.jsonl')!r}")
     return summary
 
@@ -56,13 +62,10 @@ def judge_candidates(settings: JudgeSettings, scorer: Scorer, items: Sequence[tu
     one loaded model for several calls. `counts` gains `asked`, `answered_before` and `same_text`.
     """
     check_examples(scorer)
-    if scorer.needs_reference and items and not any(sample.answer for sample, _ in items):
-        raise UserError(f"scorer {scorer.name!r} compares with gold answers, and none of the samples has an `answer`. "
-                        "Add them, or choose a scorer that reads the caption, such as hound_quality")
-    mode = mode_of(settings, scorer)
-    asked = [(candidate.id, render(scorer, caption=sample.caption, question=sample.prompt, answer=candidate.text,
-                                   reference=sample.answer))
-             for sample, candidate in _by_caption(items) if sample.answer or not scorer.needs_reference]
+    _check_references(scorer, [sample for sample, _ in items])
+    mode, ranks = mode_of(settings, scorer), caption_ranks(sample for sample, _ in items)
+    asked = [(candidate.id, messages) for sample, candidate in sorted(items, key=lambda item: ranks[item[0].id])
+             if (messages := _prompt(scorer, sample, candidate)) is not None]
     with nullcontext(judge) if judge else open_judge(settings) as opened:
         replies = ask_all(settings, scorer, [messages for _, messages in asked], store, judge=opened, counts=counts)
         by_id = {candidate_id: reply for (candidate_id, _), reply in zip(asked, replies, strict=True)}
@@ -70,25 +73,102 @@ def judge_candidates(settings: JudgeSettings, scorer: Scorer, items: Sequence[tu
                 for _, candidate in items}
 
 
+@dataclass(kw_only=True)
+class Tally:
+    """Counts over judgments as they pass."""
+
+    status: Counter[str] = field(default_factory=Counter)
+    reasons: Counter[str] = field(default_factory=Counter)
+    score: float = 0.0
+
+    def watch(self, judgments: Iterable[Judgment]) -> Iterator[Judgment]:
+        """Yield the judgments, counted."""
+        for row in judgments:
+            self.status[row.status] += 1
+            if row.score is None:
+                self.reasons[row.reason.split(":")[0]] += 1
+            else:
+                self.score += row.score
+            yield row
+
+    def summary(self) -> dict[str, Any]:
+        """Return candidates, scored, unscored, failed, those refused and dropped, the reasons, the mean score."""
+        scored = self.status["scored"]
+        others = {name: self.status[name] for name in ("refused", "dropped") if self.status[name]}
+        return {"candidates": self.status.total(), "scored": scored, "unscored": self.status["unscored"],
+                "failed": self.status["failed"], **others,
+                "reasons": dict(self.reasons.most_common()), "mean_score": self.score / scored if scored else None}
+
+
 def summarise(judgments: Iterable[Judgment]) -> dict[str, Any]:
-    """Return the counts of a stage: candidates, scored, unscored, failed and dropped, the reasons, the mean score."""
-    rows = list(judgments)
-    status = Counter(row.status for row in rows)
-    reasons = Counter(row.reason.split(":")[0] for row in rows if row.score is None)
-    scores = [row.score for row in rows if row.score is not None]
-    dropped = {"dropped": status["dropped"]} if status["dropped"] else {}
-    return {"candidates": len(rows), "scored": status["scored"], "unscored": status["unscored"],
-            "failed": status["failed"], "reasons": dict(reasons.most_common()),
-            "mean_score": sum(scores) / len(scores) if scores else None} | dropped
+    """Return what `Tally.summary` does, of all judgments."""
+    tally = Tally()
+    for _ in tally.watch(judgments):
+        pass
+    return tally.summary()
 
 
-def _by_caption(items: Sequence[tuple[Sample, Candidate]]) -> list[tuple[Sample, Candidate]]:
-    """Return the items with those of one caption, then question, side by side: servers then reuse the shared prefix."""
-    first: dict[tuple[str, ...], int] = {}
-    for number, (sample, _) in enumerate(items):
-        first.setdefault((sample.caption,), number)
-        first.setdefault((sample.caption, sample.prompt), number)
-    return sorted(items, key=lambda item: (first[item[0].caption,], first[item[0].caption, item[0].prompt]))
+def _check_references(scorer: Scorer, samples: Iterable[Sample]) -> None:
+    answers = [bool(sample.answer) for sample in samples] if scorer.needs_reference else []
+    if answers and not any(answers):
+        raise UserError(f"scorer {scorer.name!r} compares with gold answers, and none of the samples has an `answer`. "
+                        "Add them, or choose a scorer that reads the caption, such as hound_quality")
+
+
+def _prompt(scorer: Scorer, sample: Sample, candidate: Candidate) -> Messages | None:
+    """Return what the judge is asked; None where there is nothing to compare with."""
+    if scorer.needs_reference and not sample.answer:
+        return None
+    return render(scorer, caption=sample.caption, question=sample.prompt, answer=candidate.text,
+                  reference=sample.answer)
+
+
+def _prompts(scorer: Scorer, candidates: CandidateFile, screening: Screening, keys: Keys, *,
+             key_of: Callable[[Messages], str]) -> Prompts:
+    """Yield the key and prompt of each candidate that is judged, those of a clip side by side, and note all keys.
+
+    Equal prompts stand near each other: they have the caption and the question in common.
+    """
+    caption, seen = None, set[str]()
+    for number, sample, candidate in candidates.by_caption():
+        messages = _prompt(scorer, sample, candidate) if screening.is_judged(number) else None
+        if messages is None:
+            continue
+        if sample.caption != caption:
+            caption = sample.caption
+            seen.clear()
+        key = key_of(messages)
+        keys.put(number, key, first=key not in seen)
+        yield key, None if key in seen else messages
+        seen.add(key)
+    for number, other in enumerate(screening.takes):
+        key_of_other = keys.get(other)
+        if number != other and key_of_other is not None:
+            keys.put(number, key_of_other, first=False)
+
+
+def _judgments(settings: JudgeSettings, scorer: Scorer, candidates: CandidateFile, screening: Screening, keys: Keys,
+               store: RunStore, *, judge: Judge, spending: Spending) -> Iterator[Judgment]:
+    """Yield the judgment of every candidate, in the order of the file; `spending` counts each reply once."""
+    mode, waiting = mode_of(settings, scorer), candidates.in_order()
+    while some := list(islice(waiting, LOOKED_UP)):
+        rows = store.get(KIND, {key for number, _, _ in some if (key := keys.get(number)) is not None})
+        for number, _, candidate in some:
+            if number in screening.dropped:
+                yield dropped_judgment(candidate, screening.dropped[number], scorer=scorer, judge=judge.name)
+                continue
+            key = keys.get(number)
+            reply = None if key is None else Reply(**rows[key])
+            if reply is not None and keys.is_first(number):
+                spending.add(reply)
+            made, other = _judgment(scorer, mode, candidate, judge, reply), screening.takes[number]
+            yield made if other == number else replace(made, taken_from=candidates.numbered(other).id)
+
+
+def dropped_judgment(candidate: Candidate, why: str, *, scorer: Scorer, judge: str) -> Judgment:
+    """Return the judgment of a candidate that cleaning left out."""
+    return Judgment(candidate_id=candidate.id, scorer=scorer.version, judge=judge, score=None, status="dropped",
+                    reason=why, reply="")
 
 
 def _judgment(scorer: Scorer, mode: Mode, candidate: Candidate, judge: Judge, reply: Reply | None) -> Judgment:
@@ -96,8 +176,8 @@ def _judgment(scorer: Scorer, mode: Mode, candidate: Candidate, judge: Judge, re
     distribution = None
     if reply is None:
         verdict, status = Verdict(score=None, reason="no gold answer: the sample has none to compare with"), "unscored"
-    elif reply.status == "failed":
-        verdict, status = Verdict(score=None, reason=reply.reason), "failed"
+    elif reply.status != "answered":
+        verdict, status = Verdict(score=None, reason=reply.reason), reply.status
     else:
         verdict, distribution = read_reply(scorer, mode, reply)
         status = "unscored" if verdict.score is None else "scored"

@@ -111,8 +111,8 @@ def _unusable(candidate: Candidate, judgment: Judgment | None) -> tuple[str, str
         return "empty", ""
     if judgment is None:
         return "unscored", ": not judged"
-    if judgment.status in ("failed", "dropped"):
-        return ("failed" if judgment.status == "failed" else "cleaned"), f": {judgment.reason}"
+    if judgment.status in ("failed", "refused", "dropped"):
+        return ("cleaned" if judgment.status == "dropped" else judgment.status), f": {judgment.reason}"
     if judgment.status != "scored" or judgment.score is None or not math.isfinite(judgment.score):
         return "unscored", f": {judgment.reason}"
     return "", ""

@@ -58,8 +58,8 @@ class Judgment:
     judge: str
     score: float | None
     status: str
-    """`scored`, `unscored` (the judge answered, no valid verdict), `failed` (no answer; retried) or `dropped` (cleaning
-    kept it from the judge)."""
+    """`scored`, `unscored` (the judge answered, no valid verdict), `refused` (it never answers this prompt), `failed`
+    (no answer; the next run asks again) or `dropped` (cleaning kept it from the judge)."""
     reason: str
     """The judge's explanation, or why there is no score."""
     reply: str
@@ -109,13 +109,15 @@ class Pair:
     def scores(self) -> tuple[float, float]:
         """The scores of chosen and rejected; UserError where an imported pair has none."""
         if self.chosen_score is None or self.rejected_score is None:
-            raise UserError(f"the pair of sample {self.sample_id!r} has no scores: it was imported without. Margins are "
-                            "known of judged pairs only")
+            raise UserError(f"the pair of sample {self.sample_id!r} has no scores: it was imported without. Margins "
+                            "are known of judged pairs only")
         return self.chosen_score, self.rejected_score
 
 
 Record = TypeVar("Record", Sample, Candidate, Judgment, Reward, Pair)
 AnyRecord = Sample | Candidate | Judgment | Reward | Pair
+HINTS: dict[type, dict[str, Any]] = {kind: get_type_hints(kind) for kind in (Sample, Candidate, Judgment, Reward, Pair)}
+REQUIRED = {kind: {field.name for field in fields(kind) if field.default is MISSING} for kind in HINTS}
 
 
 def _matches(value: object, hint: Any) -> bool:
@@ -134,19 +136,18 @@ def _matches(value: object, hint: Any) -> bool:
 
 def from_dict(kind: type[Record], row: Mapping[str, Any], where: str) -> Record:
     """Build a record from a mapping; `where` (file:line) opens every error message."""
-    hints = get_type_hints(kind)
+    hints = HINTS[kind]
     for key in row:
         if key not in hints:
             raise UserError(f"{where}: unknown field `{key}`.{did_you_mean(key, hints)} "
                             f"A {kind.__name__} has: {', '.join(hints)}")
-    for field in fields(kind):
-        if field.name not in row:
-            if field.default is MISSING:
-                raise UserError(f"{where}: missing `{field.name}`. {_why_needed(kind, field.name)}")
-            continue
-        if not _matches(row[field.name], hints[field.name]):
-            wanted = getattr(hints[field.name], "__name__", None) or str(hints[field.name])
-            raise UserError(f"{where}: `{field.name}` must be {wanted}, got {row[field.name]!r}")
+    for name, hint in hints.items():
+        if name not in row:
+            if name in REQUIRED[kind]:
+                raise UserError(f"{where}: missing `{name}`. {_why_needed(kind, name)}")
+        elif type(row[name]) is not hint and not _matches(row[name], hint):  # the first is quick, and mostly true
+            wanted = getattr(hint, "__name__", None) or str(hint)
+            raise UserError(f"{where}: `{name}` must be {wanted}, got {row[name]!r}")
     return kind(**row)
 
 
@@ -158,26 +159,40 @@ def _why_needed(kind: type, name: str) -> str:
 
 def read_jsonl(path: Path, kind: type[Record]) -> Iterator[Record]:
     """Yield the records of a JSONL file, one line at a time; blank lines are allowed."""
-    for _, record in read_lines(path, kind):
-        yield record
+    return (record for _, _, record in _read(path, kind))
 
 
 def read_lines(path: Path, kind: type[Record]) -> Iterator[tuple[int, Record]]:
     """Yield the records of a JSONL file, each with the number of its line."""
+    return ((number, record) for number, _, record in _read(path, kind))
+
+
+def read_places(path: Path, kind: type[Record]) -> Iterator[tuple[int, Record]]:
+    """Yield the records of a JSONL file, each with the byte at which its line begins."""
+    return ((begin, record) for _, begin, record in _read(path, kind))
+
+
+def _read(path: Path, kind: type[Record]) -> Iterator[tuple[int, int, Record]]:
     if not path.is_file():
         raise UserError(f"no file at {str(path)!r}: expected a JSONL file of {kind.__name__} records")
-    with path.open(encoding="utf-8") as lines:
+    begin = 0
+    with path.open("rb") as lines:
         for number, line in enumerate(lines, start=1):
-            if not line.strip():
-                continue
-            where = f"{path}:{number}"
-            try:
-                row = json.loads(line)
-            except json.JSONDecodeError as error:
-                raise UserError(f"{where}: not JSON ({error.msg} at column {error.colno})") from error
-            if not isinstance(row, dict):
-                raise UserError(f"{where}: expected a JSON object, got {line.strip()[:40]!r}")
-            yield number, from_dict(kind, row, where)
+            if line.strip():
+                yield number, begin, _parse(line, kind, f"{path}:{number}")
+            begin += len(line)
+
+
+def _parse(line: bytes, kind: type[Record], where: str) -> Record:
+    try:
+        row = json.loads(line.decode())
+    except UnicodeDecodeError as error:
+        raise UserError(f"{where}: not UTF-8 text") from error
+    except json.JSONDecodeError as error:
+        raise UserError(f"{where}: not JSON ({error.msg} at column {error.colno})") from error
+    if not isinstance(row, dict):
+        raise UserError(f"{where}: expected a JSON object, got {line.decode().strip()[:40]!r}")
+    return from_dict(kind, row, where)
 
 
 def to_json(record: AnyRecord) -> str:

@@ -4,12 +4,13 @@ Pure: candidates in, each with what is to be done about it out, in the same orde
 """
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from array import array
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from itertools import groupby
 
 from dpo_video.recipe import CleanSettings
-from dpo_video.records import Candidate, Judgment
+from dpo_video.records import Candidate
 from dpo_video.texts import same_text, shingles, similarity
 
 RUN_WORDS = 4
@@ -110,12 +111,38 @@ def repetition(text: str) -> float:
     return 1 - len(set(runs)) / len(runs) if runs else 0.0
 
 
-def judgment_of(item: Screened, judged: Mapping[str, Judgment], *, scorer: str, judge: str) -> Judgment:
-    """Return the judgment of a screened candidate: its own, the one it takes, or `dropped` with the reason."""
-    name = item.candidate.id
-    if item.dropped is not None:
-        return Judgment(candidate_id=name, scorer=scorer, judge=judge, score=None, status="dropped",
-                        reason=item.dropped, reply="")
-    if item.same_as is None:
-        return judged[name]
-    return replace(judged[item.same_as], candidate_id=name, taken_from=item.same_as)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Screening:
+    """What is done about each candidate of a file, by its number; 4 bytes each."""
+
+    takes: "array[int]"
+    """Number of the candidate whose judgment each one takes; its own where it is judged."""
+    dropped: dict[int, str]
+    """Why cleaning leaves a candidate out."""
+
+    @property
+    def num_taken(self) -> int:
+        """Candidates that take another one's judgment."""
+        return sum(number != other for number, other in enumerate(self.takes))
+
+    @property
+    def num_judged(self) -> int:
+        """Candidates that the judge is asked about."""
+        return len(self.takes) - self.num_taken - len(self.dropped)
+
+    def is_judged(self, number: int) -> bool:
+        """Return whether the judge is asked about a candidate."""
+        return self.takes[number] == number and number not in self.dropped
+
+
+def screen(candidates: Iterable[Candidate], settings: CleanSettings) -> Screening:
+    """Return what is done about each candidate, the candidates of a question side by side."""
+    takes: array[int] = array("i")
+    dropped: dict[int, str] = {}
+    numbered = enumerate(screened(candidates, settings))
+    for _, group in groupby(numbered, key=lambda row: row[1].candidate.sample_id):
+        rows = list(group)
+        numbers = {item.candidate.id: number for number, item in rows}
+        takes.extend(number if item.same_as is None else numbers[item.same_as] for number, item in rows)
+        dropped |= {number: item.dropped for number, item in rows if item.dropped is not None}
+    return Screening(takes=takes, dropped=dropped)

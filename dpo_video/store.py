@@ -102,6 +102,18 @@ class RunStore:
             found.update((key, json.loads(body)) for key, body in self._db.execute(query, [kind, *some]))
         return found
 
+    def known(self, kind: str, keys: Iterable[str]) -> set[str]:
+        """Return those of `keys` that a stored row has, rows whose `status` is `failed` aside; rows are not read in."""
+        found: set[str] = set()
+        wanted = list(keys)
+        for begin in range(0, len(wanted), 500):
+            some = wanted[begin:begin + 500]
+            marks = ",".join("?" * len(some))
+            query = (f"select key from rows where kind = ? and key in ({marks}) "
+                     "and json_extract(body, '$.status') is not 'failed'")
+            found.update(key for key, in self._db.execute(query, [kind, *some]))
+        return found
+
     def put(self, kind: str, key: str, body: Mapping[str, Any]) -> None:
         """Store a row, replacing the one under the same key."""
         try:
