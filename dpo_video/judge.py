@@ -8,8 +8,12 @@ from typing import Any
 from dpo_video.errors import UserError
 from dpo_video.judges.asking import ask_all
 from dpo_video.judges.backends import Judge, Mode, Reply, mode_of, open_judge
+from dpo_video.judges.cascade import judge_by_cascade
+from dpo_video.judges.claims import judge_claims
+from dpo_video.judges.jury import family_warnings, judge_by_jury
+from dpo_video.judges.pairwise import judge_rounds
 from dpo_video.judges.scorer import Scorer, load_scorer, render
-from dpo_video.judges.verdict import Verdict, check_examples, expected, parse
+from dpo_video.judges.verdict import Verdict, check_examples, read_reply
 from dpo_video.recipe import JudgeSettings
 from dpo_video.records import Candidate, Judgment, Sample, read_jsonl, write_jsonl
 from dpo_video.run import Run
@@ -34,6 +38,9 @@ def judge(run: Run) -> dict[str, Any]:
     ordered = [judgments[candidate.id] for _, candidate in items]
     write_jsonl(run.folder / "judgments.jsonl", ordered)
     summary = summarise(ordered) | dict(counts)
+    related = family_warnings(settings, run.recipe.model.name)
+    if related:
+        summary["warning"] = "; ".join(related)
     if not summary["scored"]:
         reasons = ", ".join(f"{reason} ({count})" for reason, count in summary["reasons"].items())
         raise UserError(f"none of the {len(items)} candidates got a score: {reasons}. The judge's replies are in "
@@ -49,7 +56,17 @@ def judge_candidates(settings: JudgeSettings, scorer: Scorer, items: Sequence[tu
     Failed rows are asked again. Candidates of a sample with the same text share one reply. Pass an open `judge` to use
     one loaded model for several calls. `counts` gains `asked`, `answered_before` and `same_text`.
     """
+    if settings.jury:
+        return judge_by_jury(settings, lambda one: judge_candidates(one, scorer, items, store, counts=counts))
+    if settings.cascade:
+        return judge_by_cascade(
+            settings, scorer, items, lambda one, some: judge_candidates(one, scorer, some, store, counts=counts),
+            counts=counts)
     check_examples(scorer)
+    if scorer.mode in MODES:
+        with nullcontext(judge) if judge else open_judge(settings) as opened:
+            found = MODES[scorer.mode](settings, scorer, _by_caption(items), store, judge=opened, counts=counts)
+            return {candidate.id: found[candidate.id] for _, candidate in items}
     if scorer.needs_reference and items and not any(sample.answer for sample, _ in items):
         raise UserError(f"scorer {scorer.name!r} compares with gold answers, and none of the samples has an `answer`. "
                         "Add them, or choose a scorer that reads the caption, such as hound_quality")
@@ -98,13 +115,5 @@ def _judgment(scorer: Scorer, mode: Mode, candidate: Candidate, judge: Judge, re
                     status=status, reason=verdict.reason, reply=reply.text if reply else "", distribution=distribution)
 
 
-def read_reply(scorer: Scorer, mode: Mode, reply: Reply) -> tuple[Verdict, dict[str, float] | None]:
-    """Return the verdict of an answered reply, and the label probabilities where it was read from them."""
-    if mode == "labels" and reply.log_probs is not None:
-        return expected(scorer, reply.log_probs)
-    if reply.finish == "length":
-        return Verdict(score=None, reason="cut off: the reply reached judge.max_tokens before its end"), None
-    verdict = parse(scorer, reply.text)
-    if mode == "labels" and verdict.score is not None:
-        return Verdict(score=None, reason=f"no label probabilities: {verdict.label!r} is not a token of its own"), None
-    return verdict, None
+MODES = {"claims": judge_claims, "pairwise": judge_rounds}
+"""Scorer modes that need more than one prompt per candidate."""

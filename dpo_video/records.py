@@ -62,6 +62,10 @@ class Judgment:
     reply: str
     distribution: dict[str, float] | None = None
     """Probability of each label, where the score is read from label probabilities."""
+    claims: list[dict[str, Any]] | None = None
+    """Each claim of the answer with its likeliest label, its worth and its label probabilities, under `claims`."""
+    details: dict[str, Any] | None = None
+    """What else the score rests on: precision and coverage, comparisons, the scores of a jury, an escalation."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

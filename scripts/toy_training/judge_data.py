@@ -124,7 +124,9 @@ def broken(text: str, rng: random.Random) -> str:
 def label_for(scorer: Scorer, scene: Scene, question: Question, answer: str) -> str:
     """Return the label that the gold grade gives an answer under a scorer."""
     gold = grade(scene, question, answer)
-    return str(gold.score) if scorer.name == "caption_score" else gold.verdict
+    if scorer.name == "caption_score":
+        return str(gold.score)
+    return gold.coverage if scorer.name == "caption_coverage" else gold.verdict
 
 
 def marks(tok: PreTrainedTokenizerFast, row: Row, text: str) -> list[tuple[int, int, int, int]]:
