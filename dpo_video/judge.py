@@ -8,10 +8,8 @@ from typing import Any
 from dpo_video.errors import UserError
 from dpo_video.judges.asking import ask_all
 from dpo_video.judges.backends import Judge, Mode, Reply, mode_of, open_judge
-from dpo_video.judges.cascade import judge_by_cascade
-from dpo_video.judges.claims import judge_claims
-from dpo_video.judges.jury import family_warnings, judge_by_jury
-from dpo_video.judges.pairwise import judge_rounds
+from dpo_video.judges.jury import family_warnings
+from dpo_video.judges.modes import by_caption, judge_by_several, takes_several
 from dpo_video.judges.scorer import Scorer, load_scorer, render
 from dpo_video.judges.verdict import Verdict, check_examples, read_reply
 from dpo_video.recipe import JudgeSettings
@@ -56,24 +54,17 @@ def judge_candidates(settings: JudgeSettings, scorer: Scorer, items: Sequence[tu
     Failed rows are asked again. Candidates of a sample with the same text share one reply. Pass an open `judge` to use
     one loaded model for several calls. `counts` gains `asked`, `answered_before` and `same_text`.
     """
-    if settings.jury:
-        return judge_by_jury(settings, lambda one: judge_candidates(one, scorer, items, store, counts=counts))
-    if settings.cascade:
-        return judge_by_cascade(
-            settings, scorer, items, lambda one, some: judge_candidates(one, scorer, some, store, counts=counts),
-            counts=counts)
+    if takes_several(settings, scorer):
+        return judge_by_several(settings, scorer, items, store, judge=judge, counts=counts, again=lambda one, some:
+                                judge_candidates(one, scorer, some, store, counts=counts))
     check_examples(scorer)
-    if scorer.mode in MODES:
-        with nullcontext(judge) if judge else open_judge(settings) as opened:
-            found = MODES[scorer.mode](settings, scorer, _by_caption(items), store, judge=opened, counts=counts)
-            return {candidate.id: found[candidate.id] for _, candidate in items}
     if scorer.needs_reference and items and not any(sample.answer for sample, _ in items):
         raise UserError(f"scorer {scorer.name!r} compares with gold answers, and none of the samples has an `answer`. "
                         "Add them, or choose a scorer that reads the caption, such as hound_quality")
     mode = mode_of(settings, scorer)
     asked = [(candidate.id, render(scorer, caption=sample.caption, question=sample.prompt, answer=candidate.text,
                                    reference=sample.answer))
-             for sample, candidate in _by_caption(items) if sample.answer or not scorer.needs_reference]
+             for sample, candidate in by_caption(items) if sample.answer or not scorer.needs_reference]
     with nullcontext(judge) if judge else open_judge(settings) as opened:
         replies = ask_all(settings, scorer, [messages for _, messages in asked], store, judge=opened, counts=counts)
         by_id = {candidate_id: reply for (candidate_id, _), reply in zip(asked, replies, strict=True)}
@@ -92,15 +83,6 @@ def summarise(judgments: Iterable[Judgment]) -> dict[str, Any]:
             "mean_score": sum(scores) / len(scores) if scores else None}
 
 
-def _by_caption(items: Sequence[tuple[Sample, Candidate]]) -> list[tuple[Sample, Candidate]]:
-    """Return the items with those of one caption, then question, side by side: servers then reuse the shared prefix."""
-    first: dict[tuple[str, ...], int] = {}
-    for number, (sample, _) in enumerate(items):
-        first.setdefault((sample.caption,), number)
-        first.setdefault((sample.caption, sample.prompt), number)
-    return sorted(items, key=lambda item: (first[item[0].caption,], first[item[0].caption, item[0].prompt]))
-
-
 def _judgment(scorer: Scorer, mode: Mode, candidate: Candidate, judge: Judge, reply: Reply | None) -> Judgment:
     """Return what a reply says about a candidate; no reply means that there was nothing to compare with."""
     distribution = None
@@ -113,7 +95,3 @@ def _judgment(scorer: Scorer, mode: Mode, candidate: Candidate, judge: Judge, re
         status = "unscored" if verdict.score is None else "scored"
     return Judgment(candidate_id=candidate.id, scorer=scorer.version, judge=judge.name, score=verdict.score,
                     status=status, reason=verdict.reason, reply=reply.text if reply else "", distribution=distribution)
-
-
-MODES = {"claims": judge_claims, "pairwise": judge_rounds}
-"""Scorer modes that need more than one prompt per candidate."""

@@ -14,12 +14,16 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from dpo_video.errors import UserError
+from dpo_video.judges.backends import Judge
+from dpo_video.judges.pairwise import Compare, comparer, pairwise_scorer
 from dpo_video.judges.scorer import load_scorer
 from dpo_video.names import choose
 from dpo_video.pair_rules import PAIR_RULES, REASONS, Answer, Choice, length_offenders
-from dpo_video.recipe import PairSettings
+from dpo_video.recipe import PairSettings, Recipe
 from dpo_video.records import Candidate, Judgment, Pair, Sample, read_jsonl, write_atomic, write_jsonl
 from dpo_video.statistics import correlation, mean, quantiles
+from dpo_video.store import RunStore
+from dpo_video.tie_breaks import SOURCE, TOO_CLOSE, Tie, break_ties, tie_of
 
 if TYPE_CHECKING:
     from dpo_video.run import Run
@@ -38,6 +42,10 @@ class Drop:
     detail: str
 
 
+UNDECIDED: tuple[Literal["pair", "question"], ...] = ("pair", "question")
+"""What an undecided tie-break drops."""
+
+
 class Paired(NamedTuple):
     """The pairs of all questions in sample order, every drop, and counts and statistics."""
 
@@ -49,6 +57,7 @@ class Paired(NamedTuple):
 class _Kept(NamedTuple):
     sample: Sample
     choice: Choice
+    source: str
 
 
 def pair(run: "Run") -> dict[str, Any]:
@@ -56,7 +65,8 @@ def pair(run: "Run") -> dict[str, Any]:
     recipe = run.recipe
     paired = build_pairs(run.samples, read_jsonl(run.folder / "candidates.jsonl", Candidate),
                          read_jsonl(run.folder / "judgments.jsonl", Judgment), settings=recipe.pair,
-                         threshold=load_scorer(recipe.judge.scorer).threshold, seed=recipe.seed)
+                         threshold=load_scorer(recipe.judge.scorer).threshold, seed=recipe.seed,
+                         compare=tie_breaker(recipe, run.store))
     write_jsonl(run.folder / "pairs.jsonl", paired.pairs)
     drops = run.folder / "drops.jsonl"
     write_atomic(drops, (json.dumps(asdict(drop), ensure_ascii=False) + "\n" for drop in paired.drops))
@@ -69,10 +79,11 @@ def pair(run: "Run") -> dict[str, Any]:
 
 
 def build_pairs(samples: Sequence[Sample], candidates: Iterable[Candidate], judgments: Iterable[Judgment], *,
-                settings: PairSettings, threshold: float, seed: int) -> Paired:
+                settings: PairSettings, threshold: float, seed: int, compare: Compare | None = None) -> Paired:
     """Return the pairs of the samples, the same whatever the order of candidates and judgments.
 
-    `threshold` is the score from which an answer is good where `settings.threshold` is None.
+    `threshold` is the score from which an answer is good where `settings.threshold` is None. `compare` breaks the ties
+    of questions that the rule would drop; None drops them.
     """
     answers = _by_sample(samples, candidates)
     judged = _by_candidate(answers, judgments)
@@ -80,6 +91,7 @@ def build_pairs(samples: Sequence[Sample], candidates: Iterable[Candidate], judg
     limit = threshold if settings.threshold is None else settings.threshold
     drops: list[Drop] = []
     kept: list[_Kept] = []
+    ties: list[Tie] = []
     num_cut = 0
     for sample in samples:
         usable = _usable(sample.id, answers[sample.id], judged, seed=seed, drops=drops)
@@ -89,18 +101,45 @@ def build_pairs(samples: Sequence[Sample], candidates: Iterable[Candidate], judg
             drops.append(_drop(sample.id, "question", reason, usable))
             continue
         ruling = rule(usable, settings, limit)
-        kept += [_Kept(sample, choice) for choice in ruling.choices]
-        drops += [_drop(sample.id, "pair", reason, usable, count=ruling.dropped[reason])
-                  for reason in REASONS if ruling.dropped.get(reason) and reason != "uniform"]
-        if not ruling.choices:
-            reason = next(reason for reason in REASONS if ruling.dropped.get(reason))
+        kept += [_Kept(sample, choice, settings.rule) for choice in ruling.choices]
+        reason = next((reason for reason in REASONS if ruling.dropped.get(reason)), "")
+        tied = compare is not None and not ruling.choices and reason in TOO_CLOSE
+        ties += [tie_of(sample, usable)] if tied else []
+        drops += [_drop(sample.id, "pair", why, usable, count=ruling.dropped[why] - (tied and why == reason))
+                  for why in REASONS if ruling.dropped.get(why, 0) > (tied and why == reason) and why != "uniform"]
+        if not ruling.choices and not tied:
             drops.append(_drop(sample.id, "question", reason, usable))
+    if compare is not None:
+        kept = _in_order(samples, kept + _broken(ties, compare, drops))
     if settings.balance_length:
         kept = _balance_length(kept, drops)
-    pairs = [_to_pair(item, settings.rule) for item in kept]
+    pairs = [_to_pair(item) for item in kept]
     summary = _count(len(samples), sum(map(len, answers.values())), pairs, drops)
     summary["answers"]["cut"] = num_cut
     return Paired(pairs, drops, summary | pair_statistics(pairs))
+
+
+def tie_breaker(recipe: Recipe, store: RunStore, *, judge: Judge | None = None) -> Compare | None:
+    """Return what compares tied answers by `pair.tie_break`; None where the recipe names no scorer for it."""
+    if recipe.pair.tie_break is None:
+        return None
+    return comparer(recipe.judge, pairwise_scorer(recipe.pair.tie_break, "pair.tie_break"), store, judge=judge)
+
+
+def _broken(ties: Sequence[Tie], compare: Compare, drops: list[Drop]) -> list[_Kept]:
+    """Return the pairs that tie-breaks make; the questions that stay undecided are added to `drops`."""
+    kept = []
+    for tie, found in zip(ties, break_ties(ties, compare), strict=True):
+        if isinstance(found, str):
+            drops += [_drop(tie.sample.id, unit, found, (tie.high, tie.low)) for unit in UNDECIDED]
+        else:
+            kept.append(_Kept(tie.sample, found, SOURCE))
+    return kept
+
+
+def _in_order(samples: Sequence[Sample], kept: Sequence[_Kept]) -> list[_Kept]:
+    places = {sample.id: place for place, sample in enumerate(samples)}
+    return sorted(kept, key=lambda item: places[item.sample.id])
 
 
 def pair_statistics(pairs: Sequence[Pair]) -> dict[str, Any]:
@@ -211,11 +250,11 @@ def _drop(sample_id: str, unit: Literal["pair", "question"], reason: str, answer
     return Drop(sample_id=sample_id, unit=unit, reason=reason, count=count, detail=scores or "no usable answer")
 
 
-def _to_pair(item: _Kept, rule: str) -> Pair:
-    sample, (chosen, rejected) = item
+def _to_pair(item: _Kept) -> Pair:
+    sample, (chosen, rejected), source = item
     return Pair(sample_id=sample.id, video=sample.video, prompt=sample.prompt, chosen=chosen.candidate.text,
                 rejected=rejected.candidate.text, chosen_score=chosen.score, rejected_score=rejected.score,
-                source=rule, chosen_id=chosen.candidate.id, rejected_id=rejected.candidate.id,
+                source=source, chosen_id=chosen.candidate.id, rejected_id=rejected.candidate.id,
                 start=sample.start, end=sample.end)
 
 

@@ -182,7 +182,11 @@ def _fingerprint(run: Run, name: str) -> str:
     parts["files"] = {file: content_hash(run.folder / file) for file in stage.reads}
     if "judge" in stage.sections:
         parts["scorer"] = load_scorer(run.recipe.judge.scorer).version
+    if "pair" in stage.sections and run.recipe.pair.tie_break is not None:
+        parts["tie_break"] = load_scorer(run.recipe.pair.tie_break).version
     if name == "evaluate":
+        pairwise = run.recipe.evaluate.pairwise_scorer
+        parts["pairwise_scorer"] = pairwise and load_scorer(pairwise).version
         hallucination = run.recipe.evaluate.hallucination_scorer
         parts["hallucination_scorer"] = hallucination and load_scorer(hallucination).version
         parts["beta"] = run.recipe.train.beta  # scales the held-out margins

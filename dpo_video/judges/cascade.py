@@ -26,8 +26,8 @@ def judge_by_cascade(settings: JudgeSettings, scorer: Scorer, items: Sequence[It
     assert settings.cascade is not None, "without a cascade there is one judge"
     if scorer.mode == "pairwise" or mode_of(settings, scorer) == "verdict":
         raise UserError("judge.cascade needs label probabilities to know how sure the first judge is, and scorer "
-                        f"{scorer.name!r} gives none of one answer. Choose a scorer of `mode: labels` or `mode: claims` "
-                        "and judge.score_from=scorer, or leave judge.cascade out")
+                        f"{scorer.name!r} gives none of one answer. Choose a scorer of `mode: labels` or `mode: "
+                        "claims` and judge.score_from=scorer, or leave judge.cascade out")
     below = settings.cascade.below
     first = judge_some(settings.first_judge(), items)
     sure = {name: confidence(row) for name, row in first.items()}

@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 from statistics import fmean
 from typing import Any
 
+from dpo_video.errors import UserError
 from dpo_video.judges.asking import ask_all
 from dpo_video.judges.backends import Judge, Reply, mode_of
 from dpo_video.judges.scorer import Scorer, render
@@ -39,7 +40,8 @@ class Claims:
     reason: str = ""
     reply: str = ""
     """What the judge wrote."""
-    failed: bool = False
+    status: str = "unscored"
+    """The judgment's status where there are no claims."""
 
 
 def judge_claims(settings: JudgeSettings, scorer: Scorer, items: Sequence[Item], store: RunStore, *, judge: Judge,
@@ -82,6 +84,18 @@ def read_claims(scorer: Scorer, reply: str) -> Claims:
     return _claims(scorer, [match["claim"] for match in found if match], reply=reply)
 
 
+def check_split_examples(scorer: Scorer) -> None:
+    """Raise UserError for the first list of claims that is not read as the scorer file says."""
+    for example in scorer.claims.examples if scorer.claims else ():
+        read = read_claims(scorer, example.reply)
+        agrees = (list(read.claims) == example.claims if example.unscored is None
+                  else not read.claims and read.reason.startswith(example.unscored))
+        if not agrees:
+            got = f"the claims {list(read.claims)}" if read.claims else f"no claims ({read.reason})"
+            wanted = example.claims if example.unscored is None else f"no claims ({example.unscored})"
+            raise UserError(f"{scorer.path}: the example {example.reply!r} is read as {got}, the file says {wanted}")
+
+
 def sentences(scorer: Scorer, text: str) -> Claims:
     """Return the sentences of an answer as its claims, for judges that cannot write."""
     return _claims(scorer, [part.strip() for part in SENTENCE_ENDS.split(text) if re.search(r"\w", part)])
@@ -110,8 +124,8 @@ def _split(settings: JudgeSettings, scorer: Scorer, items: Sequence[Item], store
                    store, judge=judge, counts=counts)
     out = {}
     for (_, candidate), reply in zip(items, said, strict=True):
-        if reply.status == "failed":
-            out[candidate.id] = Claims(reason=reply.reason, failed=True)
+        if reply.status != "answered":
+            out[candidate.id] = Claims(reason=reply.reason, status=reply.status)
         elif reply.finish == "length":
             out[candidate.id] = Claims(reason="cut off: the list of claims reached judge.max_tokens before its end",
                                        reply=reply.text)
@@ -137,11 +151,11 @@ def _weigh(settings: JudgeSettings, scorer: Scorer, split: Claims, checks: Seque
     blank = Judgment(candidate_id="", scorer=scorer.version, judge="", score=None, status="unscored",
                      reason=split.reason, reply=split.reply)
     if not split.claims:
-        return replace(blank, status="failed" if split.failed else "unscored")
+        return replace(blank, status=split.status)
     replies = [*checks, covering] if covering is not None else list(checks)
     for reply in replies:
-        if reply.status == "failed":
-            return replace(blank, status="failed", reason=reply.reason)
+        if reply.status != "answered":
+            return replace(blank, status=reply.status, reason=reply.reason)
     mode = mode_of(settings, scorer)
     rows: list[dict[str, Any]] = []
     for claim, reply in zip(split.claims, checks, strict=True):

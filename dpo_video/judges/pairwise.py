@@ -39,8 +39,8 @@ class Comparison:
     orders: tuple[float, float] | None = None
     """P(first better) with the first answer shown first, and shown second; None: no verdict in one of the orders."""
     reason: str = ""
-    failed: bool = False
-    """No reply came; the next run asks again."""
+    status: str = "scored"
+    """`scored`, `unscored` (no verdict), or that of the reply that did not come."""
 
     @property
     def first_better(self) -> float | None:
@@ -112,14 +112,14 @@ def compare(settings: JudgeSettings, scorer: Scorer, twos: Sequence[Two], store:
             out.append(Comparison(orders=(0.5, 0.5), reason="the same answer"))
             continue
         both = next(replies), next(replies)
-        broken = next((reply for reply in both if reply.status == "failed"), None)
+        broken = next((reply for reply in both if reply.status != "answered"), None)
         if broken is not None:
-            out.append(Comparison(reason=broken.reason, failed=True))
+            out.append(Comparison(reason=broken.reason, status=broken.status))
             continue
         verdicts = [read_reply(scorer, mode, reply)[0] for reply in both]
         one, other = (verdict.score for verdict in verdicts)
         if one is None or other is None:
-            out.append(Comparison(reason=verdicts[0].reason if one is None else verdicts[1].reason))
+            out.append(Comparison(reason=verdicts[0 if one is None else 1].reason, status="unscored"))
         else:
             out.append(Comparison(orders=(one, 1 - other)))
     return out
@@ -173,8 +173,8 @@ def strengths(size: int, won: Mapping[tuple[int, int], float]) -> list[float]:
 
     Where everyone met everyone that is the mean of P(better). Otherwise it is what a Bradley-Terry model fitted to the
     games expects of the games not played too: strengths g with P(i beats j) = g_i / (g_i + g_j), by the MM iteration
-    g_i <- wins_i / sum_j (n_ij / (g_i + g_j)) of Hunter 2004 (Annals of Statistics 32:384, sec. 2); a probability counts
-    as a part of a win. In a whole round robin both agree, as the likelihood equations say.
+    g_i <- wins_i / sum_j (n_ij / (g_i + g_j)) of Hunter 2004 (Annals of Statistics 32:384, sec. 2); a probability
+    counts as a part of a win. In a whole round robin both agree, as the likelihood equations say.
 
     Args:
         won: P(a better than b) by (a, b), a < b; games that were not played or not decided are left out.
@@ -207,11 +207,11 @@ def _judgment(scorer: Scorer, judge: Judge, candidate: Candidate, met: Sequence[
     gaps = [abs(result.swap_gap) for result in met if result.swap_gap is not None]
     blank = Judgment(candidate_id=candidate.id, scorer=scorer.version, judge=judge.name, score=None, status="unscored",
                      reason="nothing to compare with: all answers to the question are the same", reply="")
-    failed = next((result for result in met if result.failed), None)
+    failed = next((result for result in met if result.status == "failed"), None)
     if failed is not None:
         return replace(blank, status="failed", reason=failed.reason)
     if not gaps:
-        return replace(blank, reason=met[0].reason) if met else blank
+        return replace(blank, status=met[0].status, reason=met[0].reason) if met else blank
     gap = fmean(gaps)
     reason = f"beats another answer with {score:.2f}: {len(gaps)} compared, {gap:.2f} between the orders on average"
     return replace(blank, score=score, status="scored", reason=reason, details={

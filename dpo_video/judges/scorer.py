@@ -50,7 +50,7 @@ class ClaimRules(Section):
     prompt: str
     """Asks the judge to list the claims of {answer}, a line each behind "- "; may hold {caption} and {question}."""
     coverage: str | None = None
-    """Scorer of `mode: labels` that says how much of what is asked for the whole answer gives; None: precision alone."""
+    """Scorer of `mode: labels` for how much of what is asked the whole answer gives; None: precision alone."""
     most: PositiveInt = 40
     """An answer with more claims stays unscored."""
     examples: list[SplitExample]

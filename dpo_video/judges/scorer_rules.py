@@ -59,10 +59,10 @@ def _label_problems(scorer: "Scorer") -> Iterator[tuple[str, str]]:
 
 
 def _reference_problems(scorer: "Scorer") -> Iterator[tuple[str, str]]:
-    if scorer.needs_reference and "{reference}" not in scorer.prompt:
-        yield "needs_reference", "is true, but the prompt has no {reference}"
     if scorer.needs_reference and scorer.mode in ("claims", "pairwise"):
         yield "needs_reference", f"belongs to `mode: labels` and `mode: verdict`, not to `mode: {scorer.mode}`"
+    if scorer.needs_reference and "{reference}" not in scorer.prompt:
+        yield "needs_reference", "is true, but the prompt has no {reference}"
 
 
 def _example_problems(scorer: "Scorer") -> Iterator[tuple[str, str]]:

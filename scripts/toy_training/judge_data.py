@@ -209,10 +209,10 @@ def draw_row(
 
 
 def split_prompt(
-    tok: PreTrainedTokenizerFast, scorer: Scorer, *, caption: str, prompt: str, answer: str
+    tok: PreTrainedTokenizerFast, scorer: Scorer, *, caption: str, prompt: str, answer: str, other: str = ""
 ) -> tuple[str, str]:
     """Return the chat text of one judgment in two pieces: up to the caption, and the rest."""
-    messages = render(scorer, caption=caption, question=prompt, answer=answer)
+    messages = render(scorer, caption=caption, question=prompt, answer=answer, other=other)
     chat = str(tok.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
     at = chat.index(CUT)
     return chat[:at], chat[at:]

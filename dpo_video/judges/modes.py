@@ -1,0 +1,52 @@
+"""The ways of judging that take more than one reply per candidate: claims, pairwise, jury, cascade."""
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+
+from dpo_video.judges.backends import Judge, open_judge
+from dpo_video.judges.cascade import judge_by_cascade
+from dpo_video.judges.claims import check_split_examples, judge_claims
+from dpo_video.judges.jury import judge_by_jury
+from dpo_video.judges.pairwise import judge_rounds
+from dpo_video.judges.scorer import Scorer
+from dpo_video.judges.verdict import check_examples
+from dpo_video.recipe import JudgeSettings
+from dpo_video.records import Candidate, Judgment, Sample
+from dpo_video.store import RunStore
+
+Item = tuple[Sample, Candidate]
+JudgeItems = Callable[[JudgeSettings, Sequence[Item]], dict[str, Judgment]]
+MODES = {"claims": judge_claims, "pairwise": judge_rounds}
+
+
+def takes_several(settings: JudgeSettings, scorer: Scorer) -> bool:
+    """Return whether a candidate's judgment is made of several replies, so that all candidates are needed at once."""
+    return settings.jury is not None or settings.cascade is not None or scorer.mode in MODES
+
+
+def judge_by_several(settings: JudgeSettings, scorer: Scorer, items: Sequence[Item], store: RunStore, *,
+                     again: JudgeItems, judge: Judge | None = None,
+                     counts: Counter[str] | None = None) -> dict[str, Judgment]:
+    """Return the judgment of every candidate by its id, where `takes_several` says so.
+
+    Every reply of every judge is stored and paid once. `again` judges by the settings of one judge among several.
+    """
+    if settings.jury is not None:
+        return judge_by_jury(settings, lambda one: again(one, items))
+    if settings.cascade is not None:
+        return judge_by_cascade(settings, scorer, items, again, counts=counts)
+    check_examples(scorer)
+    check_split_examples(scorer)
+    with nullcontext(judge) if judge else open_judge(settings) as opened:
+        found = MODES[scorer.mode](settings, scorer, by_caption(items), store, judge=opened, counts=counts)
+    return {candidate.id: found[candidate.id] for _, candidate in items}
+
+
+def by_caption(items: Sequence[Item]) -> list[Item]:
+    """Return the items with those of one caption, then question, side by side: servers then reuse the shared prefix."""
+    first: dict[tuple[str, ...], int] = {}
+    for number, (sample, _) in enumerate(items):
+        first.setdefault((sample.caption,), number)
+        first.setdefault((sample.caption, sample.prompt), number)
+    return sorted(items, key=lambda item: (first[item[0].caption,], first[item[0].caption, item[0].prompt]))
