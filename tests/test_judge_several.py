@@ -194,7 +194,8 @@ def test_each_juror_has_the_sections_settings_but_its_own_keys():
 @pytest.mark.parametrize(("model", "family"), [
     ("Qwen/Qwen2.5-VL-7B-Instruct", "qwen"), ("Qwen/QwQ-32B", "qwen"), ("toy:qwen2_5_vl", "qwen"), ("toy:judge", "toy"),
     ("gpt-4.1-mini", "gpt"), ("o3-mini", "gpt"), ("meta-llama/Llama-3.1-8B", "llama"),
-    ("lmsys/vicuna-7b-v1.5", "llama"), ("mistralai/Mixtral-8x7B", "mistral"), ("OpenGVLab/InternVL3-8B", "internlm"), ("google/gemini-2.0-flash", "gemma"),
+    ("lmsys/vicuna-7b-v1.5", "llama"), ("mistralai/Mixtral-8x7B", "mistral"), ("OpenGVLab/InternVL3-8B", "internlm"),
+    ("google/gemini-2.0-flash", "gemma"),
     ("llava-hf/LLaVA-NeXT-Video-7B-hf", "llava"), ("llava-hf/llava-interleave-qwen-7b-hf", "qwen"),
     ("acme/zephyr-7b", "zephyr"),
 ])

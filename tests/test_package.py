@@ -14,7 +14,7 @@ LEVELS: list[set[str]] = [
     {"video"}, {"models", "judges"}, {"training"}, {"data", "tracking", "summary", "pair_table"}, {"run"},
     {"pair_rules", "measures"}, {"tie_breaks"}, {"generate", "judge", "pair", "train"},
     {"generate_server", "evaluate", "merge"},
-    {"plan"}, {"check_recipe"}, {"check", "listing"}, {"cli"}, {"__main__"}]
+    {"plan"}, {"check_recipe"}, {"check", "frames", "listing"}, {"cli"}, {"__main__"}]
 LEVEL = {name: level for level, names in enumerate(LEVELS) for name in names}
 
 
