@@ -156,13 +156,13 @@ def measure_pairwise_judge(folder: Path, *, seed: int, facts: dict[str, Any]) ->
     tok = AutoTokenizer.from_pretrained(folder)
     saved = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     heldout = pool.make_pool(60, seed=seed, part="heldout")
-    sources = {"written_candidates": written(heldout, seed)}
-    sources |= {f"sampled_by_{name}": sampled(folder.parent / name, name, heldout, seed) for name in policies.POLICIES}
-    agreement = {name: agreeing.agreement(saved, tok, items) | comparing.comparing_agreement(saved, tok, items)
-                 for name, items in sources.items()}
-    checkpoints.write_metadata(folder, model=saved, facts=facts | {"agreement_with_gold": agreement})
-    for name, values in agreement.items():
-        print(f"pairwise_judge {name}: {values}")
+    agreement: dict[str, Any] = {}
+    for source in ("written_candidates", *(f"sampled_by_{name}" for name in policies.POLICIES)):
+        name = source.removeprefix("sampled_by_")
+        items = written(heldout, seed) if source == name else sampled(folder.parent / name, name, heldout, seed)
+        agreement[source] = agreeing.agreement(saved, tok, items) | comparing.comparing_agreement(saved, tok, items)
+        checkpoints.write_metadata(folder, model=saved, facts=facts | {"agreement_with_gold": agreement})
+        print(f"pairwise_judge {source}: {agreement[source]}", flush=True)
 
 
 def written(heldout: pool.Pool, seed: int) -> list[tuple[Scene, Question, str]]:

@@ -13,6 +13,7 @@ from dpo_video.errors import UserError
 from dpo_video.judge import judge_candidates
 from dpo_video.judges.cascade import confidence
 from dpo_video.judges.jury import family_of, family_warnings
+from dpo_video.judges.modes import calls_per_sample
 from dpo_video.judges.scorer import load_scorer
 from dpo_video.recipe import JudgeSettings
 from dpo_video.recipe_file import load_recipe
@@ -219,3 +220,14 @@ def test_every_judge_of_the_policys_family_is_named():
     assert "'Qwen/Qwen3-8B'" in lines[0]
     cascade = JudgeSettings(model="gpt-4.1", cascade={"model": "Qwen/Qwen3-1.7B"})
     assert "'Qwen/Qwen3-1.7B'" in family_warnings(cascade, "Qwen/Qwen2.5-VL-7B-Instruct")[0]
+
+
+@pytest.mark.parametrize(("scorer", "changes", "calls"), [
+    ("caption_score", {}, 5), ("caption_score", {"jury": [{}, {"model": "b"}, {"model": "c"}]}, 15),
+    ("caption_score", {"cascade": {"model": "b"}}, 10), ("caption_pairwise", {}, 20),
+    ("caption_pairwise", {"opponents": 2}, 10), ("caption_claims", {}, 50),
+    ("caption_claims", {"split_claims": "sentences"}, 45),
+])
+def test_the_estimate_of_calls_knows_the_mode(scorer, changes, calls):
+    """5 answers: 10 pairs in two orders, a ring of 5; a list, 8 claims and coverage each."""
+    assert calls_per_sample(JudgeSettings(model="a", **changes), load_scorer(scorer), 5) == calls

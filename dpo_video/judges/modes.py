@@ -8,7 +8,7 @@ from dpo_video.judges.backends import Judge, open_judge
 from dpo_video.judges.cascade import judge_by_cascade
 from dpo_video.judges.claims import check_split_examples, judge_claims
 from dpo_video.judges.jury import judge_by_jury
-from dpo_video.judges.pairwise import judge_rounds
+from dpo_video.judges.pairwise import judge_rounds, schedule
 from dpo_video.judges.scorer import Scorer
 from dpo_video.judges.verdict import check_examples
 from dpo_video.recipe import JudgeSettings
@@ -17,6 +17,7 @@ from dpo_video.store import RunStore
 
 Item = tuple[Sample, Candidate]
 JudgeItems = Callable[[JudgeSettings, Sequence[Item]], dict[str, Judgment]]
+ASSUMED_CLAIMS = 8
 MODES = {"claims": judge_claims, "pairwise": judge_rounds}
 
 
@@ -41,6 +42,19 @@ def judge_by_several(settings: JudgeSettings, scorer: Scorer, items: Sequence[It
     with nullcontext(judge) if judge else open_judge(settings) as opened:
         found = MODES[scorer.mode](settings, scorer, by_caption(items), store, judge=opened, counts=counts)
     return {candidate.id: found[candidate.id] for _, candidate in items}
+
+
+def calls_per_sample(settings: JudgeSettings, scorer: Scorer, answers: int) -> int:
+    """Return how many prompts it takes to judge this many different answers to one question, all judges together.
+
+    An answer is taken to make `ASSUMED_CLAIMS` claims, and a cascade to escalate everything: the dearest case.
+    """
+    calls = answers
+    if scorer.mode == "pairwise":
+        calls = 2 * len(schedule(answers, settings.opponents))
+    elif scorer.claims is not None:
+        calls = answers * (ASSUMED_CLAIMS + (settings.split_claims == "judge") + (scorer.coverage is not None))
+    return calls * (2 if settings.cascade else len(settings.jury) if settings.jury else 1)
 
 
 def by_caption(items: Sequence[Item]) -> list[Item]:
