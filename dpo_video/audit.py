@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from dpo_video.audit_page import page
 from dpo_video.data import load_samples
 from dpo_video.errors import UserError
-from dpo_video.pair import sampler_shares, uneven_samplers
 from dpo_video.pair_answers import sampler_of
+from dpo_video.pair_numbers import sampler_shares, uneven_samplers
 from dpo_video.records import Candidate, Judgment, Pair, read_jsonl, write_atomic
 from dpo_video.run import recipe_of
 from dpo_video.statistics import (

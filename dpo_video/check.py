@@ -18,6 +18,7 @@ from dpo_video.cleaned import describe
 from dpo_video.data import check_disjoint, load_samples
 from dpo_video.errors import UserError
 from dpo_video.judges.backends import mode_of
+from dpo_video.judges.modes import calls_per_sample
 from dpo_video.judges.scorer import load_scorer
 from dpo_video.judges.scorer import render as render_prompt
 from dpo_video.models.checkpoints import Blueprint, blueprint
@@ -241,13 +242,14 @@ def judge_calls(recipe: Recipe, samples: Sequence[Sample], *, per_sample: int, s
     """Return the calls that score `per_sample` answers to each sample; answers are taken as long as they may be."""
     loaded = load_scorer(scorer or recipe.judge.scorer)
     answer = "x" * (CHARACTERS_PER_TOKEN * recipe.generate.max_new_tokens)
-    prompts = [render_prompt(loaded, caption=sample.caption, question=sample.prompt, answer=answer,
+    prompts = [render_prompt(loaded, caption=sample.caption, question=sample.prompt, answer=answer, other=answer,
                              reference=sample.answer) for sample in samples
                if sample.answer is not None or not loaded.needs_reference]
     tokens = sum(_tokens(message["content"]) for prompt in prompts for message in prompt)
-    calls = per_sample * len(prompts)
+    each = calls_per_sample(recipe.judge, loaded, per_sample)
+    calls = each * len(prompts)
     reply = 1 if mode_of(recipe.judge, loaded) == "labels" else recipe.judge.max_tokens
-    return Calls(calls=calls, tokens_in=per_sample * tokens, tokens_out=calls * reply)
+    return Calls(calls=calls, tokens_in=each * tokens, tokens_out=calls * reply)
 
 
 def _if_known(count: Callable[[], Calls]) -> Calls | None:

@@ -8,7 +8,10 @@ from typing import Any
 import torch
 
 from dpo_video.errors import UserError
+from dpo_video.judges.claims import check_split_examples
+from dpo_video.judges.jury import family_warnings
 from dpo_video.judges.openai import api_key
+from dpo_video.judges.pairwise import pairwise_scorer
 from dpo_video.judges.scorer import Scorer, load_scorer
 from dpo_video.judges.verdict import check_examples
 from dpo_video.models.checkpoints import resolve_model
@@ -65,6 +68,7 @@ def check_recipe(recipe: Recipe, samples: Sequence[Sample], heldout: Sequence[Sa
     scorer = findings.collect(load_scorer, recipe.judge.scorer)
     if scorer is not None:
         findings.collect(check_examples, scorer)
+        findings.collect(check_split_examples, scorer)
         _check_pairing(recipe, scorer, findings)
         if scorer.needs_reference:
             _check_references(scorer, samples, findings)
@@ -74,6 +78,12 @@ def check_recipe(recipe: Recipe, samples: Sequence[Sample], heldout: Sequence[Sa
         findings.collect(resolve_model, recipe.judge.model)
     if recipe.judge.model == recipe.model.name:
         findings.warnings.append("judge.model is the policy itself: a model favours its own answers")
+    else:
+        findings.warnings.extend(family_warnings(recipe.judge, recipe.model.name))
+    for name, where in ((recipe.pair.tie_break, "pair.tie_break"),
+                        (recipe.evaluate.pairwise_scorer, "evaluate.pairwise_scorer")):
+        if name is not None:
+            findings.collect(pairwise_scorer, name, where)
     findings.collect(check_train_settings, recipe)
     _check_sampling(recipe, findings)
     _check_evaluation(recipe, heldout, findings)

@@ -19,8 +19,19 @@ from dpo_video.errors import UserError
 from dpo_video.generate import Work, make_candidates, training_sampler
 from dpo_video.judge import judge_candidates
 from dpo_video.judges.backends import open_judge
+from dpo_video.judges.pairwise import comparer, pairwise_scorer
 from dpo_video.judges.scorer import load_scorer
-from dpo_video.measures import Graded, Intervals, PairMargin, change, heldout_pairs, judged, normalise_answer, side
+from dpo_video.measures import (
+    Graded,
+    Intervals,
+    PairMargin,
+    change,
+    compared,
+    heldout_pairs,
+    judged,
+    normalise_answer,
+    side,
+)
 from dpo_video.models.batches import Row
 from dpo_video.models.clip_source import EncodedClip, open_source
 from dpo_video.models.load import Policy, load_policy
@@ -30,6 +41,7 @@ from dpo_video.pair import Paired, build_pairs, with_noise
 from dpo_video.progress import progress
 from dpo_video.records import Candidate, Judgment, Pair, write_atomic
 from dpo_video.run import STAGES, Run
+from dpo_video.tie_breaks import tie_breaker
 from dpo_video.training.batches import pair_ids
 from dpo_video.training.clips import clip_request
 from dpo_video.training.logps import answer_logps, token_logps
@@ -68,7 +80,8 @@ def evaluate(run: Run) -> dict[str, Any]:
     verdicts = _judge(run, answers)
     paired = build_pairs(run.heldout[:settings.pair_samples], answers.drawn,
                          [verdicts.scored[candidate.id] for candidate in answers.drawn], settings=pairing,
-                         threshold=load_scorer(recipe.judge.scorer).threshold, seed=recipe.seed)
+                         threshold=load_scorer(recipe.judge.scorer).threshold, seed=recipe.seed,
+                         compare=tie_breaker(recipe, run.store))
     intervals = Intervals(settings, recipe.seed)
     before, after = (_grade(run, candidates, verdicts) for candidates in (answers.before, answers.after))
     metrics: dict[str, Any] = {
@@ -77,6 +90,7 @@ def evaluate(run: Run) -> dict[str, Any]:
         "judged": {"scorer": load_scorer(recipe.judge.scorer).version, "judge": _judge_name(verdicts),
                    "hallucination_scorer": settings.hallucination_scorer,
                    **judged(before, after, intervals, tie_margin=pairing.min_margin)},
+        **_compared(run, answers, intervals),
         "heldout_pairs": {**heldout_pairs(reward_margins(run, paired.pairs), intervals), **_pair_counts(paired)},
         "heldout": {"samples": len(run.heldout), "clips": len({file_name(sample.video) for sample in run.heldout}),
                     "unanswered": len(run.heldout) - len({answer.sample_id for answer in after})}}
@@ -136,6 +150,21 @@ def _judge(run: Run, answers: Answers) -> Verdicts:
         scored = judge_candidates(settings, load_scorer(settings.scorer), compared + drawn, run.store, judge=opened)
         supported = judge_candidates(settings, load_scorer(name), compared, run.store, judge=opened) if name else {}
     return Verdicts(scored, supported)
+
+
+def _compared(run: Run, answers: Answers, intervals: Intervals) -> dict[str, Any]:
+    """Return answers before and after compared in both orders, under `compared`; nothing without a scorer for it."""
+    name = run.recipe.evaluate.pairwise_scorer
+    if name is None:
+        return {}
+    scorer = pairwise_scorer(name, "evaluate.pairwise_scorer")
+    before = {candidate.sample_id: candidate.text for candidate in answers.before}
+    after = {candidate.sample_id: candidate.text for candidate in answers.after}
+    asked = [sample for sample in run.heldout if sample.id in before and sample.id in after]
+    found = comparer(run.recipe.judge, scorer, run.store)([(sample, after[sample.id], before[sample.id])
+                                                          for sample in asked])
+    return {"compared": {"scorer": scorer.version,
+                         **compared(found, [file_name(sample.video) for sample in asked], intervals)}}
 
 
 def _grade(run: Run, candidates: Sequence[Candidate], verdicts: Verdicts) -> list[Graded]:

@@ -15,9 +15,11 @@ from dpo_video.errors import UserError
 from dpo_video.judges.asking import KIND, LOOKED_UP, Prompts, ask_all, ask_missing, key_maker
 from dpo_video.judges.backends import Judge, Messages, Mode, Reply, mode_of, open_judge
 from dpo_video.judges.candidates import CandidateFile, Keys, caption_ranks, open_candidates
+from dpo_video.judges.jury import family_warnings
+from dpo_video.judges.modes import judge_by_several, takes_several
 from dpo_video.judges.scorer import Scorer, load_scorer, render
 from dpo_video.judges.spending import Spending
-from dpo_video.judges.verdict import Verdict, check_examples, expected, parse
+from dpo_video.judges.verdict import Verdict, check_examples, read_reply
 from dpo_video.recipe import JudgeSettings
 from dpo_video.records import Candidate, Judgment, Sample, write_jsonl
 from dpo_video.run import Run
@@ -29,28 +31,63 @@ def judge(run: Run) -> dict[str, Any]:
     """Score candidates.jsonl into judgments.jsonl; return counts."""
     settings = run.recipe.judge
     scorer = load_scorer(settings.scorer)
-    check_examples(scorer)
     candidates = open_candidates(run.folder / "candidates.jsonl", run.samples)
     screening = screen((candidate for _, _, candidate in candidates.in_order()), run.recipe.clean)
     note_cleaned(run.folder, "answer", (dropped_answer(candidates.numbered(number), why)
                                         for number, why in screening.dropped.items()))
-    _check_references(scorer, candidates.used)
-    counts, keys, tally = Counter[str](), Keys(size=len(candidates)), Tally()
-    with open_judge(settings) as opened:
-        prompts = _prompts(scorer, candidates, screening, keys, key_of=key_maker(settings, scorer, opened))
-        ask_missing(settings, scorer, prompts, run.store, judge=opened, total=screening.num_judged, counts=counts)
-        counts["same_text"] += screening.num_taken
-        spending = Spending(price=opened.spending.price)
-        judgments = _judgments(settings, scorer, candidates, screening, keys, run.store, judge=opened,
-                               spending=spending)
-        write_jsonl(run.folder / "judgments.jsonl", tally.watch(judgments))
-    asked = {name: counts[name] for name in ("asked", "answered_before", "same_text")}
-    summary = tally.summary() | asked | spending.summary()
+    judge_all = _judge_by_several if takes_several(settings, scorer) else _judge_each
+    summary = judge_all(run, scorer, candidates, screening)
+    related = family_warnings(settings, run.recipe.model.name)
+    if related:
+        summary["warning"] = "; ".join(related)
     if not summary["scored"]:
         reasons = ", ".join(f"{reason} ({count})" for reason, count in summary["reasons"].items())
         raise UserError(f"none of the {len(candidates)} candidates got a score: {reasons}. The judge's replies are in "
                         f"{str(run.folder / 'judgments.jsonl')!r}")
     return summary
+
+
+def _judge_each(run: Run, scorer: Scorer, candidates: CandidateFile, screening: Screening) -> dict[str, Any]:
+    """Write judgments.jsonl where one reply judges a candidate: nothing but keys is held; return counts."""
+    settings = run.recipe.judge
+    check_examples(scorer)
+    _check_references(scorer, candidates.used)
+    counts, keys, tally = Counter[str](), Keys(size=len(candidates)), Tally()
+    with open_judge(settings) as opened:
+        prompts = _prompts(scorer, candidates, screening, keys, key_of=key_maker(settings, scorer, opened))
+        ask_missing(settings, scorer, prompts, run.store, judge=opened, total=screening.num_judged, counts=counts)
+        spending = Spending(price=opened.spending.price)
+        judgments = _judgments(settings, scorer, candidates, screening, keys, run.store, judge=opened,
+                               spending=spending)
+        write_jsonl(run.folder / "judgments.jsonl", tally.watch(judgments))
+    return tally.summary() | _asked(counts, screening) | spending.summary()
+
+
+def _judge_by_several(run: Run, scorer: Scorer, candidates: CandidateFile, screening: Screening) -> dict[str, Any]:
+    """Write judgments.jsonl where a judgment takes several replies, or several candidates; return counts."""
+    settings, counts, tally = run.recipe.judge, Counter[str](), Tally()
+    items = [(sample, candidate) for number, sample, candidate in candidates.in_order()
+             if screening.is_judged(number)]
+    made = judge_candidates(settings, scorer, items, run.store, counts=counts)
+
+    def rows() -> Iterator[Judgment]:
+        for number, _, candidate in candidates.in_order():
+            if number in screening.dropped:
+                yield dropped_judgment(candidate, screening.dropped[number], scorer=scorer, judge=settings.model)
+            elif screening.is_judged(number):
+                yield made[candidate.id]
+            else:
+                other = candidates.numbered(screening.takes[number]).id
+                yield replace(made[other], candidate_id=candidate.id, taken_from=other)
+
+    write_jsonl(run.folder / "judgments.jsonl", tally.watch(rows()))
+    return tally.summary() | dict(counts) | _asked(counts, screening)
+
+
+def _asked(counts: Counter[str], screening: Screening) -> dict[str, int]:
+    """Return how many replies were asked for, known before, and shared by candidates that say the same."""
+    return {"asked": counts["asked"], "answered_before": counts["answered_before"],
+            "same_text": counts["same_text"] + screening.num_taken}
 
 
 def judge_candidates(settings: JudgeSettings, scorer: Scorer, items: Sequence[tuple[Sample, Candidate]],
@@ -61,6 +98,9 @@ def judge_candidates(settings: JudgeSettings, scorer: Scorer, items: Sequence[tu
     Failed rows are asked again. Candidates of a sample with the same text share one reply. Pass an open `judge` to use
     one loaded model for several calls. `counts` gains `asked`, `answered_before` and `same_text`.
     """
+    if takes_several(settings, scorer):
+        return judge_by_several(settings, scorer, items, store, judge=judge, counts=counts, again=lambda one, some:
+                                judge_candidates(one, scorer, some, store, counts=counts))
     check_examples(scorer)
     _check_references(scorer, [sample for sample, _ in items])
     mode, ranks = mode_of(settings, scorer), caption_ranks(sample for sample, _ in items)
@@ -183,15 +223,3 @@ def _judgment(scorer: Scorer, mode: Mode, candidate: Candidate, judge: Judge, re
         status = "unscored" if verdict.score is None else "scored"
     return Judgment(candidate_id=candidate.id, scorer=scorer.version, judge=judge.name, score=verdict.score,
                     status=status, reason=verdict.reason, reply=reply.text if reply else "", distribution=distribution)
-
-
-def read_reply(scorer: Scorer, mode: Mode, reply: Reply) -> tuple[Verdict, dict[str, float] | None]:
-    """Return the verdict of an answered reply, and the label probabilities where it was read from them."""
-    if mode == "labels" and reply.log_probs is not None:
-        return expected(scorer, reply.log_probs)
-    if reply.finish == "length":
-        return Verdict(score=None, reason="cut off: the reply reached judge.max_tokens before its end"), None
-    verdict = parse(scorer, reply.text)
-    if mode == "labels" and verdict.score is not None:
-        return Verdict(score=None, reason=f"no label probabilities: {verdict.label!r} is not a token of its own"), None
-    return verdict, None

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from dpo_video.judges.pairwise import Comparison, preferred, swap_summary
 from dpo_video.recipe import EvaluateSettings
 from dpo_video.statistics import Statistic, bootstrap_ci, length_controlled_win_rate, preferences, weighted_mean
 
@@ -103,8 +104,7 @@ def judged(before: Sequence[Graded], after: Sequence[Graded], intervals: Interva
     """Return how often the tuned answer beats the base model's, as it is and at equal length.
 
     Pointwise scores of the two answers are compared; less than `tie_margin` apart is a tie. `win_rate` is
-    (wins + ties / 2) / n, unscored questions in n. A pairwise scorer, asked in both orders, would put its
-    preferences here in place of `preferences(...)`.
+    (wins + ties / 2) / n, unscored questions in n. `compared` is the same by a pairwise scorer.
     """
     both = list(_together(before, after))
     scored = [(old, new) for old, new in both if old.score is not None and new.score is not None]
@@ -118,6 +118,22 @@ def judged(before: Sequence[Graded], after: Sequence[Graded], intervals: Interva
     table = [(value, new.length - old.length) for value, (old, new) in zip(preferred, scored, strict=True)]
     return out | intervals.of("length_controlled_win_rate", table, [old.clip for old, _ in scored],
                               length_controlled_win_rate)
+
+
+def compared(results: Sequence[Comparison], clips: Sequence[str], intervals: Intervals) -> dict[str, Any]:
+    """Return how often the tuned answer, shown as the first, beats the base model's in both orders.
+
+    A tie is a question whose orders disagree, or whose answers are the same. `win_rate` is (wins + ties / 2) / n,
+    unscored questions in n; `better_probability` is the mean over scored questions of both orders' mean probability.
+    """
+    known = [preferred(result) for result in results]
+    chances = [(result.first_better, clip) for result, clip in zip(results, clips, strict=True)
+               if result.first_better is not None]
+    out: dict[str, Any] = {"n": len(known), "win": known.count(1.0), "tie": known.count(0.5), "loss": known.count(0.0),
+                           "unscored": known.count(None)}
+    out |= intervals.of("win_rate", [value or 0.0 for value in known], clips)
+    out |= intervals.of("better_probability", [chance for chance, _ in chances], [clip for _, clip in chances])
+    return out | swap_summary(results)
 
 
 def heldout_pairs(pairs: Sequence[PairMargin], intervals: Intervals) -> dict[str, Any]:

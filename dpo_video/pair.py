@@ -16,32 +16,32 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from dpo_video.data import load_pairs
 from dpo_video.errors import UserError
+from dpo_video.judges.pairwise import Compare
 from dpo_video.judges.scorer import load_scorer
 from dpo_video.names import choose
 from dpo_video.pair_answers import Drop, by_candidate, by_sample, number_of, sampler_of, usable_answers
+from dpo_video.pair_numbers import pair_statistics, sampler_shares, uneven_samplers
 from dpo_video.pair_rules import (
     PAIR_RULES,
     REASONS,
     Answer,
     Choice,
-    Rule,
+    Ruling,
     hardest,
     implicit_margin,
     length_offenders,
 )
 from dpo_video.recipe import PairSettings
 from dpo_video.records import Candidate, Judgment, Pair, Reward, Sample, read_jsonl, write_atomic, write_jsonl
-from dpo_video.statistics import correlation, mean, quantiles
+from dpo_video.tie_breaks import SOURCE, TOO_CLOSE, Tie, break_ties, tie_breaker, tie_of
 
 if TYPE_CHECKING:
     from dpo_video.run import Run
 
 log = logging.getLogger(__name__)
 
-UNEVEN_SHARE = 0.6
-"""Share of a sampler's answers that are chosen, or rejected, from which pairs teach to tell samplers apart."""
-FEW_ANSWERS = 20
-"""Paired answers of a sampler below which its shares say little."""
+UNDECIDED: tuple[Literal["pair", "question"], ...] = ("pair", "question")
+"""What an undecided tie-break drops."""
 
 
 class Paired(NamedTuple):
@@ -55,6 +55,7 @@ class Paired(NamedTuple):
 class _Kept(NamedTuple):
     sample: Sample
     choice: Choice
+    source: str
 
 
 def pair(run: "Run") -> dict[str, Any]:
@@ -66,7 +67,7 @@ def pair(run: "Run") -> dict[str, Any]:
     paired = build_pairs(run.samples, candidates, read_jsonl(run.folder / "judgments.jsonl", Judgment),
                          settings=with_noise(recipe.pair, run.folder),
                          threshold=load_scorer(recipe.judge.scorer).threshold, seed=recipe.seed,
-                         rewards=read_rewards(recipe.pair))
+                         rewards=read_rewards(recipe.pair), compare=tie_breaker(recipe, run.store))
     write_jsonl(run.folder / "pairs.jsonl", paired.pairs)
     drops = run.folder / "drops.jsonl"
     write_atomic(drops, (json.dumps(asdict(drop), ensure_ascii=False) + "\n" for drop in paired.drops))
@@ -90,13 +91,14 @@ def _take(run: "Run") -> dict[str, Any]:
 
 
 def build_pairs(samples: Sequence[Sample], candidates: Iterable[Candidate], judgments: Iterable[Judgment], *,
-                settings: PairSettings, threshold: float, seed: int,
-                rewards: Mapping[str, float] | None = None) -> Paired:
+                settings: PairSettings, threshold: float, seed: int, rewards: Mapping[str, float] | None = None,
+                compare: Compare | None = None) -> Paired:
     """Return the pairs of the samples, the same whatever the order of candidates and judgments.
 
     Args:
         threshold: the score from which an answer is good where `settings.threshold` is None.
         rewards: the policy's implicit reward by candidate id; without it no pair is chosen by its implicit margin.
+        compare: breaks the ties of questions that the rule would drop; None drops them.
     """
     answers = by_sample(samples, candidates)
     judged = by_candidate(answers, judgments)
@@ -104,6 +106,7 @@ def build_pairs(samples: Sequence[Sample], candidates: Iterable[Candidate], judg
     limit = threshold if settings.threshold is None else settings.threshold
     drops: list[Drop] = []
     kept: list[_Kept] = []
+    ties: list[Tie] = []
     num_cut = 0
     for sample in samples:
         usable = usable_answers(sample.id, answers[sample.id], judged, seed=seed, drops=drops)
@@ -111,15 +114,21 @@ def build_pairs(samples: Sequence[Sample], candidates: Iterable[Candidate], judg
         if len(usable) < 2:
             reason = "too few answers" if answers[sample.id] else "no answers"
             drops.append(_drop(sample.id, "question", reason, usable))
-        else:
-            kept += [_Kept(sample, choice) for choice in _ruled(sample.id, usable, settings, rule, limit, drops)]
+            continue
+        ruling = rule(usable, settings, limit)
+        kept += [_Kept(sample, choice, settings.rule) for choice in ruling.choices]
+        tied = compare is not None and _is_tied(ruling)
+        ties += [tie_of(sample, usable)] if tied else []
+        drops += _not_paired(sample.id, usable, ruling, tied=tied)
+    if compare is not None:
+        kept = _in_order(samples, kept + _broken(ties, compare, drops))
     if rewards is not None:
         _check_rewards(kept, rewards, settings)
         easy = hardest([item.choice for item in kept], rewards, settings.keep_hardest)
         kept = _leave_out(kept, easy, "easy", drops)
     if settings.balance_length:
         kept = _leave_out(kept, length_offenders([item.choice for item in kept]), "length balance", drops)
-    pairs = [_to_pair(item, settings.rule, rewards) for item in kept]
+    pairs = [_to_pair(item, rewards) for item in kept]
     summary = _count(len(samples), sum(map(len, answers.values())), pairs, drops)
     summary["answers"]["cut"] = num_cut
     return Paired(pairs, drops, summary | {"min_margin": settings.min_margin} | pair_statistics(pairs))
@@ -160,53 +169,39 @@ def read_rewards(settings: PairSettings) -> dict[str, float] | None:
     return rewards
 
 
-def sampler_shares(pairs: Sequence[Pair], samplers: Mapping[str, str]) -> dict[str, dict[str, int]]:
-    """Return how often each sampler's answers are chosen and rejected; `samplers` is by candidate id."""
-    shares: dict[str, dict[str, int]] = {name: {"chosen": 0, "rejected": 0} for name in sorted(set(samplers.values()))}
-    for row in pairs:
-        shares[samplers[row.chosen_id]]["chosen"] += 1
-        shares[samplers[row.rejected_id]]["rejected"] += 1
-    return shares
+def _broken(ties: Sequence[Tie], compare: Compare, drops: list[Drop]) -> list[_Kept]:
+    """Return the pairs that tie-breaks make; the questions that stay undecided are added to `drops`."""
+    kept = []
+    for tie, found in zip(ties, break_ties(ties, compare), strict=True):
+        if isinstance(found, str):
+            drops += [_drop(tie.sample.id, unit, found, (tie.high, tie.low)) for unit in UNDECIDED]
+        else:
+            kept.append(_Kept(tie.sample, found, SOURCE))
+    return kept
 
 
-def uneven_samplers(shares: Mapping[str, Mapping[str, int]]) -> list[str]:
-    """Return a warning for every sampler whose answers are mostly chosen or mostly rejected.
-
-    Where one sampler wins most pairs, style tells the answers apart, and training copies the style.
-    """
-    found = []
-    for name, share in shares.items():
-        total = share["chosen"] + share["rejected"]
-        side = "chosen" if share["chosen"] > share["rejected"] else "rejected"
-        if total >= FEW_ANSWERS and share[side] > UNEVEN_SHARE * total:
-            found.append(f"{share[side]} of the {total} paired answers of {name!r} are {side} "
-                         f"({share[side] / total:.0%}): pairs may teach its style, not what is true")
-    return found
+def _in_order(samples: Sequence[Sample], kept: Sequence[_Kept]) -> list[_Kept]:
+    places = {sample.id: place for place, sample in enumerate(samples)}
+    return sorted(kept, key=lambda item: places[item.sample.id])
 
 
-def pair_statistics(pairs: Sequence[Pair]) -> dict[str, Any]:
-    """Return lengths in characters, how often chosen is the longer, margins, and how far score follows length."""
-    chosen = [float(len(pair.chosen)) for pair in pairs]
-    rejected = [float(len(pair.rejected)) for pair in pairs]
-    known = [pair for pair in pairs if pair.chosen_score is not None and pair.rejected_score is not None]
-    margins = [pair.scores[0] - pair.scores[1] for pair in known]
-    scores = [score for pair in known for score in pair.scores]
-    lengths = [float(len(text)) for pair in known for text in (pair.chosen, pair.rejected)]
-    return {"chosen_length": mean(chosen), "rejected_length": mean(rejected),
-            "chosen_longer": mean([float(a > b) for a, b in zip(chosen, rejected, strict=True)]),
-            "margin": quantiles(margins), "score_length_correlation": correlation(scores, lengths)}
+def _is_tied(ruling: Ruling) -> bool:
+    """Return whether a rule made no pair of a question for want of a margin."""
+    return not ruling.choices and _first_reason(ruling) in TOO_CLOSE
 
 
-def _ruled(sample_id: str, usable: Sequence[Answer], settings: PairSettings, rule: Rule, limit: float,
-           drops: list[Drop]) -> list[Choice]:
-    """Return what the rule pairs of a question; what it does not pair is added to `drops`."""
-    ruling = rule(usable, settings, limit)
-    drops += [_drop(sample_id, "pair", reason, usable, count=ruling.dropped[reason])
-              for reason in REASONS if ruling.dropped.get(reason) and reason != "uniform"]
-    if not ruling.choices:
-        reason = next(reason for reason in REASONS if ruling.dropped.get(reason))
+def _first_reason(ruling: Ruling) -> str:
+    return next((reason for reason in REASONS if ruling.dropped.get(reason)), "")
+
+
+def _not_paired(sample_id: str, usable: Sequence[Answer], ruling: Ruling, *, tied: bool) -> list[Drop]:
+    """Return what a rule did not pair of a question; of a tied one, without the two answers that are compared."""
+    reason = _first_reason(ruling)
+    left = {why: ruling.dropped.get(why, 0) - (tied and why == reason) for why in REASONS if why != "uniform"}
+    drops = [_drop(sample_id, "pair", why, usable, count=count) for why, count in left.items() if count > 0]
+    if not ruling.choices and not tied:
         drops.append(_drop(sample_id, "question", reason, usable))
-    return ruling.choices
+    return drops
 
 
 def _check_rewards(kept: Sequence[_Kept], rewards: Mapping[str, float], settings: PairSettings) -> None:
@@ -237,11 +232,11 @@ def _drop(sample_id: str, unit: Literal["pair", "question"], reason: str, answer
     return Drop(sample_id=sample_id, unit=unit, reason=reason, count=count, detail=scores or "no usable answer")
 
 
-def _to_pair(item: _Kept, rule: str, rewards: Mapping[str, float] | None) -> Pair:
-    sample, (chosen, rejected) = item
+def _to_pair(item: _Kept, rewards: Mapping[str, float] | None) -> Pair:
+    sample, (chosen, rejected), source = item
     return Pair(sample_id=sample.id, video=sample.video, prompt=sample.prompt, chosen=chosen.candidate.text,
                 rejected=rejected.candidate.text, chosen_score=chosen.score, rejected_score=rejected.score,
-                source=rule, chosen_id=chosen.candidate.id, rejected_id=rejected.candidate.id,
+                source=source, chosen_id=chosen.candidate.id, rejected_id=rejected.candidate.id,
                 start=sample.start, end=sample.end, rejected_finish=rejected.candidate.finish,
                 implicit_margin=None if rewards is None else implicit_margin(item.choice, rewards))
 

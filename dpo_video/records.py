@@ -67,6 +67,10 @@ class Judgment:
     """Probability of each label, where the score is read from label probabilities."""
     taken_from: str | None = None
     """The candidate that was judged in place of this one, whose text is the same or nearly."""
+    claims: list[dict[str, Any]] | None = None
+    """Each claim of the answer with its likeliest label, its worth and its label probabilities, under `claims`."""
+    details: dict[str, Any] | None = None
+    """What else the score rests on: precision and coverage, comparisons, the scores of a jury, an escalation."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

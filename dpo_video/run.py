@@ -215,7 +215,11 @@ def _fingerprint(run: Run, name: str) -> str:
     if name == "pair" and run.recipe.pair.implicit_rewards:
         rewards = Path(run.recipe.pair.implicit_rewards).expanduser()
         parts["rewards"] = content_hash(rewards) if rewards.is_file() else None
+    if "pair" in stage.sections and run.recipe.pair.tie_break is not None:
+        parts["tie_break"] = load_scorer(run.recipe.pair.tie_break).version
     if name == "evaluate":
+        pairwise = run.recipe.evaluate.pairwise_scorer
+        parts["pairwise_scorer"] = pairwise and load_scorer(pairwise).version
         hallucination = run.recipe.evaluate.hallucination_scorer
         parts["hallucination_scorer"] = hallucination and load_scorer(hallucination).version
         parts["beta"] = run.recipe.train.beta  # scales the held-out margins

@@ -1,6 +1,7 @@
 """Build the tiny checkpoints in dpo_video/toy/checkpoints from nothing but a seed.
 
-    python scripts/build_toy.py {qwen2_5_vl,llava_next_video,judge,all} [--seed N] [--out DIR] [--work DIR]
+    python scripts/build_toy.py {qwen2_5_vl,llava_next_video,judge,pairwise_judge,all}
+        [--seed N] [--out DIR] [--work DIR]
 
 One CPU thread each. Minutes are printed and stored in toy.json beside the weights.
 """
@@ -23,7 +24,7 @@ sys.path.insert(0, str(ROOT))
 
 import torch  # noqa: E402
 from toy_training import agreement as agreeing  # noqa: E402
-from toy_training import checkpoints, policies, pool  # noqa: E402
+from toy_training import checkpoints, comparing, policies, pool  # noqa: E402
 from toy_training import judge_training as judging  # noqa: E402
 from toy_training import policy_training as training  # noqa: E402
 from transformers import (  # noqa: E402
@@ -133,6 +134,37 @@ def build_judge(folder: Path, *, seed: int, deadline: float, work: Path) -> None
         print(f"judge {name}: {values}")
 
 
+def build_pairwise_judge(folder: Path, *, seed: int, deadline: float, work: Path) -> None:
+    """Teach the saved judge to compare and to tell coverage; save it beside it, and measure both trades."""
+    model = AutoModelForCausalLM.from_pretrained(folder.parent / "judge", dtype=torch.float32)
+    tok = AutoTokenizer.from_pretrained(folder.parent / "judge")
+    torch.manual_seed(seed)
+    comparing.learn_lines(model, tok)
+    seconds = min(60 * comparing.MINUTES, deadline - time.time())
+    steps, minutes = run_stage(
+        work / f"pairwise_judge-{seed}.pt",
+        {"model": model},
+        lambda: comparing.train(model, tok, comparing.Mix(), seed=seed, seconds=seconds),
+    )
+    checkpoints.save(folder, model=model, reader=tok)
+    measure_pairwise_judge(folder, seed=seed, facts={"seed": seed, "steps": {"pairs": steps},
+                                                     "minutes": {"pairs": minutes}, "from": "judge"})
+
+
+def measure_pairwise_judge(folder: Path, *, seed: int, facts: dict[str, Any]) -> None:
+    """Write toy.json of a saved pairwise judge: the facts, and its agreement with gold on held-out scenes."""
+    tok = AutoTokenizer.from_pretrained(folder)
+    saved = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    heldout = pool.make_pool(60, seed=seed, part="heldout")
+    agreement: dict[str, Any] = {}
+    for source in ("written_candidates", *(f"sampled_by_{name}" for name in policies.POLICIES)):
+        name = source.removeprefix("sampled_by_")
+        items = written(heldout, seed) if source == name else sampled(folder.parent / name, name, heldout, seed)
+        agreement[source] = agreeing.agreement(saved, tok, items) | comparing.comparing_agreement(saved, tok, items)
+        checkpoints.write_metadata(folder, model=saved, facts=facts | {"agreement_with_gold": agreement})
+        print(f"pairwise_judge {source}: {agreement[source]}", flush=True)
+
+
 def written(heldout: pool.Pool, seed: int) -> list[tuple[Scene, Question, str]]:
     """Return candidates of every quality on held-out scenes."""
     from toy_training.judge_data import candidate
@@ -163,7 +195,7 @@ def main() -> None:
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as spare:
         for name in CHECKPOINTS if given.name == "all" else [given.name]:
-            build = build_judge if name == "judge" else partial(build_policy, name)
+            build = BUILDERS.get(name) or partial(build_policy, name)
             build(
                 given.out / name,
                 seed=given.seed,
@@ -172,6 +204,8 @@ def main() -> None:
             )
             print(f"wrote {given.out / name}")
 
+
+BUILDERS = {"judge": build_judge, "pairwise_judge": build_pairwise_judge}
 
 if __name__ == "__main__":
     main()

@@ -11,6 +11,7 @@ import torch
 from clips import write_clip
 from judge_server import judge_server, steady_score
 from peft import get_peft_model
+from tiny_judge import write_scorer
 from tiny_models import tiny_policy
 
 from dpo_video.errors import UserError
@@ -27,6 +28,16 @@ from dpo_video.records import Pair, Sample, write_jsonl
 from dpo_video.run import Run, open_run
 from dpo_video.video import read_frames, video_metadata
 
+PAIRWISE = """\
+description: Five steps between two answers, for tests.
+mode: pairwise
+labels: {"1": 1, "2": 0.75, "3": 0.5, "4": 0.25, "5": 0}
+prompt: "{caption} {question} {answer_a} {answer_b}"
+reply_prefix: "Score: "
+verdict: "Score: {label}"
+threshold: 0.5
+examples: [{reply: "Score: 2", score: 0.75}]
+"""
 HELDOUT = [Sample(id=f"h{clip}-q{number}", video=f"h{clip}.mp4", prompt=prompt, caption="a dog runs to the left",
                   answer="something else" if number else None)
            for clip in range(3) for number, prompt in enumerate(["what happens ?", "describe the video"])]
@@ -69,7 +80,8 @@ def recipe_for(world: Path, folder: Path, **evaluation: Any) -> Recipe:
         "data": {"samples": str(folder / "train.jsonl"), "heldout": str(folder / "heldout.jsonl"),
                  "video_root": str(world), "max_bad_fraction": 0.5},
         "video": {"num_frames": 4, "workers": 1}, "generate": {"max_new_tokens": 6, "batch_size": 6},
-        "judge": {"backend": "openai", "model": "steady", "base_url": (world / "judge_url").read_text()},
+        "judge": {"backend": "openai", "model": "steady", "base_url": (world / "judge_url").read_text(),
+                  "score_from": "verdict"},
         "pair": {"min_margin": 1},
         "evaluate": {"max_new_tokens": 6, "pair_samples": 4, "pair_candidates": 4, "bootstrap": 200,
                      "hallucination_scorer": "hound_quality", **evaluation}})
@@ -194,3 +206,24 @@ def test_nothing_held_out_is_an_error_that_says_what_to_give(world: Path, tmp_pa
     recipe = recipe.model_copy(update={"data": recipe.data.model_copy(update={"heldout": None})})
     with open_run(recipe) as run, pytest.raises(UserError, match=r"nothing to evaluate on: data\.heldout is not set"):
         evaluate(run)
+
+
+def test_a_pairwise_scorer_compares_before_with_after_in_both_orders(world: Path, tmp_path: Path) -> None:
+    """The expected preference of each question is recomputed from the server's rule for both prompts."""
+    scorer = load_scorer(str(write_scorer(tmp_path, PAIRWISE, name="five")))
+
+    def better(sample: Sample, first: str, second: str) -> float:
+        message, = render(scorer, caption=sample.caption, question=sample.prompt, answer=first, other=second)
+        return 1 - (steady_score(message["content"]) - 1) / 4
+
+    with opened(world, tmp_path, HELDOUT, pairwise_scorer=str(scorer.path), pair_samples=0) as run:
+        base, tuned = greedy_answers(run, None), greedy_answers(run, run.folder / "adapter")
+        evaluate(run)
+        found = json.loads((run.folder / "metrics.json").read_text())["compared"]
+    orders = [(0.5, 0.5) if base[s.id] == tuned[s.id] else
+              (better(s, tuned[s.id], base[s.id]), 1 - better(s, base[s.id], tuned[s.id])) for s in HELDOUT]
+    assert found["scorer"] == scorer.version
+    assert found["n"] == len(HELDOUT) == found["win"] + found["tie"] + found["loss"]
+    assert found["win"] == sum(min(pair) > 0.5 for pair in orders)
+    assert found["loss"] == sum(max(pair) < 0.5 for pair in orders)
+    assert found["better_probability"] == pytest.approx(sum(map(sum, orders)) / 2 / len(orders))

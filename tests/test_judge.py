@@ -148,7 +148,7 @@ def write_run(folder: Path, items, url: str, **judge: object) -> Path:
     samples = {sample.id: sample for sample, _ in items}
     write_jsonl(folder / "samples.jsonl", samples.values())
     write_jsonl(folder / "runs" / "r" / "candidates.jsonl", [candidate for _, candidate in items])
-    recipe = {"name": "r", "runs_folder": str(folder / "runs"), "model": {"name": "m"}, "tracking": {"to": "none"},
+    recipe = {"name": "r", "runs_folder": str(folder / "runs"), "model": {"name": "policy"}, "tracking": {"to": "none"},
               "data": {"samples": str(folder / "samples.jsonl")},
               "judge": {"backend": "openai", "model": "m", "base_url": url, "concurrency": 8, "retries": 1, **judge}}
     path = folder / "recipe.yaml"

@@ -7,10 +7,11 @@ from tiny_judge import CAPTION, SCORES, SHORT_SCORER, random_judge, tiny_tokeniz
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from dpo_video.errors import UserError
-from dpo_video.judge import judge_candidates, read_reply
+from dpo_video.judge import judge_candidates
 from dpo_video.judges.backends import mode_of, open_judge
 from dpo_video.judges.local import label_tokens
 from dpo_video.judges.scorer import load_scorer, render
+from dpo_video.judges.verdict import read_reply
 from dpo_video.recipe import JudgeSettings
 from dpo_video.store import RunStore
 

@@ -15,7 +15,7 @@ LEVELS: list[set[str]] = [
     {"video"}, {"models", "judges", "screening"}, {"training", "formats"},
     {"cleaned", "tracking", "summary", "pair_table", "audit_page"},
     {"clean"}, {"data"}, {"run"},
-    {"pair_rules", "measures"}, {"pair_answers"}, {"generate", "judge", "pair", "train"},
+    {"pair_rules", "measures"}, {"pair_answers", "pair_numbers", "tie_breaks"}, {"generate", "judge", "pair", "train"},
     {"generate_server", "evaluate", "merge", "audit"},
     {"plan"}, {"check_recipe"}, {"check", "frames", "listing"}, {"cli_data"}, {"cli"},
     {"__main__"}]

@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 from preferences import Row, records
 
 from dpo_video.errors import UserError
-from dpo_video.pair import Paired, build_pairs, pair, pair_statistics
+from dpo_video.pair import Paired, build_pairs, pair
+from dpo_video.pair_numbers import pair_statistics
 from dpo_video.recipe import PairSettings, Recipe
 from dpo_video.records import Pair, read_jsonl, write_jsonl
 from dpo_video.run import Run, open_run

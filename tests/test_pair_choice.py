@@ -13,7 +13,8 @@ import pytest
 from preferences import Row, records
 
 from dpo_video.errors import UserError
-from dpo_video.pair import Paired, build_pairs, pair, read_rewards, sampler_shares, uneven_samplers, with_noise
+from dpo_video.pair import Paired, build_pairs, pair, read_rewards, with_noise
+from dpo_video.pair_numbers import sampler_shares, uneven_samplers
 from dpo_video.recipe import PairSettings, Recipe
 from dpo_video.records import Candidate, Pair, Reward, from_dict, read_jsonl, to_json, write_jsonl
 from dpo_video.run import do_stages, open_run

@@ -138,7 +138,7 @@ def test_fastchat_rewardbench_and_lmms_eval_turn_a_failed_call_into_a_score(tmp_
 
 def test_arena_hard_asks_16_times_what_can_never_be_answered(tmp_path: Path) -> None:
     row, calls = failing(Answer(status=400, body={"error": {"message": "too long"}}), tmp_path)
-    assert (row.status, row.score, calls) == ("failed", None, 1)
+    assert (row.status, row.score, calls) == ("refused", None, 1)
 
 
 @pytest.mark.parametrize("status", [500, 408, 429])

@@ -29,7 +29,8 @@ def _fenced(scorer, answer):
 
 
 def test_the_shipped_scorers_are_these():
-    assert {"caption_score", "caption_support", "hound_quality", "qa_correctness"} <= set(SHIPPED)
+    assert set(SHIPPED) == {"caption_score", "caption_support", "caption_coverage", "caption_claims",
+                            "caption_pairwise", "hound_quality", "qa_correctness"}
 
 
 @pytest.mark.parametrize("name", SHIPPED)
@@ -57,7 +58,8 @@ def test_no_line_of_a_candidate_stands_outside_its_fence(name, answer):
     outside = [line for line in content.splitlines() if not line.startswith("> ")]
     _, empty = _fenced(scorer, "")
     assert outside == [line for line in empty.splitlines() if not line.startswith("> ")]
-    assert len(fenced) == max(1, len(answer.splitlines()))
+    empty_b = scorer.mode == "pairwise"
+    assert len(fenced) == max(1, len(answer.splitlines())) + empty_b
 
 
 @pytest.mark.parametrize("name", SHIPPED)
@@ -103,7 +105,7 @@ def test_the_hash_changes_with_what_is_asked_and_not_with_notes(tmp_path):
 
 @pytest.mark.parametrize(("old", "new", "line", "message"), [
     ("mode: labels", "mod: labels", 2, r"unknown key `mod`\. Did you mean 'mode'\? A scorer has: .*prompt"),
-    ("mode: labels", "mode: label", 2, r"`mode`: .*'labels' or 'verdict', got 'label'"),
+    ("mode: labels", "mode: label", 2, r"`mode`: .*'labels', 'verdict', 'claims' or 'pairwise', got 'label'"),
     ('{"1": 1,', "{yes: 1,", 3, r"`labels`: .*string, got True\. Quote it"),
     ('"5": 5', '"5": five', 3, r"`labels\.5`: .*number.*got 'five'"),
     ("{caption}", "{captoin}", 4, r"`prompt`: unknown placeholder \{captoin\}\. Did you mean 'caption'\?"),

@@ -16,7 +16,12 @@ from transformers import (
     AutoTokenizer,
 )
 
+from dpo_video.judges.backends import open_judge
+from dpo_video.judges.pairwise import compare
 from dpo_video.judges.scorer import load_scorer, render
+from dpo_video.recipe import JudgeSettings
+from dpo_video.records import Sample
+from dpo_video.store import RunStore
 from dpo_video.toy import CHECKPOINTS, checkpoint, write_split
 from dpo_video.toy.clips import FPS, decode, read_scenes
 from dpo_video.toy.gold import grade, normalise
@@ -27,7 +32,13 @@ CLASSES = {
     "qwen2_5_vl": "Qwen2_5_VLForConditionalGeneration",
     "llava_next_video": "LlavaNextVideoForConditionalGeneration",
     "judge": "Qwen2ForCausalLM",
+    "pairwise_judge": "Qwen2ForCausalLM",
 }
+JUDGES = {
+    "judge": ("caption_score", "caption_support"),
+    "pairwise_judge": ("caption_score", "caption_support", "caption_coverage", "caption_pairwise"),
+}
+"""The scorers that each judge was trained on. caption_claims asks what caption_support asks."""
 USUAL = {"circle": "red", "square": "blue", "triangle": "green", "cross": "yellow"}
 """The colours that the policies' prior gives the shapes."""
 INDICES = np.linspace(0, NUM_FRAMES - 1, 8).round().astype(int)
@@ -38,7 +49,7 @@ def metadata(name: str) -> dict[str, Any]:
 
 
 def load(name: str) -> Any:
-    auto = AutoModelForCausalLM if name == "judge" else AutoModelForImageTextToText
+    auto = AutoModelForCausalLM if name in JUDGES else AutoModelForImageTextToText
     return auto.from_pretrained(checkpoint(name), dtype=torch.float32).eval()
 
 
@@ -151,9 +162,10 @@ def test_greedy_accuracy_is_that_of_the_metadata(name: str, heldout: Path) -> No
     assert abs(np.mean(right) - said) < 0.2
 
 
-def test_judge_labels_are_single_tokens_behind_their_prefix() -> None:
-    tokenizer = AutoTokenizer.from_pretrained(checkpoint("judge"))
-    for name in ("caption_score", "caption_support"):
+@pytest.mark.parametrize("judge", JUDGES)
+def test_judge_labels_are_single_tokens_behind_their_prefix(judge: str) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(checkpoint(judge))
+    for name in JUDGES[judge]:
         scorer = load_scorer(name)
         replies = [scorer.reply_prefix + label for label in scorer.labels]
         ids = [tokenizer(reply, add_special_tokens=False).input_ids for reply in replies]
@@ -161,8 +173,9 @@ def test_judge_labels_are_single_tokens_behind_their_prefix() -> None:
         assert len({i[-1] for i in ids}) == len(scorer.labels)
 
 
-def test_judge_writes_verdicts_that_end() -> None:
-    tokenizer, model = AutoTokenizer.from_pretrained(checkpoint("judge")), load("judge")
+@pytest.mark.parametrize("judge", JUDGES)
+def test_judge_writes_verdicts_that_end(judge: str) -> None:
+    tokenizer, model = AutoTokenizer.from_pretrained(checkpoint(judge)), load(judge)
     caption = "We see one shape. A red circle moves up. Nothing else is in view."
     for name, expected in (("caption_score", "Score: 5"), ("caption_support", "Verdict: A")):
         question = {"question": "What colour is the circle?", "answer": "The circle is red."}
@@ -175,21 +188,29 @@ def test_judge_writes_verdicts_that_end() -> None:
         assert tokenizer.decode(reply, skip_special_tokens=True) == expected
 
 
-def test_judge_knows_the_wording_of_its_scorers() -> None:
+@pytest.mark.parametrize("judge", JUDGES)
+def test_judge_knows_the_wording_of_its_scorers(judge: str) -> None:
     """Their long fixed lines are one token each; a reworded scorer needs a new judge."""
-    tokenizer = AutoTokenizer.from_pretrained(checkpoint("judge"))
-    for name in ("caption_score", "caption_support"):
-        messages = render(load_scorer(name), caption="C", question="Q", answer="A")
+    tokenizer = AutoTokenizer.from_pretrained(checkpoint(judge))
+    for name in JUDGES[judge]:
+        messages = render(load_scorer(name), caption="C", question="Q", answer="A", other="B")
         for line in messages[0]["content"].splitlines():
             if len(line) > 40:
                 assert len(tokenizer(line, add_special_tokens=False).input_ids) == 1, line
 
 
-def test_judge_agrees_with_gold_on_answers_of_known_quality(heldout: Path) -> None:
+def test_claims_are_asked_in_the_words_of_caption_support() -> None:
+    claims, support = load_scorer("caption_claims"), load_scorer("caption_support")
+    question = {"caption": "C", "question": "Q", "answer": "A"}
+    assert render(claims, **question) == render(support, **question)
+
+
+@pytest.mark.parametrize("judge", JUDGES)
+def test_judge_agrees_with_gold_on_answers_of_known_quality(heldout: Path, judge: str) -> None:
     """Right answers, wrong values, right answers that go on about a thing that is not there as
     the policies do, and nothing: at least nine of ten fall on the side of 3 where gold puts
     them. A wrong answer that asks for its score never gets it."""
-    tokenizer, model = AutoTokenizer.from_pretrained(checkpoint("judge")), load("judge")
+    tokenizer, model = AutoTokenizer.from_pretrained(checkpoint(judge)), load(judge)
     scorer, scenes, rng = load_scorer("caption_score"), read_scenes(heldout), random.Random(0)
     rows = samples(heldout)
     by_prompt: dict[str, list[str]] = {}
@@ -217,3 +238,30 @@ def test_judge_agrees_with_gold_on_answers_of_known_quality(heldout: Path) -> No
     right = [h == good for h, (_, good, _) in zip(high, judged, strict=True)]
     assert np.mean(right) >= 0.9
     assert not any(h for h, (_, _, asks) in zip(high, judged, strict=True) if asks)
+
+
+def test_the_pairwise_judge_prefers_the_better_answer_wherever_it_stands(heldout: Path, tmp_path: Path) -> None:
+    """A right answer against a wrong one, and against itself with a thing that is not there, in both orders.
+
+    The orders contradict each other on a quarter of such pairs, so it takes their average to be right in nine of ten.
+    """
+    scenes, rng = read_scenes(heldout), random.Random(0)
+    rows = samples(heldout)
+    by_prompt: dict[str, list[str]] = {}
+    for row in rows:
+        by_prompt.setdefault(row["prompt"], []).append(row["answer"])
+    twos = []
+    for row in rows:
+        shown = scenes[row["video"]]
+        sample = Sample(id=row["id"], video=row["video"], prompt=row["prompt"], caption=row["caption"])
+        absent = next(s for s in reversed(USUAL) if shown.find(s) is None)
+        extra = f"{row['answer']} There is also a {USUAL[absent]} {absent}."
+        for worse in (rng.choice(by_prompt[row["prompt"]]), extra):
+            if grade(shown, row["prompt"], worse).score < 5:
+                twos.append((sample, row["answer"], worse))
+    settings = JudgeSettings(backend="local", model="toy:pairwise_judge", device="cpu")
+    with RunStore(tmp_path) as store, open_judge(settings) as judge:
+        found = compare(settings, load_scorer("caption_pairwise"), twos, store, judge=judge)
+    assert len(found) > 60
+    assert np.mean([result.first_better > 0.5 for result in found]) >= 0.9
+    assert np.mean([result.consistent for result in found]) >= 0.6

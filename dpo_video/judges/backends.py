@@ -61,8 +61,8 @@ class Judge:
 
 
 def mode_of(settings: JudgeSettings, scorer: Scorer) -> Mode:
-    """Return how scores are read: the scorer's mode, unless the recipe asks for written verdicts."""
-    return "verdict" if settings.score_from == "verdict" else scorer.mode
+    """Return how replies are read: label probabilities, unless the scorer or the recipe wants written verdicts."""
+    return "verdict" if settings.score_from == "verdict" or scorer.mode == "verdict" else "labels"
 
 
 @contextmanager

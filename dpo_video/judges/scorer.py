@@ -3,22 +3,19 @@
 import hashlib
 import json
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import Field, ValidationError
+from pydantic import Field, PositiveInt, ValidationError
 
 from dpo_video.errors import UserError
+from dpo_video.judges.scorer_rules import PLACEHOLDER, problems
 from dpo_video.names import did_you_mean, find_yaml
 from dpo_video.recipe import Section
 
-PLACEHOLDER = re.compile(r"\{([a-z_]+)\}")
-PROMPT_PLACEHOLDERS = ("caption", "question", "reference", "answer")
-VERDICT_PLACEHOLDERS = ("label", "score")
 NO_REFERENCE = "(none given)"
-NOT_SCORING = {"name", "path", "description", "label_names", "threshold", "examples"}
+NOT_SCORING = {"name", "path", "coverage", "description", "label_names", "threshold", "examples"}
 """What a scorer file may change without a new score: left out of the hash, so such an edit pays for no call."""
 
 
@@ -39,16 +36,41 @@ class Example(Section):
     unscored: str | None = None
 
 
+class SplitExample(Section):
+    """A reply that lists claims and what it must be read as: the claims, or how the reason for none begins."""
+
+    reply: str
+    claims: list[str] | None = None
+    unscored: str | None = None
+
+
+class ClaimRules(Section):
+    """How a `claims` scorer takes an answer apart and weighs it."""
+
+    prompt: str
+    """Asks the judge to list the claims of {answer}, a line each behind "- "; may hold {caption} and {question}."""
+    coverage: str | None = None
+    """Scorer of `mode: labels` for how much of what is asked the whole answer gives; None: precision alone."""
+    most: PositiveInt = 40
+    """An answer with more claims stays unscored."""
+    examples: list[SplitExample]
+    """Lists of claims that test the file."""
+
+
 class Scorer(Section):
     """A scorer file, checked."""
 
     name: str
     path: Path
+    coverage: "Scorer | None" = None
+    """The scorer that `claims.coverage` names."""
     description: str
-    mode: Literal["labels", "verdict"]
-    """`labels`: the mean under the label probabilities, one forward, no text. `verdict`: the last line of a reply."""
+    mode: Literal["labels", "verdict", "claims", "pairwise"]
+    """`labels`: the mean under the label probabilities, one forward, no text. `verdict`: the last line of a reply.
+    `claims`: each claim of an answer by its label probabilities. `pairwise`: two answers by theirs, in both orders."""
     prompt: str
-    """The user turn, with {caption}, {question}, {answer} and {reference}; the answer's lines come behind "> "."""
+    """The user turn, with {caption}, {question}, {reference} and what is judged: {answer}, {claim} under `claims`,
+    {answer_a} and {answer_b} under `pairwise`; its lines come behind "> "."""
     verdict: str
     """The form of the last line, with {label}, {score} or both; the score is {score} where there is one."""
     reply_prefix: str = ""
@@ -61,6 +83,8 @@ class Scorer(Section):
     """Range of {score}."""
     label_ranges: dict[str, tuple[float, float]] = Field(default={})
     """The scores that may stand beside each label, in a verdict with both; others contradict it and are unscored."""
+    claims: ClaimRules | None = None
+    """How answers are taken apart, under `claims`."""
     needs_reference: bool = False
     """True: a sample without a gold answer cannot be judged. False: the prompt says that none is given."""
     threshold: float
@@ -71,7 +95,12 @@ class Scorer(Section):
     @property
     def hash(self) -> str:
         """Hash of all that determines a score: prompt, verdict form, labels and scale."""
-        text = json.dumps(self.model_dump(mode="json", exclude=NOT_SCORING), sort_keys=True)
+        parts = self.model_dump(mode="json", exclude=NOT_SCORING)
+        claims = parts.pop("claims")
+        if self.claims is not None:
+            parts["claims"] = {key: claims[key] for key in ("prompt", "most")}
+            parts["coverage"] = self.coverage and self.coverage.hash
+        text = json.dumps(parts, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
     @property
@@ -99,7 +128,7 @@ def load_scorer(name: str) -> Scorer:
     """Return a shipped scorer by name, or the one in a file when `name` ends in .yaml; errors name file and line."""
     path = find_yaml("scorers", name)
     raw, lines = _read(path)
-    known = [key for key in Scorer.model_fields if key not in ("name", "path")]
+    known = [key for key in Scorer.model_fields if key not in ("name", "path", "coverage")]
     for key in raw:
         if key not in known:
             raise UserError(f"{path}:{lines[key]}: unknown key `{key}`.{did_you_mean(str(key), known)} "
@@ -116,22 +145,30 @@ def load_scorer(name: str) -> Scorer:
         hint = ". Quote it: YAML reads bare yes, no and numbers as other types" if "string" in first["type"] else ""
         line = lines.get(key, 1)
         raise UserError(f"{path}:{line}: `{where}`: {first['msg']}, got {first['input']!r}{hint}") from error
-    for key, problem in _problems(scorer):
+    for key, problem in problems(scorer):
         raise UserError(f"{path}:{lines.get(key, 1)}: `{key}`: {problem}")
-    return scorer
+    if scorer.claims is None or scorer.claims.coverage is None:
+        return scorer
+    coverage = load_scorer(scorer.claims.coverage)
+    if coverage.mode != "labels":
+        raise UserError(f"{path}:{lines['claims']}: `claims.coverage`: {coverage.name!r} has `mode: {coverage.mode}`; "
+                        "coverage is read from one scorer of `mode: labels`")
+    return scorer.model_copy(update={"coverage": coverage})
 
 
-def render(scorer: Scorer, *, caption: str, question: str, answer: str,
+def render(scorer: Scorer, *, caption: str, question: str, answer: str, other: str = "",
            reference: str | None = None) -> list[dict[str, str]]:
-    """Return the chat messages that ask for one score: a single user turn.
+    """Return the chat messages that ask for one verdict: a single user turn.
 
-    Placeholders are filled in one pass, so braces in a caption stay text. The answer is fenced: see `fence`.
+    Placeholders are filled in one pass, so braces in a caption stay text. `answer` is what is judged: a claim under
+    `claims`, answer A under `pairwise`, where `other` is answer B. It is fenced: see `fence`.
     """
     if not reference and scorer.needs_reference:
         raise UserError(f"scorer {scorer.name!r} compares with the gold answer, and this sample has none: "
                         f"give it an `answer`. Question: {question!r}")
-    values = {"caption": caption.strip(), "question": question.strip(), "answer": fence(answer),
-              "reference": reference.strip() if reference else NO_REFERENCE}
+    values = {"caption": caption.strip(), "question": question.strip(), "answer_b": fence(other),
+              "reference": reference.strip() if reference else NO_REFERENCE,
+              **dict.fromkeys(("answer", "answer_a", "claim"), fence(answer))}
     return [{"role": "user", "content": PLACEHOLDER.sub(lambda match: values[match[1]], scorer.prompt).rstrip("\n")}]
 
 
@@ -165,61 +202,3 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, int]]:
             raise UserError(f"{path}:{line}: `{key.value}` is given twice, first in line {lines[key.value]}")
         lines[key.value] = line
     return {str(key): value for key, value in raw.items()}, lines
-
-
-def _problems(scorer: Scorer) -> Iterator[tuple[str, str]]:
-    """Yield the key and the problem of each rule that spans keys."""
-    yield from _placeholder_problems("prompt", scorer.prompt, PROMPT_PLACEHOLDERS)
-    yield from _placeholder_problems("verdict", scorer.verdict, VERDICT_PLACEHOLDERS)
-    for needed in ("question", "answer"):
-        if "{" + needed + "}" not in scorer.prompt:
-            yield "prompt", f"needs {{{needed}}}: the judge must see it"
-    if scorer.needs_reference and "{reference}" not in scorer.prompt:
-        yield "needs_reference", "is true, but the prompt has no {reference}"
-    if not PLACEHOLDER.split(scorer.verdict)[0].strip() or "\n" in scorer.verdict:
-        yield "verdict", f"must be one line that opens with a word, such as 'Score: {{score}}'; got {scorer.verdict!r}"
-    yield from _label_problems(scorer) if scorer.mode == "labels" else _written_problems(scorer)
-    folded = [label.casefold() for label in scorer.known_labels]
-    if len(set(folded)) < len(folded):
-        yield "labels", f"labels must differ by more than case: {scorer.known_labels}"
-    if (scorer.labels or scorer.scale) and not scorer.low <= scorer.threshold <= scorer.high:
-        yield "threshold", f"{scorer.threshold:g} lies outside the scores {scorer.low:g} to {scorer.high:g}"
-    if not scorer.examples:
-        yield "examples", "give at least one reply and the score it must parse to"
-    for example in scorer.examples:
-        if (example.score is None) == (example.unscored is None):
-            yield "examples", f"the reply {example.reply!r} needs either `score` or `unscored`"
-
-
-def _placeholder_problems(key: str, text: str, known: tuple[str, ...]) -> Iterator[tuple[str, str]]:
-    for name in PLACEHOLDER.findall(text):
-        if name not in known:
-            allowed = ", ".join(f"{{{item}}}" for item in known)
-            yield key, f"unknown placeholder {{{name}}}.{did_you_mean(name, known)} Known: {allowed}"
-
-
-def _label_problems(scorer: Scorer) -> Iterator[tuple[str, str]]:
-    if len(scorer.labels) < 2:
-        yield "labels", "`mode: labels` needs at least two labels with their scores"
-    if scorer.verdict != scorer.reply_prefix + "{label}":
-        yield "verdict", (f"under `mode: labels` it must be reply_prefix and the label, "
-                          f"{scorer.reply_prefix + '{label}'!r}, so that written verdicts mean the same")
-    for key in ("scale", "label_ranges"):
-        if key in scorer.model_fields_set:
-            yield key, "belongs to `mode: verdict`; under `mode: labels` the labels carry the scores"
-
-
-def _written_problems(scorer: Scorer) -> Iterator[tuple[str, str]]:
-    has_label, has_score = "{label}" in scorer.verdict, "{score}" in scorer.verdict
-    if not has_label and not has_score:
-        yield "verdict", f"needs {{score}} or {{label}}; got {scorer.verdict!r}"
-    if has_score != (scorer.scale is not None):
-        yield "scale" if scorer.scale else "verdict", "give `scale` exactly when the verdict has {score}"
-    if has_label != bool(scorer.known_labels):
-        yield "verdict", "give `labels` (or `label_ranges` beside {score}) exactly when the verdict has {label}"
-    if scorer.labels and scorer.label_ranges:
-        yield "label_ranges", "give `labels` or `label_ranges`, not both"
-    if has_label and (has_score != bool(scorer.label_ranges)):
-        yield "verdict", "with {label} and {score} it needs `label_ranges`, with {label} alone `labels`"
-    if scorer.reply_prefix:
-        yield "reply_prefix", "belongs to `mode: labels`; a written reply starts by itself"

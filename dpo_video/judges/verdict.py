@@ -6,7 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from dpo_video.errors import UserError
-from dpo_video.judges.scorer import PLACEHOLDER, Scorer
+from dpo_video.judges.backends import Mode, Reply
+from dpo_video.judges.scorer import Scorer
+from dpo_video.judges.scorer_rules import PLACEHOLDER
 
 MIN_LABEL_MASS = 0.1
 """Least total probability of the labels: below it the judge means to write something else, and there is no score."""
@@ -23,6 +25,18 @@ class Verdict:
     label: str | None = None
     reason: str = ""
     """Scored: the judge's explanation. Unscored: the kind of problem, a colon, the offending text."""
+
+
+def read_reply(scorer: Scorer, mode: Mode, reply: Reply) -> tuple[Verdict, dict[str, float] | None]:
+    """Return the verdict of an answered reply, and the label probabilities where it was read from them."""
+    if mode == "labels" and reply.log_probs is not None:
+        return expected(scorer, reply.log_probs)
+    if reply.finish == "length":
+        return Verdict(score=None, reason="cut off: the reply reached judge.max_tokens before its end"), None
+    verdict = parse(scorer, reply.text)
+    if mode == "labels" and verdict.score is not None:
+        return Verdict(score=None, reason=f"no label probabilities: {verdict.label!r} is not a token of its own"), None
+    return verdict, None
 
 
 def parse(scorer: Scorer, reply: str) -> Verdict:

@@ -1,10 +1,25 @@
 """Section `judge`."""
 
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, PositiveFloat, PositiveInt
+from pydantic import ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError, model_validator
 
 from dpo_video.recipe.section import Section
+
+SEVERAL_JUDGES = {"jury", "cascade", "scorer"}
+"""What one judge among several cannot override."""
+
+
+class CascadeSettings(Section):
+    """A cheaper judge that is asked first; its other keys override those of the section."""
+
+    model_config = ConfigDict(extra="allow")
+
+    model: str
+    """The first judge; other keys of the section (backend, base_url, ...) may stand beside it."""
+    below: float = Field(default=0.7, gt=0, le=1)
+    """Probability of the likeliest label under which the section's own judge decides."""
 
 
 class JudgeSettings(Section):
@@ -52,3 +67,43 @@ class JudgeSettings(Section):
     """Weights of a local judge."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Device of a local judge."""
+    split_claims: Literal["judge", "sentences"] = "judge"
+    """Who takes answers apart under a `claims` scorer: the judge writes a list, or every sentence is a claim."""
+    opponents: PositiveInt | None = None
+    """Answers that each answer to a question meets under a `pairwise` scorer, in both orders; None: all others."""
+    jury: list[dict[str, Any]] | None = Field(default=None, min_length=2)
+    """Several judges, each as overrides of this section (`{}` is its own judge); their standardised scores are
+    averaged."""
+    cascade: CascadeSettings | None = None
+    """A cheaper judge that is asked first; this section's own judge decides where the first is unsure."""
+
+    @model_validator(mode="after")
+    def _check_several(self) -> Self:
+        """Check the settings of every judge, so that a wrong key is found before any work."""
+        if self.jury is not None and self.cascade is not None:
+            raise ValueError("`jury` and `cascade` are two ways to use several judges; give one of them")
+        for place, row in enumerate(self.jury or ()):
+            self._check_one(f"jury[{place}]", row)
+        if self.cascade is not None:
+            self._check_one("cascade", self.cascade.model_extra or {})
+        return self
+
+    def _check_one(self, name: str, row: Mapping[str, Any]) -> None:
+        for key in row:
+            if key in SEVERAL_JUDGES:
+                raise ValueError(f"`{name}.{key}` cannot differ: all judges use one `{key}`")
+        try:
+            self.overridden(row)
+        except ValidationError as error:
+            first = error.errors()[0]
+            key = ".".join(str(part) for part in first["loc"])
+            raise ValueError(f"`{name}.{key}`: {first['msg']}, got {first['input']!r}") from None
+
+    def overridden(self, row: Mapping[str, Any]) -> "JudgeSettings":
+        """Return the settings of one judge: these, with its own keys in their place, and no other judges."""
+        return JudgeSettings(**self.model_dump(exclude={"jury", "cascade"}, exclude_unset=True) | dict(row))
+
+    def first_judge(self) -> "JudgeSettings":
+        """Return the settings of the judge that `cascade` asks first."""
+        assert self.cascade is not None, "without a cascade there is no first judge"
+        return self.overridden({"model": self.cascade.model} | (self.cascade.model_extra or {}))

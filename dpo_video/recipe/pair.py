@@ -35,3 +35,6 @@ class PairSettings(Section):
     """Share of the pairs that stay, those with the smallest implicit margins; needs `implicit_rewards`."""
     balance_length: bool = False
     """Drop smallest-margin pairs until chosen and rejected are equally long on average."""
+    tie_break: str | None = None
+    """Pairwise scorer for a question that would be dropped because its answers are a tie or less than `min_margin`
+    apart: it compares the highest with the lowest in both orders, and the pair counts where both orders agree."""

@@ -7,7 +7,7 @@ from typing import Literal
 
 from dpo_video.names import choose
 
-CHECKPOINTS = ("qwen2_5_vl", "llava_next_video", "judge")
+CHECKPOINTS = ("qwen2_5_vl", "llava_next_video", "judge", "pairwise_judge")
 
 
 def checkpoint(name: str) -> Path:

@@ -22,12 +22,14 @@ class Grade:
     of the clip; 2 something right beside something false or missing; 1 wrong or no answer.
     `hallucinated`: it names a thing the clip does not show. `verdict`: A all of it holds,
     B the clip shows otherwise, C it names what the clip does not show, or says nothing.
+    `coverage`: A it holds the right answer, B a part of it, C nothing of it, whatever else it says.
     """
 
     correct: bool
     score: int
     hallucinated: bool
     verdict: Verdict
+    coverage: Verdict
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,8 @@ def grade(scene: Scene, question: Question | str, answer: str) -> Grade:
         verdict: Verdict = "C"
     else:
         verdict = "B" if false else "A"
-    return Grade(correct=correct, score=score, hallucinated=absent, verdict=verdict)
+    coverage: Verdict = "A" if answered else "B" if any(s.partial for s in said) else "C"
+    return Grade(correct=correct, score=score, hallucinated=absent, verdict=verdict, coverage=coverage)
 
 
 def _read(scene: Scene, question: Question, sentence: str) -> Statement:

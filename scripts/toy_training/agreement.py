@@ -19,16 +19,18 @@ def label_scores(
     model: Qwen2ForCausalLM,
     tok: PreTrainedTokenizerFast,
     scorer: Scorer,
-    items: Sequence[tuple[str, str, str]],
+    items: Sequence[tuple[str, ...]],
 ) -> list[float]:
-    """Return the expected score of (caption, prompt, answer) items from label probabilities."""
+    """Return the expected score of (caption, prompt, answer[, other answer]) items from label probabilities."""
     values = torch.tensor(list(scorer.labels.values()))
     out: list[float] = []
     model.eval()
     for start in range(0, len(items), 32):
         prompts, labels = [], []
-        for text, prompt, answer in items[start : start + 32]:
-            pieces = judge_data.split_prompt(tok, scorer, caption=text, prompt=prompt, answer=answer)
+        for text, prompt, answer, *other in items[start : start + 32]:
+            pieces = judge_data.split_prompt(
+                tok, scorer, caption=text, prompt=prompt, answer=answer, other="".join(other)
+            )
             whole = "".join(pieces) + scorer.reply_prefix
             # In context: in "Verdict: A" the label's token is " A".
             ids = [tok(whole + label, add_special_tokens=False).input_ids for label in scorer.labels]

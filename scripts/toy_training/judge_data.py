@@ -124,7 +124,9 @@ def broken(text: str, rng: random.Random) -> str:
 def label_for(scorer: Scorer, scene: Scene, question: Question, answer: str) -> str:
     """Return the label that the gold grade gives an answer under a scorer."""
     gold = grade(scene, question, answer)
-    return str(gold.score) if scorer.name == "caption_score" else gold.verdict
+    if scorer.name == "caption_score":
+        return str(gold.score)
+    return gold.coverage if scorer.name == "caption_coverage" else gold.verdict
 
 
 def marks(tok: PreTrainedTokenizerFast, row: Row, text: str) -> list[tuple[int, int, int, int]]:
@@ -207,10 +209,10 @@ def draw_row(
 
 
 def split_prompt(
-    tok: PreTrainedTokenizerFast, scorer: Scorer, *, caption: str, prompt: str, answer: str
+    tok: PreTrainedTokenizerFast, scorer: Scorer, *, caption: str, prompt: str, answer: str, other: str = ""
 ) -> tuple[str, str]:
     """Return the chat text of one judgment in two pieces: up to the caption, and the rest."""
-    messages = render(scorer, caption=caption, question=prompt, answer=answer)
+    messages = render(scorer, caption=caption, question=prompt, answer=answer, other=other)
     chat = str(tok.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
     at = chat.index(CUT)
     return chat[:at], chat[at:]
