@@ -14,6 +14,11 @@ class Advance(Protocol):
     def __call__(self, step: int = 1, **counts: int | float | str) -> None: ...
 
 
+def note(text: str) -> None:
+    """Say something on stderr that the user should know and need not act on."""
+    Console(stderr=True, soft_wrap=True, highlight=False, markup=False).print(f"note: {text}")
+
+
 @contextmanager
 def loading(name: str) -> Iterator[None]:
     """Show one spinner while a model loads, instead of a bar per file from transformers."""
