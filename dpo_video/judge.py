@@ -89,8 +89,8 @@ def _judgment(scorer: Scorer, mode: Mode, candidate: Candidate, judge: Judge, re
     distribution = None
     if reply is None:
         verdict, status = Verdict(score=None, reason="no gold answer: the sample has none to compare with"), "unscored"
-    elif reply.status == "failed":
-        verdict, status = Verdict(score=None, reason=reply.reason), "failed"
+    elif reply.status != "answered":
+        verdict, status = Verdict(score=None, reason=reply.reason), reply.status
     else:
         verdict, distribution = read_reply(scorer, mode, reply)
         status = "unscored" if verdict.score is None else "scored"

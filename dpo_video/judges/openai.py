@@ -33,7 +33,7 @@ STARTING_ATTEMPTS = 3
 """Attempts to connect before the first reply ever came."""
 
 
-class _Passing(Exception):
+class Passing(Exception):
     """A failure that a later attempt may not have.
 
     `wait` is the pause that the server asked for, in seconds; `connected` is False when no reply came at all.
@@ -44,7 +44,7 @@ class _Passing(Exception):
         self.reason, self.wait, self.connected = reason, wait, connected
 
 
-class _Refused(Exception):
+class Refused(Exception):
     """A failure that every attempt has: this prompt is not answered."""
 
     def __init__(self, reason: str) -> None:
@@ -74,8 +74,13 @@ def openai_judge(settings: JudgeSettings) -> Judge:
     except ImportError as error:
         raise UserError("judge.backend openai needs the openai package: pip install 'dpo-video[judge]'") from error
     key = api_key(settings)
-    return Judge(name=settings.model, identity={"model": settings.model},
+    return Judge(name=settings.model, identity=identity(settings),
                  ask=lambda scorer, prompts, keep: _run(partial(_ask, settings, key, scorer), prompts, keep))
+
+
+def identity(settings: JudgeSettings) -> dict[str, str]:
+    """Return what determines the replies of a server besides the prompt."""
+    return {"model": settings.model}
 
 
 def api_key(settings: JudgeSettings) -> str:
@@ -136,10 +141,11 @@ async def _answer(endpoint: _Endpoint, scorer: Scorer, mode: Mode, messages: Mes
     retries = endpoint.settings.retries
     for attempt in range(retries + 1):
         try:
-            reply = _read(endpoint, scorer, mode, await _in_slot(endpoint, mode, messages))
+            reply = read_completion(endpoint.settings, scorer, mode, endpoint.url,
+                                    await _in_slot(endpoint, mode, messages))
             endpoint.answered += 1
             return reply
-        except _Passing as error:
+        except Passing as error:
             if not error.connected and not endpoint.answered and attempt + 1 >= min(STARTING_ATTEMPTS, retries + 1):
                 raise UserError(f"cannot reach the judge at {endpoint.url}: {error.reason}. Is the server running, and "
                                 "is judge.base_url its address (most end in /v1)?") from None
@@ -150,7 +156,7 @@ async def _answer(endpoint: _Endpoint, scorer: Scorer, mode: Mode, messages: Mes
                 return Reply(status="failed", reason=f"{error.reason} ({attempt + 1} attempts)")
             backoff = min(MAX_BACKOFF_SECONDS, BACKOFF_SECONDS * 2.0**attempt)
             await asyncio.sleep(random.uniform(0, backoff))  # full jitter: retries of many requests do not meet again
-        except _Refused as error:
+        except Refused as error:
             return Reply(status="failed", reason=error.reason)
     raise AssertionError("every attempt returns or raises")
 
@@ -163,37 +169,41 @@ async def _in_slot(endpoint: _Endpoint, mode: Mode, messages: Messages) -> dict[
             if pause <= 0:
                 try:
                     return await _attempt(endpoint, mode, messages)
-                except _Passing as error:  # noted before the slot is free, so that no waiting request slips through
+                except Passing as error:  # noted before the slot is free, so that no waiting request slips through
                     endpoint.not_before = max(endpoint.not_before, time.monotonic() + error.wait)
                     raise
         await asyncio.sleep(pause)
 
 
 async def _attempt(endpoint: _Endpoint, mode: Mode, messages: Messages) -> dict[str, Any]:
-    """Return the body of one chat completion, decoded; raise _Passing, _Refused or UserError."""
+    """Return the body of one chat completion, decoded; raise Passing, Refused or UserError."""
     import openai
 
-    settings = endpoint.settings
-    vendor = (urlsplit(endpoint.url).hostname or "").endswith("openai.com")  # whose newer models refuse max_tokens
-    request: dict[str, Any] = {"model": settings.model, "messages": messages, "temperature": settings.temperature,
-                               "max_completion_tokens" if vendor else "max_tokens": settings.max_tokens}
-    if mode == "labels":
-        request |= {"temperature": 0.0, "logprobs": True, "top_logprobs": TOP_LOGPROBS}
+    settings, request = endpoint.settings, request_fields(endpoint.settings, mode) | {"messages": messages}
     try:
         async with asyncio.timeout(settings.timeout):  # the client's own limit is per read, and never ends a slow drip
             raw = await endpoint.client.chat.completions.with_raw_response.create(**request)
         body = json.loads(raw.text)
     except (TimeoutError, openai.APITimeoutError):
-        raise _Passing(f"timeout: no reply in judge.timeout {settings.timeout:g} s", connected=False) from None
+        raise Passing(f"timeout: no reply in judge.timeout {settings.timeout:g} s", connected=False) from None
     except openai.APIConnectionError as error:
-        raise _Passing(f"connection error: {error.__cause__ or error}", connected=False) from None
+        raise Passing(f"connection error: {error.__cause__ or error}", connected=False) from None
     except openai.APIStatusError as error:
         raise _classify(endpoint, error) from None
     except ValueError:
-        raise _Passing("garbled reply: not JSON") from None
+        raise Passing("garbled reply: not JSON") from None
     if not isinstance(body, dict) or not body.get("choices"):
-        raise _Passing(f"garbled reply: no choices in {json.dumps(body)[:80]}")
+        raise Passing(f"garbled reply: no choices in {json.dumps(body)[:80]}")
     return body
+
+
+def request_fields(settings: JudgeSettings, mode: Mode) -> dict[str, Any]:
+    """Return what every request's body has in common: all but `messages`."""
+    host = urlsplit(settings.base_url).hostname or "" if settings.base_url else "api.openai.com"
+    vendor = host.endswith("openai.com")  # whose newer models refuse max_tokens
+    fields: dict[str, Any] = {"model": settings.model, "temperature": settings.temperature,
+                              "max_completion_tokens" if vendor else "max_tokens": settings.max_tokens}
+    return fields | {"temperature": 0.0, "logprobs": True, "top_logprobs": TOP_LOGPROBS} if mode == "labels" else fields
 
 
 def _classify(endpoint: _Endpoint, error: "APIStatusError") -> Exception:
@@ -202,7 +212,7 @@ def _classify(endpoint: _Endpoint, error: "APIStatusError") -> Exception:
     if error.code == "insufficient_quota":
         return UserError(f"{endpoint.url}: the quota is used up: {said}. Replies so far are stored")
     if status in (408, 409, 429) or status >= 500:
-        return _Passing(f"HTTP {status}: {said}", wait=_retry_after(error.response.headers))
+        return Passing(f"HTTP {status}: {said}", wait=_retry_after(error.response.headers))
     if status in (401, 403):
         return UserError(f"{endpoint.url} refuses the key in {endpoint.settings.api_key_env} (HTTP {status}): {said}")
     if status == 404:
@@ -210,14 +220,14 @@ def _classify(endpoint: _Endpoint, error: "APIStatusError") -> Exception:
                          f"(HTTP 404): {said}")
     lower = f"{error.code} {said}".casefold()
     if "content_filter" in lower or "content management" in lower:
-        return _Refused(f"content filter: {said}")
+        return Refused(f"content filter: {said}")
     if "context" in lower and ("length" in lower or "window" in lower):
-        return _Refused(f"context length: {said}")
+        return Refused(f"context length: {said}")
     endpoint.refused.append(said)
     if not endpoint.answered and len(endpoint.refused) >= STARTING_ATTEMPTS:
         return UserError(f"{endpoint.url} refused each of the first {len(endpoint.refused)} requests "
                          f"(HTTP {status}): {said}")
-    return _Refused(f"HTTP {status}: {said}")
+    return Refused(f"HTTP {status}: {said}")
 
 
 def _shown(error: "APIStatusError", key: str) -> str:
@@ -240,22 +250,22 @@ def _retry_after(headers: Mapping[str, str]) -> float:
             return 0.0
 
 
-def _read(endpoint: _Endpoint, scorer: Scorer, mode: Mode, body: dict[str, Any]) -> Reply:
+def read_completion(settings: JudgeSettings, scorer: Scorer, mode: Mode, url: str, body: dict[str, Any]) -> Reply:
     """Return the reply in a chat completion; raise UserError when the server leaves the label probabilities out."""
     choice = body["choices"][0]
     try:
         text, finish = choice["message"].get("content") or "", choice.get("finish_reason")
     except (KeyError, TypeError, AttributeError):
-        raise _Passing("garbled reply: a choice without a message") from None
+        raise Passing("garbled reply: a choice without a message") from None
     if finish == "content_filter":
-        raise _Refused("content filter: the server withheld the reply")
+        raise Refused("content filter: the server withheld the reply")
     text = text or choice["message"].get("refusal") or ""
     finish = "length" if finish == "length" else "stop"
     if mode == "verdict":
         return Reply(status="answered", text=text, finish=finish)
     tokens = (choice.get("logprobs") or {}).get("content") or []
     if text and not any(token.get("top_logprobs") for token in tokens):
-        raise UserError(f"{endpoint.url} answers without label probabilities (it ignores `top_logprobs`), and scorer "
+        raise UserError(f"{url} answers without label probabilities (it ignores `top_logprobs`), and scorer "
                         f"{scorer.name!r} reads its score from them. Set judge.score_from=verdict to read the written "
                         "verdict instead, or use a server that gives them, such as vLLM, SGLang or llama.cpp")
     return Reply(status="answered", text=text, finish=finish, log_probs=label_log_probs(scorer, tokens))

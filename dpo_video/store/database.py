@@ -72,11 +72,12 @@ class Database:
         return found
 
     def known(self, kind: str, keys: Sequence[str]) -> set[str]:
-        """Return which of `keys` have a row."""
+        """Return which of `keys` have a row, those with the status `failed` aside."""
         found: set[str] = set()
         for begin in range(0, len(keys), PAGE):
             some = keys[begin:begin + PAGE]
-            query = f"select key from rows where kind = ? and key in ({','.join('?' * len(some))})"
+            query = (f"select key from rows where kind = ? and key in ({','.join('?' * len(some))}) "
+                     "and json_extract(body, '$.status') is not 'failed'")
             with self._lock:
                 found.update(key for (key,) in self._db.execute(query, [kind, *some]))
         return found

@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -39,6 +40,7 @@ class RunStore:
         except BaseException:
             self._lock.unlink(missing_ok=True)
             raise
+        self._aside: dict[tuple[str, str], str] | None = None
         self._writer = Writer(self._rows.commit, self._make_durable)
 
     def __enter__(self) -> Self:
@@ -60,16 +62,18 @@ class RunStore:
         found: dict[str, dict[str, Any]] = {}
         for page in in_pages(keys):
             waiting = self._writer.waiting(kind, page)  # first: a row leaves the queue only once it is committed
-            bodies = self._rows.get(kind, page) | waiting
+            bodies = self._rows.get(kind, page) | waiting | self._set_aside(kind, page)
             found.update((key, json.loads(body)) for key, body in bodies.items())
         return found
 
     def known(self, kind: str, keys: Iterable[str]) -> set[str]:
-        """Return which of `keys` have a row."""
+        """Return which of `keys` have a row, those with the status `failed` aside; rows in the database stay there."""
         found: set[str] = set()
         for page in in_pages(keys):
-            found.update(self._writer.waiting(kind, page))
-            found |= self._rows.known(kind, page)
+            recent = self._writer.waiting(kind, page)
+            recent |= self._set_aside(kind, page)
+            found |= self._rows.known(kind, page) - recent.keys()
+            found.update(key for key, body in recent.items() if json.loads(body).get("status") != "failed")
         return found
 
     def rows(self, kind: str) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -80,11 +84,26 @@ class RunStore:
 
     def put(self, kind: str, key: str, body: Mapping[str, Any]) -> None:
         """Store a row, replacing the one under the same key."""
+        if self._aside is not None:
+            self._aside[kind, key] = json.dumps(body, ensure_ascii=False)
+            return
         self._writer.put(Row(kind, key, json.dumps(body, ensure_ascii=False)))
 
     def flush(self) -> None:
         """Wait until what was put is committed."""
         self._writer.flush()
+
+    @contextmanager
+    def storing_nothing(self) -> Iterator[None]:
+        """Have rows that are put while the block runs read back there, and forgotten behind it."""
+        self._aside = {}
+        try:
+            yield
+        finally:
+            self._aside = None
+
+    def _set_aside(self, kind: str, keys: Iterable[str]) -> dict[str, str]:
+        return {key: self._aside[kind, key] for key in keys if (kind, key) in self._aside} if self._aside else {}
 
     def finished(self, stage: str) -> dict[str, Any] | None:
         """Return `{"fingerprint", "seconds", "summary"}` of a finished stage, or None."""

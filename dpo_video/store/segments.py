@@ -79,7 +79,7 @@ class Segments:
         return self._index.get(kind, keys)
 
     def known(self, kind: str, keys: Sequence[str]) -> set[str]:
-        """Return which of `keys` have a row."""
+        """Return which of `keys` have a row, those with the status `failed` aside."""
         return self._index.known(kind, keys)
 
     def rows(self, kind: str) -> Iterator[tuple[str, str]]:
