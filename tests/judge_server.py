@@ -19,8 +19,8 @@ from dpo_video.records import Candidate, Sample
 class Answer:
     """What the server sends: a status and a body; `drop` closes the connection instead.
 
-    With `stall`, half of the body is sent; the rest never comes. The connection is closed after so many seconds, or when
-    the client leaves.
+    With `stall`, half of the body is sent; the rest never comes. The connection is closed after so many seconds, or
+    when the client leaves.
     """
 
     body: dict[str, Any] | str = ""
