@@ -10,10 +10,11 @@ import pytest
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "dpo_video"
 LEVELS: list[set[str]] = [
-    {"errors"}, {"names", "progress", "quiet", "statistics"}, {"records", "recipe"}, {"recipe_file", "store", "toy"},
-    {"video"}, {"models", "judges"}, {"training"}, {"data", "tracking", "summary", "pair_table", "parquet"}, {"run"},
+    {"errors"}, {"names", "progress", "quiet", "statistics", "cluster"}, {"records", "recipe"},
+    {"recipe_file", "store", "toy"}, {"video"}, {"models", "judges"}, {"training"}, {"data", "tracking", "summary", "pair_table", "parquet"}, {"run"},
     {"pair_rules", "measures"}, {"generate", "judge", "pair", "train"}, {"generate_server", "evaluate", "merge"},
-    {"judge_offline", "plan"}, {"check_recipe"}, {"check", "listing"}, {"cli"}, {"__main__"}]
+    {"judge_offline", "generate_ray", "plan"}, {"check_recipe"}, {"check", "frames", "listing"}, {"cli"},
+    {"__main__"}]
 LEVEL = {name: level for level, names in enumerate(LEVELS) for name in names}
 
 
