@@ -1,42 +1,47 @@
-"""The judge stage: ask about every candidate once, store replies as they come, read the scores from the replies."""
+"""The judge stage: ask about every candidate once, store replies as they come, read the scores from the replies.
+
+Neither prompts nor replies are held: prompts are made one by one, and judgments.jsonl is written from the store.
+"""
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
+from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
 from dpo_video.errors import UserError
-from dpo_video.judges.asking import ask_all
-from dpo_video.judges.backends import Judge, Mode, Reply, mode_of, open_judge
+from dpo_video.judges.asking import KIND, LOOKED_UP, Prompts, ask_all, ask_missing, key_maker
+from dpo_video.judges.backends import Judge, Messages, Mode, Reply, mode_of, open_judge
+from dpo_video.judges.candidates import CandidateFile, Keys, caption_ranks, open_candidates
 from dpo_video.judges.scorer import Scorer, load_scorer, render
+from dpo_video.judges.spending import Spending
 from dpo_video.judges.verdict import Verdict, check_examples, expected, parse
 from dpo_video.recipe import JudgeSettings
-from dpo_video.records import Candidate, Judgment, Sample, read_jsonl, write_jsonl
+from dpo_video.records import Candidate, Judgment, Sample, write_jsonl
 from dpo_video.run import Run
 from dpo_video.store import RunStore
 
 
 def judge(run: Run) -> dict[str, Any]:
     """Score candidates.jsonl into judgments.jsonl; return counts."""
-    samples = {sample.id: sample for sample in run.samples}
-    items = []
-    for candidate in read_jsonl(run.folder / "candidates.jsonl", Candidate):
-        if candidate.sample_id not in samples:
-            raise UserError(f"candidate {candidate.id!r} answers sample {candidate.sample_id!r}, which is not among "
-                            "data.samples. Make the candidates again: dpo-video generate RECIPE")
-        items.append((samples[candidate.sample_id], candidate))
-    if not items:
-        raise UserError(f"no candidates in {str(run.folder / 'candidates.jsonl')!r}; make them first: "
-                        "dpo-video generate RECIPE")
     settings = run.recipe.judge
-    counts: Counter[str] = Counter()
-    judgments = judge_candidates(settings, load_scorer(settings.scorer), items, run.store, counts=counts)
-    ordered = [judgments[candidate.id] for _, candidate in items]
-    write_jsonl(run.folder / "judgments.jsonl", ordered)
-    summary = summarise(ordered) | dict(counts)
+    scorer = load_scorer(settings.scorer)
+    check_examples(scorer)
+    candidates = open_candidates(run.folder / "candidates.jsonl", run.samples)
+    _check_references(scorer, candidates.used)
+    counts, keys, tally = Counter[str](), Keys(size=len(candidates)), Tally()
+    with open_judge(settings) as opened:
+        prompts = _prompts(scorer, candidates, keys, key_of=key_maker(settings, scorer, opened))
+        ask_missing(settings, scorer, prompts, run.store, judge=opened, total=len(candidates), counts=counts)
+        spending = Spending(price=opened.spending.price)
+        judgments = _judgments(settings, scorer, candidates, keys, run.store, judge=opened, spending=spending)
+        write_jsonl(run.folder / "judgments.jsonl", tally.watch(judgments))
+    asked = {name: counts[name] for name in ("asked", "answered_before", "same_text")}
+    summary = tally.summary() | asked | spending.summary()
     if not summary["scored"]:
         reasons = ", ".join(f"{reason} ({count})" for reason, count in summary["reasons"].items())
-        raise UserError(f"none of the {len(items)} candidates got a score: {reasons}. The judge's replies are in "
+        raise UserError(f"none of the {len(candidates)} candidates got a score: {reasons}. The judge's replies are in "
                         f"{str(run.folder / 'judgments.jsonl')!r}")
     return summary
 
@@ -50,13 +55,10 @@ def judge_candidates(settings: JudgeSettings, scorer: Scorer, items: Sequence[tu
     one loaded model for several calls. `counts` gains `asked`, `answered_before` and `same_text`.
     """
     check_examples(scorer)
-    if scorer.needs_reference and items and not any(sample.answer for sample, _ in items):
-        raise UserError(f"scorer {scorer.name!r} compares with gold answers, and none of the samples has an `answer`. "
-                        "Add them, or choose a scorer that reads the caption, such as hound_quality")
-    mode = mode_of(settings, scorer)
-    asked = [(candidate.id, render(scorer, caption=sample.caption, question=sample.prompt, answer=candidate.text,
-                                   reference=sample.answer))
-             for sample, candidate in _by_caption(items) if sample.answer or not scorer.needs_reference]
+    _check_references(scorer, [sample for sample, _ in items])
+    mode, ranks = mode_of(settings, scorer), caption_ranks(sample for sample, _ in items)
+    asked = [(candidate.id, messages) for sample, candidate in sorted(items, key=lambda item: ranks[item[0].id])
+             if (messages := _prompt(scorer, sample, candidate)) is not None]
     with nullcontext(judge) if judge else open_judge(settings) as opened:
         replies = ask_all(settings, scorer, [messages for _, messages in asked], store, judge=opened, counts=counts)
         by_id = {candidate_id: reply for (candidate_id, _), reply in zip(asked, replies, strict=True)}
@@ -64,24 +66,86 @@ def judge_candidates(settings: JudgeSettings, scorer: Scorer, items: Sequence[tu
                 for _, candidate in items}
 
 
+@dataclass(kw_only=True)
+class Tally:
+    """Counts over judgments as they pass."""
+
+    status: Counter[str] = field(default_factory=Counter)
+    reasons: Counter[str] = field(default_factory=Counter)
+    score: float = 0.0
+
+    def watch(self, judgments: Iterable[Judgment]) -> Iterator[Judgment]:
+        """Yield the judgments, counted."""
+        for row in judgments:
+            self.status[row.status] += 1
+            if row.score is None:
+                self.reasons[row.reason.split(":")[0]] += 1
+            else:
+                self.score += row.score
+            yield row
+
+    def summary(self) -> dict[str, Any]:
+        """Return candidates, scored, unscored, failed, refused where there are any, the reasons, the mean score."""
+        scored, refused = self.status["scored"], self.status["refused"]
+        return {"candidates": self.status.total(), "scored": scored, "unscored": self.status["unscored"],
+                "failed": self.status["failed"], **({"refused": refused} if refused else {}),
+                "reasons": dict(self.reasons.most_common()), "mean_score": self.score / scored if scored else None}
+
+
 def summarise(judgments: Iterable[Judgment]) -> dict[str, Any]:
-    """Return the counts of a stage: candidates, scored, unscored and failed, the reasons, the mean score."""
-    rows = list(judgments)
-    status = Counter(row.status for row in rows)
-    reasons = Counter(row.reason.split(":")[0] for row in rows if row.score is None)
-    scores = [row.score for row in rows if row.score is not None]
-    return {"candidates": len(rows), "scored": status["scored"], "unscored": status["unscored"],
-            "failed": status["failed"], "reasons": dict(reasons.most_common()),
-            "mean_score": sum(scores) / len(scores) if scores else None}
+    """Return what `Tally.summary` does, of all judgments."""
+    tally = Tally()
+    for _ in tally.watch(judgments):
+        pass
+    return tally.summary()
 
 
-def _by_caption(items: Sequence[tuple[Sample, Candidate]]) -> list[tuple[Sample, Candidate]]:
-    """Return the items with those of one caption, then question, side by side: servers then reuse the shared prefix."""
-    first: dict[tuple[str, ...], int] = {}
-    for number, (sample, _) in enumerate(items):
-        first.setdefault((sample.caption,), number)
-        first.setdefault((sample.caption, sample.prompt), number)
-    return sorted(items, key=lambda item: (first[item[0].caption,], first[item[0].caption, item[0].prompt]))
+def _check_references(scorer: Scorer, samples: Iterable[Sample]) -> None:
+    answers = [bool(sample.answer) for sample in samples] if scorer.needs_reference else []
+    if answers and not any(answers):
+        raise UserError(f"scorer {scorer.name!r} compares with gold answers, and none of the samples has an `answer`. "
+                        "Add them, or choose a scorer that reads the caption, such as hound_quality")
+
+
+def _prompt(scorer: Scorer, sample: Sample, candidate: Candidate) -> Messages | None:
+    """Return what the judge is asked; None where there is nothing to compare with."""
+    if scorer.needs_reference and not sample.answer:
+        return None
+    return render(scorer, caption=sample.caption, question=sample.prompt, answer=candidate.text,
+                  reference=sample.answer)
+
+
+def _prompts(scorer: Scorer, candidates: CandidateFile, keys: Keys, *, key_of: Callable[[Messages], str]) -> Prompts:
+    """Yield each candidate's key and prompt, those of a clip side by side, and note the key.
+
+    Equal prompts stand near each other: they have the caption and the question in common.
+    """
+    caption, seen = None, set[str]()
+    for number, sample, candidate in candidates.by_caption():
+        messages = _prompt(scorer, sample, candidate)
+        if messages is None:
+            continue
+        if sample.caption != caption:
+            caption = sample.caption
+            seen.clear()
+        key = key_of(messages)
+        keys.put(number, key, first=key not in seen)
+        yield key, None if key in seen else messages
+        seen.add(key)
+
+
+def _judgments(settings: JudgeSettings, scorer: Scorer, candidates: CandidateFile, keys: Keys, store: RunStore, *,
+               judge: Judge, spending: Spending) -> Iterator[Judgment]:
+    """Yield the judgment of every candidate, in the order of the file; `spending` counts each reply once."""
+    mode, waiting = mode_of(settings, scorer), candidates.in_order()
+    while some := list(islice(waiting, LOOKED_UP)):
+        rows = store.get(KIND, {key for number, _, _ in some if (key := keys.get(number)) is not None})
+        for number, _, candidate in some:
+            key = keys.get(number)
+            reply = None if key is None else Reply(**rows[key])
+            if reply is not None and keys.is_first(number):
+                spending.add(reply)
+            yield _judgment(scorer, mode, candidate, judge, reply)
 
 
 def _judgment(scorer: Scorer, mode: Mode, candidate: Candidate, judge: Judge, reply: Reply | None) -> Judgment:

@@ -1,18 +1,20 @@
 """Judging without calls from here: stored replies read again, batch files written, their results taken in."""
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from dpo_video.errors import UserError
 from dpo_video.judge import judge
-from dpo_video.judges.asking import KIND, reply_key
-from dpo_video.judges.backends import Judge, Keep, Messages, asking_instead, backend_judge, mode_of
+from dpo_video.judges.asking import KIND, key_maker
+from dpo_video.judges.backends import Judge, Keep, Messages, Mode, Reply, asking_instead, backend_judge, mode_of
 from dpo_video.judges.batch_files import BatchFiles, Results
-from dpo_video.judges.openai import Passing, Refused, read_completion, request_fields
+from dpo_video.judges.endpoint import Passing, Refused
+from dpo_video.judges.openai import read_completion, request_fields
 from dpo_video.judges.scorer import Scorer
 from dpo_video.judges.silent import no_reply, silent_judge
 from dpo_video.recipe import JudgeSettings
@@ -59,9 +61,9 @@ def write_batches(run: Run, out: Path) -> list[Path]:
 
 def _write(settings: JudgeSettings, silent: Judge, files: BatchFiles, scorer: Scorer, prompts: Iterable[Messages],
            keep: Keep) -> None:
-    fields = request_fields(settings, mode_of(settings, scorer))
+    fields, key_of = request_fields(settings, mode_of(settings, scorer)), key_maker(settings, scorer, silent)
     for messages in prompts:
-        files.add(reply_key(settings, scorer, silent, messages), fields | {"messages": messages})
+        files.add(key_of(messages), fields | {"messages": messages})
     raise BatchWritten
 
 
@@ -86,25 +88,36 @@ def _with_results(results: Results, used: Counter[str], settings: JudgeSettings)
     opened: list[Judge] = []
 
     def ask(scorer: Scorer, prompts: Iterable[Messages], keep: Keep) -> None:
-        mode, rest = mode_of(settings, scorer), dict[int, Messages]()
-        for number, messages in enumerate(prompts):
-            body = results.body(reply_key(settings, scorer, silent, messages))
-            if body is None:
-                rest[number] = messages
-                continue
-            try:
-                keep(number, read_completion(settings, scorer, mode, "the batch", body))
-                used["stored"] += 1
-            except (Passing, Refused) as error:
-                results.reasons[error.reason.split(":")[0]] += 1
-                rest[number] = messages
-        if rest:
+        mode, key_of = mode_of(settings, scorer), key_maker(settings, scorer, silent)
+        numbers: list[int] = []
+
+        def without_result() -> Iterator[Messages]:
+            for number, messages in enumerate(prompts):
+                reply = _reply(results, settings, scorer, mode, key_of(messages))
+                if reply is None:
+                    numbers.append(number)
+                    yield messages
+                else:
+                    keep(number, reply)
+                    used["stored"] += 1
+
+        rest = without_result()
+        for first in rest:  # a server is reached only where a result is missing
             opened.extend([] if opened else [backend_judge(settings)])
-            numbers = list(rest)
-            opened[0].ask(scorer, list(rest.values()), lambda place, reply: keep(numbers[place], reply))
+            opened[0].ask(scorer, chain([first], rest), lambda place, reply: keep(numbers[place], reply))
 
     def close() -> None:
         for one in opened:
             one.close()
 
     return replace(silent, ask=ask, close=close)
+
+
+def _reply(results: Results, settings: JudgeSettings, scorer: Scorer, mode: Mode, key: str) -> Reply | None:
+    """Return the reply among the results, None where there is none that can be read, which is counted."""
+    body = results.body(key)
+    try:
+        return None if body is None else read_completion(settings, scorer, mode, "the batch", body)
+    except (Passing, Refused) as error:
+        results.reasons[error.reason.split(":")[0]] += 1
+        return None

@@ -175,8 +175,8 @@ def _usable(sample_id: str, candidates: Sequence[Candidate], judged: Mapping[str
             dropped["empty"].append(f"#{number}")
         elif judgment is None:
             dropped["unscored"].append(f"#{number}: not judged")
-        elif judgment.status == "failed":
-            dropped["failed"].append(f"#{number}: {judgment.reason}")
+        elif judgment.status in ("failed", "refused"):
+            dropped[judgment.status].append(f"#{number}: {judgment.reason}")
         elif judgment.status != "scored" or judgment.score is None or not math.isfinite(judgment.score):
             dropped["unscored"].append(f"#{number}: {judgment.reason}")
         elif text in texts:

@@ -6,17 +6,20 @@ from typing import Protocol
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Column
+
+CONSOLE = Console(stderr=True)
 
 
 class Advance(Protocol):
-    """Move the bar on by `step`; keyword counts (failed=2) are shown behind it."""
+    """Move the bar on by `step`; keyword counts (failed=2) are shown behind it, and then the note."""
 
-    def __call__(self, step: int = 1, **counts: int | float | str) -> None: ...
+    def __call__(self, step: int = 1, *, note: str = "", **counts: int | float | str) -> None: ...
 
 
-def note(text: str) -> None:
-    """Say something on stderr that the user should know and need not act on."""
-    Console(stderr=True, soft_wrap=True, highlight=False, markup=False).print(f"note: {text}")
+def say(line: str) -> None:
+    """Print one line on stderr, above a bar that is shown."""
+    CONSOLE.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
 @contextmanager
@@ -27,7 +30,7 @@ def loading(name: str) -> Iterator[None]:
     bars = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
     try:
-        with Console(stderr=True).status(f"loading {name}"):
+        with CONSOLE.status(f"loading {name}"):
             yield
     finally:
         if bars:
@@ -37,13 +40,16 @@ def loading(name: str) -> Iterator[None]:
 @contextmanager
 def progress(title: str, *, total: int) -> Iterator[Advance]:
     """Show a bar on stderr while the block runs; yields the function that advances it."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
-               TimeRemainingColumn(), TextColumn("{task.fields[counts]}"))
-    with Progress(*columns, console=Console(stderr=True)) as bars:
+    wide = Column(min_width=7, no_wrap=True)
+    columns = (TextColumn("{task.description}"), BarColumn(bar_width=20), MofNCompleteColumn(table_column=wide),
+               TimeElapsedColumn(table_column=wide), TimeRemainingColumn(table_column=wide),
+               TextColumn("{task.fields[counts]}"))
+    with Progress(*columns, console=CONSOLE) as bars:
         task = bars.add_task(title, total=total, counts="")
 
-        def advance(step: int = 1, **counts: int | float | str) -> None:
-            shown = {"counts": "  ".join(f"{name} {value}" for name, value in counts.items())} if counts else {}
+        def advance(step: int = 1, *, note: str = "", **counts: int | float | str) -> None:
+            words = [f"{name} {value}" for name, value in counts.items()] + [note] * bool(note)
+            shown = {"counts": "  ".join(words)} if words else {}
             bars.update(task, advance=step, **shown)  # type: ignore[arg-type]
 
         yield advance

@@ -58,7 +58,8 @@ class Judgment:
     judge: str
     score: float | None
     status: str
-    """`scored`, `unscored` (the judge answered, no valid verdict) or `failed` (no answer; retried)."""
+    """`scored`, `unscored` (the judge answered, no valid verdict), `refused` (it never answers this prompt) or `failed`
+    (no answer; the next run asks again)."""
     reason: str
     """The judge's explanation, or why there is no score."""
     reply: str
@@ -86,6 +87,7 @@ class Pair:
 
 
 Record = TypeVar("Record", Sample, Candidate, Judgment, Pair)
+HINTS: dict[type, dict[str, Any]] = {kind: get_type_hints(kind) for kind in (Sample, Candidate, Judgment, Pair)}
 
 
 def _matches(value: object, hint: Any) -> bool:
@@ -104,7 +106,7 @@ def _matches(value: object, hint: Any) -> bool:
 
 def from_dict(kind: type[Record], row: Mapping[str, Any], where: str) -> Record:
     """Build a record from a mapping; `where` (file:line) opens every error message."""
-    hints = get_type_hints(kind)
+    hints = HINTS[kind]
     for key in row:
         if key not in hints:
             raise UserError(f"{where}: unknown field `{key}`.{did_you_mean(key, hints)} "
@@ -128,20 +130,31 @@ def _why_needed(kind: type, name: str) -> str:
 
 def read_jsonl(path: Path, kind: type[Record]) -> Iterator[Record]:
     """Yield the records of a JSONL file, one line at a time; blank lines are allowed."""
+    return (record for _, record in read_places(path, kind))
+
+
+def read_places(path: Path, kind: type[Record]) -> Iterator[tuple[int, Record]]:
+    """Yield the byte at which each record's line begins, and the record; blank lines are allowed."""
     if not path.is_file():
         raise UserError(f"no file at {str(path)!r}: expected a JSONL file of {kind.__name__} records")
-    with path.open(encoding="utf-8") as lines:
+    begin = 0
+    with path.open("rb") as lines:
         for number, line in enumerate(lines, start=1):
-            if not line.strip():
-                continue
-            where = f"{path}:{number}"
-            try:
-                row = json.loads(line)
-            except json.JSONDecodeError as error:
-                raise UserError(f"{where}: not JSON ({error.msg} at column {error.colno})") from error
-            if not isinstance(row, dict):
-                raise UserError(f"{where}: expected a JSON object, got {line.strip()[:40]!r}")
-            yield from_dict(kind, row, where)
+            if line.strip():
+                yield begin, _parse(line, kind, f"{path}:{number}")
+            begin += len(line)
+
+
+def _parse(line: bytes, kind: type[Record], where: str) -> Record:
+    try:
+        row = json.loads(line.decode())
+    except UnicodeDecodeError as error:
+        raise UserError(f"{where}: not UTF-8 text") from error
+    except json.JSONDecodeError as error:
+        raise UserError(f"{where}: not JSON ({error.msg} at column {error.colno})") from error
+    if not isinstance(row, dict):
+        raise UserError(f"{where}: expected a JSON object, got {line.decode().strip()[:40]!r}")
+    return from_dict(kind, row, where)
 
 
 def to_json(record: Sample | Candidate | Judgment | Pair) -> str:

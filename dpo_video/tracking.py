@@ -101,14 +101,18 @@ def _has_key() -> bool:
 
 
 def _public(recipe: Recipe) -> dict[str, Any]:
-    """Return the recipe without the user name and password that a server address may hold."""
+    """Return the recipe without the user names and passwords that server addresses may hold."""
     settings = recipe.model_dump()
     for section in ("generate", "judge"):
-        address = settings[section]["base_url"]
-        if address and "@" in address:
-            parts = urlsplit(address)
-            settings[section]["base_url"] = urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
+        given = settings[section]["base_url"]
+        if given:
+            settings[section]["base_url"] = [*map(_bare, given)] if isinstance(given, list) else _bare(given)
     return settings
+
+
+def _bare(address: str) -> str:
+    parts = urlsplit(address)
+    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2])) if "@" in address else address
 
 
 def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -19,7 +19,7 @@ from fault_server import fault_of, faulty, slow_start
 from judge_server import Answer, judge_server, make_items
 from test_judge import exported, write_run
 
-from dpo_video.judges.asking import KIND, reply_key
+from dpo_video.judges.asking import KIND, key_maker
 from dpo_video.judges.scorer import load_scorer, render
 from dpo_video.judges.silent import no_reply, silent_judge
 from dpo_video.recipe_file import load_recipe
@@ -117,7 +117,8 @@ def _keys(recipe: Path, items: Sequence) -> dict[str, str]:
     scorer, judge = load_scorer(settings.scorer), silent_judge(settings, no_reply("none"))
     prompts = [render(scorer, caption=sample.caption, question=sample.prompt, answer=candidate.text,
                       reference=sample.answer) for sample, candidate in items]
-    return {reply_key(settings, scorer, judge, messages): messages[0]["content"] for messages in prompts}
+    key_of = key_maker(settings, scorer, judge)
+    return {key_of(messages): messages[0]["content"] for messages in prompts}
 
 
 def _run(recipe: Path, keys: dict[str, str], *, stall: float, kill_at: int | None = None) -> OneRun:

@@ -30,15 +30,18 @@ class Answer:
     stall: float | None = None
 
 
-def completion(text: str, *, finish: str = "stop", top: dict[str, float] | None = None) -> Answer:
-    """Return a chat completion; with `top`, the text's last character is a token with these alternatives (logprobs)."""
+def completion(text: str, *, finish: str = "stop", top: dict[str, float] | None = None, **more: Any) -> Answer:
+    """Return a chat completion; with `top`, the text's last character is a token with these alternatives (logprobs).
+
+    `more` are further fields, such as `usage`; the server says that it is the model asked for, unless `model` is given.
+    """
     choice: dict[str, Any] = {"index": 0, "finish_reason": finish, "message": {"role": "assistant", "content": text}}
     if top is not None:
         pieces = [*re.findall(r"\w+|\W", text[:-1]), text[-1]]
         choice["logprobs"] = {"content": [{"token": piece, "logprob": 0.0, "top_logprobs": []} for piece in pieces]}
         choice["logprobs"]["content"][-1]["top_logprobs"] = [
             {"token": token, "logprob": value} for token, value in top.items()]
-    return Answer(body={"id": "x", "object": "chat.completion", "created": 0, "model": "m", "choices": [choice]})
+    return Answer(body={"id": "x", "object": "chat.completion", "created": 0, "choices": [choice], **more})
 
 
 def failure(status: int, message: str, *, code: str | None = None, headers: dict[str, str] | None = None) -> Answer:
@@ -104,7 +107,8 @@ def judge_server(answer: Callable[[str, int], Answer] = steady) -> Iterator[Judg
                 self.connection.shutdown(socket.SHUT_RDWR)
                 self.close_connection = True
                 return
-            body = (given.body if isinstance(given.body, str) else json.dumps(given.body)).encode()
+            filled = {"model": request["model"], **given.body} if isinstance(given.body, dict) else given.body
+            body = (filled if isinstance(filled, str) else json.dumps(filled)).encode()
             self.send_response(given.status)
             for name, value in {"content-type": "application/json", **given.headers}.items():
                 self.send_header(name, value)

@@ -127,7 +127,7 @@ def test_a_prompt_over_the_context_and_one_with_control_tokens_fail_alone(random
     prompts = _prompts(scorer, ["a dog", "cat " * 1200])
     prompts += [render(scorer, caption="A dog <|im_end|>", question="q", answer="a")]
     replies = _ask(_settings(random_model), scorer, prompts)
-    assert [reply.status for reply in replies] == ["answered", "failed", "failed"]
+    assert [reply.status for reply in replies] == ["answered", "refused", "refused"]
     assert replies[1].reason.startswith("context length: prompt and reply need ")
     assert replies[2].reason.startswith("control token: the text holds '<|im_end|>'")
 

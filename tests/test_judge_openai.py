@@ -10,8 +10,9 @@ from judge_server import Answer, completion, failure, free_port, judge_server, m
 
 from dpo_video.errors import UserError
 from dpo_video.judge import judge_candidates
-from dpo_video.judges import openai as client
+from dpo_video.judges import scheduler
 from dpo_video.judges.backends import open_judge
+from dpo_video.judges.endpoint import retry_after
 from dpo_video.judges.openai import api_key, label_log_probs
 from dpo_video.judges.scorer import load_scorer
 from dpo_video.recipe import JudgeSettings
@@ -24,7 +25,7 @@ SCALE = load_scorer("caption_score")
 
 @pytest.fixture(autouse=True)
 def short_backoff(monkeypatch):
-    monkeypatch.setattr(client, "BACKOFF_SECONDS", 0.01)
+    monkeypatch.setattr(scheduler, "BACKOFF_SECONDS", 0.01)
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
 
 
@@ -48,7 +49,10 @@ def _ask(url, prompts=("p0", "p1", "p2"), scorer=HOUND, **changes):
 ], ids=["429", "retry-after", "408", "500", "503", "dropped", "cut json", "html", "no choices", "list", "no message",
         "not a choice", "null"])
 def test_a_passing_fault_is_retried(fault):
-    """Every prompt meets the fault on its first two attempts."""
+    """Every prompt meets the fault on its first two attempts.
+
+    NeMo Curator's client retries only where the message says "429", "rate" or "connection", Ray's HTTP stage no 500.
+    """
     with judge_server(lambda prompt, attempt: fault if attempt <= 2 else steady(prompt, attempt)) as server:
         replies = _ask(server.url)
         assert len(server.requests) == 9
@@ -67,13 +71,15 @@ def test_a_lasting_fault_fails_the_prompt_after_all_attempts():
     (failure(400, "maximum context length is 4096 tokens", code="context_length_exceeded"), "context length"),
     (failure(400, "filtered", code="content_filter"), "content filter"),
     (failure(400, "bad request"), "HTTP 400"), (failure(422, "unknown field"), "HTTP 422"),
+    (failure(400, "error 429: the rate of your connection"), "HTTP 400"),
     (completion("", finish="content_filter"), "content filter"),
 ])
-def test_a_permanent_fault_fails_its_prompt_at_once(fault, reason):
+def test_a_permanent_fault_refuses_its_prompt_at_once(fault, reason):
+    """Arena-Hard asks 16 times after a 400. Status and code decide, not words: "429" in a 400's text is still a 400."""
     with judge_server(lambda prompt, n: fault if prompt == "p1" else steady(prompt, n)) as server:
         replies = _ask(server.url)
         assert server.prompts.count("p1") == 1
-    assert (replies[1].status, replies[1].reason.split(":")[0]) == ("failed", reason)
+    assert (replies[1].status, replies[1].reason.split(":")[0]) == ("refused", reason)
     assert [replies[0].status, replies[2].status] == ["answered", "answered"]
 
 
@@ -119,10 +125,10 @@ def test_retry_after_holds_back_every_request():
 
 
 def test_retry_after_is_read_as_seconds_and_as_a_date():
-    assert client._retry_after({"retry-after": "2.5"}) == 2.5
+    assert retry_after({"retry-after": "2.5"}) == 2.5
     soon = email.utils.formatdate(time.time() + 100, usegmt=True)
-    assert client._retry_after({"retry-after": soon}) == pytest.approx(100, abs=5)
-    assert [client._retry_after({"retry-after": value}) for value in ("", "soon", "-3", "nan")] == [0, 0, 0, 0]
+    assert retry_after({"retry-after": soon}) == pytest.approx(100, abs=5)
+    assert [retry_after({"retry-after": value}) for value in ("", "soon", "-3", "nan")] == [0, 0, 0, 0]
 
 
 def test_requests_run_together_up_to_the_limit():
@@ -141,9 +147,9 @@ def test_requests_run_together_up_to_the_limit():
 
 
 def test_a_sleeping_retry_leaves_its_slot_to_others(monkeypatch):
-    """With one slot, p1 fails and sleeps: p2 is asked before p1 again."""
-    monkeypatch.setattr(client, "BACKOFF_SECONDS", 3.0)
-    monkeypatch.setattr(client.random, "uniform", lambda low, high: high)
+    """With one slot, p1 fails and sleeps: p2 is asked before p1 again. lmms-eval holds its semaphore while sleeping."""
+    monkeypatch.setattr(scheduler, "BACKOFF_SECONDS", 3.0)
+    monkeypatch.setattr(scheduler.random, "uniform", lambda low, high: high)
     with judge_server(lambda p, n: failure(500, "once") if (p, n) == ("p1", 1) else steady(p, n)) as server:
         _ask(server.url, [f"p{n}" for n in range(6)], concurrency=1)
         assert server.prompts[:3] == ["p0", "p1", "p2"]

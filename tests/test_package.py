@@ -11,7 +11,8 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "dpo_video"
 LEVELS: list[set[str]] = [
     {"errors"}, {"names", "progress", "quiet", "statistics", "cluster"}, {"records", "recipe"},
-    {"recipe_file", "store", "toy"}, {"video"}, {"models", "judges"}, {"training"}, {"data", "tracking", "summary", "pair_table", "parquet"}, {"run"},
+    {"recipe_file", "store", "toy"}, {"video"}, {"models", "judges"}, {"training"},
+    {"data", "tracking", "summary", "pair_table", "parquet"}, {"run"},
     {"pair_rules", "measures"}, {"generate", "judge", "pair", "train"}, {"generate_server", "evaluate", "merge"},
     {"judge_offline", "generate_ray", "plan"}, {"check_recipe"}, {"check", "frames", "listing"}, {"cli"},
     {"__main__"}]

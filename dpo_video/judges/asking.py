@@ -1,75 +1,180 @@
 """Ask a judge about prompts: stored replies first, each prompt once, every reply stored as it comes.
 
-Every mode of judging is built on `ask_all`; scores are read from the replies afterwards.
+Every mode of judging is built on `ask_all`; scores are read from the replies afterwards. `ask_missing` is the same for
+more prompts than fit in memory: they are made one by one, and the replies stay in the store.
 """
 
+import hashlib
+import json
+import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from itertools import chain, islice
 from typing import Any
 
 from dpo_video.errors import UserError
 from dpo_video.judges.backends import Judge, Messages, Reply, mode_of
 from dpo_video.judges.scorer import Scorer
-from dpo_video.progress import progress
+from dpo_video.progress import Advance, progress
 from dpo_video.recipe import JudgeSettings
-from dpo_video.store import RunStore, row_key
+from dpo_video.store import RunStore
 
 KIND = "judgment"
 COUNTED_FROM = 20
 """Replies after which `judge.max_failed_fraction` can stop the run."""
+LOOKED_UP = 500
+"""Prompts that are looked for in the store at once."""
+SHOWN_SECONDS = 0.2
+"""The bar moves at most so often: at a thousand replies a second it would cost more than they do."""
+ENCODE = json.JSONEncoder(sort_keys=True, ensure_ascii=True, separators=(",", ":")).encode
+MESSAGES = "\0messages"
+
+Prompts = Iterable[tuple[str, Messages | None]]
+"""Keys with their prompts; None stands for a text that came before under the same key."""
 
 
 def ask_all(settings: JudgeSettings, scorer: Scorer, prompts: Sequence[Messages], store: RunStore, *,
             judge: Judge, counts: Counter[str] | None = None) -> list[Reply]:
     """Return the reply to every prompt, in order; only what the store holds no reply to is asked, and equal ones once.
 
-    Failed rows are asked again. `counts` gains `asked`, `answered_before` and `same_text`.
+    Failed rows are asked again, refused ones only under `judge.ask_refused_again`. `counts` gains `asked`,
+    `answered_before` and `same_text`.
     """
-    keys = [reply_key(settings, scorer, judge, messages) for messages in prompts]
+    key_of = key_maker(settings, scorer, judge)
+    keys = [key_of(messages) for messages in prompts]
     unique = dict(zip(keys, prompts, strict=True))
-    replies = {key: Reply(**row) for key, row in store.get(KIND, unique).items() if row["status"] == "answered"}
-    asked = {key: messages for key, messages in unique.items() if key not in replies}
+    ask_missing(settings, scorer, unique.items(), store, judge=judge, total=len(unique), counts=counts)
     if counts is not None:
-        counts.update(asked=len(asked), answered_before=len(replies), same_text=len(keys) - len(unique))
-    if asked:
-        replies |= _ask(settings, scorer, asked, store, judge=judge)
+        counts["same_text"] += len(keys) - len(unique)
+    replies = {key: Reply(**row) for key, row in store.get(KIND, unique).items()}
     return [replies[key] for key in keys]
 
 
-def reply_key(settings: JudgeSettings, scorer: Scorer, judge: Judge, messages: Messages) -> str:
-    """Return the hash of all that determines a reply; not how it is read, so a new scale or threshold costs nothing."""
+def ask_missing(settings: JudgeSettings, scorer: Scorer, prompts: Prompts, store: RunStore, *, judge: Judge,
+                total: int, counts: Counter[str] | None = None) -> None:
+    """Store a reply to each of at most `total` prompts that the store holds none to; few are in memory at a time."""
+    with progress(f"judge ({scorer.name})", total=total) as advance:
+        asking = _Asking(settings=settings, store=store, judge=judge, advance=advance,
+                         counts=Counter() if counts is None else counts)
+        missing = asking.missing(prompts)
+        try:
+            for first in missing:  # a judge is loaded or reached only where there is something to ask
+                judge.ask(scorer, chain([first], missing), asking.keep)
+        finally:
+            store.flush()
+            asking.show(time.monotonic())
+    if asking.stopped:
+        spending = judge.spending
+        raise UserError(f"judge.max_cost is {settings.max_cost:g} US dollars: {spending.dollars or 0:.4g} are spent on "
+                        f"{spending.replies} replies, and the next could cost more. All replies are stored. Raise it "
+                        "and run the same command again")
+
+
+def key_maker(settings: JudgeSettings, scorer: Scorer, judge: Judge) -> Callable[[Messages], str]:
+    """Return the function from a prompt to the hash of all that determines its reply.
+
+    How a reply is read is no part of it: a new scale or threshold costs nothing. The hash is `row_key`'s, whose
+    canonical JSON is made once up to the prompt.
+    """
     mode = mode_of(settings, scorer)
     how: dict[str, Any] = ({"labels": list(scorer.labels), "prefix": scorer.reply_prefix} if mode == "labels"
                            else {"temperature": settings.temperature})
     if mode == "verdict" or settings.backend == "openai":  # a local judge writes nothing under labels
         how["max_tokens"] = settings.max_tokens
-    return row_key(backend=settings.backend, judge=judge.identity, messages=messages, **how)
+    parts = {"backend": settings.backend, "judge": judge.identity, "messages": MESSAGES, **how}
+    head, _, tail = ENCODE(parts).partition(ENCODE(MESSAGES))
+    begun, end = hashlib.sha256(head.encode()), tail.encode()
+
+    def key_of(messages: Messages) -> str:
+        digest = begun.copy()
+        digest.update(ENCODE(messages).encode() + end)
+        return digest.hexdigest()
+
+    return key_of
 
 
-def _ask(settings: JudgeSettings, scorer: Scorer, prompts: Mapping[str, Messages], store: RunStore, *,
-         judge: Judge) -> dict[str, Reply]:
-    """Return the reply to every prompt by its key; each is stored as it comes."""
-    keys = list(prompts)
-    replies: dict[str, Reply] = {}
-    failures: Counter[str] = Counter()
-    with progress(f"judge ({scorer.name})", total=len(keys)) as advance:
+@dataclass(kw_only=True)
+class _Asking:
+    """What is known while a judge is asked."""
 
-        def keep(index: int, reply: Reply) -> None:
-            replies[keys[index]] = reply
-            store.put(KIND, keys[index], asdict(reply))
-            if reply.status == "failed":
-                failures[reply.reason] += 1
-            advance(1, failed=failures.total())
-            received = len(replies)
-            if received >= COUNTED_FROM and failures.total() > settings.max_failed_fraction * received:
-                reason, times = failures.most_common(1)[0]
-                raise UserError(f"{failures.total()} of {received} judgments failed, more than "
-                                f"judge.max_failed_fraction {settings.max_failed_fraction:g} allows. Most often "
-                                f"({times}): {reason}. Finished rows are kept; mend it and run the same command again")
+    settings: JudgeSettings
+    store: RunStore
+    judge: Judge
+    advance: Advance
+    counts: Counter[str]
+    begun: float = field(default_factory=time.monotonic)
+    received: int = 0
+    failures: Counter[str] = field(default_factory=Counter)
+    """By reason; refusals too."""
+    stopped: bool = False
+    """The money is spent: no more prompts are asked, those under way are waited for."""
+    _pending: dict[int, str] = field(default_factory=dict)
+    """Keys of the prompts that were taken and not answered yet, by their number."""
+    _unshown: int = 0
+    _shown_at: float = 0.0
 
-        try:
-            judge.ask(scorer, [prompts[key] for key in keys], keep)
-        finally:
-            store.flush()
-    return replies
+    def missing(self, prompts: Prompts) -> Iterator[Messages]:
+        """Yield the prompts that the store holds no reply to, until the money is spent."""
+        number, waiting = 0, iter(prompts)
+        while some := list(islice(waiting, LOOKED_UP)):
+            known = self._answered([key for key, messages in some if messages is not None])
+            asked = set(self._pending.values())  # and, below, what was asked since the store was looked into
+            for key, messages in some:
+                if messages is None or key in asked or key in known:
+                    self.counts["answered_before" if messages and key in known else "same_text"] += 1
+                    self._move()
+                    continue
+                if self._spent():
+                    self.stopped = True
+                    return
+                self._pending[number] = key
+                asked.add(key)
+                self.counts["asked"] += 1
+                yield messages
+                number += 1
+
+    def keep(self, number: int, reply: Reply) -> None:
+        """Store a reply; stop the run when too many failed."""
+        self.store.put(KIND, self._pending.pop(number), asdict(reply))
+        self.judge.spending.add(reply)
+        self.received += 1
+        if reply.status != "answered":
+            self.failures[reply.reason] += 1
+        self._move()
+        allowed = self.settings.max_failed_fraction
+        if self.received >= COUNTED_FROM and self.failures.total() > allowed * self.received:
+            reason, times = self.failures.most_common(1)[0]
+            raise UserError(f"{self.failures.total()} of {self.received} judgments failed, more than "
+                            f"judge.max_failed_fraction {allowed:g} allows. Most often ({times}): {reason}. Finished "
+                            "rows are kept; mend it and run the same command again")
+
+    def show(self, now: float) -> None:
+        """Bring the bar up to date."""
+        spending, in_flight = self.judge.spending, self.judge.in_flight
+        facts = [f"{self.received / max(now - self.begun, 1e-3):.3g}/s"] if self.received else []
+        if in_flight is not None:
+            facts.append(f"{in_flight()} in flight")
+        if spending.prompt_tokens:
+            facts.append(f"{(spending.prompt_tokens + spending.completion_tokens) / 1e6:.3g}M tokens")
+        if spending.dollars is not None:
+            facts.append(f"${spending.dollars:.2f}")
+        self.advance(self._unshown, failed=self.failures.total(), note="  ".join(facts))
+        self._unshown, self._shown_at = 0, now
+
+    def _move(self) -> None:
+        self._unshown += 1
+        now = time.monotonic()
+        if now - self._shown_at >= SHOWN_SECONDS:
+            self.show(now)
+
+    def _answered(self, keys: Sequence[str]) -> set[str]:
+        """Return the keys that need no call."""
+        if self.settings.ask_refused_again:
+            return {key for key, row in self.store.get(KIND, keys).items() if row["status"] == "answered"}
+        return self.store.known(KIND, keys)
+
+    def _spent(self) -> bool:
+        """Return whether another call could cost more than `judge.max_cost`, those under way counted at the mean."""
+        cap = self.settings.max_cost
+        return cap is not None and self.judge.spending.with_pending(len(self._pending) + 1) > cap

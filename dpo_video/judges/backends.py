@@ -1,16 +1,13 @@
-"""The backends that answer a judge's prompts, and what they have in common: prompts in, replies out as they come.
+"""The backends that answer a judge's prompts, and what they have in common: prompts in, replies out as they come."""
 
-Later kinds of judging (batch files, several endpoints, claims, pairwise, juries) are further rows of BACKENDS or modes
-of a scorer; `judge.py` stores and reads any `Reply`.
-"""
-
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from dpo_video.judges.scorer import Scorer
+from dpo_video.judges.spending import Spending
 from dpo_video.names import choose
 from dpo_video.recipe import JudgeSettings
 
@@ -22,15 +19,24 @@ Mode = Literal["labels", "verdict"]
 class Reply:
     """What came back for one prompt. It is stored as it is; scores are read from it later."""
 
-    status: Literal["answered", "failed", "unscored"]
-    """`unscored`: it was not asked, under `judge --reparse`; such a reply is never stored."""
+    status: Literal["answered", "refused", "failed", "unscored"]
+    """`refused`: it will not be answered as it is (too long, filtered, not accepted), and is not asked again. `failed`:
+    all attempts went wrong; the next run asks again. `unscored`: not asked, under `judge --reparse`; never stored."""
     text: str = ""
     finish: str = "stop"
     """`stop`, or `length` when the reply was cut at `judge.max_tokens`."""
     log_probs: dict[str, float] | None = None
     """Natural log probability of each label as the next token after the reply prefix, over the whole vocabulary."""
     reason: str = ""
-    """Failed: the kind of failure, a colon, details."""
+    """Refused or failed: the kind of failure, a colon, details."""
+    prompt_tokens: int | None = None
+    """As the server counts; None where it does not say."""
+    completion_tokens: int | None = None
+    cached_tokens: int | None = None
+    """Prompt tokens that the server had in its cache."""
+    seconds: float = 0.0
+    """Of the attempt that succeeded; 0 for a local judge, which answers in batches."""
+    attempts: int = 1
 
 
 Keep = Callable[[int, Reply], None]
@@ -45,8 +51,12 @@ class Judge:
     """The judge, as judgments carry it."""
     identity: dict[str, str]
     """What determines the replies besides the prompt: model, revision, dtype; not the endpoint, not the batch size."""
-    ask: Callable[[Scorer, Sequence[Messages], Keep], None]
-    """Answer the prompts; the first call loads the model or reaches the server."""
+    ask: Callable[[Scorer, Iterable[Messages], Keep], None]
+    """Answer the prompts, which are taken one by one; the first call loads the model or reaches the server."""
+    spending: Spending = field(default_factory=Spending)
+    """What the replies have cost since the judge was opened."""
+    in_flight: Callable[[], int] | None = None
+    """Requests under way, for a judge behind a server."""
     close: Callable[[], None] = lambda: None
     """Free what `ask` loaded."""
 

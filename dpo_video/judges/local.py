@@ -3,9 +3,10 @@
 # Legend: B prompts of a batch, T tokens of the longest (left padded), V vocabulary, L labels
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
+from itertools import islice
 from pathlib import Path
 from typing import Any, cast
 
@@ -124,20 +125,20 @@ def _load(settings: JudgeSettings, folder: Path, device: str, dtype: torch.dtype
     return _Loaded(model=cast(Any, model).eval().to(device), tokenizer=tokenizer, context=context)
 
 
-def _ask(settings: JudgeSettings, load: Callable[[], _Loaded], scorer: Scorer, prompts: Sequence[Messages],
+def _ask(settings: JudgeSettings, load: Callable[[], _Loaded], scorer: Scorer, prompts: Iterable[Messages],
          keep: Keep) -> None:
     """Answer the prompts in windows, each sorted by length, batch by batch."""
     loaded = load()
     labels = label_tokens(loaded.tokenizer, scorer, settings.model) if mode_of(settings, scorer) == "labels" else None
     new_tokens = 1 if labels else settings.max_tokens
-    window = settings.batch_size * WINDOW_BATCHES
-    for begin in range(0, len(prompts), window):
+    waiting = enumerate(prompts)
+    while window := list(islice(waiting, settings.batch_size * WINDOW_BATCHES)):
         ready = []
-        for index, messages in enumerate(prompts[begin:begin + window], start=begin):
+        for index, messages in window:
             prompt = _encode(loaded.tokenizer, index, messages, labels)
             problem = _problem(loaded, messages, len(prompt.ids) + new_tokens)
             if problem:
-                keep(index, Reply(status="failed", reason=problem))
+                keep(index, Reply(status="refused", reason=problem))
             else:
                 ready.append(prompt)
         ready.sort(key=lambda prompt: len(prompt.ids), reverse=True)  # longest first: out of memory shows at once

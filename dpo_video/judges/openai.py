@@ -1,70 +1,36 @@
-"""Ask any OpenAI-compatible server: bounded concurrency, retries with backoff, failures as rows, key from the env."""
+"""Ask OpenAI-compatible servers: what is sent, and how a reply is read; the scheduler does the sending."""
 
 import asyncio
-import email.utils
-import ipaddress
-import json
 import math
 import os
-import random
-import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import urlsplit
 
 from dpo_video.errors import UserError
 from dpo_video.judges.backends import Judge, Keep, Messages, Mode, Reply, mode_of
+from dpo_video.judges.endpoint import Endpoint, Passing, Refused, Service, nearby
+from dpo_video.judges.scheduler import GaveUp, Pool, Read
 from dpo_video.judges.scorer import Scorer
+from dpo_video.judges.spending import open_spending
 from dpo_video.judges.verdict import EMPHASIS
+from dpo_video.progress import say
 from dpo_video.recipe import JudgeSettings
-
-if TYPE_CHECKING:
-    from openai import APIStatusError, AsyncOpenAI
 
 TOP_LOGPROBS = 20
 """The most alternatives per token that the protocol allows."""
-BACKOFF_SECONDS = 0.5
-MAX_BACKOFF_SECONDS = 30.0
-MAX_RETRY_AFTER_SECONDS = 600.0
-"""A server that wants a longer pause is out of quota, not busy: the run stops and says so."""
-STARTING_ATTEMPTS = 3
-"""Attempts to connect before the first reply ever came."""
 
 
-class Passing(Exception):
-    """A failure that a later attempt may not have.
+@dataclass(slots=True)
+class _Open:
+    """The pool of an `ask` under way."""
 
-    `wait` is the pause that the server asked for, in seconds; `connected` is False when no reply came at all.
-    """
+    pool: Pool | None = None
 
-    def __init__(self, reason: str, *, wait: float = 0.0, connected: bool = True) -> None:
-        super().__init__(reason)
-        self.reason, self.wait, self.connected = reason, wait, connected
-
-
-class Refused(Exception):
-    """A failure that every attempt has: this prompt is not answered."""
-
-    def __init__(self, reason: str) -> None:
-        super().__init__(reason)
-        self.reason = reason
-
-
-@dataclass(kw_only=True)
-class _Endpoint:
-    """The server while a run talks to it."""
-
-    settings: JudgeSettings
-    url: str
-    key: str
-    client: "AsyncOpenAI"
-    slots: asyncio.Semaphore
-    not_before: float = 0.0
-    """No request starts before this `time.monotonic()`: the server's Retry-After."""
-    answered: int = 0
-    refused: list[str] = field(default_factory=list)
+    def in_flight(self) -> int:
+        return self.pool.in_flight if self.pool else 0
 
 
 def openai_judge(settings: JudgeSettings) -> Judge:
@@ -73,9 +39,12 @@ def openai_judge(settings: JudgeSettings) -> Judge:
         import openai  # noqa: F401 - the extra is missing now rather than halfway
     except ImportError as error:
         raise UserError("judge.backend openai needs the openai package: pip install 'dpo-video[judge]'") from error
-    key = api_key(settings)
-    return Judge(name=settings.model, identity=identity(settings),
-                 ask=lambda scorer, prompts, keep: _run(partial(_ask, settings, key, scorer), prompts, keep))
+    opened = _Open()
+    service = Service(section="judge", urls=addresses(settings), key=api_key(settings), model=settings.model,
+                      key_variable=settings.api_key_env, concurrency=settings.concurrency, timeout=settings.timeout,
+                      retries=settings.retries)
+    return Judge(name=settings.model, identity=identity(settings), ask=partial(_ask, settings, service, opened),
+                 spending=open_spending(settings), in_flight=opened.in_flight)
 
 
 def identity(settings: JudgeSettings) -> dict[str, str]:
@@ -83,192 +52,139 @@ def identity(settings: JudgeSettings) -> dict[str, str]:
     return {"model": settings.model}
 
 
+def addresses(settings: JudgeSettings) -> tuple[str | None, ...]:
+    """Return the addresses in `judge.base_url`; None is the vendor's default."""
+    if not isinstance(settings.base_url, list):
+        return (settings.base_url,)
+    if len(set(settings.base_url)) < len(settings.base_url):
+        raise UserError(f"judge.base_url names a server twice: {', '.join(settings.base_url)}")
+    return tuple(settings.base_url)
+
+
 def api_key(settings: JudgeSettings) -> str:
     """Return the key from the environment variable `judge.api_key_env`; servers nearby need none."""
     key = os.environ.get(settings.api_key_env, "").strip()
-    if not key and not _nearby(settings.base_url):
-        raise UserError(f"no API key: the environment variable {settings.api_key_env} is not set, and "
-                        f"{settings.base_url or 'the vendor server'} needs one. Export it, name another variable in "
-                        "judge.api_key_env, or give judge.base_url of a server of your own")
+    for url in addresses(settings):
+        if not key and not nearby(url):
+            raise UserError(f"no API key: the environment variable {settings.api_key_env} is not set, and "
+                            f"{url or 'the vendor server'} needs one. Export it, name another variable in "
+                            "judge.api_key_env, or give judge.base_url of a server of your own")
     return key or "none"
 
 
-def _nearby(base_url: str | None) -> bool:
-    """Return True for loopback and private addresses and for host names without a dot."""
-    host = (urlsplit(base_url).hostname or "") if base_url else ""
-    if not host:
-        return False
+def _ask(settings: JudgeSettings, service: Service, opened: _Open, scorer: Scorer, prompts: Iterable[Messages],
+         keep: Keep) -> None:
+    if mode_of(settings, scorer) == "labels":
+        _check_labels(scorer)
     try:
-        address = ipaddress.ip_address(host)
-    except ValueError:
-        return "." not in host or host.endswith((".localhost", ".local"))
-    return address.is_loopback or address.is_private
-
-
-def _run(ask: Callable[[Sequence[Messages], Keep], Any], prompts: Sequence[Messages], keep: Keep) -> None:
-    try:
-        asyncio.run(ask(prompts, keep))
+        asyncio.run(_ask_all(settings, service, opened, scorer, prompts, keep))
     except ExceptionGroup as group:
         raise group.exceptions[0] from None
+    finally:
+        opened.pool = None
 
 
-async def _ask(settings: JudgeSettings, key: str, scorer: Scorer, prompts: Sequence[Messages], keep: Keep) -> None:
-    """Answer the first prompt alone (it finds a wrong URL, key, model, missing logprobs), then the others together."""
-    from openai import AsyncOpenAI
+async def _ask_all(settings: JudgeSettings, service: Service, opened: _Open, scorer: Scorer,
+                   prompts: Iterable[Messages], keep: Keep) -> None:
+    """Answer the prompts with a fixed number of workers that take them one by one: none is made before its turn.
 
+    One worker begins alone, until a server has answered: a wrong setting, or a price, shows after one request.
+    """
     mode = mode_of(settings, scorer)
-    if mode == "labels":
-        _check_labels(scorer)
-    async with AsyncOpenAI(api_key=key, base_url=settings.base_url, max_retries=0, timeout=settings.timeout) as client:
-        endpoint = _Endpoint(settings=settings, url=str(client.base_url), key=key, client=client,
-                             slots=asyncio.Semaphore(settings.concurrency))
-        waiting = iter(enumerate(prompts))
+    waiting: Iterator[tuple[int, Messages]] = enumerate(prompts)
+    same = request_fields(settings, mode)
 
-        async def work(most: int | None = None) -> None:
-            for done, (index, messages) in enumerate(waiting, start=1):
-                keep(index, await _answer(endpoint, scorer, mode, messages))
-                if done == most:
-                    return
+    def read(endpoint: Endpoint, body: dict[str, Any]) -> Reply:
+        return read_completion(settings, scorer, mode, endpoint.url, body)
 
-        await work(most=1)
-        async with asyncio.TaskGroup() as group:  # twice as many as slots: a sleeping worker holds none
-            for _ in range(min(2 * settings.concurrency, max(len(prompts) - 1, 0))):
-                group.create_task(work())
+    async def work(pool: Pool, *, alone: bool = False) -> None:
+        for index, messages in waiting:
+            keep(index, await _answer(pool, same | {"messages": messages}, read))
+            if alone and pool.proven:
+                return
 
-
-async def _answer(endpoint: _Endpoint, scorer: Scorer, mode: Mode, messages: Messages) -> Reply:
-    """Return the reply to one prompt after at most `judge.retries` further attempts; failures are replies too."""
-    retries = endpoint.settings.retries
-    for attempt in range(retries + 1):
-        try:
-            reply = read_completion(endpoint.settings, scorer, mode, endpoint.url,
-                                    await _in_slot(endpoint, mode, messages))
-            endpoint.answered += 1
-            return reply
-        except Passing as error:
-            if not error.connected and not endpoint.answered and attempt + 1 >= min(STARTING_ATTEMPTS, retries + 1):
-                raise UserError(f"cannot reach the judge at {endpoint.url}: {error.reason}. Is the server running, and "
-                                "is judge.base_url its address (most end in /v1)?") from None
-            if error.wait > MAX_RETRY_AFTER_SECONDS:
-                raise UserError(f"{endpoint.url} asks to come back in {error.wait:.0f} s: {error.reason}. Replies so "
-                                "far are stored; run the same command later, or with another server") from None
-            if attempt == retries:
-                return Reply(status="failed", reason=f"{error.reason} ({attempt + 1} attempts)")
-            backoff = min(MAX_BACKOFF_SECONDS, BACKOFF_SECONDS * 2.0**attempt)
-            await asyncio.sleep(random.uniform(0, backoff))  # full jitter: retries of many requests do not meet again
-        except Refused as error:
-            return Reply(status="failed", reason=error.reason)
-    raise AssertionError("every attempt returns or raises")
-
-
-async def _in_slot(endpoint: _Endpoint, mode: Mode, messages: Messages) -> dict[str, Any]:
-    """Return the body of one attempt, made with a slot held and not before the server wants more requests."""
-    while True:
-        async with endpoint.slots:
-            pause = endpoint.not_before - time.monotonic()
-            if pause <= 0:
-                try:
-                    return await _attempt(endpoint, mode, messages)
-                except Passing as error:  # noted before the slot is free, so that no waiting request slips through
-                    endpoint.not_before = max(endpoint.not_before, time.monotonic() + error.wait)
-                    raise
-        await asyncio.sleep(pause)
-
-
-async def _attempt(endpoint: _Endpoint, mode: Mode, messages: Messages) -> dict[str, Any]:
-    """Return the body of one chat completion, decoded; raise Passing, Refused or UserError."""
-    import openai
-
-    settings, request = endpoint.settings, request_fields(endpoint.settings, mode) | {"messages": messages}
-    try:
-        async with asyncio.timeout(settings.timeout):  # the client's own limit is per read, and never ends a slow drip
-            raw = await endpoint.client.chat.completions.with_raw_response.create(**request)
-        body = json.loads(raw.text)
-    except (TimeoutError, openai.APITimeoutError):
-        raise Passing(f"timeout: no reply in judge.timeout {settings.timeout:g} s", connected=False) from None
-    except openai.APIConnectionError as error:
-        raise Passing(f"connection error: {error.__cause__ or error}", connected=False) from None
-    except openai.APIStatusError as error:
-        raise _classify(endpoint, error) from None
-    except ValueError:
-        raise Passing("garbled reply: not JSON") from None
-    if not isinstance(body, dict) or not body.get("choices"):
-        raise Passing(f"garbled reply: no choices in {json.dumps(body)[:80]}")
-    return body
+    async with Pool(service, say=say) as opened.pool:
+        await work(opened.pool, alone=True)
+        async with asyncio.TaskGroup() as group:
+            for _ in range(2 * opened.pool.most_in_flight):  # twice as many as slots: a sleeping worker holds none
+                group.create_task(work(opened.pool))
 
 
 def request_fields(settings: JudgeSettings, mode: Mode) -> dict[str, Any]:
     """Return what every request's body has in common: all but `messages`."""
-    host = urlsplit(settings.base_url).hostname or "" if settings.base_url else "api.openai.com"
-    vendor = host.endswith("openai.com")  # whose newer models refuse max_tokens
+    hosts = [urlsplit(url).hostname or "" if url else "api.openai.com" for url in addresses(settings)]
+    vendor = all(host.endswith("openai.com") for host in hosts)  # whose newer models refuse max_tokens
     fields: dict[str, Any] = {"model": settings.model, "temperature": settings.temperature,
                               "max_completion_tokens" if vendor else "max_tokens": settings.max_tokens}
     return fields | {"temperature": 0.0, "logprobs": True, "top_logprobs": TOP_LOGPROBS} if mode == "labels" else fields
 
 
-def _classify(endpoint: _Endpoint, error: "APIStatusError") -> Exception:
-    """Return what an HTTP error means: a later attempt, this prompt failed, or the run cannot go on."""
-    status, said = error.status_code, _shown(error, endpoint.key)
-    if error.code == "insufficient_quota":
-        return UserError(f"{endpoint.url}: the quota is used up: {said}. Replies so far are stored")
-    if status in (408, 409, 429) or status >= 500:
-        return Passing(f"HTTP {status}: {said}", wait=_retry_after(error.response.headers))
-    if status in (401, 403):
-        return UserError(f"{endpoint.url} refuses the key in {endpoint.settings.api_key_env} (HTTP {status}): {said}")
-    if status == 404:
-        return UserError(f"{endpoint.url} knows no model {endpoint.settings.model!r}, or judge.base_url is wrong "
-                         f"(HTTP 404): {said}")
-    lower = f"{error.code} {said}".casefold()
-    if "content_filter" in lower or "content management" in lower:
-        return Refused(f"content filter: {said}")
-    if "context" in lower and ("length" in lower or "window" in lower):
-        return Refused(f"context length: {said}")
-    endpoint.refused.append(said)
-    if not endpoint.answered and len(endpoint.refused) >= STARTING_ATTEMPTS:
-        return UserError(f"{endpoint.url} refused each of the first {len(endpoint.refused)} requests "
-                         f"(HTTP {status}): {said}")
-    return Refused(f"HTTP {status}: {said}")
-
-
-def _shown(error: "APIStatusError", key: str) -> str:
-    """Return the server's words in one short line, without the key."""
-    body = error.body
-    said = body.get("message") or body.get("detail") or body if isinstance(body, dict) else body or error.message
-    line = " ".join(str(said).split())[:200]
-    return line if key == "none" else line.replace(key, "***")
-
-
-def _retry_after(headers: Mapping[str, str]) -> float:
-    """Return the seconds of a Retry-After header (a number or an HTTP date), 0 without one."""
-    given = headers.get("retry-after", "")
+async def _answer(pool: Pool, request: Mapping[str, Any], read: Read[Reply]) -> Reply:
+    """Return the reply to one prompt; failures and refusals are replies too."""
     try:
-        return max(0.0, float(given))
-    except ValueError:
-        try:
-            return max(0.0, email.utils.parsedate_to_datetime(given).timestamp() - time.time())
-        except ValueError:
-            return 0.0
+        done = await pool.complete(request, read)
+    except Refused as error:
+        return Reply(status="refused", reason=error.reason)
+    except GaveUp as error:
+        return Reply(status="failed", reason=error.reason, attempts=error.attempts)
+    return replace(done.value, seconds=round(done.seconds, 3), attempts=done.attempts)
 
 
 def read_completion(settings: JudgeSettings, scorer: Scorer, mode: Mode, url: str, body: dict[str, Any]) -> Reply:
-    """Return the reply in a chat completion; raise UserError when the server leaves the label probabilities out."""
+    """Return the reply in a chat completion; raise UserError when the server leaves out what was asked for."""
     choice = body["choices"][0]
     try:
         text, finish = choice["message"].get("content") or "", choice.get("finish_reason")
     except (KeyError, TypeError, AttributeError):
         raise Passing("garbled reply: a choice without a message") from None
+    _check_model(settings, url, body.get("model"))
     if finish == "content_filter":
         raise Refused("content filter: the server withheld the reply")
-    text = text or choice["message"].get("refusal") or ""
-    finish = "length" if finish == "length" else "stop"
+    prompt_tokens, completion_tokens, cached_tokens = _usage(body.get("usage"))
+    reply = Reply(status="answered", text=text or choice["message"].get("refusal") or "",
+                  finish="length" if finish == "length" else "stop", prompt_tokens=prompt_tokens,
+                  completion_tokens=completion_tokens, cached_tokens=cached_tokens)
+    if settings.max_cost is not None and reply.prompt_tokens is None:
+        raise UserError(f"{url} does not say how many tokens it used, so judge.max_cost cannot be kept. "
+                        "Leave it out, or use a server that sends `usage`")
     if mode == "verdict":
-        return Reply(status="answered", text=text, finish=finish)
+        return reply
     tokens = (choice.get("logprobs") or {}).get("content") or []
-    if text and not any(token.get("top_logprobs") for token in tokens):
+    if reply.text and not any(token.get("top_logprobs") for token in tokens):
         raise UserError(f"{url} answers without label probabilities (it ignores `top_logprobs`), and scorer "
                         f"{scorer.name!r} reads its score from them. Set judge.score_from=verdict to read the written "
                         "verdict instead, or use a server that gives them, such as vLLM, SGLang or llama.cpp")
-    return Reply(status="answered", text=text, finish=finish, log_probs=label_log_probs(scorer, tokens))
+    return replace(reply, log_probs=label_log_probs(scorer, tokens))
+
+
+def _check_model(settings: JudgeSettings, url: str, answered: object) -> None:
+    """Refuse a server that answers as another model: llama.cpp and some gateways serve any name they are asked for.
+
+    A dated snapshot of the model asked for ("m-2025-08-07", "m@main") and a name with or without its folder are it.
+    """
+    if not answered or answered == settings.model or answered == settings.answers_as:
+        return
+    asked = settings.answers_as or settings.model
+    wanted = asked.casefold().rstrip("/")
+    given = str(answered).casefold().rstrip("/")
+    bare, bare_wanted = given.rpartition("/")[2], wanted.rpartition("/")[2]
+    if any(one == other or one.startswith((other + "-20", other + "@"))
+           for one, other in ((given, wanted), (bare, bare_wanted))):
+        return
+    raise UserError(f"{url} answers as model {str(answered)[:80]!r}, not {asked!r}. Set judge.model to the "
+                    "model that it serves; where one is an alias of the other (a deployment, a gateway), set "
+                    "judge.answers_as to the name in its replies")
+
+
+def _usage(usage: object) -> tuple[int | None, int | None, int | None]:
+    """Return the tokens of prompt and reply, and those of the prompt that were cached; None where it does not say."""
+    if not isinstance(usage, dict) or not isinstance(usage.get("prompt_tokens"), int):
+        return None, None, None
+    details = usage.get("prompt_tokens_details")
+    cached = details.get("cached_tokens") if isinstance(details, dict) else None
+    completion = usage.get("completion_tokens")
+    return (usage["prompt_tokens"], completion if isinstance(completion, int) else 0,
+            cached if isinstance(cached, int) else None)
 
 
 def label_log_probs(scorer: Scorer, tokens: Sequence[Mapping[str, Any]]) -> dict[str, float] | None:

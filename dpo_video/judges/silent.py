@@ -5,6 +5,7 @@ from dataclasses import replace
 
 from dpo_video.judges.backends import Judge, Keep, Messages, Reply
 from dpo_video.judges.scorer import Scorer
+from dpo_video.judges.spending import open_spending
 from dpo_video.recipe import JudgeSettings
 
 Ask = Callable[[Scorer, Iterable[Messages], Keep], None]
@@ -15,7 +16,7 @@ def silent_judge(settings: JudgeSettings, ask: Ask) -> Judge:
     if settings.backend == "openai":
         from dpo_video.judges.openai import identity
 
-        return Judge(name=settings.model, identity=identity(settings), ask=ask)
+        return Judge(name=settings.model, identity=identity(settings), ask=ask, spending=open_spending(settings))
     from dpo_video.judges.local import local_judge
 
     return replace(local_judge(settings), ask=ask)

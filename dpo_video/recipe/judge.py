@@ -1,6 +1,6 @@
 """Section `judge`."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt
 
@@ -20,8 +20,9 @@ class JudgeSettings(Section):
     """Hub revision of a local judge."""
     scorer: str = "hound_quality"
     """Shipped scorer or a path that ends in .yaml."""
-    base_url: str | None = None
-    """Server address, e.g. http://localhost:8000/v1; None is the vendor's default."""
+    base_url: str | Annotated[list[str], Field(min_length=1)] | None = None
+    """Server address, e.g. http://localhost:8000/v1, or a list of servers of the same model; None is the vendor's
+    default."""
     api_key_env: str = "OPENAI_API_KEY"
     """Environment variable that holds the key; servers on loopback need none."""
     score_from: Literal["scorer", "verdict"] = "scorer"
@@ -34,13 +35,21 @@ class JudgeSettings(Section):
     batch_size: PositiveInt = 32
     """Prompts per forward under `local`."""
     concurrency: PositiveInt = 32
-    """Requests in flight under `openai`."""
+    """Most requests in flight at each server under `openai`; it grows there from 32, and shrinks after 429."""
     timeout: PositiveFloat = 120.0
     """Seconds per request."""
     retries: int = Field(default=5, ge=0)
-    """Attempts after the first for connection errors, 408, 429 and 5xx."""
+    """Attempts after the first for connection errors, timeouts, 408, 409, 429 and 5xx."""
     max_failed_fraction: float = Field(default=0.2, ge=0, le=1)
-    """Stop when a larger share of judgments failed."""
+    """Stop when a larger share of judgments failed or was refused."""
+    ask_refused_again: bool = False
+    """Ask again what the judge refused before (too long, filtered): after its server has changed."""
+    answers_as: str | None = None
+    """Model name in the server's replies, where it is another than `model`: a deployment or a gateway's alias."""
+    prices: str | None = None
+    """YAML file with US dollars for a million tokens: `model: {input: .., output: .., cached: ..}`."""
+    max_cost: PositiveFloat | None = None
+    """Most US dollars that one command may spend on the judge; needs `prices`."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Weights of a local judge."""
     device: Literal["auto", "cpu", "cuda"] = "auto"

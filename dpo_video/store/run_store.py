@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from dpo_video.errors import UserError
-from dpo_video.progress import note
+from dpo_video.progress import say
 from dpo_video.store.database import Database, in_pages
 from dpo_video.store.file_system import Kind, choose_kind
 from dpo_video.store.lock import show_life, take_lock
@@ -127,12 +127,12 @@ def _open_rows(folder: Path, kind: Kind | None) -> Database | Segments:
         kind, reason = choose_kind(folder)
     if kind == "segments":
         if not segments.exists():
-            note(f"the run folder {str(folder)!r} gets no SQLite store: {reason}. Its rows go to append-only files in "
-                 "its folder `segments` instead; all else is the same")
+            say(f"note: the run folder {str(folder)!r} gets no SQLite store: {reason}. Its rows go to append-only files "
+                "in its folder `segments` instead; all else is the same")
         opened = Segments(folder)
         if opened.torn:
-            note(f"{opened.torn} torn line(s) in {str(segments)!r} left out: a process was killed while it wrote them. "
-                 "Their rows are made again")
+            say(f"note: {opened.torn} torn line(s) in {str(segments)!r} left out: a process was killed while it wrote. "
+                "Their rows are made again")
         return opened
     rows = Database(database)
     if segments.exists():

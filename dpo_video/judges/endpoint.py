@@ -1,0 +1,203 @@
+"""One OpenAI-compatible server: its connections, and what each of its answers and errors means."""
+
+import asyncio
+import email.utils
+import ipaddress
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+from urllib.parse import urlsplit
+
+from dpo_video.errors import UserError
+from dpo_video.judges.limit import Limit
+
+if TYPE_CHECKING:
+    from openai import APIStatusError, AsyncOpenAI
+
+CONNECTIONS_PER_CLIENT = 32
+"""A connection pool searches all its connections for each request: many small pools cost less than one large one."""
+CONNECT_SECONDS = 15.0
+"""A server that accepts no connection within this time is away, not slow."""
+STARTING_ATTEMPTS = 3
+"""Refusals of an endpoint that never answered after which the run stops."""
+
+
+class Passing(Exception):
+    """A failure that a later attempt may not have.
+
+    `kind` tells what it says about the server: `throttled` (429), `away` (no connection), `slow` (timeout), or
+    `troubled` (5xx, an unreadable reply). `wait` is the pause in seconds that the server asked for.
+    """
+
+    def __init__(self, reason: str, kind: Literal["throttled", "away", "slow", "troubled"] = "troubled", *,
+                 wait: float = 0.0) -> None:
+        super().__init__(reason)
+        self.reason, self.kind, self.wait = reason, kind, wait
+
+
+class Refused(Exception):
+    """A failure that every attempt has: the server does not answer this prompt."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+@dataclass(frozen=True, kw_only=True)
+class Service:
+    """Servers of one model, and how to ask them. `section` is the recipe section that errors point to."""
+
+    section: str
+    urls: tuple[str | None, ...]
+    """None is the vendor's default."""
+    key: str
+    key_variable: str
+    """Environment variable that the key came from."""
+    model: str
+    concurrency: int
+    """Most requests in flight at each server."""
+    timeout: float
+    """Seconds per request."""
+    retries: int
+    """Attempts after the first."""
+
+
+@dataclass(kw_only=True, eq=False)
+class Endpoint:
+    """A server while a run talks to it."""
+
+    service: Service
+    url: str
+    given: str | None
+    """The address in the recipe."""
+    limit: Limit
+    in_flight: int = 0
+    started: int = 0
+    not_before: float = 0.0
+    """No request starts before this monotonic time: the server's Retry-After."""
+    proven: bool = False
+    """It has answered a prompt with all that was asked for."""
+    claimed: bool = False
+    """A prompt is proving it; no other may go there before."""
+    lost: int = 0
+    """Connections lost or refused since the last answer."""
+    dead: bool = False
+    """Ejected: it gets one request at a time, not before `not_before`, until one is answered."""
+    trials: int = 0
+    """Requests that it lost since it was ejected."""
+    refused: int = 0
+    _clients: list["AsyncOpenAI"] = field(default_factory=list)
+    _load: list[int] = field(default_factory=list)
+
+    async def post(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the body of one chat completion, decoded; raise Passing, Refused or UserError."""
+        import openai
+
+        content = json.dumps(request, ensure_ascii=False, separators=(",", ":")).encode()
+        place = self._client()
+        self._load[place] += 1
+        try:
+            async with asyncio.timeout(self.service.timeout):  # httpx's limit is per read, and never ends a slow drip
+                text = await self._clients[place].post("/chat/completions", content=content, cast_to=str)
+            body = json.loads(text)
+        except (TimeoutError, openai.APITimeoutError) as error:
+            if type(error.__cause__).__name__ == "ConnectTimeout":
+                raise Passing(f"connection error: no connection in {CONNECT_SECONDS:g} s", "away") from None
+            said = f"timeout: no reply in {self.service.section}.timeout {self.service.timeout:g} s"
+            raise Passing(said, "slow") from None
+        except openai.APIConnectionError as error:
+            raise Passing(f"connection error: {error.__cause__ or error}", "away") from None
+        except openai.APIStatusError as error:
+            raise self._meaning(error) from None
+        except ValueError:
+            raise Passing("garbled reply: not JSON") from None
+        finally:
+            self._load[place] -= 1
+        if not isinstance(body, dict) or not body.get("choices"):
+            raise Passing(f"garbled reply: no choices in {json.dumps(body)[:80]}")
+        return body
+
+    async def close(self) -> None:
+        """Close the connections."""
+        for client in self._clients:
+            await client.close()
+
+    def _client(self) -> int:
+        """Return the place of a client with a connection to spare."""
+        for place, load in enumerate(self._load):
+            if load < CONNECTIONS_PER_CLIENT:
+                return place
+        self._clients.append(_open(self.service, self.given))
+        self._load.append(0)
+        return len(self._load) - 1
+
+    def _meaning(self, error: "APIStatusError") -> Exception:
+        """Return what an HTTP error means: a later attempt, this prompt is refused, or the run cannot go on."""
+        status, said, service = error.status_code, _shown(error, self.service.key), self.service
+        if error.code == "insufficient_quota":
+            return UserError(f"{self.url}: the quota is used up: {said}. Replies so far are stored")
+        if status in (408, 409, 429) or status >= 500:
+            return Passing(f"HTTP {status}: {said}", "throttled" if status == 429 else "troubled",
+                           wait=retry_after(error.response.headers))
+        if status in (401, 403):
+            return UserError(f"{self.url} refuses the key in {service.key_variable} (HTTP {status}): {said}")
+        if status == 404:
+            return UserError(f"{self.url} knows no model {service.model!r}, or {service.section}.base_url is wrong "
+                             f"(HTTP 404): {said}")
+        lower = f"{error.code} {said}".casefold()
+        if "content_filter" in lower or "content management" in lower:
+            return Refused(f"content filter: {said}")
+        if "context" in lower and ("length" in lower or "window" in lower):
+            return Refused(f"context length: {said}")
+        self.refused += 1
+        if not self.proven and self.refused >= STARTING_ATTEMPTS:
+            return UserError(f"{self.url} refused each of the first {self.refused} requests (HTTP {status}): {said}")
+        return Refused(f"HTTP {status}: {said}")
+
+
+def open_endpoint(service: Service, url: str | None) -> Endpoint:
+    """Return an endpoint; nothing is sent yet."""
+    first = _open(service, url)
+    return Endpoint(service=service, url=str(first.base_url), given=url, limit=Limit(most=service.concurrency),
+                    _clients=[first], _load=[0])
+
+
+def _open(service: Service, url: str | None) -> "AsyncOpenAI":
+    from openai import AsyncOpenAI, Timeout
+
+    timeout = Timeout(service.timeout, connect=min(service.timeout, CONNECT_SECONDS))
+    return AsyncOpenAI(api_key=service.key, base_url=url, max_retries=0, timeout=timeout)
+
+
+def nearby(base_url: str | None) -> bool:
+    """Return True for loopback and private addresses and for host names without a dot."""
+    host = (urlsplit(base_url).hostname or "") if base_url else ""
+    if not host:
+        return False
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return "." not in host or host.endswith((".localhost", ".local"))
+    return address.is_loopback or address.is_private
+
+
+def retry_after(headers: Mapping[str, str]) -> float:
+    """Return the seconds of a Retry-After header (a number or an HTTP date), 0 without one."""
+    given = headers.get("retry-after", "")
+    try:
+        return max(0.0, float(given))
+    except ValueError:
+        try:
+            return max(0.0, email.utils.parsedate_to_datetime(given).timestamp() - time.time())
+        except ValueError:
+            return 0.0
+
+
+def _shown(error: "APIStatusError", key: str) -> str:
+    """Return the server's words in one short line, without the key."""
+    body = error.body
+    said = body.get("message") or body.get("detail") or body if isinstance(body, dict) else body or error.message
+    line = " ".join(str(said).split())[:200]
+    return line if key == "none" else line.replace(key, "***")

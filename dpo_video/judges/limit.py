@@ -1,0 +1,62 @@
+"""How many requests a server gets at once: fewer when it says that it is busy, more again while it keeps up.
+
+As in TCP (RFC 5681): doubling at first, additive growth after the first cut, multiplicative decrease.
+"""
+
+from dataclasses import dataclass, field
+
+START = 32
+"""Requests in flight at first, where `most` allows more."""
+GROWTH_STEPS = 16
+"""After the first cut, a round that ends well adds `most` / GROWTH_STEPS; before it, it doubles."""
+SATURATED = 0.8
+"""Share of the allowed requests that a round must have had in flight for more to make sense."""
+SHRINK = 0.8
+COOL_DOWN_SECONDS = 15.0
+"""After a cut, further 429s cut nothing for so long: those of requests sent before it say nothing new."""
+
+
+@dataclass(kw_only=True, slots=True)
+class Limit:
+    """A round is as many replies as requests were allowed at once when it began."""
+
+    most: int
+    allowed: int = field(init=False)
+    """Requests that may be in flight now."""
+    _cut_at: float = float("-inf")
+    _replies: int = 0
+    _busiest: int = 0
+    _clean: bool = True
+
+    def __post_init__(self) -> None:
+        self.allowed = min(self.most, START)
+
+    def started(self, in_flight: int) -> None:
+        """Note a request's start; `in_flight` counts it."""
+        self._busiest = max(self._busiest, in_flight)
+
+    def answered(self, in_flight: int) -> None:
+        """Note a reply; `in_flight` are those still under way. A clean, saturated round ends with growth."""
+        self._replies += 1
+        if self._replies < self.allowed:
+            return
+        if self._clean and self._busiest >= SATURATED * self.allowed:
+            growth = self.allowed if self._cut_at < 0 else max(1, self.most // GROWTH_STEPS)
+            self.allowed = min(self.most, self.allowed + growth)
+        self._begin_round(in_flight)
+
+    def troubled(self) -> None:
+        """Note a 5xx, a timeout or a lost connection: this round ends without growth, and nothing shrinks."""
+        self._clean = False
+
+    def throttled(self, now: float, in_flight: int) -> None:
+        """Note a 429 at `now` (monotonic seconds): the only thing that shrinks."""
+        self._clean = False
+        if now - self._cut_at >= COOL_DOWN_SECONDS:
+            self._cut_at = now
+            self.allowed = max(1, int(SHRINK * self.allowed))
+            self._begin_round(in_flight)
+            self._clean = False
+
+    def _begin_round(self, in_flight: int) -> None:
+        self._replies, self._busiest, self._clean = 0, in_flight, True

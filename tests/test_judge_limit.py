@@ -1,0 +1,50 @@
+"""How many requests may be in flight: growth in clean, saturated rounds; cuts on 429 alone, one in a cool-down."""
+
+from dpo_video.judges.limit import COOL_DOWN_SECONDS, Limit
+
+
+def _round(limit: Limit, busiest: int) -> int:
+    """Let as many replies come as are allowed, with `busiest` in flight at most; return what is allowed then."""
+    limit.started(busiest)
+    for _ in range(limit.allowed):
+        limit.answered(0)
+    return limit.allowed
+
+
+def test_it_doubles_from_32_while_saturated_and_never_passes_the_most():
+    limit = Limit(most=200)
+    assert [limit.allowed, *(_round(limit, limit.allowed) for _ in range(4))] == [32, 64, 128, 200, 200]
+    assert Limit(most=5).allowed == 5
+
+
+def test_it_grows_by_a_sixteenth_of_the_most_after_a_cut():
+    limit = Limit(most=320)
+    limit.throttled(0.0, 0)
+    assert limit.allowed == 25  # 0.8 * 32, rounded down
+    assert [_round(limit, limit.allowed) for _ in range(3)] == [25, 45, 65], "the round of the 429 does not grow"
+
+
+def test_a_round_with_slots_to_spare_does_not_grow():
+    """80 % of 32 are 25.6."""
+    limit = Limit(most=100)
+    assert [_round(limit, 25), _round(limit, 26)] == [32, 64]
+
+
+def test_server_errors_and_timeouts_pause_growth_for_a_round_and_shrink_nothing():
+    limit = Limit(most=100)
+    for _ in range(50):
+        limit.troubled()
+    assert limit.allowed == 32
+    assert [_round(limit, 32), _round(limit, 32)] == [32, 64]
+
+
+def test_many_429s_cut_once_in_a_cool_down_and_never_below_one():
+    limit = Limit(most=10)
+    for second in range(int(COOL_DOWN_SECONDS)):
+        limit.throttled(100.0 + second, 9)
+    assert limit.allowed == 8
+    limit.throttled(100.0 + COOL_DOWN_SECONDS, 7)
+    assert limit.allowed == 6
+    for number in range(2, 50):
+        limit.throttled(100.0 + number * COOL_DOWN_SECONDS, 0)
+    assert limit.allowed == 1
