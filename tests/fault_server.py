@@ -64,3 +64,10 @@ def slow_start(answer: Callable[[str, int], Answer], *, requests: int = 2) -> Ca
 def ignores_logprobs(prompt: str, attempt: int) -> Answer:
     """Answer 200 without the label probabilities that were asked for, as `transformers serve` does."""
     return completion("Verdict: A")
+
+
+def answers_as_another(prompt: str, attempt: int) -> Answer:
+    """Answer in full, as a model that was not asked for."""
+    given = completion("Verdict: A", top={"A": -0.1, "B": -2.4})
+    assert isinstance(given.body, dict)
+    return Answer(body={**given.body, "model": "another-model"})

@@ -127,8 +127,8 @@ def _open_rows(folder: Path, kind: Kind | None) -> Database | Segments:
         kind, reason = choose_kind(folder)
     if kind == "segments":
         if not segments.exists():
-            say(f"note: the run folder {str(folder)!r} gets no SQLite store: {reason}. Its rows go to append-only files "
-                "in its folder `segments` instead; all else is the same")
+            say(f"note: the run folder {str(folder)!r} gets no SQLite store: {reason}. Rows go to append-only files "
+                "in its folder `segments`; all else is the same")
         opened = Segments(folder)
         if opened.torn:
             say(f"note: {opened.torn} torn line(s) in {str(segments)!r} left out: a process was killed while it wrote. "
