@@ -1,7 +1,7 @@
 """Candidates from an OpenAI-compatible server that takes video (vLLM, SGLang), one request per answer.
 
-The server sees the policy's frames as JPEG images, or the file itself. Retries are the openai package's own: connection
-errors, timeouts, 408, 409, 429 and 5xx, with backoff, jitter and Retry-After.
+The server sees the policy's frames as JPEG images, or the file itself. Slots, retries and pauses are those of the
+judge's client, `judges/scheduler.py`.
 """
 
 import asyncio
@@ -19,15 +19,15 @@ from PIL import Image
 
 from dpo_video.errors import UserError
 from dpo_video.generate import Asked, Work, asked_text, clip_requests, served_name
+from dpo_video.judges.endpoint import Endpoint, Refused, Service, read_choice
+from dpo_video.judges.scheduler import GaveUp, Pool
 from dpo_video.models.checkpoints import Blueprint, blueprint
 from dpo_video.models.tokens import fit_frames, frame_size
-from dpo_video.progress import progress
+from dpo_video.progress import progress, say
 from dpo_video.run import Run
 from dpo_video.video import ClipRequest, FramePool, Frames, VideoError
 
 JPEG_QUALITY = 95
-STARTING_FAILURES = 3
-"""Failures before the first success after which the server is taken to be wrong, not busy."""
 
 
 @dataclass(kw_only=True)
@@ -36,9 +36,8 @@ class _Server:
 
     run: Run
     work: Work
-    client: Any
+    pool: Pool
     counts: Counter[str] = field(default_factory=Counter)
-    answered: int = 0
 
 
 def answer_by_server(run: Run, work: Work, missing: Mapping[str, Sequence[Asked]]) -> Counter[str]:
@@ -57,25 +56,26 @@ def answer_by_server(run: Run, work: Work, missing: Mapping[str, Sequence[Asked]
 
 async def _answer_all(run: Run, work: Work, missing: Mapping[str, Sequence[Asked]]) -> Counter[str]:
     try:
-        from openai import AsyncOpenAI
+        import openai  # noqa: F401 - the extra is missing now rather than halfway
     except ImportError as error:
         raise UserError("generate.engine openai needs the openai package: pip install 'dpo-video[judge]'") from error
     settings = run.recipe.generate
     if settings.base_url is None:
         raise UserError("generate.engine is openai, and generate.base_url is not set: give the address of a server "
                         "that serves the policy with video, e.g. http://localhost:8000/v1")
-    client = AsyncOpenAI(base_url=settings.base_url, api_key=os.environ.get(settings.api_key_env) or "none",
-                         timeout=settings.timeout, max_retries=settings.retries)
+    service = Service(section="generate", urls=(settings.base_url,), model=served_name(run, work),
+                      key=os.environ.get(settings.api_key_env) or "none", key_variable=settings.api_key_env,
+                      concurrency=settings.concurrency, timeout=settings.timeout, retries=settings.retries)
     requests = clip_requests(run, work, missing)
     total = sum(len(missing[request.key]) for request in requests)
     as_file = settings.video_as == "video_url"
     plan = blueprint(run.recipe.model)
-    pool = FramePool(run.recipe.video, multiple_of=plan.family.frames_per_step)
-    server = _Server(run=run, work=work, client=client)
-    slots = asyncio.Semaphore(settings.concurrency)
-    async with client:
-        with nullcontext() if as_file else pool, progress(work.title, total=total) as advance:
-            clips = ((request, None) for request in requests) if as_file else pool.map(requests)
+    frames = FramePool(run.recipe.video, multiple_of=plan.family.frames_per_step)
+    waiting = asyncio.Semaphore(2 * settings.concurrency)  # twice as many as slots: one that sleeps holds none
+    async with Pool(service, say=say) as pool:
+        server = _Server(run=run, work=work, pool=pool)
+        with nullcontext() if as_file else frames, progress(work.title, total=total) as advance:
+            clips = ((request, None) for request in requests) if as_file else frames.map(requests)
             async with asyncio.TaskGroup() as tasks:
                 while (clip := await asyncio.to_thread(next, clips, None)) is not None:
                     asked = missing[clip[0].key]
@@ -86,9 +86,9 @@ async def _answer_all(run: Run, work: Work, missing: Mapping[str, Sequence[Asked
                         advance(len(asked), bad_clips=len(run.bad_clips))
                         continue
                     for one in asked:
-                        await slots.acquire()
+                        await waiting.acquire()
                         task = tasks.create_task(_answer(server, one, content))
-                        task.add_done_callback(_then(slots.release, advance))
+                        task.add_done_callback(_then(waiting.release, advance))
     return server.counts
 
 
@@ -102,36 +102,25 @@ def _then(release: Callable[[], None], advance: Callable[[], None]) -> Callable[
 
 async def _answer(server: _Server, one: Asked, content: Sequence[dict[str, Any]]) -> None:
     """Ask for one candidate and store it; a failure is counted, unless it is plain that all will fail."""
-    import openai
-
-    settings, sampler = server.run.recipe.generate, server.work.sampler
-    messages = [{"role": "user", "content": [*content, {"type": "text", "text": asked_text(server.work, one.sample)}]}]
+    sampler = server.work.sampler
+    text = asked_text(server.work, one.sample)
+    request = {"model": server.pool.service.model, "seed": one.seed, "temperature": sampler.temperature,
+               "messages": [{"role": "user", "content": [*content, {"type": "text", "text": text}]}],
+               "top_p": sampler.top_p, "max_tokens": sampler.max_new_tokens,
+               # vLLM and SGLang otherwise take these from the checkpoint's generation_config
+               "top_k": sampler.top_k or -1, "min_p": sampler.min_p, "repetition_penalty": 1.0}
     try:
-        reply = await server.client.chat.completions.create(
-            model=served_name(server.run, server.work), messages=messages, seed=one.seed,
-            temperature=sampler.temperature, top_p=sampler.top_p, max_tokens=sampler.max_new_tokens,
-            # vLLM and SGLang otherwise take these from the checkpoint's generation_config
-            extra_body={"top_k": sampler.top_k or -1, "min_p": sampler.min_p, "repetition_penalty": 1.0})
-        choice = reply.choices[0]
-        if choice.finish_reason == "content_filter":
-            raise LookupError("content filter")
-    except (openai.AuthenticationError, openai.PermissionDeniedError, openai.NotFoundError) as error:
-        raise UserError(f"{settings.base_url} refuses the request (HTTP {error.status_code}): {_line(error)}. Check "
-                        "generate.base_url, generate.served_model and generate.api_key_env") from error
-    except (openai.APIError, LookupError, TypeError) as error:  # the last two: a reply without choices
+        done = await server.pool.complete(request, _read)
+    except (Refused, GaveUp):
         server.counts["failed"] += 1
-        if not server.answered and server.counts["failed"] >= STARTING_FAILURES:
-            raise UserError(f"{settings.base_url}: the first {STARTING_FAILURES} requests failed: {_line(error)}. "
-                            "Does the server run, and does it serve this model with this many images?") from error
         return
-    server.answered += 1
-    finish = "length" if choice.finish_reason == "length" else "stop"
-    server.run.store.put("candidate", one.key,
-                         {"text": choice.message.content or "", "finish": finish, "sample": one.sample.id})
+    server.run.store.put("candidate", one.key, {**done.value, "sample": one.sample.id})
 
 
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200]
+def _read(endpoint: Endpoint, body: dict[str, Any]) -> dict[str, str]:
+    """Return the text of a completion and how it ended."""
+    _, text, finish = read_choice(body)
+    return {"text": text, "finish": finish}
 
 
 def _content(run: Run, plan: Blueprint, request: ClipRequest,

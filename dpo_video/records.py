@@ -88,6 +88,7 @@ class Pair:
 
 Record = TypeVar("Record", Sample, Candidate, Judgment, Pair)
 HINTS: dict[type, dict[str, Any]] = {kind: get_type_hints(kind) for kind in (Sample, Candidate, Judgment, Pair)}
+REQUIRED = {kind: {field.name for field in fields(kind) if field.default is MISSING} for kind in HINTS}
 
 
 def _matches(value: object, hint: Any) -> bool:
@@ -111,14 +112,13 @@ def from_dict(kind: type[Record], row: Mapping[str, Any], where: str) -> Record:
         if key not in hints:
             raise UserError(f"{where}: unknown field `{key}`.{did_you_mean(key, hints)} "
                             f"A {kind.__name__} has: {', '.join(hints)}")
-    for field in fields(kind):
-        if field.name not in row:
-            if field.default is MISSING:
-                raise UserError(f"{where}: missing `{field.name}`. {_why_needed(kind, field.name)}")
-            continue
-        if not _matches(row[field.name], hints[field.name]):
-            wanted = getattr(hints[field.name], "__name__", None) or str(hints[field.name])
-            raise UserError(f"{where}: `{field.name}` must be {wanted}, got {row[field.name]!r}")
+    for name, hint in hints.items():
+        if name not in row:
+            if name in REQUIRED[kind]:
+                raise UserError(f"{where}: missing `{name}`. {_why_needed(kind, name)}")
+        elif type(row[name]) is not hint and not _matches(row[name], hint):  # the first is quick, and mostly true
+            wanted = getattr(hint, "__name__", None) or str(hint)
+            raise UserError(f"{where}: `{name}` must be {wanted}, got {row[name]!r}")
     return kind(**row)
 
 

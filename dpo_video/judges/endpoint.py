@@ -171,6 +171,19 @@ def _open(service: Service, url: str | None) -> "AsyncOpenAI":
     return AsyncOpenAI(api_key=service.key, base_url=url, max_retries=0, timeout=timeout)
 
 
+def read_choice(body: Mapping[str, Any]) -> tuple[dict[str, Any], str, Literal["stop", "length"]]:
+    """Return a completion's choice, its text and how it ended; a refusal in words is a text."""
+    choice = body["choices"][0]
+    try:
+        text, finish = choice["message"].get("content"), choice.get("finish_reason")
+        text = text or choice["message"].get("refusal") or ""
+    except (KeyError, TypeError, AttributeError):
+        raise Passing("garbled reply: a choice without a message") from None
+    if finish == "content_filter":
+        raise Refused("content filter: the server withheld the reply")
+    return choice, text, "length" if finish == "length" else "stop"
+
+
 def nearby(base_url: str | None) -> bool:
     """Return True for loopback and private addresses and for host names without a dot."""
     host = (urlsplit(base_url).hostname or "") if base_url else ""

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 from dpo_video.errors import UserError
 from dpo_video.judges.backends import Judge, Keep, Messages, Mode, Reply, mode_of
-from dpo_video.judges.endpoint import Endpoint, Passing, Refused, Service, nearby
+from dpo_video.judges.endpoint import Endpoint, Refused, Service, nearby, read_choice
 from dpo_video.judges.scheduler import GaveUp, Pool, Read
 from dpo_video.judges.scorer import Scorer
 from dpo_video.judges.spending import open_spending
@@ -132,17 +132,10 @@ async def _answer(pool: Pool, request: Mapping[str, Any], read: Read[Reply]) -> 
 
 def read_completion(settings: JudgeSettings, scorer: Scorer, mode: Mode, url: str, body: dict[str, Any]) -> Reply:
     """Return the reply in a chat completion; raise UserError when the server leaves out what was asked for."""
-    choice = body["choices"][0]
-    try:
-        text, finish = choice["message"].get("content") or "", choice.get("finish_reason")
-    except (KeyError, TypeError, AttributeError):
-        raise Passing("garbled reply: a choice without a message") from None
+    choice, text, finish = read_choice(body)
     _check_model(settings, url, body.get("model"))
-    if finish == "content_filter":
-        raise Refused("content filter: the server withheld the reply")
     prompt_tokens, completion_tokens, cached_tokens = _usage(body.get("usage"))
-    reply = Reply(status="answered", text=text or choice["message"].get("refusal") or "",
-                  finish="length" if finish == "length" else "stop", prompt_tokens=prompt_tokens,
+    reply = Reply(status="answered", text=text, finish=finish, prompt_tokens=prompt_tokens,
                   completion_tokens=completion_tokens, cached_tokens=cached_tokens)
     if settings.max_cost is not None and reply.prompt_tokens is None:
         raise UserError(f"{url} does not say how many tokens it used, so judge.max_cost cannot be kept. "
