@@ -3,8 +3,9 @@
 import errno
 import os
 import sys
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
@@ -15,6 +16,9 @@ from dpo_video.quiet import quiet_libraries
 from dpo_video.recipe import Recipe
 from dpo_video.recipe_file import dump_recipe, load_recipe
 
+if TYPE_CHECKING:
+    from dpo_video.run import Run
+
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None,
     help="Preference tuning (DPO) for video language models: generate -> judge -> pair -> train -> evaluate.")
@@ -23,14 +27,15 @@ RecipeName = Annotated[str, typer.Argument(metavar="RECIPE", help="A shipped rec
 
 
 
-def _do(recipe: Recipe, names: list[str]) -> list[str]:
+def _do(recipe: Recipe, names: list[str], *, instead: "Mapping[str, Callable[[Run], dict[str, Any]]] | None" = None,
+        ) -> list[str]:
     from dpo_video.run import do_stages, open_run
 
     if _launched() and names != ["train"]:
         raise UserError("only `dpo-video train` runs under accelerate launch: do the other stages without it")
     try:
         with open_run(recipe) as run:
-            done = do_stages(run, names)
+            done = do_stages(run, names, instead=instead)
     except KeyboardInterrupt:
         _fail("stopped; finished rows are kept, the same command goes on from there", 130)
     if not done and len(names) > 1:
@@ -50,9 +55,53 @@ def generate(recipe: RecipeName, overrides: Overrides = None) -> None:
 
 
 @app.command()
-def judge(recipe: RecipeName, overrides: Overrides = None) -> None:
+def judge(
+    recipe: RecipeName, overrides: Overrides = None,
+    reparse: Annotated[bool, typer.Option("--reparse", help="Read the scores again from the stored replies; no call is "
+                                          "made.")] = False,
+    batch_out: Annotated[str, typer.Option(metavar="FILE", help="Write what is not answered yet as OpenAI batch files, "
+                                           "also for `vllm run-batch`, and stop.")] = "",
+    batch_in: Annotated[list[str] | None, typer.Option(metavar="FILE", help="Take in the results of batches, then "
+                                                       "judge as usual; may be given several times.")] = None,
+    parquet: Annotated[str, typer.Option(metavar="FOLDER", help="Also write candidates and judgments as Parquet "
+                                         "shards.")] = "",
+) -> None:
     """Score the candidates against the captions."""
-    _do(load_recipe(recipe, overrides or []), ["judge"])
+    if sum(map(bool, (reparse, batch_out, batch_in))) > 1:
+        raise UserError("--reparse, --batch-out and --batch-in are three ways to judge: give one of them")
+    settings = load_recipe(recipe, overrides or [])
+    if batch_out:
+        _write_batches(settings, Path(batch_out))
+        return
+    _do(settings, ["judge"], instead=_judge_instead(reparse=reparse, batch_in=batch_in or []))
+    if parquet:
+        from dpo_video.parquet import write_parquet
+
+        rows = write_parquet(settings.run_folder, Path(parquet))
+        print(f"parquet: {', '.join(f'{table} {count}' for table, count in rows.items())}; {parquet}")
+
+
+def _judge_instead(*, reparse: bool, batch_in: list[str]) -> "dict[str, Callable[[Run], dict[str, Any]]]":
+    """Return what does the judge stage in place of asking; nothing without these options."""
+    if not reparse and not batch_in:
+        return {}
+    from dpo_video import judge_offline
+
+    if reparse:
+        return {"judge": judge_offline.reparse}
+    return {"judge": lambda run: judge_offline.judge_with_results(run, [Path(name) for name in batch_in])}
+
+
+def _write_batches(settings: Recipe, out: Path) -> None:
+    from dpo_video.judge_offline import write_batches
+    from dpo_video.run import open_run
+
+    with open_run(settings) as run:
+        files = write_batches(run, out)
+    for file in files:
+        print(f"batch: {file}")
+    if not files:
+        print("nothing to ask: the store holds a reply to every candidate")
 
 
 @app.command()

@@ -19,6 +19,7 @@ from dpo_video.models.load import Policy, choose_dtype, load_policy
 from dpo_video.models.prompts import encode_prompt
 from dpo_video.models.sampling import Sampler, candidate_seed, generate_answers
 from dpo_video.models.tokens import pixel_kwargs
+from dpo_video.names import choose
 from dpo_video.progress import progress
 from dpo_video.recipe import GenerateSettings, ModelSettings, SamplerSettings
 from dpo_video.records import Candidate, Sample, write_jsonl
@@ -44,7 +45,7 @@ class Work:
     num_candidates: int
     sampler: Sampler
     adapter: Path | None = None
-    engine: Literal["local", "openai"] = "local"
+    engine: Literal["local", "openai", "ray"] = "local"
     title: str = "generate"
     """Of the progress bar."""
     model: ModelSettings | None = None
@@ -136,7 +137,7 @@ def make_candidates(run: Run, work: Work) -> Made:
             missing.setdefault(clip_key(one.sample), []).append(one)
     new: Counter[str] = Counter()
     if missing:
-        new = _answer_by_server(run, work, missing) if work.engine == "openai" else _answer(run, work, missing)
+        new = choose(ENGINES, work.engine, "generate engine")(run, work, missing)
         run.store.flush()
     stored = run.store.get("candidate", [one.key for one in asked])
     candidates = [_candidate(run, work, one, stored[one.key]) for one in asked if one.key in stored]
@@ -222,7 +223,13 @@ def _answer_by_server(run: Run, work: Work, missing: Mapping[str, Sequence[Asked
     return answer_by_server(run, work, missing)
 
 
-def _answer(run: Run, work: Work, missing: Mapping[str, Sequence[Asked]]) -> Counter[str]:
+def _answer_on_cluster(run: Run, work: Work, missing: Mapping[str, Sequence[Asked]]) -> Counter[str]:
+    from dpo_video.generate_ray import answer_on_cluster  # here: Ray is an extra
+
+    return answer_on_cluster(run, work, missing)
+
+
+def answer_here(run: Run, work: Work, missing: Mapping[str, Sequence[Asked]]) -> Counter[str]:
     """Write the missing candidates with the policy loaded here: each clip decoded once and encoded once."""
     policy = work.policy or load_policy(work.model or run.recipe.model, adapter=work.adapter)
     video, most = run.recipe.video, run.recipe.generate.batch_size
@@ -272,3 +279,6 @@ def _write(run: Run, work: Work, policy: Policy, batch: Sequence[tuple[Row, Aske
             run.store.put("candidate", one.key, {"text": answer.text, "finish": answer.finish, "sample": one.sample.id})
     run.store.flush()
     return len(batch)
+
+
+ENGINES = {"local": answer_here, "openai": _answer_by_server, "ray": _answer_on_cluster}

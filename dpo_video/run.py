@@ -5,7 +5,7 @@ import json
 import platform
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
@@ -24,13 +24,15 @@ from dpo_video.video import clip_key
 
 VERSIONS_OF = ("dpo-video", "torch", "transformers", "trl", "peft", "accelerate", "bitsandbytes", "av",
                "decord", "openai")
+NO_REPLY = "no stored reply"
+"""Reason of a candidate that `judge --reparse` found no reply to."""
 SPEED_ONLY = frozenset({
     "video.preset",  # a name for settings that stand beside it
     "video.workers", "video.timeout", "video.cache", "video.cache_gb", "video.cache_folder",
     "generate.base_url", "generate.batch_size", "generate.concurrency", "generate.timeout",
     "generate.retries", "generate.api_key_env", "judge.base_url", "judge.api_key_env",
     "judge.batch_size", "judge.concurrency", "judge.timeout", "judge.retries", "judge.max_failed_fraction",
-    "judge.answers_as", "judge.prices", "judge.max_cost",
+    "judge.engine", "judge.answers_as", "judge.prices", "judge.max_cost",
     "train.save_steps", "train.logging_steps"})
 """Settings that change how fast a result comes, not the result: changing them redoes nothing."""
 
@@ -132,9 +134,13 @@ def stages_of(recipe: Recipe) -> list[str]:
     return [name for name in STAGES if name not in without]
 
 
-def do_stages(run: Run, names: Sequence[str]) -> list[str]:
-    """Do the named stages in order, each unless it is finished with these settings; return those done."""
-    done = []
+def do_stages(run: Run, names: Sequence[str], *,
+              instead: Mapping[str, Callable[[Run], dict[str, Any]]] | None = None) -> list[str]:
+    """Do the named stages in order, each unless it is finished with these settings; return those done.
+
+    `instead` holds other functions that do a stage; they do it again where it is finished.
+    """
+    done, given = [], instead or {}
     for name in names:
         stage = stage_of(run.recipe, name)
         for file in stage.reads:
@@ -143,13 +149,15 @@ def do_stages(run: Run, names: Sequence[str]) -> list[str]:
                 raise UserError(f"no {file} in {str(run.folder)!r}; make it first: dpo-video {maker} RECIPE")
         fingerprint = _fingerprint(run, name)
         before = run.store.finished(name)
-        if before and before["fingerprint"] == fingerprint and (run.folder / stage.writes).exists():
+        same = before is not None and before["fingerprint"] == fingerprint and (run.folder / stage.writes).exists()
+        if same and name not in given:
             print(f"{name}: finished before, nothing to do ({run.folder / stage.writes})")
             continue
         begin = time.monotonic()
-        summary = getattr(importlib.import_module(f"dpo_video.{name}"), name)(run)
+        summary = (given.get(name) or getattr(importlib.import_module(f"dpo_video.{name}"), name))(run)
         seconds = time.monotonic() - begin
-        if not summary.get("failed"):  # failed rows are tried again by the next run
+        # failed rows, and those that were not asked, are tried by the next run
+        if not summary.get("failed") and not summary.get("reasons", {}).get(NO_REPLY):
             run.store.finish(name, fingerprint=fingerprint, seconds=seconds, summary=summary)
         _track(run, name, summary, seconds)
         print(f"{name}: {_counts(summary)}; {seconds:.0f} s; {run.folder / stage.writes}")

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import re
+import select
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -16,12 +17,17 @@ from dpo_video.records import Candidate, Sample
 
 @dataclass(frozen=True, kw_only=True)
 class Answer:
-    """What the server sends: a status and a body; `drop` closes the connection instead."""
+    """What the server sends: a status and a body; `drop` closes the connection instead.
+
+    With `stall`, half of the body is sent; the rest never comes. The connection is closed after so many seconds, or
+    when the client leaves.
+    """
 
     body: dict[str, Any] | str = ""
     status: int = 200
     headers: dict[str, str] = field(default_factory=dict)
     drop: bool = False
+    stall: float | None = None
 
 
 def completion(text: str, *, finish: str = "stop", top: dict[str, float] | None = None, **more: Any) -> Answer:
@@ -108,6 +114,13 @@ def judge_server(answer: Callable[[str, int], Answer] = steady) -> Iterator[Judg
                 self.send_header(name, value)
             self.send_header("content-length", str(len(body)))
             self.end_headers()
+            if given.stall is not None:
+                self.wfile.write(body[:len(body) // 2])
+                self.wfile.flush()
+                select.select([self.connection], [], [], given.stall)
+                self.connection.shutdown(socket.SHUT_RDWR)
+                self.close_connection = True
+                return
             self.wfile.write(body)
 
         def log_message(self, format: str, *args: Any) -> None:

@@ -122,10 +122,10 @@ def test_the_stage_measures_both_models_on_the_same_questions_and_repeats_nothin
     with opened(world, tmp_path, heldout) as run:
         summary = evaluate(run)
         metrics = json.loads((run.folder / "metrics.json").read_text())
-        stored = list(run.store._db.execute("select * from rows order by kind, key"))
+        stored = [list(run.store.rows(kind)) for kind in ("candidate", "judgment", "reference")]
         evaluate(run)
         again = json.loads((run.folder / "metrics.json").read_text())
-        assert list(run.store._db.execute("select * from rows order by kind, key")) == stored
+        assert [list(run.store.rows(kind)) for kind in ("candidate", "judgment", "reference")] == stored
     assert {**again, "seconds": metrics["seconds"]} == metrics
 
     scores: dict[str, list[int]] = {}

@@ -10,14 +10,14 @@ import pytest
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "dpo_video"
 LEVELS: list[set[str]] = [
-    {"errors"}, {"names", "progress", "quiet", "statistics", "texts"}, {"records", "recipe", "near"},
+    {"errors"}, {"names", "progress", "quiet", "statistics", "texts", "cluster"}, {"records", "recipe", "near"},
     {"recipe_file", "store", "toy"},
     {"video"}, {"models", "judges", "screening"}, {"training", "formats"},
-    {"cleaned", "tracking", "summary", "pair_table", "audit_page"},
+    {"cleaned", "tracking", "summary", "pair_table", "audit_page", "parquet"},
     {"clean"}, {"data"}, {"run"},
     {"pair_rules", "measures"}, {"pair_answers", "pair_numbers", "tie_breaks"}, {"generate", "judge", "pair", "train"},
     {"generate_server", "evaluate", "merge", "audit"},
-    {"plan"}, {"check_recipe"}, {"check", "frames", "listing"}, {"cli_data"}, {"cli"},
+    {"judge_offline", "generate_ray", "plan"}, {"check_recipe"}, {"check", "frames", "listing"}, {"cli_data"}, {"cli"},
     {"__main__"}]
 LEVEL = {name: level for level, names in enumerate(LEVELS) for name in names}
 

@@ -87,8 +87,7 @@ def test_other_training_settings_use_the_stored_values_and_run_no_reference(worl
 
 
 def stored_rows(store: RunStore) -> dict[str, list[float]]:
-    keys = [key for (key,) in store._db.execute("select key from rows where kind = ?", [KIND])]
-    return {key: row["logps"] for key, row in store.get(KIND, keys).items()}
+    return {key: row["logps"] for key, row in store.rows(KIND)}
 
 
 CHANGES: dict[str, Callable[[Policy, VideoSettings, Pair], tuple[Policy, VideoSettings, Pair]]] = {

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -18,9 +19,9 @@ Mode = Literal["labels", "verdict"]
 class Reply:
     """What came back for one prompt. It is stored as it is; scores are read from it later."""
 
-    status: Literal["answered", "refused", "failed"]
+    status: Literal["answered", "refused", "failed", "unscored"]
     """`refused`: it will not be answered as it is (too long, filtered, not accepted), and is not asked again. `failed`:
-    all attempts went wrong; the next run asks again."""
+    all attempts went wrong; the next run asks again. `unscored`: not asked, under `judge --reparse`; never stored."""
     text: str = ""
     finish: str = "stop"
     """`stop`, or `length` when the reply was cut at `judge.max_tokens`."""
@@ -68,11 +69,30 @@ def mode_of(settings: JudgeSettings, scorer: Scorer) -> Mode:
 @contextmanager
 def open_judge(settings: JudgeSettings) -> Iterator[Judge]:
     """Open the judge of the settings; a local model is freed when the block ends."""
-    judge = choose(BACKENDS, settings.backend, "judge backend")(settings)
+    judge = (_INSTEAD.get() or backend_judge)(settings)
     try:
         yield judge
     finally:
         judge.close()
+
+
+def backend_judge(settings: JudgeSettings) -> Judge:
+    """Return the judge that answers by itself: loaded here, behind a server, or on the workers of Ray."""
+    if settings.engine == "ray":
+        from dpo_video.judges.ray import ray_judge
+
+        return ray_judge(settings)
+    return choose(BACKENDS, settings.backend, "judge backend")(settings)
+
+
+@contextmanager
+def asking_instead(make: Callable[[JudgeSettings], Judge]) -> Iterator[None]:
+    """Have every judge that is opened while the block runs made by `make`: also those of a jury or a cascade."""
+    token = _INSTEAD.set(make)
+    try:
+        yield
+    finally:
+        _INSTEAD.reset(token)
 
 
 def _local(settings: JudgeSettings) -> Judge:
@@ -86,5 +106,7 @@ def _openai(settings: JudgeSettings) -> Judge:
 
     return openai_judge(settings)
 
+
+_INSTEAD: ContextVar[Callable[[JudgeSettings], Judge] | None] = ContextVar("instead", default=None)
 
 BACKENDS: dict[str, Callable[[JudgeSettings], Judge]] = {"local": _local, "openai": _openai}

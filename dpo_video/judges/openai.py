@@ -43,8 +43,13 @@ def openai_judge(settings: JudgeSettings) -> Judge:
     service = Service(section="judge", urls=addresses(settings), key=api_key(settings), model=settings.model,
                       key_variable=settings.api_key_env, concurrency=settings.concurrency, timeout=settings.timeout,
                       retries=settings.retries)
-    return Judge(name=settings.model, identity={"model": settings.model}, ask=partial(_ask, settings, service, opened),
+    return Judge(name=settings.model, identity=identity(settings), ask=partial(_ask, settings, service, opened),
                  spending=open_spending(settings), in_flight=opened.in_flight)
+
+
+def identity(settings: JudgeSettings) -> dict[str, str]:
+    """Return what determines the replies of a server besides the prompt."""
+    return {"model": settings.model}
 
 
 def addresses(settings: JudgeSettings) -> tuple[str | None, ...]:
@@ -87,7 +92,10 @@ async def _ask_all(settings: JudgeSettings, service: Service, opened: _Open, sco
     """
     mode = mode_of(settings, scorer)
     waiting: Iterator[tuple[int, Messages]] = enumerate(prompts)
-    same, read = request_fields(settings, mode), partial(_read, settings, scorer, mode)
+    same = request_fields(settings, mode)
+
+    def read(endpoint: Endpoint, body: dict[str, Any]) -> Reply:
+        return read_completion(settings, scorer, mode, endpoint.url, body)
 
     async def work(pool: Pool, *, alone: bool = False) -> None:
         for index, messages in waiting:
@@ -122,27 +130,27 @@ async def _answer(pool: Pool, request: Mapping[str, Any], read: Read[Reply]) -> 
     return replace(done.value, seconds=round(done.seconds, 3), attempts=done.attempts)
 
 
-def _read(settings: JudgeSettings, scorer: Scorer, mode: Mode, endpoint: Endpoint, body: dict[str, Any]) -> Reply:
+def read_completion(settings: JudgeSettings, scorer: Scorer, mode: Mode, url: str, body: dict[str, Any]) -> Reply:
     """Return the reply in a chat completion; raise UserError when the server leaves out what was asked for."""
     choice, text, finish = read_choice(body)
-    _check_model(settings, endpoint, body.get("model"))
+    _check_model(settings, url, body.get("model"))
     prompt_tokens, completion_tokens, cached_tokens = _usage(body.get("usage"))
     reply = Reply(status="answered", text=text, finish=finish, prompt_tokens=prompt_tokens,
                   completion_tokens=completion_tokens, cached_tokens=cached_tokens)
     if settings.max_cost is not None and reply.prompt_tokens is None:
-        raise UserError(f"{endpoint.url} does not say how many tokens it used, so judge.max_cost cannot be kept. "
+        raise UserError(f"{url} does not say how many tokens it used, so judge.max_cost cannot be kept. "
                         "Leave it out, or use a server that sends `usage`")
     if mode == "verdict":
         return reply
     tokens = (choice.get("logprobs") or {}).get("content") or []
     if reply.text and not any(token.get("top_logprobs") for token in tokens):
-        raise UserError(f"{endpoint.url} answers without label probabilities (it ignores `top_logprobs`), and scorer "
+        raise UserError(f"{url} answers without label probabilities (it ignores `top_logprobs`), and scorer "
                         f"{scorer.name!r} reads its score from them. Set judge.score_from=verdict to read the written "
                         "verdict instead, or use a server that gives them, such as vLLM, SGLang or llama.cpp")
     return replace(reply, log_probs=label_log_probs(scorer, tokens))
 
 
-def _check_model(settings: JudgeSettings, endpoint: Endpoint, answered: object) -> None:
+def _check_model(settings: JudgeSettings, url: str, answered: object) -> None:
     """Refuse a server that answers as another model: llama.cpp and some gateways serve any name they are asked for.
 
     A dated snapshot of the model asked for ("m-2025-08-07", "m@main") and a name with or without its folder are it.
@@ -156,7 +164,7 @@ def _check_model(settings: JudgeSettings, endpoint: Endpoint, answered: object) 
     if any(one == other or one.startswith((other + "-20", other + "@"))
            for one, other in ((given, wanted), (bare, bare_wanted))):
         return
-    raise UserError(f"{endpoint.url} answers as model {str(answered)[:80]!r}, not {asked!r}. Set judge.model to the "
+    raise UserError(f"{url} answers as model {str(answered)[:80]!r}, not {asked!r}. Set judge.model to the "
                     "model that it serves; where one is an alias of the other (a deployment, a gateway), set "
                     "judge.answers_as to the name in its replies")
 

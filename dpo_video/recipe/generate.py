@@ -43,8 +43,9 @@ class SamplerSettings(Section):
 class GenerateSettings(Section):
     """Candidates: N sampled answers of the policy to each sample."""
 
-    engine: Literal["local", "openai"] = "local"
-    """`local` runs the policy here; `openai` asks a compatible server that takes video (vLLM, SGLang)."""
+    engine: Literal["local", "openai", "ray"] = "local"
+    """`local` runs the policy here, `ray` on the workers of a Ray cluster; `openai` asks a compatible server that takes
+    video (vLLM, SGLang)."""
     num_candidates: PositiveInt = 8
     """Answers per sample."""
     temperature: float = Field(default=1.0, ge=0)

@@ -27,6 +27,8 @@ class JudgeSettings(Section):
 
     backend: Literal["local", "openai"] = "openai"
     """`local` runs a transformers causal LM here; `openai` asks any compatible server."""
+    engine: Literal["here", "ray"] = "here"
+    """Where the backend works: `here`, in this process, or `ray`, on the workers of a Ray cluster."""
     model: str
     """Hub id, folder or `toy:judge` for `local`; the served name for `openai`."""
     revision: str | None = None

@@ -1,0 +1,123 @@
+"""Judging without calls from here: stored replies read again, batch files written, their results taken in."""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from functools import partial
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+from dpo_video.errors import UserError
+from dpo_video.judge import judge
+from dpo_video.judges.asking import KIND, key_maker
+from dpo_video.judges.backends import Judge, Keep, Messages, Mode, Reply, asking_instead, backend_judge, mode_of
+from dpo_video.judges.batch_files import BatchFiles, Results
+from dpo_video.judges.endpoint import Passing, Refused
+from dpo_video.judges.openai import read_completion, request_fields
+from dpo_video.judges.scorer import Scorer
+from dpo_video.judges.silent import no_reply, silent_judge
+from dpo_video.recipe import JudgeSettings
+from dpo_video.run import NO_REPLY, Run
+from dpo_video.store.database import in_pages
+
+
+class BatchWritten(Exception):
+    """All missing prompts stand in batch files: the stage cannot go on before their results are there."""
+
+
+def reparse(run: Run) -> dict[str, Any]:
+    """Do the judge stage from the stored replies alone; candidates without one are unscored, and counted.
+
+    No call is made, no model is loaded and nothing is stored; judgments.jsonl is written anew.
+    """
+    recipe = run.recipe.model_copy(update={
+        "judge": run.recipe.judge.model_copy(update={"max_failed_fraction": 1.0})})
+    with asking_instead(partial(silent_judge, ask=no_reply(NO_REPLY))), run.store.storing_nothing():
+        return judge(replace(run, recipe=recipe))
+
+
+def write_batches(run: Run, out: Path) -> list[Path]:
+    """Write every request that the store has no reply to as batch files; return them, none where nothing is missing.
+
+    Scorers that ask in rounds (claims: split, then check), and juries, need a batch for each round.
+    """
+    with BatchFiles(path=out) as files:
+
+        def make(settings: JudgeSettings) -> Judge:
+            if settings.backend != "openai":
+                raise UserError(f"batch files hold requests to a server, and judge.backend is {settings.backend}. Set "
+                                "judge.backend=openai and judge.model to the name that the batch's server knows")
+            silent = silent_judge(settings, no_reply(NO_REPLY))
+            return replace(silent, ask=partial(_write, settings, silent, files))
+
+        try:
+            with asking_instead(make), run.store.storing_nothing():
+                judge(run)
+        except BatchWritten:
+            pass
+    return files.written
+
+
+def _write(settings: JudgeSettings, silent: Judge, files: BatchFiles, scorer: Scorer, prompts: Iterable[Messages],
+           keep: Keep) -> None:
+    fields, key_of = request_fields(settings, mode_of(settings, scorer)), key_maker(settings, scorer, silent)
+    for messages in prompts:
+        files.add(key_of(messages), fields | {"messages": messages})
+    raise BatchWritten
+
+
+def judge_with_results(run: Run, paths: Sequence[Path]) -> dict[str, Any]:
+    """Store the results of batches under their keys, then judge as usual; return counts, with `batch` among them."""
+    results = Results(paths)
+    used: Counter[str] = Counter()
+    try:
+        with asking_instead(partial(_with_results, results, used)):
+            summary = judge(run)
+        unknown = sum(len(page) - len(run.store.known(KIND, page)) for page in in_pages(results.keys()))
+    finally:
+        results.close()
+    batch = {"results": results.counts["results"], "stored": used["stored"],
+             "duplicates": results.counts["duplicates"], "unknown ids": unknown, **results.reasons}
+    return summary | {"batch": batch}
+
+
+def _with_results(results: Results, used: Counter[str], settings: JudgeSettings) -> Judge:
+    """Return the judge of the settings, which answers from the results first and asks the rest."""
+    silent = silent_judge(settings, no_reply(NO_REPLY))
+    opened: list[Judge] = []
+
+    def ask(scorer: Scorer, prompts: Iterable[Messages], keep: Keep) -> None:
+        mode, key_of = mode_of(settings, scorer), key_maker(settings, scorer, silent)
+        numbers: list[int] = []
+
+        def without_result() -> Iterator[Messages]:
+            for number, messages in enumerate(prompts):
+                reply = _reply(results, settings, scorer, mode, key_of(messages))
+                if reply is None:
+                    numbers.append(number)
+                    yield messages
+                else:
+                    keep(number, reply)
+                    used["stored"] += 1
+
+        rest = without_result()
+        for first in rest:  # a server is reached only where a result is missing
+            opened.extend([] if opened else [backend_judge(settings)])
+            opened[0].ask(scorer, chain([first], rest), lambda place, reply: keep(numbers[place], reply))
+
+    def close() -> None:
+        for one in opened:
+            one.close()
+
+    return replace(silent, ask=ask, close=close)
+
+
+def _reply(results: Results, settings: JudgeSettings, scorer: Scorer, mode: Mode, key: str) -> Reply | None:
+    """Return the reply among the results, None where there is none that can be read, which is counted."""
+    body = results.body(key)
+    try:
+        return None if body is None else read_completion(settings, scorer, mode, "the batch", body)
+    except (Passing, Refused) as error:
+        results.reasons[error.reason.split(":")[0]] += 1
+        return None

@@ -1,0 +1,89 @@
+"""A judge on the workers of a Ray cluster: the same prompts and keys as here, a local model or a server on each worker.
+
+Replies come back a batch at a time and are stored here, so that a killed run loses at most the batches under way.
+"""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from dpo_video.cluster import cluster, spread, told_in_row, workers_of
+from dpo_video.judges.backends import BACKENDS, Judge, Keep, Messages, Reply
+from dpo_video.judges.scorer import Scorer
+from dpo_video.judges.silent import silent_judge
+from dpo_video.recipe import JudgeSettings
+
+WINDOW = 100_000
+"""Prompts that are handed to Ray at a time."""
+BATCHES_IN_FLIGHT = 8
+"""Rows of a batch, in multiples of what a worker answers at once: it is seldom idle between two batches."""
+
+
+def ray_judge(settings: JudgeSettings) -> Judge:
+    """Return the judge of the settings, which answers on the workers; nothing is started before the first `ask`."""
+    return silent_judge(settings, partial(_ask, settings))
+
+
+def _ask(settings: JudgeSettings, scorer: Scorer, prompts: Iterable[Messages], keep: Keep) -> None:
+    waiting = enumerate(prompts)
+    with ExitStack() as stack:
+        resources: dict[str, float] = {}
+        while some := list(islice(waiting, WINDOW)):
+            resources = resources or stack.enter_context(cluster())
+            rows = [{"number": number, "messages": json.dumps(messages)} for number, messages in some]
+            shares = _shares(settings, resources, len(rows))
+            for row in spread(rows, Worker, given={"settings": shares.each.model_dump_json(), "scorer": scorer},
+                              workers=shares.workers, batch_rows=shares.batch_rows, gpus=shares.gpus):
+                keep(int(row["number"]), Reply(**json.loads(row["reply"])))
+
+
+class _Shares(NamedTuple):
+    workers: int
+    each: JudgeSettings
+    """The settings of one worker."""
+    gpus: float
+    """GPUs of one worker."""
+    batch_rows: int
+
+
+def _shares(settings: JudgeSettings, resources: dict[str, float], count: int) -> _Shares:
+    """Return how `count` prompts are divided; workers that ask a server share `judge.concurrency`."""
+    workers, gpus = workers_of(resources)
+    changes: dict[str, Any] = {"engine": "here"}
+    at_once = settings.batch_size
+    if settings.backend == "openai":
+        workers, gpus = min(int(resources.get("CPU", 1)), settings.concurrency), 0.0
+        changes["concurrency"] = at_once = -(-settings.concurrency // workers)
+    elif Path(settings.model).expanduser().is_dir():
+        changes["model"] = str(Path(settings.model).expanduser().absolute())  # workers start elsewhere
+    workers = min(workers, count)
+    batch_rows = min(at_once * BATCHES_IN_FLIGHT, -(-count // workers))
+    return _Shares(workers, settings.model_copy(update=changes), gpus, batch_rows)
+
+
+class Worker:
+    """One worker's judge, opened once."""
+
+    def __init__(self, settings: str, scorer: Scorer) -> None:
+        given = JudgeSettings.model_validate_json(settings)
+        self.scorer, self.make = scorer, partial(BACKENDS[given.backend], given)
+        self.judge: Judge | None = None
+
+    def __call__(self, batch: Mapping[str, Sequence[Any]]) -> dict[str, list[Any]]:
+        """Return `number` and `reply` (JSON) of a batch of `number` and `messages` (JSON)."""
+        return told_in_row(partial(self._answer, batch), ("number", "reply"))
+
+    def _answer(self, batch: Mapping[str, Sequence[Any]]) -> dict[str, list[Any]]:
+        self.judge = self.judge or self.make()  # here: a wrong setting is told in a row
+        replies: dict[int, str] = {}
+
+        def keep(place: int, reply: Reply) -> None:
+            replies[place] = json.dumps(asdict(reply))
+
+        self.judge.ask(self.scorer, [json.loads(text) for text in batch["messages"]], keep)
+        return {"number": [int(batch["number"][place]) for place in replies], "reply": list(replies.values())}

@@ -1,0 +1,131 @@
+"""Rows in SQLite (WAL). Every call may come from any thread; a commit never waits for an fsync, see `make_durable`."""
+
+import json
+import sqlite3
+import threading
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import closing, suppress
+from pathlib import Path
+from typing import Any
+
+from dpo_video.errors import UserError
+from dpo_video.store.writer import Row
+
+PAGE = 500
+LONG_LOG_PAGES = 16_384
+"""64 MiB of write-ahead log: longer than that, writing stops for one checkpoint."""
+SCHEMA = """
+create table if not exists rows (
+    kind text not null, key text not null, body text not null, primary key (kind, key));
+create table if not exists stages (
+    name text primary key, fingerprint text not null, seconds real not null, summary text not null);
+"""
+
+
+class Database:
+    """A SQLite file with rows by kind and key, and finished stages."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._lock = threading.Lock()
+        try:
+            self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+            self._db.execute("pragma journal_mode=wal")
+            self._db.execute("pragma synchronous=normal")
+            self._db.execute("pragma wal_autocheckpoint=0")
+            self._db.executescript(SCHEMA)
+        except sqlite3.Error as error:
+            raise UserError(f"cannot use {str(path)!r}: {error}. "
+                            "Is it a dpo-video run folder on a disk with working locks?") from error
+
+    def commit(self, rows: Sequence[Row]) -> None:
+        """Write rows, all or none."""
+        with self._lock:
+            try:
+                self._db.execute("begin")
+                self._db.executemany("insert or replace into rows values (?, ?, ?)", rows)
+                self._db.execute("commit")
+            except sqlite3.Error as error:
+                with suppress(sqlite3.Error):
+                    self._db.execute("rollback")
+                raise cannot_write(self.path, error) from error
+
+    def make_durable(self) -> None:
+        """Move the committed rows from the log into the database, with an fsync; others read and write meanwhile."""
+        try:
+            with closing(sqlite3.connect(self.path, isolation_level=None)) as other:
+                _, pages, _ = other.execute("pragma wal_checkpoint(passive)").fetchone()
+            if pages > LONG_LOG_PAGES:
+                with self._lock:
+                    self._db.execute("pragma wal_checkpoint(truncate)").fetchone()
+        except sqlite3.Error as error:
+            raise cannot_write(self.path, error) from error
+
+    def get(self, kind: str, keys: Sequence[str]) -> dict[str, str]:
+        """Return the bodies of the stored rows among `keys`."""
+        found: dict[str, str] = {}
+        for begin in range(0, len(keys), PAGE):
+            some = keys[begin:begin + PAGE]
+            query = f"select key, body from rows where kind = ? and key in ({','.join('?' * len(some))})"
+            with self._lock:
+                found.update(self._db.execute(query, [kind, *some]))
+        return found
+
+    def known(self, kind: str, keys: Sequence[str]) -> set[str]:
+        """Return which of `keys` have a row, those with the status `failed` aside."""
+        found: set[str] = set()
+        for begin in range(0, len(keys), PAGE):
+            some = keys[begin:begin + PAGE]
+            query = (f"select key from rows where kind = ? and key in ({','.join('?' * len(some))}) "
+                     "and json_extract(body, '$.status') is not 'failed'")
+            with self._lock:
+                found.update(key for (key,) in self._db.execute(query, [kind, *some]))
+        return found
+
+    def rows(self, kind: str) -> Iterator[tuple[str, str]]:
+        """Yield key and body of all rows of a kind, by key, a page at a time."""
+        last, page = "", [("", "")]
+        while page:
+            query = "select key, body from rows where kind = ? and key > ? order by key limit ?"
+            with self._lock:
+                page = self._db.execute(query, [kind, last, PAGE]).fetchall()
+            yield from page
+            last = page[-1][0] if page else last
+
+    def finished(self, stage: str) -> dict[str, Any] | None:
+        """Return `{"fingerprint", "seconds", "summary"}` of a finished stage, or None."""
+        query = "select fingerprint, seconds, summary from stages where name = ?"
+        with self._lock:
+            row = self._db.execute(query, [stage]).fetchone()
+        return None if row is None else {"fingerprint": row[0], "seconds": row[1], "summary": json.loads(row[2])}
+
+    def finish(self, stage: str, *, fingerprint: str, seconds: float, summary: Mapping[str, Any]) -> None:
+        """Record a finished stage."""
+        try:
+            with self._lock:
+                self._db.execute("insert or replace into stages values (?, ?, ?, ?)",
+                                 (stage, fingerprint, seconds, json.dumps(summary)))
+        except sqlite3.Error as error:
+            raise cannot_write(self.path, error) from error
+
+    def close(self) -> None:
+        """Close the file; SQLite then empties the log into it."""
+        self._db.close()
+
+
+def cannot_write(path: Path, error: Exception) -> UserError:
+    """Return the error of a disk that is full or gone."""
+    return UserError(f"cannot write to {str(path.parent)!r}: {error}. What was stored before is safe; "
+                     "make room and run the same command again")
+
+
+def in_pages(keys: Iterable[str]) -> Iterator[list[str]]:
+    """Yield the keys some hundred at a time."""
+    page: list[str] = []
+    for key in keys:
+        page.append(key)
+        if len(page) == PAGE:
+            yield page
+            page = []
+    if page:
+        yield page

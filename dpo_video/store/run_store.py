@@ -1,0 +1,143 @@
+"""The working store of a run: rows by kind and key, finished stages, the folder's lock."""
+
+import json
+import shutil
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from dpo_video.errors import UserError
+from dpo_video.progress import say
+from dpo_video.store.database import Database, in_pages
+from dpo_video.store.file_system import Kind, choose_kind
+from dpo_video.store.lock import show_life, take_lock
+from dpo_video.store.segments import Segments, read_segments
+from dpo_video.store.writer import Row, Writer
+
+
+class RunStore:
+    """Rows of a run by kind and key. Open it with `with RunStore(folder) as store:`; it holds the folder's lock.
+
+    Rows are JSON objects. A thread of the store's own commits them, at most 100 together and each within a second;
+    `put` does not wait for an fsync. A killed process loses at most the last 100 rows it put. `flush` waits for the
+    commit. A full disk is a UserError from the next `put` or `flush`, and loses nothing stored. All methods may be
+    called from any thread, and reading sees what was put.
+
+    `kind` is SQLite, or append-only segments where the file system has no working locks; None finds out by trying.
+    """
+
+    def __init__(self, folder: Path, *, kind: Kind | None = None) -> None:
+        self.folder = folder
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"cannot make the run folder {str(folder)!r}: {error.strerror}") from error
+        self._lock = take_lock(folder)
+        try:
+            self._rows = _open_rows(folder, kind)
+        except BaseException:
+            self._lock.unlink(missing_ok=True)
+            raise
+        self._aside: dict[tuple[str, str], str] | None = None
+        self._writer = Writer(self._rows.commit, self._make_durable)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
+                 trace: TracebackType | None) -> None:
+        try:
+            self.flush()
+        finally:
+            try:
+                self._writer.close()
+                self._rows.close()
+            finally:
+                self._lock.unlink(missing_ok=True)
+
+    def get(self, kind: str, keys: Iterable[str]) -> dict[str, dict[str, Any]]:
+        """Return the rows among `keys`, by key."""
+        found: dict[str, dict[str, Any]] = {}
+        for page in in_pages(keys):
+            waiting = self._writer.waiting(kind, page)  # first: a row leaves the queue only once it is committed
+            bodies = self._rows.get(kind, page) | waiting | self._set_aside(kind, page)
+            found.update((key, json.loads(body)) for key, body in bodies.items())
+        return found
+
+    def known(self, kind: str, keys: Iterable[str]) -> set[str]:
+        """Return which of `keys` have a row, those with the status `failed` aside; rows in the database stay there."""
+        found: set[str] = set()
+        for page in in_pages(keys):
+            recent = self._writer.waiting(kind, page)
+            recent |= self._set_aside(kind, page)
+            found |= self._rows.known(kind, page) - recent.keys()
+            found.update(key for key, body in recent.items() if json.loads(body).get("status") != "failed")
+        return found
+
+    def rows(self, kind: str) -> Iterator[tuple[str, dict[str, Any]]]:
+        """Yield key and row of every row of a kind, by key, without holding them all in memory."""
+        self.flush()
+        for key, body in self._rows.rows(kind):
+            yield key, json.loads(body)
+
+    def put(self, kind: str, key: str, body: Mapping[str, Any]) -> None:
+        """Store a row, replacing the one under the same key."""
+        if self._aside is not None:
+            self._aside[kind, key] = json.dumps(body, ensure_ascii=False)
+            return
+        self._writer.put(Row(kind, key, json.dumps(body, ensure_ascii=False)))
+
+    def flush(self) -> None:
+        """Wait until what was put is committed."""
+        self._writer.flush()
+
+    @contextmanager
+    def storing_nothing(self) -> Iterator[None]:
+        """Have rows that are put while the block runs read back there, and forgotten behind it."""
+        self._aside = {}
+        try:
+            yield
+        finally:
+            self._aside = None
+
+    def _set_aside(self, kind: str, keys: Iterable[str]) -> dict[str, str]:
+        return {key: self._aside[kind, key] for key in keys if (kind, key) in self._aside} if self._aside else {}
+
+    def finished(self, stage: str) -> dict[str, Any] | None:
+        """Return `{"fingerprint", "seconds", "summary"}` of a finished stage, or None."""
+        return self._rows.finished(stage)
+
+    def finish(self, stage: str, *, fingerprint: str, seconds: float, summary: Mapping[str, Any]) -> None:
+        """Record that a stage is done with the settings and inputs behind `fingerprint`."""
+        self.flush()
+        self._rows.finish(stage, fingerprint=fingerprint, seconds=seconds, summary=summary)
+
+    def _make_durable(self) -> None:
+        show_life(self._lock)
+        self._rows.make_durable()
+
+
+def _open_rows(folder: Path, kind: Kind | None) -> Database | Segments:
+    """Open the rows of a folder; those of the other kind are taken over, so that a run may move between machines."""
+    segments, database = folder / "segments", folder / "store.sqlite"
+    reason = "asked for"
+    if kind is None:
+        kind, reason = choose_kind(folder)
+    if kind == "segments":
+        if not segments.exists():
+            say(f"note: the run folder {str(folder)!r} gets no SQLite store: {reason}. Rows go to append-only files "
+                "in its folder `segments`; all else is the same")
+        opened = Segments(folder)
+        if opened.torn:
+            say(f"note: {opened.torn} torn line(s) in {str(segments)!r} left out: a process was killed while it wrote. "
+                "Their rows are made again")
+        return opened
+    rows = Database(database)
+    if segments.exists():
+        read_segments(segments, rows)
+        rows.make_durable()
+        taken_over = segments.rename(folder / ".segments-taken-over")  # at once: half of them would bring back old rows
+        shutil.rmtree(taken_over)
+    return rows
