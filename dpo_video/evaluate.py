@@ -33,7 +33,7 @@ from dpo_video.run import STAGES, Run
 from dpo_video.training.clips import clip_request
 from dpo_video.training.logps import answer_logps, token_logps
 from dpo_video.training.reference import KIND, ReferenceLogps, keep_logps
-from dpo_video.video import clip_key
+from dpo_video.video import clip_key, file_name
 
 
 class Answers(NamedTuple):
@@ -81,11 +81,6 @@ def evaluate(run: Run) -> dict[str, Any]:
     metrics["seconds"] = _seconds(run) | {"evaluate": time.monotonic() - begin}
     write_atomic(run.folder / "metrics.json", json.dumps(metrics, indent=2) + "\n")
     return _summary(metrics, verdicts)
-
-
-def file_name(video: str | list[str]) -> str:
-    """Return the name of a record's video, whatever part of it the clip is: what is resampled as one."""
-    return video if isinstance(video, str) else "\n".join(video)
 
 
 def implicit_margins(tuned: Sequence[float], base: Sequence[float], *, beta: float) -> list[float]:

@@ -126,8 +126,14 @@ def _why_needed(kind: type, name: str) -> str:
 
 def read_jsonl(path: Path, kind: type[Record]) -> Iterator[Record]:
     """Yield the records of a JSONL file, one line at a time; blank lines are allowed."""
+    for where, row in read_rows(path, f"{kind.__name__} records"):
+        yield from_dict(kind, row, where)
+
+
+def read_rows(path: Path, what: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield file:line and the JSON object of each line of a JSONL file of `what`; blank lines are allowed."""
     if not path.is_file():
-        raise UserError(f"no file at {str(path)!r}: expected a JSONL file of {kind.__name__} records")
+        raise UserError(f"no file at {str(path)!r}: expected a JSONL file of {what}")
     with path.open(encoding="utf-8") as lines:
         for number, line in enumerate(lines, start=1):
             if not line.strip():
@@ -139,7 +145,7 @@ def read_jsonl(path: Path, kind: type[Record]) -> Iterator[Record]:
                 raise UserError(f"{where}: not JSON ({error.msg} at column {error.colno})") from error
             if not isinstance(row, dict):
                 raise UserError(f"{where}: expected a JSON object, got {line.strip()[:40]!r}")
-            yield from_dict(kind, row, where)
+            yield where, row
 
 
 def to_json(record: Sample | Candidate | Judgment | Pair) -> str:

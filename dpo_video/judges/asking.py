@@ -44,6 +44,8 @@ def reply_key(settings: JudgeSettings, scorer: Scorer, judge: Judge, messages: M
                            else {"temperature": settings.temperature})
     if mode == "verdict" or settings.backend == "openai":  # a local judge writes nothing under labels
         how["max_tokens"] = settings.max_tokens
+    if settings.repeat:
+        how["repeat"] = settings.repeat
     return row_key(backend=settings.backend, judge=judge.identity, messages=messages, **how)
 
 

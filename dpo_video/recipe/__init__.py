@@ -5,6 +5,7 @@
 
 from pathlib import Path
 
+from dpo_video.recipe.agree import AgreeSettings
 from dpo_video.recipe.data import DataSettings
 from dpo_video.recipe.evaluate import EvaluateSettings
 from dpo_video.recipe.generate import GenerateSettings
@@ -16,8 +17,8 @@ from dpo_video.recipe.tracking import TrackingSettings
 from dpo_video.recipe.train import LoraSettings, TrainSettings
 from dpo_video.recipe.video import VideoSettings
 
-__all__ = ["DataSettings", "EvaluateSettings", "GenerateSettings", "JudgeSettings", "LoraSettings", "ModelSettings",
-           "PairSettings", "Recipe", "Section", "TrackingSettings", "TrainSettings", "VideoSettings"]
+__all__ = ["AgreeSettings", "DataSettings", "EvaluateSettings", "GenerateSettings", "JudgeSettings", "LoraSettings",
+           "ModelSettings", "PairSettings", "Recipe", "Section", "TrackingSettings", "TrainSettings", "VideoSettings"]
 
 
 class Recipe(Section):
@@ -39,6 +40,7 @@ class Recipe(Section):
     pair: PairSettings = PairSettings()
     train: TrainSettings = TrainSettings()
     evaluate: EvaluateSettings = EvaluateSettings()
+    agree: AgreeSettings = AgreeSettings()
     tracking: TrackingSettings = TrackingSettings()
 
     @property
