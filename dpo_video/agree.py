@@ -53,7 +53,8 @@ class Session:
     def scores(self, items: Sequence[Item], *, scorer: Scorer | None = None, repeat: int = 0) -> dict[str, float]:
         """Return the score of every candidate by its id, NaN where there is none."""
         settings = self.settings.model_copy(update={"repeat": repeat}) if repeat else self.settings
-        rows = judge_candidates(settings, scorer or self.scorer, items, self.store, judge=self.judge, counts=self.counts)
+        rows = judge_candidates(settings, scorer or self.scorer, items, self.store, judge=self.judge,
+                                counts=self.counts)
         self.counts.update(texts=len(rows), unscored=sum(row.score is None for row in rows.values()),
                            failed=sum(row.status == "failed" for row in rows.values()))
         return {name: float("nan") if row.score is None else row.score for name, row in rows.items()}
@@ -79,8 +80,8 @@ def judge_of(text: str, recipe: Recipe) -> JudgeSettings:
     parts = re.split(r",(?=\s*[a-z_]+\.)", text)
     for part in parts:
         if not part.strip().startswith("judge."):
-            raise UserError(f"--against {part!r}: give settings of the judge, e.g. judge.model=NAME,judge.scorer=NAME, or "
-                            "the folder of another run")
+            raise UserError(f"--against {part!r}: give settings of the judge, e.g. judge.model=NAME,judge.scorer=NAME, "
+                            "or the folder of another run")
     return change_recipe(recipe, [part.strip() for part in parts]).judge
 
 
@@ -93,8 +94,8 @@ def agree(run: Run, *, gold: str | None = None, against: JudgeSettings | None = 
         against: a second judge, held against the same gold labels.
         needs: conditions on the measures; whether each is met is written down.
     """
-    settings, options = run.recipe.judge, run.recipe.agree
-    scorer, drawing = load_scorer(settings.scorer), Drawing(options.bootstrap, run.recipe.seed)
+    settings = run.recipe.judge
+    scorer = load_scorer(settings.scorer)
     if against is not None and gold is None:
         raise UserError("--against compares two judges on gold labels; give --gold")
     candidates = _candidates(run)
@@ -106,7 +107,7 @@ def agree(run: Run, *, gold: str | None = None, against: JudgeSettings | None = 
         scores: dict[str, float] = {}
         if labels is not None:
             scores = session.scores(list(labels.items.values()))
-            report |= _against_gold(labels, scores, session, options=options, drawing=drawing, report=report)
+            report |= _against_gold(run, labels, scores, session, report["measures"])
         report["noise"] = _noise(run, session, labels, candidates, report["measures"])
         report["probes"] = _probes(run, session, report["measures"])
     if labels is not None and against is not None:
@@ -149,10 +150,10 @@ def _about(gold: Gold) -> dict[str, Any]:
             "ties": sum(sign == 0 for _, _, sign in gold.pairs())}
 
 
-def _against_gold(gold: Gold, scores: Mapping[str, float], session: Session, *, options: Any, drawing: Drawing,
-                  report: dict[str, Any]) -> dict[str, Any]:
+def _against_gold(run: Run, gold: Gold, scores: Mapping[str, float], session: Session,
+                  measures: dict[str, Any]) -> dict[str, Any]:
     """Return calibration and suggested margin; measures go into the report's."""
-    measures = report["measures"]
+    options, drawing = run.recipe.agree, Drawing(run.recipe.agree.bootstrap, run.recipe.seed)
     for name, line in gold_lines(gold, scores, session.scorer).items():
         measures[name] = estimate(line, drawing)
     if gold.grades and "kappa" not in measures:
@@ -212,9 +213,10 @@ def _noise(run: Run, session: Session, gold: Gold | None, candidates: Sequence[C
 
 
 def _noise_items(run: Run, gold: Gold | None, candidates: Sequence[Candidate]) -> list[Item]:
-    """Return the distinct answers of `agree.noise_samples` samples, drawn by hash."""
+    """Return the distinct answers of `agree.noise_samples` samples, drawn by hash: the run's candidates, which pairs
+    are made of, or the labelled answers where it has none."""
     samples = {sample.id: sample for sample in run.samples}
-    every = list(gold.items.values()) if gold is not None else [(samples[one.sample_id], one) for one in candidates]
+    every = [(samples[one.sample_id], one) for one in candidates] or list(gold.items.values() if gold else ())
     distinct = list({(sample.id, one.text): (sample, one) for sample, one in every}.values())
     ids = sorted({sample.id for sample, _ in distinct},
                  key=lambda name: hashlib.sha256(f"{run.recipe.seed} {name}".encode()).digest())

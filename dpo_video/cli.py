@@ -109,7 +109,8 @@ def agree(
     gold: Annotated[str, typer.Option(help="JSONL of gold labels, or toy:train, toy:heldout in the toy world.")] = "",
     against: Annotated[str, typer.Option(
         help="A second judge: judge.model=...,judge.scorer=..., or the folder of another run.")] = "",
-    require: Annotated[str, typer.Option(help="What must hold, e.g. 'pair_accuracy>=0.75,ece<=0.08'; else exit 1.")] = "",
+    require: Annotated[str, typer.Option(
+        help="What must hold, else the exit code is 1: 'pair_accuracy>=0.75,ece<=0.08'.")] = "",
     precision: Annotated[float | None, typer.Option(help="In place of agree.precision.")] = None,
 ) -> None:
     """Measure the judge: against gold labels, against itself, and on probes made from the captions."""

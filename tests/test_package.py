@@ -12,8 +12,9 @@ PACKAGE = ROOT / "dpo_video"
 LEVELS: list[set[str]] = [
     {"errors"}, {"names", "progress", "quiet", "statistics"}, {"records", "recipe"}, {"recipe_file", "store", "toy"},
     {"video"}, {"models", "judges"}, {"training"}, {"data", "tracking", "summary", "pair_table"}, {"run"},
-    {"pair_rules", "measures", "agreement"}, {"generate", "judge", "pair", "train"}, {"generate_server", "evaluate", "merge", "agree"},
-    {"plan"}, {"check_recipe"}, {"check", "listing"}, {"cli"}, {"__main__"}]
+    {"pair_rules", "measures", "agreement"}, {"generate", "judge", "pair", "train"},
+    {"generate_server", "evaluate", "merge", "agree"}, {"plan"}, {"check_recipe"}, {"check", "listing"}, {"cli"},
+    {"__main__"}]
 LEVEL = {name: level for level, names in enumerate(LEVELS) for name in names}
 
 

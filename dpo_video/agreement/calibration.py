@@ -125,8 +125,8 @@ def reliability(table: Floats, bins: int) -> list[dict[str, float]]:
 def risk_coverage(pairs: Ordered) -> list[dict[str, float]]:
     """Return precision and coverage at every margin that cuts off a pair, from the widest down.
 
-    `min_margin` lies half-way to the next smaller margin. Coverage is the share of all N pairs, unscored and tied ones
-    among them, that are kept; tied pairs never are, as they have no chosen answer.
+    `min_margin` lies half-way to the next smaller margin, and is 0 where there is none. Coverage is the share of all N
+    pairs, unscored and tied ones among them, that are kept; tied pairs never are, as they have no chosen answer.
     """
     kept = ~np.isnan(pairs.margin) & (pairs.margin > 0)
     order = np.argsort(-pairs.margin[kept], kind="stable")
@@ -134,10 +134,10 @@ def risk_coverage(pairs: Ordered) -> list[dict[str, float]]:
     if not len(margin):
         return []
     last = np.flatnonzero(np.append(margin[:-1] != margin[1:], True))  # the last pair of each distinct margin
-    lower = np.append(margin[last[:-1] + 1], 0.0)
+    cuts = np.append((margin[last[:-1]] + margin[last[:-1] + 1]) / 2, 0.0)
     precision = np.cumsum(right)[last] / (last + 1)
     return [{"min_margin": float(cut), "precision": float(share), "coverage": (place + 1) / len(pairs.margin),
-             "n": int(place + 1)} for cut, share, place in zip((margin[last] + lower) / 2, precision, last, strict=True)]
+             "n": int(place + 1)} for cut, share, place in zip(cuts, precision, last, strict=True)]
 
 
 def suggest_margin(pairs: Ordered, *, precision: float, drawing: Drawing) -> dict[str, Any]:
@@ -151,7 +151,7 @@ def suggest_margin(pairs: Ordered, *, precision: float, drawing: Drawing) -> dic
     reached = [point for point in able if point["precision"] >= precision]
     out: dict[str, Any] = {"wanted": precision, "min_pairs": MIN_PAIRS, "min_margin": None, "pairs": len(pairs.margin),
                            "best": max((point["precision"] for point in able), default=None),
-                           "curve": curve[::max(1, -(-len(curve) // MAX_POINTS))]}
+                           "curve": [*curve[:-1:max(1, -(-len(curve) // MAX_POINTS))], *curve[-1:]]}
     if not reached:
         return out
     point = max(reached, key=lambda one: one["coverage"])

@@ -59,8 +59,9 @@ def interval_bar(value: float, ci: Sequence[float] | None, *, low: float, high: 
     line = "" if ci is None else (f'<line x1="{at(ci[0]):.1f}" x2="{at(ci[1]):.1f}" y1="8" y2="8" '
                                   'stroke="#2b6cb0" stroke-width="4" stroke-opacity="0.45"/>')
     tick = "" if mark is None else f'<line x1="{at(mark):.1f}" x2="{at(mark):.1f}" y1="1" y2="15" stroke="#999"/>'
-    return (f'<svg class="bar" viewBox="0 0 160 16" aria-hidden="true"><line x1="4" x2="156" y1="8" y2="8" stroke="#ddd"/>'
-            f'{tick}{line}<circle cx="{at(value):.1f}" cy="8" r="4" fill="#2b6cb0"/></svg>')
+    return ('<svg class="bar" viewBox="0 0 160 16" aria-hidden="true">'
+            f'<line x1="4" x2="156" y1="8" y2="8" stroke="#ddd"/>{tick}{line}'
+            f'<circle cx="{at(value):.1f}" cy="8" r="4" fill="#2b6cb0"/></svg>')
 
 
 def _axes(x: Axis, y: Axis) -> list[str]:
@@ -69,9 +70,10 @@ def _axes(x: Axis, y: Axis) -> list[str]:
     for k in range(6):
         share = k / 5
         across, up = LEFT + share * (right - LEFT), bottom - share * (bottom - TOP)
-        out.append(f'<text x="{across:.1f}" y="{bottom + 16}" text-anchor="middle">{x.low + share * (x.high - x.low):.3g}'
-                   f'</text><text x="{LEFT - 6}" y="{up + 4:.1f}" text-anchor="end">{y.low + share * (y.high - y.low):.3g}'
-                   f'</text><line x1="{LEFT}" x2="{right}" y1="{up:.1f}" y2="{up:.1f}" stroke="#eee"/>')
+        at_x, at_y = (axis.low + share * (axis.high - axis.low) for axis in (x, y))
+        out.append(f'<text x="{across:.1f}" y="{bottom + 16}" text-anchor="middle">{at_x:.3g}</text>'
+                   f'<text x="{LEFT - 6}" y="{up + 4:.1f}" text-anchor="end">{at_y:.3g}</text>'
+                   f'<line x1="{LEFT}" x2="{right}" y1="{up:.1f}" y2="{up:.1f}" stroke="#eee"/>')
     middle = (TOP + bottom) / 2
     out.append(f'<text x="{(LEFT + right) / 2}" y="{HEIGHT - 10}" text-anchor="middle">{escape(x.title)}</text>'
                f'<text transform="rotate(-90 14 {middle})" x="14" y="{middle}" text-anchor="middle">{escape(y.title)}'

@@ -55,7 +55,7 @@ class Gold:
     @property
     def annotators(self) -> list[str]:
         """The names of the annotators; one empty name where the file gives none."""
-        return sorted({row.annotator for row in (*self.grades, *self.preferences)})
+        return sorted({row.annotator for row in self.grades} | {row.annotator for row in self.preferences})
 
     def scores(self) -> dict[str, float]:
         """Return each graded answer's score, the mean over its annotators."""
@@ -153,7 +153,7 @@ class _Reader:
             raise UserError(f"{where}: chosen and rejected are the same answer, {chosen!r}")
         one, other = self.items[chosen][0].id, self.items[rejected][0].id
         if one != other:
-            raise UserError(f"{where}: chosen answers sample {one!r} and rejected sample {other!r}; a pair is about one")
+            raise UserError(f"{where}: chosen answers sample {one!r}, rejected sample {other!r}; a pair is about one")
         self._once(where, (*sorted((chosen, rejected)), annotator))
         self.preferences.append(Preference(chosen_id=chosen, rejected_id=rejected, annotator=annotator, where=where))
 
@@ -168,8 +168,9 @@ class _Reader:
         if id_key in row:
             name = _text(where, row, id_key)
             if name not in self.known.candidates:
-                raise UserError(f"{where}: no candidate {name!r} in this run.{did_you_mean(name, self.known.candidates)} "
-                                f"Is it the gold of another run? Or give `sample_id` and the text of the answer")
+                near = did_you_mean(name, self.known.candidates)
+                raise UserError(f"{where}: no candidate {name!r} in this run.{near} Is it the gold of another "
+                                "run? Or give `sample_id` and the text of the answer")
             candidate = self.known.candidates[name]
         else:
             candidate = self._by_sample(where, row, id_key, text_key)
@@ -181,7 +182,8 @@ class _Reader:
             raise UserError(f"{where}: missing `{id_key}`, or `sample_id` with `{text_key}`: which answer is it about?")
         sample_id = _text(where, row, "sample_id")
         if sample_id not in self.known.samples:
-            raise UserError(f"{where}: no sample {sample_id!r} in this run.{did_you_mean(sample_id, self.known.samples)}")
+            near = did_you_mean(sample_id, self.known.samples)
+            raise UserError(f"{where}: no sample {sample_id!r} in this run.{near}")
         if text_key in row:
             text = _text(where, row, text_key)
             made = Candidate(id=f"{sample_id}#gold:{text}", sample_id=sample_id, text=text, model="gold",

@@ -101,7 +101,7 @@ def measure_noise(scores: Floats, pairs: Sequence[tuple[int, int]], *, by_wordin
     so a shift of all scores changes no pair): sigma^2 is the residual of items + wordings, (N - 1)(K - 1) degrees of
     freedom. Otherwise it is the mean variance within an item, N (K - 1) degrees of freedom.
     """
-    kept: NDArray[np.bool_] = ~np.isnan(scores).any(axis=1)
+    kept: NDArray[np.bool_] = np.asarray(~np.isnan(scores).any(axis=1))
     whole = scores[kept]
     n, k = whole.shape
     freedom = (n - 1) * (k - 1) if by_wording else n * (k - 1)

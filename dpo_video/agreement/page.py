@@ -16,7 +16,8 @@ td, th { padding: 4px 8px; border-bottom: 1px solid #eee; vertical-align: top; }
 td.number, th.number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
 svg { font: 12px system-ui, sans-serif; fill: #444; max-width: 460px; } svg.bar { width: 160px; height: 16px; }
 .charts { display: flex; flex-wrap: wrap; gap: 24px; } figure { margin: 0; flex: 1 1 400px; }
-figcaption { color: #555; } .text { white-space: pre-wrap; overflow-wrap: anywhere; } .met { color: #276749; }
+figcaption { color: #555; } .text { display: block; min-width: 12em; white-space: pre-wrap; overflow-wrap: anywhere; }
+.met { color: #276749; }
 .unmet { color: #c53030; }
 """
 
@@ -41,8 +42,8 @@ def _requirements(report: Mapping[str, Any]) -> list[str]:
     needs = report.get("requirements")
     if not needs:
         return []
-    rows = "".join(f'<li class="{"met" if not row["unmet"] else "unmet"}">{escape(row["unmet"] or row["text"] + " met")}'
-                   "</li>" for row in needs)
+    rows = "".join(f'<li class="{"unmet" if row["unmet"] else "met"}">'
+                   f'{escape(row["unmet"] or row["text"] + " met")}</li>' for row in needs)
     return [f"<h2>Required</h2><ul>{rows}</ul>"]
 
 
@@ -90,19 +91,20 @@ def _charts(report: Mapping[str, Any]) -> list[str]:
                                 weights=[row["n"] / most for row in bins]))
         svg = chart(curves, x=Axis(title="P(gold agrees) as the judge has it", low=0.5, high=1),
                     y=Axis(title="share that gold agrees with", low=0, high=1), title="Reliability")
-        figures.append(f"<figure>{svg}<figcaption>Reliability: below the dashed line the judge is too sure. The area of a "
-                       "dot is its share of pairs.</figcaption></figure>")
+        figures.append(f"<figure>{svg}<figcaption>Reliability: below the dashed line the judge is too sure. The area "
+                       "of a dot is its share of pairs.</figcaption></figure>")
     suggestion = report.get("min_margin", {})
     if suggestion.get("curve"):
         points = [(row["coverage"], row["precision"]) for row in suggestion["curve"]]
         wanted = suggestion["wanted"]
+        low = 0.5 if min(y for _, y in points) >= 0.5 else 0.0
         curves = [Curve(name=f"wanted: {wanted:.0%}", colour="#999", points=[(0, wanted), (1, wanted)], dashed=True),
                   Curve(name="precision", colour="#2b6cb0", points=points)]
         if suggestion["min_margin"] is not None:
             curves.append(Curve(name=f"margin {suggestion['min_margin']:.3g}", colour="#276749", weights=[1.0],
                                 points=[(suggestion["coverage"], suggestion["precision"])]))
         svg = chart(curves, x=Axis(title="coverage: share of pairs kept", low=0, high=1),
-                    y=Axis(title="precision of the kept pairs", low=0, high=1), title="Risk and coverage")
+                    y=Axis(title="precision of the kept pairs", low=low, high=1), title="Risk and coverage")
         figures.append(f"<figure>{svg}<figcaption>Risk and coverage, widest margins first. "
                        f"{escape(margin_line(suggestion))}</figcaption></figure>")
     return [f'<h2>What a margin is worth</h2><div class="charts">{"".join(figures)}</div>'] if figures else []
@@ -110,9 +112,9 @@ def _charts(report: Mapping[str, Any]) -> list[str]:
 
 def _examples(report: Mapping[str, Any]) -> list[str]:
     """Return the probes of each kind that did best where they should not."""
-    rows = [[escape(kind.replace("_", ", ")), escape(row["sample_id"]), f'<span class="text">{escape(row["base"])}</span>',
-             f'<span class="text">{escape(row["changed"])}</span>', f"{row['base_score']:.2f}",
-             f"{row['changed_score']:.2f}"]
+    rows = [[escape(kind.replace("_", ", ")), escape(row["sample_id"]),
+             *(f'<span class="text">{escape(row[text])}</span>' for text in ("base", "changed")),
+             *(f"{row[score]:.2f}" for score in ("base_score", "changed_score"))]
             for kind, found in report["probes"].get("kinds", {}).items() for row in found["worst"]]
     if not rows:
         return []

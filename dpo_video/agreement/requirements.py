@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 from dpo_video.agreement.probes import KINDS
+from dpo_video.agreement.swaps import SWAPS
 from dpo_video.errors import UserError
 from dpo_video.names import choose
 
@@ -40,11 +41,10 @@ MEASURES: dict[str, Meaning] = {
     "flip_rate": Meaning("pairs that change order when judged again", "noise"),
     "question_first_flip_rate": Meaning("... with the question before the caption", "noise"),
     "answer_first_flip_rate": Meaning("... with the answer before the caption", "noise"),
-    **{f"auc_{kind}": Meaning(f"{kind} swapped", "swaps") for kind, sort in KINDS.items() if sort == "swap"},
-    **{f"{kind}_shift": Meaning(f"{kind.replace('_', ', ')}: change of score", "dressings", share=False)
-       for kind, sort in KINDS.items() if sort == "dressing"},
-    **{f"{kind}_raised": Meaning(f"{kind.replace('_', ', ')}: share whose score rose", "dressings")
-       for kind, sort in KINDS.items() if sort == "dressing"},
+    **{f"auc_{kind}": Meaning(f"{kind} swapped", "swaps", share=False) for kind in SWAPS},
+    **{f"{kind}_{what}": Meaning(f"{kind.replace('_', ', ')}: {title}", "dressings", share=what == "raised")
+       for kind, sort in KINDS.items() if sort == "dressing"
+       for what, title in (("shift", "change of score"), ("raised", "share whose score rose"))},
     "unscored": Meaning("texts that got no score", "all"),
 }
 COMPARE: dict[str, Callable[[float, float], bool]] = {
@@ -64,7 +64,7 @@ class Requirement:
 
 
 def read_requirements(text: str, *, with_gold: bool) -> list[Requirement]:
-    """Return the conditions of a comma-separated list; UserError for one that is unknown or cannot be met by this call."""
+    """Return the conditions of a comma-separated list; UserError for one that is unknown or not measured here."""
     out = []
     for part in filter(None, (piece.strip() for piece in text.split(","))):
         match = re.fullmatch(r"(\w+)\s*(>=|<=|>|<)\s*([-+]?[\d.]+(?:[eE][-+]?\d+)?)", part)
@@ -83,7 +83,7 @@ def read_requirements(text: str, *, with_gold: bool) -> list[Requirement]:
 
 
 def unmet(requirements: Sequence[Requirement], measures: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """Return a line for each condition that does not hold: which one, and by how much; one without a value is not met."""
+    """Return a line for each condition that does not hold, with by how much; one without a value is not met."""
     out = []
     for need in requirements:
         row = measures.get(need.measure)

@@ -1,5 +1,6 @@
 """Make a false sentence from a true one: swap a colour, number, actor, direction, the order of events, or negate it."""
 
+import itertools
 import random
 import re
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -10,6 +11,7 @@ from dpo_video.agreement.words import (
     COLOURS,
     DETERMINERS,
     DIRECTIONS,
+    LINKS,
     NEGATIONS,
     NEGATIVES,
     NOT_EVENTS,
@@ -21,6 +23,8 @@ from dpo_video.agreement.words import (
 WORD = re.compile(r"[a-z]+|\d+")
 SENTENCE = re.compile(r"(?<=[.!?])\s+")
 DIGITS = re.compile(r"(?<![\d:.,/#$-])\b([2-9]|1\d)\b(?![\d:/%]|[.,]\d|st|nd|rd|th|-)")
+NO_NAMES = {*DETERMINERS, "he", "she", "it", "they", "there", "one", "two", "three", "in", "on", "at", "some"}
+"""First words that lose their capital inside a sentence."""
 PLAIN = re.compile(r"\(\?[:=!<][^()]*(?:\([^()]*\)[^()]*)*\)|\\b|\?")
 """What is no plain word in the patterns of DIRECTIONS and ORDER."""
 
@@ -75,7 +79,7 @@ def _number(parts: Sequence[str], context: Context) -> Iterator[Swapped]:
 
 
 def _actor(parts: Sequence[str], context: Context) -> Iterator[Swapped]:
-    behind = rf"\b(?:{'|'.join(DETERMINERS)})\s+(?:[\w-]+\s+){{0,2}}?"
+    behind = rf"\b(?:{'|'.join(DETERMINERS)})\s+(?:(?!(?:{'|'.join(LINKS)})\s)[\w-]+\s+){{0,2}}?"
     for group in ACTORS:
         plurals = {plural: one for one, plural in group.items() if plural != one}
         # a plural in the caption excludes its singular too, and the other way round
@@ -95,7 +99,7 @@ def _direction(parts: Sequence[str], context: Context) -> Iterator[Swapped]:
 def _order(parts: Sequence[str], context: Context) -> Iterator[Swapped]:
     yield from _patterns(parts, ORDER)
     opening = re.compile(rf"({'|'.join(SEQUELS)}),? ")
-    for first, second in zip(parts, parts[1:], strict=False):
+    for first, second in itertools.pairwise(parts):
         joined = opening.match(second)
         if joined and not opening.match(first) and not re.match(NOT_EVENTS, first) and first[-1] == ".":
             event = second[joined.end():]
@@ -150,8 +154,7 @@ def _upper(text: str) -> str:
 
 def _lower(text: str) -> str:
     """Return the text with a small first letter where its first word is no name."""
-    known = {*DETERMINERS, "he", "she", "it", "they", "there", "one", "two", "three", "in", "on", "at", "someone", "some"}
-    return text[:1].lower() + text[1:] if text.split()[0].casefold() in known else text
+    return text[:1].lower() + text[1:] if text.split()[0].casefold() in NO_NAMES else text
 
 
 SWAPS: dict[str, Callable[[Sequence[str], Context], Iterator[Swapped]]] = {

@@ -91,7 +91,8 @@ def margin_line(suggestion: Mapping[str, Any]) -> str:
     ci = suggestion["precision_ci"]
     interval = "" if ci is None else f" [{ci[0]:.1%}, {ci[1]:.1%}]"
     return (f"pair.min_margin for {wanted}: {suggestion['min_margin']:.3g} keeps {suggestion['n']} of "
-            f"{suggestion['pairs']} pairs ({suggestion['coverage']:.1%}), {suggestion['precision']:.1%}{interval} right")
+            f"{suggestion['pairs']} pairs ({suggestion['coverage']:.1%}), of which {suggestion['precision']:.1%}"
+            f"{interval} are right")
 
 
 def noise_line(report: Mapping[str, Any]) -> str:

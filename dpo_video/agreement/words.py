@@ -20,6 +20,8 @@ ACTORS: tuple[dict[str, str], ...] = (
 
 DETERMINERS = ("a", "an", "the", "another", "this", "that", "each", "his", "her", "their")
 """A singular actor is swapped behind one of these, with at most two words between: `cross` is also a verb."""
+LINKS = ("and", "at", "by", "from", "in", "into", "of", "on", "or", "the", "to", "who", "with")
+"""What those words are not, as the determiner then belongs to another noun."""
 
 DIRECTIONS: tuple[tuple[str, str], ...] = (
     (r"(?<=\bthe )left\b(?! of the video)", r"(?<=\bthe )right\b(?! of the video)"),

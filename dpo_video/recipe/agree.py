@@ -20,7 +20,8 @@ class AgreeSettings(Section):
     probes: int = Field(default=100, ge=0)
     """Probes of each kind, one a caption; 0 leaves probes out."""
     probes_from: Literal["caption", "answer"] = "caption"
-    """`caption` swaps facts in a sentence of the caption; `answer` in the sample's gold answer, asked with its question."""
+    """`caption` swaps facts in a sentence of the caption; `answer` in the sample's gold answer, asked with its own
+    question."""
     bins: PositiveInt = 10
     """Bins of the reliability diagram and of the expected calibration error."""
     bootstrap: PositiveInt = 1000
