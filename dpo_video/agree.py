@@ -65,7 +65,6 @@ def agree_command(folder: Path, overrides: Sequence[str], *, gold: str | None, a
     """Measure the judge of a run folder, print the tables, and return a line for each requirement that is not met."""
     needs = read_requirements(require, with_gold=gold is not None)
     recipe = change_recipe(recipe_of(folder), [*overrides, "tracking.to=none"])
-    recipe = recipe.model_copy(update={"runs_folder": str(folder.parent), "name": folder.name})
     other = None if against is None else judge_of(against, recipe)
     with open_run(recipe) as run:
         report = agree(run, gold=gold, against=other, needs=needs)
