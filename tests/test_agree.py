@@ -121,6 +121,7 @@ def test_a_perfect_judge_is_perfect_in_every_line(tmp_path):
     assert report["measures"]["pair_accuracy"]["n"] == CLIPS * 10
     assert report["measures"]["best_of_n"]["chance"] == pytest.approx(0.2)
     assert report["min_margin"]["min_margin"] == 0
+    assert all(row["worst"] == [] for row in report["probes"]["kinds"].values())
     assert {report["measures"][name]["n"] for name in (*SWAPPED, *RAISED)} == {CLIPS}
 
 

@@ -36,7 +36,8 @@ def measure_probes(made: Probes, scores: Both, scorer: Scorer,
                 measures[name]["why_none"] = "no text offers such a probe"
         table = np.array(pairs, dtype=float).reshape(-1, 2)
         shown = {"n": len(places), "without": made.without.get(kind, 0),
-                 "unscored": int(np.isnan(table).any(axis=1).sum()), "worst": _worst(probes, pairs)}
+                 "unscored": int(np.isnan(table).any(axis=1).sum()),
+                 "worst": _worst(probes, pairs, tie_counts=sort == "swap")}
         if sort == "swap":
             shown["true_scores_higher"] = estimate(lines["wins"], drawing)
         kinds[kind] = shown | {"base_mean": _mean(table[:, 0]), "changed_mean": _mean(table[:, 1])}
@@ -66,11 +67,12 @@ def _dressing_lines(probes: Sequence[Probe], scores: Both, scorer: Scorer) -> di
             "raised": Line(rose.astype(float), clips, weighted_mean, missing, len(clips))}
 
 
-def _worst(probes: Sequence[Probe], scores: Both) -> list[dict[str, Any]]:
-    """Return the probes whose changed text scores most above its base."""
+def _worst(probes: Sequence[Probe], scores: Both, *, tie_counts: bool) -> list[dict[str, Any]]:
+    """Return the probes whose changed text scores most above its base; with `tie_counts` also equal scores."""
     rows = sorted(zip(probes, scores, strict=True), key=lambda row: np.nan_to_num(row[1][0] - row[1][1]))
     return [{"sample_id": probe.sample.id, "base": probe.base, "changed": probe.changed, "base_score": base,
-             "changed_score": changed} for probe, (base, changed) in rows[:EXAMPLES] if changed >= base]
+             "changed_score": changed} for probe, (base, changed) in rows[:EXAMPLES]
+            if changed > base or (tie_counts and changed == base)]
 
 
 def _mean(values: "np.ndarray[Any, np.dtype[np.float64]]") -> float | None:

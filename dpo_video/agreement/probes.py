@@ -78,18 +78,19 @@ def make_probes(samples: Sequence[Sample], scorer: Scorer, *, source: Literal["c
 
 
 def probe_items(probes: Sequence[Probe]) -> tuple[list[tuple[Sample, Candidate]], list[tuple[str, str]]]:
-    """Return what is to be judged, each text of a sample once, and the candidate ids of base and changed per probe."""
-    items: dict[str, tuple[Sample, Candidate]] = {}
-    ids = []
+    """Return what is to be judged, and the candidate ids of base and changed per probe.
+
+    Each probe is a sample of its own, so that a judge that compares answers compares these two and no others; equal
+    prompts are asked once all the same.
+    """
+    items, ids = [], []
     for probe in probes:
-        both = []
-        for text in (probe.base, probe.changed):
-            name = f"{probe.sample.id}#probe:{text}"
-            items[name] = probe.sample, Candidate(id=name, sample_id=probe.sample.id, text=text, model="probe",
-                                                  settings="probe", seed=0)
-            both.append(name)
-        ids.append((both[0], both[1]))
-    return list(items.values()), ids
+        sample = replace(probe.sample, id=f"{probe.sample.id}#probe:{probe.kind}")
+        both = [Candidate(id=f"{sample.id}:{name}", sample_id=sample.id, text=text, model="probe", settings="probe",
+                          seed=0) for name, text in (("base", probe.base), ("changed", probe.changed))]
+        items += [(sample, candidate) for candidate in both]
+        ids.append((both[0].id, both[1].id))
+    return items, ids
 
 
 def best_verdict(scorer: Scorer) -> str:
