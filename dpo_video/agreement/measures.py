@@ -5,7 +5,7 @@ a correlation has no denominator to stay in, so the count stands beside it.
 """
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -226,10 +226,3 @@ def auc(values: Floats, weights: Floats) -> Floats:
 def clip_of(gold: Gold, name: str) -> str:
     """Return the video file of a labelled answer: what is resampled as one."""
     return file_name(gold.items[name][0].video)
-
-
-def all_scores(judged: Mapping[str, float | None], names: Sequence[str]) -> dict[str, float]:
-    """Return the scores of the named answers, NaN for None."""
-    return {name: float("nan") if judged[name] is None else float(judged[name] or 0.0) for name in names}
-
-
