@@ -106,8 +106,8 @@ def read_gold(path: Path, known: Known, scorer: Scorer) -> Gold:
     `sample_id` with the texts `chosen` and `rejected`. Either may name its `annotator`.
     """
     reader = _Reader(known, scorer)
-    for where, row in read_rows(path, "gold labels"):
-        reader.read(where, row)
+    for number, row in read_rows(path, "gold labels"):
+        reader.read(f"{path}:{number}", row)
     if not reader.grades and not reader.preferences:
         raise UserError(f"{path}: no labels in it")
     if reader.grades and reader.preferences:
