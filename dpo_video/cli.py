@@ -152,6 +152,27 @@ def _show_metrics(recipe: Recipe) -> None:
 
 
 @app.command()
+def agree(
+    run_folder: Annotated[str, typer.Argument(metavar="RUN", help="A run folder, e.g. runs/quickstart.")],
+    overrides: Overrides = None,
+    gold: Annotated[str, typer.Option(help="JSONL of gold labels, or toy:train, toy:heldout in the toy world.")] = "",
+    against: Annotated[str, typer.Option(
+        help="A second judge: judge.model=...,judge.scorer=..., or the folder of another run.")] = "",
+    require: Annotated[str, typer.Option(
+        help="What must hold, else the exit code is 1: 'pair_accuracy>=0.75,ece<=0.08'.")] = "",
+    precision: Annotated[float | None, typer.Option(help="In place of agree.precision.")] = None,
+) -> None:
+    """Measure the judge: against gold labels, against itself, and on probes made from the captions."""
+    from dpo_video.agree import agree_command
+
+    more = [] if precision is None else [f"agree.precision={precision}"]
+    unmet = agree_command(Path(run_folder), [*(overrides or []), *more], gold=gold or None, against=against or None,
+                          require=require)
+    if unmet:
+        _fail("; ".join(unmet), 1)
+
+
+@app.command()
 def check(recipe: RecipeName, overrides: Overrides = None) -> None:
     """Validate everything and print tokens per clip, memory, steps and judge calls; train nothing."""
     from dpo_video.check import check as make_plan

@@ -39,13 +39,21 @@ def load_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
     """
     path = find_yaml("recipes", name)
     places: dict[Location, str] = {}
-    values = _read(path, places)
+    return _with_overrides(_read(path, places), overrides, places, str(path))
+
+
+def change_recipe(recipe: Recipe, overrides: Sequence[str]) -> Recipe:
+    """Return a recipe with `section.key=value` overrides on top."""
+    return _with_overrides(recipe.model_dump(), overrides, {}, recipe.name)
+
+
+def _with_overrides(values: dict[str, Any], overrides: Sequence[str], places: dict[Location, str], path: str) -> Recipe:
     for text in _preset_first(overrides):
         _override(values, text, places)
     try:
         return Recipe.model_validate(values, strict=True)
     except ValidationError as error:
-        lines = [_explain(detail, places, str(path)) for detail in error.errors()]
+        lines = [_explain(detail, places, path) for detail in error.errors()]
         raise UserError("\n".join(dict.fromkeys(lines))) from None
 
 

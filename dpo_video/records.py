@@ -176,18 +176,31 @@ def read_places(path: Path, kind: type[Record]) -> Iterator[tuple[int, Record]]:
     return ((begin, record) for _, begin, record in _read(path, kind))
 
 
+def read_rows(path: Path, what: str) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield the JSON object of each line of a JSONL file of `what`, with the number of its line."""
+    for number, _, line in _lines(path, what):
+        yield number, _object(line, f"{path}:{number}")
+
+
 def _read(path: Path, kind: type[Record]) -> Iterator[tuple[int, int, Record]]:
+    for number, begin, line in _lines(path, f"{kind.__name__} records"):
+        where = f"{path}:{number}"
+        yield number, begin, from_dict(kind, _object(line, where), where)
+
+
+def _lines(path: Path, what: str) -> Iterator[tuple[int, int, bytes]]:
+    """Yield each line that is not blank with its number and the byte at which it begins."""
     if not path.is_file():
-        raise UserError(f"no file at {str(path)!r}: expected a JSONL file of {kind.__name__} records")
+        raise UserError(f"no file at {str(path)!r}: expected a JSONL file of {what}")
     begin = 0
     with path.open("rb") as lines:
         for number, line in enumerate(lines, start=1):
             if line.strip():
-                yield number, begin, _parse(line, kind, f"{path}:{number}")
+                yield number, begin, line
             begin += len(line)
 
 
-def _parse(line: bytes, kind: type[Record], where: str) -> Record:
+def _object(line: bytes, where: str) -> dict[str, Any]:
     try:
         row = json.loads(line.decode())
     except UnicodeDecodeError as error:
@@ -196,7 +209,7 @@ def _parse(line: bytes, kind: type[Record], where: str) -> Record:
         raise UserError(f"{where}: not JSON ({error.msg} at column {error.colno})") from error
     if not isinstance(row, dict):
         raise UserError(f"{where}: expected a JSON object, got {line.decode().strip()[:40]!r}")
-    return from_dict(kind, row, where)
+    return row
 
 
 def to_json(record: AnyRecord) -> str:

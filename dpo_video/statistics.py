@@ -43,9 +43,10 @@ def bootstrap_ci(values: Sequence[float] | Floats, *, clusters: Sequence[str], s
     Answers about one clip are not independent, so whole clips are drawn with replacement (the cluster bootstrap). A
     resample is a row of weights: how often the clip of each observation was drawn. The same seed draws the same
     clips, so before, after and their paired difference are resampled alike. All values equal gives a width of 0.
+    Resamples in which the statistic is undefined (NaN) are left out.
 
     Args:
-        values: (N,) or (N, K), one row per observation; N >= 1.
+        values: (N,) or (N, K, ...), one row per observation; N >= 1.
         clusters: the clip of each observation, (N,).
     """
     table = np.asarray(values, dtype=np.float64)
@@ -63,7 +64,11 @@ def bootstrap_ci(values: Sequence[float] | Floats, *, clusters: Sequence[str], s
         counts = generator.multinomial(num_clips, shares, size=min(step, resamples - begin))  # (rows, C)
         drawn.append(statistic(table, counts[:, clip_of].astype(np.float64)))
     tail = (1 - CONFIDENCE) / 2
-    low, high = np.quantile(np.concatenate(drawn), [tail, 1 - tail])
+    defined = np.concatenate(drawn)
+    defined = defined[~np.isnan(defined)]
+    if not len(defined):
+        return Estimate(point, None)
+    low, high = np.quantile(defined, [tail, 1 - tail])
     return Estimate(point, (float(low), float(high)))
 
 

@@ -110,6 +110,8 @@ def test_sampled_verdicts_do_not_depend_on_the_batch(random_model):
     assert together == alone
     greedy = _ask(_settings(random_model, score_from="verdict", max_tokens=8), scorer, _prompts(scorer))
     assert greedy != alone
+    again = _settings(random_model, repeat=1, **settings)
+    assert _ask(again, scorer, _prompts(scorer)) == _ask(again, scorer, _prompts(scorer)) != alone
 
 
 def test_labels_that_are_not_single_tokens_are_named(tmp_path):

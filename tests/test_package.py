@@ -15,8 +15,8 @@ LEVELS: list[set[str]] = [
     {"video"}, {"models", "judges", "screening"}, {"training", "formats"},
     {"cleaned", "tracking", "summary", "pair_table", "audit_page", "parquet"},
     {"clean"}, {"data"}, {"run"},
-    {"pair_rules", "measures"}, {"pair_answers", "pair_numbers", "tie_breaks"}, {"generate", "judge", "pair", "train"},
-    {"generate_server", "evaluate", "merge", "audit"},
+    {"pair_rules", "measures", "agreement"}, {"pair_answers", "pair_numbers", "tie_breaks"},
+    {"generate", "judge", "pair", "train"}, {"generate_server", "evaluate", "merge", "audit", "agree"},
     {"judge_offline", "generate_ray", "plan"}, {"check_recipe"}, {"check", "frames", "listing"}, {"cli_data"}, {"cli"},
     {"__main__"}]
 LEVEL = {name: level for level, names in enumerate(LEVELS) for name in names}
@@ -54,6 +54,7 @@ def test_imports_point_one_way() -> None:
     "import sys; sys.argv = ['', '--help']; from dpo_video.cli import main\ntry: main()\nexcept SystemExit: pass",
     "import dpo_video.judge, dpo_video.judges.openai",
     "import dpo_video.pair, dpo_video.audit",
+    "import dpo_video.agree",
     "import dpo_video.video",
     "import dpo_video.formats.importing, dpo_video.formats.exporting",
     "from dpo_video.run import open_run",

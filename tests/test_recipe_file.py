@@ -8,7 +8,7 @@ import yaml
 from dpo_video.errors import UserError
 from dpo_video.names import shipped_folder, shipped_names
 from dpo_video.recipe import Recipe
-from dpo_video.recipe_file import dump_recipe, load_recipe
+from dpo_video.recipe_file import change_recipe, dump_recipe, load_recipe
 
 SMALL = """name: small
 model: {name: some/model}
@@ -121,3 +121,13 @@ def test_every_setting_says_what_it_means() -> None:
 def test_shipped_recipes_are_plain_data() -> None:
     for name in shipped_names("recipes"):
         yaml.safe_load((shipped_folder("recipes") / f"{name}.yaml").read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("name", shipped_names("recipes"))
+def test_a_recipe_changed_afterwards_is_the_recipe_loaded_with_the_same_override(name: str) -> None:
+    recipe = load_recipe(name)
+    assert change_recipe(recipe, []) == recipe
+    assert change_recipe(recipe, ["judge.max_tokens=7", "agree.precision=0.8"]) == load_recipe(
+        name, ["judge.max_tokens=7", "agree.precision=0.8"])
+    with pytest.raises(UserError, match=r"unknown key `agree\.precison`\. Did you mean 'precision'\?"):
+        change_recipe(recipe, ["agree.precison=0.8"])

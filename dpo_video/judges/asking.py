@@ -82,6 +82,8 @@ def key_maker(settings: JudgeSettings, scorer: Scorer, judge: Judge) -> Callable
                            else {"temperature": settings.temperature})
     if mode == "verdict" or settings.backend == "openai":  # a local judge writes nothing under labels
         how["max_tokens"] = settings.max_tokens
+    if settings.repeat:
+        how["repeat"] = settings.repeat
     parts = {"backend": settings.backend, "judge": judge.identity, "messages": MESSAGES, **how}
     head, _, tail = ENCODE(parts).partition(ENCODE(MESSAGES))
     begun, end = hashlib.sha256(head.encode()), tail.encode()

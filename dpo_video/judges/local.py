@@ -236,7 +236,7 @@ def _write(settings: JudgeSettings, loaded: _Loaded, prompts: Sequence[_Prompt])
     tensors = _pad(loaded, prompts)
     end_ids = loaded.model.generation_config.eos_token_id
     ends = set(end_ids) if isinstance(end_ids, list) else {end_ids}
-    noise = LogitsProcessorList([_RowNoise(settings.temperature, prompts)] if settings.temperature > 0 else [])
+    noise = LogitsProcessorList([_RowNoise(settings, prompts)] if settings.temperature > 0 else [])
     output = _generate(loaded, tensors, max_new_tokens=settings.max_tokens, logits_processor=noise)
     replies = []
     for row in output[:, tensors["input_ids"].shape[1]:].tolist():
@@ -253,9 +253,9 @@ def _generate(loaded: _Loaded, tensors: dict[str, torch.Tensor], **options: Any)
 class _RowNoise(LogitsProcessor):
     """Sample by adding Gumbel noise and taking the largest: each row has its own generator."""
 
-    def __init__(self, temperature: float, prompts: Sequence[_Prompt]) -> None:
-        self.temperature = temperature
-        self.generators = [torch.Generator().manual_seed(prompt.seed) for prompt in prompts]
+    def __init__(self, settings: JudgeSettings, prompts: Sequence[_Prompt]) -> None:
+        self.temperature = settings.temperature
+        self.generators = [torch.Generator().manual_seed(prompt.seed + settings.repeat) for prompt in prompts]
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         uniform = torch.stack([torch.rand(scores.shape[-1], generator=one) for one in self.generators])  # (B, V) [0, 1)

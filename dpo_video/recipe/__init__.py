@@ -5,6 +5,7 @@
 
 from pathlib import Path
 
+from dpo_video.recipe.agree import AgreeSettings
 from dpo_video.recipe.clean import CleanSettings
 from dpo_video.recipe.data import DataSettings
 from dpo_video.recipe.evaluate import EvaluateSettings
@@ -17,9 +18,9 @@ from dpo_video.recipe.tracking import TrackingSettings
 from dpo_video.recipe.train import LoraSettings, TrainSettings
 from dpo_video.recipe.video import VideoSettings
 
-__all__ = ["CleanSettings", "DataSettings", "EvaluateSettings", "GenerateSettings", "JudgeSettings", "LoraSettings",
-           "ModelSettings", "PairSettings", "Recipe", "SamplerSettings", "Section", "TrackingSettings", "TrainSettings",
-           "VideoSettings"]
+__all__ = ["AgreeSettings", "CleanSettings", "DataSettings", "EvaluateSettings", "GenerateSettings", "JudgeSettings",
+           "LoraSettings", "ModelSettings", "PairSettings", "Recipe", "SamplerSettings", "Section", "TrackingSettings",
+           "TrainSettings", "VideoSettings"]
 
 
 class Recipe(Section):
@@ -42,6 +43,7 @@ class Recipe(Section):
     pair: PairSettings = PairSettings()
     train: TrainSettings = TrainSettings()
     evaluate: EvaluateSettings = EvaluateSettings()
+    agree: AgreeSettings = AgreeSettings()
     tracking: TrackingSettings = TrackingSettings()
 
     @property

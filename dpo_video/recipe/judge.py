@@ -45,6 +45,9 @@ class JudgeSettings(Section):
     servers without logprobs."""
     temperature: float = Field(default=0.0, ge=0)
     """Sampling temperature of written verdicts."""
+    repeat: int = Field(default=0, ge=0)
+    """Which of several independent judgments of a prompt this is, for verdicts sampled at a temperature; `agree` asks
+    for 1, 2, ... to measure how far they differ. A local judge draws by it, a server draws anew by itself."""
     max_tokens: PositiveInt = 512
     """Longest reply."""
     batch_size: PositiveInt = 32

@@ -1,0 +1,1 @@
+"""What `dpo-video agree` is made of: gold labels, measures, calibration, noise, probes, and how they are shown."""
