@@ -165,7 +165,7 @@ def _answer(run: Run, work: Work, missing: Mapping[str, Sequence[Asked]]) -> Cou
     """Write the missing candidates with the policy loaded here: each clip decoded once and encoded once."""
     policy = work.policy or load_policy(run.recipe.model, adapter=work.adapter)
     video, most = run.recipe.video, run.recipe.generate.batch_size
-    policy.family.pixel_kwargs(policy.processor.video_processor, video.min_pixels, video.max_pixels)  # fail first
+    policy.family.pixel_kwargs(policy.frame_processor, video.min_pixels, video.max_pixels)  # fail first
     counts: Counter[str] = Counter()
     waiting: list[tuple[Row, Asked]] = []
     requests = clip_requests(run, work, missing)

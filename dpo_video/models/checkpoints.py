@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoConfig, AutoVideoProcessor, PretrainedConfig
+from transformers import AutoConfig, AutoImageProcessor, AutoVideoProcessor, PretrainedConfig
 
 from dpo_video.errors import UserError
 from dpo_video.models.families import FAMILIES, Family, VideoProcessor, family_of
@@ -110,7 +110,8 @@ def blueprint(settings: ModelSettings) -> Blueprint:
 def _from_files(settings: ModelSettings, *, local_only: bool) -> Blueprint:
     config, family = load_config(settings, local_only=local_only)
     with one_line_errors(settings.name):
-        processor = AutoVideoProcessor.from_pretrained(
+        loader: Any = AutoVideoProcessor if family.frames_as == "video" else AutoImageProcessor
+        processor = loader.from_pretrained(
             resolve_model(settings.name), revision=settings.revision, local_files_only=local_only,
             trust_remote_code=settings.trust_remote_code)
     return Blueprint(family=family, config=config, video_processor=processor)

@@ -13,11 +13,12 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.utils.generic import ModelOutput
 
 from dpo_video.models.positions import plain_positions
+from dpo_video.video import Frames
 
 Model = Any
 """A bare transformers model: PreTrainedModel types the submodules and methods that rows call as Tensor | Module."""
 VideoProcessor = Any
-"""A transformers video processor: the base class declares none of the sizes that rows read."""
+"""What resizes frames: a transformers video processor, or image processor; their base classes declare no sizes."""
 
 LORA_TARGETS = (r".*(language_model|text_model)\.(model\.)?layers\.\d+\."
                 r"(self_attn\.(q|k|v|o)_proj|mlp\.(gate|up|down|gate_up)_proj|linear_attn\.(in_proj_\w+|out_proj))")
@@ -61,8 +62,17 @@ class Family:
     """Features of several clips, of any frame counts, as the forward wants them."""
     modality: Literal["video", "image"] = "video"
     """Key of `mm_encoder_outputs`."""
+    frames_as: Literal["video", "images"] = "video"
+    """What frames are to chat template and processor: one video, or an image each, one after another."""
     prompt_token: Callable[[Any], str] = field(default=lambda processor: str(processor.video_token))
-    """What the chat template puts where the clip goes, from the processor, which expands it."""
+    """What the chat template puts where the clip goes, or each of its frames as images; the processor expands it."""
+    chat_template: str | None = None
+    """Used where a checkpoint comes without one."""
+    process: Callable[[Any, str, Frames, Mapping[str, Any]], Mapping[str, Any]] | None = None
+    """Calls the processor on a prompt's text, frames and `videos_kwargs` in the family's own way.
+
+    It returns the processor's outputs, `text_replacement_offsets` among them; None is `process_frames` in prompts.py.
+    """
     pixel_inputs: tuple[str, ...] = ("pixel_values_videos",)
     """Processor outputs that only the tower reads; they are dropped once a clip is encoded."""
     clip_inputs: tuple[str, ...] = ()
@@ -92,7 +102,9 @@ class Family:
     vision_patches: Callable[[VideoProcessor, PretrainedConfig, int, FrameSize], int]
     """Tokens that the tower itself sees, for the memory estimate."""
     pixel_kwargs: Callable[[VideoProcessor, int | None, int | None], dict[str, Any]]
-    """`videos_kwargs` for `video.min_pixels` and `video.max_pixels`."""
+    """The processor's `videos_kwargs` (`images_kwargs`) for `video.min_pixels` and `video.max_pixels`."""
+    quirks: str = ""
+    """What a user of this family should know, for docs/families.md."""
 
 
 def pack_list(clips: Sequence[ClipFeatures]) -> ModelOutput:

@@ -1,0 +1,21 @@
+"""Tiny random models of every family, with offline processors: one builder per row of FAMILIES.
+
+Every dimension that 4-bit quantisation may touch is a multiple of 64 (bitsandbytes' block).
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import tiny_models
+from transformers import PreTrainedModel
+
+BUILDERS: dict[str, Callable[[], tuple[PreTrainedModel, Any]]] = {
+    "qwen2_5_vl": tiny_models.qwen2_5_vl,
+    "llava_next_video": tiny_models.llava_next_video,
+}
+
+
+def tiny_family(name: str, folder: Path) -> Path:
+    """Write the checkpoint of a family's tiny model into `folder`; return the folder."""
+    return tiny_models.write_tiny(BUILDERS[name], folder)
