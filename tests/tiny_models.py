@@ -103,8 +103,8 @@ def qwen2_5_vl() -> tuple[PreTrainedModel, Qwen2_5_VLProcessor]:
 
 
 def llava_next_video() -> tuple[PreTrainedModel, LlavaNextVideoProcessor]:
-    tokenizer = make_tokenizer(["<unk>", "<s>", "</s>", "<pad>", "<image>", "<video>"], eos="</s>", pad="<pad>", bos="<s>",
-                               extra={"image_token": "<image>", "video_token": "<video>"})
+    tokenizer = make_tokenizer(["<unk>", "<s>", "</s>", "<pad>", "<image>", "<video>"], eos="</s>", pad="<pad>",
+                               bos="<s>", extra={"image_token": "<image>", "video_token": "<video>"})
     text = {"model_type": "llama", "vocab_size": len(tokenizer), "hidden_size": 128, "intermediate_size": 192,
             "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 4,
             "max_position_embeddings": 4096, "bos_token_id": tokenizer.bos_token_id,
