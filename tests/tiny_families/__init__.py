@@ -10,9 +10,19 @@ from typing import Any
 import tiny_models
 from transformers import PreTrainedModel
 
+from tiny_families import images, square
+
 BUILDERS: dict[str, Callable[[], tuple[PreTrainedModel, Any]]] = {
     "qwen2_5_vl": tiny_models.qwen2_5_vl,
     "llava_next_video": tiny_models.llava_next_video,
+    "video_llava": square.video_llava,
+    "internvl": square.internvl,
+    "smolvlm": square.smolvlm,
+    "llava": images.llava,
+    "llava_next": images.llava_next,
+    "pixtral": images.pixtral,
+    "mistral3": images.mistral3,
+    "minicpmv4_6": images.minicpmv4_6,
 }
 
 
