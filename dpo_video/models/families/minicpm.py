@@ -65,6 +65,6 @@ MINICPMV4_6 = Family(
     pixel_kwargs=_pixels,
     quirks="Three of four layers of its language model are recurrent and read one token after another, whatever an "
            "attention mask says: a shared prefix would leak the chosen answer into the rejected one, so every answer "
-           "runs with its own copy of the clip. Large frames are cut into up to 9 slices of 448 x 448 or so: a frame of "
+           "runs with its own copy of the clip. Large frames are cut into up to 9 slices of 448 x 448 or so: one of "
            "1280 x 720 takes 444 tokens, one of 320 x 240 takes 63. Frames carry no times.",
 )
