@@ -10,9 +10,13 @@ from typing import Any
 import tiny_models
 from transformers import PreTrainedModel
 
+from tiny_families import qwen
+
 BUILDERS: dict[str, Callable[[], tuple[PreTrainedModel, Any]]] = {
     "qwen2_5_vl": tiny_models.qwen2_5_vl,
     "llava_next_video": tiny_models.llava_next_video,
+    "qwen2_vl": qwen.qwen2_vl,
+    "qwen3_vl": qwen.qwen3_vl,
 }
 
 

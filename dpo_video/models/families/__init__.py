@@ -13,7 +13,7 @@ from dpo_video.models.families.family import (
     pack_list,
 )
 from dpo_video.models.families.llava import LLAVA_NEXT_VIDEO
-from dpo_video.models.families.qwen import QWEN2_5_VL
+from dpo_video.models.families.qwen import QWEN2_5_VL, QWEN2_VL, QWEN3_VL
 from dpo_video.names import choose
 
 __all__ = ["FAMILIES", "KEEP_UNQUANTIZED", "LORA_TARGETS", "ClipFeatures", "Family", "FrameSize", "Model",
@@ -27,4 +27,5 @@ def family_of(config: PretrainedConfig, name: str | None = None) -> Family:
     return choose(FAMILIES, config.model_type, "model type")
 
 
-FAMILIES: dict[str, Family] = {row.name: row for row in (QWEN2_5_VL, LLAVA_NEXT_VIDEO)}
+FAMILIES: dict[str, Family] = {row.name: row for row in (
+    QWEN2_VL, QWEN2_5_VL, QWEN3_VL, LLAVA_NEXT_VIDEO)}

@@ -103,6 +103,8 @@ class Family:
     """Tokens that the tower itself sees, for the memory estimate."""
     pixel_kwargs: Callable[[VideoProcessor, int | None, int | None], dict[str, Any]]
     """The processor's `videos_kwargs` (`images_kwargs`) for `video.min_pixels` and `video.max_pixels`."""
+    formula: str
+    """Placeholder tokens of a clip in words: F frames of H x W pixels after resizing."""
     quirks: str = ""
     """What a user of this family should know, for docs/families.md."""
 

@@ -1,13 +1,17 @@
-"""Qwen2.5-VL and its relatives: a grid of patches of any size, M-RoPE positions."""
+"""Qwen2-VL, Qwen2.5-VL and Qwen3-VL: a grid of patches of any size, M-RoPE positions."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import PretrainedConfig
 from transformers.models.qwen2_vl.video_processing_qwen2_vl import smart_resize
+from transformers.models.qwen3_vl.modeling_qwen3_vl import BaseModelOutputWithDeepstackFeatures
+from transformers.models.qwen3_vl.video_processing_qwen3_vl import smart_resize as smart_resize_3d
+from transformers.utils.generic import ModelOutput
 
 from dpo_video.errors import UserError
 from dpo_video.models.families.family import ClipFeatures, Family, FrameSize, Model, VideoProcessor, pack_list
@@ -54,6 +58,31 @@ def _qwen_pixels(processor: VideoProcessor, least: int | None, most: int | None)
     return {**kwargs, "size": size}
 
 
+def _qwen3_features(model: Model, inputs: Mapping[str, Tensor]) -> ClipFeatures:
+    out = model.get_video_features(inputs["pixel_values_videos"], inputs["video_grid_thw"], return_dict=True)
+    return ClipFeatures(torch.cat(list(out.pooler_output)),
+                        tuple(torch.cat(list(layer)) for layer in out.deepstack_features))
+
+
+def _qwen3_pack(clips: Sequence[ClipFeatures]) -> ModelOutput:
+    """Return features as lists with one tensor per clip, those of deeper layers too: without these logits are wrong."""
+    deep: Any = [list(layer) for layer in zip(*(clip.layers for clip in clips), strict=True)]
+    return BaseModelOutputWithDeepstackFeatures(**pack_list(clips), deepstack_features=deep)
+
+
+def _qwen3_size(processor: VideoProcessor, num_frames: int, size: FrameSize, kwargs: Mapping[str, Any]) -> FrameSize:
+    """As Qwen3VLVideoProcessor.resize (transformers 5.23): `size` bounds the whole video's pixels, not a frame's."""
+    factor = processor.patch_size * processor.merge_size
+    edges = {**dict(processor.size), **kwargs.get("size", {})}
+    least, most = edges["shortest_edge"], edges["longest_edge"]
+    if kwargs["cap_pixels_per_frame"]:
+        frame = max(min(processor.max_video_tokens * factor * factor, most // num_frames), int(least * 1.05))
+        most = frame * num_frames
+    height, width = smart_resize_3d(num_frames, size.height, size.width, temporal_factor=processor.temporal_patch_size,
+                                    factor=factor, min_pixels=least, max_pixels=most)
+    return FrameSize(height, width)
+
+
 QWEN2_5_VL = Family(
     name="qwen2_5_vl",
     title="Qwen2.5-VL (Qwen/Qwen2.5-VL-3B-Instruct, -7B-, -32B-, -72B-)",
@@ -68,4 +97,29 @@ QWEN2_5_VL = Family(
     video_tokens=_qwen_tokens,
     vision_patches=_qwen_patches,
     pixel_kwargs=_qwen_pixels,
+    formula="ceil(F/2) x (H/28) x (W/28)",
+    quirks="Text after a clip stands above its last time step (`model.positions: checkpoint`); transformers >= 5.3 "
+           "puts it among the steps of a long clip.",
+)
+QWEN2_VL = replace(
+    QWEN2_5_VL,
+    name="qwen2_vl",
+    title="Qwen2-VL (Qwen/Qwen2-VL-2B-Instruct, -7B-, -72B-)",
+    clip_inputs=("video_grid_thw",),
+    quirks="Positions as Qwen2.5-VL's, but time is counted in pairs of frames: the model is not told how far apart "
+           "frames are.",
+)
+QWEN3_VL = replace(
+    QWEN2_5_VL,
+    name="qwen3_vl",
+    title="Qwen3-VL (Qwen/Qwen3-VL-2B-Instruct, -4B-, -8B-, -32B-)",
+    features=_qwen3_features,
+    pack=_qwen3_pack,
+    clip_inputs=("video_grid_thw",),
+    install_positions=None,
+    frame_size=_qwen3_size,
+    formula="ceil(F/2) x (H/32) x (W/32), and a time stamp a pair of frames",
+    quirks="`video.min_pixels` and `video.max_pixels` bound all of a clip's frames together. Features also enter early "
+           "layers of the language model. The prompt keeps an outer pair of vision marks, as transformers >= 5.10 and "
+           "vLLM with it have them; at release there was none.",
 )
