@@ -1,4 +1,4 @@
-"""Token positions of a prompt, and the M-RoPE rule that published Qwen2-VL and Qwen2.5-VL checkpoints were trained with.
+"""Token positions of a prompt, and the M-RoPE rule that published Qwen2-VL and 2.5-VL checkpoints were trained with.
 
 Shapes: B rows, T tokens, P prompt tokens; M-RoPE positions have 3 axes: time, height, width.
 """
@@ -48,8 +48,8 @@ def checkpoint_rope_index(
 
     There, text after a video starts above the largest position of any axis. transformers >= 5.3 starts it above the
     video's larger side only, so text after a long clip falls back among the clip's own time steps. Both agree while
-    the clip extends less in time than in space. Qwen2.5-VL's time steps are as long as the clip's, Qwen2-VL counts them.
-    The signature is that of Qwen2_5_VLModel.get_rope_index.
+    the clip extends less in time than in space. Qwen2.5-VL's time steps are as long as the clip's; Qwen2-VL counts
+    them. The signature is that of Qwen2_5_VLModel.get_rope_index.
     """
     keep = torch.ones_like(input_ids, dtype=torch.bool) if attention_mask is None else attention_mask.bool()
     seconds = iter([] if second_per_grid_ts is None else [float(value) for value in second_per_grid_ts])

@@ -13,6 +13,7 @@ from torch import Tensor
 from dpo_video.errors import UserError
 from dpo_video.models.families import Family
 from dpo_video.models.load import Policy
+from dpo_video.models.tokens import clip_pixel_kwargs
 from dpo_video.recipe import VideoSettings
 from dpo_video.video.frames import Frames, video_metadata
 
@@ -80,7 +81,7 @@ def video_inputs(policy: Policy, frames: Frames, settings: VideoSettings) -> Cli
     Raises UserError for frames that the processor refuses, such as very elongated ones.
     """
     family = policy.family
-    kwargs = family.pixel_kwargs(policy.frame_processor, settings.min_pixels, settings.max_pixels)
+    kwargs = clip_pixel_kwargs(family, policy.frame_processor, settings, len(frames.pixels))
     text = prompt_text(policy.processor, "", clip_content(family, len(frames.pixels)))
     try:
         out = process_frames(family, policy.processor, text, frames, kwargs)
@@ -103,7 +104,7 @@ def encode_prompt(policy: Policy, question: str, clip: ClipInputs) -> Prompt:
         raise UserError(f"the question {question[:80]!r} contains the model's own video token {placeholder!r}. "
                         "Remove it: the clip is put into the prompt by the chat template")
     text = "".join(part for pair in zip(pieces, (*clip.expansions, ""), strict=True) for part in pair)
-    ids = processor.tokenizer(text)["input_ids"]
+    ids = processor.tokenizer(policy.family.finish_prompt(processor, text))["input_ids"]
     input_ids = torch.tensor(ids, dtype=torch.long)
     types = torch.tensor(processor.create_mm_token_type_ids([ids])[0]) if clip.typed else None
     inputs = {**clip.kept, **({} if types is None else {"mm_token_type_ids": types})}

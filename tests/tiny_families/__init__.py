@@ -10,13 +10,16 @@ from typing import Any
 import tiny_models
 from transformers import PreTrainedModel
 
-from tiny_families import qwen
+from tiny_families import grids, qwen, squares
 
 BUILDERS: dict[str, Callable[[], tuple[PreTrainedModel, Any]]] = {
     "qwen2_5_vl": tiny_models.qwen2_5_vl,
     "llava_next_video": tiny_models.llava_next_video,
     "qwen2_vl": qwen.qwen2_vl,
     "qwen3_vl": qwen.qwen3_vl,
+    "llava_onevision": squares.llava_onevision,
+    "video_llama_3": grids.video_llama_3,
+    "glm4v": grids.glm4v,
 }
 
 
