@@ -90,7 +90,7 @@ def test_tokens_are_counted_from_the_config(family: str) -> None:
         holes = int((rows[0].prompt.input_ids == policy.family.placeholder(policy.bare.config)).sum())
         counted = video_tokens(policy.blueprint, VideoSettings(), num_frames=clip.count, height=clip.height,
                                width=clip.width)
-        assert counted == holes == len(rows[0].features.embeddings)
+        assert counted == holes == len(rows[0].features.embeddings), "noise has no near-duplicate tokens"
 
 
 @each_family

@@ -13,6 +13,7 @@ from torch import Tensor
 from dpo_video.errors import UserError
 from dpo_video.models.families import Family
 from dpo_video.models.load import Policy
+from dpo_video.models.tokens import clip_pixel_kwargs
 from dpo_video.recipe import VideoSettings
 from dpo_video.video.frames import Frames, video_metadata
 
@@ -80,7 +81,7 @@ def video_inputs(policy: Policy, frames: Frames, settings: VideoSettings) -> Cli
     Raises UserError for frames that the processor refuses, such as very elongated ones.
     """
     family = policy.family
-    kwargs = family.pixel_kwargs(policy.frame_processor, settings.min_pixels, settings.max_pixels)
+    kwargs = clip_pixel_kwargs(family, policy.frame_processor, settings, len(frames.pixels))
     text = prompt_text(policy.processor, "", clip_content(family, len(frames.pixels)))
     try:
         out = process_frames(family, policy.processor, text, frames, kwargs)
@@ -98,12 +99,17 @@ def encode_prompt(policy: Policy, question: str, clip: ClipInputs) -> Prompt:
     """Return the prompt of a question about a clip; equal to the processor's own call on text and video together."""
     processor = policy.processor
     placeholder = policy.family.prompt_token(processor)
+    _refuse("question", question, placeholder, feature_token(policy))
     pieces = prompt_text(processor, question, clip_content(policy.family, len(clip.expansions))).split(placeholder)
     if len(pieces) != len(clip.expansions) + 1:
-        raise UserError(f"the question {question[:80]!r} contains the model's own video token {placeholder!r}. "
-                        "Remove it: the clip is put into the prompt by the chat template")
+        raise UserError(f"the chat template of {policy.settings.name!r} writes {placeholder!r} {len(pieces) - 1} times "
+                        f"for a clip that takes it {len(clip.expansions)} times: use a checkpoint whose template takes "
+                        f"{policy.family.frames_as}")
     text = "".join(part for pair in zip(pieces, (*clip.expansions, ""), strict=True) for part in pair)
-    ids = processor.tokenizer(text)["input_ids"]
+    # As apply_chat_template (transformers 5.23): a template that writes BOS itself must not get a second one.
+    bos = processor.tokenizer.bos_token
+    ids = processor.tokenizer(policy.family.finish_prompt(processor, text),
+                              add_special_tokens=bos is None or not text.startswith(bos))["input_ids"]
     input_ids = torch.tensor(ids, dtype=torch.long)
     types = torch.tensor(processor.create_mm_token_type_ids([ids])[0]) if clip.typed else None
     inputs = {**clip.kept, **({} if types is None else {"mm_token_type_ids": types})}
@@ -113,11 +119,20 @@ def encode_prompt(policy: Policy, question: str, clip: ClipInputs) -> Prompt:
 
 def answer_ids(policy: Policy, text: str) -> list[int]:
     """Return the ids of an answer, its end-of-turn token last."""
-    ids = policy.processor.tokenizer(text, add_special_tokens=False)["input_ids"]
-    if policy.family.placeholder(policy.bare.config) in ids:
-        raise UserError(f"the answer {text[:80]!r} contains the model's own video token "
-                        f"{policy.family.prompt_token(policy.processor)!r}")
-    return [*ids, policy.end_id]
+    _refuse("answer", text, feature_token(policy))
+    return [*policy.processor.tokenizer(text, add_special_tokens=False)["input_ids"], policy.end_id]
+
+
+def feature_token(policy: Policy) -> str:
+    """Return the token that stands for one row of features in a prompt."""
+    return str(policy.processor.tokenizer.convert_ids_to_tokens(policy.family.placeholder(policy.bare.config)))
+
+
+def _refuse(what: str, text: str, *tokens: str) -> None:
+    for token in tokens:
+        if token in text:
+            raise UserError(f"the {what} {text[:80]!r} contains the model's own video token {token!r}. Remove it: the "
+                            "clip is put into the prompt by the chat template")
 
 
 def _tensor(value: Any) -> Tensor:

@@ -1,8 +1,10 @@
 """How many tokens a clip costs, and how many of its frames fit a budget: from a checkpoint's config alone."""
 
+from typing import Any, Literal
+
 from dpo_video.errors import UserError
 from dpo_video.models.checkpoints import Blueprint
-from dpo_video.models.families import FrameSize
+from dpo_video.models.families import Family, FrameSize, VideoProcessor
 from dpo_video.recipe import VideoSettings
 from dpo_video.video.frames import Frames, thin
 
@@ -11,8 +13,20 @@ def frame_size(blueprint: Blueprint, settings: VideoSettings, *, num_frames: int
                width: int) -> FrameSize:
     """Return the size that the processor gives to a clip's frames, in pixels."""
     family, processor = blueprint.family, blueprint.video_processor
-    kwargs = family.pixel_kwargs(processor, settings.min_pixels, settings.max_pixels)
-    return family.frame_size(processor, num_frames, FrameSize(height, width), kwargs)
+    kwargs = clip_pixel_kwargs(family, processor, settings, num_frames)
+    try:
+        return family.frame_size(processor, num_frames, FrameSize(height, width), kwargs)
+    except ValueError as error:
+        raise UserError(f"the processor refuses {num_frames} frames of {width}x{height} pixels: {error}") from error
+
+
+def clip_pixel_kwargs(family: Family, processor: VideoProcessor, settings: VideoSettings,
+                      num_frames: int) -> dict[str, Any]:
+    """Return the processor's keyword arguments for a clip: bounds on pixels in the unit that it holds them in."""
+    def bound(name: Literal["min", "max"], value: int | None) -> int | None:
+        return value if value is None or name not in family.per_clip_bounds else value * num_frames
+
+    return family.pixel_kwargs(processor, bound("min", settings.min_pixels), bound("max", settings.max_pixels))
 
 
 def video_tokens(blueprint: Blueprint, settings: VideoSettings, *, num_frames: int, height: int, width: int) -> int:

@@ -10,14 +10,19 @@ from typing import Any
 import tiny_models
 from transformers import PreTrainedModel
 
-from tiny_families import images, square
+from tiny_families import grids, images, qwen, squares, videos
 
 BUILDERS: dict[str, Callable[[], tuple[PreTrainedModel, Any]]] = {
     "qwen2_5_vl": tiny_models.qwen2_5_vl,
     "llava_next_video": tiny_models.llava_next_video,
-    "video_llava": square.video_llava,
-    "internvl": square.internvl,
-    "smolvlm": square.smolvlm,
+    "qwen2_vl": qwen.qwen2_vl,
+    "qwen3_vl": qwen.qwen3_vl,
+    "llava_onevision": squares.llava_onevision,
+    "video_llama_3": grids.video_llama_3,
+    "glm4v": grids.glm4v,
+    "video_llava": videos.video_llava,
+    "internvl": videos.internvl,
+    "smolvlm": videos.smolvlm,
     "llava": images.llava,
     "llava_next": images.llava_next,
     "pixtral": images.pixtral,

@@ -26,7 +26,8 @@ from transformers import (
     SiglipImageProcessor,
 )
 
-from tiny_families.square import CROP_56, SIDE_56, chatml, clip_tower, language, llama_tokenizer, tower
+from tiny_families.parts import CHATML, text_config
+from tiny_families.videos import CROP_56, SIDE_56, clip_tower, llama_tokenizer, tower
 
 # The published template of LLaVA-1.5 puts all images first, each on a line.
 IMAGES_TEMPLATE = VICUNA_TEMPLATE.replace("'video'", "'image'").replace("<video>", "<image>")
@@ -41,7 +42,7 @@ def llava() -> tuple[PreTrainedModel, LlavaProcessor]:
     """Return a LLaVA-1.5 of 16 tokens a frame."""
     tokenizer = llama_tokenizer()
     config = LlavaConfig(
-        vision_config=clip_tower(), text_config=language("llama", tokenizer), image_seq_length=16,
+        vision_config=clip_tower(), text_config=text_config(tokenizer, "llama"), image_seq_length=16,
         image_token_index=tokenizer.convert_tokens_to_ids("<image>"), vision_feature_layer=-2,
         vision_feature_select_strategy="default")
     processor = LlavaProcessor(
@@ -55,13 +56,12 @@ def llava_interleave() -> tuple[PreTrainedModel, LlavaProcessor]:
     tokenizer = make_tokenizer(["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<image>"], eos="<|im_end|>",
                                pad="<|endoftext|>", extra={"image_token": "<image>"})
     config = LlavaConfig(
-        vision_config=tower("siglip_vision_model", vision_use_head=False), text_config=language("qwen2", tokenizer),
+        vision_config=tower("siglip_vision_model", vision_use_head=False), text_config=text_config(tokenizer, "qwen2"),
         image_seq_length=16, image_token_index=tokenizer.convert_tokens_to_ids("<image>"), vision_feature_layer=-1,
         vision_feature_select_strategy="full")
     processor = LlavaProcessor(
         image_processor=SiglipImageProcessor(**SIDE_56), tokenizer=tokenizer, patch_size=14,
-        vision_feature_select_strategy="full", num_additional_image_tokens=0,
-        chat_template=chatml(image="<image>", video="<video>"))
+        vision_feature_select_strategy="full", num_additional_image_tokens=0, chat_template=CHATML)
     return LlavaForConditionalGeneration(config), processor
 
 
@@ -69,7 +69,7 @@ def llava_next() -> tuple[PreTrainedModel, LlavaNextProcessor]:
     """Return a LLaVA-NeXT with tiles of 16 tokens."""
     tokenizer, grid = llama_tokenizer(), [[56, 112], [112, 56], [112, 112]]
     config = LlavaNextConfig(
-        vision_config=clip_tower(), text_config=language("llama", tokenizer), image_seq_length=16,
+        vision_config=clip_tower(), text_config=text_config(tokenizer, "llama"), image_seq_length=16,
         image_token_index=tokenizer.convert_tokens_to_ids("<image>"), image_grid_pinpoints=grid)
     processor = LlavaNextProcessor(
         image_processor=LlavaNextImageProcessor(**CROP_56, image_grid_pinpoints=grid), tokenizer=tokenizer,
@@ -91,7 +91,7 @@ def _pixtral_processor(tokenizer: PreTrainedTokenizerFast, **merge: int) -> Pixt
 
 def _pixtral_parts(tokenizer: PreTrainedTokenizerFast) -> dict[str, Any]:
     return {"vision_config": tower("pixtral", image_size=112, head_dim=32),
-            "text_config": language("mistral", tokenizer, sliding_window=None, head_dim=32),
+            "text_config": text_config(tokenizer, "mistral", sliding_window=None, head_dim=32),
             "image_token_index": tokenizer.convert_tokens_to_ids("[IMG]"), "vision_feature_layer": -1}
 
 
@@ -118,9 +118,9 @@ def minicpmv4_6() -> tuple[PreTrainedModel, MiniCPMV4_6Processor]:
                                pad="<|endoftext|>", extra=named)
     rope = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [2, 1, 1], "mrope_interleaved": True,
             "partial_rotary_factor": 0.25}
-    text = language(
-        "qwen3_5_text", tokenizer, head_dim=32, linear_key_head_dim=4, linear_value_head_dim=4,
-        linear_num_key_heads=32, linear_num_value_heads=32, rope_parameters=rope,
+    text = text_config(
+        tokenizer, "qwen3_5_text", head_dim=32, linear_key_head_dim=16, linear_value_head_dim=4,
+        linear_num_key_heads=8, linear_num_value_heads=32, rope_parameters=rope,
         layer_types=["linear_attention", "full_attention"])
     config = MiniCPMV4_6Config(
         text_config=text, vision_config=tower(""), insert_layer_id=0, image_size=56,
@@ -130,5 +130,5 @@ def minicpmv4_6() -> tuple[PreTrainedModel, MiniCPMV4_6Processor]:
     processor = MiniCPMV4_6Processor(
         image_processor=MiniCPMV4_6ImageProcessor(**sizes), tokenizer=tokenizer,
         video_processor=MiniCPMV4_6VideoProcessor(**sizes),
-        chat_template=chatml(image="<|image_pad|>", video="<|video_pad|>"))
+        chat_template=CHATML.replace("<image>", "<|image_pad|>").replace("<video>", "<|video_pad|>"))
     return MiniCPMV4_6ForConditionalGeneration(config), processor

@@ -12,11 +12,17 @@ from dpo_video.models.families.family import (
     VideoProcessor,
     pack_list,
 )
+from dpo_video.models.families.glm import GLM4V
+from dpo_video.models.families.internvl import INTERNVL
 from dpo_video.models.families.llava import LLAVA_NEXT_VIDEO
-from dpo_video.models.families.llava_images import LLAVA, LLAVA_NEXT, MISTRAL3, PIXTRAL
+from dpo_video.models.families.llava_images import LLAVA, LLAVA_NEXT
 from dpo_video.models.families.minicpm import MINICPMV4_6
-from dpo_video.models.families.qwen import QWEN2_5_VL
-from dpo_video.models.families.square import INTERNVL, SMOLVLM, VIDEO_LLAVA
+from dpo_video.models.families.onevision import LLAVA_ONEVISION
+from dpo_video.models.families.pixtral import MISTRAL3, PIXTRAL
+from dpo_video.models.families.qwen import QWEN2_5_VL, QWEN2_VL, QWEN3_VL
+from dpo_video.models.families.smolvlm import SMOLVLM
+from dpo_video.models.families.video_llama import VIDEO_LLAMA_3
+from dpo_video.models.families.video_llava import VIDEO_LLAVA
 from dpo_video.names import choose
 
 __all__ = ["FAMILIES", "KEEP_UNQUANTIZED", "LORA_TARGETS", "ClipFeatures", "Family", "FrameSize", "Model",
@@ -33,5 +39,5 @@ def family_of(config: PretrainedConfig, name: str | None = None) -> Family:
 
 
 FAMILIES: dict[str, Family] = {row.name: row for row in (
-    QWEN2_5_VL, LLAVA_NEXT_VIDEO,
+    QWEN2_VL, QWEN2_5_VL, QWEN3_VL, LLAVA_NEXT_VIDEO, LLAVA_ONEVISION, VIDEO_LLAMA_3, GLM4V,
     VIDEO_LLAVA, INTERNVL, LLAVA, LLAVA_NEXT, SMOLVLM, PIXTRAL, MISTRAL3, MINICPMV4_6)}

@@ -7,11 +7,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+import torch
 from torch import Tensor
 from transformers import PretrainedConfig
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.utils.generic import ModelOutput
 
+from dpo_video.errors import UserError
 from dpo_video.models.positions import plain_positions
 from dpo_video.video import Frames
 
@@ -46,6 +48,25 @@ class FrameSize:
 
     height: int
     width: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tower:
+    """Sizes of a vision tower."""
+
+    width: int
+    """Of the residual stream."""
+    inner: int
+    """Of the MLP."""
+    patch: int
+    """Pixels on a patch's side."""
+
+
+def vision_tower(config: PretrainedConfig) -> Tower:
+    """Return the sizes that most vision configs state."""
+    vision = config.vision_config
+    patch = vision.patch_size if isinstance(vision.patch_size, int) else vision.patch_size[0]
+    return Tower(width=vision.hidden_size, inner=vision.intermediate_size, patch=patch)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,8 +124,43 @@ class Family:
     """Tokens that the tower itself sees, for the memory estimate."""
     pixel_kwargs: Callable[[VideoProcessor, int | None, int | None], dict[str, Any]]
     """The processor's `videos_kwargs` (`images_kwargs`) for `video.min_pixels` and `video.max_pixels`."""
+    formula: str
+    """Placeholder tokens of a clip in words: F frames of H x W pixels after resizing."""
+    per_clip_bounds: frozenset[Literal["min", "max"]] = frozenset()
+    """Bounds on pixels that the processor holds against all frames of a clip together; recipes give them per frame."""
+    tower: Callable[[PretrainedConfig], Tower] = field(default=lambda config: vision_tower(config))
+    """Sizes of the vision tower, for the memory estimate."""
+    finish_prompt: Callable[[Any, str], str] = field(default=lambda processor, text: text)
+    """What the processor does to a prompt's text before it tokenizes it."""
+    compresses: bool = False
+    """Whether near-duplicate tokens are dropped by content: `video_tokens` is then the most that a clip takes."""
     quirks: str = ""
     """What a user of this family should know, for docs/families.md."""
+
+
+def no_pixel_bounds(processor: VideoProcessor, least: int | None, most: int | None) -> dict[str, Any]:
+    """Return {} for families that give every frame the checkpoint's size; raise UserError where a recipe bounds it."""
+    if least is None and most is None:
+        return {}
+    raise UserError("this model family gives every frame the size that its checkpoint names: leave out "
+                    "video.min_pixels and video.max_pixels, and use video.num_frames to save tokens")
+
+
+def square_size(processor: VideoProcessor, num_frames: int, size: FrameSize, kwargs: Mapping[str, Any]) -> FrameSize:
+    """Return the one size that all frames are brought to: that of the crop where the processor crops."""
+    chosen = processor.crop_size if processor.do_center_crop else processor.size
+    return FrameSize(chosen["height"], chosen["width"])
+
+
+def whole_patches(size: FrameSize, patch: int | Sequence[int]) -> int:
+    """Return the whole patches of one frame; `patch` is their side, or height and width."""
+    height, width = (patch, patch) if isinstance(patch, int) else patch
+    return (size.height // height) * (size.width // width)
+
+
+def pack_tensor(clips: Sequence[ClipFeatures]) -> ModelOutput:
+    """Return features of all clips as one tensor (n, D), in order, for models that do not take a list."""
+    return BaseModelOutputWithPooling(pooler_output=torch.cat([clip.embeddings for clip in clips]))
 
 
 def pack_list(clips: Sequence[ClipFeatures]) -> ModelOutput:

@@ -7,8 +7,16 @@ import torch
 from torch import Tensor
 from transformers import PretrainedConfig
 
-from dpo_video.models.families.family import ClipFeatures, Family, FrameSize, Model, VideoProcessor, pack_list
-from dpo_video.models.families.square import patches, square_pixels
+from dpo_video.models.families.family import (
+    ClipFeatures,
+    Family,
+    FrameSize,
+    Model,
+    VideoProcessor,
+    no_pixel_bounds,
+    pack_list,
+    whole_patches,
+)
 
 
 def _features(model: Model, inputs: Mapping[str, Tensor]) -> ClipFeatures:
@@ -40,16 +48,16 @@ def _parts(processor: VideoProcessor, size: FrameSize) -> Iterator[FrameSize]:
 
 def _tokens(processor: VideoProcessor, config: PretrainedConfig, num_frames: int, size: FrameSize) -> int:
     merged = 4 if processor.downsample_mode == "4x" else 16
-    return num_frames * sum(patches(part, processor.patch_size) // merged for part in _parts(processor, size))
+    return num_frames * sum(whole_patches(part, processor.patch_size) // merged for part in _parts(processor, size))
 
 
 def _patches(processor: VideoProcessor, config: PretrainedConfig, num_frames: int, size: FrameSize) -> int:
-    return num_frames * sum(patches(part, processor.patch_size) for part in _parts(processor, size))
+    return num_frames * sum(whole_patches(part, processor.patch_size) for part in _parts(processor, size))
 
 
 def _pixels(processor: VideoProcessor, least: int | None, most: int | None) -> dict[str, Any]:
     # With stacking on, the processor takes the last frames of a clip for extra ones between the others, and tiles them.
-    return {**square_pixels(processor, least, most), "stack_frames": 1}
+    return {**no_pixel_bounds(processor, least, most), "stack_frames": 1}
 
 
 MINICPMV4_6 = Family(
@@ -63,6 +71,7 @@ MINICPMV4_6 = Family(
     video_tokens=_tokens,
     vision_patches=_patches,
     pixel_kwargs=_pixels,
+    formula="F x (H/56) x (W/56), of the frame at 448 x 448 or so and of each of its slices",
     quirks="Three of four layers of its language model are recurrent and read one token after another, whatever an "
            "attention mask says: a shared prefix would leak the chosen answer into the rejected one, so every answer "
            "runs with its own copy of the clip. Large frames are cut into up to 9 slices of 448 x 448 or so: one of "

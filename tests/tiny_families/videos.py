@@ -1,4 +1,4 @@
-"""Tiny models whose frames all have one size: Video-LLaVA, InternVL and SmolVLM."""
+"""Tiny models that take videos at one size: Video-LLaVA, InternVL and SmolVLM."""
 
 from typing import Any
 
@@ -23,27 +23,10 @@ from transformers import (
     VideoLlavaVideoProcessor,
 )
 
+from tiny_families.parts import CHATML, text_config
+
 CROP_56 = {"size": {"shortest_edge": 56}, "crop_size": {"height": 56, "width": 56}}
 SIDE_56 = {"size": {"height": 56, "width": 56}}
-# The form of the published templates of InternVL 3 and of LLaVA-NeXT-Interleave, without their system messages.
-CHATML = (
-    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' }}"
-    "{% for c in message['content'] %}{% if c['type'] == 'image' %}{{ 'IMAGE\n' }}"
-    "{% elif c['type'] == 'video' %}{{ 'VIDEO\n' }}{% else %}{{ c['text'] }}{% endif %}{% endfor %}"
-    "{{ '<|im_end|>\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}")
-
-
-def chatml(*, image: str, video: str) -> str:
-    """Return a ChatML template that puts these tokens where an image or a video goes."""
-    return CHATML.replace("IMAGE", image).replace("VIDEO", video)
-
-
-def language(model_type: str, tokenizer: PreTrainedTokenizerFast, **more: Any) -> dict[str, Any]:
-    """Return the config of a tiny language model of two layers, every width a multiple of 64."""
-    return {"model_type": model_type, "vocab_size": len(tokenizer), "hidden_size": 128, "intermediate_size": 192,
-            "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2,
-            "max_position_embeddings": 4096, "bos_token_id": tokenizer.bos_token_id,
-            "eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id, **more}
 
 
 def tower(model_type: str, **more: Any) -> dict[str, Any]:
@@ -68,7 +51,8 @@ def video_llava() -> tuple[PreTrainedModel, VideoLlavaProcessor]:
     """Return a Video-LLaVA of 17 tokens a frame."""
     tokenizer = llama_tokenizer()
     config = VideoLlavaConfig(
-        vision_config=clip_tower(), text_config=language("llama", tokenizer), image_seq_length=16, video_seq_length=136,
+        vision_config=clip_tower(), text_config=text_config(tokenizer, "llama"), image_seq_length=16,
+        video_seq_length=136,
         image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
         video_token_index=tokenizer.convert_tokens_to_ids("<video>"))
     processor = VideoLlavaProcessor(
@@ -85,11 +69,11 @@ def internvl() -> tuple[PreTrainedModel, InternVLProcessor]:
     tokenizer = make_tokenizer(["<|endoftext|>", "<|im_start|>", "<|im_end|>", *named.values()], eos="<|im_end|>",
                                pad="<|endoftext|>", extra=named)
     config = InternVLConfig(
-        vision_config=tower("", image_size=[56, 56], patch_size=[14, 14]), text_config=language("qwen2", tokenizer),
+        vision_config=tower("", image_size=[56, 56], patch_size=[14, 14]), text_config=text_config(tokenizer, "qwen2"),
         image_token_id=tokenizer.convert_tokens_to_ids("<IMG_CONTEXT>"), image_seq_length=4, tie_word_embeddings=False)
     processor = InternVLProcessor(
         image_processor=GotOcr2ImageProcessor(**SIDE_56), tokenizer=tokenizer, image_seq_length=4,
-        video_processor=InternVLVideoProcessor(**SIDE_56), chat_template=chatml(image="<IMG_CONTEXT>", video="<video>"))
+        video_processor=InternVLVideoProcessor(**SIDE_56), chat_template=CHATML.replace("<image>", "<IMG_CONTEXT>"))
     return InternVLForConditionalGeneration(config), processor
 
 
@@ -102,7 +86,7 @@ def smolvlm() -> tuple[PreTrainedModel, SmolVLMProcessor]:
     tokenizer = make_tokenizer(["<|endoftext|>", "<|im_start|>", *named.values()], eos="<end_of_utterance>",
                                pad="<|endoftext|>", extra=named)
     config = SmolVLMConfig(
-        vision_config=tower(""), text_config=language("llama", tokenizer), scale_factor=2,
+        vision_config=tower(""), text_config=text_config(tokenizer, "llama"), scale_factor=2,
         image_token_id=tokenizer.convert_tokens_to_ids("<image>"))
     sampling = {"fps": 1, "max_frames": 8, "video_size": {"longest_edge": 56}}
     processor = SmolVLMProcessor(
