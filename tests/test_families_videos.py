@@ -16,7 +16,6 @@ from dpo_video.models.prompts import encode_prompt, video_inputs
 from dpo_video.recipe import VideoSettings
 from dpo_video.video import Frames
 
-pytest.importorskip("num2words")
 SQUARE = ("video_llava", "internvl", "smolvlm")
 
 
