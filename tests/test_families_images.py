@@ -47,8 +47,9 @@ def test_tokens_and_patches_are_those_of_the_processor_and_the_tower(family: str
     """Patches are counted on what enters the tower's first layer, from a blueprint that has no weights."""
     policy = interleave() if family == "interleave" else plain_policy(family)
     plan, seen = blueprint(policy.settings), []
+    text = {"language_model", "text_model"}
     first = next(module for name, module in policy.bare.named_modules()
-                 if name.endswith(("layers.0", "layer.0")) and not {"language_model", "text_model"} & {*name.split(".")})
+                 if name.endswith(("layers.0", "layer.0")) and not text & {*name.split(".")})
     hook = first.register_forward_pre_hook(
         lambda _, args, kwargs: seen.append(args[0] if args else kwargs["hidden_states"]), with_kwargs=True)
     try:
