@@ -20,6 +20,8 @@ BUILDERS: dict[str, Callable[[], tuple[PreTrainedModel, Any]]] = {
     "llava_onevision": squares.llava_onevision,
     "video_llama_3": grids.video_llama_3,
     "glm4v": grids.glm4v,
+    "molmo2": squares.molmo2,
+    "perception_lm": squares.perception_lm,
 }
 
 

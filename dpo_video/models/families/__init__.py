@@ -14,7 +14,9 @@ from dpo_video.models.families.family import (
 )
 from dpo_video.models.families.glm import GLM4V
 from dpo_video.models.families.llava import LLAVA_NEXT_VIDEO
+from dpo_video.models.families.molmo import MOLMO2
 from dpo_video.models.families.onevision import LLAVA_ONEVISION
+from dpo_video.models.families.perception import PERCEPTION_LM
 from dpo_video.models.families.qwen import QWEN2_5_VL, QWEN2_VL, QWEN3_VL
 from dpo_video.models.families.video_llama import VIDEO_LLAMA_3
 from dpo_video.names import choose
@@ -31,4 +33,5 @@ def family_of(config: PretrainedConfig, name: str | None = None) -> Family:
 
 
 FAMILIES: dict[str, Family] = {row.name: row for row in (
-    QWEN2_VL, QWEN2_5_VL, QWEN3_VL, LLAVA_NEXT_VIDEO, LLAVA_ONEVISION, VIDEO_LLAMA_3, GLM4V)}
+    QWEN2_VL, QWEN2_5_VL, QWEN3_VL, LLAVA_NEXT_VIDEO, LLAVA_ONEVISION, VIDEO_LLAMA_3, GLM4V, MOLMO2,
+    PERCEPTION_LM)}
