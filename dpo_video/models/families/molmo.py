@@ -18,6 +18,7 @@ from dpo_video.models.families.family import (
     pack_list,
     square_size,
 )
+from dpo_video.models.positions import IMAGE
 
 
 def _features(model: Model, inputs: Mapping[str, Tensor]) -> ClipFeatures:
@@ -51,7 +52,7 @@ MOLMO2 = Family(
     pixel_inputs=("pixel_values_videos", "video_token_pooling", "video_grids"),
     placeholder=lambda config: int(config.image_patch_id),
     finish_prompt=_with_bos,
-    shared_prefix=False,
+    block_type=IMAGE,
     frame_size=square_size,
     video_tokens=_tokens,
     vision_patches=_patches,
