@@ -27,7 +27,7 @@ from dpo_video.training.shared_prefix import PER_TOKEN
 from dpo_video.video import Frames
 
 TOLERANCE = 2e-5
-EXTRAS: dict[str, str] = {"smolvlm": "num2words"}
+EXTRAS: dict[str, str] = {"perception_lm": "timm", "smolvlm": "num2words"}
 """Packages that a family needs beyond ours, by family: without one its checks are skipped with the reason."""
 _FOLDERS = tempfile.TemporaryDirectory()
 

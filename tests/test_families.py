@@ -24,6 +24,7 @@ from family_cases import (
     with_adapter,
 )
 from peft import PeftModel
+from policies import make_frames
 from safetensors.torch import load_file
 from tiny_families import BUILDERS
 from torch import nn
@@ -32,12 +33,13 @@ from dpo_video.models.batches import Row, collate
 from dpo_video.models.families import FAMILIES
 from dpo_video.models.load import Policy, load_policy
 from dpo_video.models.lora import adapter_parameters
-from dpo_video.models.prompts import answer_ids, encode_prompt
+from dpo_video.models.prompts import answer_ids, encode_prompt, video_inputs
 from dpo_video.models.sampling import Sampler, generate_answers
-from dpo_video.models.tokens import video_tokens
+from dpo_video.models.tokens import video_tokens, vision_patches
 from dpo_video.recipe import VideoSettings
 from dpo_video.training.logps import shuffled_video_changes_logps
 
+SHAPES = [(6, 100, 150), (2, 240, 320), (3, 37, 300), (12, 180, 320)]
 LAYER = r"(model\.)?(language_model|text_model)\.(model\.)?layers\.\d+\.\w+\.\w+"
 
 
@@ -91,6 +93,13 @@ def test_tokens_are_counted_from_the_config(family: str) -> None:
         counted = video_tokens(policy.blueprint, VideoSettings(), num_frames=clip.count, height=clip.height,
                                width=clip.width)
         assert counted == holes == len(rows[0].features.embeddings), "noise has no near-duplicate tokens"
+    for count, height, width in SHAPES:
+        settings = VideoSettings()
+        inputs = video_inputs(policy, make_frames(count, height=height, width=width), settings)
+        ids = encode_prompt(policy, "?", inputs).input_ids
+        counted = video_tokens(policy.blueprint, settings, num_frames=count, height=height, width=width)
+        assert counted == int((ids == policy.family.placeholder(policy.bare.config)).sum())
+        assert vision_patches(policy.blueprint, settings, num_frames=count, height=height, width=width) >= counted
 
 
 @each_family

@@ -70,12 +70,35 @@ def load_config(settings: ModelSettings, *, local_only: bool = False) -> tuple[P
         if kind is None:
             raise UserError(f"cannot load the model {settings.name!r}: its config.json has no `model_type`")
         if settings.family is None and kind not in FAMILIES:
-            known = ", ".join(sorted(FAMILIES))
-            raise UserError(f"{settings.name!r} is of model type {kind!r}, which is not a known family."
-                            f"{did_you_mean(kind, FAMILIES)} Known: {known}")
+            raise UserError(_unsupported(settings.name, kind))
         config = AutoConfig.from_pretrained(name, revision=settings.revision, local_files_only=local_only,
                                             trust_remote_code=settings.trust_remote_code)
-    return config, family_of(config, settings.family)
+    family = family_of(config, settings.family)
+    stretch_context(config, family, settings.rope_factor)
+    return config, family
+
+
+def stretch_context(config: PretrainedConfig, family: Family, factor: float | None) -> None:
+    """Set linear RoPE scaling by `model.rope_factor` in a config, and the context that goes with it."""
+    if factor is None:
+        return
+    text = config.get_text_config()
+    rope = dict(text.rope_parameters or {})
+    if family.position_axes != 1 or rope.get("rope_type", "default") != "default":
+        raise UserError(f"model.rope_factor is for models with plain RoPE positions; family {family.name!r} has "
+                        f"{'M-RoPE' if family.position_axes != 1 else rope.get('rope_type')}. Leave it out")
+    text.rope_parameters = {**rope, "rope_type": "linear", "factor": factor}
+    text.max_position_embeddings = int(text.max_position_embeddings * factor)
+
+
+def _unsupported(name: str, kind: str) -> str:
+    known = f"Known: {', '.join(sorted(FAMILIES))}"
+    if kind not in SUCCESSORS:
+        return (f"{name!r} is of model type {kind!r}, which is not a known family."
+                f"{did_you_mean(kind, FAMILIES)} {known}")
+    what, nearest = SUCCESSORS[kind]
+    return (f"{name!r} is {what} (model type {kind!r}). Its repository's own code cannot be trained here, not with "
+            f"model.trust_remote_code either. The nearest that can is {nearest!r}: {FAMILIES[nearest].title}. {known}")
 
 
 def revision_of(settings: ModelSettings, config: PretrainedConfig) -> str:
@@ -103,8 +126,9 @@ def blueprint(settings: ModelSettings) -> Blueprint:
             return _from_files(settings, local_only=False)
     row = PUBLISHED[name]
     config = AutoConfig.for_model(**_copy(row.config))
-    return Blueprint(family=choose(FAMILIES, settings.family or config.model_type, "model.family"), config=config,
-                     video_processor=row.video_processor())
+    family = choose(FAMILIES, settings.family or config.model_type, "model.family")
+    stretch_context(config, family, settings.rope_factor)
+    return Blueprint(family=family, config=config, video_processor=row.video_processor())
 
 
 def _from_files(settings: ModelSettings, *, local_only: bool) -> Blueprint:
@@ -120,3 +144,19 @@ def _from_files(settings: ModelSettings, *, local_only: bool) -> Blueprint:
 def _copy(config: dict[str, Any]) -> dict[str, Any]:
     """Copy nested dicts, since config classes keep and change those they are given."""
     return {key: _copy(value) if isinstance(value, dict) else value for key, value in config.items()}
+
+
+SUCCESSORS: dict[str, tuple[str, str]] = {
+    "qwen": ("Qwen-VL 1, or a Qwen 1 text model", "qwen2_5_vl"),
+    "video_llama": ("Video-LLaMA 1", "video_llama_3"),
+    "videollama2_llama": ("VideoLLaMA 2", "video_llama_3"),
+    "videollama2_mistral": ("VideoLLaMA 2", "video_llama_3"),
+    "videollama2_mixtral": ("VideoLLaMA 2", "video_llama_3"),
+    "videollama2_qwen2": ("VideoLLaMA 2.1", "video_llama_3"),
+    "videollama3_qwen2": ("VideoLLaMA 3 in its authors' own code", "video_llama_3"),
+    "llava_llama": ("LLaVA in its authors' own code", "llava_next_video"),
+    "llava_mistral": ("LLaVA in its authors' own code", "llava_next_video"),
+    "llava_qwen": ("LLaVA-OneVision or LLaVA-Video in its authors' own code", "llava_onevision"),
+    "molmo": ("Molmo 1", "molmo2"),
+}
+"""Systems that only run by code from their own repository, by model type: what they are, and the nearest family."""

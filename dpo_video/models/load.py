@@ -84,7 +84,7 @@ def load_policy(settings: ModelSettings, *, adapter: Path | None = None) -> Poli
     with one_line_errors(settings.name), loading(settings.name):
         processor = AutoProcessor.from_pretrained(name, **source)
         model = AutoModelForImageTextToText.from_pretrained(
-            name, dtype=dtype, device_map={"": device}, **source, **_attention(settings),
+            name, config=config, dtype=dtype, device_map={"": device}, **source, **_attention(settings),
             **_quantization(settings, family, dtype))
     if processor.chat_template is None:
         processor.chat_template = family.chat_template

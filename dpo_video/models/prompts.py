@@ -13,7 +13,7 @@ from torch import Tensor
 from dpo_video.errors import UserError
 from dpo_video.models.families import Family
 from dpo_video.models.load import Policy
-from dpo_video.models.tokens import clip_pixel_kwargs
+from dpo_video.models.tokens import pixel_kwargs
 from dpo_video.recipe import VideoSettings
 from dpo_video.video.frames import Frames, video_metadata
 
@@ -81,7 +81,7 @@ def video_inputs(policy: Policy, frames: Frames, settings: VideoSettings) -> Cli
     Raises UserError for frames that the processor refuses, such as very elongated ones.
     """
     family = policy.family
-    kwargs = clip_pixel_kwargs(family, policy.frame_processor, settings, len(frames.pixels))
+    kwargs = pixel_kwargs(family, policy.frame_processor, settings, num_frames=len(frames.pixels))
     text = prompt_text(policy.processor, "", clip_content(family, len(frames.pixels)))
     try:
         out = process_frames(family, policy.processor, text, frames, kwargs)

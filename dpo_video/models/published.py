@@ -10,6 +10,8 @@ from typing import Any
 
 from transformers import BaseVideoProcessor, LlavaNextVideoVideoProcessor, Qwen2VLVideoProcessor
 
+from dpo_video.models import published_grids as grids
+
 
 @dataclass(frozen=True, slots=True)
 class Published:
@@ -61,4 +63,11 @@ PUBLISHED: dict[str, Published] = {
         num_key_value_heads=4, vision_intermediate=3420, tied=False),
     "llava-hf/LLaVA-NeXT-Video-7B-hf": _LLAVA_NEXT_VIDEO_7B,
     "llava-hf/LLaVA-NeXT-Video-7B-DPO-hf": _LLAVA_NEXT_VIDEO_7B,
+    "Qwen/Qwen2-VL-7B-Instruct": Published(grids.QWEN2_VL_7B, _qwen_processor),
+    "Qwen/Qwen3-VL-8B-Instruct": Published(grids.QWEN3_VL_8B, grids.qwen3_processor),
+    "llava-hf/llava-onevision-qwen2-7b-ov-hf": Published(grids.LLAVA_ONEVISION_7B, grids.onevision_processor),
+    "lkhl/VideoLLaMA3-2B-Image-HF": Published(grids.VIDEO_LLAMA_3_2B, grids.video_llama_processor),
+    "zai-org/GLM-4.1V-9B-Thinking": Published(grids.GLM_4_1V_9B, grids.glm_processor),
+    "allenai/Molmo2-8B": Published(grids.MOLMO2_8B, grids.molmo_processor),
+    "facebook/Perception-LM-1B": Published(grids.PERCEPTION_LM_1B, grids.perception_processor),
 }

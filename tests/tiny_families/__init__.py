@@ -28,6 +28,8 @@ BUILDERS: dict[str, Callable[[], tuple[PreTrainedModel, Any]]] = {
     "pixtral": images.pixtral,
     "mistral3": images.mistral3,
     "minicpmv4_6": images.minicpmv4_6,
+    "molmo2": squares.molmo2,
+    "perception_lm": squares.perception_lm,
 }
 
 

@@ -17,7 +17,9 @@ from dpo_video.models.families.internvl import INTERNVL
 from dpo_video.models.families.llava import LLAVA_NEXT_VIDEO
 from dpo_video.models.families.llava_images import LLAVA, LLAVA_NEXT
 from dpo_video.models.families.minicpm import MINICPMV4_6
+from dpo_video.models.families.molmo import MOLMO2
 from dpo_video.models.families.onevision import LLAVA_ONEVISION
+from dpo_video.models.families.perception import PERCEPTION_LM
 from dpo_video.models.families.pixtral import MISTRAL3, PIXTRAL
 from dpo_video.models.families.qwen import QWEN2_5_VL, QWEN2_VL, QWEN3_VL
 from dpo_video.models.families.smolvlm import SMOLVLM
@@ -39,5 +41,5 @@ def family_of(config: PretrainedConfig, name: str | None = None) -> Family:
 
 
 FAMILIES: dict[str, Family] = {row.name: row for row in (
-    QWEN2_VL, QWEN2_5_VL, QWEN3_VL, LLAVA_NEXT_VIDEO, LLAVA_ONEVISION, VIDEO_LLAMA_3, GLM4V,
+    QWEN2_VL, QWEN2_5_VL, QWEN3_VL, LLAVA_NEXT_VIDEO, LLAVA_ONEVISION, VIDEO_LLAMA_3, GLM4V, MOLMO2, PERCEPTION_LM,
     VIDEO_LLAVA, INTERNVL, LLAVA, LLAVA_NEXT, SMOLVLM, PIXTRAL, MISTRAL3, MINICPMV4_6)}

@@ -114,6 +114,8 @@ class Family:
     keep_unquantized: tuple[str, ...] = KEEP_UNQUANTIZED
     shared_prefix: bool = True
     """False where the language model is recurrent or otherwise ignores a 4-D mask."""
+    block_type: int | None = None
+    """Value of `mm_token_type_ids` whose tokens see each other, later ones too; None: all attention is causal."""
     context_length: Callable[[PretrainedConfig], int] = field(
         default=lambda config: int(config.get_text_config().max_position_embeddings))
     frame_size: Callable[[VideoProcessor, int, FrameSize, Mapping[str, Any]], FrameSize]

@@ -27,6 +27,7 @@ from dpo_video.models.positions import install_mrope_rule, mrope_positions
 
 
 def grid_features(model: Model, inputs: Mapping[str, Tensor]) -> ClipFeatures:
+    """Return the features of a clip whose patches come with the size of their grid."""
     out = model.get_video_features(inputs["pixel_values_videos"], inputs["video_grid_thw"], return_dict=True)
     return ClipFeatures(torch.cat(list(out.pooler_output)))
 
@@ -44,11 +45,13 @@ def _qwen_size(processor: VideoProcessor, num_frames: int, size: FrameSize, kwar
 
 
 def grid_tokens(processor: VideoProcessor, config: PretrainedConfig, num_frames: int, size: FrameSize) -> int:
+    """Return the tokens of a grid: its patches, merged by `merge_size` on each side."""
     patches = grid_patches(processor, config, num_frames, size)
     return patches // processor.merge_size**2
 
 
 def grid_patches(processor: VideoProcessor, config: PretrainedConfig, num_frames: int, size: FrameSize) -> int:
+    """Return the patches of a grid; the last frame is repeated where the tower takes several at a time."""
     groups = math.ceil(num_frames / processor.temporal_patch_size)
     return groups * (size.height // processor.patch_size) * (size.width // processor.patch_size)
 
