@@ -15,10 +15,9 @@ from typing import Any
 
 import pytest
 
-from dpo_video.models.checkpoints import blueprint
+from dpo_video.models.checkpoints import blueprint, published_names
 from dpo_video.models.families import FAMILIES, Family
 from dpo_video.models.memory import Load, count_parameters, estimate_training
-from dpo_video.models.published import PUBLISHED
 from dpo_video.models.tokens import video_tokens, vision_patches
 from dpo_video.recipe import ModelSettings, TrainSettings, VideoSettings
 
@@ -66,7 +65,7 @@ def works(checks: dict[str, str]) -> str:
 
 def planned(family: Family) -> list[str]:
     """Return tokens, context and memory of the family's largest published checkpoint."""
-    names = [name for name, row in PUBLISHED.items() if row.config["model_type"] == family.name]
+    names = published_names(family)
     if not names:
         return [family.formula, "", "", ""]
     counts = {name: count_parameters(blueprint(ModelSettings(name=name))).total for name in names}

@@ -151,13 +151,13 @@ def test_an_unknown_model_type_names_the_nearest_and_all_families(tmp_path):
 
 @pytest.mark.parametrize("kind", SUCCESSORS)
 @pytest.mark.parametrize("trusted", [False, True])
-def test_a_system_that_needs_its_own_code_is_refused_with_its_nearest_successor(tmp_path, kind, trusted):
+def test_a_system_that_cannot_be_trained_is_refused_with_its_nearest_successor(tmp_path, kind, trusted):
     folder = changed_copy(tmp_path, {"model_type": kind})
-    what, nearest = SUCCESSORS[kind]
+    what, nearest, why = SUCCESSORS[kind]
     with pytest.raises(UserError) as caught:
         load_policy(ModelSettings(name=str(folder), trust_remote_code=trusted))
-    assert f"is {what} (model type {kind!r})" in str(caught.value)
-    assert f"The nearest that can is {nearest!r}: {FAMILIES[nearest].title}" in str(caught.value)
+    assert f"is {what} (model type {kind!r}). {why}." in str(caught.value)
+    assert f"The nearest that can be trained is {nearest!r}: {FAMILIES[nearest].title}" in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
