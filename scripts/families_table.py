@@ -91,7 +91,7 @@ def page(outcomes: Outcomes) -> str:
     """Return what stands between the markers."""
     families = [FAMILIES[name] for name in sorted(FAMILIES)]
     checks = sorted({check for found in outcomes.by_family.values() for check in found})
-    head = ["family", "checks passed", f"video tokens of a clip: of {FRAMES} frames of {WIDTH}x{HEIGHT}", "context",
+    head = ["family", "checks passed", f"video tokens of a clip: for {FRAMES} frames of {WIDTH}x{HEIGHT}", "context",
             "planned for", "GiB to train, 4 bit / 16 bit"]
     rows = [[f"`{row.name}`", works(outcomes.by_family[row.name]), *planned(row)] for row in families]
     quirks = [f"- `{row.name}`: {row.title}. {row.quirks}{'' if row.shared_prefix else NOT_SHARED}" for row in families]

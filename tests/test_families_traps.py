@@ -6,8 +6,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from family_cases import CLIPS, TOLERANCE, clip_of_rows, family_rows, plain_policy, row_logits
+from family_cases import CLIPS, TOLERANCE, clip_of_rows, family_rows, plain_policy, row_logits, tuned_family
 from policies import make_frames, make_row
+from trees import answer_part, rows_of, run_engine
 
 from dpo_video.errors import UserError
 from dpo_video.models.batches import Row, collate
@@ -18,6 +19,7 @@ from dpo_video.models.prompts import encode_prompt, process_frames, prompt_text,
 from dpo_video.models.sampling import Sampler, generate_answers
 from dpo_video.models.tokens import frame_size, video_tokens
 from dpo_video.recipe import VideoSettings
+from dpo_video.training.shared_prefix import shared_prefix_engine
 from dpo_video.video import Frames
 
 LONG = {"count": 24, "height": 56, "width": 56}
@@ -151,6 +153,17 @@ def test_molmo2_lets_the_first_frame_see_the_last_and_no_text_see_the_future() -
     assert between[first:].any(), "there are time stamps between the frames"
 
 
+def test_molmo2_s_shared_prefix_is_wrong_without_its_block() -> None:
+    """The suite compares the engine with separate rows; plain causal attention would not pass it."""
+    policy = tuned_family("molmo2")
+    rows = rows_of(policy, ({"count": 4, "height": 56, "width": 56}, {"what ?": ["yes", "a red square"]}))
+    causal = replace(policy, family=replace(policy.family, block_type=None))
+    with torch.no_grad():
+        right, wrong = (answer_part(rows, run_engine(each, shared_prefix_engine, rows).log_probs)
+                        for each in (policy, causal))
+    assert (torch.cat(right) - torch.cat(wrong)).abs().max() > 1e-3
+
+
 def test_molmo2_prompts_begin_as_its_processor_begins_them() -> None:
     """Its templates write no beginning-of-text token; the processor adds one, in place of it the end token."""
     policy = plain_policy("molmo2")
@@ -173,6 +186,14 @@ def test_bounds_on_pixels_are_per_frame_also_where_the_processor_s_are_per_clip(
     assert holes == video_tokens(policy.blueprint, settings, num_frames=count, height=400, width=400)
     small = frame_size(policy.blueprint, settings, num_frames=count, height=side // 2, width=side // 2)
     assert small.height * small.width >= 4 * side * side
+
+
+@pytest.mark.parametrize("family", ["qwen2_vl", "qwen2_5_vl", "qwen3_vl"])
+def test_capped_pixels_are_counted_as_the_processor_caps_them(family: str) -> None:
+    policy, settings = plain_policy(family), VideoSettings(cap_pixels=True, max_pixels=40_000)
+    prompt = encode_prompt(policy, "?", video_inputs(policy, make_frames(8, height=300, width=400), settings))
+    holes = int((prompt.input_ids == policy.family.placeholder(policy.bare.config)).sum())
+    assert holes == video_tokens(policy.blueprint, settings, num_frames=8, height=300, width=400)
 
 
 @pytest.mark.parametrize("family", ["qwen3_vl", "glm4v"])
