@@ -75,7 +75,7 @@ def as_seen(plan: Blueprint, frames: Frames, settings: VideoSettings) -> NDArray
     `frame_size` gives, without cropping.
     """
     kwargs = pixel_kwargs(plan.family, plan.video_processor, settings, num_frames=len(frames.pixels))
-    if plan.family.frames_as == "video":
+    if plan.family.frames_as == "video" and not plan.family.compresses:  # which compares frames as normalised numbers
         out = plan.video_processor(videos=[frames.pixels], video_metadata=[video_metadata(frames)], return_tensors="pt",
                                    do_sample_frames=False, do_rescale=False, do_normalize=False, **kwargs)
         made = out.get("pixel_values_videos")

@@ -64,6 +64,15 @@ def test_presets_cost_what_the_families_say(clip, name, model, frames, tokens):
     assert view.tokens < view.context == {2.0: 8192}.get(model.rope_factor or 0.0, 4096 if "llava" in name else 128000)
 
 
+@pytest.mark.parametrize("family", sorted({row.config["model_type"] for row in PUBLISHED.values()}))
+def test_every_family_with_a_published_checkpoint_shows_its_frames(clip, family):
+    if family == "perception_lm":
+        pytest.importorskip("timm", reason="the tower of perception_lm is built by timm")
+    view = view_clip(clip, published_model(family), VideoSettings(num_frames=4))
+    assert view.pixels.shape[::3] == (4, 3) and view.pixels.dtype == np.uint8
+    assert 0 < view.tokens < view.context
+
+
 def test_fit_takes_as_many_frames_as_the_context_leaves(clip):
     """4,096 less 1,024 are 21 frames of 144; less 4,000 none."""
     view = view_clip(clip, LLAVA_7B, VideoSettings(policy="fit"))

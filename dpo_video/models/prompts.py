@@ -117,10 +117,11 @@ def encode_prompt(policy: Policy, question: str, clip: ClipInputs) -> Prompt:
                   positions=policy.family.positions(policy.bare, input_ids, inputs))
 
 
-def answer_ids(policy: Policy, text: str) -> list[int]:
-    """Return the ids of an answer, its end-of-turn token last."""
+def answer_ids(policy: Policy, text: str, *, ended: bool = True) -> list[int]:
+    """Return the ids of an answer, its end-of-turn token last unless it was cut before it `ended`."""
     _refuse("answer", text, feature_token(policy))
-    return [*policy.processor.tokenizer(text, add_special_tokens=False)["input_ids"], policy.end_id]
+    ids = list(policy.processor.tokenizer(text, add_special_tokens=False)["input_ids"])
+    return [*ids, policy.end_id] if ended else ids
 
 
 def feature_token(policy: Policy) -> str:
