@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
 
 from dpo_video.errors import UserError
-from dpo_video.models.checkpoints import Blueprint, blueprint
+from dpo_video.models.checkpoints import Blueprint, blueprint, published_names
 from dpo_video.models.families import FAMILIES
-from dpo_video.models.published import PUBLISHED
 from dpo_video.models.tokens import fit_frames, frame_size, pixel_kwargs, token_budget, video_tokens
 from dpo_video.names import choose
 from dpo_video.recipe import ModelSettings, VideoSettings
@@ -47,8 +47,7 @@ class View:
 
 def published_model(family: str) -> ModelSettings:
     """Return the settings of a well-known checkpoint of a family."""
-    choose(FAMILIES, family, "family")
-    names = [name for name, row in PUBLISHED.items() if row.config["model_type"] == family]
+    names = published_names(choose(FAMILIES, family, "family"))
     if not names:
         raise UserError(f"no published numbers of family {family!r} are at hand: name a recipe or a checkpoint, "
                         "--recipe RECIPE or --model NAME")
@@ -74,17 +73,30 @@ def as_seen(plan: Blueprint, frames: Frames, settings: VideoSettings) -> NDArray
     Of processors that return whole frames, their own output; others cut frames into patches of the size that
     `frame_size` gives, without cropping.
     """
-    kwargs = pixel_kwargs(plan.family, plan.video_processor, settings)
-    out = plan.video_processor(videos=[frames.pixels], video_metadata=[video_metadata(frames)], do_sample_frames=False,
-                               do_rescale=False, do_normalize=False, return_tensors="pt", **kwargs)
-    made = out.get("pixel_values_videos")
-    if made is not None and made.ndim == 5 and len(made[0]) == len(frames.pixels):
-        return np.ascontiguousarray(made[0].clamp(0, 255).byte().permute(0, 2, 3, 1).numpy())
+    kwargs = pixel_kwargs(plan.family, plan.video_processor, settings, num_frames=len(frames.pixels))
+    # Rescaled by 1, pixels keep their values and become float: some processors cut patches of floats only.
+    raw: dict[str, Any] = {"return_tensors": "pt", "do_rescale": True, "rescale_factor": 1.0, "do_normalize": False,
+                           **kwargs}
+    if plan.family.frames_as == "images":
+        made = plan.video_processor(images=list(frames.pixels), **raw)["pixel_values"]
+        if made.ndim == 4:  # not tiles
+            return _as_bytes(made)
+    elif not plan.family.compresses:  # which compares frames as normalised numbers
+        out = plan.video_processor(videos=[frames.pixels], video_metadata=[video_metadata(frames)],
+                                   do_sample_frames=False, **raw)
+        made = out.get("pixel_values_videos")
+        if made is not None and made.ndim == 5 and len(made[0]) == len(frames.pixels):
+            return _as_bytes(made[0])
     count, height, width = frames.pixels.shape[:3]
     size = frame_size(plan, settings, num_frames=count, height=height, width=width)
     images = [Image.fromarray(frame).resize((size.width, size.height), Image.Resampling.BICUBIC)
               for frame in frames.pixels]
     return np.stack([np.asarray(image) for image in images])
+
+
+def _as_bytes(pixels: Tensor) -> NDArray[np.uint8]:
+    """Return (F, 3, H, W) pixels as (F, H, W, 3) uint8."""
+    return np.ascontiguousarray(pixels.clamp(0, 255).byte().permute(0, 2, 3, 1).numpy())
 
 
 def contact_sheet(view: View) -> Image.Image:

@@ -233,7 +233,7 @@ def answer_here(run: Run, work: Work, missing: Mapping[str, Sequence[Asked]]) ->
     """Write the missing candidates with the policy loaded here: each clip decoded once and encoded once."""
     policy = work.policy or load_policy(work.model or run.recipe.model, adapter=work.adapter)
     video, most = run.recipe.video, run.recipe.generate.batch_size
-    pixel_kwargs(policy.family, policy.processor.video_processor, video)  # fail first
+    pixel_kwargs(policy.family, policy.frame_processor, video, num_frames=1)  # fail first
     counts: Counter[str] = Counter()
     waiting: list[tuple[Row, Asked]] = []
     requests = clip_requests(run, work, missing)

@@ -12,8 +12,8 @@ from dpo_video.cli import app
 from dpo_video.errors import UserError
 from dpo_video.frames import MARGIN, TILE, as_seen, contact_sheet, published_model, view_clip
 from dpo_video.models.checkpoints import blueprint
+from dpo_video.models.families import FAMILIES
 from dpo_video.models.load import load_policy
-from dpo_video.models.published import PUBLISHED
 from dpo_video.models.tokens import video_tokens
 from dpo_video.recipe import ModelSettings, VideoSettings
 from dpo_video.recipe.presets import PRESETS
@@ -62,6 +62,15 @@ def test_presets_cost_what_the_families_say(clip, name, model, frames, tokens):
     view = view_clip(clip, model, VideoSettings.model_validate({"preset": name}))
     assert (len(view.frames.indices), view.tokens) == (frames, tokens)
     assert view.tokens < view.context == {2.0: 8192}.get(model.rope_factor or 0.0, 4096 if "llava" in name else 128000)
+
+
+@pytest.mark.parametrize("family", sorted(FAMILIES))
+def test_every_family_with_a_published_checkpoint_shows_its_frames(clip, family):
+    if family == "perception_lm":
+        pytest.importorskip("timm", reason="the tower of perception_lm is built by timm")
+    view = view_clip(clip, published_model(family), VideoSettings(num_frames=4))
+    assert view.pixels.shape[::3] == (4, 3) and view.pixels.dtype == np.uint8
+    assert 0 < view.tokens < view.context
 
 
 def test_fit_takes_as_many_frames_as_the_context_leaves(clip):
@@ -136,4 +145,13 @@ def test_mistakes_are_users_errors(clip, arguments, said):
 
 def test_published_models_are_found_by_family():
     for family in ("llava_next_video", "qwen2_5_vl"):
-        assert PUBLISHED[published_model(family).name].config["model_type"] == family
+        assert blueprint(published_model(family)).family.name == family
+
+
+def test_frames_that_are_images_are_shown_cropped_as_their_processor_crops_them(clip):
+    """LLaVA-1.5 takes the middle square of a frame; squeezing the whole of it would show other pixels."""
+    plan = blueprint(ModelSettings(name="llava-hf/llava-1.5-7b-hf"))
+    view = view_clip(clip, ModelSettings(name="llava-hf/llava-1.5-7b-hf"), VideoSettings(num_frames=2))
+    wanted = plan.video_processor(images=list(view.frames.pixels), do_rescale=False, do_normalize=False,
+                                  return_tensors="np")["pixel_values"]
+    assert np.array_equal(view.pixels, wanted.transpose(0, 2, 3, 1))

@@ -14,7 +14,7 @@ from policies import each_kind, make_frames, make_row, policy, tiny_folder
 
 from dpo_video.errors import UserError
 from dpo_video.models.batches import collate
-from dpo_video.models.checkpoints import resolve_model
+from dpo_video.models.checkpoints import SUCCESSORS, resolve_model
 from dpo_video.models.families import FAMILIES, KEEP_UNQUANTIZED
 from dpo_video.models.load import language_linears, load_policy
 from dpo_video.models.lora import adapter_parameters, assert_fp32_adapter, keep_adapter_fp32, lora_config
@@ -147,6 +147,18 @@ def test_an_unknown_model_type_names_the_nearest_and_all_families(tmp_path):
     assert "is of model type 'qwen2_5_lv', which is not a known family. Did you mean 'qwen2_5_vl'? Known: " in str(
         caught.value)
     assert all(name in str(caught.value) for name in FAMILIES)
+
+
+@pytest.mark.parametrize("kind", SUCCESSORS)
+@pytest.mark.parametrize("trusted", [False, True])
+def test_a_system_that_cannot_be_trained_is_refused_with_its_nearest_successor(tmp_path, kind, trusted):
+    folder = changed_copy(tmp_path, {"model_type": kind})
+    what, nearest, why = SUCCESSORS[kind]
+    with pytest.raises(UserError) as caught:
+        load_policy(ModelSettings(name=str(folder), trust_remote_code=trusted))
+    assert f"is {what} (model type {kind!r}). {why}." in str(caught.value)
+    assert f"The nearest that can be trained is {nearest!r}: {FAMILIES[nearest].title}" in str(caught.value)
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(("name", "message"), [

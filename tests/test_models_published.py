@@ -7,11 +7,17 @@ import torch
 from policies import each_kind, policy, tiny_folder
 
 from dpo_video.errors import UserError
-from dpo_video.models.checkpoints import blueprint
+from dpo_video.models.checkpoints import blueprint, published_names
 from dpo_video.models.families import FAMILIES
 from dpo_video.models.memory import GIB, Load, count_parameters, estimate_generation, estimate_training
 from dpo_video.models.published import PUBLISHED
-from dpo_video.recipe import LoraSettings, ModelSettings, TrainSettings
+from dpo_video.models.tokens import video_tokens, vision_patches
+from dpo_video.recipe import LoraSettings, ModelSettings, TrainSettings, VideoSettings
+
+PUBLISHED_CONTEXT = {"qwen2_5_vl": 128000, "llava_next_video": 4096, "qwen2_vl": 32768, "qwen3_vl": 262144,
+                     "llava_onevision": 32768, "video_llama_3": 32768, "glm4v": 65536, "molmo2": 36864,
+                     "perception_lm": 11520, "video_llava": 4096, "internvl": 32768, "smolvlm": 8192, "llava": 4096,
+                     "llava_next": 32768, "pixtral": 1024000, "mistral3": 131072, "minicpmv4_6": 262144}
 
 
 def language_model(hidden: int, inner: int, layers: int, keys: int, *, bias: bool) -> tuple[int, int]:
@@ -61,8 +67,39 @@ def test_llavas_published_parameters_are_those_of_the_formula():
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_every_published_row_builds_its_family_without_a_network(name):
     plan = blueprint(ModelSettings(name=name))
-    assert plan.family is FAMILIES[PUBLISHED[name].config["model_type"]]
-    assert plan.family.context_length(plan.config) == {"qwen2_5_vl": 128000, "llava_next_video": 4096}[plan.family.name]
+    assert plan.family.name == {"mistral-community/pixtral-12b": "pixtral"}.get(
+        name, PUBLISHED[name].config["model_type"])
+    assert plan.family.context_length(plan.config) == PUBLISHED_CONTEXT[plan.family.name]
+
+
+@pytest.mark.parametrize(("name", "billions"), [
+    ("Qwen/Qwen2-VL-7B-Instruct", 8.29), ("Qwen/Qwen3-VL-8B-Instruct", 8.77),
+    ("llava-hf/llava-onevision-qwen2-7b-ov-hf", 8.03),
+    ("lkhl/VideoLLaMA3-2B-Image-HF", 1.96),  # its only weight file has 3.92 GB in 16 bits
+    ("zai-org/GLM-4.1V-9B-Thinking", 10.29),
+    ("LanguageBind/Video-LLaVA-7B-hf", 7.37), ("OpenGVLab/InternVL3-8B-hf", 7.94),
+    ("HuggingFaceTB/SmolVLM2-2.2B-Instruct", 2.25), ("llava-hf/llava-1.5-7b-hf", 7.06),
+    ("llava-hf/llava-v1.6-mistral-7b-hf", 7.57), ("mistral-community/pixtral-12b", 12.68),
+    ("mistralai/Mistral-Small-3.1-24B-Instruct-2503", 24.01), ("openbmb/MiniCPM-V-4.6", 1.3)])
+def test_published_parameters_add_up_to_the_size_that_the_model_s_page_states(name, billions):
+    counted = count_parameters(blueprint(ModelSettings(name=name)))
+    assert counted.total / 1e9 == pytest.approx(billions, abs=0.01)
+    assert counted.language + counted.embeddings > counted.total / 2 and counted.vision > 0.25e9
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_family_can_be_planned_for_by_a_published_checkpoint(family):
+    names = published_names(FAMILIES[family])
+    if family == "perception_lm":
+        pytest.importorskip("timm", reason="the tower of perception_lm is built by timm")
+    for name in names:
+        plan = blueprint(ModelSettings(name=name))
+        tokens = video_tokens(plan, VideoSettings(), num_frames=8, height=720, width=1280)
+        patches = vision_patches(plan, VideoSettings(), num_frames=8, height=720, width=1280)
+        load = Load(sequences=1, prompt_tokens=tokens, answer_tokens=100, patches=patches)
+        estimate = estimate_training(plan, ModelSettings(name=name, quantize="nf4"), TrainSettings(), load)
+        assert 1 < estimate["total"] < 40 and estimate["vision"] > 0
+    assert names
 
 
 def test_planning_twice_gives_the_same_config():

@@ -53,11 +53,31 @@ def test_the_dense_mask_is_additive_and_shows_ancestors_and_the_segment_s_own_pa
     assert mask.min() == torch.finfo(torch.float32).min
 
 
+def some_block(segments: list[Segment]) -> Tensor:
+    """Return (N,) booleans: some tokens of a root, of a lower segment and of a row alone, with gaps."""
+    block = torch.zeros(segments[-1].end, dtype=torch.bool)
+    for segment in (segments[0], segments[1], segments[-1]):
+        block[segment.begin + 1:segment.end] = True
+        block[segment.begin + 3] = False
+    return block
+
+
+def test_tokens_of_a_block_see_each_other_inside_their_segment_and_no_further() -> None:
+    segments = some_segments()
+    block = some_block(segments)
+    owner = torch.tensor([number for number, segment in enumerate(segments)
+                          for _ in range(segment.begin, segment.end)])
+    wanted = slow_visible(segments) | (block[:, None] & block & (owner[:, None] == owner))
+    assert torch.equal(dense_mask(tree_plan(segments, device=CPU, block=block))[0, 0] == 0, wanted)
+    assert not torch.equal(wanted, slow_visible(segments))
+
+
 @modes
 @pytest.mark.parametrize("groups", [1, 2, 4])
-def test_split_attention_and_its_gradients_equal_the_dense_mask(masked: bool, groups: int) -> None:
+@pytest.mark.parametrize("blocked", [False, True], ids=["causal", "with a block"])
+def test_split_attention_and_its_gradients_equal_the_dense_mask(masked: bool, groups: int, blocked: bool) -> None:
     segments = some_segments()
-    plan = tree_plan(segments, device=CPU, masked=masked)
+    plan = tree_plan(segments, device=CPU, masked=masked, block=some_block(segments) if blocked else None)
     query, key, value = (states(segments[-1].end, heads) for heads in (4, groups, groups))
     target = torch.randn(query.shape, generator=torch.Generator().manual_seed(9))
     got, expected = tree_attention(query, key, value, plan), dense_attention(query, key, value, plan)

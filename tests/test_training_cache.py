@@ -53,8 +53,8 @@ def assert_same(one: EncodedClip, other: EncodedClip) -> None:
     assert one.features.embeddings.dtype == other.features.embeddings.dtype
     assert one.inputs.kept.keys() == other.inputs.kept.keys()
     assert all(torch.equal(tensor, other.inputs.kept[name]) for name, tensor in one.inputs.kept.items())
-    assert (one.inputs.expansion, one.inputs.typed, one.frames_dropped) == (
-        other.inputs.expansion, other.inputs.typed, other.frames_dropped)
+    assert (one.inputs.expansions, one.inputs.typed, one.frames_dropped) == (
+        other.inputs.expansions, other.inputs.typed, other.frames_dropped)
 
 
 @pytest.mark.parametrize("kind", KINDS)

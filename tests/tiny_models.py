@@ -4,8 +4,9 @@ Every dimension that 4-bit quantisation may touch is a multiple of 64 (bitsandby
 scaled up from transformers' init, so that a wrong position, mask or feature changes the logits visibly.
 """
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -50,9 +51,14 @@ FRAME_28 = 28 * 28
 
 def tiny_policy(kind: Kind, folder: Path) -> Path:
     """Write the checkpoint of a tiny random model and its processor into `folder`; return the folder."""
+    return write_tiny(qwen2_5_vl if kind == "qwen2_5_vl" else llava_next_video, folder)
+
+
+def write_tiny(build: Callable[[], tuple[PreTrainedModel, Any]], folder: Path) -> Path:
+    """Write the checkpoint of what `build` returns into `folder`, its weights scaled up; return the folder."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        model, processor = _qwen2_5_vl() if kind == "qwen2_5_vl" else _llava_next_video()
+        model, processor = build()
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.ndim >= 2:
@@ -62,8 +68,9 @@ def tiny_policy(kind: Kind, folder: Path) -> Path:
     return folder
 
 
-def _tokenizer(special: list[str], *, eos: str, pad: str, bos: str | None = None,
-               extra: dict[str, str] | None = None) -> PreTrainedTokenizerFast:
+def make_tokenizer(special: list[str], *, eos: str, pad: str, bos: str | None = None,
+                   extra: dict[str, str] | None = None) -> PreTrainedTokenizerFast:
+    """Return a small byte-level tokenizer; `extra` names special tokens as attributes, such as `image_token`."""
     backend = Tokenizer(models.BPE())
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     backend.decoder = decoders.ByteLevel()
@@ -75,8 +82,8 @@ def _tokenizer(special: list[str], *, eos: str, pad: str, bos: str | None = None
                                    model_max_length=32768, extra_special_tokens=extra or {}, **named)
 
 
-def _qwen2_5_vl() -> tuple[PreTrainedModel, Qwen2_5_VLProcessor]:
-    tokenizer = _tokenizer(QWEN_SPECIAL, eos="<|im_end|>", pad="<|endoftext|>")
+def qwen2_5_vl() -> tuple[PreTrainedModel, Qwen2_5_VLProcessor]:
+    tokenizer = make_tokenizer(QWEN_SPECIAL, eos="<|im_end|>", pad="<|endoftext|>")
     ids = {f"{name}_token_id": tokenizer.convert_tokens_to_ids(token) for name, token in [
         ("image", "<|image_pad|>"), ("video", "<|video_pad|>"), ("vision_start", "<|vision_start|>"),
         ("vision_end", "<|vision_end|>")]}
@@ -95,9 +102,9 @@ def _qwen2_5_vl() -> tuple[PreTrainedModel, Qwen2_5_VLProcessor]:
     return Qwen2_5_VLForConditionalGeneration(config), processor
 
 
-def _llava_next_video() -> tuple[PreTrainedModel, LlavaNextVideoProcessor]:
-    tokenizer = _tokenizer(["<unk>", "<s>", "</s>", "<pad>", "<image>", "<video>"], eos="</s>", pad="<pad>", bos="<s>",
-                           extra={"image_token": "<image>", "video_token": "<video>"})
+def llava_next_video() -> tuple[PreTrainedModel, LlavaNextVideoProcessor]:
+    tokenizer = make_tokenizer(["<unk>", "<s>", "</s>", "<pad>", "<image>", "<video>"], eos="</s>", pad="<pad>",
+                               bos="<s>", extra={"image_token": "<image>", "video_token": "<video>"})
     text = {"model_type": "llama", "vocab_size": len(tokenizer), "hidden_size": 128, "intermediate_size": 192,
             "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 4,
             "max_position_embeddings": 4096, "bos_token_id": tokenizer.bos_token_id,

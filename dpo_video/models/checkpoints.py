@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoConfig, AutoVideoProcessor, PretrainedConfig
+from transformers import AutoConfig, AutoImageProcessor, AutoVideoProcessor, PretrainedConfig
 
 from dpo_video.errors import UserError
 from dpo_video.models.families import FAMILIES, Family, VideoProcessor, family_of
 from dpo_video.models.published import PUBLISHED
-from dpo_video.names import choose, did_you_mean
+from dpo_video.names import did_you_mean
 from dpo_video.recipe import ModelSettings
 from dpo_video.store import content_hash
 
@@ -70,9 +70,7 @@ def load_config(settings: ModelSettings, *, local_only: bool = False) -> tuple[P
         if kind is None:
             raise UserError(f"cannot load the model {settings.name!r}: its config.json has no `model_type`")
         if settings.family is None and kind not in FAMILIES:
-            known = ", ".join(sorted(FAMILIES))
-            raise UserError(f"{settings.name!r} is of model type {kind!r}, which is not a known family."
-                            f"{did_you_mean(kind, FAMILIES)} Known: {known}")
+            raise UserError(_unsupported(settings.name, kind))
         config = AutoConfig.from_pretrained(name, revision=settings.revision, local_files_only=local_only,
                                             trust_remote_code=settings.trust_remote_code)
     family = family_of(config, settings.family)
@@ -91,6 +89,16 @@ def stretch_context(config: PretrainedConfig, family: Family, factor: float | No
                         f"{'M-RoPE' if family.position_axes != 1 else rope.get('rope_type')}. Leave it out")
     text.rope_parameters = {**rope, "rope_type": "linear", "factor": factor}
     text.max_position_embeddings = int(text.max_position_embeddings * factor)
+
+
+def _unsupported(name: str, kind: str) -> str:
+    known = f"Known: {', '.join(sorted(FAMILIES))}"
+    if kind not in SUCCESSORS:
+        return (f"{name!r} is of model type {kind!r}, which is not a known family."
+                f"{did_you_mean(kind, FAMILIES)} {known}")
+    what, nearest, why = SUCCESSORS[kind]
+    return (f"{name!r} is {what} (model type {kind!r}). {why}. The nearest that can be trained is {nearest!r}: "
+            f"{FAMILIES[nearest].title}. {known}")
 
 
 def revision_of(settings: ModelSettings, config: PretrainedConfig) -> str:
@@ -118,16 +126,22 @@ def blueprint(settings: ModelSettings) -> Blueprint:
             return _from_files(settings, local_only=False)
     row = PUBLISHED[name]
     config = AutoConfig.for_model(**_copy(row.config))
-    family = choose(FAMILIES, settings.family or config.model_type, "model.family")
+    family = family_of(config, settings.family)
     stretch_context(config, family, settings.rope_factor)
-    return Blueprint(family=family, config=config,
-                     video_processor=row.video_processor())
+    return Blueprint(family=family, config=config, video_processor=row.video_processor())
+
+
+def published_names(family: Family) -> list[str]:
+    """Return the well-known checkpoints of a family, which are planned for without a network."""
+    return [name for name, row in PUBLISHED.items()
+            if family_of(AutoConfig.for_model(**_copy(row.config))) is family]
 
 
 def _from_files(settings: ModelSettings, *, local_only: bool) -> Blueprint:
     config, family = load_config(settings, local_only=local_only)
     with one_line_errors(settings.name):
-        processor = AutoVideoProcessor.from_pretrained(
+        loader: Any = AutoVideoProcessor if family.frames_as == "video" else AutoImageProcessor
+        processor = loader.from_pretrained(
             resolve_model(settings.name), revision=settings.revision, local_files_only=local_only,
             trust_remote_code=settings.trust_remote_code)
     return Blueprint(family=family, config=config, video_processor=processor)
@@ -136,3 +150,24 @@ def _from_files(settings: ModelSettings, *, local_only: bool) -> Blueprint:
 def _copy(config: dict[str, Any]) -> dict[str, Any]:
     """Copy nested dicts, since config classes keep and change those they are given."""
     return {key: _copy(value) if isinstance(value, dict) else value for key, value in config.items()}
+
+
+OWN_CODE = "Its repository's own code cannot be trained here, not with model.trust_remote_code either"
+PER_QUESTION = ("Its vision features depend on the question's text, and it has no chat template; here a clip's "
+                "features are made once and serve every question")
+SUCCESSORS: dict[str, tuple[str, str, str]] = {
+    "qwen": ("Qwen-VL 1, or a Qwen 1 text model", "qwen2_5_vl", OWN_CODE),
+    "video_llama": ("Video-LLaMA 1", "video_llama_3", OWN_CODE),
+    "videollama2_llama": ("VideoLLaMA 2", "video_llama_3", OWN_CODE),
+    "videollama2_mistral": ("VideoLLaMA 2", "video_llama_3", OWN_CODE),
+    "videollama2_mixtral": ("VideoLLaMA 2", "video_llama_3", OWN_CODE),
+    "videollama2_qwen2": ("VideoLLaMA 2.1", "video_llama_3", OWN_CODE),
+    "videollama3_qwen2": ("VideoLLaMA 3 in its authors' own code", "video_llama_3", OWN_CODE),
+    "llava_llama": ("LLaVA in its authors' own code", "llava_next_video", OWN_CODE),
+    "llava_mistral": ("LLaVA in its authors' own code", "llava_next_video", OWN_CODE),
+    "llava_qwen": ("LLaVA-OneVision or LLaVA-Video in its authors' own code", "llava_onevision", OWN_CODE),
+    "instructblip": ("InstructBLIP", "video_llava", PER_QUESTION),
+    "instructblipvideo": ("InstructBLIP for video", "video_llava", PER_QUESTION),
+    "molmo": ("Molmo 1", "molmo2", OWN_CODE),
+}
+"""Systems that cannot be trained here, by model type: what they are, the nearest family, and why."""

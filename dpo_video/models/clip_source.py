@@ -169,7 +169,7 @@ def tower_identity(policy: Policy, settings: VideoSettings) -> dict[str, Any]:
     return {"family": policy.family.name, "revision": policy.revision, "dtype": str(policy.dtype),
             "device": policy.device.type, "attention": policy.settings.attention,
             "size": size_identity(settings),
-            "processor": policy.processor.video_processor.to_json_string(),
+            "processor": policy.frame_processor.to_json_string(),
             "versions": {name: version(name) for name in ("torch", "transformers")}}
 
 
@@ -183,7 +183,7 @@ def write_features(clip: EncodedClip) -> bytes:
     tensors = {"embeddings": clip.features.embeddings.contiguous()}
     tensors |= {f"layer.{number}": layer.contiguous() for number, layer in enumerate(clip.features.layers)}
     tensors |= {f"kept.{name}": tensor.contiguous() for name, tensor in clip.inputs.kept.items()}
-    facts = {"expansion": clip.inputs.expansion, "typed": str(clip.inputs.typed),
+    facts = {"expansions": json.dumps(clip.inputs.expansions), "typed": str(clip.inputs.typed),
              "frames_dropped": str(clip.frames_dropped)}
     return save(tensors, metadata={**facts, "crc32": str(_checksum(tensors, facts))})
 
@@ -200,7 +200,8 @@ def read_features(data: bytes) -> EncodedClip:
     layers = [name for name in tensors if name.startswith("layer.")]
     kept = {name.removeprefix("kept."): tensor for name, tensor in tensors.items() if name.startswith("kept.")}
     return EncodedClip(
-        inputs=ClipInputs(pixels={}, kept=kept, expansion=facts["expansion"], typed=facts["typed"] == "True"),
+        inputs=ClipInputs(pixels={}, kept=kept, expansions=tuple(json.loads(facts["expansions"])),
+                          typed=facts["typed"] == "True"),
         features=ClipFeatures(tensors["embeddings"], tuple(tensors[f"layer.{n}"] for n in range(len(layers)))),
         frames_dropped=int(facts["frames_dropped"]))
 

@@ -19,7 +19,7 @@ from transformers import (
 
 from dpo_video.errors import UserError
 from dpo_video.models.checkpoints import Blueprint, load_config, one_line_errors, resolve_model, revision_of
-from dpo_video.models.families import Family, Model
+from dpo_video.models.families import Family, Model, VideoProcessor
 from dpo_video.models.lora import keep_adapter_fp32
 from dpo_video.progress import loading
 from dpo_video.recipe import ModelSettings
@@ -49,7 +49,12 @@ class Policy:
     @property
     def blueprint(self) -> Blueprint:
         """Family, config and video processor: what counting tokens needs."""
-        return Blueprint(family=self.family, config=self.bare.config, video_processor=self.processor.video_processor)
+        return Blueprint(family=self.family, config=self.bare.config, video_processor=self.frame_processor)
+
+    @property
+    def frame_processor(self) -> VideoProcessor:
+        """What resizes frames: the processor's part for videos, or for images where frames are images."""
+        return self.processor.video_processor if self.family.frames_as == "video" else self.processor.image_processor
 
     @property
     def pad_id(self) -> int:
@@ -81,6 +86,8 @@ def load_policy(settings: ModelSettings, *, adapter: Path | None = None) -> Poli
         model = AutoModelForImageTextToText.from_pretrained(
             name, config=config, dtype=dtype, device_map={"": device}, **source, **_attention(settings),
             **_quantization(settings, family, dtype))
+    if processor.chat_template is None:
+        processor.chat_template = family.chat_template
     if processor.chat_template is None:
         raise UserError(f"the model {settings.name!r} has no chat template: use its instruction-tuned variant")
     model.requires_grad_(False).eval()

@@ -183,10 +183,9 @@ def _vision_bytes(plan: Blueprint, load: Load, size: int) -> float:
     Per patch: float32 pixels of the processor (3 channels, patch x patch, two frames at most), and in the tower the
     residual, normed input, queries, keys, values (5 widths) or the MLP's gate, up and product (3 inner widths).
     """
-    vision = plan.config.vision_config
-    patch = vision.patch_size if isinstance(vision.patch_size, int) else vision.patch_size[0]
-    pixels = 4 * 3 * patch * patch * plan.family.frames_per_step
-    tower = (2 * vision.hidden_size + max(3 * vision.hidden_size, 3 * vision.intermediate_size)) * size
+    vision = plan.family.tower(plan.config)
+    pixels = 4 * 3 * vision.patch * vision.patch * plan.family.frames_per_step
+    tower = (2 * vision.width + max(3 * vision.width, 3 * vision.inner)) * size
     features = load.sequences * load.prompt_tokens * plan.config.get_text_config().hidden_size * size
     return float(load.patches * (pixels + tower) + features)
 

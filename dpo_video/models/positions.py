@@ -1,4 +1,4 @@
-"""Token positions of a prompt, and the M-RoPE rule that published Qwen2.5-VL checkpoints were trained with.
+"""Token positions of a prompt, and the M-RoPE rule that published Qwen2-VL and 2.5-VL checkpoints were trained with.
 
 Shapes: B rows, T tokens, P prompt tokens; M-RoPE positions have 3 axes: time, height, width.
 """
@@ -23,9 +23,9 @@ def plain_positions(model: Any, input_ids: Tensor, inputs: Mapping[str, Tensor])
 
 def mrope_positions(model: Any, input_ids: Tensor, inputs: Mapping[str, Tensor]) -> Tensor:
     """Return (3, P) positions of one prompt by the rule that is installed on the model."""
-    return model.model.get_rope_index(
-        input_ids[None], inputs["mm_token_type_ids"][None], video_grid_thw=inputs["video_grid_thw"],
-        second_per_grid_ts=inputs["second_per_grid_ts"], attention_mask=torch.ones_like(input_ids)[None])[0][:, 0]
+    clip = {name: inputs[name] for name in ("video_grid_thw", "second_per_grid_ts") if name in inputs}
+    return model.model.get_rope_index(input_ids[None], inputs["mm_token_type_ids"][None], **clip,
+                                      attention_mask=torch.ones_like(input_ids)[None])[0][:, 0]
 
 
 def install_mrope_rule(model: Any, rule: str) -> None:
@@ -44,11 +44,12 @@ def checkpoint_rope_index(
     attention_mask: Tensor | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, Tensor]:
-    """Return positions (3, B, T) and deltas (B, 1) by the rule of transformers <= 5.2 (Qwen2.5-VL's release code).
+    """Return positions (3, B, T) and deltas (B, 1) by the rule of transformers <= 5.2 (the families' release code).
 
     There, text after a video starts above the largest position of any axis. transformers >= 5.3 starts it above the
     video's larger side only, so text after a long clip falls back among the clip's own time steps. Both agree while
-    the clip extends less in time than in space. The signature is that of Qwen2_5_VLModel.get_rope_index.
+    the clip extends less in time than in space. Qwen2.5-VL's time steps are as long as the clip's; Qwen2-VL counts
+    them. The signature is that of Qwen2_5_VLModel.get_rope_index.
     """
     keep = torch.ones_like(input_ids, dtype=torch.bool) if attention_mask is None else attention_mask.bool()
     seconds = iter([] if second_per_grid_ts is None else [float(value) for value in second_per_grid_ts])
@@ -69,6 +70,8 @@ def _rows(grid: Tensor | None) -> Iterator[list[int]]:
 
 def _intervals(config: PretrainedConfig, seconds: Iterator[float]) -> Callable[[], float]:
     """Return a function that gives the next video's time step in position units; 1 where no time is known."""
+    if config.model_type == "qwen2_vl":
+        return lambda: 1.0
     return lambda: config.vision_config.tokens_per_second * next(seconds, 1.0)
 
 

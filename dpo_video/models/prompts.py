@@ -3,7 +3,7 @@
 Shapes: P prompt tokens; a clip's processor outputs carry a leading axis of 1 clip (or its patches).
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,10 +11,15 @@ import torch
 from torch import Tensor
 
 from dpo_video.errors import UserError
+from dpo_video.models.families import Family
 from dpo_video.models.load import Policy
 from dpo_video.models.tokens import pixel_kwargs
 from dpo_video.recipe import VideoSettings
 from dpo_video.video.frames import Frames, video_metadata
+
+Content = Sequence[Mapping[str, str]]
+"""The clip's part of a chat message."""
+VIDEO: Content = ({"type": "video"},)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -25,8 +30,11 @@ class ClipInputs:
     """What only the vision tower reads."""
     kept: Mapping[str, Tensor]
     """What goes into positions and forwards too: grid sizes, seconds per step."""
-    expansion: str
-    """The text that takes the place of the placeholder in a prompt: one token per row of features, and any marks."""
+    expansions: tuple[str, ...]
+    """The text that takes the place of each placeholder in a prompt: one token per row of features, and any marks.
+
+    One for a video, one per frame where frames are images.
+    """
     typed: bool
     """Whether this family's prompts carry `mm_token_type_ids`."""
 
@@ -43,11 +51,28 @@ class Prompt:
     """(P,) int64: 0 text, 1 image, 2 video; None where the family has none."""
 
 
-def prompt_text(processor: Any, question: str) -> str:
-    """Return the chat prompt for one clip and a question, the placeholder in it once, open for the answer."""
-    content = [{"type": "video"}, {"type": "text", "text": question}]
-    return str(processor.apply_chat_template([{"role": "user", "content": content}], tokenize=False,
-                                             add_generation_prompt=True))
+def clip_content(family: Family, num_items: int) -> Content:
+    """Return what stands for a clip in a chat message: a video, or `num_items` frames as images."""
+    return VIDEO if family.frames_as == "video" else [{"type": "image"}] * num_items
+
+
+def prompt_text(processor: Any, question: str, content: Content = VIDEO) -> str:
+    """Return the chat prompt for one clip and a question, its placeholders unexpanded, open for the answer."""
+    message = {"role": "user", "content": [*content, {"type": "text", "text": question}]}
+    return str(processor.apply_chat_template([message], tokenize=False, add_generation_prompt=True))
+
+
+def process_frames(family: Family, processor: Any, text: str, frames: Frames,
+                   kwargs: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the processor's own outputs for a prompt's text and a clip, without sampling frames again."""
+    if family.process is not None:
+        return family.process(processor, text, frames, kwargs)
+    if family.frames_as == "images":
+        return processor(text=[text], images=[list(frames.pixels)], return_text_replacement_offsets=True,
+                         images_kwargs={"return_tensors": "pt", **kwargs})
+    return processor(text=[text], videos=[frames.pixels], return_text_replacement_offsets=True,
+                     videos_kwargs={"video_metadata": [video_metadata(frames)], "do_sample_frames": False,
+                                    "return_tensors": "pt", **kwargs})
 
 
 def video_inputs(policy: Policy, frames: Frames, settings: VideoSettings) -> ClipInputs:
@@ -55,32 +80,36 @@ def video_inputs(policy: Policy, frames: Frames, settings: VideoSettings) -> Cli
 
     Raises UserError for frames that the processor refuses, such as very elongated ones.
     """
-    kwargs = pixel_kwargs(policy.family, policy.processor.video_processor, settings)
+    family = policy.family
+    kwargs = pixel_kwargs(family, policy.frame_processor, settings, num_frames=len(frames.pixels))
+    text = prompt_text(policy.processor, "", clip_content(family, len(frames.pixels)))
     try:
-        out = policy.processor(
-            text=[prompt_text(policy.processor, "")], videos=[frames.pixels], return_text_replacement_offsets=True,
-            videos_kwargs={"video_metadata": [video_metadata(frames)], "do_sample_frames": False,
-                           "return_tensors": "pt", **kwargs})
+        out = process_frames(family, policy.processor, text, frames, kwargs)
     except ValueError as error:
         raise UserError(f"the processor refuses frames of {frames.pixels.shape[2]}x{frames.pixels.shape[1]} pixels: "
                         f"{error}") from error
-    (expansion,) = out["text_replacement_offsets"][0]
-    family = policy.family
     return ClipInputs(
         pixels={name: _tensor(out[name]) for name in family.pixel_inputs},
         kept={name: _tensor(out[name]) for name in family.clip_inputs},
-        expansion=expansion["replacement"], typed="mm_token_type_ids" in out)
+        expansions=tuple(one["replacement"] for one in out["text_replacement_offsets"][0]),
+        typed="mm_token_type_ids" in out)
 
 
 def encode_prompt(policy: Policy, question: str, clip: ClipInputs) -> Prompt:
     """Return the prompt of a question about a clip; equal to the processor's own call on text and video together."""
     processor = policy.processor
     placeholder = policy.family.prompt_token(processor)
-    text = prompt_text(processor, question)
-    if text.count(placeholder) != 1:
-        raise UserError(f"the question {question[:80]!r} contains the model's own video token {placeholder!r}. "
-                        "Remove it: the clip is put into the prompt by the chat template")
-    ids = processor.tokenizer(text.replace(placeholder, clip.expansion))["input_ids"]
+    _refuse("question", question, placeholder, feature_token(policy))
+    pieces = prompt_text(processor, question, clip_content(policy.family, len(clip.expansions))).split(placeholder)
+    if len(pieces) != len(clip.expansions) + 1:
+        raise UserError(f"the chat template of {policy.settings.name!r} writes {placeholder!r} {len(pieces) - 1} times "
+                        f"for a clip that takes it {len(clip.expansions)} times: use a checkpoint whose template takes "
+                        f"{policy.family.frames_as}")
+    text = "".join(part for pair in zip(pieces, (*clip.expansions, ""), strict=True) for part in pair)
+    # As apply_chat_template (transformers 5.23): a template that writes BOS itself must not get a second one.
+    bos = processor.tokenizer.bos_token
+    ids = processor.tokenizer(policy.family.finish_prompt(processor, text),
+                              add_special_tokens=bos is None or not text.startswith(bos))["input_ids"]
     input_ids = torch.tensor(ids, dtype=torch.long)
     types = torch.tensor(processor.create_mm_token_type_ids([ids])[0]) if clip.typed else None
     inputs = {**clip.kept, **({} if types is None else {"mm_token_type_ids": types})}
@@ -90,11 +119,21 @@ def encode_prompt(policy: Policy, question: str, clip: ClipInputs) -> Prompt:
 
 def answer_ids(policy: Policy, text: str, *, ended: bool = True) -> list[int]:
     """Return the ids of an answer, its end-of-turn token last unless it was cut before it `ended`."""
-    ids = policy.processor.tokenizer(text, add_special_tokens=False)["input_ids"]
-    if policy.family.placeholder(policy.bare.config) in ids:
-        raise UserError(f"the answer {text[:80]!r} contains the model's own video token "
-                        f"{policy.family.prompt_token(policy.processor)!r}")
+    _refuse("answer", text, feature_token(policy))
+    ids = list(policy.processor.tokenizer(text, add_special_tokens=False)["input_ids"])
     return [*ids, policy.end_id] if ended else ids
+
+
+def feature_token(policy: Policy) -> str:
+    """Return the token that stands for one row of features in a prompt."""
+    return str(policy.processor.tokenizer.convert_ids_to_tokens(policy.family.placeholder(policy.bare.config)))
+
+
+def _refuse(what: str, text: str, *tokens: str) -> None:
+    for token in tokens:
+        if token in text:
+            raise UserError(f"the {what} {text[:80]!r} contains the model's own video token {token!r}. Remove it: the "
+                            "clip is put into the prompt by the chat template")
 
 
 def _tensor(value: Any) -> Tensor:

@@ -84,7 +84,7 @@ def _write(policy: Policy, rows: Sequence[Row], *, counts: Sequence[int], seeds:
     """Return `counts[i]` answers to row i, in order."""
     inputs, cache = _read_prompts(policy, rows)
     owner = torch.repeat_interleave(torch.arange(len(rows)), torch.tensor(counts)).to(policy.device)  # (R,)
-    cache.batch_select_indices(owner)
+    cache.reorder_cache(owner)  # type: ignore[arg-type]  # batch_select_indices lacks recurrent layers (5.23)
     ids, mask, positions = inputs["input_ids"], inputs["attention_mask"], inputs["position_ids"]
     model = policy.bare
     ends = _end_ids(policy)

@@ -1,6 +1,6 @@
 """How many tokens a clip costs, and how many of its frames fit a budget: from a checkpoint's config alone."""
 
-from typing import Any
+from typing import Any, Literal
 
 from dpo_video.errors import UserError
 from dpo_video.models.checkpoints import Blueprint
@@ -12,14 +12,24 @@ from dpo_video.video.frames import Frames, thin
 def frame_size(blueprint: Blueprint, settings: VideoSettings, *, num_frames: int, height: int,
                width: int) -> FrameSize:
     """Return the size that the processor gives to a clip's frames, in pixels."""
-    processor = blueprint.video_processor
-    kwargs = pixel_kwargs(blueprint.family, processor, settings)
-    return blueprint.family.frame_size(processor, num_frames, FrameSize(height, width), kwargs)
+    family, processor = blueprint.family, blueprint.video_processor
+    kwargs = pixel_kwargs(family, processor, settings, num_frames=num_frames)
+    try:
+        return family.frame_size(processor, num_frames, FrameSize(height, width), kwargs)
+    except ValueError as error:
+        raise UserError(f"the processor refuses {num_frames} frames of {width}x{height} pixels: {error}") from error
 
 
-def pixel_kwargs(family: Family, processor: VideoProcessor, settings: VideoSettings) -> dict[str, Any]:
-    """Return the processor's `videos_kwargs` for the pixel settings of a recipe."""
-    kwargs = family.pixel_kwargs(processor, settings.min_pixels, settings.max_pixels)
+def pixel_kwargs(family: Family, processor: VideoProcessor, settings: VideoSettings, *,
+                 num_frames: int) -> dict[str, Any]:
+    """Return the processor's keyword arguments for a recipe's pixel settings, for a clip of `num_frames` frames.
+
+    Bounds are per frame in a recipe, and in the unit of the processor in the result.
+    """
+    def bound(name: Literal["min", "max"], value: int | None) -> int | None:
+        return value if value is None or name not in family.per_clip_bounds else value * num_frames
+
+    kwargs = family.pixel_kwargs(processor, bound("min", settings.min_pixels), bound("max", settings.max_pixels))
     if settings.cap_pixels is None:
         return kwargs
     if "cap_pixels_per_frame" not in kwargs:

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.attention.bias import causal_lower_right
-from torch.nn.functional import scaled_dot_product_attention
+from torch.nn.functional import pad, scaled_dot_product_attention
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
@@ -40,6 +40,8 @@ class Tree:
     """Tokens of each segment, the root first."""
     paths: Sequence[tuple[int, ...]]
     """For each segment, the positions of its ancestors in `sizes`."""
+    own: Sequence[Tensor | None]
+    """For each segment (its tokens, its tokens) float32, as `mask`; None: it is causal."""
     mask: Tensor | None
     """(lower tokens, tokens of the tree) float32, 0 where a token sees another, -inf elsewhere; None: no mask."""
 
@@ -60,35 +62,50 @@ class TreePlan:
         return [sum(tree.sizes) for tree in self.trees]
 
 
-def tree_plan(segments: Sequence[Segment], *, device: torch.device, masked: bool | None = None) -> TreePlan:
+def tree_plan(segments: Sequence[Segment], *, device: torch.device, masked: bool | None = None,
+              block: Tensor | None = None) -> TreePlan:
     """Return the plan of a packed sequence, its masks on `device`.
 
     Args:
         masked: one call with a mask for all lower segments of a tree; None chooses by device and size.
+        block: (N,), True where tokens of a segment see each other in both directions; None is causal throughout.
+            A clip's tokens stand in one segment, so that no shared state depends on what only one branch holds.
     """
     roots = [number for number, segment in enumerate(segments) if not segment.ancestors]
-    return TreePlan(trees=[_tree(segments, first, last, device=device, masked=masked)
+    return TreePlan(trees=[_tree(segments[first:last], first, device=device, masked=masked, block=block)
                            for first, last in pairwise([*roots, len(segments)])])
 
 
-def _tree(segments: Sequence[Segment], first: int, last: int, *, device: torch.device, masked: bool | None) -> Tree:
-    own = segments[first:last]
+def _tree(own: Sequence[Segment], first: int, *, device: torch.device, masked: bool | None,
+          block: Tensor | None) -> Tree:
     sizes = [segment.end - segment.begin for segment in own]
     paths = [tuple(ancestor - first for ancestor in segment.ancestors) for segment in own]
+    blocks = [_own_mask(block[segment.begin:segment.end]) if block is not None else None for segment in own]
     lower, tokens = sum(sizes[1:]), sum(sizes)
     if masked is None:
         masked = device.type == "cpu" and lower * tokens <= MAX_MASK
-    mask = _mask(sizes, paths)[sizes[0]:].to(device) if masked and lower else None
-    return Tree(sizes=sizes, paths=paths, mask=mask)
+    mask = _mask(sizes, paths, blocks)[sizes[0]:].to(device) if masked and lower else None
+    return Tree(sizes=sizes, paths=paths, own=[None if one is None else one.to(device) for one in blocks], mask=mask)
 
 
-def _mask(sizes: Sequence[int], paths: Sequence[tuple[int, ...]]) -> Tensor:
+def _own_mask(block: Tensor) -> Tensor | None:
+    """Return the mask of a segment whose tokens in `block` (tokens,) see each other; None where there are none."""
+    if not block.any():
+        return None
+    return _causal(len(block)).masked_fill(block[:, None] & block, 0.0)
+
+
+def _causal(size: int) -> Tensor:
+    return torch.full((size, size), float("-inf")).triu(1)
+
+
+def _mask(sizes: Sequence[int], paths: Sequence[tuple[int, ...]], blocks: Sequence[Tensor | None]) -> Tensor:
     """Return (tokens, tokens) float32 of one tree, 0 where the row's token sees the column's, -inf elsewhere."""
     ends = torch.tensor(sizes).cumsum(0).tolist()
     spans = [slice(end - size, end) for size, end in zip(sizes, ends, strict=True)]
     mask = torch.full((ends[-1], ends[-1]), float("-inf"))
-    for own, path in zip(spans, paths, strict=True):
-        mask[own, own] = mask[own, own].triu(1)
+    for own, path, block in zip(spans, paths, blocks, strict=True):
+        mask[own, own] = _causal(own.stop - own.start) if block is None else block.cpu()
         for ancestor in path:
             mask[own, spans[ancestor]] = 0.0
     return mask
@@ -103,7 +120,7 @@ def dense_mask(plan: TreePlan) -> Tensor:
     mask = torch.full((sum(sizes), sum(sizes)), torch.finfo(torch.float32).min)
     begin = 0
     for tree, size in zip(plan.trees, sizes, strict=True):
-        mask[begin:begin + size, begin:begin + size] = _mask(tree.sizes, tree.paths).clamp(min=mask.min())
+        mask[begin:begin + size, begin:begin + size] = _mask(tree.sizes, tree.paths, tree.own).clamp(min=mask.min())
         begin += size
     return mask[None, None]
 
@@ -120,25 +137,37 @@ def tree_attention(query: Tensor, key: Tensor, value: Tensor, plan: TreePlan, *,
 
 def _lower_by_mask(query: Tensor, key: Tensor, value: Tensor, tree: Tree, scale: float | None) -> list[Tensor]:
     size = tree.sizes[0]
-    root = _sdpa(query[:, :, :size], key[:, :, :size], value[:, :, :size], scale=scale, is_causal=True)
     assert tree.mask is not None
-    return [root, _sdpa(query[:, :, size:], key, value, scale=scale, attn_mask=tree.mask.to(query.dtype))]
+    return [_root(query[:, :, :size], key[:, :, :size], value[:, :, :size], tree, scale),
+            _sdpa(query[:, :, size:], key, value, scale=scale, attn_mask=tree.mask.to(query.dtype))]
 
 
 def _segment_by_segment(query: Tensor, key: Tensor, value: Tensor, tree: Tree, scale: float | None) -> list[Tensor]:
     queries, keys, values = (states.split(list(tree.sizes), dim=2) for states in (query, key, value))
-    outputs = [_sdpa(queries[0], keys[0], values[0], scale=scale, is_causal=True)]
+    outputs = [_root(queries[0], keys[0], values[0], tree, scale)]
     for number, path in list(enumerate(tree.paths))[1:]:
         seen = (*path, number)
         k, v = torch.cat([keys[part] for part in seen], dim=2), torch.cat([values[part] for part in seen], dim=2)
-        bias = causal_lower_right(tree.sizes[number], k.shape[2])
+        own = tree.own[number]
+        bias = (causal_lower_right(tree.sizes[number], k.shape[2]) if own is None
+                else pad(own, (k.shape[2] - len(own), 0)).to(query.dtype))
         outputs.append(_sdpa(queries[number], k, v, scale=scale, attn_mask=bias))
     return outputs
+
+
+def _root(query: Tensor, key: Tensor, value: Tensor, tree: Tree, scale: float | None) -> Tensor:
+    mask = tree.own[0]
+    if mask is None:
+        return _sdpa(query, key, value, scale=scale, is_causal=True)
+    return _sdpa(query, key, value, scale=scale, attn_mask=mask.to(query.dtype))
 
 
 def _sdpa(query: Tensor, key: Tensor, value: Tensor, **kwargs: Any) -> Tensor:
     """Return (1, H, Q, D) of fewer heads of keys than of queries, without copying keys."""
     if query.device.type != "cpu":
+        if type(kwargs.get("attn_mask")) is Tensor:  # with grouped keys and a mask no fused kernel runs
+            heads = query.shape[1] // key.shape[1]
+            key, value = key.repeat_interleave(heads, dim=1), value.repeat_interleave(heads, dim=1)
         return scaled_dot_product_attention(query, key, value, enable_gqa=query.shape[1] != key.shape[1], **kwargs)
     # On the CPU enable_gqa copies the keys for each query head; a view with the groups as the batch does not.
     groups = key.shape[1]

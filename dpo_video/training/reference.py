@@ -13,7 +13,7 @@ from accelerate.utils import gather_object
 from torch import Tensor
 
 from dpo_video.models.load import Policy
-from dpo_video.models.prompts import prompt_text
+from dpo_video.models.prompts import clip_content, prompt_text
 from dpo_video.models.tokens import size_identity
 from dpo_video.progress import progress
 from dpo_video.recipe import VideoSettings
@@ -50,7 +50,8 @@ class ReferenceLogps:
             frames = frames_identity(self._requests[clip], self._settings,
                                      multiple_of=self._policy.family.frames_per_step)
             self._prompts[clip, question] = row_key(  # a clip that cannot be read now has no key to be found by
-                **self._common, frames=frames or uuid4().hex, prompt=prompt_text(self._policy.processor, question))
+                **self._common, frames=frames or uuid4().hex,
+                prompt=prompt_text(self._policy.processor, question, clip_content(self._policy.family, 1)))
         return row_key(prompt=self._prompts[clip, question], answer=list(answer))
 
     def keys(self, pair: PairTokens) -> tuple[str, str]:

@@ -76,14 +76,19 @@ def shared_prefix_engine(fused: Fused, *, family: Family, rows: Sequence[Row], d
     """
     assert isinstance(fused, MethodType), "TRL's add_fused_lm_head binds its forward to the bare model"
     model: Any = fused.__self__
-    batch = {name: value for name, value in batch.items() if name not in ("mm_token_type_ids", *family.clip_inputs)}
+    types = batch.pop("mm_token_type_ids", None)
+    batch = {name: value for name, value in batch.items() if name not in family.clip_inputs}
     ids, labels = batch.pop("input_ids"), batch.pop("labels")  # (R, T)
     positions = batch.pop("position_ids").reshape(family.position_axes, *ids.shape)  # (axes, R, T)
     tokens = _tokens(ids, positions, batch.pop("attention_mask"))
     packing = pack_rows(tokens, _clips(rows))
     scored = _scored(packing, labels)
     source = _source(packing, ids.shape[1]).to(ids.device)  # (N,)
-    plan = tree_plan(packing.segments, device=ids.device)
+    block = None
+    if family.block_type is not None:
+        types = types.flatten()[source][None]  # (1, N)
+        block, batch["mm_token_type_ids"] = (types[0] == family.block_type).cpu(), types
+    plan = tree_plan(packing.segments, device=ids.device, block=block)
     # A mask of four axes passes through transformers as it is. With a plan nothing reads it: it is empty, so that an
     # attention function that knows no plan stops on its shape.
     attend = ({"attention_mask": dense_mask(plan).to(ids.device)} if dense

@@ -12,8 +12,19 @@ from dpo_video.models.families.family import (
     VideoProcessor,
     pack_list,
 )
+from dpo_video.models.families.glm import GLM4V
+from dpo_video.models.families.internvl import INTERNVL
 from dpo_video.models.families.llava import LLAVA_NEXT_VIDEO
-from dpo_video.models.families.qwen import QWEN2_5_VL
+from dpo_video.models.families.llava_images import LLAVA, LLAVA_NEXT
+from dpo_video.models.families.minicpm import MINICPMV4_6
+from dpo_video.models.families.molmo import MOLMO2
+from dpo_video.models.families.onevision import LLAVA_ONEVISION
+from dpo_video.models.families.perception import PERCEPTION_LM
+from dpo_video.models.families.pixtral import MISTRAL3, PIXTRAL
+from dpo_video.models.families.qwen import QWEN2_5_VL, QWEN2_VL, QWEN3_VL
+from dpo_video.models.families.smolvlm import SMOLVLM
+from dpo_video.models.families.video_llama import VIDEO_LLAMA_3
+from dpo_video.models.families.video_llava import VIDEO_LLAVA
 from dpo_video.names import choose
 
 __all__ = ["FAMILIES", "KEEP_UNQUANTIZED", "LORA_TARGETS", "ClipFeatures", "Family", "FrameSize", "Model",
@@ -24,7 +35,11 @@ def family_of(config: PretrainedConfig, name: str | None = None) -> Family:
     """Return the row for a checkpoint's config, or the row called `name`."""
     if name is not None:
         return choose(FAMILIES, name, "model.family")
+    if config.model_type == "llava" and config.vision_config.model_type == "pixtral":
+        return PIXTRAL  # published as `llava` with another tower and another processor
     return choose(FAMILIES, config.model_type, "model type")
 
 
-FAMILIES: dict[str, Family] = {row.name: row for row in (QWEN2_5_VL, LLAVA_NEXT_VIDEO)}
+FAMILIES: dict[str, Family] = {row.name: row for row in (
+    QWEN2_VL, QWEN2_5_VL, QWEN3_VL, LLAVA_NEXT_VIDEO, LLAVA_ONEVISION, VIDEO_LLAMA_3, GLM4V, MOLMO2, PERCEPTION_LM,
+    VIDEO_LLAVA, INTERNVL, LLAVA, LLAVA_NEXT, SMOLVLM, PIXTRAL, MISTRAL3, MINICPMV4_6)}

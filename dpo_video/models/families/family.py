@@ -7,17 +7,20 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+import torch
 from torch import Tensor
 from transformers import PretrainedConfig
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.utils.generic import ModelOutput
 
+from dpo_video.errors import UserError
 from dpo_video.models.positions import plain_positions
+from dpo_video.video import Frames
 
 Model = Any
 """A bare transformers model: PreTrainedModel types the submodules and methods that rows call as Tensor | Module."""
 VideoProcessor = Any
-"""A transformers video processor: the base class declares none of the sizes that rows read."""
+"""What resizes frames: a transformers video processor, or image processor; their base classes declare no sizes."""
 
 LORA_TARGETS = (r".*(language_model|text_model)\.(model\.)?layers\.\d+\."
                 r"(self_attn\.(q|k|v|o)_proj|mlp\.(gate|up|down|gate_up)_proj|linear_attn\.(in_proj_\w+|out_proj))")
@@ -47,6 +50,25 @@ class FrameSize:
     width: int
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tower:
+    """Sizes of a vision tower."""
+
+    width: int
+    """Of the residual stream."""
+    inner: int
+    """Of the MLP."""
+    patch: int
+    """Pixels on a patch's side."""
+
+
+def vision_tower(config: PretrainedConfig) -> Tower:
+    """Return the sizes that most vision configs state."""
+    vision = config.vision_config
+    patch = vision.patch_size if isinstance(vision.patch_size, int) else vision.patch_size[0]
+    return Tower(width=vision.hidden_size, inner=vision.intermediate_size, patch=patch)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Family:
     """A row of FAMILIES. Functions take the bare transformers model, never a PEFT wrapper."""
@@ -61,8 +83,17 @@ class Family:
     """Features of several clips, of any frame counts, as the forward wants them."""
     modality: Literal["video", "image"] = "video"
     """Key of `mm_encoder_outputs`."""
+    frames_as: Literal["video", "images"] = "video"
+    """What frames are to chat template and processor: one video, or an image each, one after another."""
     prompt_token: Callable[[Any], str] = field(default=lambda processor: str(processor.video_token))
-    """What the chat template puts where the clip goes, from the processor, which expands it."""
+    """What the chat template puts where the clip goes, or each of its frames as images; the processor expands it."""
+    chat_template: str | None = None
+    """Used where a checkpoint comes without one."""
+    process: Callable[[Any, str, Frames, Mapping[str, Any]], Mapping[str, Any]] | None = None
+    """Calls the processor on a prompt's text, frames and `videos_kwargs` in the family's own way.
+
+    It returns the processor's outputs, `text_replacement_offsets` among them; None is `process_frames` in prompts.py.
+    """
     pixel_inputs: tuple[str, ...] = ("pixel_values_videos",)
     """Processor outputs that only the tower reads; they are dropped once a clip is encoded."""
     clip_inputs: tuple[str, ...] = ()
@@ -83,6 +114,8 @@ class Family:
     keep_unquantized: tuple[str, ...] = KEEP_UNQUANTIZED
     shared_prefix: bool = True
     """False where the language model is recurrent or otherwise ignores a 4-D mask."""
+    block_type: int | None = None
+    """Value of `mm_token_type_ids` whose tokens see each other, later ones too; None: all attention is causal."""
     context_length: Callable[[PretrainedConfig], int] = field(
         default=lambda config: int(config.get_text_config().max_position_embeddings))
     frame_size: Callable[[VideoProcessor, int, FrameSize, Mapping[str, Any]], FrameSize]
@@ -92,7 +125,44 @@ class Family:
     vision_patches: Callable[[VideoProcessor, PretrainedConfig, int, FrameSize], int]
     """Tokens that the tower itself sees, for the memory estimate."""
     pixel_kwargs: Callable[[VideoProcessor, int | None, int | None], dict[str, Any]]
-    """`videos_kwargs` for `video.min_pixels` and `video.max_pixels`."""
+    """The processor's `videos_kwargs` (`images_kwargs`) for `video.min_pixels` and `video.max_pixels`."""
+    formula: str
+    """Placeholder tokens of a clip in words: F frames of H x W pixels after resizing."""
+    per_clip_bounds: frozenset[Literal["min", "max"]] = frozenset()
+    """Bounds on pixels that the processor holds against all frames of a clip together; recipes give them per frame."""
+    tower: Callable[[PretrainedConfig], Tower] = field(default=lambda config: vision_tower(config))
+    """Sizes of the vision tower, for the memory estimate."""
+    finish_prompt: Callable[[Any, str], str] = field(default=lambda processor, text: text)
+    """What the processor does to a prompt's text before it tokenizes it."""
+    compresses: bool = False
+    """Whether near-duplicate tokens are dropped by content: `video_tokens` is then the most that a clip takes."""
+    quirks: str = ""
+    """What a user of this family should know, for docs/families.md."""
+
+
+def no_pixel_bounds(processor: VideoProcessor, least: int | None, most: int | None) -> dict[str, Any]:
+    """Return {} for families that give every frame the checkpoint's size; raise UserError where a recipe bounds it."""
+    if least is None and most is None:
+        return {}
+    raise UserError("this model family gives every frame the size that its checkpoint names: leave out "
+                    "video.min_pixels and video.max_pixels, and use video.num_frames to save tokens")
+
+
+def square_size(processor: VideoProcessor, num_frames: int, size: FrameSize, kwargs: Mapping[str, Any]) -> FrameSize:
+    """Return the one size that all frames are brought to: that of the crop where the processor crops."""
+    chosen = processor.crop_size if processor.do_center_crop else processor.size
+    return FrameSize(chosen["height"], chosen["width"])
+
+
+def whole_patches(size: FrameSize, patch: int | Sequence[int]) -> int:
+    """Return the whole patches of one frame; `patch` is their side, or height and width."""
+    height, width = (patch, patch) if isinstance(patch, int) else patch
+    return (size.height // height) * (size.width // width)
+
+
+def pack_tensor(clips: Sequence[ClipFeatures]) -> ModelOutput:
+    """Return features of all clips as one tensor (n, D), in order, for models that do not take a list."""
+    return BaseModelOutputWithPooling(pooler_output=torch.cat([clip.embeddings for clip in clips]))
 
 
 def pack_list(clips: Sequence[ClipFeatures]) -> ModelOutput:

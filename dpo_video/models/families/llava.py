@@ -49,4 +49,6 @@ LLAVA_NEXT_VIDEO = Family(
     video_tokens=_llava_tokens,
     vision_patches=_llava_patches,
     pixel_kwargs=_fixed_pixels,
+    formula="F x ((H/14) x (W/14) / 4)",
+    quirks="Every frame is cropped to a square.",
 )

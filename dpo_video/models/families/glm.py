@@ -1,0 +1,40 @@
+"""GLM-4.1V: a grid of patches of any size, M-RoPE positions, a time stamp in whole seconds a pair of frames."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from transformers.models.glm4v.video_processing_glm4v import smart_resize
+
+from dpo_video.models.families.family import Family, FrameSize, VideoProcessor, pack_list
+from dpo_video.models.families.qwen import grid_features, grid_patches, grid_tokens, pixel_bounds
+from dpo_video.models.positions import mrope_positions
+
+
+def _size(processor: VideoProcessor, num_frames: int, size: FrameSize, kwargs: Mapping[str, Any]) -> FrameSize:
+    """As Glm4vVideoProcessor.resize (transformers 5.23): `size` bounds the whole video's pixels, not a frame's."""
+    edges = {**dict(processor.size), **kwargs.get("size", {})}
+    height, width = smart_resize(
+        num_frames, size.height, size.width, temporal_factor=processor.temporal_patch_size,
+        factor=processor.patch_size * processor.merge_size, min_pixels=edges["shortest_edge"],
+        max_pixels=edges["longest_edge"])
+    return FrameSize(height, width)
+
+
+GLM4V = Family(
+    name="glm4v",
+    title="GLM-4.1V (zai-org/GLM-4.1V-9B-Thinking, -9B-Base)",
+    features=grid_features,
+    pack=pack_list,
+    placeholder=lambda config: int(config.image_token_id),
+    clip_inputs=("video_grid_thw",),
+    frames_per_step=2,
+    position_axes=3,
+    positions=mrope_positions,
+    frame_size=_size,
+    video_tokens=grid_tokens,
+    vision_patches=grid_patches,
+    pixel_kwargs=pixel_bounds,
+    per_clip_bounds=frozenset({"min", "max"}),
+    formula="ceil(F/2) x (H/28) x (W/28), and a time stamp a pair of frames",
+    quirks="A clip's placeholders are the image token, `<|image|>`. Time stamps are cut to whole seconds.",
+)
