@@ -24,6 +24,7 @@ from dpo_video.measures import Graded, Intervals, PairMargin, change, heldout_pa
 from dpo_video.models.batches import Row
 from dpo_video.models.clip_source import EncodedClip, open_source
 from dpo_video.models.load import Policy, load_policy
+from dpo_video.models.lora import tunes_tower
 from dpo_video.models.prompts import answer_ids, encode_prompt
 from dpo_video.models.sampling import Sampler
 from dpo_video.pair import Paired, build_pairs
@@ -184,14 +185,17 @@ def reward_margins(run: Run, pairs: Sequence[Pair]) -> list[PairMargin]:
             if isinstance(clip, UserError):
                 run.set_aside(request.key, clip)
             else:
-                margins += _margins_of_clip(run, policy, source.encode(clip), clips[request.key], reference=reference)
+                encoded = source.encode(clip)
+                base = source.encode(clip, adapter=False) if tunes_tower(policy.model) else encoded
+                margins += _margins_of_clip(run, policy, (encoded, base), clips[request.key], reference=reference)
             advance(len(clips[request.key]))
     return margins
 
 
-def _margins_of_clip(run: Run, policy: Policy, clip: EncodedClip, pairs: Sequence[Pair], *,
+def _margins_of_clip(run: Run, policy: Policy, clips: tuple[EncodedClip, EncodedClip], pairs: Sequence[Pair], *,
                      reference: ReferenceLogps) -> list[PairMargin]:
-    margins = []
+    """Return the margins of pairs about one clip, given as the tuned model encodes it and as the base does."""
+    margins, (clip, before) = [], clips
     for pair in pairs:
         prompt = encode_prompt(policy, pair.prompt, clip.inputs)
         rows = [Row(prompt=prompt, clip=clip.inputs, features=clip.features, answer=tuple(answer_ids(policy, answer)))
@@ -200,6 +204,7 @@ def _margins_of_clip(run: Run, policy: Policy, clip: EncodedClip, pairs: Sequenc
         keys = [reference.key(clip_key(pair), pair.prompt, row.answer) for row in rows]
         base = run.store.get(KIND, keys)
         if len(base) < len(set(keys)):
+            rows = [replace(row, features=before.features) for row in rows]
             logps = token_logps(policy, rows, batch_size=len(rows), adapter=False)
             keep_logps(run.store, dict(zip(keys, logps, strict=True)))
             base = run.store.get(KIND, keys)

@@ -3,7 +3,7 @@
 import json
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -11,9 +11,10 @@ import torch
 from transformers import TrainerCallback
 
 from dpo_video.errors import UserError
-from dpo_video.models.clip_source import ClipSource, open_source
+from dpo_video.models.clip_source import ClipSource, EncodedClip, ReadyClip, move, open_source
+from dpo_video.models.features import pending_features
 from dpo_video.models.load import Policy, load_policy
-from dpo_video.models.lora import adapter_parameters, lora_config
+from dpo_video.models.lora import LANGUAGE_ONLY, adapter_parameters, lora_config, lora_targets
 from dpo_video.quiet import quiet_libraries
 from dpo_video.recipe import Recipe, TrainSettings
 from dpo_video.records import Pair, read_jsonl, write_atomic
@@ -50,7 +51,7 @@ from dpo_video.training.selection import (
 from dpo_video.training.settings import check_train_settings, dpo_config, pairs_per_read
 from dpo_video.training.shared_prefix import choose_engine
 from dpo_video.training.step_bar import StepBar
-from dpo_video.training.trainer import VideoDPOTrainer
+from dpo_video.training.trainer import Feed, VideoDPOTrainer
 
 if TYPE_CHECKING:
     from dpo_video.run import Run
@@ -142,11 +143,13 @@ def train_adapter(policy: Policy, recipe: Recipe, job: Job, *, on_bad_clip: OnBa
     engine = choose_engine(policy, share_prefix=train_settings.share_prefix)
     cut = _cut(train_settings, engine)
     with quiet_libraries(), open_source(policy, recipe) as source:
-        reader = _reader(policy, source, job, order, on_bad_clip=on_bad_clip, wait_on_cpu=cut is not whole)
+        reader = _reader(source, job, order, on_bad_clip=on_bad_clip, encode=_encode(policy, source, train_settings))
+        feed = Feed(order=order, cut=cut, engine=engine, read=lambda places: read_batch(
+            policy, reader, [pairs[place] for place in places], max_length=limit))
+        targets = lora_targets(policy.bare, policy.family, train_settings.tune)
         trainer = VideoDPOTrainer(
-            policy, args=args, peft_config=lora_config(train_settings.lora, policy.family), order=order, engine=engine,
-            read=lambda places: read_batch(policy, reader, [pairs[place] for place in places], max_length=limit),
-            callbacks=[WholeCheckpoints(), *([] if is_follower() else [StepBar()]), *callbacks], cut=cut)
+            policy, args=args, peft_config=lora_config(train_settings.lora, targets=targets), feed=feed,
+            callbacks=[WholeCheckpoints(), *([] if is_follower() else [StepBar()]), *callbacks])
         if not _is_done(job.resume):
             trainer.reference = _reference(policy, recipe, job, trainer, keep=keep)
             trainer.train(resume_from_checkpoint=None if job.resume is None else str(job.resume))
@@ -160,12 +163,26 @@ def _cut(settings: TrainSettings, engine: Engine, *, agree: bool = True) -> Cut:
                          agree=agree)
 
 
-def _reader(policy: Policy, source: ClipSource, job: Job, order: ClipOrder, *, on_bad_clip: OnBadClip,
-            wait_on_cpu: bool) -> ClipReader:
-    """Return the reader of this process; `wait_on_cpu`: all clips of a step are read before its first forward."""
-    return ClipReader(source, job.selection.requests, order.clip_order, bad=set(job.bad_clips),
-                      on_bad_clip=on_bad_clip if num_processes() == 1 else _stop_all(on_bad_clip),
-                      keep_on=torch.device("cpu") if wait_on_cpu else None)
+def _encode(policy: Policy, source: ClipSource, settings: TrainSettings) -> Callable[[ReadyClip], EncodedClip]:
+    """Return what becomes of a clip that was read: its features, or, where each forward makes these, its pixels."""
+    if set(settings.tune) != set(LANGUAGE_ONLY):
+        return lambda clip: EncodedClip(inputs=clip.inputs, features=pending_features(policy, clip.inputs),
+                                        frames_dropped=clip.frames_dropped)
+    if settings.tokens_per_batch is None:
+        return source.encode
+
+    def encode_and_wait(clip: ReadyClip) -> EncodedClip:
+        """All clips of a step are read before its first forward: their features wait in main memory."""
+        encoded = source.encode(clip)
+        return replace(encoded, features=move(encoded.features, torch.device("cpu")))
+
+    return encode_and_wait
+
+
+def _reader(source: ClipSource, job: Job, order: ClipOrder, *, on_bad_clip: OnBadClip,
+            encode: Callable[[ReadyClip], EncodedClip]) -> ClipReader:
+    return ClipReader(source, job.selection.requests, order.clip_order, bad=set(job.bad_clips), encode=encode,
+                      on_bad_clip=on_bad_clip if num_processes() == 1 else _stop_all(on_bad_clip))
 
 
 def _reference(policy: Policy, recipe: Recipe, job: Job, trainer: VideoDPOTrainer, *,

@@ -4,13 +4,10 @@ import json
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 
-import torch
-
 from dpo_video.errors import UserError
-from dpo_video.models.clip_source import ClipSource, EncodedClip, ReadyClip, move
+from dpo_video.models.clip_source import ClipSource, EncodedClip, ReadyClip
 from dpo_video.records import Pair
 from dpo_video.video import ClipRequest, clip_key, resolve_video
 
@@ -32,21 +29,22 @@ class ClipReader:
     """
 
     def __init__(self, source: ClipSource, requests: Mapping[str, ClipRequest], ahead: Callable[[], Sequence[str]], *,
-                 on_bad_clip: OnBadClip, bad: set[str] | None = None, keep_on: torch.device | None = None) -> None:
+                 on_bad_clip: OnBadClip, bad: set[str] | None = None,
+                 encode: Callable[[ReadyClip], EncodedClip] | None = None) -> None:
         """Read the clips `requests` (by key) from `source`.
 
         Args:
             ahead: returns the clips of this epoch in the order in which they will be asked for.
             on_bad_clip: told of each clip that cannot be read, once.
             bad: clips known to be bad, e.g. from before a resume; they are not tried, and new ones are added.
-            keep_on: where features wait; None leaves them on the policy's device.
+            encode: what becomes of a clip that was read; None is the source's tower, on the policy's device.
         """
         self._source = source
         self._requests = requests
         self._ahead = ahead
         self._on_bad_clip = on_bad_clip
         self._bad = set() if bad is None else bad
-        self._keep_on = keep_on
+        self._encode = encode or source.encode
         self._coming: deque[str] = deque()
         self._stream: Iterator[tuple[ClipRequest, ReadyClip | UserError]] = iter(())
         self._current: tuple[str, EncodedClip] | None = None
@@ -71,11 +69,8 @@ class ClipReader:
             self._bad.add(key)
             self._on_bad_clip(key, clip)
             return None
-        encoded = self._source.encode(clip)
-        if self._keep_on is not None:
-            encoded = replace(encoded, features=move(encoded.features, self._keep_on))
-        self._current = key, encoded
-        return encoded
+        self._current = key, self._encode(clip)
+        return self._current[1]
 
     def _next(self) -> ReadyClip | UserError:
         self._coming.popleft()
