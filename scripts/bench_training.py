@@ -63,6 +63,8 @@ def show(row: dict[str, Any]) -> None:
     memory = row["peak_mib"]
     print(f"  memory above the model: stock {memory['stock']:.0f} MiB, ours {memory['ours']:.0f} MiB, "
           f"ratio {row['memory_ratio']:.2f}")
+    print(f"  check predicts {row['predicted_mib']:.0f} MiB for ours, "
+          f"{row['predicted_mib'] / memory['ours'] - 1:+.0%} of what is measured")
     print(f"  largest difference: loss {row['max_loss_diff']:.1e}, gradient {row['relative_gradient_diff']:.1e} "
           "of its norm", flush=True)
 

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from bench.case import Case
+from bench.memory import predicted_peak
 from bench.sides import Side, make_side
 
 EPOCHS = 3
@@ -52,6 +53,7 @@ def measure(case: Case, *, repeats: int = 3) -> dict[str, Any]:
                         "ours": case.num_pairs / ours},
         "seconds": {" ".join(key): value for key, value in times.items()},
         "peak_mib": {name: value / MIB for name, value in memory.items()},
+        "predicted_mib": predicted_peak(case) / MIB,
     }
 
 
