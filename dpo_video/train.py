@@ -2,6 +2,7 @@
 
 import json
 import logging
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -139,6 +140,7 @@ def train_adapter(policy: Policy, recipe: Recipe, job: Job, *, on_bad_clip: OnBa
                       num_parameters=policy.bare.num_parameters())
     order = ClipOrder([pair.clip for pair in pairs], batch_size=pairs_per_read(train_settings), seed=recipe.seed,
                       process=process_number(), num_processes=num_processes())
+    order.num_epochs = _num_epochs(train_settings, len(order))
     limit = length_limit(policy, recipe)
     engine = choose_engine(policy, share_prefix=train_settings.share_prefix)
     cut = _cut(train_settings, engine)
@@ -154,6 +156,14 @@ def train_adapter(policy: Policy, recipe: Recipe, job: Job, *, on_bad_clip: OnBa
             trainer.reference = _reference(policy, recipe, job, trainer, keep=keep)
             trainer.train(resume_from_checkpoint=None if job.resume is None else str(job.resume))
         return sum(weight.numel() for _, weight in adapter_parameters(policy.model))
+
+
+def _num_epochs(settings: TrainSettings, num_batches: int) -> int:
+    """Return how many epochs are begun, as transformers counts them."""
+    if settings.max_steps is None:
+        return math.ceil(settings.epochs)
+    accumulated = settings.gradient_accumulation if settings.tokens_per_batch is None else 1
+    return math.ceil(settings.max_steps / math.ceil(num_batches / accumulated))
 
 
 def _cut(settings: TrainSettings, engine: Engine, *, agree: bool = True) -> Cut:
@@ -181,7 +191,7 @@ def _encode(policy: Policy, source: ClipSource, settings: TrainSettings) -> Call
 
 def _reader(source: ClipSource, job: Job, order: ClipOrder, *, on_bad_clip: OnBadClip,
             encode: Callable[[ReadyClip], EncodedClip]) -> ClipReader:
-    return ClipReader(source, job.selection.requests, order.clip_order, bad=set(job.bad_clips), encode=encode,
+    return ClipReader(source, job.selection.requests, order.clips_ahead, bad=set(job.bad_clips), encode=encode,
                       on_bad_clip=on_bad_clip if num_processes() == 1 else _stop_all(on_bad_clip))
 
 
@@ -196,7 +206,7 @@ def _reference(policy: Policy, recipe: Recipe, job: Job, trainer: VideoDPOTraine
     reference = ReferenceLogps(policy, recipe.video, job.selection.requests)
     reference.add(job.reference)
     cut = _cut(recipe.train, trainer.engine, agree=False)
-    trainer.order.set_epoch(0)
+    trainer.order.set_epoch(0, next_epoch=0)  # training begins where this pass did
     batches = list(trainer.order)
     complete_reference(
         reference, [[pairs[place] for place in batch] for batch in batches], keep=keep,

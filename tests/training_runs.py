@@ -92,7 +92,7 @@ def made_trainer(world: Path, recipe: Recipe, pairs: Sequence[Pair], *, order: C
     tokens = [tokenize_pair(policy, pair) for pair in pairs]
     order = order or ClipOrder([pair.video for pair in pairs], batch_size=recipe.train.batch_size, seed=recipe.seed)
     with quiet_libraries(), open_source(policy, recipe) as source:
-        reader = ClipReader(source, {pair.video: clip_request(pair, world) for pair in pairs}, order.clip_order,
+        reader = ClipReader(source, {pair.video: clip_request(pair, world) for pair in pairs}, order.clips_ahead,
                             on_bad_clip=fail)
         args = dpo_config(recipe, output_dir=world / "out", precision="no", use_cpu=True)
         args.save_strategy = "no"
