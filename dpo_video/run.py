@@ -27,7 +27,7 @@ SPEED_ONLY = frozenset({
     "generate.base_url", "generate.batch_size", "generate.concurrency", "generate.timeout",
     "generate.retries", "generate.api_key_env", "judge.base_url", "judge.api_key_env",
     "judge.batch_size", "judge.concurrency", "judge.timeout", "judge.retries", "judge.max_failed_fraction",
-    "train.save_steps", "train.logging_steps"})
+    "train.save_steps", "train.logging_steps", "train.reference_folder"})
 """Settings that change how fast a result comes, not the result: changing them redoes nothing."""
 
 

@@ -42,6 +42,7 @@ from dpo_video.training.reference import (
     keep_logps,
     stored_logps,
 )
+from dpo_video.training.reference_store import RowStore, open_rows
 from dpo_video.training.selection import (
     Selection,
     length_limit,
@@ -74,7 +75,7 @@ class Job:
     bad_clips: dict[str, str]
     """Clips that failed earlier in this training, with the reasons: their batches stay short."""
     reference: Logps
-    """What the run store has of the reference's log-probs."""
+    """What is stored of the reference's log-probs."""
 
 
 def train(run: "Run") -> dict[str, Any]:
@@ -90,14 +91,15 @@ def train(run: "Run") -> dict[str, Any]:
                         "dropped: dpo-video pair RECIPE")
     policy = load_policy(run.recipe.model)
     key = training_key(run.recipe, pairs, revision=policy.revision, num_processes=num_processes())
-    job = share(_plan(run, policy, pairs, key=key), use_cpu=policy.device.type == "cpu")
+    with open_rows(run.recipe, run.store) as rows:
+        job = share(_plan(run, policy, pairs, rows, key=key), use_cpu=policy.device.type == "cpu")
 
-    def set_aside(clip: str, error: UserError) -> None:
-        note_bad_clip(job.checkpoints, clip, str(error))
-        run.set_aside(clip, error)
+        def set_aside(clip: str, error: UserError) -> None:
+            note_bad_clip(job.checkpoints, clip, str(error))
+            run.set_aside(clip, error)
 
-    trainable = train_adapter(policy, run.recipe, job, on_bad_clip=set_aside, report_to=[run.tracker.report_to],
-                              keep=lambda logps: keep_logps(run.store, logps))
+        trainable = train_adapter(policy, run.recipe, job, on_bad_clip=set_aside, report_to=[run.tracker.report_to],
+                                  keep=lambda logps: keep_logps(rows, logps))
     final = last_checkpoint(job.checkpoints)
     assert final is not None, "training ended without a checkpoint"
     publish_adapter(final, run.folder / "adapter")
@@ -214,7 +216,7 @@ def _reference(policy: Policy, recipe: Recipe, job: Job, trainer: VideoDPOTraine
     return reference
 
 
-def _plan(run: "Run", policy: Policy, pairs: Sequence[Pair], *, key: str) -> Job:
+def _plan(run: "Run", policy: Policy, pairs: Sequence[Pair], rows: RowStore, *, key: str) -> Job:
     folder = checkpoint_folder(run.folder, key)
     folder.mkdir(parents=True, exist_ok=True)
     remove_torn(folder)
@@ -235,7 +237,7 @@ def _plan(run: "Run", policy: Policy, pairs: Sequence[Pair], *, key: str) -> Job
                         "raise train.max_length, or lower video.num_frames or video.max_pixels")
     reference = ReferenceLogps(policy, run.recipe.video, selection.requests)
     return Job(selection=selection, checkpoints=folder, resume=resume, bad_clips=bad if alone else {},
-               reference=stored_logps(run.store, reference, selection.pairs))
+               reference=stored_logps(rows, reference, selection.pairs))
 
 
 def _selection(run: "Run", policy: Policy, pairs: Sequence[Pair], folder: Path) -> Selection:

@@ -57,6 +57,9 @@ class TrainSettings(Section):
     """Keep activations in main memory until the backward pass: less GPU memory, more time."""
     max_length: PositiveInt | None = None
     """Longest prompt + answer in tokens; longer pairs are dropped and counted. None is the model's context."""
+    reference_folder: str | None = None
+    """Folder of the reference's log-probs, which runs may share, also at the same time: a sweep over beta or learning
+    rate under several names then pays for them once. None keeps them in the run folder."""
     save_steps: PositiveInt = 100
     """Optimizer steps between checkpoints; training resumes from the last one."""
     logging_steps: PositiveInt = 5

@@ -44,7 +44,8 @@ def waiting_share(case: Case) -> dict[str, float]:
             requests[clip] = ClipRequest(key=clip, video=folder / clip)
             pairs += [replace(pair, clip=clip) for pair in make_pairs(case)]
         recipe = Recipe(
-            name="bench", runs_folder=name, seed=0, data=DataSettings(samples="none"), judge=JudgeSettings(model="none"),
+            name="bench", runs_folder=name, seed=0, data=DataSettings(samples="none"),
+            judge=JudgeSettings(model="none"),
             model=policy.settings, video=VideoSettings(
                 num_frames=2 * case.video_tokens // side**2, min_pixels=area, max_pixels=area, workers=1),
             train=TrainSettings(lora=LoraSettings(rank=16, alpha=32), epochs=EPOCHS, batch_size=case.num_pairs,

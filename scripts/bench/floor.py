@@ -43,9 +43,9 @@ def floor_parts(case: Case) -> dict[str, Callable[[], object]]:
     def run() -> None:
         model.zero_grad()
         with torch.autocast(case.device, torch.bfloat16, enabled=case.device == "cuda"):
-            states = bare.base_model(input_ids=ids, position_ids=positions, use_cache=False, mm_encoder_outputs=pack_features(
-                policy.family, [features])).last_hidden_state[0, scored]
-            logits = bare.get_output_embeddings()(states).float()
+            output = bare.base_model(input_ids=ids, position_ids=positions, use_cache=False,
+                                     mm_encoder_outputs=pack_features(policy.family, [features]))
+            logits = bare.get_output_embeddings()(output.last_hidden_state[0, scored]).float()
         logits.log_softmax(-1).gather(1, ids[0, 1:][scored][:, None]).sum().backward()
 
     return {"tower": lambda: encode_video(policy, clip), "pass": run}
