@@ -161,8 +161,8 @@ def _plan(recipe: Recipe, plan: Blueprint, data: Sequence[Data], clips: Sequence
     sizes = [_size(recipe, plan, clip) for clip in clips]
     over = sum(size.num_frames < clip.num_frames for size, clip in zip(sizes, clips, strict=True))
     if over:
-        findings.warnings.append(f"{over} of {len(clips)} clips looked at are over video.max_tokens and lose frames, "
-                                 "evenly")
+        findings.warnings.append(f"{over} of {len(clips)} clips looked at are over their budget of tokens and lose "
+                                 "frames, evenly")
     video, answer = [size.tokens for size in sizes], recipe.generate.max_new_tokens
     questions = [_tokens(sample.prompt) + TEMPLATE_TOKENS for sample in train.samples]
     prompt = max(video) + max(questions)
@@ -191,7 +191,7 @@ def _plan(recipe: Recipe, plan: Blueprint, data: Sequence[Data], clips: Sequence
         frames=Spread.of([size.num_frames for size in sizes]), video_tokens=Spread.of(video), sequence=sequence,
         context=context, parameters=parameters.total, trainable=parameters.lora_per_rank * recipe.train.lora.rank,
         memory=memory, pairs=pairs, steps=optimizer_steps(recipe, pairs),
-        judge=_if_known(lambda: judge_calls(recipe, train.samples, per_sample=recipe.generate.num_candidates)),
+        judge=_if_known(lambda: judge_calls(recipe, train.samples, per_sample=recipe.generate.candidates_per_sample)),
         evaluation_judge=_if_known(lambda: _evaluation_calls(recipe, heldout.samples)),
         decoded=0 if train.root is None else len(clips), assumptions=tuple(findings.assumptions),
         problems=tuple(findings.problems), warnings=tuple(findings.warnings))
@@ -220,7 +220,7 @@ def _pairs_per_question(recipe: Recipe) -> int:
     """Return the most pairs that the rule makes of one question."""
     if recipe.pair.rule != "all_pairs":
         return 1
-    return min(recipe.pair.max_pairs_per_sample, math.comb(recipe.generate.num_candidates, 2))
+    return min(recipe.pair.max_pairs_per_sample, math.comb(recipe.generate.candidates_per_sample, 2))
 
 
 def optimizer_steps(recipe: Recipe, pairs: int) -> int:

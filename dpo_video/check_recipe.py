@@ -99,7 +99,7 @@ def _check_references(scorer: Scorer, samples: Sequence[Sample], findings: Findi
 
 def _check_sampling(recipe: Recipe, findings: Findings) -> None:
     settings = recipe.generate
-    if settings.num_candidates < 2:
+    if settings.candidates_per_sample < 2:
         findings.problems.append("generate.num_candidates is 1: a pair needs two answers to a question")
     elif settings.temperature == 0:
         findings.problems.append("generate.temperature is 0: all candidates of a question would be the same answer")

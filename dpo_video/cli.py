@@ -122,9 +122,9 @@ def show(recipe: RecipeName, overrides: Overrides = None) -> None:
 
 @app.command(name="list")
 def list_(
-    kind: Annotated[str, typer.Argument(help="recipes, scorers, families or losses; all when left out.")] = "",
+    kind: Annotated[str, typer.Argument(help="recipes, scorers, families, presets or losses; all when left out.")] = "",
 ) -> None:
-    """List recipes, scorers, model families and losses."""
+    """List recipes, scorers, model families, frame presets and losses."""
     from dpo_video.listing import LISTS
     from dpo_video.names import choose
 
@@ -132,6 +132,34 @@ def list_(
         print(f"{name}:")
         for row, meaning in choose(LISTS, name, "list")():
             print(f"  {row:28} {meaning}")
+
+
+@app.command()
+def frames(
+    video: Annotated[str, typer.Argument(metavar="VIDEO", help="A video file, or a folder of frames.")],
+    overrides: Overrides = None,
+    recipe: Annotated[str, typer.Option(help="Recipe whose model and video settings count.")] = "",
+    family: Annotated[str, typer.Option(help="Model family, with a well-known checkpoint's numbers.")] = "",
+    model: Annotated[str, typer.Option(help="Checkpoint: a folder, a hub id or toy:NAME.")] = "",
+    start: Annotated[float | None, typer.Option(help="Seconds into the file where the clip begins.")] = None,
+    end: Annotated[float | None, typer.Option(help="Seconds into the file where the clip ends.")] = None,
+    out: Annotated[str, typer.Option(help="Contact sheet; <clip>.frames.png when left out.")] = "",
+) -> None:
+    """Show which frames of a clip a model will see, and what they cost; write them as a contact sheet."""
+    from dpo_video.frames import frames_of_clip, published_model
+    from dpo_video.recipe import ModelSettings
+    from dpo_video.recipe_file import load_video_settings
+
+    if sum(map(bool, (recipe, family, model))) != 1:
+        raise UserError("say whose eyes to look through: one of --family F, --model NAME, --recipe RECIPE")
+    if recipe:
+        loaded = load_recipe(recipe, overrides or [])
+        policy, settings = loaded.model, loaded.video
+    else:
+        policy = published_model(family) if family else ModelSettings(name=model)
+        settings = load_video_settings(overrides or [])
+    rows = frames_of_clip(Path(video), policy, settings, out=out, start=start, end=end)
+    print("\n".join(f"{name:<15}{text}" for name, text in rows))
 
 
 @app.command()

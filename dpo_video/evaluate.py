@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import torch
 
 from dpo_video.errors import UserError
-from dpo_video.generate import Work, make_candidates
+from dpo_video.generate import Work, make_candidates, training_sampler
 from dpo_video.judge import judge_candidates
 from dpo_video.judges.backends import open_judge
 from dpo_video.judges.scorer import load_scorer
@@ -106,7 +106,7 @@ def _answer(run: Run) -> Answers:
     before = make_candidates(run, every).candidates
     drawn = make_candidates(run, replace(
         every, title="drawn for pairs", samples=heldout[:settings.pair_samples],
-        num_candidates=settings.pair_candidates, sampler=_training_sampler(run))).candidates
+        num_candidates=settings.pair_candidates, sampler=training_sampler(run.recipe.generate))).candidates
     every = replace(every, policy=None)
     _free()
     adapter = run.folder / "adapter"
@@ -117,13 +117,6 @@ def _answer(run: Run) -> Answers:
     every = replace(every, policy=None)
     _free()
     return Answers(_rename(before, "before"), _rename(after, "after"), drawn)
-
-
-def _training_sampler(run: Run) -> Sampler:
-    """Return the sampler of the training candidates."""
-    settings = run.recipe.generate
-    return Sampler(temperature=settings.temperature, top_p=settings.top_p, top_k=settings.top_k,
-                   max_new_tokens=settings.max_new_tokens)
 
 
 def _rename(candidates: Sequence[Candidate], name: str) -> list[Candidate]:

@@ -5,7 +5,7 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -18,14 +18,20 @@ from dpo_video.models.clip_source import open_source
 from dpo_video.models.load import Policy, choose_dtype, load_policy
 from dpo_video.models.prompts import encode_prompt
 from dpo_video.models.sampling import Sampler, candidate_seed, generate_answers
+from dpo_video.models.tokens import pixel_kwargs
 from dpo_video.progress import progress
+from dpo_video.recipe import GenerateSettings, ModelSettings, SamplerSettings
 from dpo_video.records import Candidate, Sample, write_jsonl
 from dpo_video.run import Run
 from dpo_video.store import content_hash, row_key
 from dpo_video.video import ClipRequest, VideoError, clip_key, resolve_video
 
-FRAME_POLICY = ("policy", "num_frames", "fps", "min_frames", "max_frames", "min_pixels", "max_pixels", "max_tokens")
+FRAME_POLICY = ("policy", "num_frames", "fps", "min_frames", "max_frames", "change", "min_pixels", "max_pixels",
+                "cap_pixels", "max_tokens", "reserve_tokens")
 """Video settings that change what the model sees; the others change how fast it is read."""
+
+LOOKED = ("frames_looked_at", "frames_kept")
+"""Counts of the policies that choose frames by what is in them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +47,14 @@ class Work:
     engine: Literal["local", "openai"] = "local"
     title: str = "generate"
     """Of the progress bar."""
+    model: ModelSettings | None = None
+    """Another model than the recipe's."""
+    instruction: str = "{prompt}"
+    """What is asked, the sample's question in it."""
+    first_number: int = 0
+    """Number of the first candidate of each sample."""
+    sampler_name: str | None = None
+    """Which sampler of a mix this is."""
     policy: Policy | None = None
     """The policy (with `adapter` on it) where the caller has loaded it; None loads it if anything is missing."""
 
@@ -64,15 +78,49 @@ class Asked:
 
 def generate(run: Run) -> dict[str, Any]:
     """Write candidates.jsonl; return counts of samples, candidates, those reused, cut answers and bad clips."""
+    made = [make_candidates(run, work) for work in _works(run)]
+    place = {sample.id: number for number, sample in enumerate(run.samples)}
+    candidates = sorted((one for each in made for one in each.candidates), key=lambda one: place[one.sample_id])
+    counts = _total(run, made, candidates)
+    if not candidates:
+        raise UserError(f"no candidates: none of the {len(run.samples)} samples got an answer ({counts})")
+    write_jsonl(run.folder / "candidates.jsonl", candidates)
+    return counts
+
+
+def training_sampler(settings: GenerateSettings, *, over: SamplerSettings | None = None) -> Sampler:
+    """Return the sampler of the `generate` section, with the settings of a mix's sampler on top."""
+    own = {} if over is None else over.model_dump(include=set(Sampler.__dataclass_fields__), exclude_none=True)
+    values = {name: getattr(settings, name) for name in Sampler.__dataclass_fields__}
+    return Sampler(**{**values, **own})
+
+
+def _works(run: Run) -> list[Work]:
+    """Return one piece of work for each sampler of the mix, or the one there is without a mix."""
     settings = run.recipe.generate
-    sampler = Sampler(temperature=settings.temperature, top_p=settings.top_p, top_k=settings.top_k,
-                      max_new_tokens=settings.max_new_tokens)
-    made = make_candidates(run, Work(samples=run.samples, root=run.video_root, engine=settings.engine,
-                                     num_candidates=settings.num_candidates, sampler=sampler))
-    if not made.candidates:
-        raise UserError(f"no candidates: none of the {len(run.samples)} samples got an answer ({made.counts})")
-    write_jsonl(run.folder / "candidates.jsonl", made.candidates)
-    return made.counts
+    plain = Work(samples=run.samples, root=run.video_root, engine=settings.engine,
+                 num_candidates=settings.num_candidates, sampler=training_sampler(settings))
+    works: list[Work] = []
+    for one in settings.mix:
+        adapter = None if one.adapter is None else Path(one.adapter).expanduser()
+        works.append(replace(
+            plain, num_candidates=one.num_candidates, sampler=training_sampler(settings, over=one), model=one.model,
+            adapter=adapter, instruction=one.instruction, sampler_name=one.name, title=f"generate ({one.name})",
+            first_number=sum(work.num_candidates for work in works)))
+    return works or [plain]
+
+
+def _total(run: Run, made: Sequence[Made], candidates: Sequence[Candidate]) -> dict[str, Any]:
+    """Return the counts of all samplers together, and, of a mix, how many candidates each of them made."""
+    totals: Counter[str] = Counter()
+    for each in made:
+        totals.update(each.counts)
+    answered = len({candidate.sample_id for candidate in candidates})
+    counts: dict[str, Any] = {**totals, "samples": len(run.samples), "samples_without": len(run.samples) - answered,
+              "bad_clips": len(run.bad_clips)}
+    if run.recipe.generate.mix:
+        counts["samplers"] = dict(Counter(candidate.sampler for candidate in candidates))
+    return counts
 
 
 def make_candidates(run: Run, work: Work) -> Made:
@@ -91,7 +139,7 @@ def make_candidates(run: Run, work: Work) -> Made:
         new = _answer_by_server(run, work, missing) if work.engine == "openai" else _answer(run, work, missing)
         run.store.flush()
     stored = run.store.get("candidate", [one.key for one in asked])
-    candidates = [_candidate(run, one, stored[one.key]) for one in asked if one.key in stored]
+    candidates = [_candidate(run, work, one, stored[one.key]) for one in asked if one.key in stored]
     cut = sum(candidate.finish == "length" for candidate in candidates)
     unanswered = len(work.samples) - len({candidate.sample_id for candidate in candidates})
     return Made(candidates, {"samples": len(work.samples), "candidates": len(candidates), "reused": len(before),
@@ -105,23 +153,35 @@ def _ask(run: Run, work: Work) -> list[Asked]:
     asked = []
     for sample in work.samples:
         clip = {"files": _files(sample, work.root), "start": sample.start, "end": sample.end}
-        for number in range(work.num_candidates):
+        for number in range(work.first_number, work.first_number + work.num_candidates):
             seed = candidate_seed(run.recipe.seed, sample.id, number)
-            key = row_key(**common, clip=clip, prompt=sample.prompt, seed=seed)
+            key = row_key(**common, clip=clip, prompt=asked_text(work, sample), seed=seed)
             asked.append(Asked(sample=sample, number=number, seed=seed, key=key))
     return asked
 
 
+def asked_text(work: Work, sample: Sample) -> str:
+    """Return what the policy is asked about a sample's clip."""
+    return work.instruction.replace("{prompt}", sample.prompt)
+
+
 def _identity(run: Run, work: Work) -> dict[str, Any]:
     """Return what identifies the model that answers: a server's by name, not address; ours by its weights."""
-    settings, server = run.recipe.model, run.recipe.generate
+    settings, server = work.model or run.recipe.model, run.recipe.generate
     if work.engine == "openai":
-        return {"served": server.served_model or settings.name, "revision": settings.revision,
+        return {"served": served_name(run, work), "revision": settings.revision,
                 "video_as": server.video_as}
     config, _ = load_config(settings)
     return {"name": settings.name, "revision": revision_of(settings, config), "positions": settings.positions,
             "adapter": None if work.adapter is None else content_hash(work.adapter), "quantize": settings.quantize,
-            "dtype": str(choose_dtype(settings)), "attention": settings.attention}
+            "dtype": str(choose_dtype(settings)), "attention": settings.attention, "rope": settings.rope_factor}
+
+
+def served_name(run: Run, work: Work) -> str:
+    """Return the model's name on the server."""
+    if work.model is not None:
+        return work.model.name
+    return run.recipe.generate.served_model or run.recipe.model.name
 
 
 def _files(sample: Sample, root: Path) -> list[list[str | int]]:
@@ -135,9 +195,10 @@ def _files(sample: Sample, root: Path) -> list[list[str | int]]:
     return [[name, stat.st_size, stat.st_mtime_ns] for name, stat in facts]
 
 
-def _candidate(run: Run, one: Asked, row: dict[str, Any]) -> Candidate:
+def _candidate(run: Run, work: Work, one: Asked, row: dict[str, Any]) -> Candidate:
     return Candidate(id=f"{one.sample.id}#{one.number}", sample_id=one.sample.id, text=row["text"], seed=one.seed,
-                     model=run.recipe.model.name, settings=one.key[:16], finish=row["finish"])
+                     model=(work.model or run.recipe.model).name, settings=one.key[:16], finish=row["finish"],
+                     sampler=work.sampler_name)
 
 
 def clip_requests(run: Run, work: Work, missing: Mapping[str, Sequence[Asked]]) -> list[ClipRequest]:
@@ -163,9 +224,9 @@ def _answer_by_server(run: Run, work: Work, missing: Mapping[str, Sequence[Asked
 
 def _answer(run: Run, work: Work, missing: Mapping[str, Sequence[Asked]]) -> Counter[str]:
     """Write the missing candidates with the policy loaded here: each clip decoded once and encoded once."""
-    policy = work.policy or load_policy(run.recipe.model, adapter=work.adapter)
+    policy = work.policy or load_policy(work.model or run.recipe.model, adapter=work.adapter)
     video, most = run.recipe.video, run.recipe.generate.batch_size
-    policy.family.pixel_kwargs(policy.processor.video_processor, video.min_pixels, video.max_pixels)  # fail first
+    pixel_kwargs(policy.family, policy.processor.video_processor, video)  # fail first
     counts: Counter[str] = Counter()
     waiting: list[tuple[Row, Asked]] = []
     requests = clip_requests(run, work, missing)
@@ -182,13 +243,14 @@ def _answer(run: Run, work: Work, missing: Mapping[str, Sequence[Asked]]) -> Cou
             clip = source.encode(ready)
             rows = {question: Row(prompt=encode_prompt(policy, question, clip.inputs), clip=clip.inputs,
                                   features=clip.features)
-                    for question in {one.sample.prompt for one in asked}}
-            waiting += [(rows[one.sample.prompt], one) for one in asked]
+                    for question in {asked_text(work, one.sample) for one in asked}}
+            waiting += [(rows[asked_text(work, one.sample)], one) for one in asked]
             while len(waiting) >= most:
                 advance(_write(run, work, policy, waiting[:most]))
                 waiting = waiting[most:]
         if waiting:
             advance(_write(run, work, policy, waiting))
+        counts.update({name: source.counts[name] for name in LOOKED if source.counts[name]})
     return counts
 
 

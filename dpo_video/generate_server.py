@@ -18,7 +18,7 @@ from typing import Any
 from PIL import Image
 
 from dpo_video.errors import UserError
-from dpo_video.generate import Asked, Work, clip_requests
+from dpo_video.generate import Asked, Work, asked_text, clip_requests, served_name
 from dpo_video.models.checkpoints import Blueprint, blueprint
 from dpo_video.models.tokens import fit_frames, frame_size
 from dpo_video.progress import progress
@@ -44,7 +44,11 @@ class _Server:
 def answer_by_server(run: Run, work: Work, missing: Mapping[str, Sequence[Asked]]) -> Counter[str]:
     """Store the missing candidates; return the count of requests that failed; the next run tries them again."""
     if work.adapter is not None:
-        raise UserError("generate.engine openai cannot serve an adapter that was just trained: use engine local")
+        raise UserError("generate.engine openai cannot serve an adapter from a folder: serve it under a name of its "
+                        "own, or use engine local")
+    if work.sampler.first_temperature is not None:
+        raise UserError("generate.first_temperature: servers take one temperature a request. Leave it out, or use "
+                        "generate.engine=local")
     try:
         return asyncio.run(_answer_all(run, work, missing))
     except ExceptionGroup as group:
@@ -101,13 +105,13 @@ async def _answer(server: _Server, one: Asked, content: Sequence[dict[str, Any]]
     import openai
 
     settings, sampler = server.run.recipe.generate, server.work.sampler
-    messages = [{"role": "user", "content": [*content, {"type": "text", "text": one.sample.prompt}]}]
+    messages = [{"role": "user", "content": [*content, {"type": "text", "text": asked_text(server.work, one.sample)}]}]
     try:
         reply = await server.client.chat.completions.create(
-            model=settings.served_model or server.run.recipe.model.name, messages=messages, seed=one.seed,
+            model=served_name(server.run, server.work), messages=messages, seed=one.seed,
             temperature=sampler.temperature, top_p=sampler.top_p, max_tokens=sampler.max_new_tokens,
             # vLLM and SGLang otherwise take these from the checkpoint's generation_config
-            extra_body={"top_k": sampler.top_k or -1, "repetition_penalty": 1.0})
+            extra_body={"top_k": sampler.top_k or -1, "min_p": sampler.min_p, "repetition_penalty": 1.0})
         choice = reply.choices[0]
         if choice.finish_reason == "content_filter":
             raise LookupError("content filter")

@@ -5,6 +5,7 @@ from collections.abc import Callable
 import yaml
 
 from dpo_video.names import find_yaml, shipped_names
+from dpo_video.recipe.presets import PRESETS
 
 Rows = list[tuple[str, str]]
 
@@ -31,6 +32,11 @@ def families() -> Rows:
     return [(name, family.title) for name, family in sorted(FAMILIES.items())]
 
 
+def presets() -> Rows:
+    """Frames as the families' own code takes them, for `video.preset`."""
+    return [(name, preset.meaning) for name, preset in sorted(PRESETS.items())]
+
+
 def losses() -> Rows:
     """TRL's DPO loss types, as `train.loss` takes them."""
     from dpo_video.training.settings import LOSSES
@@ -39,4 +45,5 @@ def losses() -> Rows:
 
 
 LISTS: dict[str, Callable[[], Rows]] = {
-    "recipes": recipes, "scorers": scorers, "families": families, "losses": losses}
+    "recipes": recipes, "scorers": scorers, "families": families, "presets": presets,
+    "losses": losses}

@@ -11,7 +11,8 @@ from pydantic_core import ErrorDetails
 
 from dpo_video.errors import UserError
 from dpo_video.names import did_you_mean, find_yaml
-from dpo_video.recipe import Recipe
+from dpo_video.recipe import Recipe, VideoSettings
+from dpo_video.recipe.presets import PRESETS
 
 Location = tuple[str, ...]
 
@@ -39,13 +40,34 @@ def load_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
     path = find_yaml("recipes", name)
     places: dict[Location, str] = {}
     values = _read(path, places)
-    for text in overrides:
+    for text in _preset_first(overrides):
         _override(values, text, places)
     try:
         return Recipe.model_validate(values, strict=True)
     except ValidationError as error:
         lines = [_explain(detail, places, str(path)) for detail in error.errors()]
         raise UserError("\n".join(dict.fromkeys(lines))) from None
+
+
+def load_video_settings(overrides: Sequence[str]) -> VideoSettings:
+    """Return the `video` section that overrides alone make, its defaults elsewhere."""
+    values: dict[str, Any] = {"video": {}}
+    places: dict[Location, str] = {}
+    for text in _preset_first(overrides):
+        _override(values, text, places)
+    others = [key for key in values if key != "video"]
+    if others:
+        raise UserError(f"override of `{others[0]}`: without a recipe only `video.` settings can be given")
+    try:
+        return VideoSettings.model_validate(values["video"], strict=True)
+    except ValidationError as error:
+        details = [{**detail, "loc": ("video", *detail["loc"])} for detail in error.errors()]
+        raise UserError("\n".join(dict.fromkeys(_explain(detail, places, "") for detail in details))) from None  # type: ignore[arg-type]
+
+
+def _preset_first(overrides: Sequence[str]) -> list[str]:
+    """Return overrides with a frame preset before the single settings that go on top of it."""
+    return sorted(overrides, key=lambda text: not text.startswith("video.preset="))
 
 
 def dump_recipe(recipe: Recipe) -> str:
@@ -92,6 +114,9 @@ def _override(values: dict[str, Any], text: str, places: dict[Location, str]) ->
             raise UserError(f"override {text!r}: `{'.'.join(location[:depth])}` is not a section")
     try:
         target[last] = yaml.load(value, Loader=_Loader)
+        if location == ("video", "preset") and target[last] in PRESETS:  # it beats what the recipe file says
+            for replaced in PRESETS[target[last]].video:
+                target.pop(replaced, None)
     except yaml.YAMLError as error:
         raise UserError(f"override {text!r}: the value is not YAML") from error
     places[location] = f"override {text!r}"

@@ -44,6 +44,8 @@ class Candidate:
     seed: int
     finish: str = "stop"
     """`stop` when the answer ended by itself, `length` when it was cut at `max_new_tokens`."""
+    sampler: str | None = None
+    """Which of `generate.mix` drew it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -23,6 +23,7 @@ from dpo_video.video import clip_key
 VERSIONS_OF = ("dpo-video", "torch", "transformers", "trl", "peft", "accelerate", "bitsandbytes", "av",
                "decord", "openai")
 SPEED_ONLY = frozenset({
+    "video.preset",  # a name for settings that stand beside it
     "video.workers", "video.timeout", "video.cache", "video.cache_gb", "video.cache_folder",
     "generate.base_url", "generate.batch_size", "generate.concurrency", "generate.timeout",
     "generate.retries", "generate.api_key_env", "judge.base_url", "judge.api_key_env",

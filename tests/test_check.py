@@ -151,7 +151,7 @@ def test_an_unknown_scorer_leaves_the_rest_of_the_plan(world: Path) -> None:
 
 @pytest.mark.parametrize(("changes", "message"), [
     ({"train": {"max_length": 40}}, "do not fit the 40 there is room for"),
-    ({"video": {"max_tokens": 24}}, "over video.max_tokens and lose frames"),
+    ({"video": {"max_tokens": 24}}, "over their budget of tokens and lose frames"),
     ({"data": {"heldout": None}}, "the run ends without numbers before and after"),
 ])
 def test_what_will_disappoint_is_a_warning(world: Path, changes: dict[str, Any], message: str) -> None:

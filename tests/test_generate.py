@@ -10,12 +10,13 @@ import sys
 import pytest
 from clips import write_clip
 from generation_runs import make_recipe, run_generate, write_data
-from policies import each_kind, policy
+from policies import each_kind, policy, tiny_folder
+from pydantic import ValidationError
 
 from dpo_video.errors import UserError
 from dpo_video.generate import Work, generate, make_candidates
 from dpo_video.models.sampling import Sampler
-from dpo_video.records import Sample, read_jsonl, write_jsonl
+from dpo_video.records import Candidate, Sample, read_jsonl, write_jsonl
 from dpo_video.run import open_run
 
 
@@ -175,3 +176,39 @@ def test_candidates_are_written_as_records_that_read_back(data, tmp_path):
     lines = (recipe.run_folder / "candidates.jsonl").read_text(encoding="utf-8").splitlines()
     assert [json.loads(line)["id"] for line in lines] == [candidate.id for candidate in candidates]
     assert {candidate.model for candidate in candidates} == {recipe.model.name}
+
+
+def test_a_mix_draws_from_each_sampler_and_records_it(data, tmp_path):
+    """Numbers go on over the samplers; each answer is the one that its sampler alone would have drawn."""
+    mix = [{"name": "hot", "num_candidates": 2, "temperature": 1.5},
+           {"name": "brief", "num_candidates": 1, "instruction": "{prompt} be brief", "min_p": 0.1}]
+    counts, candidates = run_generate(make_recipe(tmp_path, data, generate={"mix": mix}))
+    assert counts["samplers"] == {"hot": 12, "brief": 6}
+    assert (counts["samples"], counts["candidates"], counts["samples_without"]) == (6, 18, 0)
+    by_sample = [candidates[begin:begin + 3] for begin in range(0, 18, 3)]
+    for three in by_sample:
+        assert [one.id.rpartition("#")[2] for one in three] == ["0", "1", "2"]
+        assert len({one.sample_id for one in three}) == 1
+        assert [one.sampler for one in three] == ["hot", "hot", "brief"]
+    with open_run(make_recipe(tmp_path / "alone", data, generate={"temperature": 1.5})) as run:
+        generate(run)
+        alone = list(read_jsonl(run.folder / "candidates.jsonl", Candidate))
+    hot = [one for one in candidates if one.sampler == "hot"]
+    assert [(one.id, one.text) for one in hot] == [(one.id, one.text) for one in alone]
+
+
+def test_a_sampler_of_another_policy_answers_for_itself(data, tmp_path):
+    """The second policy's first answer to each sample is what it draws when it is the recipe's own."""
+    other = {"name": str(tiny_folder("llava_next_video")), "device": "cpu"}
+    mix = [{"name": "own", "num_candidates": 1}, {"name": "other", "num_candidates": 1, "model": other}]
+    _, candidates = run_generate(make_recipe(tmp_path, data, generate={"mix": mix}))
+    assert {one.model for one in candidates if one.sampler == "other"} == {other["name"]}
+    _, alone = run_generate(make_recipe(tmp_path / "alone", data, kind="llava_next_video"))
+    wanted = {one.id: one.text for one in alone}
+    assert [one.text for one in candidates if one.sampler == "other"] == [
+        wanted[one.id] for one in candidates if one.sampler == "other"]
+
+
+def test_an_instruction_without_the_question_is_refused(data, tmp_path):
+    with pytest.raises(ValidationError, match=r"must contain \{prompt\} once"):
+        make_recipe(tmp_path, data, generate={"mix": [{"name": "x", "num_candidates": 1, "instruction": "Why?"}]})

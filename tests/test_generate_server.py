@@ -10,7 +10,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import numpy as np
 import pytest
 from clips import read_number
-from generation_runs import make_recipe, run_generate, write_data
+from generation_runs import QUESTIONS, make_recipe, run_generate, write_data
 from PIL import Image
 
 from dpo_video.errors import UserError
@@ -193,3 +193,18 @@ def test_no_more_requests_run_at_once_than_the_recipe_allows(data, tmp_path, ser
     _, candidates = run_generate(server_recipe(tmp_path, data, server, generate={"concurrency": 2}))
     assert server.most_at_once <= 2
     assert all(isinstance(candidate, Candidate) for candidate in candidates)
+
+
+def test_a_mix_asks_each_model_its_own_question_and_a_schedule_is_refused(tmp_path):
+    data = write_data(tmp_path)
+    server = Server()
+    mix = [{"name": "own", "num_candidates": 1, "min_p": 0.2},
+           {"name": "other", "num_candidates": 1, "model": {"name": "other/model"}, "instruction": "Briefly: {prompt}"}]
+    address = {"engine": "openai", "base_url": server.url}
+    _, candidates = run_generate(make_recipe(tmp_path, data, generate={**address, "mix": mix, "served_model": "m"}))
+    assert {(one.sampler, one.text.split()[0]) for one in candidates} == {("own", "m"), ("other", "other/model")}
+    asked = {(body["model"], body["min_p"], body["messages"][0]["content"][-1]["text"]) for body in server.requests}
+    assert asked == {("m", 0.2, question) for question in QUESTIONS} | {
+        ("other/model", 0.0, f"Briefly: {question}") for question in QUESTIONS}
+    with pytest.raises(UserError, match="servers take one temperature a request"):
+        run_generate(make_recipe(tmp_path / "x", data, generate={**address, "first_temperature": 2.0}))

@@ -149,7 +149,7 @@ def test_a_clip_over_the_budget_loses_frames_evenly_in_whole_steps(kind):
 
 @each_kind
 def test_a_budget_below_one_step_is_refused_with_the_least_that_a_clip_takes(kind):
-    with pytest.raises(UserError, match=r"video.max_tokens is 1, and the least that a 150x100 clip takes is"):
+    with pytest.raises(UserError, match=r"1 video tokens \(video.max_tokens 1\), and the least that a 150x100"):
         frames_within(policy(kind).blueprint, VideoSettings(max_tokens=1), num_frames=8, height=100, width=150)
 
 

@@ -6,7 +6,15 @@ import pytest
 import torch
 from policies import each_kind, make_frames, make_row, policy
 
-from dpo_video.models.sampling import Answer, Sampler, SeededGumbel, _noise, candidate_seed, generate_answers
+from dpo_video.models.sampling import (
+    Answer,
+    Sampler,
+    ScheduledTemperature,
+    SeededGumbel,
+    _noise,
+    candidate_seed,
+    generate_answers,
+)
 
 HOT = Sampler(temperature=1.0, top_p=0.95, max_new_tokens=10)
 
@@ -48,12 +56,35 @@ def test_a_rows_draws_are_independent_from_step_to_step():
     (Sampler(temperature=1.0, top_k=2, max_new_tokens=1), {0, 6}),
     # softmax is .39 .14 .09 .05 .03 .02 .24 .01 (sum of the three largest .77): 0.7 needs those three
     (Sampler(temperature=1.0, top_p=0.7, max_new_tokens=1), {0, 6, 1}),
+    # 0.3 of the largest, .39, is .117
+    (Sampler(temperature=1.0, min_p=0.3, max_new_tokens=1), {0, 6, 1}),
     (Sampler(temperature=0.01, max_new_tokens=1), {0}),
+    (Sampler(temperature=1.0, first_temperature=0.01, max_new_tokens=1), {0}),
 ])
-def test_temperature_top_k_and_top_p_cut_the_tail(sampler, allowed):
+def test_temperature_top_k_top_p_and_min_p_cut_the_tail(sampler, allowed):
     logits = torch.tensor([2.0, 1.0, 0.5, 0.0, -0.5, -1.0, 1.5, -2.0])
-    noisy = _noise(policy("llava_next_video"), range(500), sampler)(torch.zeros(500, 1), logits.repeat(500, 1))
+    noisy = _noise(policy("llava_next_video"), range(500), sampler, prompt=1)(torch.zeros(500, 1),
+                                                                             logits.repeat(500, 1))
     assert set(noisy.argmax(-1).tolist()) == allowed
+
+
+@each_kind
+def test_the_first_temperature_holds_for_the_first_tokens_and_no_longer(kind):
+    """With equal seeds, equal temperatures draw equal tokens: first those of 1.5, and after them not those of 1.5."""
+    model = policy(kind)
+    row, seeds = make_row(model, make_frames(4)), [list(range(6))]
+    drawn = {}
+    for name, sampler in (("hot", Sampler(temperature=1.5, max_new_tokens=3)),
+                          ("first", Sampler(temperature=0.2, first_temperature=1.5, first_tokens=3, max_new_tokens=3)),
+                          ("hot long", Sampler(temperature=1.5, max_new_tokens=12)),
+                          ("first long", Sampler(temperature=0.2, first_temperature=1.5, first_tokens=3,
+                                                 max_new_tokens=12))):
+        drawn[name] = generate_answers(model, [row], seeds=seeds, sampler=sampler)[0]
+    assert drawn["first"] == drawn["hot"]
+    assert drawn["first long"] != drawn["hot long"]
+    schedule = ScheduledTemperature(first=2.0, until=5, then=0.5)
+    made = [float(schedule(torch.zeros(1, length), torch.ones(1, 1))) for length in (3, 4, 5, 6)]
+    assert made == [0.5, 0.5, 2.0, 2.0]
 
 
 @each_kind

@@ -144,15 +144,16 @@ def test_each_setting_and_the_file_determine_the_frames_kept(world: Path, tmp_pa
     asked = [(request, settings, 1), (request, settings, 2), (replace(request, video=second), settings, 1),
              (replace(request, start=1.0), settings, 1), (replace(request, end=1.0), settings, 1),
              (replace(request, video=(first, second)), settings, 1)]
-    changes = {"policy": "fps", "num_frames": 3, "fps": 1.0, "min_frames": 1, "max_frames": 5, "backend": "decord"}
+    changes = {"policy": "fps", "num_frames": 3, "fps": 1.0, "min_frames": 1, "max_frames": 5, "change": 0.2,
+               "backend": "decord"}
     asked += [(request, settings.model_copy(update={name: value}), 1) for name, value in changes.items()]
     names = [str(frames_identity(one, video, multiple_of=step)) for one, video, step in asked]
     os.utime(first, ns=(10**18 + 1, 10**18 + 1))
     names.append(str(frames_identity(request, settings, multiple_of=1)))
     assert len(set(names)) == len(names)
     unlike = set(VideoSettings.model_fields) - set(changes)
-    later = {"min_pixels", "max_pixels", "max_tokens"}
-    assert unlike - later == {"workers", "timeout", "cache", "cache_gb", "cache_folder"}
+    later = {"min_pixels", "max_pixels", "cap_pixels", "max_tokens", "reserve_tokens"}
+    assert unlike - later == {"preset", "workers", "timeout", "cache", "cache_gb", "cache_folder"}
 
 
 def test_each_part_of_the_tower_determines_the_features_kept() -> None:
@@ -160,7 +161,8 @@ def test_each_part_of_the_tower_determines_the_features_kept() -> None:
     changed = [replace(model, revision="other"), replace(model, dtype=torch.bfloat16),
                replace(model, device=torch.device("meta")), replace(model, family=replace(model.family, name="x")),
                replace(model, settings=model.settings.model_copy(update={"attention": "eager"}))]
-    sizes = [settings.model_copy(update={name: 60000}) for name in ("min_pixels", "max_pixels", "max_tokens")]
+    names = ("min_pixels", "max_pixels", "cap_pixels", "max_tokens", "reserve_tokens")
+    sizes = [settings.model_copy(update={name: 60000}) for name in names]
     made = [str(tower_identity(one, settings)) for one in (model, *changed)]
     made += [str(tower_identity(model, one)) for one in sizes]
     assert len(set(made)) == len(made)

@@ -107,7 +107,8 @@ CHANGES: dict[str, Callable[[Policy, VideoSettings, Pair], tuple[Policy, VideoSe
     "file": lambda p, v, x: (p, v, replace(x, video="c2.mp4")),
     **{name: lambda p, v, x, name=name, value=value: (p, v.model_copy(update={name: value}), x)  # type: ignore[misc]
        for name, value in {"policy": "fps", "num_frames": 4, "fps": 1.0, "min_frames": 2, "max_frames": 9,
-                           "min_pixels": 3136, "max_pixels": 50176, "max_tokens": 64, "backend": "decord"}.items()},
+                           "change": 0.2, "min_pixels": 3136, "max_pixels": 50176, "cap_pixels": True,
+                           "max_tokens": 64, "reserve_tokens": 99, "backend": "decord"}.items()},
 }
 
 
@@ -120,7 +121,7 @@ def test_each_part_of_the_key_tells_rows_apart(world: Path, policy: Policy, part
 
 
 def test_every_video_setting_is_in_the_key_or_only_changes_speed() -> None:
-    speed = {"workers", "timeout", "cache", "cache_gb", "cache_folder"}
+    speed = {"workers", "timeout", "cache", "cache_gb", "cache_folder", "preset"}
     assert set(VideoSettings.model_fields) - speed == set(CHANGES) & set(VideoSettings.model_fields)
 
 

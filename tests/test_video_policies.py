@@ -2,11 +2,13 @@
 
 import numpy as np
 import pytest
+from clips import write_clip
 from hypothesis import given
 from hypothesis import strategies as st
 
 from dpo_video.recipe import VideoSettings
-from dpo_video.video import plan_indices
+from dpo_video.video import plan_indices, read_frames
+from dpo_video.video.read import small_pictures
 
 gaps = st.lists(st.floats(0.01, 2.0), max_size=60)
 
@@ -66,3 +68,64 @@ def test_a_part_holds_the_frames_on_screen_between_its_ends(gaps, start, end):
     picked = plan_indices(times, VideoSettings(num_frames=1000), start=start, end=end)
     near = np.abs(np.append(times, shown_until[-1])[:, None] - [start, end]).min() < 1e-5
     assert near or picked == expected
+
+
+def film(shots: list[tuple[int, int]]) -> np.ndarray:
+    """Return frames (F, 64, 96, 3) of shots: grey of one brightness for so many frames each."""
+    return np.concatenate([np.full((length, 64, 96, 3), grey, np.uint8) for length, grey in shots])
+
+
+def planned(pixels: np.ndarray, **settings: object) -> list[int]:
+    """Return the plan for frames at 10 a second, all looked at."""
+    video = VideoSettings.model_validate({"fps": 10.0, "min_frames": 1, **settings})
+    return plan_indices(np.arange(len(pixels)) / 10, video, look=lambda at: small_pictures(pixels[at]))
+
+
+def test_scene_takes_the_middle_frame_of_each_shot():
+    """Shots of frames 0-9, 10-29 and 30-34: middles 4 (of 0..9), 19 and 32."""
+    assert planned(film([(10, 40), (20, 200), (5, 90)]), policy="scene") == [4, 19, 32]
+
+
+def test_scene_keeps_the_greatest_changes_over_the_most_and_fills_up_to_the_least():
+    """Steps of brightness 60, 20 and 120 of 255: with room for 3, the shot that opens with the smallest goes."""
+    shots = film([(10, 20), (10, 80), (10, 100), (10, 220)])
+    assert planned(shots, policy="scene", max_frames=3, change=0.05) == [4, 14, 34]
+    assert planned(film([(9, 50)]), policy="scene", min_frames=3) == [0, 4, 8]
+
+
+def test_diff_prune_compares_with_the_last_frame_taken_not_with_the_one_before():
+    """A ramp of 1 of 255 a frame never changes between neighbours by 10 of 255; against the last one taken it does."""
+    ramp = np.stack([np.full((64, 96, 3), 100 + step, np.uint8) for step in range(45)])
+    assert planned(ramp, policy="diff_prune", change=10 / 255 - 1e-4) == [0, 10, 20, 30, 40]
+    assert planned(ramp, policy="scene", change=10 / 255) == [22]
+
+
+@given(st.lists(st.tuples(st.integers(1, 9), st.integers(0, 255)), min_size=1, max_size=8),
+       st.sampled_from(["scene", "diff_prune"]), st.integers(1, 6), st.integers(0, 10), st.integers(1, 3))
+def test_looking_policies_keep_to_their_bounds(shots, policy, least, more, multiple_of):
+    pixels = film(shots)
+    video = VideoSettings.model_validate({"policy": policy, "fps": 10.0, "min_frames": least,
+                                          "max_frames": least + more})
+    picked = plan_indices(np.arange(len(pixels)) / 10, video, multiple_of=multiple_of,
+                          look=lambda at: small_pictures(pixels[at]))
+    assert picked == sorted(set(picked))
+    assert min(least, len(pixels), least + more) - multiple_of < len(picked) <= min(least + more, len(pixels))
+    assert len(picked) % multiple_of == 0 or len(picked) < multiple_of
+
+
+def test_all_takes_every_frame_up_to_its_most():
+    times = np.arange(30) / 25
+    assert plan_indices(times, VideoSettings(policy="all")) == list(range(30))
+    assert plan_indices(times, VideoSettings(policy="all", max_frames=4)) == [0, 10, 19, 29]
+
+
+def test_a_file_is_looked_at_by_the_rate_and_then_read_exactly(tmp_path):
+    """At 5 of 25 frames a second, 60 frames are looked at as 12; the file has shots of 20, 25 and 15 frames."""
+    path = write_clip(tmp_path / "shots.mp4", 60, size=(96, 64), pixels=iter(film([(20, 40), (25, 200), (15, 90)])))
+    frames = read_frames(path, VideoSettings(policy="scene", fps=5.0, min_frames=1))
+    assert frames.looked_at == 12
+    assert len(frames.indices) == 3
+    for index, low, high, grey in zip(frames.indices, (0, 20, 45), (20, 45, 60), (40, 200, 90), strict=True):
+        assert low <= index < high
+        assert abs(float(frames.pixels[frames.indices.index(index)].mean()) - grey) < 4
+    assert read_frames(path, VideoSettings(policy="uniform")).looked_at == 0

@@ -75,7 +75,22 @@ def load_config(settings: ModelSettings, *, local_only: bool = False) -> tuple[P
                             f"{did_you_mean(kind, FAMILIES)} Known: {known}")
         config = AutoConfig.from_pretrained(name, revision=settings.revision, local_files_only=local_only,
                                             trust_remote_code=settings.trust_remote_code)
-    return config, family_of(config, settings.family)
+    family = family_of(config, settings.family)
+    stretch_context(config, family, settings.rope_factor)
+    return config, family
+
+
+def stretch_context(config: PretrainedConfig, family: Family, factor: float | None) -> None:
+    """Set linear RoPE scaling by `model.rope_factor` in a config, and the context that goes with it."""
+    if factor is None:
+        return
+    text = config.get_text_config()
+    rope = dict(text.rope_parameters or {})
+    if family.position_axes != 1 or rope.get("rope_type", "default") != "default":
+        raise UserError(f"model.rope_factor is for models with plain RoPE positions; family {family.name!r} has "
+                        f"{'M-RoPE' if family.position_axes != 1 else rope.get('rope_type')}. Leave it out")
+    text.rope_parameters = {**rope, "rope_type": "linear", "factor": factor}
+    text.max_position_embeddings = int(text.max_position_embeddings * factor)
 
 
 def revision_of(settings: ModelSettings, config: PretrainedConfig) -> str:
@@ -103,7 +118,9 @@ def blueprint(settings: ModelSettings) -> Blueprint:
             return _from_files(settings, local_only=False)
     row = PUBLISHED[name]
     config = AutoConfig.for_model(**_copy(row.config))
-    return Blueprint(family=choose(FAMILIES, settings.family or config.model_type, "model.family"), config=config,
+    family = choose(FAMILIES, settings.family or config.model_type, "model.family")
+    stretch_context(config, family, settings.rope_factor)
+    return Blueprint(family=family, config=config,
                      video_processor=row.video_processor())
 
 

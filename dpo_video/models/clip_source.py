@@ -27,7 +27,7 @@ from dpo_video.models.features import encode_video
 from dpo_video.models.load import Policy
 from dpo_video.models.lora import tunes_tower
 from dpo_video.models.prompts import ClipInputs, video_inputs
-from dpo_video.models.tokens import fit_frames
+from dpo_video.models.tokens import fit_frames, size_identity
 from dpo_video.recipe import Recipe, VideoSettings
 from dpo_video.store import row_key
 from dpo_video.video import ClipRequest, FramePool, Frames, VideoError
@@ -78,7 +78,7 @@ class ClipSource:
             raise UserError("`video.cache` is 'features', and this adapter has tuned the vision tower or the "
                             "projector, which make them. Set it to 'frames' or 'none'")
         self.counts: Counter[str] = Counter()
-        """decoded, encoded: clips for which the work was done."""
+        """decoded, encoded: clips for which the work was done; frames_looked_at, frames_kept: by policies that look."""
         self._policy = policy
         # Threads of the pool prepare clips while the caller tokenizes prompts: a fast tokenizer is not safe for two.
         self._preparing = replace(policy, processor=copy.deepcopy(policy.processor))
@@ -143,6 +143,8 @@ class ClipSource:
             return decoded
         try:
             with self._lock:
+                if decoded.looked_at:
+                    self.counts.update(frames_looked_at=decoded.looked_at, frames_kept=len(decoded.indices))
                 fitting = fit_frames(self._preparing.blueprint, self._settings, decoded)
                 inputs = video_inputs(self._preparing, fitting, self._settings)
         except UserError as error:  # frames that the processor refuses, or that no budget fits
@@ -177,7 +179,7 @@ def tower_identity(policy: Policy, settings: VideoSettings) -> dict[str, Any]:
     """Return all that determines a clip's features, besides its frames. No adapter tunes what makes them."""
     return {"family": policy.family.name, "revision": policy.revision, "dtype": str(policy.dtype),
             "device": policy.device.type, "attention": policy.settings.attention,
-            "size": [settings.min_pixels, settings.max_pixels, settings.max_tokens],
+            "size": size_identity(settings),
             "processor": policy.processor.video_processor.to_json_string(),
             "versions": {name: version(name) for name in ("torch", "transformers")}}
 

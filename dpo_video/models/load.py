@@ -79,7 +79,7 @@ def load_policy(settings: ModelSettings, *, adapter: Path | None = None) -> Poli
     with one_line_errors(settings.name), loading(settings.name):
         processor = AutoProcessor.from_pretrained(name, **source)
         model = AutoModelForImageTextToText.from_pretrained(
-            name, dtype=dtype, device_map={"": device}, **source, **_attention(settings),
+            name, config=config, dtype=dtype, device_map={"": device}, **source, **_attention(settings),
             **_quantization(settings, family, dtype))
     if processor.chat_template is None:
         raise UserError(f"the model {settings.name!r} has no chat template: use its instruction-tuned variant")

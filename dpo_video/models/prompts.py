@@ -12,6 +12,7 @@ from torch import Tensor
 
 from dpo_video.errors import UserError
 from dpo_video.models.load import Policy
+from dpo_video.models.tokens import pixel_kwargs
 from dpo_video.recipe import VideoSettings
 from dpo_video.video.frames import Frames, video_metadata
 
@@ -54,7 +55,7 @@ def video_inputs(policy: Policy, frames: Frames, settings: VideoSettings) -> Cli
 
     Raises UserError for frames that the processor refuses, such as very elongated ones.
     """
-    kwargs = policy.family.pixel_kwargs(policy.processor.video_processor, settings.min_pixels, settings.max_pixels)
+    kwargs = pixel_kwargs(policy.family, policy.processor.video_processor, settings)
     try:
         out = policy.processor(
             text=[prompt_text(policy.processor, "")], videos=[frames.pixels], return_text_replacement_offsets=True,

@@ -20,7 +20,7 @@ from transformers import (
     GenerationConfig,
     LogitsProcessor,
     LogitsProcessorList,
-    TemperatureLogitsWarper,
+    MinPLogitsWarper,
     TopKLogitsWarper,
     TopPLogitsWarper,
 )
@@ -38,6 +38,11 @@ class Sampler:
     top_p: float = 1.0
     top_k: int = 0
     """0 keeps all tokens."""
+    min_p: float = 0.0
+    """0 keeps all tokens."""
+    first_temperature: float | None = None
+    """Of the first `first_tokens` tokens; None is `temperature`."""
+    first_tokens: int = 8
     max_new_tokens: int
 
 
@@ -85,7 +90,7 @@ def _write(policy: Policy, rows: Sequence[Row], *, counts: Sequence[int], seeds:
     ends = _end_ids(policy)
     generated = model.generate(
         input_ids=ids[owner], attention_mask=mask[owner], position_ids=positions[..., owner, :],
-        past_key_values=cache, logits_processor=_noise(policy, seeds, sampler),
+        past_key_values=cache, logits_processor=_noise(policy, seeds, sampler, prompt=ids.shape[1]),
         generation_config=GenerationConfig(do_sample=False, max_new_tokens=sampler.max_new_tokens, use_cache=True,
                                            eos_token_id=ends, pad_token_id=policy.pad_id))
     return [_answer(policy, row, ends) for row in generated[:, ids.shape[1]:].tolist()]
@@ -114,15 +119,32 @@ def _answer(policy: Policy, ids: Sequence[int], ends: Sequence[int]) -> Answer:
     return Answer(text=str(text), finish="length" if stop is None else "stop")
 
 
-def _noise(policy: Policy, seeds: Sequence[int], sampler: Sampler) -> LogitsProcessorList:
+def _noise(policy: Policy, seeds: Sequence[int], sampler: Sampler, *, prompt: int) -> LogitsProcessorList:
+    """Return what makes a sample of logits; the prompt is so many tokens long, padding included."""
     if sampler.temperature == 0:
         return LogitsProcessorList()
-    warpers: list[LogitsProcessor] = [TemperatureLogitsWarper(sampler.temperature)]
+    first = sampler.first_temperature or sampler.temperature
+    warpers: list[LogitsProcessor] = [
+        ScheduledTemperature(first=first, until=prompt + sampler.first_tokens, then=sampler.temperature)]
     if sampler.top_k > 0:
         warpers.append(TopKLogitsWarper(sampler.top_k))
     if sampler.top_p < 1:
         warpers.append(TopPLogitsWarper(sampler.top_p))
+    if sampler.min_p > 0:
+        warpers.append(MinPLogitsWarper(sampler.min_p))
     return LogitsProcessorList([*warpers, SeededGumbel(seeds, policy.device)])
+
+
+class ScheduledTemperature(LogitsProcessor):
+    """Divide logits by one temperature up to a length of the sequence, and by another after it."""
+
+    def __init__(self, *, first: float, until: int, then: float) -> None:
+        self.first, self.until, self.then = first, until, then
+
+    def __call__(self, input_ids: LongTensor, scores: FloatTensor) -> FloatTensor:
+        """Return (R, V) logits of the next token after `input_ids` (R, T)."""
+        scaled: Tensor = scores / (self.first if input_ids.shape[1] < self.until else self.then)
+        return scaled  # type: ignore[return-value]
 
 
 class SeededGumbel(LogitsProcessor):

@@ -1,8 +1,10 @@
 """How many tokens a clip costs, and how many of its frames fit a budget: from a checkpoint's config alone."""
 
+from typing import Any
+
 from dpo_video.errors import UserError
 from dpo_video.models.checkpoints import Blueprint
-from dpo_video.models.families import FrameSize
+from dpo_video.models.families import Family, FrameSize, VideoProcessor
 from dpo_video.recipe import VideoSettings
 from dpo_video.video.frames import Frames, thin
 
@@ -10,9 +12,26 @@ from dpo_video.video.frames import Frames, thin
 def frame_size(blueprint: Blueprint, settings: VideoSettings, *, num_frames: int, height: int,
                width: int) -> FrameSize:
     """Return the size that the processor gives to a clip's frames, in pixels."""
-    family, processor = blueprint.family, blueprint.video_processor
+    processor = blueprint.video_processor
+    kwargs = pixel_kwargs(blueprint.family, processor, settings)
+    return blueprint.family.frame_size(processor, num_frames, FrameSize(height, width), kwargs)
+
+
+def pixel_kwargs(family: Family, processor: VideoProcessor, settings: VideoSettings) -> dict[str, Any]:
+    """Return the processor's `videos_kwargs` for the pixel settings of a recipe."""
     kwargs = family.pixel_kwargs(processor, settings.min_pixels, settings.max_pixels)
-    return family.frame_size(processor, num_frames, FrameSize(height, width), kwargs)
+    if settings.cap_pixels is None:
+        return kwargs
+    if "cap_pixels_per_frame" not in kwargs:
+        raise UserError(f"video.cap_pixels: the processor of family {family.name!r} knows no total of pixels. Leave it "
+                        "out, and use video.max_tokens or video.policy=fit to bound a clip")
+    return {**kwargs, "cap_pixels_per_frame": settings.cap_pixels}
+
+
+def size_identity(settings: VideoSettings) -> list[int | bool | None]:
+    """Return the settings that determine how large and how many the frames are that enter the tower."""
+    return [settings.min_pixels, settings.max_pixels, settings.cap_pixels, settings.max_tokens,
+            settings.reserve_tokens]
 
 
 def video_tokens(blueprint: Blueprint, settings: VideoSettings, *, num_frames: int, height: int, width: int) -> int:
@@ -27,24 +46,44 @@ def vision_patches(blueprint: Blueprint, settings: VideoSettings, *, num_frames:
     return blueprint.family.vision_patches(blueprint.video_processor, blueprint.config, num_frames, size)
 
 
+def token_budget(blueprint: Blueprint, settings: VideoSettings) -> int | None:
+    """Return the most video tokens of a clip: `video.max_tokens`, and under `fit` what the context leaves; or None."""
+    if settings.policy != "fit":
+        return settings.max_tokens
+    context = blueprint.family.context_length(blueprint.config)
+    left = context - settings.reserve_tokens
+    if left <= 0:
+        raise UserError(f"video.reserve_tokens is {settings.reserve_tokens}, and the model's context is {context} "
+                        "tokens: nothing is left for the clip. Lower it")
+    return left if settings.max_tokens is None else min(left, settings.max_tokens)
+
+
 def frames_within(blueprint: Blueprint, settings: VideoSettings, *, num_frames: int, height: int, width: int) -> int:
-    """Return how many of `num_frames` frames fit `video.max_tokens`; all where no budget is set.
+    """Return how many of `num_frames` frames fit the clip's budget of tokens; all where there is none.
 
     Fewer than all are a multiple of what the tower takes at a time. Raises UserError when not even one step fits.
     """
-    if settings.max_tokens is None:
+    budget = token_budget(blueprint, settings)
+    if budget is None:
         return num_frames
     step = blueprint.family.frames_per_step
     fewer = range(num_frames - num_frames % step or num_frames, 0, -step)
     for count in (num_frames, *fewer):
-        if video_tokens(blueprint, settings, num_frames=count, height=height, width=width) <= settings.max_tokens:
+        if video_tokens(blueprint, settings, num_frames=count, height=height, width=width) <= budget:
             return count
     least = video_tokens(blueprint, settings, num_frames=min(step, num_frames), height=height, width=width)
-    raise UserError(f"video.max_tokens is {settings.max_tokens}, and the least that a {width}x{height} clip takes is "
-                    f"{least}. Raise it, or lower video.max_pixels")
+    raise UserError(f"a clip may take {budget} video tokens ({_budget_from(settings)}), and the least that a "
+                    f"{width}x{height} clip takes is {least}. Raise the limit, or lower video.max_pixels")
+
+
+def _budget_from(settings: VideoSettings) -> str:
+    parts = [] if settings.max_tokens is None else [f"video.max_tokens {settings.max_tokens}"]
+    if settings.policy == "fit":
+        parts.append(f"the context less video.reserve_tokens {settings.reserve_tokens}")
+    return " and ".join(parts)
 
 
 def fit_frames(blueprint: Blueprint, settings: VideoSettings, frames: Frames) -> Frames:
-    """Return the frames that fit `video.max_tokens`, spread evenly; the caller counts those lost."""
+    """Return the frames that fit the clip's budget of tokens, spread evenly; the caller counts those lost."""
     num_frames, height, width = frames.pixels.shape[:3]
     return thin(frames, frames_within(blueprint, settings, num_frames=num_frames, height=height, width=width))

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from dpo_video.recipe.data import DataSettings
 from dpo_video.recipe.evaluate import EvaluateSettings
-from dpo_video.recipe.generate import GenerateSettings
+from dpo_video.recipe.generate import GenerateSettings, SamplerSettings
 from dpo_video.recipe.judge import JudgeSettings
 from dpo_video.recipe.model import ModelSettings
 from dpo_video.recipe.pair import PairSettings
@@ -17,7 +17,7 @@ from dpo_video.recipe.train import LoraSettings, TrainSettings
 from dpo_video.recipe.video import VideoSettings
 
 __all__ = ["DataSettings", "EvaluateSettings", "GenerateSettings", "JudgeSettings", "LoraSettings", "ModelSettings",
-           "PairSettings", "Recipe", "Section", "TrackingSettings", "TrainSettings", "VideoSettings"]
+           "PairSettings", "Recipe", "SamplerSettings", "Section", "TrackingSettings", "TrainSettings", "VideoSettings"]
 
 
 class Recipe(Section):

@@ -2,9 +2,42 @@
 
 from typing import Literal
 
-from pydantic import Field, PositiveFloat, PositiveInt
+from pydantic import Field, PositiveFloat, PositiveInt, field_validator
 
+from dpo_video.recipe.model import ModelSettings
 from dpo_video.recipe.section import Section
+
+
+class SamplerSettings(Section):
+    """One way of drawing candidates; what it leaves out is as in the `generate` section."""
+
+    name: str
+    """Stands in each of its candidates, so that shares can be counted."""
+    num_candidates: PositiveInt
+    """Answers per sample from this sampler."""
+    model: ModelSettings | None = None
+    """Another policy than the recipe's `model`."""
+    adapter: str | None = None
+    """Folder of a LoRA adapter on top of it."""
+    instruction: str = "{prompt}"
+    """What the policy is asked, with the question in it; pairs keep the question alone."""
+    temperature: float | None = Field(default=None, ge=0)
+    """Sampling temperature; 0 is greedy."""
+    first_temperature: float | None = Field(default=None, gt=0)
+    """Temperature of the first tokens."""
+    top_p: float | None = Field(default=None, gt=0, le=1)
+    """Nucleus sampling."""
+    top_k: int | None = Field(default=None, ge=0)
+    """Keep the k likeliest tokens; 0 keeps all."""
+    min_p: float | None = Field(default=None, ge=0, lt=1)
+    """Keep tokens at least this likely against the likeliest one."""
+
+    @field_validator("instruction")
+    @classmethod
+    def _holds_the_question(cls, value: str) -> str:
+        if value.count("{prompt}") != 1:
+            raise ValueError("must contain {prompt} once: the sample's question goes there")
+        return value
 
 
 class GenerateSettings(Section):
@@ -16,10 +49,20 @@ class GenerateSettings(Section):
     """Answers per sample."""
     temperature: float = Field(default=1.0, ge=0)
     """Sampling temperature; 0 is greedy."""
+    first_temperature: float | None = Field(default=None, gt=0)
+    """Temperature of the first `first_tokens` tokens, where answers part; higher there and lower after gives answers
+    that differ and still end well. None is `temperature`."""
+    first_tokens: PositiveInt = 8
+    """How many tokens `first_temperature` holds for."""
     top_p: float = Field(default=0.95, gt=0, le=1)
     """Nucleus sampling."""
     top_k: int = Field(default=0, ge=0)
     """Keep the k likeliest tokens; 0 keeps all."""
+    min_p: float = Field(default=0.0, ge=0, lt=1)
+    """Keep tokens at least this likely against the likeliest one (arXiv 2407.01082); 0 keeps all."""
+    mix: list[SamplerSettings] = Field(default=[])
+    """Several samplers in place of one: other temperatures, instructions, policies or adapters, each with its own
+    number of candidates. Empty draws `num_candidates` from the policy."""
     max_new_tokens: PositiveInt = 256
     """An answer is cut there, and marked as cut."""
     batch_size: PositiveInt = 8
@@ -38,3 +81,8 @@ class GenerateSettings(Section):
     """Seconds per request."""
     retries: int = Field(default=5, ge=0)
     """Attempts after the first for connection errors, 408, 429 and 5xx."""
+
+    @property
+    def candidates_per_sample(self) -> int:
+        """Answers per sample from all samplers."""
+        return sum(one.num_candidates for one in self.mix) if self.mix else self.num_candidates

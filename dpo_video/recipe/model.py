@@ -2,6 +2,8 @@
 
 from typing import Literal
 
+from pydantic import Field
+
 from dpo_video.recipe.section import Section
 
 
@@ -22,6 +24,9 @@ class ModelSettings(Section):
     """Attention kernel; auto leaves the choice to transformers."""
     positions: Literal["checkpoint", "transformers"] = "checkpoint"
     """M-RoPE rule: that of the published Qwen2/2.5-VL checkpoints, or that of transformers >= 5.3."""
+    rope_factor: float | None = Field(default=None, gt=1)
+    """Linear RoPE scaling: positions are divided by it, and the context is that much longer. LLaVA-NeXT-Video uses 2
+    for long clips. None leaves the checkpoint's positions."""
     trust_remote_code: bool = False
     """Allow code from the checkpoint's repository to run."""
     device: Literal["auto", "cpu", "cuda"] = "auto"

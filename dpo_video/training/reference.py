@@ -14,6 +14,7 @@ from torch import Tensor
 
 from dpo_video.models.load import Policy
 from dpo_video.models.prompts import prompt_text
+from dpo_video.models.tokens import size_identity
 from dpo_video.progress import progress
 from dpo_video.recipe import VideoSettings
 from dpo_video.store import row_key
@@ -97,8 +98,8 @@ def reference_identity(policy: Policy, settings: VideoSettings) -> dict[str, Any
     """
     return {"family": policy.family.name, "revision": policy.revision, "quantize": policy.settings.quantize,
             "dtype": str(policy.dtype), "attention": policy.settings.attention, "device": policy.device.type,
-            "positions": policy.settings.positions,
-            "size": [settings.min_pixels, settings.max_pixels, settings.max_tokens],
+            "positions": policy.settings.positions, "rope": policy.settings.rope_factor,
+            "size": size_identity(settings),
             "versions": {name: version(name) for name in ("torch", "transformers")}}
 
 

@@ -27,7 +27,7 @@ from dpo_video.video.frames import ClipRequest, Frames
 T = TypeVar("T")
 log = logging.getLogger(__name__)
 
-FRAME_POLICY = ("policy", "num_frames", "fps", "min_frames", "max_frames", "backend")
+FRAME_POLICY = ("policy", "num_frames", "fps", "min_frames", "max_frames", "change", "backend")
 """Video settings that determine which pixels are decoded; those of size and budget come after decoding."""
 DECODERS = ("av", "decord")
 EDGE = 1 << 16

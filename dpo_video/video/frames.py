@@ -55,6 +55,8 @@ class Frames:
     """Seconds that the clip lasts."""
     backend: str
     """What read it: `pyav`, `decord` or `images`."""
+    looked_at: int = 0
+    """Frames that were looked at to choose these, under `scene` and `diff_prune`."""
     note: str | None = None
     """What a reader should know: why another backend was used, what was ignored."""
 

@@ -1,4 +1,10 @@
-"""Which frames of a clip are read: a pure function of the frames' times and the recipe's `video` section."""
+"""Which frames of a clip are read: a pure function of the frames' times and the recipe's `video` section.
+
+Under `scene` and `diff_prune` also of what the frames show. n frames in the clip, S of them looked at.
+"""
+
+import math
+from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -9,19 +15,30 @@ from dpo_video.video.frames import spread
 CLOSE = 1e-6
 """Seconds by which a time may miss a frame's time and still mean it: float noise, far below any frame's length."""
 
+Look = Callable[[list[int]], NDArray[np.float32]]
+"""Returns small pictures of the frames at some positions, (S, h, w) from 0 to 1."""
+
 
 def plan_indices(times: NDArray[np.float64], settings: VideoSettings, *, start: float | None = None,
-                 end: float | None = None, multiple_of: int = 1) -> list[int]:
+                 end: float | None = None, multiple_of: int = 1, look: Look | None = None) -> list[int]:
     """Return the positions in `times` of the frames to read; none where `start` and `end` hold no frame.
 
     `uniform`: `linspace(0, n - 1, num_frames).round()` over the clip's n frames, first and last included. This is the
     rule of qwen-vl-utils; LLaVA-NeXT and LLaVA-Hound round down instead, and transformers takes
     `arange(N) * n // N`, which never shows the last frame. At most n frames.
 
-    `fps`: duration x fps frames, rounded down, at least `min_frames`, at most `max_frames` and n; then as many moments
-    evenly from the first to the last frame, and the frame nearest to each. At a constant rate that is `uniform` (and
-    qwen-vl-utils) with that number. At a varying rate a long still frame is taken once for each of its moments, so
-    that frames keep an even distance in time, which is what the model is told.
+    `fps` and `fit`: duration x fps frames, rounded down, at least `min_frames`, at most `max_frames` and n; then as
+    many moments evenly from the first to the last frame, and the frame nearest to each. At a constant rate that is
+    `uniform` (and qwen-vl-utils) with that number. At a varying rate a long still frame is taken once for each of its
+    moments, so that frames keep an even distance in time, which is what the model is told. (`fit` loses frames later,
+    when the size of a frame in tokens is known.)
+
+    `all`: every frame; of more than `max_frames`, that many, evenly.
+
+    `scene`: of frames at `fps`, the middle one of each scene; a scene begins where neighbours differ by `change`.
+    `diff_prune`: of frames at `fps`, the first, and each that differs by `change` from the last one taken (the idea of
+    VideoLLaMA 3, arXiv 2501.13106, which compares patches; here whole frames). Both: over `max_frames` the greatest
+    changes stay; below `min_frames`, and to a multiple, frames farthest from those taken are added.
 
     Args:
         times: (n,) seconds of all frames of the file, ascending.
@@ -29,19 +46,45 @@ def plan_indices(times: NDArray[np.float64], settings: VideoSettings, *, start: 
         start: seconds where the clip begins; None is the file's start.
         end: seconds where the clip ends; None is the file's end.
         multiple_of: round the number of frames down to a multiple, where there are that many.
+        look: shows the frames, for the policies that ask what is in them.
     """
     part = window(times, start, end)
     if not part:
         return []
-    if settings.policy == "uniform":
-        count = _whole(min(settings.num_frames, len(part)), multiple_of)
+    if settings.policy in ("uniform", "all"):
+        most = settings.num_frames if settings.policy == "uniform" else settings.max_frames
+        count = _whole(min(most, len(part)), multiple_of)
         return [part[position] for position in spread(len(part), count)]
-    wanted = int(len(part) / rate(times) * settings.fps + CLOSE)
-    count = min(max(wanted, settings.min_frames), settings.max_frames, len(part))
-    moments = np.linspace(times[part[0]], times[part[-1]], _whole(count, multiple_of))
-    exact = np.interp(moments, times[part.start:part.stop], np.arange(len(part)))
-    # 6 decimals: a moment halfway between two frames must round like the same halfway index, whatever its float noise
-    return [part[int(position)] for position in exact.round(6).round()]
+    if settings.policy in ("fps", "fit"):
+        count = min(max(_at_rate(times, part, settings), settings.min_frames), settings.max_frames, len(part))
+        return _evenly(times, part, _whole(count, multiple_of))
+    assert look is not None, f"the policy {settings.policy} looks at frames"
+    scanned = list(dict.fromkeys(_evenly(times, part, min(max(_at_rate(times, part, settings), 1), len(part)))))
+    pictures = look(scanned)
+    ranked = scenes(pictures, settings.change) if settings.policy == "scene" else changes(pictures, settings.change)
+    return [scanned[position] for position in _enough(ranked, len(scanned), settings, multiple_of)]
+
+
+def scenes(pictures: NDArray[np.float32], change: float) -> list[int]:
+    """Return the middle position of each scene, those that begin with the greatest change first."""
+    steps = np.abs(np.diff(pictures, axis=0)).mean(axis=(1, 2))
+    begins = [0, *(int(position) + 1 for position in np.flatnonzero(steps >= change))]
+    ends = [*begins[1:], len(pictures)]
+    weight = {(begin + end - 1) // 2: math.inf if begin == 0 else float(steps[begin - 1])
+              for begin, end in zip(begins, ends, strict=True)}
+    return sorted(weight, key=lambda position: (-weight[position], position))
+
+
+def changes(pictures: NDArray[np.float32], change: float) -> list[int]:
+    """Return the first position and each that differs from the last one taken, the greatest changes first."""
+    weight = {0: math.inf}
+    last = 0
+    for position in range(1, len(pictures)):
+        step = float(np.abs(pictures[position] - pictures[last]).mean())
+        if step >= change:
+            weight[position] = step
+            last = position
+    return sorted(weight, key=lambda position: (-weight[position], position))
 
 
 def window(times: NDArray[np.float64], start: float | None, end: float | None) -> range:
@@ -59,6 +102,33 @@ def rate(times: NDArray[np.float64], *, default: float = 1.0) -> float:
     """Return frames per second, the mean where it varies; `default` for a single frame."""
     span = float(times[-1] - times[0])
     return (len(times) - 1) / span if span > 0 else default
+
+
+def _at_rate(times: NDArray[np.float64], part: range, settings: VideoSettings) -> int:
+    """Return duration x fps, rounded down."""
+    return int(len(part) / rate(times) * settings.fps + CLOSE)
+
+
+def _evenly(times: NDArray[np.float64], part: range, count: int) -> list[int]:
+    """Return the frames nearest to `count` moments, evenly from the first to the last frame of a part."""
+    moments = np.linspace(times[part[0]], times[part[-1]], count)
+    exact = np.interp(moments, times[part.start:part.stop], np.arange(len(part)))
+    # 6 decimals: a moment halfway between two frames must round like the same halfway index, whatever its float noise
+    return [part[int(position)] for position in exact.round(6).round()]
+
+
+def _enough(ranked: list[int], scanned: int, settings: VideoSettings, multiple_of: int) -> list[int]:
+    """Return positions in order: the first of `ranked`, and, where these are too few, those farthest from them."""
+    most = _whole(min(settings.max_frames, scanned), multiple_of)
+    wanted = min(max(len(ranked), settings.min_frames), most)
+    count = min(math.ceil(wanted / multiple_of) * multiple_of, most)
+    taken = ranked[:count]
+    apart = np.min(np.abs(np.subtract.outer(np.arange(scanned), taken)), axis=1)
+    while len(taken) < count:
+        added = int(apart.argmax())
+        taken.append(added)
+        apart = np.minimum(apart, np.abs(np.arange(scanned) - added))
+    return sorted(taken)
 
 
 def _whole(count: int, multiple_of: int) -> int:
