@@ -2,6 +2,7 @@
 
 import json
 import sqlite3
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -39,7 +40,7 @@ class SharedRows:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             self._db = sqlite3.connect(self._file, timeout=WAIT_SECONDS, isolation_level=None)
-            self._db.execute("pragma journal_mode=wal")
+            _use_wal(self._db)
             self._db.execute("pragma synchronous=normal")
             self._db.execute(SCHEMA)
         except (OSError, sqlite3.Error) as error:
@@ -83,6 +84,20 @@ class SharedRows:
             raise UserError(f"cannot write to {str(self._file)!r} (train.reference_folder): {error}. What was stored "
                             "before is safe; make room and run the same command again") from error
         self._waiting.clear()
+
+
+def _use_wal(database: sqlite3.Connection) -> None:
+    """Switch a file to WAL; while another process does the same, SQLite refuses at once instead of waiting."""
+    last = time.monotonic() + WAIT_SECONDS
+    while True:
+        try:
+            database.execute("pragma journal_mode=wal")
+        except sqlite3.OperationalError as error:
+            if "locked" not in str(error) or time.monotonic() > last:
+                raise
+            time.sleep(0.05)
+        else:
+            return
 
 
 @contextmanager
