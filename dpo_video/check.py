@@ -14,6 +14,7 @@ from typing import Literal
 import numpy as np
 
 from dpo_video.check_recipe import Findings, check_recipe
+from dpo_video.cleaned import describe
 from dpo_video.data import check_disjoint, load_samples
 from dpo_video.errors import UserError
 from dpo_video.judges.backends import mode_of
@@ -71,7 +72,8 @@ def check(recipe: Recipe) -> Plan:
     Raises UserError only where nothing can be planned: the model is unknown, or a frame cannot fit the settings.
     """
     findings = Findings([], [], [])
-    train, heldout = _load(recipe, "samples", findings), _load(recipe, "heldout", findings)
+    heldout = _load(recipe, "heldout", findings)
+    train = _load(recipe, "samples", findings, heldout=() if heldout.root is None else heldout.samples)
     if train.root is not None and heldout.root is not None:
         apart = partial(check_disjoint, video_root=train.root, heldout_root=heldout.root)
         findings.collect(apart, train.samples, heldout.samples)
@@ -83,7 +85,8 @@ def check(recipe: Recipe) -> Plan:
     return _plan(recipe, plan, [train, heldout], clips, findings)
 
 
-def _load(recipe: Recipe, split: Literal["samples", "heldout"], findings: Findings) -> Data:
+def _load(recipe: Recipe, split: Literal["samples", "heldout"], findings: Findings, *,
+          heldout: Sequence[Sample] = ()) -> Data:
     source = recipe.data.samples if split == "samples" else recipe.data.heldout
     if source is None:
         return Data([], None)
@@ -91,7 +94,10 @@ def _load(recipe: Recipe, split: Literal["samples", "heldout"], findings: Findin
     assumed = f"{number:,} questions about as many clips"
     missing = not source.startswith("toy:") and not Path(source).expanduser().exists()
     try:
-        return Data(*load_samples(recipe, split))
+        samples, root, cleaned = load_samples(recipe, split, heldout=heldout)
+        if cleaned:
+            findings.warnings.append(f"cleaning: {describe(len(samples), cleaned)}")
+        return Data(samples, root)
     except UserError as error:
         if missing and source in _example_paths():
             assumed += f" ({source!r} is the example path of the shipped recipes: put your own samples there)"

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from dpo_video.judges.openai import api_key
 from dpo_video.judges.scorer import Scorer, load_scorer
 from dpo_video.judges.verdict import check_examples
 from dpo_video.models.checkpoints import resolve_model
+from dpo_video.pair import read_rewards
 from dpo_video.recipe import Recipe
 from dpo_video.records import Sample
 from dpo_video.training.settings import check_train_settings
@@ -87,6 +89,19 @@ def _check_pairing(recipe: Recipe, scorer: Scorer, findings: Findings) -> None:
     elif settings.min_margin > reach:
         findings.problems.append(f"pair.min_margin {settings.min_margin:g} is wider than the scores of {scorer.name} "
                                  f"({scorer.low:g} to {scorer.high:g}): no pair could be made")
+    floor = settings.min_rejected_score
+    if floor is not None and floor >= scorer.high:
+        findings.problems.append(f"pair.min_rejected_score {floor:g} leaves no rejected answer: {scorer.name} scores "
+                                 f"from {scorer.low:g} to {scorer.high:g}")
+    if settings.noise_margins is not None and not (recipe.run_folder / "agreement.json").is_file():
+        findings.warnings.append("pair.noise_margins needs the judge's measured noise: once the candidates are judged, "
+                                 f"run dpo-video agree {recipe.run_folder}")
+    rewards = settings.implicit_rewards
+    if rewards is not None and not Path(rewards).expanduser().is_file():
+        findings.warnings.append(f"pair.implicit_rewards: no file at {rewards!r} yet; it is needed once the candidates "
+                                 "are judged")
+    else:
+        findings.collect(read_rewards, settings)
 
 
 def _check_references(scorer: Scorer, samples: Sequence[Sample], findings: Findings) -> None:

@@ -135,6 +135,22 @@ def list_(
 
 
 @app.command()
+def audit(
+    run_folder: Annotated[str, typer.Argument(metavar="RUN", help="A run folder, e.g. runs/quickstart.")],
+) -> None:
+    """Show length, position, sampler and margin statistics of a run's pairs; write RUN/audit.json and audit.html."""
+    from dpo_video.audit import audit as audit_run
+    from dpo_video.audit_page import table
+    from dpo_video.summary import console
+
+    folder = Path(run_folder)
+    numbers = audit_run(folder)
+    out = console()
+    out.print(table(numbers))
+    out.print(f"audit: {folder / 'audit.json'}, {folder / 'audit.html'}", soft_wrap=True, markup=False)
+
+
+@app.command()
 def frames(
     video: Annotated[str, typer.Argument(metavar="VIDEO", help="A video file, or a folder of frames.")],
     overrides: Overrides = None,

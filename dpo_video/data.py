@@ -1,47 +1,87 @@
-"""Load the samples of a run: JSONL files or the toy world, ids unique, train and held-out clips apart."""
+"""Load the samples of a run: JSONL files or the toy world, ids unique, cleaned, train and held-out clips apart."""
 
 import math
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
+from itertools import islice
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
+from dpo_video.clean import Row, Rows, clean_samples, is_on, left_out, looks_at_frames
+from dpo_video.cleaned import Cleaned
 from dpo_video.errors import UserError
 from dpo_video.names import did_you_mean
 from dpo_video.recipe import Recipe
-from dpo_video.records import Sample, read_jsonl
+from dpo_video.records import Sample, read_lines
+from dpo_video.store import RunStore
+from dpo_video.video.facts import look_at
 
 TOY_CLIPS: dict[str, int] = {"toy:train": 80, "toy:heldout": 120}
 """Clips per split of the toy world: at least 200 training and 300 held-out questions."""
 
 
-def load_samples(recipe: Recipe, split: Literal["samples", "heldout"]) -> tuple[list[Sample], Path]:
-    """Return the samples of a split and the folder that their video paths start from.
+class Loaded(NamedTuple):
+    """The samples of a split; the folder that their video paths start from; what cleaning left out."""
 
-    Raises UserError when the file is missing or wrong (file:line), an id stands twice, or there is no sample.
+    samples: list[Sample]
+    root: Path
+    cleaned: list[Cleaned]
+
+
+def load_samples(recipe: Recipe, split: Literal["samples", "heldout"], *, heldout: Sequence[Sample] = (),
+                 store: RunStore | None = None, clean: bool = True) -> Loaded:
+    """Return the samples of a split, training samples as cleaning leaves them.
+
+    `data.limit` counts samples that cleaning keeps. Raises UserError when the file is missing or wrong (file:line), an
+    id stands twice, or there is no sample.
+
+    Args:
+        heldout: samples that no training sample may repeat, under `clean.heldout_similarity`.
+        store: keeps what is found out about clips.
+        clean: False loads what the file holds.
     """
     source = recipe.data.samples if split == "samples" else recipe.data.heldout
     limit = recipe.data.limit if split == "samples" else recipe.data.heldout_limit
     if source is None:
-        return [], Path()
+        return Loaded([], Path(), [])
     path = _toy(source, recipe) if source.startswith("toy:") else Path(source).expanduser()
     root = Path(recipe.data.video_root).expanduser() if recipe.data.video_root else path.parent
     if source.startswith("toy:"):
         root = path.parent
     elif not root.is_dir():
         raise UserError(f"no folder at data.video_root {str(root)!r}: it is where relative video paths start from")
-    samples: list[Sample] = []
+    rows = _unique(path)
+    rejected: list[tuple[int, Cleaned]] = []
+    passed: Rows = rows
+    if clean and split == "samples" and is_on(recipe.clean):
+        frames = recipe.clean.frames if looks_at_frames(recipe.clean) else None
+        passed = clean_samples(
+            rows, recipe.clean, root=root, look=look_at(recipe.video, frames=frames, store=store), heldout=heldout,
+            reject=lambda row, reason, detail: rejected.append((row.line, left_out(path, row, reason, detail))))
+    kept = list(islice(passed, limit))
+    end = math.inf if limit is None or len(kept) < limit else kept[-1].line  # filters read ahead of the limit
+    cleaned = [each for line, each in sorted(rejected, key=lambda pair: pair[0]) if line <= end]
+    if passed is not rows:
+        passed.close()  # stops the processes that look at clips
+    for _ in rows:  # the rest of the file is still checked
+        pass
+    if not kept:
+        reasons = Counter(each.reason for each in cleaned)
+        why = ", ".join(f"{reason} {count}" for reason, count in reasons.most_common())
+        raise UserError(f"{path}: no samples in it" if not cleaned else
+                        f"{path}: cleaning left none of {len(cleaned)} samples ({why}). Loosen the settings in `clean`")
+    return Loaded([row.sample for row in kept], root, cleaned)
+
+
+def _unique(path: Path) -> Rows:
+    """Yield the samples of a file; refuse an id that stands twice."""
     seen: dict[str, int] = {}
-    for number, sample in enumerate(read_jsonl(path, Sample), start=1):
+    for number, (line, sample) in enumerate(read_lines(path, Sample), start=1):
         if sample.id in seen:
             raise UserError(f"{path}: sample {number} has the id {sample.id!r} of sample {seen[sample.id]}; "
                             "ids must be unique")
         seen[sample.id] = number
-        if limit is None or len(samples) < limit:
-            samples.append(sample)
-    if not samples:
-        raise UserError(f"{path}: no samples in it")
-    return samples, root
+        yield Row(line, sample)
 
 
 def _toy(source: str, recipe: Recipe) -> Path:

@@ -25,17 +25,18 @@ from dpo_video.models.batches import Row
 from dpo_video.models.clip_source import EncodedClip, open_source
 from dpo_video.models.load import Policy, load_policy
 from dpo_video.models.lora import tunes_tower
-from dpo_video.models.prompts import answer_ids, encode_prompt
+from dpo_video.models.prompts import encode_prompt
 from dpo_video.models.sampling import Sampler
-from dpo_video.pair import Paired, build_pairs
+from dpo_video.pair import Paired, build_pairs, with_noise
 from dpo_video.progress import progress
 from dpo_video.records import Candidate, Judgment, Pair, write_atomic
 from dpo_video.run import STAGES, Run
+from dpo_video.training.batches import pair_ids
 from dpo_video.training.clips import clip_request
 from dpo_video.training.logps import answer_logps, token_logps
 from dpo_video.training.reference import KIND, ReferenceLogps, keep_logps
 from dpo_video.training.reference_store import RowStore, open_rows
-from dpo_video.video import clip_key
+from dpo_video.video import clip_key, file_name
 
 
 class Answers(NamedTuple):
@@ -64,10 +65,11 @@ def evaluate(run: Run) -> dict[str, Any]:
         raise UserError("nothing to evaluate on: data.heldout is not set. Give a JSONL of samples about clips that are "
                         "not trained on")
     settings, recipe = run.recipe.evaluate, run.recipe
+    pairing = with_noise(recipe.pair, run.folder)
     answers = _answer(run)
     verdicts = _judge(run, answers)
     paired = build_pairs(run.heldout[:settings.pair_samples], answers.drawn,
-                         [verdicts.scored[candidate.id] for candidate in answers.drawn], settings=recipe.pair,
+                         [verdicts.scored[candidate.id] for candidate in answers.drawn], settings=pairing,
                          threshold=load_scorer(recipe.judge.scorer).threshold, seed=recipe.seed)
     intervals = Intervals(settings, recipe.seed)
     before, after = (_grade(run, candidates, verdicts) for candidates in (answers.before, answers.after))
@@ -76,18 +78,13 @@ def evaluate(run: Run) -> dict[str, Any]:
         "change": change(before, after, intervals),
         "judged": {"scorer": load_scorer(recipe.judge.scorer).version, "judge": _judge_name(verdicts),
                    "hallucination_scorer": settings.hallucination_scorer,
-                   **judged(before, after, intervals, tie_margin=recipe.pair.min_margin)},
+                   **judged(before, after, intervals, tie_margin=pairing.min_margin)},
         "heldout_pairs": {**heldout_pairs(reward_margins(run, paired.pairs), intervals), **_pair_counts(paired)},
         "heldout": {"samples": len(run.heldout), "clips": len({file_name(sample.video) for sample in run.heldout}),
                     "unanswered": len(run.heldout) - len({answer.sample_id for answer in after})}}
     metrics["seconds"] = _seconds(run) | {"evaluate": time.monotonic() - begin}
     write_atomic(run.folder / "metrics.json", json.dumps(metrics, indent=2) + "\n")
     return _summary(metrics, verdicts)
-
-
-def file_name(video: str | list[str]) -> str:
-    """Return the name of a record's video, whatever part of it the clip is: what is resampled as one."""
-    return video if isinstance(video, str) else "\n".join(video)
 
 
 def implicit_margins(tuned: Sequence[float], base: Sequence[float], *, beta: float) -> list[float]:
@@ -200,8 +197,8 @@ def _sums_of_pair(policy: Policy, clips: tuple[EncodedClip, EncodedClip], pair: 
     """
     clip, before = clips
     prompt = encode_prompt(policy, pair.prompt, clip.inputs)
-    rows = [Row(prompt=prompt, clip=clip.inputs, features=clip.features, answer=tuple(answer_ids(policy, answer)))
-            for answer in (pair.chosen, pair.rejected)]
+    rows = [Row(prompt=prompt, clip=clip.inputs, features=clip.features, answer=answer)
+            for answer in pair_ids(policy, pair)]
     tuned = answer_logps(policy, rows, batch_size=len(rows))
     keys = [reference.key(clip_key(pair), pair.prompt, row.answer) for row in rows]
     base = store.get(KIND, keys)

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
 from typing import Any
 
+from dpo_video.cleaned import dropped_answer, note_cleaned
 from dpo_video.errors import UserError
 from dpo_video.judges.asking import ask_all
 from dpo_video.judges.backends import Judge, Mode, Reply, mode_of, open_judge
@@ -13,30 +14,35 @@ from dpo_video.judges.verdict import Verdict, check_examples, expected, parse
 from dpo_video.recipe import JudgeSettings
 from dpo_video.records import Candidate, Judgment, Sample, read_jsonl, write_jsonl
 from dpo_video.run import Run
+from dpo_video.screening import judgment_of, screened
 from dpo_video.store import RunStore
 
 
 def judge(run: Run) -> dict[str, Any]:
     """Score candidates.jsonl into judgments.jsonl; return counts."""
     samples = {sample.id: sample for sample in run.samples}
-    items = []
-    for candidate in read_jsonl(run.folder / "candidates.jsonl", Candidate):
+    items, screening = [], []
+    for item in screened(read_jsonl(run.folder / "candidates.jsonl", Candidate), run.recipe.clean):
+        candidate = item.candidate
+        screening.append(item)
         if candidate.sample_id not in samples:
             raise UserError(f"candidate {candidate.id!r} answers sample {candidate.sample_id!r}, which is not among "
                             "data.samples. Make the candidates again: dpo-video generate RECIPE")
-        items.append((samples[candidate.sample_id], candidate))
-    if not items:
+        if item.same_as is None and item.dropped is None:
+            items.append((samples[candidate.sample_id], candidate))
+    if not screening:
         raise UserError(f"no candidates in {str(run.folder / 'candidates.jsonl')!r}; make them first: "
                         "dpo-video generate RECIPE")
-    settings = run.recipe.judge
-    counts: Counter[str] = Counter()
-    judgments = judge_candidates(settings, load_scorer(settings.scorer), items, run.store, counts=counts)
-    ordered = [judgments[candidate.id] for _, candidate in items]
+    settings, scorer = run.recipe.judge, load_scorer(run.recipe.judge.scorer)
+    counts: Counter[str] = Counter(same_text=sum(item.same_as is not None for item in screening))
+    judgments = judge_candidates(settings, scorer, items, run.store, counts=counts) if items else {}
+    ordered = [judgment_of(item, judgments, scorer=scorer.version, judge=settings.model) for item in screening]
     write_jsonl(run.folder / "judgments.jsonl", ordered)
+    note_cleaned(run.folder, "answer", (dropped_answer(item) for item in screening if item.dropped))
     summary = summarise(ordered) | dict(counts)
     if not summary["scored"]:
         reasons = ", ".join(f"{reason} ({count})" for reason, count in summary["reasons"].items())
-        raise UserError(f"none of the {len(items)} candidates got a score: {reasons}. The judge's replies are in "
+        raise UserError(f"none of the {len(screening)} candidates got a score: {reasons}. The judge's replies are in "
                         f"{str(run.folder / 'judgments.jsonl')!r}")
     return summary
 
@@ -65,14 +71,15 @@ def judge_candidates(settings: JudgeSettings, scorer: Scorer, items: Sequence[tu
 
 
 def summarise(judgments: Iterable[Judgment]) -> dict[str, Any]:
-    """Return the counts of a stage: candidates, scored, unscored and failed, the reasons, the mean score."""
+    """Return the counts of a stage: candidates, scored, unscored, failed and dropped, the reasons, the mean score."""
     rows = list(judgments)
     status = Counter(row.status for row in rows)
     reasons = Counter(row.reason.split(":")[0] for row in rows if row.score is None)
     scores = [row.score for row in rows if row.score is not None]
+    dropped = {"dropped": status["dropped"]} if status["dropped"] else {}
     return {"candidates": len(rows), "scored": status["scored"], "unscored": status["unscored"],
             "failed": status["failed"], "reasons": dict(reasons.most_common()),
-            "mean_score": sum(scores) / len(scores) if scores else None}
+            "mean_score": sum(scores) / len(scores) if scores else None} | dropped
 
 
 def _by_caption(items: Sequence[tuple[Sample, Candidate]]) -> list[tuple[Sample, Candidate]]:

@@ -1,41 +1,46 @@
 """The pair stage: candidates and judgments in; pairs, every drop with its reason, and their statistics out.
 
-Answers are joined with their judgments by candidate id, never by position. Unusable answers (failed, unscored, empty,
-repeated) are dropped before the rule sees the question. Where a rule must choose among equals it takes the lowest hash
-of seed, sample id and answer number, so the order of candidates and judgments never changes a pair.
+Answers are joined with their judgments by candidate id, never by position. Unusable answers (failed, unscored, cleaned,
+empty, repeated) are dropped before the rule sees the question. Where a rule must choose among equals it takes the
+lowest hash of seed, sample id and answer number, so the order of candidates and judgments never changes a pair.
 """
 
-import hashlib
 import json
+import logging
 import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from dpo_video.errors import UserError
 from dpo_video.judges.scorer import load_scorer
 from dpo_video.names import choose
-from dpo_video.pair_rules import PAIR_RULES, REASONS, Answer, Choice, length_offenders
+from dpo_video.pair_answers import Drop, by_candidate, by_sample, number_of, sampler_of, usable_answers
+from dpo_video.pair_rules import (
+    PAIR_RULES,
+    REASONS,
+    Answer,
+    Choice,
+    Rule,
+    hardest,
+    implicit_margin,
+    length_offenders,
+)
 from dpo_video.recipe import PairSettings
-from dpo_video.records import Candidate, Judgment, Pair, Sample, read_jsonl, write_atomic, write_jsonl
+from dpo_video.records import Candidate, Judgment, Pair, Reward, Sample, read_jsonl, write_atomic, write_jsonl
 from dpo_video.statistics import correlation, mean, quantiles
 
 if TYPE_CHECKING:
     from dpo_video.run import Run
 
+log = logging.getLogger(__name__)
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Drop:
-    """What was left out of one question, and why: a line of drops.jsonl."""
-
-    sample_id: str
-    unit: Literal["answer", "pair", "question"]
-    """`question`: nothing of it was paired."""
-    reason: str
-    count: int
-    """Answers or pairs of the question that were dropped for this reason."""
-    detail: str
+UNEVEN_SHARE = 0.6
+"""Share of a sampler's answers that are chosen, or rejected, from which pairs teach to tell samplers apart."""
+FEW_ANSWERS = 20
+"""Paired answers of a sampler below which its shares say little."""
 
 
 class Paired(NamedTuple):
@@ -54,9 +59,11 @@ class _Kept(NamedTuple):
 def pair(run: "Run") -> dict[str, Any]:
     """Write pairs.jsonl and drops.jsonl from candidates.jsonl and judgments.jsonl; return the summary."""
     recipe = run.recipe
-    paired = build_pairs(run.samples, read_jsonl(run.folder / "candidates.jsonl", Candidate),
-                         read_jsonl(run.folder / "judgments.jsonl", Judgment), settings=recipe.pair,
-                         threshold=load_scorer(recipe.judge.scorer).threshold, seed=recipe.seed)
+    candidates = list(read_jsonl(run.folder / "candidates.jsonl", Candidate))
+    paired = build_pairs(run.samples, candidates, read_jsonl(run.folder / "judgments.jsonl", Judgment),
+                         settings=with_noise(recipe.pair, run.folder),
+                         threshold=load_scorer(recipe.judge.scorer).threshold, seed=recipe.seed,
+                         rewards=read_rewards(recipe.pair))
     write_jsonl(run.folder / "pairs.jsonl", paired.pairs)
     drops = run.folder / "drops.jsonl"
     write_atomic(drops, (json.dumps(asdict(drop), ensure_ascii=False) + "\n" for drop in paired.drops))
@@ -65,42 +72,106 @@ def pair(run: "Run") -> dict[str, Any]:
         raise UserError(f"no pairs: all {len(run.samples)} questions were dropped ({reasons}); {str(drops)!r} lists "
                         "each. More `generate.num_candidates`, a higher `generate.temperature` or another `pair.rule` "
                         "give more contrast between answers")
-    return paired.summary
+    shares = sampler_shares(paired.pairs, {candidate.id: sampler_of(candidate) for candidate in candidates})
+    warnings = uneven_samplers(shares)
+    for warning in warnings:
+        log.warning("pair: %s", warning)
+    return paired.summary | {"samplers": shares, "warnings": warnings}
 
 
 def build_pairs(samples: Sequence[Sample], candidates: Iterable[Candidate], judgments: Iterable[Judgment], *,
-                settings: PairSettings, threshold: float, seed: int) -> Paired:
+                settings: PairSettings, threshold: float, seed: int,
+                rewards: Mapping[str, float] | None = None) -> Paired:
     """Return the pairs of the samples, the same whatever the order of candidates and judgments.
 
-    `threshold` is the score from which an answer is good where `settings.threshold` is None.
+    Args:
+        threshold: the score from which an answer is good where `settings.threshold` is None.
+        rewards: the policy's implicit reward by candidate id; without it no pair is chosen by its implicit margin.
     """
-    answers = _by_sample(samples, candidates)
-    judged = _by_candidate(answers, judgments)
+    answers = by_sample(samples, candidates)
+    judged = by_candidate(answers, judgments)
     rule = choose(PAIR_RULES, settings.rule, "pair rule")
     limit = threshold if settings.threshold is None else settings.threshold
     drops: list[Drop] = []
     kept: list[_Kept] = []
     num_cut = 0
     for sample in samples:
-        usable = _usable(sample.id, answers[sample.id], judged, seed=seed, drops=drops)
+        usable = usable_answers(sample.id, answers[sample.id], judged, seed=seed, drops=drops)
         num_cut += sum(answer.cut for answer in usable)
         if len(usable) < 2:
             reason = "too few answers" if answers[sample.id] else "no answers"
             drops.append(_drop(sample.id, "question", reason, usable))
-            continue
-        ruling = rule(usable, settings, limit)
-        kept += [_Kept(sample, choice) for choice in ruling.choices]
-        drops += [_drop(sample.id, "pair", reason, usable, count=ruling.dropped[reason])
-                  for reason in REASONS if ruling.dropped.get(reason) and reason != "uniform"]
-        if not ruling.choices:
-            reason = next(reason for reason in REASONS if ruling.dropped.get(reason))
-            drops.append(_drop(sample.id, "question", reason, usable))
+        else:
+            kept += [_Kept(sample, choice) for choice in _ruled(sample.id, usable, settings, rule, limit, drops)]
+    if rewards is not None:
+        _check_rewards(kept, rewards, settings)
+        easy = hardest([item.choice for item in kept], rewards, settings.keep_hardest)
+        kept = _leave_out(kept, easy, "easy", drops)
     if settings.balance_length:
-        kept = _balance_length(kept, drops)
-    pairs = [_to_pair(item, settings.rule) for item in kept]
+        kept = _leave_out(kept, length_offenders([item.choice for item in kept]), "length balance", drops)
+    pairs = [_to_pair(item, settings.rule, rewards) for item in kept]
     summary = _count(len(samples), sum(map(len, answers.values())), pairs, drops)
     summary["answers"]["cut"] = num_cut
-    return Paired(pairs, drops, summary | pair_statistics(pairs))
+    return Paired(pairs, drops, summary | {"min_margin": settings.min_margin} | pair_statistics(pairs))
+
+
+def with_noise(settings: PairSettings, folder: Path) -> PairSettings:
+    """Return the settings, `min_margin` raised to `noise_margins` times the noise that `dpo-video agree` measured."""
+    if settings.noise_margins is None:
+        return settings
+    path = folder / "agreement.json"
+    wanted = f"pair.noise_margins {settings.noise_margins:g} takes the judge's noise from {str(path)!r}"
+    measure = f"Measure it first: dpo-video agree {folder}; or leave pair.noise_margins out"
+    if not path.is_file():
+        raise UserError(f"{wanted}, which is not there. {measure}")
+    try:
+        sigma = json.loads(path.read_text(encoding="utf-8")).get("noise_sigma")
+    except (json.JSONDecodeError, AttributeError) as error:
+        raise UserError(f"{wanted}, which is no JSON object. {measure}") from error
+    if isinstance(sigma, bool) or not isinstance(sigma, int | float) or not math.isfinite(sigma) or sigma < 0:
+        raise UserError(f"{wanted}, whose `noise_sigma` is {sigma!r}, not a number of at least 0. {measure}")
+    return settings.model_copy(update={"min_margin": max(settings.min_margin, settings.noise_margins * sigma)})
+
+
+def read_rewards(settings: PairSettings) -> dict[str, float] | None:
+    """Return the policy's implicit rewards by candidate id; None where the recipe names no file of them."""
+    if settings.implicit_rewards is None:
+        if settings.keep_hardest < 1:
+            raise UserError(f"pair.keep_hardest {settings.keep_hardest:g} chooses by implicit margins: set "
+                            "pair.implicit_rewards to a JSONL of candidate_id and reward")
+        return None
+    path = Path(settings.implicit_rewards).expanduser()
+    rewards: dict[str, float] = {}
+    for row in read_jsonl(path, Reward):
+        if row.candidate_id in rewards or not math.isfinite(row.reward):
+            raise UserError(f"{path}: candidate {row.candidate_id!r} has " +
+                            ("two rewards" if row.candidate_id in rewards else f"the reward {row.reward}"))
+        rewards[row.candidate_id] = row.reward
+    return rewards
+
+
+def sampler_shares(pairs: Sequence[Pair], samplers: Mapping[str, str]) -> dict[str, dict[str, int]]:
+    """Return how often each sampler's answers are chosen and rejected; `samplers` is by candidate id."""
+    shares: dict[str, dict[str, int]] = {name: {"chosen": 0, "rejected": 0} for name in sorted(set(samplers.values()))}
+    for row in pairs:
+        shares[samplers[row.chosen_id]]["chosen"] += 1
+        shares[samplers[row.rejected_id]]["rejected"] += 1
+    return shares
+
+
+def uneven_samplers(shares: Mapping[str, Mapping[str, int]]) -> list[str]:
+    """Return a warning for every sampler whose answers are mostly chosen or mostly rejected.
+
+    Where one sampler wins most pairs, style tells the answers apart, and training copies the style.
+    """
+    found = []
+    for name, share in shares.items():
+        total = share["chosen"] + share["rejected"]
+        side = "chosen" if share["chosen"] > share["rejected"] else "rejected"
+        if total >= FEW_ANSWERS and share[side] > UNEVEN_SHARE * total:
+            found.append(f"{share[side]} of the {total} paired answers of {name!r} are {side} "
+                         f"({share[side] / total:.0%}): pairs may teach its style, not what is true")
+    return found
 
 
 def pair_statistics(pairs: Sequence[Pair]) -> dict[str, Any]:
@@ -114,109 +185,53 @@ def pair_statistics(pairs: Sequence[Pair]) -> dict[str, Any]:
             "margin": quantiles(margins), "score_length_correlation": correlation(scores, chosen + rejected)}
 
 
-def normalise_space(text: str) -> str:
-    """Return the text with every run of whitespace as one space: answers equal in this are the same answer."""
-    return " ".join(text.split())
+def _ruled(sample_id: str, usable: Sequence[Answer], settings: PairSettings, rule: Rule, limit: float,
+           drops: list[Drop]) -> list[Choice]:
+    """Return what the rule pairs of a question; what it does not pair is added to `drops`."""
+    ruling = rule(usable, settings, limit)
+    drops += [_drop(sample_id, "pair", reason, usable, count=ruling.dropped[reason])
+              for reason in REASONS if ruling.dropped.get(reason) and reason != "uniform"]
+    if not ruling.choices:
+        reason = next(reason for reason in REASONS if ruling.dropped.get(reason))
+        drops.append(_drop(sample_id, "question", reason, usable))
+    return ruling.choices
 
 
-def _by_sample(samples: Sequence[Sample], candidates: Iterable[Candidate]) -> dict[str, list[Candidate]]:
-    """Group candidates by question, each question's in the order of their numbers."""
-    groups: dict[str, list[Candidate]] = {sample.id: [] for sample in samples}
-    seen: set[str] = set()
-    for candidate in candidates:
-        if candidate.sample_id not in groups:
-            raise UserError(f"candidate {candidate.id!r} answers {candidate.sample_id!r}, which is not among the "
-                            "samples. Make candidates again: dpo-video generate RECIPE")
-        if candidate.id in seen:
-            raise UserError(f"two candidates have the id {candidate.id!r}. Make them again: dpo-video generate RECIPE")
-        seen.add(candidate.id)
-        groups[candidate.sample_id].append(candidate)
-    for group in groups.values():
-        group.sort(key=_number)
-    return groups
+def _check_rewards(kept: Sequence[_Kept], rewards: Mapping[str, float], settings: PairSettings) -> None:
+    without = sorted({answer.candidate.id for item in kept for answer in item.choice} - rewards.keys())
+    if without:
+        raise UserError(f"{len(without)} of the paired candidates have no reward in {settings.implicit_rewards!r}, "
+                        f"first {without[0]!r}: give every candidate's, or leave pair.implicit_rewards out")
 
 
-def _number(candidate: Candidate) -> int:
-    """Return k of `<sample id>#<k>`."""
-    number = candidate.id.removeprefix(f"{candidate.sample_id}#")
-    if not number.isdecimal():
-        raise UserError(f"candidate id {candidate.id!r} must be its sample id {candidate.sample_id!r}, # and a number")
-    return int(number)
-
-
-def _by_candidate(answers: Mapping[str, Sequence[Candidate]], judgments: Iterable[Judgment]) -> dict[str, Judgment]:
-    known = {candidate.id for group in answers.values() for candidate in group}
-    judged: dict[str, Judgment] = {}
-    again = "Judge the candidates again: dpo-video judge RECIPE"
-    for judgment in judgments:
-        if judgment.candidate_id not in known:
-            raise UserError(f"a judgment names {judgment.candidate_id!r}, which is not among the candidates. {again}")
-        if judgment.candidate_id in judged:
-            raise UserError(f"candidate {judgment.candidate_id!r} has two judgments. {again}")
-        judged[judgment.candidate_id] = judgment
-    scorers = sorted({judgment.scorer for judgment in judged.values()})
-    if len(scorers) > 1:
-        raise UserError(f"the judgments come from several scorers ({', '.join(scorers)}), whose scores do not compare. "
-                        f"{again}")
-    return judged
-
-
-def _usable(sample_id: str, candidates: Sequence[Candidate], judged: Mapping[str, Judgment], *, seed: int,
-            drops: list[Drop]) -> list[Answer]:
-    """Return a question's answers that a rule may use; the others are added to `drops`."""
-    usable: list[Answer] = []
-    dropped: dict[str, list[str]] = defaultdict(list)
-    texts: dict[str, int] = {}
-    for candidate in candidates:
-        number = _number(candidate)
-        judgment = judged.get(candidate.id)
-        text = normalise_space(candidate.text)
-        if not text:
-            dropped["empty"].append(f"#{number}")
-        elif judgment is None:
-            dropped["unscored"].append(f"#{number}: not judged")
-        elif judgment.status == "failed":
-            dropped["failed"].append(f"#{number}: {judgment.reason}")
-        elif judgment.status != "scored" or judgment.score is None or not math.isfinite(judgment.score):
-            dropped["unscored"].append(f"#{number}: {judgment.reason}")
-        elif text in texts:
-            dropped["duplicate"].append(f"#{number} of #{texts[text]}")
-        else:
-            texts[text] = number
-            rank = hashlib.sha256(json.dumps([seed, sample_id, number]).encode()).hexdigest()
-            usable.append(Answer(candidate, judgment.score, rank))
-    drops += [Drop(sample_id=sample_id, unit="answer", reason=reason, count=len(each), detail="; ".join(each))
-              for reason, each in sorted(dropped.items())]
-    return usable
-
-
-def _balance_length(kept: Sequence[_Kept], drops: list[Drop]) -> list[_Kept]:
-    offenders = length_offenders([item.choice for item in kept])
-    left = [item for index, item in enumerate(kept) if index not in offenders]
+def _leave_out(kept: Sequence[_Kept], indices: set[int], reason: str, drops: list[Drop]) -> list[_Kept]:
+    """Return the pairs without those at the indices, which are added to `drops`."""
+    left = [item for index, item in enumerate(kept) if index not in indices]
     paired = {item.sample.id for item in left}
     lost: dict[str, list[Answer]] = defaultdict(list)
-    for index in sorted(offenders):
+    for index in sorted(indices):
         lost[kept[index].sample.id] += kept[index].choice
     for sample_id, answers in lost.items():
-        drops.append(_drop(sample_id, "pair", "length balance", answers, count=len(answers) // 2))
+        drops.append(_drop(sample_id, "pair", reason, answers, count=len(answers) // 2))
         if sample_id not in paired:
-            drops.append(_drop(sample_id, "question", "length balance", answers))
+            drops.append(_drop(sample_id, "question", reason, answers))
     return left
 
 
 def _drop(sample_id: str, unit: Literal["pair", "question"], reason: str, answers: Sequence[Answer], *,
           count: int = 1) -> Drop:
-    scores = ", ".join(f"#{_number(answer.candidate)} {answer.score:g}{' (cut)' if answer.cut else ''}"
+    scores = ", ".join(f"#{number_of(answer.candidate)} {answer.score:g}{' (cut)' if answer.cut else ''}"
                        for answer in answers)
     return Drop(sample_id=sample_id, unit=unit, reason=reason, count=count, detail=scores or "no usable answer")
 
 
-def _to_pair(item: _Kept, rule: str) -> Pair:
+def _to_pair(item: _Kept, rule: str, rewards: Mapping[str, float] | None) -> Pair:
     sample, (chosen, rejected) = item
     return Pair(sample_id=sample.id, video=sample.video, prompt=sample.prompt, chosen=chosen.candidate.text,
                 rejected=rejected.candidate.text, chosen_score=chosen.score, rejected_score=rejected.score,
                 source=rule, chosen_id=chosen.candidate.id, rejected_id=rejected.candidate.id,
-                start=sample.start, end=sample.end)
+                start=sample.start, end=sample.end, rejected_finish=rejected.candidate.finish,
+                implicit_margin=None if rewards is None else implicit_margin(item.choice, rewards))
 
 
 def _count(num_samples: int, num_answers: int, pairs: Sequence[Pair], drops: Sequence[Drop]) -> dict[str, Any]:

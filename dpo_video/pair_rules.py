@@ -1,19 +1,21 @@
 """Pair rules: which of a question's usable answers become chosen and rejected. Pure, and blind to the order of answers.
 
-An answer that was cut at the token limit may be rejected but is never chosen: training ends every answer with the
-end-of-turn token, and a chosen half sentence would teach the model to stop there.
+An answer that was cut at the token limit may be rejected but is never chosen: a chosen half sentence would teach the
+model to break off.
 """
 
+import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
+from statistics import fmean, pstdev
 from typing import NamedTuple
 
 from dpo_video.recipe import PairSettings
 from dpo_video.records import Candidate
 
-REASONS = ("uniform", "cut", "below margin", "tie", "over cap")
+REASONS = ("uniform", "cut", "below margin", "tie", "rejected scores too low", "rejected too short", "over cap")
 """Why a rule leaves two answers, or a question, unpaired; where several hold for a question, the first names it."""
 
 
@@ -65,7 +67,6 @@ def hound(answers: Sequence[Answer], settings: PairSettings, threshold: float) -
     LLaVA-Hound's rule: one good against one bad answer picked by chance (here by the seed), at most one pair a
     question; a question whose answers all fall on one side is uniform and dropped.
     """
-    del settings
     good = [answer for answer in answers if answer.score >= threshold]
     bad = [answer for answer in answers if answer.score < threshold]
     if not good or not bad:
@@ -73,7 +74,7 @@ def hound(answers: Sequence[Answer], settings: PairSettings, threshold: float) -
     whole = [answer for answer in good if not answer.cut]
     if not whole:
         return Ruling([], {"cut": 1})
-    return Ruling([Choice(min(whole, key=_rank), min(bad, key=_rank))], {})
+    return _one(Choice(min(whole, key=_rank), min(bad, key=_rank)), settings)
 
 
 def best_worst(answers: Sequence[Answer], settings: PairSettings, threshold: float) -> Ruling:
@@ -86,7 +87,28 @@ def best_worst(answers: Sequence[Answer], settings: PairSettings, threshold: flo
     whole = [answer for answer in answers if not answer.cut and not refusal(answer.score - worst.score, settings)]
     if not whole:
         return Ruling([], {"cut": 1})
-    return Ruling([Choice(min(whole, key=lambda answer: (-answer.score, answer.rank)), worst)], {})
+    return _one(Choice(_best(whole), worst), settings)
+
+
+def best_vs_sigma(answers: Sequence[Answer], settings: PairSettings, threshold: float) -> Ruling:
+    """Return the highest score that was not cut against the score nearest to mean - `rejected_sigmas` * sigma.
+
+    Mean and standard deviation are those of the question's answers. The more answers there are, the more of an oddity
+    the worst one is: against it training gains less the more are drawn (arXiv 2502.16825). Where so few answers were
+    drawn that none is that far below the mean, this is `best_worst`.
+    """
+    del threshold
+    scores = [answer.score for answer in answers]
+    refused = refusal(max(scores) - min(scores), settings)
+    if refused:
+        return Ruling([], {refused: 1})
+    whole = [answer for answer in answers if not answer.cut]
+    best = _best(whole) if whole else None
+    below = [answer for answer in answers if best and not refusal(best.score - answer.score, settings)]
+    if best is None or not below:
+        return Ruling([], {"cut": 1})
+    target = fmean(scores) - settings.rejected_sigmas * pstdev(scores)
+    return _one(Choice(best, min(below, key=lambda answer: (abs(answer.score - target), answer.rank))), settings)
 
 
 def all_pairs(answers: Sequence[Answer], settings: PairSettings, threshold: float) -> Ruling:
@@ -96,7 +118,8 @@ def all_pairs(answers: Sequence[Answer], settings: PairSettings, threshold: floa
     choices = []
     for first, second in combinations(answers, 2):
         choice = Choice(first, second) if first.score > second.score else Choice(second, first)
-        refused = refusal(choice.margin, settings) or ("cut" if choice.chosen.cut else None)
+        refused = (refusal(choice.margin, settings) or ("cut" if choice.chosen.cut else None)
+                   or below_floor(choice.rejected, settings))
         if refused:
             dropped[refused] += 1
         else:
@@ -113,6 +136,32 @@ def refusal(margin: float, settings: PairSettings) -> str | None:
     if margin == 0:
         return "tie"
     return "below margin" if margin < settings.min_margin else None
+
+
+def below_floor(rejected: Answer, settings: PairSettings) -> str | None:
+    """Return which floor a rejected answer lies under, or None.
+
+    RIP (arXiv 2501.18578) drops prompts by the reward and the length of their rejected answer: low ones come of
+    questions that are hard to understand or to answer.
+    """
+    if settings.min_rejected_score is not None and rejected.score < settings.min_rejected_score:
+        return "rejected scores too low"
+    return "rejected too short" if len(rejected.candidate.text) < settings.min_rejected_length else None
+
+
+def hardest(choices: Sequence[Choice], rewards: Mapping[str, float], share: float) -> set[int]:
+    """Return the indices to drop so that the share with the smallest implicit margins stays.
+
+    A small margin is a pair that the policy has still to learn (arXiv 2508.04149); a negative one it ranks wrongly.
+    """
+    order = sorted(range(len(choices)), key=lambda index: (implicit_margin(choices[index], rewards),
+                                                           choices[index].chosen.rank, choices[index].rejected.rank))
+    return set(order[math.ceil(share * len(choices)):])
+
+
+def implicit_margin(choice: Choice, rewards: Mapping[str, float]) -> float:
+    """Return how much higher the policy's implicit reward of the chosen answer is."""
+    return rewards[choice.chosen.candidate.id] - rewards[choice.rejected.candidate.id]
 
 
 def length_offenders(choices: Sequence[Choice]) -> set[int]:
@@ -134,8 +183,18 @@ def length_offenders(choices: Sequence[Choice]) -> set[int]:
     return dropped
 
 
+def _one(choice: Choice, settings: PairSettings) -> Ruling:
+    reason = below_floor(choice.rejected, settings)
+    return Ruling([], {reason: 1}) if reason else Ruling([choice], {})
+
+
+def _best(answers: Sequence[Answer]) -> Answer:
+    return min(answers, key=lambda answer: (-answer.score, answer.rank))
+
+
 def _rank(answer: Answer) -> str:
     return answer.rank
 
 
-PAIR_RULES: dict[str, Rule] = {"hound": hound, "best_worst": best_worst, "all_pairs": all_pairs}
+PAIR_RULES: dict[str, Rule] = {
+    "hound": hound, "best_worst": best_worst, "best_vs_sigma": best_vs_sigma, "all_pairs": all_pairs}

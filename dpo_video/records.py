@@ -58,12 +58,24 @@ class Judgment:
     judge: str
     score: float | None
     status: str
-    """`scored`, `unscored` (the judge answered, no valid verdict) or `failed` (no answer; retried)."""
+    """`scored`, `unscored` (the judge answered, no valid verdict), `failed` (no answer; retried) or `dropped` (cleaning
+    kept it from the judge)."""
     reason: str
     """The judge's explanation, or why there is no score."""
     reply: str
     distribution: dict[str, float] | None = None
     """Probability of each label, where the score is read from label probabilities."""
+    taken_from: str | None = None
+    """The candidate that was judged in place of this one, whose text is the same or nearly."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reward:
+    """What a policy makes of one candidate by itself."""
+
+    candidate_id: str
+    reward: float
+    """Beta times the answer's log-prob under the policy less that under the reference: DPO's implicit reward."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,9 +95,14 @@ class Pair:
     rejected_id: str
     start: float | None = None
     end: float | None = None
+    rejected_finish: str = "stop"
+    """`length` where the rejected answer was cut: training then leaves its end-of-turn token out."""
+    implicit_margin: float | None = None
+    """How much higher the policy's implicit reward of the chosen answer is, where rewards were given."""
 
 
-Record = TypeVar("Record", Sample, Candidate, Judgment, Pair)
+Record = TypeVar("Record", Sample, Candidate, Judgment, Reward, Pair)
+AnyRecord = Sample | Candidate | Judgment | Reward | Pair
 
 
 def _matches(value: object, hint: Any) -> bool:
@@ -128,6 +145,12 @@ def _why_needed(kind: type, name: str) -> str:
 
 def read_jsonl(path: Path, kind: type[Record]) -> Iterator[Record]:
     """Yield the records of a JSONL file, one line at a time; blank lines are allowed."""
+    for _, record in read_lines(path, kind):
+        yield record
+
+
+def read_lines(path: Path, kind: type[Record]) -> Iterator[tuple[int, Record]]:
+    """Yield the records of a JSONL file, each with the number of its line."""
     if not path.is_file():
         raise UserError(f"no file at {str(path)!r}: expected a JSONL file of {kind.__name__} records")
     with path.open(encoding="utf-8") as lines:
@@ -141,12 +164,14 @@ def read_jsonl(path: Path, kind: type[Record]) -> Iterator[Record]:
                 raise UserError(f"{where}: not JSON ({error.msg} at column {error.colno})") from error
             if not isinstance(row, dict):
                 raise UserError(f"{where}: expected a JSON object, got {line.strip()[:40]!r}")
-            yield from_dict(kind, row, where)
+            yield number, from_dict(kind, row, where)
 
 
-def to_json(record: Sample | Candidate | Judgment | Pair) -> str:
+def to_json(record: AnyRecord) -> str:
     """Return a record as one line of JSON, fields in declared order, None fields left out."""
     row = {key: value for key, value in asdict(record).items() if value is not None}
+    if isinstance(record, Pair) and record.rejected_finish == "stop":
+        del row["rejected_finish"]
     if isinstance(record, Judgment):
         row.setdefault("score", None)
     return json.dumps(row, ensure_ascii=False)
@@ -168,6 +193,6 @@ def write_atomic(path: Path, text: Iterable[str] | str) -> None:
         raise
 
 
-def write_jsonl(path: Path, records: Iterable[Sample | Candidate | Judgment | Pair]) -> None:
+def write_jsonl(path: Path, records: Iterable[AnyRecord]) -> None:
     """Write records as JSONL atomically, in the order given."""
     write_atomic(path, (to_json(record) + "\n" for record in records))

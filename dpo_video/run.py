@@ -4,7 +4,8 @@ import importlib
 import json
 import platform
 import time
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
@@ -12,6 +13,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from dpo_video.cleaned import describe, note_cleaned
 from dpo_video.data import check_disjoint, load_samples
 from dpo_video.errors import UserError
 from dpo_video.recipe import Recipe
@@ -43,6 +45,8 @@ class Run:
     video_root: Path
     heldout_root: Path
     tracker: Tracker
+    cleaned: Mapping[str, int] = field(default_factory=dict)
+    """Training samples that cleaning left out, by reason."""
     bad_clips: dict[str, str] = field(default_factory=dict)
     """Clips set aside in this process, with the reason."""
 
@@ -79,7 +83,7 @@ class Stage:
 
 STAGES: dict[str, Stage] = {
     "generate": Stage(reads=(), writes="candidates.jsonl", sections=("model", "video", "generate", "seed")),
-    "judge": Stage(reads=("candidates.jsonl",), writes="judgments.jsonl", sections=("judge",)),
+    "judge": Stage(reads=("candidates.jsonl",), writes="judgments.jsonl", sections=("clean", "judge")),
     "pair": Stage(reads=("candidates.jsonl", "judgments.jsonl"), writes="pairs.jsonl",
                   sections=("judge", "pair", "seed")),
     "train": Stage(reads=("pairs.jsonl",), writes="adapter", sections=("model", "video", "train", "seed")),
@@ -101,12 +105,15 @@ def recipe_of(folder: Path) -> Recipe:
 def open_run(recipe: Recipe) -> Iterator[Run]:
     """Open the run folder of a recipe, take its lock, load the samples, start tracking."""
     with RunStore(recipe.run_folder) as store:
-        samples, video_root = load_samples(recipe, "samples")
-        heldout, heldout_root = load_samples(recipe, "heldout")
+        heldout, heldout_root, _ = load_samples(recipe, "heldout")
+        samples, video_root, cleaned = load_samples(recipe, "samples", heldout=heldout, store=store)
         check_disjoint(samples, heldout, video_root=video_root, heldout_root=heldout_root)
+        note_cleaned(recipe.run_folder, "sample", cleaned)
+        if cleaned:
+            print(f"clean: {describe(len(samples), cleaned)}; {recipe.run_folder / 'cleaned.jsonl'}")
         with start_tracking(recipe) as tracker:
             yield Run(recipe=recipe, store=store, samples=samples, heldout=heldout, video_root=video_root,
-                      heldout_root=heldout_root, tracker=tracker)
+                      heldout_root=heldout_root, tracker=tracker, cleaned=Counter(row.reason for row in cleaned))
 
 
 def do_stages(run: Run, names: Sequence[str]) -> list[str]:
@@ -170,6 +177,7 @@ def _counts(summary: dict[str, Any]) -> str:
 def _fingerprint(run: Run, name: str) -> str:
     """Hash the settings, samples and input files that determine a stage's result."""
     from dpo_video.judges.scorer import load_scorer
+    from dpo_video.pair import with_noise
 
     stage = STAGES[name]
     settings = run.recipe.model_dump()
@@ -183,6 +191,11 @@ def _fingerprint(run: Run, name: str) -> str:
     parts["files"] = {file: content_hash(run.folder / file) for file in stage.reads}
     if "judge" in stage.sections:
         parts["scorer"] = load_scorer(run.recipe.judge.scorer).version
+    if "pair" in stage.sections:
+        parts["min_margin"] = with_noise(run.recipe.pair, run.folder).min_margin
+    if name == "pair" and run.recipe.pair.implicit_rewards:
+        rewards = Path(run.recipe.pair.implicit_rewards).expanduser()
+        parts["rewards"] = content_hash(rewards) if rewards.is_file() else None
     if name == "evaluate":
         hallucination = run.recipe.evaluate.hallucination_scorer
         parts["hallucination_scorer"] = hallucination and load_scorer(hallucination).version
@@ -199,5 +212,6 @@ def _write_manifest(run: Run) -> None:
         except PackageNotFoundError:
             versions[package] = "not installed"
     manifest = {"recipe": run.recipe.model_dump(), "versions": versions, "bad_clips": run.bad_clips,
+                "cleaned": dict(run.cleaned),
                 "stages": {name: run.store.finished(name) for name in STAGES}}
     write_atomic(run.folder / "manifest.json", json.dumps(manifest, indent=2, ensure_ascii=False) + "\n")

@@ -17,6 +17,8 @@ BLOCK = 4_000_000
 """Weights held at a time: bounds the memory of a bootstrap."""
 CONFIDENCE = 0.95
 QUANTILES = {"min": 0.0, "q10": 0.1, "q25": 0.25, "median": 0.5, "q75": 0.75, "q90": 0.9, "max": 1.0}
+TINY = 1e-12
+"""Least variance to divide by: a constant has no slope and no correlation."""
 RIDGE = 1e-3
 """Penalty that keeps the logistic fit finite when one side wins every question."""
 
@@ -63,6 +65,22 @@ def bootstrap_ci(values: Sequence[float] | Floats, *, clusters: Sequence[str], s
     tail = (1 - CONFIDENCE) / 2
     low, high = np.quantile(np.concatenate(drawn), [tail, 1 - tail])
     return Estimate(point, (float(low), float(high)))
+
+
+def weighted_slope(values: Floats, weights: Floats) -> Floats:
+    """Return the slope of the second column on the first, (N, 2), through the origin, per row of weights, as (R,)."""
+    slopes: Floats = weights @ (values[:, 0] * values[:, 1]) / np.maximum(weights @ values[:, 0] ** 2, TINY)
+    return slopes
+
+
+def weighted_correlation(values: Floats, weights: Floats) -> Floats:
+    """Return Pearson's correlation of two columns, (N, 2), per row of weights (R, N), as (R,); 0 of a constant."""
+    total = weights.sum(axis=1, keepdims=True)
+    means = weights @ values / total  # (R, 2)
+    squares = weights @ values**2 / total - means**2
+    shared = weights @ (values[:, 0] * values[:, 1]) / total[:, 0] - means[:, 0] * means[:, 1]
+    found: Floats = shared / np.sqrt(np.maximum(squares[:, 0], TINY) * np.maximum(squares[:, 1], TINY))
+    return np.clip(found, -1.0, 1.0)
 
 
 def length_controlled_win_rate(values: Floats, weights: Floats) -> Floats:

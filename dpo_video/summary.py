@@ -19,17 +19,20 @@ ROWS = (("gold accuracy", "accuracy", True), ("judged score", "judged_score", Fa
 """Title, metric, and whether it is a share shown in per cent."""
 
 
-def print_summary(path: Path, console: Console | None = None) -> None:
+def console() -> Console:
+    """Return a console on stdout, of a fixed width where that is no terminal."""
+    found = Console(highlight=False)
+    return found if found.is_terminal else Console(highlight=False, width=WIDTH)
+
+
+def print_summary(path: Path, out: Console | None = None) -> None:
     """Print the numbers of a metrics.json and where it lies."""
     if not path.is_file():
         raise UserError(f"no metrics at {str(path)!r}; make them first: dpo-video evaluate RECIPE")
     metrics = json.loads(path.read_text(encoding="utf-8"))
-    if console is None:
-        console = Console(highlight=False)
-        if not console.is_terminal:
-            console = Console(highlight=False, width=WIDTH)
-    console.print(summary(metrics))
-    console.print(Text(f"metrics: {path}"), soft_wrap=True)
+    out = out or console()
+    out.print(summary(metrics))
+    out.print(Text(f"metrics: {path}"), soft_wrap=True)
 
 
 def summary(metrics: Mapping[str, Any]) -> RenderableType:

@@ -43,10 +43,10 @@ def recipe(folder: Path, **data: object) -> Recipe:
 def test_the_limit_keeps_the_first_samples_and_paths_start_beside_the_file(tmp_path: Path) -> None:
     rows = [{"id": str(n), "video": "a.mp4", "prompt": "p", "caption": "c"} for n in range(5)]
     (tmp_path / "s.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    samples, root = load_samples(recipe(tmp_path, limit=2), "samples")
+    samples, root, _ = load_samples(recipe(tmp_path, limit=2), "samples")
     assert [row.id for row in samples] == ["0", "1"]
     assert root == tmp_path
-    assert load_samples(recipe(tmp_path), "heldout") == ([], Path())
+    assert load_samples(recipe(tmp_path), "heldout") == ([], Path(), [])
 
 
 def test_a_file_without_samples_is_named(tmp_path: Path) -> None:

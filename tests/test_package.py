@@ -10,9 +10,13 @@ import pytest
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "dpo_video"
 LEVELS: list[set[str]] = [
-    {"errors"}, {"names", "progress", "quiet", "statistics"}, {"records", "recipe"}, {"recipe_file", "store", "toy"},
-    {"video"}, {"models", "judges"}, {"training"}, {"data", "tracking", "summary", "pair_table"}, {"run"},
-    {"pair_rules", "measures"}, {"generate", "judge", "pair", "train"}, {"generate_server", "evaluate", "merge"},
+    {"errors"}, {"names", "progress", "quiet", "statistics", "texts"}, {"records", "recipe", "near"},
+    {"recipe_file", "store", "toy"},
+    {"video"}, {"models", "judges", "screening"}, {"training"},
+    {"cleaned", "tracking", "summary", "pair_table", "audit_page"},
+    {"clean"}, {"data"}, {"run"},
+    {"pair_rules", "measures"}, {"pair_answers"}, {"generate", "judge", "pair", "train"},
+    {"generate_server", "evaluate", "merge", "audit"},
     {"plan"}, {"check_recipe"}, {"check", "frames", "listing"}, {"cli"}, {"__main__"}]
 LEVEL = {name: level for level, names in enumerate(LEVELS) for name in names}
 
@@ -48,7 +52,7 @@ def test_imports_point_one_way() -> None:
 @pytest.mark.parametrize("code", [
     "import sys; sys.argv = ['', '--help']; from dpo_video.cli import main\ntry: main()\nexcept SystemExit: pass",
     "import dpo_video.judge, dpo_video.judges.openai",
-    "import dpo_video.pair",
+    "import dpo_video.pair, dpo_video.audit",
     "import dpo_video.video",
     "from dpo_video.run import open_run",
 ])

@@ -17,10 +17,11 @@ from hypothesis import strategies as st
 from preferences import Row, records
 
 from dpo_video.errors import UserError
-from dpo_video.pair import Paired, build_pairs, normalise_space, pair, pair_statistics
+from dpo_video.pair import Paired, build_pairs, pair, pair_statistics
 from dpo_video.recipe import PairSettings, Recipe
 from dpo_video.records import Pair, read_jsonl, write_jsonl
 from dpo_video.run import Run, open_run
+from dpo_video.texts import normalise_space
 
 BEST_WORST = PairSettings(rule="best_worst", min_margin=0.5)
 HOUND = PairSettings(rule="hound")

@@ -55,8 +55,8 @@ def test_numbers_read_as_yaml_1_2_floats(tmp_path: Path, text: str) -> None:
 @pytest.mark.parametrize(("extra", "message"), [
     ("trian:\n  beta: 1\n", "r.yaml:7: unknown key `trian`. Did you mean 'train'? Known keys: name, description, seed"),
     ("train:\n  lora:\n    rnak: 3\n", "r.yaml:9: unknown key `train.lora.rnak`. Did you mean 'rank'?"),
-    ("pair: {rule: hond}\n", "r.yaml:7: `pair.rule` must be one of 'hound', 'best_worst' or 'all_pairs', got 'hond'. "
-                             "Did you mean 'hound'?"),
+    ("pair: {rule: hond}\n", "r.yaml:7: `pair.rule` must be one of 'hound', 'best_worst', 'best_vs_sigma' or "
+                             "'all_pairs', got 'hond'. Did you mean 'hound'?"),
     ("train:\n  epochs: two\n", "r.yaml:8: `train.epochs` must be a number, got 'two'"),
     ("train:\n  batch_size: '8'\n", "r.yaml:8: `train.batch_size` must be a integer, got '8'"),
     ("generate: {temperature: -1}\n", "r.yaml:7: `generate.temperature` must be greater than or equal to 0, got -1"),

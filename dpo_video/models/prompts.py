@@ -88,13 +88,13 @@ def encode_prompt(policy: Policy, question: str, clip: ClipInputs) -> Prompt:
                   positions=policy.family.positions(policy.bare, input_ids, inputs))
 
 
-def answer_ids(policy: Policy, text: str) -> list[int]:
-    """Return the ids of an answer, its end-of-turn token last."""
+def answer_ids(policy: Policy, text: str, *, ended: bool = True) -> list[int]:
+    """Return the ids of an answer, its end-of-turn token last unless it was cut before it `ended`."""
     ids = policy.processor.tokenizer(text, add_special_tokens=False)["input_ids"]
     if policy.family.placeholder(policy.bare.config) in ids:
         raise UserError(f"the answer {text[:80]!r} contains the model's own video token "
                         f"{policy.family.prompt_token(policy.processor)!r}")
-    return [*ids, policy.end_id]
+    return [*ids, policy.end_id] if ended else ids
 
 
 def _tensor(value: Any) -> Tensor:

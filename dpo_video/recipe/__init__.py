@@ -5,6 +5,7 @@
 
 from pathlib import Path
 
+from dpo_video.recipe.clean import CleanSettings
 from dpo_video.recipe.data import DataSettings
 from dpo_video.recipe.evaluate import EvaluateSettings
 from dpo_video.recipe.generate import GenerateSettings, SamplerSettings
@@ -16,8 +17,9 @@ from dpo_video.recipe.tracking import TrackingSettings
 from dpo_video.recipe.train import LoraSettings, TrainSettings
 from dpo_video.recipe.video import VideoSettings
 
-__all__ = ["DataSettings", "EvaluateSettings", "GenerateSettings", "JudgeSettings", "LoraSettings", "ModelSettings",
-           "PairSettings", "Recipe", "SamplerSettings", "Section", "TrackingSettings", "TrainSettings", "VideoSettings"]
+__all__ = ["CleanSettings", "DataSettings", "EvaluateSettings", "GenerateSettings", "JudgeSettings", "LoraSettings",
+           "ModelSettings", "PairSettings", "Recipe", "SamplerSettings", "Section", "TrackingSettings", "TrainSettings",
+           "VideoSettings"]
 
 
 class Recipe(Section):
@@ -33,6 +35,7 @@ class Recipe(Section):
     """Folder that holds the run folders."""
     model: ModelSettings
     data: DataSettings
+    clean: CleanSettings = CleanSettings()
     video: VideoSettings = VideoSettings()
     generate: GenerateSettings = GenerateSettings()
     judge: JudgeSettings

@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from pydantic import Field, PositiveInt
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 
 from dpo_video.recipe.section import Section
 
@@ -10,13 +10,28 @@ from dpo_video.recipe.section import Section
 class PairSettings(Section):
     """Which candidates become chosen and rejected."""
 
-    rule: Literal["hound", "best_worst", "all_pairs"] = "best_worst"
-    """`hound`: one at or above `threshold` against one below; `best_worst`; `all_pairs` by margin."""
+    rule: Literal["hound", "best_worst", "best_vs_sigma", "all_pairs"] = "best_worst"
+    """`hound`: one at or above `threshold` against one below; `best_worst`; `best_vs_sigma`: the best against the one
+    nearest to `rejected_sigmas` below the mean; `all_pairs` by margin."""
     min_margin: float = Field(default=0.5, ge=0)
-    """Least score difference under `best_worst` and `all_pairs`."""
+    """Least score difference, except under `hound`."""
+    noise_margins: PositiveFloat | None = None
+    """Ask for this many times the judge's own noise too: `noise_sigma` of RUN/agreement.json, the standard deviation of
+    a score when the same answer is judged again, as `dpo-video agree RUN` measures it."""
     threshold: float | None = None
     """Score from which an answer counts as good under `hound`; None takes the scorer's."""
+    rejected_sigmas: PositiveFloat = 2.0
+    """Under `best_vs_sigma`, how many standard deviations of the question's scores the rejected answer is sought below
+    their mean."""
     max_pairs_per_sample: PositiveInt = 2
     """Cap under `all_pairs`; the widest margins stay."""
+    min_rejected_score: float | None = None
+    """Drop pairs whose rejected answer scores lower: a question that draws such answers teaches little (RIP)."""
+    min_rejected_length: NonNegativeInt = 0
+    """Drop pairs whose rejected answer has fewer characters."""
+    implicit_rewards: str | None = None
+    """JSONL of Reward: the policy's implicit reward of every candidate. Pairs then carry their implicit margin."""
+    keep_hardest: float = Field(default=1.0, gt=0, le=1)
+    """Share of the pairs that stay, those with the smallest implicit margins; needs `implicit_rewards`."""
     balance_length: bool = False
     """Drop smallest-margin pairs until chosen and rejected are equally long on average."""

@@ -21,7 +21,7 @@ from dpo_video.video import clip_key
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PairTokens:
-    """A pair whose answers are token ids, end of turn included; its prompt needs the clip's size first."""
+    """A pair whose answers are token ids, end of turn included where they ended; its prompt needs the clip's size."""
 
     pair: Pair
     clip: str
@@ -50,10 +50,16 @@ class PairBatch:
     """Seconds for which reading it had to wait for clips."""
 
 
+def pair_ids(policy: Policy, pair: Pair) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Return the ids of the chosen and the rejected answer; a rejected one that was cut has no end-of-turn token."""
+    rejected = answer_ids(policy, pair.rejected, ended=pair.rejected_finish != "length")
+    return tuple(answer_ids(policy, pair.chosen)), tuple(rejected)
+
+
 def tokenize_pair(policy: Policy, pair: Pair) -> PairTokens | None:
     """Return a pair's answers as tokens; None when one has no text, or both are the same: nothing can be learnt."""
-    chosen, rejected = tuple(answer_ids(policy, pair.chosen)), tuple(answer_ids(policy, pair.rejected))
-    if not pair.chosen.strip() or not pair.rejected.strip() or chosen == rejected:
+    chosen, rejected = pair_ids(policy, pair)
+    if not pair.chosen.strip() or not pair.rejected.strip() or rejected in (chosen, chosen[:-1]):
         return None
     return PairTokens(pair=pair, clip=clip_key(pair), chosen=chosen, rejected=rejected)
 

@@ -5,7 +5,7 @@ from dpo_video.video.policies import plan_indices
 from dpo_video.video.pool import FramePool
 from dpo_video.video.probe import Info, probe
 from dpo_video.video.read import read_frames
-from dpo_video.video.sources import clip_key, resolve_video
+from dpo_video.video.sources import clip_key, file_name, resolve_video
 
-__all__ = ["ClipRequest", "FramePool", "Frames", "Info", "VideoError", "clip_key", "plan_indices", "probe",
-           "read_frames", "resolve_video", "thin", "video_metadata"]
+__all__ = ["ClipRequest", "FramePool", "Frames", "Info", "VideoError", "clip_key", "file_name", "plan_indices",
+           "probe", "read_frames", "resolve_video", "thin", "video_metadata"]

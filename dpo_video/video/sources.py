@@ -35,3 +35,8 @@ def clip_key(sample: Sample | Pair) -> str:
         return name
     start, end = ("" if second is None else repr(float(second)) for second in (sample.start, sample.end))
     return f"{name}#t={start},{end}"
+
+
+def file_name(video: str | list[str]) -> str:
+    """Return the name of a record's video, whatever part of it the clip is: what is resampled as one."""
+    return video if isinstance(video, str) else "\n".join(video)

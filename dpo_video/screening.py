@@ -1,0 +1,121 @@
+"""What is not worth a judge's call: answers that say what another one says, and answers that cleaning leaves out.
+
+Pure: candidates in, each with what is to be done about it out, in the same order.
+"""
+
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import groupby
+
+from dpo_video.recipe import CleanSettings
+from dpo_video.records import Candidate, Judgment
+from dpo_video.texts import same_text, shingles, similarity
+
+RUN_WORDS = 4
+"""Words of a run whose return counts as repetition."""
+SPELLED_OUT = {"\u2019": "'", "can't": "cannot", "can not": "cannot", "couldn't": "could not", "don't": "do not",
+               "i'm": "i am", "wasn't": "was not"}
+REFUSAL = re.compile(
+    r"""\W*(?:(?:unfortunately|however|i\ apologi[sz]e|(?:i\ am\ )?(?:so\ |very\ )?sorry),?\ (?:but\ )?)?(?:
+        i\ (?:cannot|could\ not|am\ (?:unable|not\ able)\ to)\ (?:\w+\ ){0,2}
+            (?:see|view|watch|access|analy[sz]e|process|open|provide|assist|help|answer|determine|describe)\b
+        | i\ do\ not\ have\ (?:the\ )?(?:ability|access|capability)\b
+        | (?:as\ |i\ am\ )an?\ (?:ai|artificial|(?:large\ )?language\ model)\b
+        | (?:there\ (?:is|was)\ )?no\ (?:video|frames?|images?|clip)\ (?:(?:was|were|is|are|has\ been|have\ been)\ )?
+            (?:provided|given|attached|available)\b
+        | the\ (?:video|clip|image|frame)s?\ (?:
+            (?:is|was|are|were)\ (?:unavailable|inaccessible|not\ (?:provided|accessible))
+            | (?:could\ not|cannot)\ be\ (?:accessed|loaded|opened|played))\b)""", re.VERBOSE)
+"""How a model begins that will not or cannot answer; further on ("the man cannot see the car") it is no refusal."""
+
+
+@dataclass(frozen=True, slots=True)
+class Screened:
+    """A candidate, and why the judge is not asked about it; it is asked where both reasons are None."""
+
+    candidate: Candidate
+    same_as: str | None = None
+    """The candidate of the question whose judgment it takes."""
+    dropped: str | None = None
+    """Why cleaning leaves it out, as `reason: detail` or `reason`."""
+
+
+def screened(candidates: Iterable[Candidate], settings: CleanSettings) -> Iterator[Screened]:
+    """Yield every candidate in order with what is to be done about it; reads one question's candidates at a time.
+
+    Of answers that say the same one that was not cut is judged, else the first.
+    """
+    for _, group in groupby(candidates, key=lambda candidate: candidate.sample_id):
+        question = list(group)
+        dropped = {candidate.id: why for candidate in question if (why := why_dropped(candidate, settings))}
+        same = same_answers([candidate for candidate in question if candidate.id not in dropped],
+                            least=settings.same_answer)
+        yield from (Screened(candidate, same.get(candidate.id), dropped.get(candidate.id)) for candidate in question)
+
+
+def same_answers(candidates: Sequence[Candidate], *, least: float) -> dict[str, str]:
+    """Return for each answer to a question that says what another does that one's id, by candidate id.
+
+    An answer joins the first kept one that it is equal to (case, punctuation and spaces aside) or `least` similar to.
+    """
+    kept: dict[str, str] = {}
+    pieces: list[tuple[frozenset[str], str]] = []
+    same: dict[str, str] = {}
+    for candidate in sorted(candidates, key=lambda candidate: candidate.finish == "length"):
+        text = same_text(candidate.text)
+        if not text:
+            continue  # an empty answer is judged as one, or refused by the stage that pairs
+        found = kept.get(text)
+        if found is None and least < 1:
+            own = shingles(text)
+            found = next((name for other, name in pieces if similarity(own, other) >= least), None)
+            if found is None:
+                pieces.append((own, candidate.id))
+        if found is None:
+            kept[text] = candidate.id
+        else:
+            same[candidate.id] = found
+    return same
+
+
+def why_dropped(candidate: Candidate, settings: CleanSettings) -> str | None:
+    """Return why cleaning keeps an answer from the judge, or None."""
+    text = candidate.text.strip()
+    if settings.drop_cut_answers and candidate.finish == "length":
+        return "cut"
+    if len(text) < settings.answer_min_length:
+        return f"too short: {len(text)} characters"
+    if settings.answer_max_length is not None and len(text) > settings.answer_max_length:
+        return f"too long: {len(text)} characters"
+    if settings.drop_refusals and is_refusal(text):
+        return f"refusal: {text[:80]}"
+    if settings.max_repetition is not None and repetition(text) > settings.max_repetition:
+        return f"repetition: {repetition(text):.2f} of its runs of {RUN_WORDS} words"
+    return None
+
+
+def is_refusal(text: str) -> bool:
+    """Return whether a text begins as a model does that will not or cannot answer, in English."""
+    plain = " ".join(text[:300].lower().split())
+    for short, full in SPELLED_OUT.items():
+        plain = plain.replace(short, full)
+    return REFUSAL.match(plain) is not None
+
+
+def repetition(text: str) -> float:
+    """Return the share of the text's runs of 4 words that repeat an earlier one; 0 for fewer than 5 words."""
+    words = same_text(text).split()
+    runs = [tuple(words[begin:begin + RUN_WORDS]) for begin in range(len(words) - RUN_WORDS + 1)]
+    return 1 - len(set(runs)) / len(runs) if runs else 0.0
+
+
+def judgment_of(item: Screened, judged: Mapping[str, Judgment], *, scorer: str, judge: str) -> Judgment:
+    """Return the judgment of a screened candidate: its own, the one it takes, or `dropped` with the reason."""
+    name = item.candidate.id
+    if item.dropped is not None:
+        return Judgment(candidate_id=name, scorer=scorer, judge=judge, score=None, status="dropped",
+                        reason=item.dropped, reply="")
+    if item.same_as is None:
+        return judged[name]
+    return replace(judged[item.same_as], candidate_id=name, taken_from=item.same_as)

@@ -1,0 +1,49 @@
+"""When two texts are the same, or nearly: spaces, case and punctuation aside, and by the pieces that they share."""
+
+import re
+import unicodedata
+
+SHINGLE = 5
+"""Characters of a piece: works in scripts that put no spaces between words, too."""
+MARK = re.compile(r"[^\w\s]|_")
+MEANT = frozenset("%&@#")
+"""Punctuation to Unicode that changes what a text says."""
+
+
+def normalise_space(text: str) -> str:
+    """Return the text with every run of whitespace as one space."""
+    return " ".join(text.split())
+
+
+def normalise(text: str) -> str:
+    """Return the text in one case, every run of punctuation and whitespace as one space; signs of numbers stay."""
+    folded = unicodedata.normalize("NFKC", text).casefold()
+    return normalise_space(MARK.sub(
+        lambda found: found[0] if _is_meant(found[0], folded[found.end():found.end() + 1]) else " ", folded))
+
+
+def same_text(text: str) -> str:
+    """Return what is equal for two texts that say the same: the normalised text, or the marks of one without words."""
+    return normalise(text) or normalise_space(text)
+
+
+def _is_meant(mark: str, following: str) -> bool:
+    if not unicodedata.category(mark).startswith("P"):
+        return True
+    return mark in MEANT or (mark == "-" and following.isdigit())
+
+
+def shingles(text: str) -> frozenset[str]:
+    """Return the pieces of 5 characters of the normalised text; a shorter text is one piece, an empty one none."""
+    plain = normalise(text)
+    if len(plain) <= SHINGLE:
+        return frozenset([plain] if plain else [])
+    return frozenset(plain[begin:begin + SHINGLE] for begin in range(len(plain) - SHINGLE + 1))
+
+
+def similarity(first: frozenset[str], second: frozenset[str]) -> float:
+    """Return Jaccard's index of two sets of pieces: shared over all, 1 for equal sets, 0 where one is empty."""
+    if not first or not second:
+        return 0.0
+    shared = len(first & second)
+    return shared / (len(first) + len(second) - shared)

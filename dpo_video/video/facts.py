@@ -1,0 +1,127 @@
+"""What can be told about a clip without reading all of it: length, size, brightness, motion.
+
+F frames, H height, W width in pixels.
+"""
+
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from dpo_video.recipe import VideoSettings
+from dpo_video.store import RunStore, row_key
+from dpo_video.video.cache import clip_identity
+from dpo_video.video.frames import ClipRequest, Frames, VideoError
+from dpo_video.video.images import find_frames, frame_times, is_image
+from dpo_video.video.policies import rate, window
+from dpo_video.video.pool import FramePool
+from dpo_video.video.probe import open_video, probe
+
+KIND = "clip_facts"
+"""Rows of the run store: the fields of ClipFacts."""
+Look = Callable[[Iterable[ClipRequest]], Iterator["tuple[ClipRequest, ClipFacts | VideoError]"]]
+"""Yields what is known of each clip, in order."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClipFacts:
+    """What cleaning asks about a clip."""
+
+    seconds: float
+    """How long the clip lasts; of a part of a file, that part."""
+    shorter: int
+    """Pixels of the shorter side of a frame, whichever way it is turned."""
+    longer: int
+    """Pixels of the longer side."""
+    brightness: float | None = None
+    """Mean of the brightest frame looked at, 0 to 255; None where frames were not looked at."""
+    motion: float | None = None
+    """Largest mean absolute difference from one frame looked at to the next, 0 to 255; 0 of a single frame."""
+
+
+def look_at(settings: VideoSettings, *, frames: int | None, store: RunStore | None) -> Look:
+    """Return a function that yields the facts of clips in order, by `settings.workers` at a time.
+
+    Args:
+        frames: how many to decode of each clip, evenly spread; None decodes none and reads packets and headers only.
+        store: keeps facts, by what identifies the clip's files; None keeps nothing.
+    """
+    few = settings.model_copy(update={"policy": "uniform", "num_frames": frames or 1})
+
+    def look(requests: Iterable[ClipRequest]) -> Iterator[tuple[ClipRequest, ClipFacts | VideoError]]:
+        with FramePool(few) as pool:
+            def find(request: ClipRequest) -> ClipFacts | VideoError:
+                return _from_header(request, settings.timeout) if frames is None else _from_frames(pool.read(request))
+
+            if store is None:
+                yield from pool.each(requests, find)
+            else:
+                yield from _stored(pool, requests, find, store, frames)
+
+    return look
+
+
+def _stored(pool: FramePool, requests: Iterable[ClipRequest], find: Callable[[ClipRequest], ClipFacts | VideoError],
+            store: RunStore, frames: int | None) -> Iterator[tuple[ClipRequest, ClipFacts | VideoError]]:
+    """Yield facts as the pool finds them; those of files that the store knows are taken from it."""
+    keys: dict[ClipRequest, str | None] = {}
+    known: dict[ClipRequest, ClipFacts] = {}
+
+    def looked_up() -> Iterator[ClipRequest]:  # runs in this thread, which alone uses the store
+        for request in requests:
+            identity = clip_identity(request)
+            keys[request] = key = None if identity is None else row_key(clip=identity, frames=frames)
+            row = store.get(KIND, [key]).get(key) if key is not None else None
+            if row is not None:
+                known[request] = ClipFacts(**row)
+            yield request
+
+    for request, facts in pool.each(looked_up(), lambda request: known.get(request) or find(request)):
+        key = keys[request]
+        if key is not None and isinstance(facts, ClipFacts) and request not in known:
+            store.put(KIND, key, asdict(facts))
+            known[request] = facts
+        yield request, facts
+
+
+def _from_header(request: ClipRequest, timeout: float) -> ClipFacts | VideoError:
+    try:
+        if isinstance(request.video, Path) and not os.path.isdir(request.video) and not is_image(request.video):
+            times, fps, size = _video_header(request.video, timeout)
+        else:
+            images, _ = find_frames([request.video] if isinstance(request.video, Path) and is_image(request.video)
+                                    else request.video)
+            times = frame_times(len(images))
+            fps, size = rate(times, default=1.0), _image_size(images[0])
+        part = window(times, request.start, request.end)
+        return ClipFacts(seconds=len(part) / fps, shorter=min(size), longer=max(size))
+    except VideoError as error:
+        return error
+
+
+def _video_header(path: Path, timeout: float) -> tuple[np.ndarray, float, tuple[int, int]]:
+    info = probe(path, deadline=time.monotonic() + timeout)
+    with open_video(path) as (_, stream):
+        return info.times, info.fps, (stream.codec_context.width, stream.codec_context.height)
+
+
+def _image_size(path: Path) -> tuple[int, int]:
+    try:
+        with Image.open(path) as image:
+            return ImageOps.exif_transpose(image).size
+    except (OSError, ValueError) as error:
+        raise VideoError("corrupt", path, f"no readable image: {error}") from error
+
+
+def _from_frames(frames: Frames | VideoError) -> ClipFacts | VideoError:
+    if isinstance(frames, VideoError):
+        return frames
+    pixels = frames.pixels.astype(np.float32)  # (F, H, W, 3)
+    steps = np.abs(np.diff(pixels, axis=0)).mean(axis=(1, 2, 3))  # (F - 1,)
+    height, width = frames.pixels.shape[1:3]
+    return ClipFacts(seconds=frames.duration, shorter=min(height, width), longer=max(height, width),
+                     brightness=float(pixels.mean(axis=(1, 2, 3)).max()), motion=float(steps.max(initial=0.0)))
