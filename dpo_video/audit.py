@@ -98,7 +98,7 @@ def duplicates(pairs: Sequence[Pair], drops: Sequence[Numbers], judgments: Seque
 
 def margins(pairs: Sequence[Pair]) -> Numbers:
     """Return quantiles and a histogram of the score margins, and what is known of the policy's implicit margins."""
-    found = [pair.chosen_score - pair.rejected_score for pair in pairs]
+    found = [pair.scores[0] - pair.scores[1] for pair in pairs]
     implicit = [pair.implicit_margin for pair in pairs if pair.implicit_margin is not None]
     numbers: Numbers = {"quantiles": quantiles(found), "mean": float(np.mean(found)),
                         "histogram": histogram({"pairs": found})}
@@ -116,11 +116,11 @@ def lengths(pairs: Sequence[Pair], scored: Sequence[Scored], clips: Sequence[str
     """
     chosen, rejected = ([len(pair.chosen) for pair in pairs], [len(pair.rejected) for pair in pairs])
     extra = np.subtract(chosen, rejected).astype(np.float64)
-    margin = np.array([pair.chosen_score - pair.rejected_score for pair in pairs])
+    margin = np.array([pair.scores[0] - pair.scores[1] for pair in pairs])
     source = "scored answers" if scored else "pairs"
     if not scored:
         scored = [Scored(pair.sample_id, clip, len(text), score) for pair, clip in zip(pairs, clips, strict=True)
-                  for text, score in ((pair.chosen, pair.chosen_score), (pair.rejected, pair.rejected_score))]
+                  for text, score in zip((pair.chosen, pair.rejected), pair.scores, strict=True)]
     answer_clips = [row.clip for row in scored]
     raw = np.array([(row.length, row.score) for row in scored], np.float64)  # (A, 2)
     within = _within_questions(scored)

@@ -9,6 +9,7 @@ from typing import Annotated, NoReturn
 import typer
 from rich.console import Console
 
+from dpo_video.cli_data import Overrides, export, frames, import_
 from dpo_video.errors import UserError
 from dpo_video.quiet import quiet_libraries
 from dpo_video.recipe import Recipe
@@ -19,8 +20,7 @@ app = typer.Typer(
     help="Preference tuning (DPO) for video language models: generate -> judge -> pair -> train -> evaluate.")
 
 RecipeName = Annotated[str, typer.Argument(metavar="RECIPE", help="A shipped recipe, or a path ending in .yaml.")]
-Overrides = Annotated[list[str] | None, typer.Argument(
-    metavar="[KEY=VALUE]...", help="Settings that replace the recipe's, e.g. train.learning_rate=1e-5.")]
+
 
 
 def _do(recipe: Recipe, names: list[str]) -> list[str]:
@@ -88,10 +88,10 @@ def evaluate(recipe: RecipeName, overrides: Overrides = None) -> None:
 @app.command()
 def run(recipe: RecipeName, overrides: Overrides = None) -> None:
     """Do all five stages, skip what is finished, and end with the numbers before and after."""
-    from dpo_video.run import STAGES
+    from dpo_video.run import stages_of
 
     settings = load_recipe(recipe, overrides or [])
-    _do(settings, [name for name in STAGES if name != "evaluate" or settings.data.heldout])
+    _do(settings, stages_of(settings))
     if settings.data.heldout:
         _show_metrics(settings)
 
@@ -122,9 +122,9 @@ def show(recipe: RecipeName, overrides: Overrides = None) -> None:
 
 @app.command(name="list")
 def list_(
-    kind: Annotated[str, typer.Argument(help="recipes, scorers, families, presets or losses; all when left out.")] = "",
+    kind: Annotated[str, typer.Argument(help="What to list; everything when left out.")] = "",
 ) -> None:
-    """List recipes, scorers, model families, frame presets and losses."""
+    """List recipes, scorers, model families, frame presets, formats and losses."""
     from dpo_video.listing import LISTS
     from dpo_video.names import choose
 
@@ -151,34 +151,6 @@ def audit(
 
 
 @app.command()
-def frames(
-    video: Annotated[str, typer.Argument(metavar="VIDEO", help="A video file, or a folder of frames.")],
-    overrides: Overrides = None,
-    recipe: Annotated[str, typer.Option(help="Recipe whose model and video settings count.")] = "",
-    family: Annotated[str, typer.Option(help="Model family, with a well-known checkpoint's numbers.")] = "",
-    model: Annotated[str, typer.Option(help="Checkpoint: a folder, a hub id or toy:NAME.")] = "",
-    start: Annotated[float | None, typer.Option(help="Seconds into the file where the clip begins.")] = None,
-    end: Annotated[float | None, typer.Option(help="Seconds into the file where the clip ends.")] = None,
-    out: Annotated[str, typer.Option(help="Contact sheet; <clip>.frames.png when left out.")] = "",
-) -> None:
-    """Show which frames of a clip a model will see, and what they cost; write them as a contact sheet."""
-    from dpo_video.frames import frames_of_clip, published_model
-    from dpo_video.recipe import ModelSettings
-    from dpo_video.recipe_file import load_video_settings
-
-    if sum(map(bool, (recipe, family, model))) != 1:
-        raise UserError("say whose eyes to look through: one of --family F, --model NAME, --recipe RECIPE")
-    if recipe:
-        loaded = load_recipe(recipe, overrides or [])
-        policy, settings = loaded.model, loaded.video
-    else:
-        policy = published_model(family) if family else ModelSettings(name=model)
-        settings = load_video_settings(overrides or [])
-    rows = frames_of_clip(Path(video), policy, settings, out=out, start=start, end=end)
-    print("\n".join(f"{name:<15}{text}" for name, text in rows))
-
-
-@app.command()
 def merge(
     run_folder: Annotated[str, typer.Argument(metavar="RUN", help="A run folder, e.g. runs/quickstart.")],
     out: Annotated[str, typer.Option(help="Folder for the merged model; RUN/merged when left out.")] = "",
@@ -191,6 +163,11 @@ def merge(
     with open_run(recipe_of(folder)) as opened:
         summary = merge_adapter(opened, Path(out) if out else folder / "merged")
     print(", ".join(f"{name.replace('_', ' ')} {value}" for name, value in summary.items()))
+
+
+app.command(name="frames")(frames)
+app.command(name="import")(import_)
+app.command(name="export")(export)
 
 
 def main() -> None:

@@ -12,7 +12,7 @@ from dpo_video.cleaned import Cleaned
 from dpo_video.errors import UserError
 from dpo_video.names import did_you_mean
 from dpo_video.recipe import Recipe
-from dpo_video.records import Sample, read_lines
+from dpo_video.records import Pair, Sample, read_jsonl, read_lines
 from dpo_video.store import RunStore
 from dpo_video.video.facts import look_at
 
@@ -42,7 +42,10 @@ def load_samples(recipe: Recipe, split: Literal["samples", "heldout"], *, heldou
     """
     source = recipe.data.samples if split == "samples" else recipe.data.heldout
     limit = recipe.data.limit if split == "samples" else recipe.data.heldout_limit
-    if source is None:
+    if split == "samples" and recipe.data.pairs is not None:
+        pairs, root = load_pairs(recipe)
+        return Loaded(samples_of(pairs), root, [])
+    if not source:
         return Loaded([], Path(), [])
     path = _toy(source, recipe) if source.startswith("toy:") else Path(source).expanduser()
     root = Path(recipe.data.video_root).expanduser() if recipe.data.video_root else path.parent
@@ -82,6 +85,27 @@ def _unique(path: Path) -> Rows:
                             "ids must be unique")
         seen[sample.id] = number
         yield Row(line, sample)
+
+
+def load_pairs(recipe: Recipe) -> tuple[list[Pair], Path]:
+    """Return the pairs of `data.pairs` and the folder that their video paths start from.
+
+    Raises UserError when the file is missing or wrong (file:line), or has no pair.
+    """
+    path = Path(recipe.data.pairs or "").expanduser()
+    pairs = list(read_jsonl(path, Pair))[:recipe.data.limit]
+    if not pairs:
+        raise UserError(f"{path}: no pairs in it")
+    root = Path(recipe.data.video_root).expanduser() if recipe.data.video_root else path.parent
+    if not root.is_dir():
+        raise UserError(f"no folder at data.video_root {str(root)!r}: it is where relative video paths start from")
+    return pairs, root
+
+
+def samples_of(pairs: Sequence[Pair]) -> list[Sample]:
+    """Return the questions that pairs are about; they have no captions."""
+    return list({pair.sample_id: Sample(id=pair.sample_id, video=pair.video, prompt=pair.prompt, caption="",
+                                        start=pair.start, end=pair.end) for pair in pairs}.values())
 
 
 def _toy(source: str, recipe: Recipe) -> Path:

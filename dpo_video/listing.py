@@ -37,6 +37,15 @@ def presets() -> Rows:
     return [(name, preset.meaning) for name, preset in sorted(PRESETS.items())]
 
 
+def formats() -> Rows:
+    """Formats that `import` reads and `export` writes."""
+    from dpo_video.formats.exporters import EXPORTERS
+    from dpo_video.formats.importers import IMPORTERS
+
+    return [*((f"import {name}", row.meaning) for name, row in sorted(IMPORTERS.items())),
+            *((f"export {name}", row.meaning) for name, row in sorted(EXPORTERS.items()))]
+
+
 def losses() -> Rows:
     """TRL's DPO loss types, as `train.loss` takes them."""
     from dpo_video.training.settings import LOSSES
@@ -45,5 +54,5 @@ def losses() -> Rows:
 
 
 LISTS: dict[str, Callable[[], Rows]] = {
-    "recipes": recipes, "scorers": scorers, "families": families, "presets": presets,
+    "recipes": recipes, "scorers": scorers, "families": families, "presets": presets, "formats": formats,
     "losses": losses}

@@ -14,6 +14,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
+from dpo_video.data import load_pairs
 from dpo_video.errors import UserError
 from dpo_video.judges.scorer import load_scorer
 from dpo_video.names import choose
@@ -59,6 +60,8 @@ class _Kept(NamedTuple):
 def pair(run: "Run") -> dict[str, Any]:
     """Write pairs.jsonl and drops.jsonl from candidates.jsonl and judgments.jsonl; return the summary."""
     recipe = run.recipe
+    if recipe.data.pairs is not None:
+        return _take(run)
     candidates = list(read_jsonl(run.folder / "candidates.jsonl", Candidate))
     paired = build_pairs(run.samples, candidates, read_jsonl(run.folder / "judgments.jsonl", Judgment),
                          settings=with_noise(recipe.pair, run.folder),
@@ -77,6 +80,13 @@ def pair(run: "Run") -> dict[str, Any]:
     for warning in warnings:
         log.warning("pair: %s", warning)
     return paired.summary | {"samplers": shares, "warnings": warnings}
+
+
+def _take(run: "Run") -> dict[str, Any]:
+    """Write the pairs of `data.pairs` as pairs.jsonl, as they are; return counts and statistics."""
+    pairs, _ = load_pairs(run.recipe)
+    write_jsonl(run.folder / "pairs.jsonl", pairs)
+    return {"pairs": len(pairs), "given": str(run.recipe.data.pairs), **pair_statistics(pairs)}
 
 
 def build_pairs(samples: Sequence[Sample], candidates: Iterable[Candidate], judgments: Iterable[Judgment], *,
@@ -178,11 +188,13 @@ def pair_statistics(pairs: Sequence[Pair]) -> dict[str, Any]:
     """Return lengths in characters, how often chosen is the longer, margins, and how far score follows length."""
     chosen = [float(len(pair.chosen)) for pair in pairs]
     rejected = [float(len(pair.rejected)) for pair in pairs]
-    margins = [pair.chosen_score - pair.rejected_score for pair in pairs]
-    scores = [pair.chosen_score for pair in pairs] + [pair.rejected_score for pair in pairs]
+    known = [pair for pair in pairs if pair.chosen_score is not None and pair.rejected_score is not None]
+    margins = [pair.scores[0] - pair.scores[1] for pair in known]
+    scores = [score for pair in known for score in pair.scores]
+    lengths = [float(len(text)) for pair in known for text in (pair.chosen, pair.rejected)]
     return {"chosen_length": mean(chosen), "rejected_length": mean(rejected),
             "chosen_longer": mean([float(a > b) for a, b in zip(chosen, rejected, strict=True)]),
-            "margin": quantiles(margins), "score_length_correlation": correlation(scores, chosen + rejected)}
+            "margin": quantiles(margins), "score_length_correlation": correlation(scores, lengths)}
 
 
 def _ruled(sample_id: str, usable: Sequence[Answer], settings: PairSettings, rule: Rule, limit: float,

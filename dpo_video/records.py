@@ -87,18 +87,31 @@ class Pair:
     prompt: str
     chosen: str
     rejected: str
-    chosen_score: float
-    rejected_score: float
+    chosen_score: float | None = None
+    """The judge's; imported pairs may have none."""
+    rejected_score: float | None = None
     source: str
-    """The pair rule that made it."""
+    """The pair rule or the format that made it."""
     chosen_id: str
     rejected_id: str
     start: float | None = None
     end: float | None = None
+    rejected_video: str | list[str] | None = None
+    """The clip that the rejected answer goes with, where it is another one."""
+    extra: dict[str, Any] | None = None
+    """Fields of an imported row that are kept as they are."""
     rejected_finish: str = "stop"
     """`length` where the rejected answer was cut: training then leaves its end-of-turn token out."""
     implicit_margin: float | None = None
     """How much higher the policy's implicit reward of the chosen answer is, where rewards were given."""
+
+    @property
+    def scores(self) -> tuple[float, float]:
+        """The scores of chosen and rejected; UserError where an imported pair has none."""
+        if self.chosen_score is None or self.rejected_score is None:
+            raise UserError(f"the pair of sample {self.sample_id!r} has no scores: it was imported without. Margins are "
+                            "known of judged pairs only")
+        return self.chosen_score, self.rejected_score
 
 
 Record = TypeVar("Record", Sample, Candidate, Judgment, Reward, Pair)

@@ -7,7 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -116,11 +116,26 @@ def open_run(recipe: Recipe) -> Iterator[Run]:
                       heldout_root=heldout_root, tracker=tracker, cleaned=Counter(row.reason for row in cleaned))
 
 
+def stage_of(recipe: Recipe, name: str) -> Stage:
+    """Return a stage's files and sections; pairs that are given need no judgments."""
+    stage = STAGES[name]
+    if name == "pair" and recipe.data.pairs is not None:
+        return replace(stage, reads=(), sections=())
+    return stage
+
+
+def stages_of(recipe: Recipe) -> list[str]:
+    """Return the stages of a whole run, in order."""
+    given = recipe.data.pairs is not None
+    without = {*(("generate", "judge") if given else ()), *(() if recipe.data.heldout else ("evaluate",))}
+    return [name for name in STAGES if name not in without]
+
+
 def do_stages(run: Run, names: Sequence[str]) -> list[str]:
     """Do the named stages in order, each unless it is finished with these settings; return those done."""
     done = []
     for name in names:
-        stage = STAGES[name]
+        stage = stage_of(run.recipe, name)
         for file in stage.reads:
             if not (run.folder / file).exists():
                 maker = next(other for other, row in STAGES.items() if row.writes == file)
@@ -150,7 +165,8 @@ def _track(run: Run, name: str, summary: dict[str, Any], seconds: float) -> None
     if name == "pair":
         from dpo_video.pair_table import pair_rows
 
-        judgments = {row.candidate_id: row for row in read_jsonl(run.folder / "judgments.jsonl", Judgment)}
+        judged = run.folder / "judgments.jsonl"
+        judgments = {row.candidate_id: row for row in read_jsonl(judged, Judgment)} if judged.exists() else {}
         pairs = list(read_jsonl(run.folder / "pairs.jsonl", Pair))
         run.tracker.log_pairs(pair_rows(pairs, judgments, root=run.video_root, video=run.recipe.video,
                                         count=run.recipe.tracking.pair_table_rows, seed=run.recipe.seed))
@@ -179,7 +195,7 @@ def _fingerprint(run: Run, name: str) -> str:
     from dpo_video.judges.scorer import load_scorer
     from dpo_video.pair import with_noise
 
-    stage = STAGES[name]
+    stage = stage_of(run.recipe, name)
     settings = run.recipe.model_dump()
     for dotted in SPEED_ONLY:
         section, key = dotted.split(".")
@@ -189,6 +205,8 @@ def _fingerprint(run: Run, name: str) -> str:
     samples = [*run.samples, *run.heldout] if name == "evaluate" else run.samples
     parts["samples"] = [asdict(sample) for sample in samples]
     parts["files"] = {file: content_hash(run.folder / file) for file in stage.reads}
+    if name == "pair" and run.recipe.data.pairs is not None:
+        parts["pairs"] = content_hash(Path(run.recipe.data.pairs).expanduser())
     if "judge" in stage.sections:
         parts["scorer"] = load_scorer(run.recipe.judge.scorer).version
     if "pair" in stage.sections:

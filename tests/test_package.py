@@ -12,12 +12,13 @@ PACKAGE = ROOT / "dpo_video"
 LEVELS: list[set[str]] = [
     {"errors"}, {"names", "progress", "quiet", "statistics", "texts"}, {"records", "recipe", "near"},
     {"recipe_file", "store", "toy"},
-    {"video"}, {"models", "judges", "screening"}, {"training"},
+    {"video"}, {"models", "judges", "screening"}, {"training", "formats"},
     {"cleaned", "tracking", "summary", "pair_table", "audit_page"},
     {"clean"}, {"data"}, {"run"},
     {"pair_rules", "measures"}, {"pair_answers"}, {"generate", "judge", "pair", "train"},
     {"generate_server", "evaluate", "merge", "audit"},
-    {"plan"}, {"check_recipe"}, {"check", "frames", "listing"}, {"cli"}, {"__main__"}]
+    {"plan"}, {"check_recipe"}, {"check", "frames", "listing"}, {"cli_data"}, {"cli"},
+    {"__main__"}]
 LEVEL = {name: level for level, names in enumerate(LEVELS) for name in names}
 
 
@@ -54,6 +55,7 @@ def test_imports_point_one_way() -> None:
     "import dpo_video.judge, dpo_video.judges.openai",
     "import dpo_video.pair, dpo_video.audit",
     "import dpo_video.video",
+    "import dpo_video.formats.importing, dpo_video.formats.exporting",
     "from dpo_video.run import open_run",
 ])
 def test_what_needs_no_torch_does_not_import_it(code: str) -> None:

@@ -1,6 +1,8 @@
 """Section `data`."""
 
-from pydantic import Field, PositiveInt
+from typing import Any
+
+from pydantic import Field, PositiveInt, model_validator
 
 from dpo_video.recipe.section import Section
 
@@ -9,7 +11,9 @@ class DataSettings(Section):
     """Where clips, captions and questions come from."""
 
     samples: str
-    """JSONL of Sample to train on, or `toy:train`."""
+    """JSONL of Sample to train on, or `toy:train`; left out where `pairs` is given."""
+    pairs: str | None = None
+    """JSONL of Pair to train on, e.g. from `dpo-video import`: nothing is generated, judged or paired then."""
     heldout: str | None = None
     """JSONL of Sample to evaluate on, or `toy:heldout`; its clips must not be among the training clips."""
     video_root: str | None = None
@@ -20,3 +24,11 @@ class DataSettings(Section):
     """Use the first N held-out samples."""
     max_bad_fraction: float = Field(default=0.05, ge=0, le=1)
     """Stop when a larger share of the clips cannot be read."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _pairs_instead(cls, values: Any) -> Any:
+        """Let pairs stand in for samples."""
+        if isinstance(values, dict) and values.get("pairs") and "samples" not in values:
+            return {**values, "samples": ""}
+        return values

@@ -1,0 +1,342 @@
+"""Data in and out: each format as its project documents it, drops counted, round trips, flat memory, a run."""
+
+import csv
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import datasets
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from clips import write_clip
+from policies import tiny_folder
+from typer.testing import CliRunner
+
+from dpo_video.cli import app
+from dpo_video.errors import UserError
+from dpo_video.formats.exporters import EXPORTERS
+from dpo_video.formats.exporting import Source, export_run
+from dpo_video.formats.fields import Dropped
+from dpo_video.formats.importers import IMPORTERS, KINDS
+from dpo_video.formats.importing import ImportOptions, Report, import_file, place_video
+from dpo_video.pair import build_pairs
+from dpo_video.recipe import PairSettings, Recipe
+from dpo_video.records import Candidate, Judgment, Pair, Sample, read_jsonl, write_jsonl
+from dpo_video.run import do_stages, open_run, stages_of
+
+RECORDS = {name: kind for kind, name in KINDS.items()}
+ASKED, GOOD, BAD = "What is she doing?", "She is cooking.", "She is swimming."
+TURN = {"role": "user", "content": f"<video>{ASKED}"}
+FROM = {"from": "human", "value": f"<video>\n{ASKED}"}
+
+ROWS: dict[str, list[dict[str, Any]]] = {
+    "hound_qa": [{"id": "v1_0", "video": "clips/v1", "conversations": [FROM, {"from": "gpt", "value": GOOD}]}],
+    "hound_pairs": [{"id": "v1_0", "video": "clips/v1", "prompt": f"<video>\n{ASKED}", "answer": "Cooking.",
+                     "chosen": GOOD, "rejected": BAD, "chosen_score": 5.0, "rejected_score": 2.0}],
+    "hound_predictions": [
+        {"id": f"v1_0_{k}", "modal_path": "clips/v1", "query": ASKED, "answer": "Cooking.", "modal_type": "VIDEO",
+         "video_decode_backend": "frames", "temperature": 1.0, "top_p": 0.95, "max_new_tokens": 1024,
+         "model_prediction": {"status": "success", "message": text}} for k, text in enumerate((GOOD, BAD))],
+    "hound_judgments": [{"id": "v1_0_0", "response": "Explanation: right.\nScore: 5", "parsed_result": 5.0},
+                        {"id": "v1_0_1", "response": "There are 2 dogs.", "parsed_result": 2.0}],
+    "llava_next": [{"id": "a", "video": "clips/v1", "prompt": f"<video>\n{ASKED}", "chosen": GOOD, "rejected": BAD}],
+    "tpo": [{"id": "a", "video": "clips/v1.mp4", "prompt": ASKED, "chosen": GOOD, "rejected": BAD}],
+    "qwen_vl_finetune": [{"id": "1", "video": "clips/v1.mp4", "prompt": f"<video>\n{ASKED}", "chosen": GOOD,
+                          "rejected": BAD}],
+    "llama_factory": [{"conversations": [FROM], "chosen": {"from": "gpt", "value": GOOD},
+                       "rejected": {"from": "gpt", "value": BAD}, "videos": ["clips/v1.mp4"]}],
+    "ms_swift": [{"messages": [TURN, {"role": "assistant", "content": GOOD}], "videos": ["clips/v1.mp4"],
+                  "rejected_response": BAD}],
+    "trl": [{"prompt": [{"role": "user", "content": [{"type": "video"}, {"type": "text", "text": ASKED}]}],
+             "chosen": [{"role": "assistant", "content": [{"type": "text", "text": GOOD}]}],
+             "rejected": [{"role": "assistant", "content": BAD}], "videos": ["clips/v1.mp4"]}],
+    "vista_dpo": [{"id": "star/CSLEP", "video": "clips/v1.mp4", "prompt": ASKED, "chosen": GOOD, "rejected": BAD,
+                   "rejected_2": "She sleeps.", "bbox": "'x':1,'y':2,'w':3,'h':4", "clip_w": [0, 5], "clip_l": [6, 9],
+                   "frame": ["f1"]}],
+    "rlaif_v": [{"image_id": "1", "image_path": "clips/a.jpg", "ds_question_id": "q1", "question": ASKED,
+                 "chosen": GOOD, "rejected": BAD, "org_infos": {"scores": {"chosen": 0, "rejected": -2}}}],
+    "video_chatgpt": [{"video_name": "clips/v1", "Q": ASKED, "A": GOOD}],
+    "table": [{"nr": "7", "file": "clips/v1.mp4", "question": ASKED, "good": GOOD, "bad": BAD}],
+}
+COLUMNS = {"video": "file", "prompt": "question", "chosen": "good", "rejected": "bad", "id": "nr"}
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder with `clips/`: a video, a folder of frames under the same name, a picture."""
+    root = tmp_path_factory.mktemp("root")
+    (root / "clips" / "v1").mkdir(parents=True)
+    for name in ("v1.mp4", "v2.mp4"):
+        write_clip(root / "clips" / name, 20)
+    (root / "clips" / "a.jpg").write_bytes(b"picture")
+    return root
+
+
+def write_rows(path: Path, rows: list[dict[str, Any]]) -> str:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return str(path)
+
+
+def imported(name: str, source: str, out: Path, **options: Any) -> tuple[Report, list[Any]]:
+    report = import_file(name, source, out, ImportOptions(**options))
+    return report, list(read_jsonl(out, RECORDS[report.kind]))
+
+
+@pytest.fixture
+def captions(tmp_path: Path) -> str:
+    rows = [{"id": "v1", "video": "elsewhere/v1", "conversations": [FROM, {"from": "gpt", "value": "A woman cooks."}]}]
+    return write_rows(tmp_path / "captions.jsonl", rows)
+
+
+def test_every_importer_has_a_fixture():
+    assert set(ROWS) == set(IMPORTERS)
+
+
+@pytest.mark.parametrize("name", IMPORTERS)
+def test_each_format_is_read_as_its_project_writes_it(name, root, captions, tmp_path):
+    columns = COLUMNS if name == "table" else {}
+    report, records = imported(name, write_rows(tmp_path / "in.jsonl", ROWS[name]), tmp_path / "out.jsonl", root=root,
+                               captions=captions, columns=columns)
+    assert (report.rows, report.dropped) == (len(ROWS[name]), {})
+    first = records[0]
+    if report.kind == "pairs":
+        assert (first.prompt, first.chosen, first.rejected) == (ASKED, GOOD, BAD)
+    elif report.kind == "samples":
+        assert (first.prompt, first.answer, first.caption) == (ASKED, GOOD, "A woman cooks.")
+    if report.kind in ("pairs", "samples"):
+        wanted = ["clips/a.jpg"] if name == "rlaif_v" else "clips/v1.mp4" if "v1.mp4" in str(ROWS[name]) else "clips/v1"
+        assert first.video == wanted
+
+
+def test_what_formats_have_beyond_a_pair_is_kept(root, tmp_path):
+    _, (pair,) = imported("hound_pairs", write_rows(tmp_path / "h.jsonl", ROWS["hound_pairs"]), tmp_path / "o.jsonl")
+    assert (pair.chosen_score, pair.rejected_score, pair.sample_id) == (5.0, 2.0, "v1_0")
+    _, pairs = imported("vista_dpo", write_rows(tmp_path / "v.jsonl", ROWS["vista_dpo"]), tmp_path / "o.jsonl")
+    assert [(pair.sample_id, pair.rejected) for pair in pairs] == [("star/CSLEP", BAD), ("star/CSLEP.2", "She sleeps.")]
+    assert pairs[1].extra == {name: ROWS["vista_dpo"][0][name] for name in ("bbox", "clip_w", "clip_l", "frame")}
+    row = {"messages": [TURN, {"role": "assistant", "content": GOOD}], "videos": ["clips/v1.mp4"],
+           "rejected_videos": ["clips/v2.mp4"]}
+    _, (pair,) = imported("ms_swift", write_rows(tmp_path / "s.jsonl", [row]), tmp_path / "o.jsonl", root=root)
+    assert (pair.chosen, pair.rejected, pair.rejected_video) == (GOOD, GOOD, "clips/v2.mp4")
+
+
+def test_imported_candidates_and_judgments_go_through_pair(captions, tmp_path):
+    """The reply with a number but no verdict line is unscored: the peer's parser gave it 2."""
+    made = {name: imported(name, write_rows(tmp_path / f"{name}.jsonl", ROWS[name]), tmp_path / f"{name}.out.jsonl",
+                           captions=captions)[1] for name in ("hound_qa", "hound_predictions", "hound_judgments")}
+    samples, candidates, judgments = made.values()
+    assert [(row.candidate_id, row.score, row.status) for row in judgments] == [
+        ("v1_0#0", 5.0, "scored"), ("v1_0#1", None, "unscored")]
+    worse = Judgment(candidate_id="v1_0#1", scorer=judgments[0].scorer, judge="j", score=1.0, status="scored",
+                     reason="", reply="")
+    paired = build_pairs(samples, candidates, [judgments[0], worse], settings=PairSettings(rule="hound"),
+                         threshold=3.0, seed=0)
+    assert [(pair.chosen, pair.rejected) for pair in paired.pairs] == [(GOOD, BAD)]
+
+
+PAIR = ROWS["hound_pairs"][0]
+
+
+@pytest.mark.parametrize(("row", "reason"), [
+    ({**PAIR, "rejected": GOOD}, "chosen equals rejected"),
+    ({**PAIR, "rejected": " <video> "}, "empty answer"),
+    ({**PAIR, "prompt": "<video>\n"}, "empty question"),
+    ({**PAIR, "video": "clips/none.mp4"}, "no such video"),
+    ({**PAIR, "video": "../root2/v.mp4"}, "video outside the root"),
+    ({**PAIR, "video": "/etc/passwd"}, "video outside the root"),
+    ({**PAIR, "video": "https://example.org/v.mp4"}, "remote video"),
+    ({**PAIR, "video": ["a.mp4", "b.mp4"]}, "several videos"),
+    ({key: value for key, value in PAIR.items() if key != "video"} | {"image": "a.jpg"}, "image, no video")])
+def test_what_cannot_be_used_is_dropped_counted_and_written_down(row, reason, root, tmp_path):
+    source = write_rows(tmp_path / "in.jsonl", [PAIR, {**row, "id": "other"}, PAIR])
+    report, records = imported("hound_pairs", source, tmp_path / "out.jsonl", root=root)
+    assert report.dropped == {reason: 1, "id stands twice": 1}
+    assert len(records) == report.kept == 1
+    drops = [json.loads(line) for line in report.drops.read_text().splitlines()]
+    assert [drop["where"] for drop in drops] == [f"{source}:2", f"{source}:3"]
+
+
+def test_conversations_that_say_more_than_one_question_are_dropped(tmp_path):
+    answer = {"role": "assistant", "content": GOOD}
+    rows = [{"messages": [{"role": "system", "content": "Be brief."}, TURN, answer]},
+            {"messages": [TURN, answer, TURN, answer]}, {"messages": [TURN, answer]}]
+    rows = [{**row, "videos": ["a.mp4"], "rejected_response": BAD} for row in rows]
+    report, _ = imported("ms_swift", write_rows(tmp_path / "in.jsonl", rows), tmp_path / "out.jsonl")
+    assert report.dropped == {"system prompt": 1, "several turns": 1}
+
+
+@pytest.mark.parametrize(("name", "row", "said"), [
+    ("hound_pairs", {"id": "x", "video": "v"}, "no `prompt` in it; it has: id, video"),
+    ("hound_pairs", {**PAIR, "chosen": 5}, "`chosen` must be a text, got '5'"),
+    ("hound_pairs", {**PAIR, "chosen_score": "good"}, "`chosen_score` must be a number"),
+    ("ms_swift", {"messages": [{"role": "robot", "content": "x"}]}, "unknown role 'robot'"),
+    ("ms_swift", {"messages": "hello"}, "`messages` must be a list of turns"),
+    ("table", {"file": "v"}, "no column 'question'")])
+def test_a_row_of_another_format_stops_with_file_and_line_or_is_counted(name, row, said, tmp_path):
+    options = {"columns": COLUMNS} if name == "table" else {}
+    source = write_rows(tmp_path / "in.jsonl", [*ROWS[name], row])
+    with pytest.raises(UserError, match=r"in\.jsonl:2: ") as caught:
+        imported(name, source, tmp_path / "out.jsonl", **options)
+    assert said in str(caught.value)
+    assert not (tmp_path / "out.jsonl").exists()
+    report, _ = imported(name, source, tmp_path / "out.jsonl", skip_bad=True, **options)
+    assert report.dropped == {"not of the format": 1}
+
+
+def test_the_same_rows_come_from_every_kind_of_file(tmp_path):
+    rows = [{**PAIR, "id": str(number)} for number in range(3)]
+    write_rows(tmp_path / "a.jsonl", rows)
+    (tmp_path / "a.json").write_text(json.dumps(rows, indent=1))
+    with (tmp_path / "a.csv").open("w", newline="") as file:
+        table = csv.DictWriter(file, fieldnames=list(rows[0]))
+        table.writeheader()
+        table.writerows(rows)
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "a.parquet")
+    datasets.Dataset.from_list(rows).save_to_disk(tmp_path / "saved")
+    found = [imported("hound_pairs", str(tmp_path / name), tmp_path / "out.jsonl")[1]
+             for name in ("a.jsonl", "a.json", "a.csv", "a.parquet", "saved")]
+    assert all(records == found[0] for records in found)
+    assert len(found[0]) == 3
+
+
+@pytest.mark.parametrize(("name", "content", "said"), [
+    ("a.jsonl", '{"id": 1}\n{"id"', ":2: not JSON"), ("a.jsonl", "5\n", ":1: expected a JSON object"),
+    ("a.json", '[{"id": "1"}, ', "not JSON after row"), ("a.csv", "a,b\n1\n", "a.csv:2: 2 columns are named"),
+    ("a.parquet", "PAR", "not a Parquet file"), ("a.txt", "x", "the end of its name tells nothing"),
+    ("a.jsonl", "", "it has no rows")])
+def test_a_file_that_cannot_be_read_says_why(name, content, said, tmp_path):
+    (tmp_path / name).write_text(content)
+    with pytest.raises(UserError) as caught:
+        imported("table", str(tmp_path / name), tmp_path / "out.jsonl", skip_bad=True)
+    assert said in str(caught.value)
+
+
+@pytest.mark.parametrize(("video", "placed"), [
+    ("clips/v1.mp4", "clips/v1.mp4"), ("clips/v1", "clips/v1"), ("clips/v2", "clips/v2.mp4"),
+    ("clips/../clips/v1.mp4", "clips/v1.mp4"), (["clips/a.jpg"], ["clips/a.jpg"])])
+def test_videos_are_found_under_the_root(video, placed, root):
+    assert place_video(video, root, check=True) == placed
+    absolute = [str(root / name) for name in video] if isinstance(video, list) else str(root / video)
+    assert place_video(absolute, root, check=True) == placed
+
+
+@pytest.mark.parametrize("video", ["..", "../x", "clips/../../x", "/", "", "."])
+def test_no_path_leaves_the_root(video, root):
+    with pytest.raises(Dropped):
+        place_video(video, root, check=False)
+
+
+def test_clips_of_one_name_with_other_captions_are_told_apart_by_their_paths(tmp_path):
+    source = write_rows(tmp_path / "c.jsonl", [{"video": f"{folder}/x.mp4", "caption": f"It is {folder}."}
+                                              for folder in "ab"])
+    rows = [{"id": video, "video": video, "prompt": ASKED} for video in ("a/x.mp4", "b/x.mp4", "c/x.mp4")]
+    report, samples = imported("table", write_rows(tmp_path / "q.jsonl", rows), tmp_path / "o.jsonl", captions=source)
+    assert [sample.caption for sample in samples] == ["It is a.", "It is b."]
+    assert report.dropped == {"no caption": 1}
+
+
+def make_run(folder: Path, pairs: list[Pair], samples: list[Sample] | None = None) -> Source:
+    write_jsonl(folder / "pairs.jsonl", pairs)
+    return Source(folder=folder, samples=lambda: samples or [], threshold=3.0)
+
+
+@pytest.mark.parametrize("name", [name for name, row in EXPORTERS.items() if row.of == "pairs"])
+def test_a_pair_exported_and_imported_again_is_the_same_pair(name, tmp_path):
+    pairs = [Pair(sample_id=f"s{n}", video=f"v{n}.mp4", prompt=ASKED, chosen=f"{GOOD} {n}", rejected=BAD,
+                  chosen_score=4.5, rejected_score=None if n else 1.0, source=name,
+                  rejected_finish="length" if n == 1 else "stop", implicit_margin=0.5 if n == 2 else None,
+                  chosen_id=f"s{n}#chosen", rejected_id=f"s{n}#rejected") for n in range(3)]
+    cut = Pair(**{**{field: getattr(pairs[0], field) for field in pairs[0].__slots__}, "sample_id": "cut", "end": 2.0})
+    made = export_run(name, make_run(tmp_path, [*pairs, cut]), tmp_path / "out.jsonl")
+    assert (made.rows, made.dropped) == (3, {"part of a file": 1})
+    _, again = imported(name, str(tmp_path / "out.jsonl"), tmp_path / "again.jsonl")
+    assert again == pairs
+
+
+def test_what_a_format_cannot_say_is_dropped_and_counted(tmp_path):
+    frames = Pair(sample_id="f", video=["1.jpg", "2.jpg"], prompt=ASKED, chosen=GOOD, rejected=BAD, source="s",
+                  chosen_id="a", rejected_id="b")
+    other = Pair(sample_id="o", video="v.mp4", rejected_video="w.mp4", prompt=ASKED, chosen=GOOD, rejected=GOOD,
+                 source="s", chosen_id="a", rejected_id="b")
+    plain = Pair(sample_id="p", video="v.mp4", prompt=ASKED, chosen=GOOD, rejected=BAD, source="s", chosen_id="a",
+                 rejected_id="b")
+    source = make_run(tmp_path, [frames, other, plain])
+    assert export_run("hound_pairs", source, tmp_path / "h.jsonl").dropped == {
+        "list of frames": 1, "another video for the rejected answer": 1}
+    assert export_run("ms_swift", source, tmp_path / "m.jsonl").dropped == {}
+    _, again = imported("ms_swift", str(tmp_path / "m.jsonl"), tmp_path / "again.jsonl")
+    assert [pair.video for pair in again] == [["1.jpg", "2.jpg"], "v.mp4", "v.mp4"]
+    assert again[1].rejected_video == "w.mp4"
+
+
+def test_best_answers_are_the_highest_whole_ones_at_or_above_the_threshold(tmp_path):
+    """s0: 4 beats 2, and the 5 was cut; s1: 2 is below 3; s2 has no score."""
+    samples = [Sample(id=f"s{n}", video=f"v{n}.mp4", prompt=ASKED, caption="c") for n in range(3)]
+    given = {"s0#0": (2.0, "stop"), "s0#1": (4.0, "stop"), "s0#2": (5.0, "length"), "s1#0": (2.0, "stop"),
+             "s2#0": (None, "stop")}
+    write_jsonl(tmp_path / "candidates.jsonl", [
+        Candidate(id=key, sample_id=key[:2], text=f"text {key}", model="m", settings="x", seed=0, finish=finish)
+        for key, (_, finish) in given.items()])
+    write_jsonl(tmp_path / "judgments.jsonl", [
+        Judgment(candidate_id=key, scorer="s", judge="j", score=score, status="scored" if score else "unscored",
+                 reason="", reply="") for key, (score, _) in given.items()])
+    made = export_run("sharegpt", make_run(tmp_path, [], samples), tmp_path / "best.jsonl")
+    assert (made.rows, made.dropped) == (1, {"no whole answer with a score": 1, "best answer below the threshold": 1})
+    row = json.loads((tmp_path / "best.jsonl").read_text())
+    assert row == {"id": "s0", "video": "v0.mp4", "score": 4.0, "conversations": [
+        {"from": "human", "value": f"<video>\n{ASKED}"}, {"from": "gpt", "value": "text s0#1"}]}
+
+
+CODE = """
+import json, resource, sys
+from pathlib import Path
+from dpo_video.formats.importing import ImportOptions, import_file
+base = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+import_file("hound_pairs", sys.argv[1], Path(sys.argv[2]), ImportOptions())
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - base)
+"""
+
+
+def test_memory_does_not_grow_with_the_rows(tmp_path):
+    """8 bytes of id and a set's slots are kept a row: 60,000 rows of 1 kB may take 12 MB, not their 60 MB."""
+    with (tmp_path / "big.jsonl").open("w") as file:
+        for number in range(60_000):
+            file.write(json.dumps({**PAIR, "id": str(number), "chosen": f"{number} " + "word " * 200}) + "\n")
+    done = subprocess.run([sys.executable, "-c", CODE, str(tmp_path / "big.jsonl"), str(tmp_path / "out.jsonl")],
+                          check=True, capture_output=True, text=True)
+    assert int(done.stdout) < 12_000, f"{done.stdout} kB"
+
+
+def test_the_commands_import_list_and_train_on_what_was_imported(root, tmp_path):
+    """Two of three rows are usable; a run on them only pairs and trains."""
+    rows = [{**ROWS["ms_swift"][0], "id": str(n), "videos": [f"clips/v{n}.mp4"]} for n in (1, 2, 3)]
+    source, out = write_rows(tmp_path / "swift.jsonl", rows), tmp_path / "pairs.jsonl"
+    runner = CliRunner()
+    done = runner.invoke(app, ["import", "ms_swift", source, "--out", str(out), "--video-root", str(root)],
+                         catch_exceptions=False)
+    assert "3 rows read, 2 pairs kept; dropped: no such video 1" in done.output
+    listed = runner.invoke(app, ["list", "formats"], catch_exceptions=False).output
+    assert all(f"import {name}" in listed for name in IMPORTERS) and "export trl" in listed
+    recipe = Recipe.model_validate({
+        "name": "given", "runs_folder": str(tmp_path), "model": {"name": str(tiny_folder("qwen2_5_vl"))},
+        "data": {"pairs": str(out), "video_root": str(root)}, "judge": {"model": "none"},
+        "video": {"num_frames": 2, "workers": 1}, "train": {"max_steps": 1}, "tracking": {"to": "none"}})
+    assert stages_of(recipe) == ["pair", "train"]
+    with open_run(recipe) as run:
+        assert do_stages(run, stages_of(recipe)) == ["pair", "train"]
+    with open_run(recipe) as run:
+        assert do_stages(run, stages_of(recipe)) == []
+    assert (tmp_path / "given" / "adapter" / "adapter_config.json").is_file()
+
+
+@pytest.mark.parametrize(("arguments", "said"), [
+    (["import", "ms_swfit", "x"], "Did you mean 'ms_swift'?"), (["import", "trl", "none.jsonl"], "no file at"),
+    (["import", "table", "x", "--map", "prompt"], "write it as our_field=column"),
+    (["export", "trl", "none"], "no manifest.json")])
+def test_mistakes_are_users_errors(arguments, said, tmp_path):
+    result = CliRunner().invoke(app, [*arguments, "--out", str(tmp_path / "o.jsonl")])
+    assert isinstance(result.exception, UserError)
+    assert said in str(result.exception)
