@@ -181,8 +181,8 @@ def _plan(recipe: Recipe, plan: Blueprint, data: Sequence[Data], clips: Sequence
         findings.warnings.append(f"sequences of up to {sequence.most:,.0f} tokens do not fit the {context:,} there is "
                                  "room for: such pairs are dropped and counted. Lower video.max_tokens, "
                                  "video.num_frames or generate.max_new_tokens")
-    parameters = count_parameters(plan)
-    load = Load(sequences=recipe.train.batch_size, prompt_tokens=prompt, answer_tokens=answer,
+    parameters = count_parameters(plan, recipe.train.tune)
+    load = Load(sequences=1, prompt_tokens=prompt, answer_tokens=answer,
                 patches=max(size.patches for size in sizes))
     answering = Load(sequences=recipe.generate.batch_size, prompt_tokens=prompt, answer_tokens=answer,
                      patches=load.patches)

@@ -35,6 +35,7 @@ from dpo_video.measures import (
 from dpo_video.models.batches import Row
 from dpo_video.models.clip_source import EncodedClip, open_source
 from dpo_video.models.load import Policy, load_policy
+from dpo_video.models.lora import tunes_tower
 from dpo_video.models.prompts import encode_prompt
 from dpo_video.models.sampling import Sampler
 from dpo_video.pair import Paired, build_pairs, with_noise
@@ -46,6 +47,7 @@ from dpo_video.training.batches import pair_ids
 from dpo_video.training.clips import clip_request
 from dpo_video.training.logps import answer_logps, token_logps
 from dpo_video.training.reference import KIND, ReferenceLogps, keep_logps
+from dpo_video.training.reference_store import RowStore, open_rows
 from dpo_video.video import clip_key, file_name
 
 
@@ -198,33 +200,43 @@ def reward_margins(run: Run, pairs: Sequence[Pair]) -> list[PairMargin]:
     requests = {key: clip_request(of_clip[0], run.heldout_root) for key, of_clip in clips.items()}
     reference = ReferenceLogps(policy, recipe.video, requests)
     margins: list[PairMargin] = []
-    with open_source(policy, recipe) as source, progress("held-out pairs", total=len(pairs)) as advance:
+    with (open_rows(recipe, run.store) as rows, open_source(policy, recipe) as source,
+          progress("held-out pairs", total=len(pairs)) as advance):
         for request, clip in source.map(requests.values()):
             if isinstance(clip, UserError):
                 run.set_aside(request.key, clip)
             else:
-                margins += _margins_of_clip(run, policy, source.encode(clip), clips[request.key], reference=reference)
+                encoded = source.encode(clip)
+                base = source.encode(clip, adapter=False) if tunes_tower(policy.model) else encoded
+                sums = [_sums_of_pair(policy, (encoded, base), pair, reference=reference, store=rows)
+                        for pair in clips[request.key]]
+                margins += [PairMargin(clip=file_name(pair.video), margin=implicit_margins(
+                    tuned, before, beta=recipe.train.beta)[0])
+                    for pair, (tuned, before) in zip(clips[request.key], sums, strict=True)]
             advance(len(clips[request.key]))
     return margins
 
 
-def _margins_of_clip(run: Run, policy: Policy, clip: EncodedClip, pairs: Sequence[Pair], *,
-                     reference: ReferenceLogps) -> list[PairMargin]:
-    margins = []
-    for pair in pairs:
-        prompt = encode_prompt(policy, pair.prompt, clip.inputs)
-        rows = [Row(prompt=prompt, clip=clip.inputs, features=clip.features, answer=answer)
-                for answer in pair_ids(policy, pair)]
-        tuned = answer_logps(policy, rows, batch_size=len(rows))
-        keys = [reference.key(clip_key(pair), pair.prompt, row.answer) for row in rows]
-        base = run.store.get(KIND, keys)
-        if len(base) < len(set(keys)):
-            logps = token_logps(policy, rows, batch_size=len(rows), adapter=False)
-            keep_logps(run.store, dict(zip(keys, logps, strict=True)))
-            base = run.store.get(KIND, keys)
-        sums = [math.fsum(base[key]["logps"]) for key in keys]
-        margins += implicit_margins(tuned, sums, beta=run.recipe.train.beta)
-    return [PairMargin(clip=file_name(pair.video), margin=margin) for pair, margin in zip(pairs, margins, strict=True)]
+def _sums_of_pair(policy: Policy, clips: tuple[EncodedClip, EncodedClip], pair: Pair, *, reference: ReferenceLogps,
+                  store: RowStore) -> tuple[list[float], list[float]]:
+    """Return the log-probs of chosen and rejected answer, by the tuned model and by the base, nats.
+
+    Args:
+        clips: the pair's clip as the tuned model encodes it, and as the base does.
+    """
+    clip, before = clips
+    prompt = encode_prompt(policy, pair.prompt, clip.inputs)
+    rows = [Row(prompt=prompt, clip=clip.inputs, features=clip.features, answer=answer)
+            for answer in pair_ids(policy, pair)]
+    tuned = answer_logps(policy, rows, batch_size=len(rows))
+    keys = [reference.key(clip_key(pair), pair.prompt, row.answer) for row in rows]
+    base = store.get(KIND, keys)
+    if len(base) < len(set(keys)):
+        rows = [replace(row, features=before.features) for row in rows]
+        logps = token_logps(policy, rows, batch_size=len(rows), adapter=False)
+        keep_logps(store, dict(zip(keys, logps, strict=True)))
+        base = store.get(KIND, keys)
+    return tuned, [math.fsum(base[key]["logps"]) for key in keys]
 
 
 def _pair_counts(paired: Paired) -> dict[str, Any]:

@@ -33,7 +33,7 @@ SPEED_ONLY = frozenset({
     "generate.retries", "generate.api_key_env", "judge.base_url", "judge.api_key_env",
     "judge.batch_size", "judge.concurrency", "judge.timeout", "judge.retries", "judge.max_failed_fraction",
     "judge.engine", "judge.answers_as", "judge.prices", "judge.max_cost",
-    "train.save_steps", "train.logging_steps"})
+    "train.save_steps", "train.logging_steps", "train.reference_folder"})
 """Settings that change how fast a result comes, not the result: changing them redoes nothing."""
 
 

@@ -2,8 +2,9 @@
 
 import json
 import logging
+import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -11,9 +12,10 @@ import torch
 from transformers import TrainerCallback
 
 from dpo_video.errors import UserError
-from dpo_video.models.clip_source import ClipSource, open_source
+from dpo_video.models.clip_source import ClipSource, EncodedClip, ReadyClip, move, open_source
+from dpo_video.models.features import pending_features
 from dpo_video.models.load import Policy, load_policy
-from dpo_video.models.lora import adapter_parameters, lora_config
+from dpo_video.models.lora import LANGUAGE_ONLY, adapter_parameters, lora_config, lora_targets
 from dpo_video.quiet import quiet_libraries
 from dpo_video.recipe import Recipe, TrainSettings
 from dpo_video.records import Pair, read_jsonl, write_atomic
@@ -40,6 +42,7 @@ from dpo_video.training.reference import (
     keep_logps,
     stored_logps,
 )
+from dpo_video.training.reference_store import RowStore, open_rows
 from dpo_video.training.selection import (
     Selection,
     length_limit,
@@ -50,7 +53,7 @@ from dpo_video.training.selection import (
 from dpo_video.training.settings import check_train_settings, dpo_config, pairs_per_read
 from dpo_video.training.shared_prefix import choose_engine
 from dpo_video.training.step_bar import StepBar
-from dpo_video.training.trainer import VideoDPOTrainer
+from dpo_video.training.trainer import Feed, VideoDPOTrainer
 
 if TYPE_CHECKING:
     from dpo_video.run import Run
@@ -72,7 +75,7 @@ class Job:
     bad_clips: dict[str, str]
     """Clips that failed earlier in this training, with the reasons: their batches stay short."""
     reference: Logps
-    """What the run store has of the reference's log-probs."""
+    """What is stored of the reference's log-probs."""
 
 
 def train(run: "Run") -> dict[str, Any]:
@@ -88,14 +91,15 @@ def train(run: "Run") -> dict[str, Any]:
                         "dropped: dpo-video pair RECIPE")
     policy = load_policy(run.recipe.model)
     key = training_key(run.recipe, pairs, revision=policy.revision, num_processes=num_processes())
-    job = share(_plan(run, policy, pairs, key=key), use_cpu=policy.device.type == "cpu")
+    with open_rows(run.recipe, run.store) as rows:
+        job = share(_plan(run, policy, pairs, rows, key=key), use_cpu=policy.device.type == "cpu")
 
-    def set_aside(clip: str, error: UserError) -> None:
-        note_bad_clip(job.checkpoints, clip, str(error))
-        run.set_aside(clip, error)
+        def set_aside(clip: str, error: UserError) -> None:
+            note_bad_clip(job.checkpoints, clip, str(error))
+            run.set_aside(clip, error)
 
-    trainable = train_adapter(policy, run.recipe, job, on_bad_clip=set_aside, report_to=[run.tracker.report_to],
-                              keep=lambda logps: keep_logps(run.store, logps))
+        trainable = train_adapter(policy, run.recipe, job, on_bad_clip=set_aside, report_to=[run.tracker.report_to],
+                                  keep=lambda logps: keep_logps(rows, logps))
     final = last_checkpoint(job.checkpoints)
     assert final is not None, "training ended without a checkpoint"
     publish_adapter(final, run.folder / "adapter")
@@ -138,19 +142,30 @@ def train_adapter(policy: Policy, recipe: Recipe, job: Job, *, on_bad_clip: OnBa
                       num_parameters=policy.bare.num_parameters())
     order = ClipOrder([pair.clip for pair in pairs], batch_size=pairs_per_read(train_settings), seed=recipe.seed,
                       process=process_number(), num_processes=num_processes())
+    order.num_epochs = _num_epochs(train_settings, len(order))
     limit = length_limit(policy, recipe)
     engine = choose_engine(policy, share_prefix=train_settings.share_prefix)
     cut = _cut(train_settings, engine)
     with quiet_libraries(), open_source(policy, recipe) as source:
-        reader = _reader(policy, source, job, order, on_bad_clip=on_bad_clip, wait_on_cpu=cut is not whole)
+        reader = _reader(source, job, order, on_bad_clip=on_bad_clip, encode=_encode(policy, source, train_settings))
+        feed = Feed(order=order, cut=cut, engine=engine, read=lambda places: read_batch(
+            policy, reader, [pairs[place] for place in places], max_length=limit))
+        targets = lora_targets(policy.bare, policy.family, train_settings.tune)
         trainer = VideoDPOTrainer(
-            policy, args=args, peft_config=lora_config(train_settings.lora, policy.family), order=order, engine=engine,
-            read=lambda places: read_batch(policy, reader, [pairs[place] for place in places], max_length=limit),
-            callbacks=[WholeCheckpoints(), *([] if is_follower() else [StepBar()]), *callbacks], cut=cut)
+            policy, args=args, peft_config=lora_config(train_settings.lora, targets=targets), feed=feed,
+            callbacks=[WholeCheckpoints(), *([] if is_follower() else [StepBar()]), *callbacks])
         if not _is_done(job.resume):
             trainer.reference = _reference(policy, recipe, job, trainer, keep=keep)
             trainer.train(resume_from_checkpoint=None if job.resume is None else str(job.resume))
         return sum(weight.numel() for _, weight in adapter_parameters(policy.model))
+
+
+def _num_epochs(settings: TrainSettings, num_batches: int) -> int:
+    """Return how many epochs are begun, as transformers counts them."""
+    if settings.max_steps is None:
+        return math.ceil(settings.epochs)
+    accumulated = settings.gradient_accumulation if settings.tokens_per_batch is None else 1
+    return math.ceil(settings.max_steps / math.ceil(num_batches / accumulated))
 
 
 def _cut(settings: TrainSettings, engine: Engine, *, agree: bool = True) -> Cut:
@@ -160,12 +175,26 @@ def _cut(settings: TrainSettings, engine: Engine, *, agree: bool = True) -> Cut:
                          agree=agree)
 
 
-def _reader(policy: Policy, source: ClipSource, job: Job, order: ClipOrder, *, on_bad_clip: OnBadClip,
-            wait_on_cpu: bool) -> ClipReader:
-    """Return the reader of this process; `wait_on_cpu`: all clips of a step are read before its first forward."""
-    return ClipReader(source, job.selection.requests, order.clip_order, bad=set(job.bad_clips),
-                      on_bad_clip=on_bad_clip if num_processes() == 1 else _stop_all(on_bad_clip),
-                      keep_on=torch.device("cpu") if wait_on_cpu else None)
+def _encode(policy: Policy, source: ClipSource, settings: TrainSettings) -> Callable[[ReadyClip], EncodedClip]:
+    """Return what becomes of a clip that was read: its features, or, where each forward makes these, its pixels."""
+    if set(settings.tune) != set(LANGUAGE_ONLY):
+        return lambda clip: EncodedClip(inputs=clip.inputs, features=pending_features(policy, clip.inputs),
+                                        frames_dropped=clip.frames_dropped)
+    if settings.tokens_per_batch is None:
+        return source.encode
+
+    def encode_and_wait(clip: ReadyClip) -> EncodedClip:
+        """All clips of a step are read before its first forward: their features wait in main memory."""
+        encoded = source.encode(clip)
+        return replace(encoded, features=move(encoded.features, torch.device("cpu")))
+
+    return encode_and_wait
+
+
+def _reader(source: ClipSource, job: Job, order: ClipOrder, *, on_bad_clip: OnBadClip,
+            encode: Callable[[ReadyClip], EncodedClip]) -> ClipReader:
+    return ClipReader(source, job.selection.requests, order.clips_ahead, bad=set(job.bad_clips), encode=encode,
+                      on_bad_clip=on_bad_clip if num_processes() == 1 else _stop_all(on_bad_clip))
 
 
 def _reference(policy: Policy, recipe: Recipe, job: Job, trainer: VideoDPOTrainer, *,
@@ -179,7 +208,7 @@ def _reference(policy: Policy, recipe: Recipe, job: Job, trainer: VideoDPOTraine
     reference = ReferenceLogps(policy, recipe.video, job.selection.requests)
     reference.add(job.reference)
     cut = _cut(recipe.train, trainer.engine, agree=False)
-    trainer.order.set_epoch(0)
+    trainer.order.set_epoch(0, next_epoch=0)  # training begins where this pass did
     batches = list(trainer.order)
     complete_reference(
         reference, [[pairs[place] for place in batch] for batch in batches], keep=keep,
@@ -187,7 +216,7 @@ def _reference(policy: Policy, recipe: Recipe, job: Job, trainer: VideoDPOTraine
     return reference
 
 
-def _plan(run: "Run", policy: Policy, pairs: Sequence[Pair], *, key: str) -> Job:
+def _plan(run: "Run", policy: Policy, pairs: Sequence[Pair], rows: RowStore, *, key: str) -> Job:
     folder = checkpoint_folder(run.folder, key)
     folder.mkdir(parents=True, exist_ok=True)
     remove_torn(folder)
@@ -208,7 +237,7 @@ def _plan(run: "Run", policy: Policy, pairs: Sequence[Pair], *, key: str) -> Job
                         "raise train.max_length, or lower video.num_frames or video.max_pixels")
     reference = ReferenceLogps(policy, run.recipe.video, selection.requests)
     return Job(selection=selection, checkpoints=folder, resume=resume, bad_clips=bad if alone else {},
-               reference=stored_logps(run.store, reference, selection.pairs))
+               reference=stored_logps(rows, reference, selection.pairs))
 
 
 def _selection(run: "Run", policy: Policy, pairs: Sequence[Pair], folder: Path) -> Selection:

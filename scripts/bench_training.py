@@ -1,11 +1,12 @@
 """Time and measure training against stock TRL on the same clip, pairs, model and loss, vision included.
 
     python scripts/bench_training.py [--json] [--video-tokens N] [--questions Q] [--answers A] [--device cpu|cuda]
-                                     [--size spike|7b]
+                                     [--size spike|7b] [--floor] [--waiting] [--repeats N]
 
 Without the three numbers: the three cases that docs/performance.md states. Stock TRL is its DPOTrainer on pixels, one
 pair per micro-batch, with its fused head; `speedup` has its reference in the step, `speedup_vs_precomputed` its own
-reference pass. Ours has the reference's pass counted over 3 epochs, as has stock's own.
+reference pass. Ours has the reference's pass counted over 3 epochs, as has stock's own. `--floor` and `--waiting`
+measure the engine alone: against one plain pass over its tokens, and on files read beside the step.
 """
 
 import argparse
@@ -21,7 +22,8 @@ sys.path.insert(0, str(ROOT))
 
 import torch  # noqa: E402
 from bench.case import SIZES, Case  # noqa: E402
-from bench.measure import measure  # noqa: E402
+from bench.feeding import waiting_share  # noqa: E402
+from bench.measure import measure, measure_floor  # noqa: E402
 
 CASES = ((4096, 1, 2), (1024, 3, 2), (1024, 3, 4))
 
@@ -34,6 +36,9 @@ def main() -> None:
     parser.add_argument("--answers", type=int, help="per question, an even number: each two make a pair")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--size", choices=list(SIZES), default="spike")
+    parser.add_argument("--floor", action="store_true", help="how far above one forward and backward of each token")
+    parser.add_argument("--waiting", action="store_true", help="how long training on files waits for clips")
+    parser.add_argument("--repeats", type=int, default=3, help="each time is the least of so many")
     given = parser.parse_args()
     warnings.filterwarnings("ignore")
     logging.disable(logging.WARNING)
@@ -45,8 +50,14 @@ def main() -> None:
     for video_tokens, questions, answers in shapes:
         if answers % 2:
             parser.error(f"--answers {answers}: must be even, each two make a pair")
-        rows.append(measure(Case(video_tokens=video_tokens, questions=questions, answers=answers, size=given.size,
-                                 device=given.device)))
+        case = Case(video_tokens=video_tokens, questions=questions, answers=answers, size=given.size,
+                    device=given.device)
+        named = {"video_tokens": video_tokens, "questions": questions, "answers": answers}
+        if given.floor or given.waiting:
+            rows.append({**named, **({"floor": measure_floor(case, repeats=given.repeats)} if given.floor else {}),
+                         **({"waiting": waiting_share(case)} if given.waiting else {})})
+        else:
+            rows.append(measure(case, repeats=given.repeats))
         if not given.json:
             show(rows[-1])
     if given.json:
@@ -56,6 +67,19 @@ def main() -> None:
 def show(row: dict[str, Any]) -> None:
     """Print a case."""
     print(f"{row['video_tokens']} video tokens, {row['questions']} x {row['answers']} answers")
+    if "floor" in row:
+        floor = row["floor"]
+        print(f"  floor                 {floor['tower'] + floor['pass']:.2f} s: tower {floor['tower']:.2f}, each token "
+              f"once forward and backward {floor['pass']:.2f}\n"
+              f"  our step              {floor['step']:.2f} s, {floor['above']:.2f} of the floor\n"
+              f"  our reference pass    {floor['reference']:.2f} s, once; over 3 epochs "
+              f"{floor['above_with_reference']:.2f} of the floor", flush=True)
+    if "waiting" in row:
+        waiting = row["waiting"]
+        print(f"  waiting for clips     {waiting['waiting']:.1%} of {waiting['steps']} steps' time, "
+              f"{waiting['worst_step']:.1%} in the worst step", flush=True)
+    if "speedup" not in row:
+        return
     for name, value in row["pairs_per_s"].items():
         print(f"  {name:18} {value:8.3f} pairs/s")
     print(f"  {row['speedup']:.2f}x faster, {row['speedup_vs_precomputed']:.2f}x than stock precomputed, "
@@ -63,6 +87,8 @@ def show(row: dict[str, Any]) -> None:
     memory = row["peak_mib"]
     print(f"  memory above the model: stock {memory['stock']:.0f} MiB, ours {memory['ours']:.0f} MiB, "
           f"ratio {row['memory_ratio']:.2f}")
+    print(f"  check predicts {row['predicted_mib']:.0f} MiB for ours, "
+          f"{row['predicted_mib'] / memory['ours'] - 1:+.0%} of what is measured")
     print(f"  largest difference: loss {row['max_loss_diff']:.1e}, gradient {row['relative_gradient_diff']:.1e} "
           "of its norm", flush=True)
 

@@ -71,7 +71,9 @@ def test_a_local_judge_on_two_workers_reads_the_same_label_probabilities(tmp_pat
 
 
 def test_policies_on_two_workers_write_the_same_candidates_and_report_bad_clips(tmp_path):
-    data = write_data(tmp_path / "data")
+    data = tmp_path / "data"
+    data.mkdir()
+    write_data(data)
     (data / "3.mp4").write_bytes(b"no film")
     recipe = {"data": {"max_bad_fraction": 0.5}}
     counts, alone = run_generate(make_recipe(tmp_path / "alone", data, **recipe))

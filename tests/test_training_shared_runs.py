@@ -3,12 +3,10 @@
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
-import training_runs
 from peft import get_peft_model_state_dict
 from torch import Tensor
 from training_runs import KINDS, made_trainer, make_pairs, make_recipe, make_world
@@ -38,10 +36,8 @@ def pairs() -> list[Pair]:
 @contextmanager
 def trainer_on(engine: Engine, world: Path, recipe: Recipe, pairs: Sequence[Pair]) -> Iterator[VideoDPOTrainer]:
     """Give a trainer whose loss is answered by `engine`."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(training_runs, "VideoDPOTrainer", partial(VideoDPOTrainer, engine=engine))
-        with made_trainer(world, recipe, pairs) as (trainer, _):
-            yield trainer
+    with made_trainer(world, recipe, pairs, engine=engine) as (trainer, _):
+        yield trainer
 
 
 def run_dpo(engine: Engine, world: Path, pairs: Sequence[Pair]) -> tuple[list[dict[str, float]], dict[str, Tensor]]:

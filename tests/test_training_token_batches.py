@@ -36,7 +36,7 @@ from dpo_video.training.micro_batches import (
 from dpo_video.training.order import ClipOrder
 from dpo_video.training.settings import check_train_settings, dpo_config, pairs_per_read
 from dpo_video.training.shared_prefix import choose_engine
-from dpo_video.training.trainer import VideoDPOTrainer
+from dpo_video.training.trainer import Feed, VideoDPOTrainer
 
 
 @pytest.fixture(scope="module")
@@ -64,10 +64,10 @@ def run(world: Path, recipe: Recipe,
                             on_bad_clip=lambda clip, error: None if clip == "gone.mp4" else fail(clip, error))
         args = dpo_config(recipe, output_dir=world / "out", precision="no", use_cpu=True)
         args.save_strategy = "no"
-        trainer = VideoDPOTrainer(
-            policy, args=args, peft_config=lora_config(settings.lora, policy.family), order=order, cut=watched,
-            engine=choose_engine(policy, share_prefix=settings.share_prefix),
-            read=lambda places: read_batch(policy, reader, [tokens[place] for place in places], max_length=4096))  # type: ignore[misc]
+        feed = Feed(order=order, cut=watched, engine=choose_engine(policy, share_prefix=settings.share_prefix),
+                    read=lambda places: read_batch(policy, reader, [tokens[place] for place in places],  # type: ignore[misc]
+                                                   max_length=4096))
+        trainer = VideoDPOTrainer(policy, args=args, peft_config=lora_config(settings.lora, policy.family), feed=feed)
         trainer.train()
         log = [row for row in trainer.state.log_history if "loss" in row]
         return log, get_peft_model_state_dict(trainer.model), forwards

@@ -28,9 +28,10 @@ from dpo_video.store import RunStore
 from dpo_video.tracking import Tracker
 from dpo_video.training.batches import read_batch, tokenize_pair
 from dpo_video.training.clips import ClipReader, clip_request
+from dpo_video.training.forward import Engine, rows_engine
 from dpo_video.training.order import ClipOrder
 from dpo_video.training.settings import dpo_config
-from dpo_video.training.trainer import VideoDPOTrainer
+from dpo_video.training.trainer import Feed, VideoDPOTrainer
 
 KINDS: tuple[Kind, ...] = ("qwen2_5_vl", "llava_next_video")
 FRAMES = (5, 14, 30)
@@ -84,21 +85,21 @@ def adapter_weights(folder: Path) -> dict[str, torch.Tensor]:
 
 
 @contextmanager
-def made_trainer(world: Path, recipe: Recipe, pairs: Sequence[Pair], *,
-                 order: ClipOrder | None = None) -> Iterator[tuple[VideoDPOTrainer, ClipReader]]:
+def made_trainer(world: Path, recipe: Recipe, pairs: Sequence[Pair], *, order: ClipOrder | None = None,
+                 engine: Engine = rows_engine) -> Iterator[tuple[VideoDPOTrainer, ClipReader]]:
     """Give a trainer that saves nothing, over the pairs in the order of their hashes or another, and its reader."""
     policy = load_policy(recipe.model)
     tokens = [tokenize_pair(policy, pair) for pair in pairs]
     order = order or ClipOrder([pair.video for pair in pairs], batch_size=recipe.train.batch_size, seed=recipe.seed)
     with quiet_libraries(), open_source(policy, recipe) as source:
-        reader = ClipReader(source, {pair.video: clip_request(pair, world) for pair in pairs}, order.clip_order,
+        reader = ClipReader(source, {pair.video: clip_request(pair, world) for pair in pairs}, order.clips_ahead,
                             on_bad_clip=fail)
         args = dpo_config(recipe, output_dir=world / "out", precision="no", use_cpu=True)
         args.save_strategy = "no"
-        yield VideoDPOTrainer(
-            policy, args=args, peft_config=lora_config(recipe.train.lora, policy.family), order=order,
-            read=lambda places: read_batch(policy, reader, [tokens[place] for place in places], max_length=4096),
-        ), reader
+        feed = Feed(order=order, engine=engine, read=lambda places: read_batch(
+            policy, reader, [tokens[place] for place in places], max_length=4096))
+        yield VideoDPOTrainer(policy, args=args, peft_config=lora_config(recipe.train.lora, policy.family),
+                              feed=feed), reader
 
 
 def fail(clip: str, error: Exception) -> None:

@@ -13,23 +13,24 @@ from trl.trainer.utils import FusedCausalLMOutput, add_fused_lm_head
 
 from dpo_video.models.batches import Row, collate
 from dpo_video.models.load import Policy, load_policy
-from dpo_video.models.lora import adapter_parameters, lora_config
+from dpo_video.models.lora import LANGUAGE_ONLY, Part, adapter_parameters, lora_config, lora_targets
 from dpo_video.recipe import LoraSettings, ModelSettings, VideoSettings
 from dpo_video.training.batches import completion_mask, loss_inputs
-from dpo_video.training.forward import Engine
+from dpo_video.training.forward import Engine, encode_rows
 from dpo_video.training.logps import clip_rows
 from dpo_video.training.shared_prefix import PER_TOKEN
 
 LONG = "the man is cooking pasta in a kitchen and talks to the camera about a red square moving right " * 3
 
 
-def tuned_policy(kind: Kind, **settings: Any) -> Policy:
+def tuned_policy(kind: Kind, *, tune: Sequence[Part] = LANGUAGE_ONLY, **settings: Any) -> Policy:
     """Return a policy of its own with an adapter that changes the model, and the fused head that TRL gives it."""
     policy = load_policy(ModelSettings(name=str(tiny_folder(kind)), device="cpu", **settings))
     add_fused_lm_head(policy.bare, outputs=PER_TOKEN)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(1)
-        model = get_peft_model(policy.model, lora_config(LoraSettings(rank=4, alpha=8), policy.family))
+        model = get_peft_model(policy.model, lora_config(LoraSettings(rank=4, alpha=8), targets=lora_targets(
+            policy.bare, policy.family, tune)))
         for name, parameter in adapter_parameters(model):
             if "lora_B" in name:
                 torch.nn.init.normal_(parameter, std=0.1)
@@ -47,9 +48,12 @@ def rows_of(policy: Policy, *clips: tuple[dict[str, Any], dict[str, Sequence[str
     return rows
 
 
-def run_engine(policy: Policy, engine: Engine, rows: Sequence[Row], **kwargs: Any) -> FusedCausalLMOutput:
-    """Return an engine's results for rows, called as `install_engine` does for TRL."""
+def run_engine(policy: Policy, engine: Engine, rows: Sequence[Row], *, encode: bool = False,
+               **kwargs: Any) -> FusedCausalLMOutput:
+    """Return an engine's results for rows, called as `install_engine` does for TRL; `encode`: from their pixels."""
     batch = loss_inputs(policy, rows)
+    if encode:
+        batch["rows"] = encode_rows(policy, rows)
     labels = batch["input_ids"].masked_fill(batch.pop("completion_mask") == 0, -100)
     return engine(policy.bare.forward, family=policy.family, labels=labels, use_cache=False, **batch, **kwargs)
 
@@ -71,6 +75,7 @@ def adapter_grads(policy: Policy, loss: Tensor) -> dict[str, Tensor]:
     """Return the gradients of the adapter by name, and clear them."""
     policy.model.zero_grad()
     loss.backward()
-    grads = {name: parameter.grad.clone() for name, parameter in adapter_parameters(policy.model)}
+    grads = {name: parameter.grad.clone() for name, parameter in adapter_parameters(policy.model)
+             if parameter.grad is not None}
     policy.model.zero_grad()
     return grads

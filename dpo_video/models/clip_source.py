@@ -25,6 +25,7 @@ from dpo_video.errors import UserError
 from dpo_video.models.families import ClipFeatures
 from dpo_video.models.features import encode_video
 from dpo_video.models.load import Policy
+from dpo_video.models.lora import tunes_tower
 from dpo_video.models.prompts import ClipInputs, video_inputs
 from dpo_video.models.tokens import fit_frames, size_identity
 from dpo_video.recipe import Recipe, VideoSettings
@@ -69,7 +70,13 @@ class ClipSource:
     """Reads clips for one policy: `with ClipSource(policy, settings) as source: ... source.map(requests)`."""
 
     def __init__(self, policy: Policy, settings: VideoSettings, *, cache: DiskCache | None = None) -> None:
-        """Read as `settings` say; `cache` keeps frames or features, as `settings.cache` says."""
+        """Read as `settings` say; `cache` keeps frames or features, as `settings.cache` says.
+
+        Raises UserError for a cache of features with an adapter that has tuned what makes them.
+        """
+        if settings.cache == "features" and tunes_tower(policy.model):
+            raise UserError("`video.cache` is 'features', and this adapter has tuned the vision tower or the "
+                            "projector, which make them. Set it to 'frames' or 'none'")
         self.counts: Counter[str] = Counter()
         """decoded, encoded: clips for which the work was done; frames_looked_at, frames_kept: by policies that look."""
         self._policy = policy
@@ -96,12 +103,16 @@ class ClipSource:
         """Yield each request with its clip, or the reason why there is none, in order; the next ones are under way."""
         return self._pool.each(requests, self._prepare)
 
-    def encode(self, clip: ReadyClip) -> EncodedClip:
-        """Return a clip's features on the policy's device: from the cache, or through the tower, and kept."""
+    def encode(self, clip: ReadyClip, *, adapter: bool = True) -> EncodedClip:
+        """Return a clip's features on the policy's device: from the cache, or through the tower, and kept.
+
+        Args:
+            adapter: False for the features of the policy without its adapter, where that has tuned the tower.
+        """
         if clip.features is not None:
             return EncodedClip(inputs=clip.inputs, features=move(clip.features, self._policy.device),
                                frames_dropped=clip.frames_dropped)
-        features = encode_video(self._policy, clip.inputs)
+        features = encode_video(self._policy, clip.inputs, adapter=adapter)
         self.counts["encoded"] += 1
         made = EncodedClip(inputs=replace(clip.inputs, pixels={}), features=features,
                            frames_dropped=clip.frames_dropped)
@@ -165,7 +176,7 @@ def open_source(policy: Policy, recipe: Recipe) -> ClipSource:
 
 
 def tower_identity(policy: Policy, settings: VideoSettings) -> dict[str, Any]:
-    """Return all that determines a clip's features, besides its frames. The adapter tunes the language model only."""
+    """Return all that determines a clip's features, besides its frames. No adapter tunes what makes them."""
     return {"family": policy.family.name, "revision": policy.revision, "dtype": str(policy.dtype),
             "device": policy.device.type, "attention": policy.settings.attention,
             "size": size_identity(settings),

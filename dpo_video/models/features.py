@@ -1,8 +1,10 @@
 """The vision tower, run once per clip; its features are shared by every prompt, answer and reference of that clip."""
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 
 import torch
+from peft import PeftModel
 from transformers.utils.generic import ModelOutput
 
 from dpo_video.models.families import ClipFeatures, Family
@@ -11,13 +13,34 @@ from dpo_video.models.prompts import ClipInputs
 
 
 @torch.no_grad()
-def encode_video(policy: Policy, clip: ClipInputs) -> ClipFeatures:
-    """Return what the frozen tower and projector make of a clip, on the policy's device.
+def encode_video(policy: Policy, clip: ClipInputs, *, adapter: bool = True) -> ClipFeatures:
+    """Return what tower and projector make of a clip, on the policy's device.
 
     Under no_grad, so that nothing is ever back-propagated into them, whatever gradient checkpointing hooks in.
+
+    Args:
+        adapter: False switches the policy's adapter off, which may have tuned them: the reference's features.
+    """
+    off = policy.model.disable_adapter() if isinstance(policy.model, PeftModel) and not adapter else nullcontext()
+    with off:
+        return video_features(policy, clip)
+
+
+def video_features(policy: Policy, clip: ClipInputs) -> ClipFeatures:
+    """Return a clip's features with gradients of what is tuned in tower and projector.
+
+    Without autocast, so that training sees the very features that generation sees.
     """
     inputs = {name: tensor.to(policy.device) for name, tensor in {**clip.pixels, **clip.kept}.items()}
-    return policy.family.features(policy.bare, inputs)
+    with torch.autocast(policy.device.type, enabled=False):
+        return policy.family.features(policy.bare, inputs)
+
+
+def pending_features(policy: Policy, clip: ClipInputs) -> ClipFeatures:
+    """Return the stand-in (n, 0) of features that each forward makes anew, because what makes them is being tuned."""
+    placeholder = policy.family.placeholder(policy.bare.config)
+    tokenized = (policy.processor.tokenizer(text, add_special_tokens=False) for text in clip.expansions)
+    return ClipFeatures(torch.empty(sum(ids["input_ids"].count(placeholder) for ids in tokenized), 0))
 
 
 def pack_features(family: Family, clips: Sequence[ClipFeatures]) -> dict[str, ModelOutput]:

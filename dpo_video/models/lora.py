@@ -1,17 +1,73 @@
-"""The adapter: LoRA on the language model's linear layers, kept in float32."""
+"""The adapter: LoRA on the linear layers of the language model, or of further parts, kept in float32."""
+
+import re
+from collections.abc import Collection
+from typing import Literal
 
 import torch
 from peft import LoraConfig
 from torch import nn
 
+from dpo_video.errors import UserError
 from dpo_video.models.families import LORA_TARGETS, Family
 from dpo_video.recipe import LoraSettings
 
+Part = Literal["language", "projector", "vision"]
+LANGUAGE_ONLY: tuple[Part, ...] = ("language",)
+PROJECTOR = re.compile(r"projector|projection\b|connector|merger|qformer|resampler|pooling")
+"""Found in the names of what stands between tower and language model, in all known families."""
+VISION = re.compile(r"visual|vision|_tower|image_vit|vpm")
+"""Found in the names of towers."""
 
-def lora_config(settings: LoraSettings, family: Family | None = None) -> LoraConfig:
-    """Return PEFT's settings: every linear layer of the language model, none of tower, projector or head."""
+
+def lora_config(settings: LoraSettings, family: Family | None = None, *, targets: str | None = None) -> LoraConfig:
+    """Return PEFT's settings: every linear layer of the language model, or those that `targets` matches."""
     return LoraConfig(r=settings.rank, lora_alpha=settings.alpha, lora_dropout=settings.dropout, bias="none",
-                      target_modules=family.lora_targets if family else LORA_TARGETS, task_type="CAUSAL_LM")
+                      target_modules=targets or (family.lora_targets if family else LORA_TARGETS),
+                      task_type="CAUSAL_LM")
+
+
+def lora_targets(model: nn.Module, family: Family, tune: Collection[Part]) -> str:
+    """Return a regular expression of the linear layers of some parts of a bare model, for PEFT's `target_modules`.
+
+    Raises UserError where the model has no linear layer in one of them.
+    """
+    if set(tune) == set(LANGUAGE_ONLY):
+        return family.lora_targets
+    patterns: dict[str, None] = {}
+    linears = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
+    others = [name for name, module in model.named_modules() if not isinstance(module, nn.Linear)]
+    for part in sorted(set(tune)):
+        names = [name for name in linears if part_of(name, family) == part]
+        if not names:
+            raise UserError(f"train.tune: found no linear layer of the part {part!r} in a model of the family "
+                            f"{family.name}. Leave it out")
+        if part == "language":
+            patterns[f"(?:{family.lora_targets})"] = None
+        else:
+            # one pattern for all layers: a number between dots counts them, one at the end names the module
+            patterns |= dict.fromkeys(re.sub(r"(?<=\.)\d+(?=\\\.)", r"\\d+", re.escape(name)) for name in names)
+    targets = "|".join(patterns)
+    wrong = [name for name in others if re.fullmatch(targets, name)]
+    assert not wrong, f"the pattern of train.tune matches modules that are no linear layers: {wrong[:3]}"
+    return targets
+
+
+def part_of(name: str, family: Family) -> Part | None:
+    """Return the part that a module's full name belongs to; None for the head and what no part's LoRA tunes."""
+    if re.fullmatch(family.lora_targets, name):
+        return "language"
+    if "language_model" in name or name.endswith("lm_head"):
+        return None
+    if PROJECTOR.search(name):
+        return "projector"
+    return "vision" if VISION.search(name) else None
+
+
+def tunes_tower(model: nn.Module) -> bool:
+    """Return whether an adapter in the model changes what becomes of a clip: the tower's layers or the projector's."""
+    return any("language_model" not in name and (PROJECTOR.search(name) or VISION.search(name))
+               for name, _ in adapter_parameters(model))
 
 
 def keep_adapter_fp32(model: nn.Module) -> None:

@@ -1,23 +1,28 @@
-"""Estimate the GPU memory of training and generation by part, from a checkpoint's config alone.
+"""Estimate the memory of training and generation by part, from a checkpoint's config alone.
 
-Parameters are counted on the model built without storage (torch's meta device). Activations follow the counting of
-Korthikanti et al. 2022 (arXiv:2205.05198), section 4, redone for a gated MLP, grouped keys and LoRA: what autograd
-keeps for the backward pass. Attention scores are not kept (fused kernels). Not counted: the CUDA context (0.5-1 GiB)
-and fragmentation; leave a tenth of the GPU free.
-
-Letters: L layers, H hidden size, I MLP size, Q and K widths of queries and keys, T tokens, r LoRA rank.
+Parameters are counted on the model built without storage (torch's meta device), activations in activations.py. Not
+counted: the CUDA context (0.5-1 GiB) and fragmentation; leave a tenth of the GPU free.
 """
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import nn
 from transformers import AutoModelForImageTextToText, PretrainedConfig
 
+from dpo_video.models.activations import (
+    Shape,
+    kept_by_decoder,
+    kept_by_tower,
+    key_width,
+    one_layer,
+    passing_in_backward,
+)
 from dpo_video.models.checkpoints import Blueprint
 from dpo_video.models.load import DTYPES
+from dpo_video.models.lora import LANGUAGE_ONLY, Part, lora_targets
 from dpo_video.recipe import ModelSettings, TrainSettings
 
 GIB = float(1 << 30)
@@ -45,7 +50,7 @@ class Parameters:
     other: int
     """Norms and biases of the language model."""
     lora_per_rank: int
-    """Adapter parameters at rank 1: inputs + outputs of every tuned layer."""
+    """Adapter parameters at rank 1: inputs + outputs of every layer of the parts in `train.tune`."""
 
     @property
     def total(self) -> int:
@@ -58,7 +63,7 @@ class Load:
     """The largest thing that is in memory at a time."""
 
     sequences: int
-    """Sequences of a forward: pairs in training (prefix shared by both answers), answers in generation."""
+    """Answers that are generated together; training takes as many pairs as `forward_pairs` says."""
     prompt_tokens: int
     """Video and text tokens of a prompt."""
     answer_tokens: int
@@ -66,21 +71,24 @@ class Load:
     """Tokens inside the vision tower, of one clip."""
 
 
-def count_parameters(plan: Blueprint) -> Parameters:
+def count_parameters(plan: Blueprint, tune: Sequence[Part] = LANGUAGE_ONLY) -> Parameters:
     """Return the parameters of a checkpoint by part, without allocating them."""
     with torch.device("meta"):
         model = AutoModelForImageTextToText.from_config(plan.config)
+    targets = lora_targets(model, plan.family, tune)
     language = embeddings = vision = other = per_rank = 0
     seen: set[int] = set()
     for name, module in model.named_modules():
-        tuned = isinstance(module, nn.Linear) and re.fullmatch(plan.family.lora_targets, name)
+        linear = isinstance(module, nn.Linear)
+        if linear and re.fullmatch(targets, name):
+            per_rank += sum(module.weight.shape)
+        tuned = linear and re.fullmatch(plan.family.lora_targets, name)
         for own, parameter in module.named_parameters(recurse=False):
             if id(parameter) in seen:
                 continue
             seen.add(id(parameter))
             if tuned and own == "weight":
                 language += parameter.numel()
-                per_rank += sum(parameter.shape)
             elif (isinstance(module, nn.Embedding) and "language_model" in name) or name.endswith("lm_head"):
                 embeddings += parameter.numel()
             elif "language_model" in name or "text_model" in name:
@@ -90,32 +98,85 @@ def count_parameters(plan: Blueprint) -> Parameters:
     return Parameters(language=language, embeddings=embeddings, vision=vision, other=other, lora_per_rank=per_rank)
 
 
-def estimate_training(plan: Blueprint, model: ModelSettings, train: TrainSettings, load: Load) -> dict[str, float]:
-    """Return GiB by part at the peak of a training step; `total` is their sum."""
-    parameters = count_parameters(plan)
+def estimate_training(plan: Blueprint, model: ModelSettings, train: TrainSettings, load: Load, *,
+                      shape: Shape | None = None) -> dict[str, float]:
+    """Return GiB by part at the peak of a training step, in the backward pass; `total` is their sum.
+
+    Args:
+        shape: of the largest forward, where it is known; None is that of pairs about clips of their own.
+    """
+    parameters = count_parameters(plan, train.tune)
     adapter = parameters.lora_per_rank * train.lora.rank
-    size = _bytes(model)
-    tokens = load.sequences * (load.prompt_tokens + 2 * load.answer_tokens)
-    layer = tokens * _layer_bytes(plan.config, size)
-    layers = plan.config.get_text_config().num_hidden_layers
-    inputs = tokens * plan.config.get_text_config().hidden_size * size  # of one layer: all that checkpointing keeps
-    kept = layers * inputs + layer if uses_checkpointing(train, parameters.total) else layers * layer
+    pairs = forward_pairs(train, load)
+    shape = shape or forward_shape(train, load, pairs=pairs, masks=model.device == "cpu")
+    kept = _kept(plan, model, train, shape, checkpointing=uses_checkpointing(train, parameters.total))
+    logits = _head_bytes(plan.config, shape.scored)
     return _sum({
         "weights": _weights(parameters, model),
         "adapter": 4 * adapter,
         "adapter gradients": 4 * adapter,
         "optimizer": OPTIMIZER_BYTES.get(train.optimizer, 8) * adapter,
         "activations": kept,
-        "answer logits": _head_bytes(plan.config, 2 * load.sequences * load.answer_tokens),
-        "vision": _vision_bytes(plan, load, size),
+        "answer logits": logits,
+        "vision": _vision_in_training(plan, train, load, size=_bytes(model), pairs=pairs, beside=kept + logits),
     })
+
+
+def forward_pairs(train: TrainSettings, load: Load) -> int:
+    """Return how many pairs are in a forward, each about a clip of its own: the case with most tokens for as many."""
+    if train.tokens_per_batch is None:
+        return train.batch_size
+    fitting = train.tokens_per_batch // forward_shape(train, load, pairs=1).tokens
+    return max(1, min(fitting, train.batch_size * train.gradient_accumulation))
+
+
+def forward_shape(train: TrainSettings, load: Load, *, pairs: int, masks: bool = False) -> Shape:
+    """Return the tokens of a forward over pairs about clips of their own, through shared prefixes or as rows.
+
+    Args:
+        masks: the CPU's way, with a mask for the lower segments of a tree, and with every position of a row scored.
+    """
+    prompt, answers = load.prompt_tokens, 2 * load.answer_tokens
+    if not train.share_prefix:
+        row = prompt + load.answer_tokens
+        rows = 2 * pairs * row
+        return Shape(tokens=rows, scored=rows if masks else pairs * answers, masks=rows * row, repeated_keys=True)
+    tokens = pairs * (prompt + answers)
+    return Shape(tokens=tokens, scored=pairs * answers, masks=pairs * answers * (prompt + answers) if masks else 0,
+                 copied=0 if masks else pairs * (2 * prompt + answers))
+
+
+def _kept(plan: Blueprint, model: ModelSettings, train: TrainSettings, shape: Shape, *, checkpointing: bool) -> float:
+    """Return what the language model keeps on the device, and the gradients passing beside it."""
+    size, rank = _bytes(model), train.lora.rank
+    passing = passing_in_backward(plan.config, shape, size=size)
+    if train.activation_offloading:  # one layer's on their way out, or back
+        return one_layer(plan.config, shape, size=size, rank=rank) + passing
+    return passing + kept_by_decoder(plan.config, shape, size=size, rank=rank, checkpointing=checkpointing)
+
+
+def _vision_in_training(plan: Blueprint, train: TrainSettings, load: Load, *, size: int, pairs: int,
+                        beside: float) -> float:
+    """Return the clips' features, and what encoding costs above them.
+
+    A frozen tower's working set is gone when the language model runs: only what it takes beyond `beside` counts. A
+    tuned one keeps what its backward pass needs; with gradient checkpointing or offloading less than this.
+    """
+    features = pairs * load.prompt_tokens * plan.config.get_text_config().hidden_size * size
+    encoding = _vision_bytes(plan, load, size)
+    kept = 0.0
+    if "vision" in train.tune:
+        whole = plan.config.to_dict()
+        kept = pairs * kept_by_tower(plan.family.tower(plan.config), whole.get("vision_config") or whole,
+                                     load.patches, size=size, rank=train.lora.rank)
+    return features + kept + max(0.0, encoding - beside - kept)
 
 
 def estimate_generation(plan: Blueprint, model: ModelSettings, load: Load) -> dict[str, float]:
     """Return GiB by part at the peak of generation; `total` is their sum."""
     config = plan.config.get_text_config()
     size = _bytes(model)
-    cache = 2 * config.num_hidden_layers * _key_width(config) * size  # per token
+    cache = 2 * config.num_hidden_layers * key_width(config) * size  # per token
     width = 4 * config.hidden_size + 2 * config.intermediate_size
     logits = load.sequences * config.vocab_size * 4 * 4  # scores, noise, sorted copy and its softmax under top-p
     return _sum({
@@ -124,7 +185,8 @@ def estimate_generation(plan: Blueprint, model: ModelSettings, load: Load) -> di
         # while prompts are read: one layer's working set, freed layer by layer
         "activations": load.sequences * load.prompt_tokens * size * width,
         "logits": logits,
-        "vision": _vision_bytes(plan, load, size),
+        "vision": _vision_bytes(plan, load, size)
+                  + load.sequences * load.prompt_tokens * config.hidden_size * size,
     })
 
 
@@ -146,31 +208,6 @@ def _weights(parameters: Parameters, model: ModelSettings) -> float:
     return parameters.language * (NF4_BYTES if model.quantize == "nf4" else size) + rest * size
 
 
-def _layer_bytes(config: PretrainedConfig, size: int) -> float:
-    """Return what one layer keeps per token for the backward pass, with LoRA on all its linear layers.
-
-    In the compute type: input and output of both norms (4H), queries and keys and values (Q + 2K), the attention's
-    output (Q), and of the MLP gate, up, their activation and product (4I). LoRA's A matrices are float32, so that
-    below float32 PEFT keeps a float32 copy of the input of each of the seven layers (5H + Q + I).
-    """
-    text = config.get_text_config()
-    hidden, inner, keys = text.hidden_size, text.intermediate_size, _key_width(text)
-    queries = _head_width(text) * text.num_attention_heads
-    own = (4 * hidden + 2 * queries + 2 * keys + 4 * inner) * size
-    copies = 0 if size == 4 else (5 * hidden + queries + inner) * 4
-    return float(own + copies)
-
-
-def _head_width(text: Any) -> int:
-    """Return the width of one attention head; configs without `head_dim` divide the hidden size."""
-    given = text.to_dict().get("head_dim")
-    return int(given or text.hidden_size // text.num_attention_heads)
-
-
-def _key_width(text: Any) -> int:
-    return _head_width(text) * int(text.num_key_value_heads)
-
-
 def _head_bytes(config: PretrainedConfig, positions: int) -> float:
     """Return the float32 logits of answer positions, one tile and its gradient at a time."""
     rows, columns = min(positions, HEAD_TILE[0]), min(config.get_text_config().vocab_size, HEAD_TILE[1])
@@ -178,7 +215,7 @@ def _head_bytes(config: PretrainedConfig, positions: int) -> float:
 
 
 def _vision_bytes(plan: Blueprint, load: Load, size: int) -> float:
-    """Return what encoding one clip under no_grad holds at a time, and its features.
+    """Return what encoding one clip under no_grad holds at a time.
 
     Per patch: float32 pixels of the processor (3 channels, patch x patch, two frames at most), and in the tower the
     residual, normed input, queries, keys, values (5 widths) or the MLP's gate, up and product (3 inner widths).
@@ -186,8 +223,7 @@ def _vision_bytes(plan: Blueprint, load: Load, size: int) -> float:
     vision = plan.family.tower(plan.config)
     pixels = 4 * 3 * vision.patch * vision.patch * plan.family.frames_per_step
     tower = (2 * vision.width + max(3 * vision.width, 3 * vision.inner)) * size
-    features = load.sequences * load.prompt_tokens * plan.config.get_text_config().hidden_size * size
-    return float(load.patches * (pixels + tower) + features)
+    return float(load.patches * (pixels + tower))
 
 
 def _sum(parts: dict[str, float]) -> dict[str, float]:

@@ -8,7 +8,7 @@ from dpo_video.recipe.section import Section
 
 
 class LoraSettings(Section):
-    """The adapter: low-rank updates of the language model's linear layers."""
+    """The adapter: low-rank updates of the linear layers of the parts in `train.tune`."""
 
     rank: PositiveInt = 64
     """Width of the update; more can learn more and needs more memory."""
@@ -42,6 +42,9 @@ class TrainSettings(Section):
     optimizer: str = "adamw_torch"
     """Optimizer by its transformers name, e.g. paged_adamw_8bit."""
     lora: LoraSettings = LoraSettings()
+    tune: list[Literal["language", "projector", "vision"]] = Field(default=["language"], min_length=1)
+    """Parts whose linear layers get LoRA: language model, projector, vision tower. With the latter two the tower runs
+    in each forward, with gradients, and `video.cache: features` cannot be used."""
     tokens_per_batch: PositiveInt | None = None
     """Most tokens per forward: the pairs of an optimizer step, batch_size x gradient_accumulation per device, are cut
     by it instead of by batch_size. The memory is even, and the result the same but for the loss `sft`, which averages
@@ -54,6 +57,9 @@ class TrainSettings(Section):
     """Keep activations in main memory until the backward pass: less GPU memory, more time."""
     max_length: PositiveInt | None = None
     """Longest prompt + answer in tokens; longer pairs are dropped and counted. None is the model's context."""
+    reference_folder: str | None = None
+    """Folder of the reference's log-probs, which runs may share, also at the same time: a sweep over beta or learning
+    rate under several names then pays for them once. None keeps them in the run folder."""
     save_steps: PositiveInt = 100
     """Optimizer steps between checkpoints; training resumes from the last one."""
     logging_steps: PositiveInt = 5

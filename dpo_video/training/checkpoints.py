@@ -24,7 +24,7 @@ def training_key(recipe: Recipe, pairs: Sequence[Pair], *, revision: str, num_pr
     return row_key(
         model=recipe.model.model_dump(exclude={"device"}), revision=revision, seed=recipe.seed,
         video=recipe.video.model_dump(exclude={"workers", "timeout", "cache", "cache_gb", "cache_folder"}),
-        train=recipe.train.model_dump(), num_processes=num_processes,
+        train=recipe.train.model_dump(exclude={"reference_folder"}), num_processes=num_processes,
         pairs=row_key(pairs=[to_json(pair) for pair in pairs]))
 
 

@@ -3,14 +3,12 @@
 import json
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import dropwhile
 from pathlib import Path
 
-import torch
-
 from dpo_video.errors import UserError
-from dpo_video.models.clip_source import ClipSource, EncodedClip, ReadyClip, move
+from dpo_video.models.clip_source import ClipSource, EncodedClip, ReadyClip
 from dpo_video.records import Pair
 from dpo_video.video import ClipRequest, clip_key, resolve_video
 
@@ -31,23 +29,25 @@ class ClipReader:
     A clip is read and encoded once an epoch: its pairs follow each other in the order, and it is kept until the next.
     """
 
-    def __init__(self, source: ClipSource, requests: Mapping[str, ClipRequest], ahead: Callable[[], Sequence[str]], *,
-                 on_bad_clip: OnBadClip, bad: set[str] | None = None, keep_on: torch.device | None = None) -> None:
+    def __init__(self, source: ClipSource, requests: Mapping[str, ClipRequest], ahead: Callable[[], Iterable[str]], *,
+                 on_bad_clip: OnBadClip, bad: set[str] | None = None,
+                 encode: Callable[[ReadyClip], EncodedClip] | None = None) -> None:
         """Read the clips `requests` (by key) from `source`.
 
         Args:
-            ahead: returns the clips of this epoch in the order in which they will be asked for.
+            ahead: returns the clips in the order in which they will be asked for, from the start of this epoch on.
             on_bad_clip: told of each clip that cannot be read, once.
             bad: clips known to be bad, e.g. from before a resume; they are not tried, and new ones are added.
-            keep_on: where features wait; None leaves them on the policy's device.
+            encode: what becomes of a clip that was read; None is the source's tower, on the policy's device.
         """
         self._source = source
         self._requests = requests
         self._ahead = ahead
         self._on_bad_clip = on_bad_clip
         self._bad = set() if bad is None else bad
-        self._keep_on = keep_on
+        self._encode = encode or source.encode
         self._coming: deque[str] = deque()
+        """Clips that the source was asked for and has not given yet."""
         self._stream: Iterator[tuple[ClipRequest, ReadyClip | UserError]] = iter(())
         self._current: tuple[str, EncodedClip] | None = None
         self.num_read = 0
@@ -60,29 +60,37 @@ class ClipReader:
             return None
         if self._current is not None and self._current[0] == key:
             return self._current[1]
-        while self._coming and self._coming[0] in self._bad:  # it failed since this list was made
+        # asked for before it failed, or as the first of an epoch that begins with the clip at hand
+        while self._coming and self._coming[0] != key and (self._coming[0] in self._bad or self._is_current()):
             self._next()
-        if not self._coming or self._coming[0] != key:  # a new epoch, or the middle of one after a resume
-            ordered = list(self._ahead())
-            self._coming = deque(clip for clip in ordered[ordered.index(key):] if clip not in self._bad)
-            self._stream = self._source.map([self._requests[clip] for clip in self._coming])
+        if not self._coming or self._coming[0] != key:  # the first, or one in the middle of an epoch after a resume
+            self._coming.clear()
+            self._stream = self._source.map(self._requests_from(key))
         clip = self._next()
         if isinstance(clip, UserError):
             self._bad.add(key)
             self._on_bad_clip(key, clip)
             return None
-        encoded = self._source.encode(clip)
-        if self._keep_on is not None:
-            encoded = replace(encoded, features=move(encoded.features, self._keep_on))
-        self._current = key, encoded
-        return encoded
+        self._current = key, self._encode(clip)
+        return self._current[1]
+
+    def _is_current(self) -> bool:
+        return self._current is not None and self._coming[0] == self._current[0]
+
+    def _requests_from(self, key: str) -> Iterator[ClipRequest]:
+        """Yield what to read from a clip on, as far ahead as the source asks; bad clips known by then are left out."""
+        for clip in dropwhile(lambda clip: clip != key, self._ahead()):
+            if clip not in self._bad:
+                self._coming.append(clip)
+                yield self._requests[clip]
 
     def _next(self) -> ReadyClip | UserError:
-        self._coming.popleft()
-        self.num_read += 1
         begin = time.monotonic()
-        clip = next(self._stream)[1]
+        request, clip = next(self._stream, (None, None))
         self.waited += time.monotonic() - begin
+        self.num_read += 1
+        assert request is not None and clip is not None, "a clip was asked for that is not in the order"
+        assert self._coming.popleft() == request.key
         return clip
 
 

@@ -5,6 +5,7 @@ B pairs, R = 2B rows (chosen, then rejected), T tokens.
 
 import types
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import wraps
 from typing import Any
 
@@ -12,8 +13,9 @@ from transformers import PreTrainedModel
 from trl.trainer.utils import FusedCausalLMOutput
 
 from dpo_video.models.batches import Row
-from dpo_video.models.families import Family
-from dpo_video.models.features import pack_features
+from dpo_video.models.families import ClipFeatures, Family
+from dpo_video.models.features import pack_features, video_features
+from dpo_video.models.load import Policy
 
 Fused = Callable[..., FusedCausalLMOutput]
 """The bare model's forward with TRL's fused head."""
@@ -27,10 +29,23 @@ def rows_engine(fused: Fused, *, family: Family, rows: Sequence[Row], **batch: A
     return fused(**batch, fused_lm_head=True, mm_encoder_outputs=packed)
 
 
-def install_engine(base: PreTrainedModel, family: Family, engine: Engine = rows_engine) -> None:
+def encode_rows(policy: Policy, rows: Sequence[Row]) -> list[Row]:
+    """Return rows whose clips still have their pixels with features in this forward's graph, each clip once."""
+    made: dict[int, ClipFeatures] = {}
+    for row in rows:
+        if id(row.features) not in made:
+            made[id(row.features)] = video_features(policy, row.clip)
+    return [replace(row, features=made[id(row.features)]) for row in rows]
+
+
+def install_engine(base: PreTrainedModel, family: Family, engine: Engine = rows_engine, *,
+                   encode: Callable[[Sequence[Row]], Sequence[Row]] | None = None) -> None:
     """Answer `base(..., fused_lm_head=True)`, as TRL's loss and reference ask it, by `engine`; other calls stay.
 
-    `base` is the bare model to which `trl.trainer.utils.add_fused_lm_head` was applied.
+    Args:
+        base: the bare model to which `trl.trainer.utils.add_fused_lm_head` was applied.
+        encode: puts features into the rows, where tower or projector are tuned. It runs inside the model's forward:
+            what DDP and FSDP do around one holds for the tower too, and so does an adapter that is off.
     """
     fused = base.forward
 
@@ -41,6 +56,6 @@ def install_engine(base: PreTrainedModel, family: Family, engine: Engine = rows_
             return fused(*args, **kwargs)
         if rows is None:
             raise RuntimeError("a loss was asked for a batch without clip features: it would be trained blind")
-        return engine(fused, family=family, rows=rows, **kwargs)
+        return engine(fused, family=family, rows=rows if encode is None else encode(rows), **kwargs)
 
     base.forward = types.MethodType(forward, base)

@@ -47,7 +47,7 @@ def token_logps(policy: Policy, rows: Sequence[Row], *, batch_size: int, adapter
 
     Args:
         batch_size: rows per forward.
-        adapter: False switches the policy's adapter off: the reference's log-probs.
+        adapter: False switches the policy's adapter off: the reference's log-probs, of features made without it.
     """
     check_rows(policy, rows)
     order = sorted(range(len(rows)), key=lambda position: len(rows[position]))

@@ -24,25 +24,37 @@ class ClipOrder(Sampler[list[int]]):
         self.seed = seed
         self.process = process
         self.num_processes = num_processes
+        self.num_epochs = 1
+        """After this many epochs no clip is read ahead."""
         self.epoch = 0
+        self._next_epoch = 1
 
-    def set_epoch(self, epoch: int) -> None:
-        """Shuffle as for this epoch, counted from 0."""
+    def set_epoch(self, epoch: int, *, next_epoch: int | None = None) -> None:
+        """Shuffle as for this epoch, counted from 0; the one read ahead after it is the next, or another."""
         self.epoch = epoch
+        self._next_epoch = epoch + 1 if next_epoch is None else next_epoch
 
-    def positions(self) -> list[int]:
-        """Return this process's positions in the list of pairs, in this epoch's order."""
+    def positions(self, epoch: int | None = None) -> list[int]:
+        """Return this process's positions in the list of pairs, in the order of this epoch or another."""
+        shuffled = self.epoch if epoch is None else epoch
+
         def place(position: int) -> tuple[str, int]:
-            return _shuffled(self.clips[position], self.seed, self.epoch), position
+            return _shuffled(self.clips[position], self.seed, shuffled), position
 
         ordered = sorted(range(len(self.clips)), key=place)
         share = -(-len(ordered) // self.num_processes)
         begin = self.process * share
         return [ordered[place % len(ordered)] for place in range(begin, begin + share)]
 
-    def clip_order(self) -> list[str]:
-        """Return the clips in the order in which this process meets them in this epoch."""
-        return [clip for clip, _ in groupby(self.clips[position] for position in self.positions())]
+    def clip_order(self, epoch: int | None = None) -> list[str]:
+        """Return the clips in the order in which this process meets them in this epoch or another."""
+        return [clip for clip, _ in groupby(self.clips[position] for position in self.positions(epoch))]
+
+    def clips_ahead(self) -> Iterator[str]:
+        """Yield the clips of this epoch, then of those to come, so that reading ahead does not stop between two."""
+        yield from self.clip_order()
+        for epoch in range(self._next_epoch, self.num_epochs):
+            yield from self.clip_order(epoch)
 
     def __iter__(self) -> Iterator[list[int]]:
         positions = self.positions()

@@ -1,4 +1,4 @@
-"""Log-probs of the reference: once per answer, kept in the run store under a key of all that determines them.
+"""Log-probs of the reference: once per answer, kept under a key of all that determines them.
 
 R rows (chosen, then rejected), T tokens.
 """
@@ -17,9 +17,10 @@ from dpo_video.models.prompts import clip_content, prompt_text
 from dpo_video.models.tokens import size_identity
 from dpo_video.progress import progress
 from dpo_video.recipe import VideoSettings
-from dpo_video.store import RunStore, row_key
+from dpo_video.store import row_key
 from dpo_video.training.batches import PairTokens
 from dpo_video.training.processes import is_follower, num_processes
+from dpo_video.training.reference_store import RowStore
 from dpo_video.video import ClipRequest
 from dpo_video.video.cache import frames_identity
 
@@ -103,14 +104,14 @@ def reference_identity(policy: Policy, settings: VideoSettings) -> dict[str, Any
             "versions": {name: version(name) for name in ("torch", "transformers")}}
 
 
-def stored_logps(store: RunStore, reference: ReferenceLogps, pairs: Iterable[PairTokens]) -> Logps:
-    """Return what a run store has of the pairs' log-probs."""
+def stored_logps(store: RowStore, reference: ReferenceLogps, pairs: Iterable[PairTokens]) -> Logps:
+    """Return what a store has of the pairs' log-probs."""
     keys = dict.fromkeys(key for pair in pairs for key in reference.keys(pair))
     return {key: row["logps"] for key, row in store.get(KIND, keys).items()}
 
 
-def keep_logps(store: RunStore, logps: Mapping[str, Sequence[float]]) -> None:
-    """Put log-probs into a run store, safe against a kill from then on."""
+def keep_logps(store: RowStore, logps: Mapping[str, Sequence[float]]) -> None:
+    """Put log-probs into a store, safe against a kill from then on."""
     for key, values in logps.items():
         store.put(KIND, key, {"logps": values})
     store.flush()

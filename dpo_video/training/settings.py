@@ -33,6 +33,10 @@ def check_train_settings(recipe: Recipe) -> None:
     if sorting and recipe.train.tokens_per_batch is not None:
         raise UserError(f"`train.loss` {sorting[0]!r} sorts the pairs of a forward against each other, so its value "
                         "depends on the cut that `train.tokens_per_batch` makes. Unset it, and set `train.batch_size`")
+    tuned = [part for part in recipe.train.tune if part != "language"]
+    if tuned and recipe.video.cache == "features":
+        raise UserError(f"`video.cache` is 'features', but `train.tune` has {tuned[0]!r}: the features change in every "
+                        "step. Set video.cache to 'frames' (or 'none'), or train.tune to ['language']")
     if recipe.train.lora.dropout > 0 and recipe.train.trl.get("disable_dropout", True):
         raise UserError(f"`train.lora.dropout` is {recipe.train.lora.dropout:g}, but TRL switches dropout off for DPO. "
                         "Set it to 0, or `train.trl.disable_dropout: false` to really train with it")
@@ -85,8 +89,9 @@ def dpo_config(recipe: Recipe, *, output_dir: Path, precision: Literal["no", "bf
         "max_length": None, "remove_unused_columns": False, "dataloader_num_workers": 0,
         "dataloader_pin_memory": False, "disable_tqdm": True, "trust_remote_code": recipe.model.trust_remote_code,
     }
-    # No parameter of the frozen tower awaits a gradient, so DDP need not look for unused ones as TRL would have it.
-    defaults = {"save_total_limit": 2, "ddp_find_unused_parameters": False}
+    # No parameter of a frozen tower awaits a gradient, so DDP need not look for unused ones as TRL would have it. In a
+    # tuned one there may be: LLaVA takes the features before the tower's last layer.
+    defaults = {"save_total_limit": 2, "ddp_find_unused_parameters": "vision" in train.tune}
     try:
         return DPOConfig(**{**defaults, **ours, **extra})
     except (TypeError, ValueError) as error:

@@ -5,6 +5,8 @@ B pairs, R = 2B rows (chosen, then rejected), T tokens.
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -21,9 +23,9 @@ from trl.trainer.utils import FusedCausalLMOutput
 from dpo_video.errors import UserError
 from dpo_video.models.clip_source import move
 from dpo_video.models.load import Policy
-from dpo_video.models.lora import assert_fp32_adapter, keep_adapter_fp32
+from dpo_video.models.lora import assert_fp32_adapter, keep_adapter_fp32, tunes_tower
 from dpo_video.training.batches import PairBatch, loss_inputs, pair_rows
-from dpo_video.training.forward import Engine, install_engine, rows_engine
+from dpo_video.training.forward import Engine, encode_rows, install_engine, rows_engine
 from dpo_video.training.meter import Meter
 from dpo_video.training.micro_batches import Cut, whole
 from dpo_video.training.order import ClipOrder
@@ -31,6 +33,20 @@ from dpo_video.training.reference import Logps, ReferenceLogps
 
 ReadBatch = Callable[[Sequence[int]], PairBatch | None]
 """Makes a batch of positions in the list of pairs; None when no clip of it can be read."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Feed:
+    """What the trainer runs: which pairs, read how, in which forwards."""
+
+    order: ClipOrder
+    """Gives positions in the list of pairs, batch by batch."""
+    read: ReadBatch
+    cut: Cut = whole
+    """Makes forwards of a batch; see micro_batches.py."""
+    engine: Engine = rows_engine
+    """Answers TRL's forward for the loss; see forward.py."""
+
 
 MARGIN_PER_TOKEN: dict[torch.dtype, float] = {torch.float32: 1e-5, torch.bfloat16: 2e-2, torch.float16: 5e-3}
 """Nats per answer token by which policy and reference may differ at step 0, where the adapter changes nothing.
@@ -43,44 +59,37 @@ differently, by about one unit in the last place of the logits (2e-2 at a logit 
 class VideoDPOTrainer(DPOTrainer):
     """TRL's losses, metrics and loop over batches of video pairs."""
 
-    def __init__(self, policy: Policy, *, args: DPOConfig, peft_config: PeftConfig, order: ClipOrder,
-                 read: ReadBatch, callbacks: Sequence[TrainerCallback] = (), engine: Engine = rows_engine,
-                 cut: Cut = whole) -> None:
-        """Train `policy` with a new adapter on the pairs that `read` makes batches of, in `order`.
-
-        Args:
-            order: gives positions in the list of pairs, batch by batch.
-            read: makes a batch of such positions.
-            engine: answers TRL's forward for the loss; see forward.py.
-            cut: makes forwards of a batch; see micro_batches.py.
-        """
+    def __init__(self, policy: Policy, *, args: DPOConfig, peft_config: PeftConfig, feed: Feed,
+                 callbacks: Sequence[TrainerCallback] = ()) -> None:
+        """Train `policy` with a new adapter on what `feed` gives."""
         self._policy = policy
-        self.order = order
-        self.engine = engine
-        self._read = read
-        self._cut = cut
+        self.order = feed.order
+        self.engine = feed.engine
+        self._read = feed.read
+        self._cut = feed.cut
         self._started = False
         self._weight = 1.0
         self._last_logps: Tensor | None = None
-        self.meter = Meter(shared=engine is not rows_engine)
+        self.meter = Meter(shared=self.engine is not rows_engine)
         self.reference: ReferenceLogps | None = None
         """Where the reference's log-probs come from; None runs it in every step."""
         try:
             super().__init__(
                 model=policy.model, args=args, data_collator=self._collate, processing_class=policy.processor,
-                train_dataset=Dataset.from_dict({"pair": list(range(len(order.clips)))}), callbacks=[*callbacks],
+                train_dataset=Dataset.from_dict({"pair": list(range(len(self.order.clips)))}), callbacks=[*callbacks],
                 peft_config=peft_config)
         except (ValueError, NotImplementedError) as error:
             raise UserError(f"TRL refuses the training settings: {error}") from error
         self.remove_callback(PrinterCallback)
-        self.add_callback(_EpochStart(order))
+        self.add_callback(_EpochStart(self.order))
         # TRL casts the adapter of a 4-bit model to bfloat16 (dpo_trainer.py:726), where a small learning rate's
         # updates are lost to rounding. The optimizer does not exist yet.
         assert isinstance(self.model, PeftModel)
         keep_adapter_fp32(self.model)
         assert_fp32_adapter(self.model)
         self._base = policy.bare  # PEFT puts its layers into it
-        install_engine(self._base, policy.family, self._watch(engine))
+        install_engine(self._base, policy.family, self._watch(self.engine),
+                       encode=partial(encode_rows, policy) if tunes_tower(self.model) else None)
         # read in _compute_loss (dpo_trainer.py:1318): take the reference's log-probs from the batch, where
         # `reference_logps` puts them
         self.precompute_ref_logps = True
@@ -161,7 +170,7 @@ class VideoDPOTrainer(DPOTrainer):
         return loss * self._weight if self._weight != 1.0 else loss
 
     def _encode(self, pairs: PairBatch) -> dict[str, Any]:
-        """Return TRL's batch; the tower has run before, once per clip and without gradients."""
+        """Return TRL's batch; a frozen tower has run before, once per clip, a tuned one runs in the forward."""
         features = [move(clip, self._policy.device) for clip in pairs.features]
         return loss_inputs(self._policy, pair_rows(pairs, features))
 

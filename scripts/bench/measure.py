@@ -12,6 +12,8 @@ from typing import Any
 import torch
 
 from bench.case import Case
+from bench.floor import floor_parts
+from bench.memory import predicted_peak
 from bench.sides import Side, make_side
 
 EPOCHS = 3
@@ -52,7 +54,20 @@ def measure(case: Case, *, repeats: int = 3) -> dict[str, Any]:
                         "ours": case.num_pairs / ours},
         "seconds": {" ".join(key): value for key, value in times.items()},
         "peak_mib": {name: value / MIB for name, value in memory.items()},
+        "predicted_mib": predicted_peak(case) / MIB,
     }
+
+
+def measure_floor(case: Case, *, repeats: int = 3) -> dict[str, float]:
+    """Return seconds of the floor's parts and of the engine's step and reference pass, all by turns."""
+    ours = make_side(case, "ours")
+    runs = {**floor_parts(case), "step": ours.cached_step, "reference": ours.reference}
+    for run in runs.values():
+        run()
+    times = {name: min(seconds) for name, seconds in zip(runs, zip(*(
+        [_seconds(run, case.device) for run in runs.values()] for _ in range(repeats)), strict=True), strict=True)}
+    return {**times, "above": times["step"] / (times["tower"] + times["pass"]),
+            "above_with_reference": (times["step"] + times["reference"] / EPOCHS) / (times["tower"] + times["pass"])}
 
 
 def _times(sides: dict[str, Side], repeats: int, device: str) -> dict[tuple[str, str], float]:
