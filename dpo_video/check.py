@@ -224,10 +224,11 @@ def _tokens(text: str) -> int:
 
 
 def _pairs_per_question(recipe: Recipe) -> int:
-    """Return the most pairs that the rule makes of one question."""
+    """Return the most pairs that are made of one question."""
+    negatives = len(set(recipe.pair.video_negatives))
     if recipe.pair.rule != "all_pairs":
-        return 1
-    return min(recipe.pair.max_pairs_per_sample, math.comb(recipe.generate.candidates_per_sample, 2))
+        return 1 + negatives
+    return min(recipe.pair.max_pairs_per_sample, math.comb(recipe.generate.candidates_per_sample, 2)) + negatives
 
 
 def optimizer_steps(recipe: Recipe, pairs: int) -> int:

@@ -102,6 +102,13 @@ class Pair:
     end: float | None = None
     rejected_video: str | list[str] | None = None
     """The clip that the rejected answer goes with, where it is another one."""
+    rejected_start: float | None = None
+    """Seconds into the rejected answer's file where its clip begins, where that is another clip."""
+    rejected_end: float | None = None
+    """Seconds into that file where it ends."""
+    rejected_corruption: str | None = None
+    """What is done to the clip of the rejected answer, its own or `rejected_video`: `reverse`, `shuffle:N` or `drop:N`,
+    N drawing the order of the frames, or those that stay (see video/corrupt.py)."""
     extra: dict[str, Any] | None = None
     """Fields of an imported row that are kept as they are."""
     rejected_finish: str = "stop"

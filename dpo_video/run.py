@@ -216,6 +216,8 @@ def _fingerprint(run: Run, name: str) -> str:
     parts["files"] = {file: content_hash(run.folder / file) for file in stage.reads}
     if name == "pair" and run.recipe.data.pairs is not None:
         parts["pairs"] = content_hash(Path(run.recipe.data.pairs).expanduser())
+        if run.recipe.pair.video_negatives:
+            parts["video_negatives"] = [run.recipe.pair.video_negatives, run.recipe.seed]
     if "judge" in stage.sections:
         parts["scorer"] = load_scorer(run.recipe.judge.scorer).version
     if "pair" in stage.sections:

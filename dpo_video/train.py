@@ -140,8 +140,9 @@ def train_adapter(policy: Policy, recipe: Recipe, job: Job, *, on_bad_clip: OnBa
     args = dpo_config(recipe, output_dir=job.checkpoints, precision=PRECISIONS[policy.dtype],
                       use_cpu=policy.device.type == "cpu", report_to=report_to,
                       num_parameters=policy.bare.num_parameters())
-    order = ClipOrder([pair.clip for pair in pairs], batch_size=pairs_per_read(train_settings), seed=recipe.seed,
-                      process=process_number(), num_processes=num_processes())
+    order = ClipOrder([pair.clip for pair in pairs], rejected_clips=[pair.rejected_clip for pair in pairs],
+                      batch_size=pairs_per_read(train_settings), seed=recipe.seed, process=process_number(),
+                      num_processes=num_processes())
     order.num_epochs = _num_epochs(train_settings, len(order))
     limit = length_limit(policy, recipe)
     engine = choose_engine(policy, share_prefix=train_settings.share_prefix)

@@ -100,7 +100,7 @@ def test_three_dpo_steps_change_the_adapter_and_nothing_else(family: str, clips:
     order = ClipOrder([pair.video for pair in PAIRS], batch_size=1, seed=0)
     frozen = {name: parameter.clone() for name, parameter in policy.bare.named_parameters()}
     with quiet_libraries(), open_source(policy, recipe) as source:
-        reader = ClipReader(source, {pair.video: clip_request(pair, clips) for pair in PAIRS}, order.clip_order,
+        reader = ClipReader(source, {pair.video: clip_request(pair, clips) for pair in PAIRS}, order.visits,
                             on_bad_clip=fail)
         args = dpo_config(recipe, output_dir=tmp_path / "out", precision="no", use_cpu=True)
         args.save_strategy = "no"

@@ -60,7 +60,7 @@ def run(world: Path, recipe: Recipe,
         return made
 
     with quiet_libraries(), open_source(policy, recipe) as source:
-        reader = ClipReader(source, {pair.video: clip_request(pair, world) for pair in pairs}, order.clip_order,
+        reader = ClipReader(source, {pair.video: clip_request(pair, world) for pair in pairs}, order.visits,
                             on_bad_clip=lambda clip, error: None if clip == "gone.mp4" else fail(clip, error))
         args = dpo_config(recipe, output_dir=world / "out", precision="no", use_cpu=True)
         args.save_strategy = "no"
@@ -171,7 +171,7 @@ def test_a_pair_weighs_as_trl_averages_forwards_of_batch_size(
         places: list[int], batch_size: int, asked: int, expected: list[float]) -> None:
     """The last: of two forwards one lost all its pairs, and the other still counts for half of the step."""
     batch = PairBatch(clips=[], features=[], clip_of_pair=[0] * len(places), prompts=[], pairs=[], places=places,
-                      num_asked=asked)
+                      rejected_clip_of_pair=[0] * len(places), rejected_prompts=[], num_asked=asked)
     assert pair_weights(batch, batch_size) == expected
 
 

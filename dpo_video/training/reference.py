@@ -57,7 +57,8 @@ class ReferenceLogps:
 
     def keys(self, pair: PairTokens) -> tuple[str, str]:
         """Return the keys of a pair's answers, the chosen one first."""
-        return self.key(pair.clip, pair.pair.prompt, pair.chosen), self.key(pair.clip, pair.pair.prompt, pair.rejected)
+        return (self.key(pair.clip, pair.pair.prompt, pair.chosen),
+                self.key(pair.rejected_clip, pair.pair.prompt, pair.rejected))
 
     def add(self, logps: Mapping[str, Sequence[float]]) -> None:
         """Learn log-probs by key; what was known stays, an answer met again differs by rounding."""
