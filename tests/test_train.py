@@ -180,8 +180,8 @@ class Interleaved(ClipOrder):
                   for process in (0, 1)]
         return iter([batch for together in zip(*shares, strict=True) for batch in together])
 
-    def clip_order(self, epoch: int | None = None) -> list[str]:
-        return [clip for clip, _ in groupby(self.clips[place] for batch in self for place in batch)]
+    def visits(self, epoch: int | None = None) -> list[tuple[str, ...]]:
+        return [(clip,) for clip, _ in groupby(self.clips[place] for batch in self for place in batch)]
 
     def __len__(self) -> int:
         return len(list(iter(self)))

@@ -78,7 +78,7 @@ def read_selection(policy: Policy, pairs: Sequence[Pair], *, root: Path, places:
 def without_clips(selection: Selection, clips: Collection[str]) -> Selection:
     """Return a selection without the pairs of some clips."""
     kept = {place: pair for place, pair in zip(selection.places, selection.pairs, strict=True)
-            if not set(pair.clips) & set(clips)}
+            if not any(clip in clips for clip in pair.clips)}
     lost = len(selection.pairs) - len(kept)
     return _selection(kept, selection.requests, selection.dropped | ({"clip_failed_in_training": lost} if lost else {}))
 
