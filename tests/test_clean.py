@@ -199,7 +199,7 @@ def test_what_is_known_of_a_clip_is_looked_up_until_its_file_changes(tmp_path: P
     with RunStore(tmp_path / "run") as store:
         def seconds() -> tuple[list[str], int]:
             kept, _ = load(tmp_path, [sample("c", video=str(clip))], store=store, max_seconds=9.0, min_seconds=0.1)
-            return kept, store._db.execute("select count(*) from rows where kind = ?", [KIND]).fetchone()[0]
+            return kept, len(list(store.rows(KIND)))
 
         assert seconds() == (["c"], 1) and seconds() == (["c"], 1)
         clip.write_bytes((clips / "long.mp4").read_bytes())

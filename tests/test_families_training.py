@@ -26,7 +26,7 @@ from dpo_video.training.forward import rows_engine
 from dpo_video.training.order import ClipOrder
 from dpo_video.training.settings import dpo_config
 from dpo_video.training.shared_prefix import choose_engine, shared_prefix_engine, why_not_shared
-from dpo_video.training.trainer import VideoDPOTrainer
+from dpo_video.training.trainer import Feed, VideoDPOTrainer
 
 STEPS = 3
 
@@ -100,14 +100,14 @@ def test_three_dpo_steps_change_the_adapter_and_nothing_else(family: str, clips:
     order = ClipOrder([pair.video for pair in PAIRS], batch_size=1, seed=0)
     frozen = {name: parameter.clone() for name, parameter in policy.bare.named_parameters()}
     with quiet_libraries(), open_source(policy, recipe) as source:
-        reader = ClipReader(source, {pair.video: clip_request(pair, clips) for pair in PAIRS}, order.visits,
+        reader = ClipReader(source, {pair.video: clip_request(pair, clips) for pair in PAIRS}, order.clips_ahead,
                             on_bad_clip=fail)
         args = dpo_config(recipe, output_dir=tmp_path / "out", precision="no", use_cpu=True)
         args.save_strategy = "no"
         trainer = VideoDPOTrainer(
-            policy, args=args, peft_config=lora_config(recipe.train.lora, policy.family), order=order,
-            engine=choose_engine(policy),
-            read=lambda places: read_batch(policy, reader, [tokens[place] for place in places], max_length=4096))
+            policy, args=args, peft_config=lora_config(recipe.train.lora, policy.family), feed=Feed(
+                order=order, engine=choose_engine(policy), read=lambda places: read_batch(
+                    policy, reader, [tokens[place] for place in places], max_length=4096)))
         before = {name: parameter.clone() for name, parameter in adapter_parameters(trainer.model)}
         trainer.train()
     assert trainer.state.global_step == STEPS

@@ -85,10 +85,8 @@ def test_the_first_call_goes_out_before_the_rest_is_looked_at(tmp_path):
         return steady(prompt, attempt)
 
     with judge_server(answer) as server, RunStore(tmp_path) as store, open_judge(_settings(server.url)) as opened:
-        with store._db:
-            store._db.executemany("insert into rows values (?, ?, ?)", [
-                (KIND, row_key(number=number), '{"status": "answered"}') for number in range(5 * LOOKED_UP)
-                if number not in (7, 5 * LOOKED_UP - 1)])
+        for number in set(range(5 * LOOKED_UP)) - {7, 5 * LOOKED_UP - 1}:
+            store.put(KIND, row_key(number=number), {"status": "answered"})
         ask_missing(_settings(server.url), HOUND, prompts(), store, judge=opened, total=5 * LOOKED_UP)
         assert server.prompts == ["p7", f"p{5 * LOOKED_UP - 1}"]
     assert when_first_asked[0] == LOOKED_UP

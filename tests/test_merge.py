@@ -22,11 +22,11 @@ from dpo_video.video import read_frames
 def write_adapter(recipe: Recipe, folder: Path) -> None:
     """Write an adapter that changes the model visibly."""
     policy = load_policy(recipe.model)
+    torch.manual_seed(1)  # before PEFT draws, too: how far the answer moves must not depend on the tests before
     model = get_peft_model(policy.model, lora_config(recipe.train.lora, policy.family))
-    torch.manual_seed(1)
     for name, parameter in adapter_parameters(model):
         if "lora_B" in name:
-            nn.init.normal_(parameter, std=0.1)
+            nn.init.normal_(parameter, std=0.3)
     model.save_pretrained(folder)
 
 
@@ -49,7 +49,7 @@ def test_the_merged_model_answers_as_base_and_adapter(tmp_path: Path, kind: str,
                      batch_size=1, adapter=adapter)[0]
         for policy, adapter in ((merged, True), (tuned, True), (tuned, False)))
     assert got == pytest.approx(wanted, abs=1e-3)
-    assert abs(wanted - base) > 0.1
+    assert abs(wanted - base) > 0.02, "far above the tolerance"
 
 
 def test_a_folder_that_holds_something_is_not_overwritten(tmp_path: Path) -> None:

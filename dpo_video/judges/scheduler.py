@@ -183,7 +183,7 @@ class Pool:
     def _lose(self, endpoint: Endpoint, error: Passing, now: float) -> None:
         """Count a lost connection; eject the server after DEAD_AFTER, and stop the run when none is left."""
         endpoint.lost += 1
-        if endpoint.lost < DEAD_AFTER:
+        if endpoint.lost < (DEAD_AFTER if endpoint.proven else min(DEAD_AFTER, self.service.retries + 1)):
             return
         first = not endpoint.dead
         endpoint.dead = True

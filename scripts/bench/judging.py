@@ -8,7 +8,7 @@ import sys
 import time
 import urllib.request
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from dpo_video.judges.scorer import load_scorer, render
 from dpo_video.recipe_file import load_recipe
 from dpo_video.records import Candidate, Sample, write_jsonl
 from dpo_video.run import open_run
+from dpo_video.store.database import Database
 
 HERE = Path(__file__).parent
 CANDIDATES_PER_SAMPLE = 8
@@ -123,9 +124,8 @@ def fill_store(recipe: str, missing: float, where: str) -> None:
                                               answer=candidate.text, reference=sample.answer)), body
 
         stored = sorted(rows())  # in key order the tree is written once, front to back
-        run.store._db.execute("begin")
-        run.store._db.executemany("insert into rows values (?, ?, ?)", stored)
-        run.store._db.execute("commit")
+    with closing(Database(settings.run_folder / "store.sqlite")) as database:
+        database.commit(stored)
 
 
 def first_call(recipe: str, url: str) -> dict[str, Any]:
