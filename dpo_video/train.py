@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
-from transformers import TrainerCallback
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from dpo_video.errors import UserError
 from dpo_video.models.clip_source import ClipSource, EncodedClip, ReadyClip, move, open_source
@@ -32,6 +32,7 @@ from dpo_video.training.checkpoints import (
 )
 from dpo_video.training.clips import ClipReader, OnBadClip, note_bad_clip, noted_bad_clips
 from dpo_video.training.forward import Engine, rows_engine
+from dpo_video.training.fsdp import check_fsdp, is_fsdp, sharding
 from dpo_video.training.micro_batches import Cut, cut_by_tokens, whole
 from dpo_video.training.order import ClipOrder
 from dpo_video.training.processes import is_follower, num_processes, process_number, share
@@ -85,12 +86,13 @@ def train(run: "Run") -> dict[str, Any]:
     `follow`. A run that was killed goes on from its last checkpoint and ends with the same adapter.
     """
     check_train_settings(run.recipe)
+    check_fsdp(run.recipe)
     pairs = list(read_jsonl(run.folder / "pairs.jsonl", Pair))
     if not pairs:
         raise UserError(f"no pairs in {str(run.folder / 'pairs.jsonl')!r}: nothing to train on. See why they were "
                         "dropped: dpo-video pair RECIPE")
-    policy = load_policy(run.recipe.model)
-    key = training_key(run.recipe, pairs, revision=policy.revision, num_processes=num_processes())
+    policy = load_policy(run.recipe.model, to_shard=is_fsdp())
+    key = training_key(run.recipe, pairs, revision=policy.revision, num_processes=num_processes(), sharding=sharding())
     with open_rows(run.recipe, run.store) as rows:
         job = share(_plan(run, policy, pairs, rows, key=key), use_cpu=policy.device.type == "cpu")
 
@@ -110,7 +112,8 @@ def train(run: "Run") -> dict[str, Any]:
 
 def follow(recipe: Recipe) -> None:
     """Train along in a process of rank > 0, which never opens the run folder; return when there is nothing to do."""
-    policy = load_policy(recipe.model)
+    check_fsdp(recipe)
+    policy = load_policy(recipe.model, to_shard=is_fsdp())
     job: Job | None = share(None, use_cpu=policy.device.type == "cpu")
     if job is None:
         return
@@ -154,11 +157,27 @@ def train_adapter(policy: Policy, recipe: Recipe, job: Job, *, on_bad_clip: OnBa
         targets = lora_targets(policy.bare, policy.family, train_settings.tune)
         trainer = VideoDPOTrainer(
             policy, args=args, peft_config=lora_config(train_settings.lora, targets=targets), feed=feed,
-            callbacks=[WholeCheckpoints(), *([] if is_follower() else [StepBar()]), *callbacks])
-        if not _is_done(job.resume):
+            callbacks=[WholeCheckpoints()])
+        def complete() -> None:
             trainer.reference = _reference(policy, recipe, job, trainer, keep=keep)
+
+        for callback in (_BeforeSteps(complete), *([] if is_follower() else [StepBar()]), *callbacks):
+            trainer.add_callback(callback)
+        if not _is_done(job.resume):
             trainer.train(resume_from_checkpoint=None if job.resume is None else str(job.resume))
         return sum(weight.numel() for _, weight in adapter_parameters(policy.model))
+
+
+class _BeforeSteps(TrainerCallback):
+    """Does something once the trainer has placed its model: under FSDP nothing else can run a forward."""
+
+    def __init__(self, do: Callable[[], None]) -> None:
+        self._do = do
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl,
+                       **kwargs: Any) -> None:
+        """Do it."""
+        self._do()
 
 
 def _num_epochs(settings: TrainSettings, num_batches: int) -> int:
@@ -208,11 +227,12 @@ def _reference(policy: Policy, recipe: Recipe, job: Job, trainer: VideoDPOTraine
     pairs = job.selection.pairs
     reference = ReferenceLogps(policy, recipe.video, job.selection.requests)
     reference.add(job.reference)
-    cut = _cut(recipe.train, trainer.engine, agree=False)
+    together = is_fsdp()
+    cut = _cut(recipe.train, trainer.engine, agree=together)
     trainer.order.set_epoch(0, next_epoch=0)  # training begins where this pass did
     batches = list(trainer.order)
     complete_reference(
-        reference, [[pairs[place] for place in batch] for batch in batches], keep=keep,
+        reference, [[pairs[place] for place in batch] for batch in batches], keep=keep, together=together,
         compute=lambda number: trainer.compute_reference(batches[number], cut=cut, reference=reference))
     return reference
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from peft import get_peft_model_state_dict
+from torch.distributed.tensor import DTensor
 from transformers import TrainerCallback
 
 import dpo_video.train
@@ -37,7 +38,11 @@ class KeepWeights(WholeCheckpoints):
     folder: Path
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        torch.save(get_peft_model_state_dict(kwargs["model"]), self.folder / f"rank{process_number()}.pt")
+        weights = get_peft_model_state_dict(kwargs["model"])
+        whole = {name: weight.full_tensor() if isinstance(weight, DTensor) else weight
+                 for name, weight in weights.items()}
+        sharded = [name for name, weight in kwargs["model"].named_parameters() if isinstance(weight, DTensor)]
+        torch.save({"weights": whole, "sharded": sharded}, self.folder / f"rank{process_number()}.pt")
 
 
 def main(recipe_file: str, world: str, kill_at: str = "0") -> None:

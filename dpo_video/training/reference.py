@@ -119,7 +119,8 @@ def keep_logps(store: RowStore, logps: Mapping[str, Sequence[float]]) -> None:
 
 
 def complete_reference(reference: ReferenceLogps, batches: Sequence[Sequence[PairTokens]], *,
-                       compute: Callable[[int], Logps], keep: Callable[[Logps], None]) -> int:
+                       compute: Callable[[int], Logps], keep: Callable[[Logps], None],
+                       together: bool = False) -> int:
     """Make `reference` know the pairs of all batches; return how many batches had to be computed here.
 
     With several processes each computes its own batches, in step, and learns what the others found.
@@ -127,6 +128,8 @@ def complete_reference(reference: ReferenceLogps, batches: Sequence[Sequence[Pai
     Args:
         compute: returns the log-probs of a batch, by its position; empty where no clip of it can be read.
         keep: stores new log-probs; called in the process that owns the run folder.
+        together: every process must compute in each round, for a forward of sharded weights takes them all; one that
+            has nothing left runs a batch again.
     """
     missing = [position for position, pairs in enumerate(batches) if not reference.knows(pairs)]
     rounds = max(gather_object([len(missing)])) if num_processes() > 1 else len(missing)
@@ -134,7 +137,10 @@ def complete_reference(reference: ReferenceLogps, batches: Sequence[Sequence[Pai
         return 0
     with progress("reference", total=rounds) as advance:
         for turn in range(rounds):
-            found = compute(missing[turn]) if turn < len(missing) else {}
+            if turn < len(missing) or together:
+                found = compute(missing[min(turn, len(missing) - 1)] if missing else 0)
+            else:
+                found = {}
             if num_processes() > 1:
                 found = {key: values for part in gather_object([found]) for key, values in part.items()}
             found = {key: values for key, values in found.items() if not reference.has(key)}

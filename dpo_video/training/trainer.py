@@ -25,6 +25,7 @@ from dpo_video.models.clip_source import move
 from dpo_video.models.load import Policy
 from dpo_video.models.lora import assert_fp32_adapter, keep_adapter_fp32, tunes_tower
 from dpo_video.training.batches import PairBatch, loss_inputs, pair_rows
+from dpo_video.training.fsdp import adapter_state, install_fsdp, is_fsdp, shard_language_only
 from dpo_video.training.forward import Engine, encode_rows, install_engine, rows_engine
 from dpo_video.training.meter import Meter
 from dpo_video.training.micro_batches import Cut, whole
@@ -93,6 +94,15 @@ class VideoDPOTrainer(DPOTrainer):
         # read in _compute_loss (dpo_trainer.py:1318): take the reference's log-probs from the batch, where
         # `reference_logps` puts them
         self.precompute_ref_logps = True
+        if self.is_fsdp_enabled:
+            shard_language_only(self.accelerator.state.fsdp_plugin, self._base)
+
+    def create_accelerator_and_postprocess(self) -> None:
+        """Also shard on CPUs where the launcher asks for it."""
+        super().create_accelerator_and_postprocess()
+        if is_fsdp():
+            install_fsdp(self.accelerator)
+            self.is_fsdp_enabled = True
 
     def _prepare_dataset(self, dataset: Dataset, *args: Any, **kwargs: Any) -> Dataset:
         return dataset
@@ -109,9 +119,13 @@ class VideoDPOTrainer(DPOTrainer):
         return DataLoader(positions, batch_sampler=self.order, collate_fn=self._collate)  # type: ignore[arg-type]
 
     def _watch(self, engine: Engine) -> Engine:
-        """Return an engine that leaves its log-probs (R, T - 1) in `_last_logps`: TRL keeps their sums only."""
+        """Return an engine that leaves its log-probs (R, T - 1) in `_last_logps`: TRL keeps their sums only.
+
+        It runs under autocast, which accelerate 1.15 puts around every forward but FSDP2's.
+        """
         def watched(*args: Any, **kwargs: Any) -> FusedCausalLMOutput:
-            output = engine(*args, **kwargs)
+            with self.accelerator.autocast():
+                output = engine(*args, **kwargs)
             self._last_logps = output.log_probs
             return output
 
@@ -233,6 +247,13 @@ class VideoDPOTrainer(DPOTrainer):
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add what TRL does not measure to a line about training steps."""
         super().log({**logs, **self.meter.take()} if "loss" in logs else logs, start_time)
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Write the adapter; under FSDP too, where transformers would gather the whole model, or write shards only."""
+        if self.is_fsdp_enabled:
+            self._save(output_dir, state_dict=adapter_state(self.model))
+        else:
+            super().save_model(output_dir, _internal_call)
 
     def floating_point_ops(self, inputs: Mapping[str, Any]) -> int:
         """Return 0: transformers' estimate counts neither the tower nor the frozen weights."""
