@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import TrainerCallback
 
 from dpo_video.errors import UserError
 from dpo_video.models.clip_source import ClipSource, EncodedClip, ReadyClip, move, open_source
@@ -157,27 +157,13 @@ def train_adapter(policy: Policy, recipe: Recipe, job: Job, *, on_bad_clip: OnBa
         targets = lora_targets(policy.bare, policy.family, train_settings.tune)
         trainer = VideoDPOTrainer(
             policy, args=args, peft_config=lora_config(train_settings.lora, targets=targets), feed=feed,
-            callbacks=[WholeCheckpoints()])
-        def complete() -> None:
-            trainer.reference = _reference(policy, recipe, job, trainer, keep=keep)
-
-        for callback in (_BeforeSteps(complete), *([] if is_follower() else [StepBar()]), *callbacks):
+            callbacks=[WholeCheckpoints()],
+            reference=lambda trainer: _reference(policy, recipe, job, trainer, keep=keep))
+        for callback in (*([] if is_follower() else [StepBar()]), *callbacks):  # the reference has a bar of its own
             trainer.add_callback(callback)
         if not _is_done(job.resume):
             trainer.train(resume_from_checkpoint=None if job.resume is None else str(job.resume))
         return sum(weight.numel() for _, weight in adapter_parameters(policy.model))
-
-
-class _BeforeSteps(TrainerCallback):
-    """Does something once the trainer has placed its model: under FSDP nothing else can run a forward."""
-
-    def __init__(self, do: Callable[[], None]) -> None:
-        self._do = do
-
-    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl,
-                       **kwargs: Any) -> None:
-        """Do it."""
-        self._do()
 
 
 def _num_epochs(settings: TrainSettings, num_batches: int) -> int:

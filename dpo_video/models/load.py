@@ -119,8 +119,7 @@ def _move_all_but_language(model: Model, device: torch.device) -> None:
     language = set(model.get_decoder().modules()) | {model.get_output_embeddings()}
     for module in model.modules():
         if module not in language:
-            for tensor in (*module.parameters(recurse=False), *module.buffers(recurse=False)):
-                tensor.data = tensor.data.to(device)
+            module._apply(lambda tensor: tensor.to(device), recurse=False)
 
 
 def language_linears(model: nn.Module, family: Family) -> list[str]:

@@ -4,17 +4,18 @@ import os
 from typing import Any
 
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, PartialState
 from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin, parse_flag_from_env
 from torch import Tensor, nn
-from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 from torch.distributed.fsdp import MixedPrecisionPolicy
 from torch.distributed.fsdp.wrap import transformer_auto_wrap_policy
+from torch.distributed.tensor import DTensor
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from dpo_video.errors import UserError
 from dpo_video.models.families import Model
 from dpo_video.models.load import language_parameters
+from dpo_video.models.lora import adapter_parameters
 from dpo_video.recipe import Recipe
 from dpo_video.training.processes import num_processes
 
@@ -37,36 +38,43 @@ def check_fsdp(recipe: Recipe) -> None:
         return
     version = os.environ.get("FSDP_VERSION", "1")
     if version != "2":
-        raise UserError(f"fsdp_version is {version}, and FSDP1 packs parameters into flat ones of a single type: float32 "
-                        "LoRA over a bfloat16 model does not fit. Set fsdp_version to 2, as in " + SHIPPED)
+        raise UserError(f"fsdp_version is {version}, and FSDP1 packs the weights of a layer into one of a single type: "
+                        "float32 LoRA beside bfloat16 weights does not fit. Set fsdp_version to 2, as in "
+                        f"{SHIPPED}")
     if num_processes() < 2:
-        raise UserError("FSDP shards a model over several processes, and this is one. Launch more (--num_processes), or "
-                        "run dpo-video train without FSDP")
+        raise UserError("FSDP shards a model over several processes, and this is one. Launch more (--num_processes), "
+                        "or run dpo-video train without FSDP")
+    if recipe.model.device == "cpu" and torch.cuda.is_available():
+        raise UserError("model.device is 'cpu', and FSDP takes the GPUs that it finds. Set model.device to auto, or "
+                        "hide them (CUDA_VISIBLE_DEVICES=)")
     if recipe.model.quantize != "none":
         raise UserError(f"model.quantize is {recipe.model.quantize!r}, and packed 4-bit weights cannot be sharded by "
                         "FSDP. Set model.quantize to none, or launch without FSDP (--multi_gpu): each process then "
                         "holds all of the 4-bit model")
-    for name, (told, instead) in _REFUSED.items():
+    if "8bit" in recipe.train.optimizer:
+        raise UserError(f"train.optimizer is {recipe.train.optimizer!r}, and 8-bit states do not fit FSDP's sharded "
+                        "weights. Set train.optimizer to adamw_torch")
+    for name, (told, why) in _MUST_BE_FALSE.items():
         if parse_flag_from_env(name):
-            raise UserError(f"{told}. {instead}, as in {SHIPPED}")
+            raise UserError(f"{told} is true, {why}. Set it to false, as in {SHIPPED}")
 
 
-_REFUSED = {
+_MUST_BE_FALSE = {
     "FSDP_CPU_RAM_EFFICIENT_LOADING": (
-        "fsdp_cpu_ram_efficient_loading is true (accelerate's default), which loads weights in the first process only "
-        "and can broadcast sharded ones alone: the tower stays whole", "Set it to false"),
+        "fsdp_cpu_ram_efficient_loading", "as accelerate has it by default, which leaves weights to the first process "
+        "to broadcast, and accelerate can broadcast sharded ones only: the tower stays whole"),
     "FSDP_ACTIVATION_CHECKPOINTING": (
-        "fsdp_activation_checkpointing is true, and train.gradient_checkpointing is the one place for it",
-        "Set it to false"),
+        "fsdp_activation_checkpointing", "and train.gradient_checkpointing is the one place for it"),
 }
 
 
 def install_fsdp(accelerator: Accelerator) -> None:
-    """Put accelerate's FSDP plugin to work on CPUs too: accelerate 1.15 reads it for accelerators only (state.py:985)."""
+    """Put the launcher's FSDP to work on CPUs too: accelerate 1.15 does for accelerators only (state.py:985)."""
     state: Any = accelerator.state
     if state.distributed_type == DistributedType.MULTI_CPU:
-        state.distributed_type = DistributedType.FSDP
         state.fsdp_plugin = FullyShardedDataParallelPlugin()
+        state.distributed_type = DistributedType.FSDP
+        PartialState._shared_state["distributed_type"] = DistributedType.FSDP  # as there: every new state copies it
 
 
 def shard_language_only(plugin: FullyShardedDataParallelPlugin, bare: Model) -> None:
@@ -82,8 +90,9 @@ def shard_language_only(plugin: FullyShardedDataParallelPlugin, bare: Model) -> 
     kinds = {type(layer) for layer in layers}
     outside = [name for name, module in bare.named_modules() if type(module) in kinds and module not in layers]
     if not layers or outside:
-        raise UserError(f"FSDP cannot tell the layers of the language model of {type(bare).__name__} apart"
-                        f"{f' ({outside[0]} has the same class)' if outside else ''}. Launch without FSDP (--multi_gpu)")
+        why = f" ({outside[0]} has the same class)" if outside else ""
+        raise UserError(f"FSDP cannot tell the layers of the language model of {type(bare).__name__} apart{why}. "
+                        "Launch without FSDP (--multi_gpu)")
     language = {id(weight) for weight in language_parameters(bare)}
     whole = [weight for weight in bare.parameters() if not weight.requires_grad and id(weight) not in language]
     plugin.auto_wrap_policy = transformer_auto_wrap_policy
@@ -93,7 +102,7 @@ def shard_language_only(plugin: FullyShardedDataParallelPlugin, bare: Model) -> 
     plugin.mixed_precision_policy = MixedPrecisionPolicy(reduce_dtype=torch.float32)
 
 
-def adapter_state(model: nn.Module) -> dict[str, Tensor]:
-    """Return the whole adapter on the CPU, in the first process; the others join in and get nothing."""
-    options = StateDictOptions(full_state_dict=True, cpu_offload=True, ignore_frozen_params=True)
-    return get_model_state_dict(model, options=options)
+def whole_adapter(model: nn.Module) -> dict[str, Tensor]:
+    """Return the adapter's weights by name, each whole and on the CPU; every process must call this."""
+    return {name: (weight.full_tensor() if isinstance(weight, DTensor) else weight).detach().cpu()
+            for name, weight in adapter_parameters(model)}

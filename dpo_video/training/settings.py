@@ -139,6 +139,7 @@ _RESUME = "resuming is ours: the last checkpoint of the same settings is continu
 _EVALUATION = "nothing is evaluated inside training; held-out clips are the `evaluate` stage"
 _HUB = "nothing is uploaded from training, and a recipe never holds a token; upload the adapter folder yourself"
 _REFERENCE = "with LoRA the reference is the model without its adapter, so there is no second model to move"
+_FSDP = "FSDP is the launcher's: accelerate launch --config_file recipes/accelerate/fsdp2.yaml"
 REFUSED: dict[str, str] = {
     "padding_free": "TRL 1.16 switches it off with a warning; video rows are padded",
     "truncation_mode": "a cut prompt loses video tokens; a pair over `train.max_length` is dropped and counted instead",
@@ -158,6 +159,7 @@ REFUSED: dict[str, str] = {
     "save_on_each_node": _RESUME, "logging_first_step": "the first step is always logged: its margin is checked",
     "include_num_input_tokens_seen": "TRL counts tokens as `num_tokens`",
     "local_rank": "`accelerate launch` sets it", "disable_tqdm": "the progress bar is ours",
+    "fsdp": _FSDP, "fsdp_config": _FSDP,
     "load_best_model_at_end": _EVALUATION, "metric_for_best_model": _EVALUATION, "greater_is_better": _EVALUATION,
     "do_train": _EVALUATION, "do_eval": _EVALUATION, "do_predict": _EVALUATION, "eval_strategy": _EVALUATION,
     "eval_steps": _EVALUATION, "eval_delay": _EVALUATION, "eval_on_start": _EVALUATION,
