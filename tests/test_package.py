@@ -95,4 +95,5 @@ def test_the_wheel_carries_recipes_and_scorers(tmp_path: Path) -> None:
         command = [sys.executable, "-c", code, kind]
         done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
         assert wanted in done.stdout, done.stderr
+    assert (target / "dpo_video" / "recipes" / "accelerate" / "fsdp2.yaml").is_file()
     assert not (target / "recipes").exists() and not (target / "scorers").exists(), "data is no import package"

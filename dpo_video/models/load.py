@@ -95,7 +95,7 @@ def load_policy(settings: ModelSettings, *, adapter: Path | None = None, to_shar
         raise UserError(f"the model {settings.name!r} has no chat template: use its instruction-tuned variant")
     model.requires_grad_(False).eval()
     if to_shard:
-        _move_all_but_language(model, device)
+        move_all_but_language(model, device)
     if settings.quantize == "nf4":
         assert_quantized(model, family)
     if family.install_positions is not None:
@@ -114,7 +114,7 @@ def language_parameters(model: Model) -> list[nn.Parameter]:
     return [*model.get_decoder().parameters(), *model.get_output_embeddings().parameters()]
 
 
-def _move_all_but_language(model: Model, device: torch.device) -> None:
+def move_all_but_language(model: Model, device: torch.device) -> None:
     """Move tower, projector and whatever else stands beside the language model, in place."""
     language = set(model.get_decoder().modules()) | {model.get_output_embeddings()}
     for module in model.modules():

@@ -18,8 +18,7 @@ from dpo_video.models.load import language_parameters
 from dpo_video.models.lora import adapter_parameters
 from dpo_video.recipe import Recipe
 from dpo_video.training.processes import num_processes
-
-SHIPPED = "recipes/accelerate/fsdp2.yaml"
+from dpo_video.training.settings import FSDP_CONFIG
 
 
 def is_fsdp() -> bool:
@@ -40,7 +39,7 @@ def check_fsdp(recipe: Recipe) -> None:
     if version != "2":
         raise UserError(f"fsdp_version is {version}, and FSDP1 packs the weights of a layer into one of a single type: "
                         "float32 LoRA beside bfloat16 weights does not fit. Set fsdp_version to 2, as in "
-                        f"{SHIPPED}")
+                        f"{FSDP_CONFIG}")
     if num_processes() < 2:
         raise UserError("FSDP shards a model over several processes, and this is one. Launch more (--num_processes), "
                         "or run dpo-video train without FSDP")
@@ -56,7 +55,7 @@ def check_fsdp(recipe: Recipe) -> None:
                         "weights. Set train.optimizer to adamw_torch")
     for name, (told, why) in _MUST_BE_FALSE.items():
         if parse_flag_from_env(name):
-            raise UserError(f"{told} is true, {why}. Set it to false, as in {SHIPPED}")
+            raise UserError(f"{told} is true, {why}. Set it to false, as in {FSDP_CONFIG}")
 
 
 _MUST_BE_FALSE = {

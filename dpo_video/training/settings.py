@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from dpo_video.errors import UserError
-from dpo_video.names import choose, did_you_mean
+from dpo_video.names import choose, did_you_mean, shipped_folder
 from dpo_video.recipe import Recipe, TrainSettings
 
 if TYPE_CHECKING:
@@ -139,7 +139,9 @@ _RESUME = "resuming is ours: the last checkpoint of the same settings is continu
 _EVALUATION = "nothing is evaluated inside training; held-out clips are the `evaluate` stage"
 _HUB = "nothing is uploaded from training, and a recipe never holds a token; upload the adapter folder yourself"
 _REFERENCE = "with LoRA the reference is the model without its adapter, so there is no second model to move"
-_FSDP = "FSDP is the launcher's: accelerate launch --config_file recipes/accelerate/fsdp2.yaml"
+FSDP_CONFIG = shipped_folder("recipes") / "accelerate" / "fsdp2.yaml"
+"""For `accelerate launch --config_file`."""
+_FSDP = f"FSDP is the launcher's: accelerate launch --config_file {FSDP_CONFIG}"
 REFUSED: dict[str, str] = {
     "padding_free": "TRL 1.16 switches it off with a warning; video rows are padded",
     "truncation_mode": "a cut prompt loses video tokens; a pair over `train.max_length` is dropped and counted instead",
