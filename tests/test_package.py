@@ -11,8 +11,8 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "dpo_video"
 LEVELS: list[set[str]] = [
     {"errors"}, {"names", "progress", "quiet", "statistics", "texts", "cluster"}, {"records", "recipe", "near"},
-    {"recipe_file", "store", "toy"},
-    {"video"}, {"models", "judges", "screening"}, {"training", "formats"},
+    {"recipe_file", "store", "toy", "screening"},
+    {"video"}, {"models", "judges"}, {"training", "formats"},
     {"cleaned", "tracking", "summary", "pair_table", "audit_page", "parquet"},
     {"clean"}, {"data"}, {"run"},
     {"pair_rules", "measures", "agreement"}, {"pair_answers", "pair_numbers", "tie_breaks", "video_negatives"},
