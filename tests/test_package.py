@@ -15,7 +15,8 @@ LEVELS: list[set[str]] = [
     {"video"}, {"models", "judges"}, {"training", "formats"},
     {"cleaned", "tracking", "summary", "pair_table", "audit_page", "parquet"},
     {"clean"}, {"data"}, {"run"},
-    {"pair_rules", "measures", "agreement"}, {"pair_answers", "pair_numbers", "tie_breaks", "video_negatives"},
+    {"pair_rules", "measures", "agreement", "rewards"},
+    {"pair_answers", "pair_numbers", "tie_breaks", "video_negatives"},
     {"generate", "judge", "pair", "train"}, {"generate_server", "evaluate", "merge", "audit", "agree"},
     {"judge_offline", "generate_ray", "plan"}, {"check_recipe"}, {"check", "frames", "listing"}, {"cli_data"}, {"cli"},
     {"__main__"}]
