@@ -39,7 +39,7 @@ def loading(name: str) -> Iterator[None]:
 
 @contextmanager
 def progress(title: str, *, total: int) -> Iterator[Advance]:
-    """Show a bar on stderr while the block runs, unless there is nothing to do; yields the function that advances it."""
+    """Show a bar on stderr while the block runs, if there is anything to do; yields what advances it."""
     wide = Column(min_width=7, no_wrap=True)
     columns = (TextColumn("{task.description}"), BarColumn(bar_width=20), MofNCompleteColumn(table_column=wide),
                TimeElapsedColumn(table_column=wide), TimeRemainingColumn(table_column=wide),
