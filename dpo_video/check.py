@@ -29,7 +29,7 @@ from dpo_video.plan import Calls, Plan, Spread, render
 from dpo_video.recipe import Recipe
 from dpo_video.recipe_file import load_recipe
 from dpo_video.records import Sample
-from dpo_video.video import ClipRequest, FramePool, VideoError, clip_key, plan_indices, resolve_video
+from dpo_video.video import ClipRequest, FramePool, VideoError, clip_key, clip_request, plan_indices
 
 __all__ = ["Plan", "check", "render"]
 
@@ -146,15 +146,15 @@ def _requests(recipe: Recipe, samples: Sequence[Sample], root: Path, findings: F
     requests, missing = [], []
     for sample in {clip_key(sample): sample for sample in samples}.values():
         try:
-            found = resolve_video(sample.video, root)
+            request = clip_request(sample, root)
         except VideoError as error:
             missing.append(str(error))
             continue
-        lost = [path for path in (found if isinstance(found, list) else [found]) if not path.exists()]
+        files = request.video if isinstance(request.video, tuple) else (request.video,)
+        lost = [path for path in files if not path.exists()]
         missing += [f"no file at {str(lost[0])!r}"] if lost else []
         if not lost:
-            requests.append(ClipRequest(key=clip_key(sample), video=tuple(found) if isinstance(found, list) else found,
-                                        start=sample.start, end=sample.end))
+            requests.append(request)
     total = len(requests) + len(missing)
     if missing:
         stops = len(missing) > recipe.data.max_bad_fraction * total

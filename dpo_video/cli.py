@@ -221,6 +221,23 @@ def audit(
 
 
 @app.command()
+def rewards(
+    run_folder: Annotated[str, typer.Argument(metavar="RUN", help="A run folder, e.g. runs/quickstart.")],
+    adapter: Annotated[str, typer.Option(help="Folder of the tuned adapter; RUN/adapter when left out.")] = "",
+    out: Annotated[str, typer.Option(help="JSONL to write; RUN/rewards.jsonl when left out.")] = "",
+) -> None:
+    """Compute the tuned policy's implicit reward of every candidate, for pair.implicit_rewards."""
+    from dpo_video.rewards import write_rewards
+    from dpo_video.run import open_run, recipe_of
+
+    folder = Path(run_folder)
+    with open_run(recipe_of(folder)) as opened:
+        summary = write_rewards(opened, adapter=Path(adapter) if adapter else folder / "adapter",
+                                out=Path(out) if out else folder / "rewards.jsonl")
+    print("rewards: " + ", ".join(f"{name} {value}" for name, value in summary.items()))
+
+
+@app.command()
 def merge(
     run_folder: Annotated[str, typer.Argument(metavar="RUN", help="A run folder, e.g. runs/quickstart.")],
     out: Annotated[str, typer.Option(help="Folder for the merged model; RUN/merged when left out.")] = "",

@@ -23,7 +23,7 @@ from dpo_video.judges.verdict import Verdict, check_examples, read_reply
 from dpo_video.recipe import JudgeSettings
 from dpo_video.records import Candidate, Judgment, Sample, write_jsonl
 from dpo_video.run import Run
-from dpo_video.screening import Screening, screen
+from dpo_video.screening import Screening
 from dpo_video.store import RunStore
 
 
@@ -31,8 +31,7 @@ def judge(run: Run) -> dict[str, Any]:
     """Score candidates.jsonl into judgments.jsonl; return counts."""
     settings = run.recipe.judge
     scorer = load_scorer(settings.scorer)
-    candidates = open_candidates(run.folder / "candidates.jsonl", run.samples)
-    screening = screen((candidate for _, _, candidate in candidates.in_order()), run.recipe.clean)
+    candidates, screening = open_candidates(run.folder / "candidates.jsonl", run.samples, run.recipe.clean)
     note_cleaned(run.folder, "answer", (dropped_answer(candidates.numbered(number), why)
                                         for number, why in screening.dropped.items()))
     judge_all = _judge_by_several if takes_several(settings, scorer) else _judge_each

@@ -168,7 +168,7 @@ def read_rewards(settings: PairSettings) -> dict[str, float] | None:
     if settings.implicit_rewards is None:
         if settings.keep_hardest < 1:
             raise UserError(f"pair.keep_hardest {settings.keep_hardest:g} chooses by implicit margins: set "
-                            "pair.implicit_rewards to a JSONL of candidate_id and reward")
+                            "pair.implicit_rewards to what `dpo-video rewards RUN` writes")
         return None
     path = Path(settings.implicit_rewards).expanduser()
     rewards: dict[str, float] = {}

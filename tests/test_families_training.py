@@ -22,13 +22,14 @@ from dpo_video.quiet import quiet_libraries
 from dpo_video.recipe import Recipe
 from dpo_video.records import Pair
 from dpo_video.training.batches import read_batch, tokenize_pair
-from dpo_video.training.clips import ClipReader, clip_request
+from dpo_video.training.clips import ClipReader
 from dpo_video.training.forward import rows_engine
 from dpo_video.training.fsdp import shard_language_only
 from dpo_video.training.order import ClipOrder
 from dpo_video.training.settings import dpo_config
 from dpo_video.training.shared_prefix import choose_engine, shared_prefix_engine, why_not_shared
 from dpo_video.training.trainer import Feed, VideoDPOTrainer
+from dpo_video.video import clip_request
 
 STEPS = 3
 

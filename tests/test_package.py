@@ -11,11 +11,12 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "dpo_video"
 LEVELS: list[set[str]] = [
     {"errors"}, {"names", "progress", "quiet", "statistics", "texts", "cluster"}, {"records", "recipe", "near"},
-    {"recipe_file", "store", "toy"},
-    {"video"}, {"models", "judges", "screening"}, {"training", "formats"},
+    {"recipe_file", "store", "toy", "screening"},
+    {"video"}, {"models", "judges"}, {"training", "formats"},
     {"cleaned", "tracking", "summary", "pair_table", "audit_page", "parquet"},
     {"clean"}, {"data"}, {"run"},
-    {"pair_rules", "measures", "agreement"}, {"pair_answers", "pair_numbers", "tie_breaks", "video_negatives"},
+    {"pair_rules", "measures", "agreement", "rewards"},
+    {"pair_answers", "pair_numbers", "tie_breaks", "video_negatives"},
     {"generate", "judge", "pair", "train"}, {"generate_server", "evaluate", "merge", "audit", "agree"},
     {"judge_offline", "generate_ray", "plan"}, {"check_recipe"}, {"check", "frames", "listing"}, {"cli_data"}, {"cli"},
     {"__main__"}]

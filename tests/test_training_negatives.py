@@ -23,14 +23,23 @@ from dpo_video.run import Run
 from dpo_video.store import RunStore
 from dpo_video.train import train
 from dpo_video.training.batches import PairBatch, pair_rows, tokenize_pair
-from dpo_video.training.clips import ClipReader, clip_request, rejected_clip_request
+from dpo_video.training.clips import ClipReader
 from dpo_video.training.forward import Engine, rows_engine
 from dpo_video.training.micro_batches import pair_sizes, run_tokens
 from dpo_video.training.order import ClipOrder
 from dpo_video.training.reference import ReferenceLogps
 from dpo_video.training.selection import read_selection, select_pairs, without_clips
 from dpo_video.training.shared_prefix import shared_prefix_engine
-from dpo_video.video import clip_key, corrupt, read_frames, rejected_clip_key, rejected_part, video_metadata
+from dpo_video.video import (
+    clip_key,
+    clip_request,
+    corrupt,
+    read_frames,
+    rejected_clip_key,
+    rejected_clip_request,
+    rejected_part,
+    video_metadata,
+)
 from dpo_video.video.cache import DiskCache
 from dpo_video.video_negatives import add_negatives
 

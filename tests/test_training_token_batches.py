@@ -21,7 +21,7 @@ from dpo_video.quiet import quiet_libraries
 from dpo_video.recipe import Recipe
 from dpo_video.records import Pair
 from dpo_video.training.batches import PairBatch, read_batch, tokenize_pair
-from dpo_video.training.clips import ClipReader, clip_request
+from dpo_video.training.clips import ClipReader
 from dpo_video.training.meter import TIMED
 from dpo_video.training.micro_batches import (
     Size,
@@ -37,6 +37,7 @@ from dpo_video.training.order import ClipOrder
 from dpo_video.training.settings import check_train_settings, dpo_config, pairs_per_read
 from dpo_video.training.shared_prefix import choose_engine
 from dpo_video.training.trainer import Feed, VideoDPOTrainer
+from dpo_video.video import clip_request
 
 
 @pytest.fixture(scope="module")

@@ -27,12 +27,12 @@ from dpo_video.run import Run
 from dpo_video.store import RunStore
 from dpo_video.tracking import Tracker
 from dpo_video.training.batches import read_batch, tokenize_pair
-from dpo_video.training.clips import ClipReader, clip_request, rejected_clip_request
+from dpo_video.training.clips import ClipReader
 from dpo_video.training.forward import Engine, rows_engine
 from dpo_video.training.order import ClipOrder
 from dpo_video.training.settings import dpo_config
 from dpo_video.training.trainer import Feed, VideoDPOTrainer
-from dpo_video.video import clip_key, rejected_clip_key
+from dpo_video.video import clip_key, clip_request, rejected_clip_key, rejected_clip_request
 
 KINDS: tuple[Kind, ...] = ("qwen2_5_vl", "llava_next_video")
 FRAMES = (5, 14, 30)

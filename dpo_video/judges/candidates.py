@@ -7,7 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from dpo_video.errors import UserError
+from dpo_video.recipe import CleanSettings
 from dpo_video.records import Candidate, Sample, read_places
+from dpo_video.screening import Screening, screen
 
 DIGEST_BYTES = 32
 
@@ -53,22 +55,30 @@ class CandidateFile:
                 yield number, self.samples[candidate.sample_id], candidate
 
 
-def open_candidates(path: Path, samples: Iterable[Sample]) -> CandidateFile:
-    """Read through a candidates file; UserError where it is wrong, empty, or answers other samples."""
+def open_candidates(path: Path, samples: Iterable[Sample], clean: CleanSettings) -> tuple[CandidateFile, Screening]:
+    """Read once through a candidates file; UserError where it is wrong, empty, or answers other samples.
+
+    The screening says which candidates are judged.
+    """
     known = {sample.id: sample for sample in samples}
     places, of_sample, appeared = array("q"), array("i"), dict[str, int]()
-    for place, candidate in read_places(path, Candidate):
-        if candidate.sample_id not in known:
-            raise UserError(f"candidate {candidate.id!r} answers sample {candidate.sample_id!r}, which is not among "
-                            "data.samples. Make the candidates again: dpo-video generate RECIPE")
-        places.append(place)
-        of_sample.append(appeared.setdefault(candidate.sample_id, len(appeared)))
+
+    def reading() -> Iterator[Candidate]:
+        for place, candidate in read_places(path, Candidate):
+            if candidate.sample_id not in known:
+                raise UserError(f"candidate {candidate.id!r} answers sample {candidate.sample_id!r}, which is not "
+                                "among data.samples. Make the candidates again: dpo-video generate RECIPE")
+            places.append(place)
+            of_sample.append(appeared.setdefault(candidate.sample_id, len(appeared)))
+            yield candidate
+
+    screening = screen(reading(), clean)
     if not places:
         raise UserError(f"no candidates in {str(path)!r}; make them first: dpo-video generate RECIPE")
     ranks = caption_ranks(known[name] for name in appeared)
     rank_of = [ranks[name] for name in appeared]
     order = array("i", sorted(range(len(places)), key=lambda number: rank_of[of_sample[number]]))
-    return CandidateFile(path=path, samples=known, ranks=ranks, places=places, order=order)
+    return CandidateFile(path=path, samples=known, ranks=ranks, places=places, order=order), screening
 
 
 def caption_ranks(samples: Iterable[Sample]) -> dict[str, int]:

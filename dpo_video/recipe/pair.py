@@ -30,7 +30,8 @@ class PairSettings(Section):
     min_rejected_length: NonNegativeInt = 0
     """Drop pairs whose rejected answer has fewer characters."""
     implicit_rewards: str | None = None
-    """JSONL of Reward: the policy's implicit reward of every candidate. Pairs then carry their implicit margin."""
+    """JSONL of Reward: a policy's implicit reward of every candidate, as `dpo-video rewards RUN` writes it. Pairs then
+    carry their implicit margin."""
     keep_hardest: float = Field(default=1.0, gt=0, le=1)
     """Share of the pairs that stay, those with the smallest implicit margins; needs `implicit_rewards`."""
     balance_length: bool = False

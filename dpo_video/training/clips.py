@@ -4,36 +4,15 @@ import json
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import replace
 from itertools import dropwhile
 from pathlib import Path
 
 from dpo_video.errors import UserError
 from dpo_video.models.clip_source import ClipSource, EncodedClip, ReadyClip
-from dpo_video.records import Pair
-from dpo_video.video import ClipRequest, check_corruption, clip_key, rejected_clip_key, rejected_part, resolve_video
+from dpo_video.video import ClipRequest
 
 OnBadClip = Callable[[str, UserError], None]
 """Told a clip's key and why it cannot be read; may raise to stop."""
-
-
-def clip_request(pair: Pair, root: Path) -> ClipRequest:
-    """Return what to decode for a pair; raises VideoError for an address."""
-    return _request(clip_key(pair), pair.video, root, start=pair.start, end=pair.end)
-
-
-def rejected_clip_request(pair: Pair, root: Path) -> ClipRequest:
-    """Return what to decode for a pair's rejected answer, and what is then done to the frames."""
-    if pair.rejected_corruption is not None:
-        check_corruption(pair.rejected_corruption, f"rejected_corruption of the pair of sample {pair.sample_id!r}")
-    video, start, end = rejected_part(pair)
-    return replace(_request(rejected_clip_key(pair), video, root, start=start, end=end),
-                   corruption=pair.rejected_corruption)
-
-
-def _request(key: str, name: str | list[str], root: Path, *, start: float | None, end: float | None) -> ClipRequest:
-    video = resolve_video(name, root)
-    return ClipRequest(key=key, video=tuple(video) if isinstance(video, list) else video, start=start, end=end)
 
 
 class ClipReader:

@@ -27,7 +27,8 @@ from dpo_video.video.cache import frames_identity
 KIND = "reference"
 """Rows of the run store: {"logps": [...]}, one number in nats per token of the answer, end of turn included.
 
-The sum, the token count and the part up to the shorter answer that `trl.ld_alpha` weighs all follow from them.
+The sum, the token count and the part up to the shorter answer that `trl.ld_alpha` weighs all follow from them. Those
+under a tuned policy stand beside them, their keys made from these and the adapter's contents (rewards.py).
 """
 Logps = dict[str, list[float]]
 """Per-token log-probs of answers, by key."""

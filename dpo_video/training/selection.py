@@ -14,8 +14,8 @@ from dpo_video.progress import progress
 from dpo_video.recipe import Recipe, VideoSettings
 from dpo_video.records import Pair
 from dpo_video.training.batches import PairTokens, tokenize_pair
-from dpo_video.training.clips import OnBadClip, clip_request, rejected_clip_request
-from dpo_video.video import ClipRequest, VideoError, clip_key, rejected_clip_key
+from dpo_video.training.clips import OnBadClip
+from dpo_video.video import ClipRequest, VideoError, clip_key, clip_request, rejected_clip_key, rejected_clip_request
 
 LARGE = 8192
 """Pixels on a side, more than any checkpoint lets a frame keep."""
