@@ -9,6 +9,8 @@ from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
+from pydantic_core import from_json
+
 from dpo_video.errors import UserError
 from dpo_video.names import did_you_mean
 
@@ -213,14 +215,22 @@ def _lines(path: Path, what: str) -> Iterator[tuple[int, int, bytes]]:
 
 def _object(line: bytes, where: str) -> dict[str, Any]:
     try:
-        row = json.loads(line.decode())
+        row = from_json(line)
+    except ValueError:
+        row = _slowly(line, where)
+    if not isinstance(row, dict):
+        raise UserError(f"{where}: expected a JSON object, got {line.decode().strip()[:40]!r}")
+    return row
+
+
+def _slowly(line: bytes, where: str) -> Any:
+    """Return what a line holds that `from_json` does not take: half a surrogate pair is no error, else say what is."""
+    try:
+        return json.loads(line.decode())
     except UnicodeDecodeError as error:
         raise UserError(f"{where}: not UTF-8 text") from error
     except json.JSONDecodeError as error:
         raise UserError(f"{where}: not JSON ({error.msg} at column {error.colno})") from error
-    if not isinstance(row, dict):
-        raise UserError(f"{where}: expected a JSON object, got {line.decode().strip()[:40]!r}")
-    return row
 
 
 def as_row(record: AnyRecord) -> dict[str, Any]:

@@ -212,7 +212,7 @@ def _fingerprint(run: Run, name: str) -> str:
     parts: dict[str, Any] = {section: settings[section] for section in stage.sections}
     parts["data"] = {"max_bad_fraction": run.recipe.data.max_bad_fraction}
     samples = [*run.samples, *run.heldout] if name == "evaluate" else run.samples
-    parts["samples"] = [as_row(sample) for sample in samples]
+    parts["samples"] = (as_row(sample) for sample in samples)
     parts["files"] = {file: content_hash(run.folder / file) for file in stage.reads}
     if name == "pair" and run.recipe.data.pairs is not None:
         parts["pairs"] = content_hash(Path(run.recipe.data.pairs).expanduser())

@@ -1,29 +1,31 @@
 """Keys of replies: made of all that determines a reply, for one prompt or for many answers to a question, and kept."""
 
 import hashlib
-import json
 from array import array
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from dpo_video.judges.backends import Judge, Messages, mode_of
 from dpo_video.judges.scorer import Scorer, around, fence, user_turn
 from dpo_video.recipe import JudgeSettings
 from dpo_video.records import Candidate, Sample
 from dpo_video.screening import Screening
+from dpo_video.store.keys import ENCODE
 
 if TYPE_CHECKING:
     from hashlib import _Hash
 
-ENCODE = json.JSONEncoder(sort_keys=True, ensure_ascii=True, separators=(",", ":")).encode
 MARK = "\0mark"
 DIGEST_BYTES = 32
 DIGEST = np.dtype(f"S{DIGEST_BYTES}")
 """numpy hides zero bytes at the end, and compares them as the least there is: all the same for bytes of one length."""
 NO_DIGEST = bytes(DIGEST_BYTES)
+COMPARED = 50_000
+"""Digests that are compared at once."""
 
 KeyOfAnswer = Callable[[str], bytes]
 
@@ -106,19 +108,23 @@ class Keys:
                 self._digests += NO_DIGEST
 
     def missing(self, order: "array[int]", stored: Iterable[str]) -> "array[int]":
-        """Return the candidates, in `order`, that no stored key answers; of equal keys the first."""
-        digests, numbers = np.frombuffer(self._digests, DIGEST), np.frombuffer(order, np.intc)
-        numbers = numbers[digests[numbers] != b""]
-        unique, places = np.unique(digests[numbers], return_index=True)
-        self._first = bytearray(len(order))
-        np.frombuffer(self._first, np.bool_)[numbers[places]] = True
-        have = bytearray(NO_DIGEST)  # which is none of the unique ones
+        """Return the candidates, in `order`, whose keys are not stored; of those with equal keys one."""
+        have = bytearray(NO_DIGEST)  # so that it is never empty
         for key in stored:
             have += bytes.fromhex(key)
         known = np.frombuffer(have, DIGEST)
         known.sort()
-        left = known.take(np.searchsorted(known, unique), mode="clip") != unique
-        return array("i", numbers[np.sort(places[left])].tobytes())
+        digests = np.frombuffer(self._digests, DIGEST)
+        numbers = np.argsort(digests, kind="stable")
+        digests = digests[numbers]
+        is_first = digests != b""
+        is_first[1:] &= digests[1:] != digests[:-1]
+        self._first = bytearray(len(order))
+        np.frombuffer(self._first, np.bool_)[numbers[is_first]] = True
+        is_missing = np.zeros(len(order), np.bool_)
+        is_missing[numbers[is_first & ~_among(digests, known)]] = True
+        asked = np.frombuffer(order, np.intc)
+        return array("i", asked[is_missing[asked]].tobytes())
 
     def share(self, takes: "array[int]") -> None:
         """Give those that take another candidate's judgment its key."""
@@ -142,6 +148,15 @@ class Keys:
     def is_first(self, number: int) -> bool:
         """Return whether the candidate's reply is counted with it: equal texts share one."""
         return bool(self._first[number])
+
+
+def _among(digests: NDArray[Any], known: NDArray[Any]) -> NDArray[np.bool_]:
+    """Return for each digest whether it is known; both are sorted, and a part of them is compared at a time."""
+    found = np.zeros(len(digests), np.bool_)
+    for begin in range(0, len(digests), COMPARED):
+        some = digests[begin:begin + COMPARED]
+        found[begin:begin + COMPARED] = known.take(np.searchsorted(known, some), mode="clip") == some
+    return found
 
 
 def _span(number: int) -> slice:

@@ -85,18 +85,18 @@ class Database:
         return found
 
     def keys(self, kind: str, *, without: Sequence[str]) -> Iterator[str]:
-        """Yield the keys of all rows of a kind, those with a status in `without` aside, as they lie on the disk.
+        """Yield the keys of all stored rows of a kind, those with a status in `without` aside, as they lie on the disk.
 
-        That is much faster than to look for many keys: it reads from front to back.
+        To read it from front to back is much faster than to look for many keys.
         """
         condition, values = _without(without)
-        query = (f"select rowid, key, kind = ? and {condition} from rows where rowid > ? order by rowid limit ?")
-        last, page = 0, [(0, "", False)]
-        while page:
+        query = f"select key from rows where rowid > ? and rowid <= ? and +kind = ? and {condition}"  # +: not by index
+        with self._lock:
+            (last,) = self._db.execute("select coalesce(max(rowid), 0) from rows").fetchone()
+        for begin in range(0, last, LONG_PAGE):
             with self._lock:
-                page = self._db.execute(query, [kind, *values, last, LONG_PAGE]).fetchall()
-            yield from (key for _, key, found in page if found)
-            last = page[-1][0] if page else last
+                page = self._db.execute(query, [begin, begin + LONG_PAGE, kind, *values]).fetchall()
+            yield from (key for (key,) in page)
 
     def rows(self, kind: str) -> Iterator[tuple[str, str]]:
         """Yield key and body of all rows of a kind, by key, a page at a time."""
