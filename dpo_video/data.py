@@ -120,6 +120,8 @@ def _toy(source: str, recipe: Recipe) -> Path:
 def check_disjoint(samples: Sequence[Sample], heldout: Sequence[Sample], *, video_root: Path,
                    heldout_root: Path) -> None:
     """Refuse a held-out clip that shows any second of a training clip: its numbers would not be held out."""
+    if not heldout:
+        return
     trained: dict[Path, list[Sample]] = defaultdict(list)
     for sample in samples:
         trained[_file(sample, video_root)].append(sample)

@@ -4,7 +4,7 @@ Neither prompts nor replies are held: prompts are made one by one, and judgments
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from itertools import islice
@@ -12,10 +12,11 @@ from typing import Any
 
 from dpo_video.cleaned import dropped_answer, note_cleaned
 from dpo_video.errors import UserError
-from dpo_video.judges.asking import KIND, LOOKED_UP, Prompts, ask_all, ask_missing, key_maker
+from dpo_video.judges.asking import KIND, LOOKED_UP, ask_all, ask_missing, asked_again
 from dpo_video.judges.backends import Judge, Messages, Mode, Reply, mode_of, open_judge
-from dpo_video.judges.candidates import CandidateFile, Keys, caption_ranks, open_candidates
+from dpo_video.judges.candidates import CandidateFile, caption_ranks, open_candidates
 from dpo_video.judges.jury import family_warnings
+from dpo_video.judges.keys import Keys, answer_keys
 from dpo_video.judges.modes import judge_by_several, takes_several
 from dpo_video.judges.scorer import Scorer, load_scorer, render
 from dpo_video.judges.spending import Spending
@@ -31,30 +32,35 @@ def judge(run: Run) -> dict[str, Any]:
     """Score candidates.jsonl into judgments.jsonl; return counts."""
     settings = run.recipe.judge
     scorer = load_scorer(settings.scorer)
-    candidates, screening = open_candidates(run.folder / "candidates.jsonl", run.samples, run.recipe.clean)
-    note_cleaned(run.folder, "answer", (dropped_answer(candidates.numbered(number), why)
-                                        for number, why in screening.dropped.items()))
-    judge_all = _judge_by_several if takes_several(settings, scorer) else _judge_each
-    summary = judge_all(run, scorer, candidates, screening)
+    summary = (_judge_by_several if takes_several(settings, scorer) else _judge_each)(run, scorer)
     related = family_warnings(settings, run.recipe.model.name)
     if related:
         summary["warning"] = "; ".join(related)
     if not summary["scored"]:
         reasons = ", ".join(f"{reason} ({count})" for reason, count in summary["reasons"].items())
-        raise UserError(f"none of the {len(candidates)} candidates got a score: {reasons}. The judge's replies are in "
-                        f"{str(run.folder / 'judgments.jsonl')!r}")
+        raise UserError(f"none of the {summary['candidates']} candidates got a score: {reasons}. The judge's replies "
+                        f"are in {str(run.folder / 'judgments.jsonl')!r}")
     return summary
 
 
-def _judge_each(run: Run, scorer: Scorer, candidates: CandidateFile, screening: Screening) -> dict[str, Any]:
+def _open(run: Run, keys: Keys | None = None) -> tuple[CandidateFile, Screening]:
+    """Return the candidates and what is done about each; note those that cleaning leaves out."""
+    candidates, screening = open_candidates(run.folder / "candidates.jsonl", run.samples, run.recipe.clean, keys=keys)
+    note_cleaned(run.folder, "answer", (dropped_answer(candidates.numbered(number), why)
+                                        for number, why in screening.dropped.items()))
+    return candidates, screening
+
+
+def _judge_each(run: Run, scorer: Scorer) -> dict[str, Any]:
     """Write judgments.jsonl where one reply judges a candidate: nothing but keys is held; return counts."""
-    settings = run.recipe.judge
+    settings, counts, tally = run.recipe.judge, Counter[str](), Tally()
     check_examples(scorer)
-    _check_references(scorer, candidates.used)
-    counts, keys, tally = Counter[str](), Keys(size=len(candidates)), Tally()
     with open_judge(settings) as opened:
-        prompts = _prompts(scorer, candidates, screening, keys, key_of=key_maker(settings, scorer, opened))
-        ask_missing(settings, scorer, prompts, run.store, judge=opened, total=screening.num_judged, counts=counts)
+        keys = Keys(key_of=answer_keys(settings, scorer, opened))
+        candidates, screening = _open(run, keys)
+        _check_references(scorer, candidates.used)
+        _ask_missing(run, scorer, candidates, keys, judge=opened, counts=counts)
+        keys.share(screening.takes)
         spending = Spending(price=opened.spending.price)
         judgments = _judgments(settings, scorer, candidates, screening, keys, run.store, judge=opened,
                                spending=spending)
@@ -62,9 +68,22 @@ def _judge_each(run: Run, scorer: Scorer, candidates: CandidateFile, screening: 
     return tally.summary() | _asked(counts, screening) | spending.summary()
 
 
-def _judge_by_several(run: Run, scorer: Scorer, candidates: CandidateFile, screening: Screening) -> dict[str, Any]:
+def _ask_missing(run: Run, scorer: Scorer, candidates: CandidateFile, keys: Keys, *, judge: Judge,
+                 counts: Counter[str]) -> None:
+    """Ask about the candidates that the store has no reply to, those of a clip side by side."""
+    settings = run.recipe.judge
+    missing = keys.missing(candidates.order, run.store.keys(KIND, without=asked_again(settings)))
+    prompts = ((keys.of(number), _prompt(scorer, sample, candidate))
+               for number, sample, candidate in candidates.read(missing))
+    ask_missing(settings, scorer, prompts, run.store, judge=judge, total=keys.num_different,
+                answered=keys.num_different - len(missing), counts=counts)
+    counts["same_text"] += keys.num_made - keys.num_different
+
+
+def _judge_by_several(run: Run, scorer: Scorer) -> dict[str, Any]:
     """Write judgments.jsonl where a judgment takes several replies, or several candidates; return counts."""
     settings, counts, tally = run.recipe.judge, Counter[str](), Tally()
+    candidates, screening = _open(run)
     items = [(sample, candidate) for number, sample, candidate in candidates.in_order()
              if screening.is_judged(number)]
     made = judge_candidates(settings, scorer, items, run.store, counts=counts)
@@ -103,8 +122,8 @@ def judge_candidates(settings: JudgeSettings, scorer: Scorer, items: Sequence[tu
     check_examples(scorer)
     _check_references(scorer, [sample for sample, _ in items])
     mode, ranks = mode_of(settings, scorer), caption_ranks(sample for sample, _ in items)
-    asked = [(candidate.id, messages) for sample, candidate in sorted(items, key=lambda item: ranks[item[0].id])
-             if (messages := _prompt(scorer, sample, candidate)) is not None]
+    asked = [(candidate.id, _prompt(scorer, sample, candidate)) for sample, candidate
+             in sorted(items, key=lambda item: ranks[item[0].id]) if scorer.can_judge(sample.answer)]
     with nullcontext(judge) if judge else open_judge(settings) as opened:
         replies = ask_all(settings, scorer, [messages for _, messages in asked], store, judge=opened, counts=counts)
         by_id = {candidate_id: reply for (candidate_id, _), reply in zip(asked, replies, strict=True)}
@@ -154,36 +173,9 @@ def _check_references(scorer: Scorer, samples: Iterable[Sample]) -> None:
                         "Add them, or choose a scorer that reads the caption, such as hound_quality")
 
 
-def _prompt(scorer: Scorer, sample: Sample, candidate: Candidate) -> Messages | None:
-    """Return what the judge is asked; None where there is nothing to compare with."""
-    if scorer.needs_reference and not sample.answer:
-        return None
+def _prompt(scorer: Scorer, sample: Sample, candidate: Candidate) -> Messages:
     return render(scorer, caption=sample.caption, question=sample.prompt, answer=candidate.text,
                   reference=sample.answer)
-
-
-def _prompts(scorer: Scorer, candidates: CandidateFile, screening: Screening, keys: Keys, *,
-             key_of: Callable[[Messages], str]) -> Prompts:
-    """Yield the key and prompt of each candidate that is judged, those of a clip side by side, and note all keys.
-
-    Equal prompts stand near each other: they have the caption and the question in common.
-    """
-    caption, seen = None, set[str]()
-    for number, sample, candidate in candidates.by_caption():
-        messages = _prompt(scorer, sample, candidate) if screening.is_judged(number) else None
-        if messages is None:
-            continue
-        if sample.caption != caption:
-            caption = sample.caption
-            seen.clear()
-        key = key_of(messages)
-        keys.put(number, key, first=key not in seen)
-        yield key, None if key in seen else messages
-        seen.add(key)
-    for number, other in enumerate(screening.takes):
-        key_of_other = keys.get(other)
-        if number != other and key_of_other is not None:
-            keys.put(number, key_of_other, first=False)
 
 
 def _judgments(settings: JudgeSettings, scorer: Scorer, candidates: CandidateFile, screening: Screening, keys: Keys,
@@ -191,13 +183,12 @@ def _judgments(settings: JudgeSettings, scorer: Scorer, candidates: CandidateFil
     """Yield the judgment of every candidate, in the order of the file; `spending` counts each reply once."""
     mode, waiting = mode_of(settings, scorer), candidates.in_order()
     while some := list(islice(waiting, LOOKED_UP)):
-        rows = store.get(KIND, {key for number, _, _ in some if (key := keys.get(number)) is not None})
+        rows = store.get(KIND, {keys.of(number) for number, _, _ in some if keys.has(number)})
         for number, _, candidate in some:
             if number in screening.dropped:
                 yield dropped_judgment(candidate, screening.dropped[number], scorer=scorer, judge=judge.name)
                 continue
-            key = keys.get(number)
-            reply = None if key is None else Reply(**rows[key])
+            reply = Reply(**rows[keys.of(number)]) if keys.has(number) else None
             if reply is not None and keys.is_first(number):
                 spending.add(reply)
             made, other = _judgment(scorer, mode, candidate, judge, reply), screening.takes[number]

@@ -10,10 +10,11 @@ from typing import Any
 
 from dpo_video.errors import UserError
 from dpo_video.judge import judge
-from dpo_video.judges.asking import KIND, key_maker
+from dpo_video.judges.asking import KIND
 from dpo_video.judges.backends import Judge, Keep, Messages, Mode, Reply, asking_instead, backend_judge, mode_of
 from dpo_video.judges.batch_files import BatchFiles, Results
 from dpo_video.judges.endpoint import Passing, Refused
+from dpo_video.judges.keys import key_maker
 from dpo_video.judges.openai import read_completion, request_fields
 from dpo_video.judges.scorer import Scorer
 from dpo_video.judges.silent import no_reply, silent_judge

@@ -4,10 +4,12 @@ import json
 import os
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import MISSING, asdict, dataclass, fields
+from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
+
+from pydantic_core import from_json
 
 from dpo_video.errors import UserError
 from dpo_video.names import did_you_mean
@@ -129,6 +131,8 @@ Record = TypeVar("Record", Sample, Candidate, Judgment, Reward, Pair)
 AnyRecord = Sample | Candidate | Judgment | Reward | Pair
 HINTS: dict[type, dict[str, Any]] = {kind: get_type_hints(kind) for kind in (Sample, Candidate, Judgment, Reward, Pair)}
 REQUIRED = {kind: {field.name for field in fields(kind) if field.default is MISSING} for kind in HINTS}
+RIGHT: set[tuple[object, ...]] = set()
+"""Kinds with the fields and types of rows that were found right: most rows look like the one before."""
 
 
 def _matches(value: object, hint: Any) -> bool:
@@ -147,6 +151,16 @@ def _matches(value: object, hint: Any) -> bool:
 
 def from_dict(kind: type[Record], row: Mapping[str, Any], where: str) -> Record:
     """Build a record from a mapping; `where` (file:line) opens every error message."""
+    looks = (kind, *row, *map(type, row.values()))
+    if looks not in RIGHT:
+        _check(kind, row, where)
+        if list not in looks:  # whose items count, too
+            RIGHT.add(looks)
+    return kind(**row)
+
+
+def _check(kind: type[Record], row: Mapping[str, Any], where: str) -> None:
+    """Raise UserError for the first field that is unknown, missing or of a wrong type."""
     hints = HINTS[kind]
     for key in row:
         if key not in hints:
@@ -156,10 +170,9 @@ def from_dict(kind: type[Record], row: Mapping[str, Any], where: str) -> Record:
         if name not in row:
             if name in REQUIRED[kind]:
                 raise UserError(f"{where}: missing `{name}`. {_why_needed(kind, name)}")
-        elif type(row[name]) is not hint and not _matches(row[name], hint):  # the first is quick, and mostly true
+        elif not _matches(row[name], hint):
             wanted = getattr(hint, "__name__", None) or str(hint)
             raise UserError(f"{where}: `{name}` must be {wanted}, got {row[name]!r}")
-    return kind(**row)
 
 
 def _why_needed(kind: type, name: str) -> str:
@@ -209,19 +222,32 @@ def _lines(path: Path, what: str) -> Iterator[tuple[int, int, bytes]]:
 
 def _object(line: bytes, where: str) -> dict[str, Any]:
     try:
-        row = json.loads(line.decode())
-    except UnicodeDecodeError as error:
-        raise UserError(f"{where}: not UTF-8 text") from error
-    except json.JSONDecodeError as error:
-        raise UserError(f"{where}: not JSON ({error.msg} at column {error.colno})") from error
+        row = from_json(line)
+    except ValueError:
+        row = _slowly(line, where)
     if not isinstance(row, dict):
         raise UserError(f"{where}: expected a JSON object, got {line.decode().strip()[:40]!r}")
     return row
 
 
+def _slowly(line: bytes, where: str) -> Any:
+    """Return what a line holds that `from_json` does not take: half a surrogate pair is no error, else say what is."""
+    try:
+        return json.loads(line.decode())
+    except UnicodeDecodeError as error:
+        raise UserError(f"{where}: not UTF-8 text") from error
+    except json.JSONDecodeError as error:
+        raise UserError(f"{where}: not JSON ({error.msg} at column {error.colno})") from error
+
+
+def as_row(record: AnyRecord) -> dict[str, Any]:
+    """Return a record's fields in declared order; values are not copied."""
+    return {name: getattr(record, name) for name in HINTS[type(record)]}
+
+
 def to_json(record: AnyRecord) -> str:
     """Return a record as one line of JSON, fields in declared order, None fields left out."""
-    row = {key: value for key, value in asdict(record).items() if value is not None}
+    row = {key: value for key, value in as_row(record).items() if value is not None}
     if isinstance(record, Pair) and record.rejected_finish == "stop":
         del row["rejected_finish"]
     if isinstance(record, Judgment):

@@ -7,7 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -17,7 +17,7 @@ from dpo_video.cleaned import describe, note_cleaned
 from dpo_video.data import check_disjoint, load_samples
 from dpo_video.errors import UserError
 from dpo_video.recipe import Recipe
-from dpo_video.records import Judgment, Pair, Sample, read_jsonl, write_atomic
+from dpo_video.records import Judgment, Pair, Sample, as_row, read_jsonl, write_atomic
 from dpo_video.store import RunStore, content_hash, row_key
 from dpo_video.tracking import Tracker, start_tracking
 from dpo_video.video import clip_key
@@ -216,7 +216,7 @@ def _fingerprint(run: Run, name: str) -> str:
     parts: dict[str, Any] = {section: settings[section] for section in stage.sections}
     parts["data"] = {"max_bad_fraction": run.recipe.data.max_bad_fraction}
     samples = [*run.samples, *run.heldout] if name == "evaluate" else run.samples
-    parts["samples"] = [asdict(sample) for sample in samples]
+    parts["samples"] = (as_row(sample) for sample in samples)
     parts["files"] = {file: content_hash(run.folder / file) for file in stage.reads}
     if name == "pair" and run.recipe.data.pairs is not None:
         parts["pairs"] = content_hash(Path(run.recipe.data.pairs).expanduser())

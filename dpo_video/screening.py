@@ -1,13 +1,12 @@
 """What is not worth a judge's call: answers that say what another one says, and answers that cleaning leaves out.
 
-Pure: candidates in, each with what is to be done about it out, in the same order.
+Pure: the candidates of one question in, what is to be done about each out.
 """
 
 import re
 from array import array
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from itertools import groupby
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 from dpo_video.recipe import CleanSettings
 from dpo_video.records import Candidate
@@ -31,28 +30,14 @@ REFUSAL = re.compile(
 """How a model begins that will not or cannot answer; further on ("the man cannot see the car") it is no refusal."""
 
 
-@dataclass(frozen=True, slots=True)
-class Screened:
-    """A candidate, and why the judge is not asked about it; it is asked where both reasons are None."""
+def screen_question(question: Sequence[Candidate], settings: CleanSettings) -> tuple[dict[str, str], dict[str, str]]:
+    """Return by id which candidate's judgment one takes, and why cleaning leaves one out (`reason: detail`).
 
-    candidate: Candidate
-    same_as: str | None = None
-    """The candidate of the question whose judgment it takes."""
-    dropped: str | None = None
-    """Why cleaning leaves it out, as `reason: detail` or `reason`."""
-
-
-def screened(candidates: Iterable[Candidate], settings: CleanSettings) -> Iterator[Screened]:
-    """Yield every candidate in order with what is to be done about it; reads one question's candidates at a time.
-
-    Of answers that say the same one that was not cut is judged, else the first.
+    Most are in neither. Of answers that say the same one that was not cut is judged, else the first.
     """
-    for _, group in groupby(candidates, key=lambda candidate: candidate.sample_id):
-        question = list(group)
-        dropped = {candidate.id: why for candidate in question if (why := why_dropped(candidate, settings))}
-        same = same_answers([candidate for candidate in question if candidate.id not in dropped],
-                            least=settings.same_answer)
-        yield from (Screened(candidate, same.get(candidate.id), dropped.get(candidate.id)) for candidate in question)
+    dropped = {candidate.id: why for candidate in question if (why := why_dropped(candidate, settings))}
+    judged = [candidate for candidate in question if candidate.id not in dropped] if dropped else question
+    return same_answers(judged, least=settings.same_answer), dropped
 
 
 def same_answers(candidates: Sequence[Candidate], *, least: float) -> dict[str, str]:
@@ -115,10 +100,21 @@ def repetition(text: str) -> float:
 class Screening:
     """What is done about each candidate of a file, by its number; 4 bytes each."""
 
-    takes: "array[int]"
+    takes: "array[int]" = field(default_factory=lambda: array("i"))
     """Number of the candidate whose judgment each one takes; its own where it is judged."""
-    dropped: dict[int, str]
+    dropped: dict[int, str] = field(default_factory=dict)
     """Why cleaning leaves a candidate out."""
+
+    def add(self, question: Sequence[Candidate], settings: CleanSettings) -> None:
+        """Screen the next candidates of the file: all those of one question that stand side by side."""
+        begin = len(self.takes)
+        self.takes.extend(range(begin, begin + len(question)))
+        same, dropped = screen_question(question, settings)
+        if same or dropped:
+            numbers = {candidate.id: number for number, candidate in enumerate(question, start=begin)}
+            for name, other in same.items():
+                self.takes[numbers[name]] = numbers[other]
+            self.dropped.update((numbers[name], why) for name, why in dropped.items())
 
     @property
     def num_taken(self) -> int:
@@ -133,16 +129,3 @@ class Screening:
     def is_judged(self, number: int) -> bool:
         """Return whether the judge is asked about a candidate."""
         return self.takes[number] == number and number not in self.dropped
-
-
-def screen(candidates: Iterable[Candidate], settings: CleanSettings) -> Screening:
-    """Return what is done about each candidate, the candidates of a question side by side."""
-    takes: array[int] = array("i")
-    dropped: dict[int, str] = {}
-    numbered = enumerate(screened(candidates, settings))
-    for _, group in groupby(numbered, key=lambda row: row[1].candidate.sample_id):
-        rows = list(group)
-        numbers = {item.candidate.id: number for number, item in rows}
-        takes.extend(number if item.same_as is None else numbers[item.same_as] for number, item in rows)
-        dropped |= {number: item.dropped for number, item in rows if item.dropped is not None}
-    return Screening(takes=takes, dropped=dropped)

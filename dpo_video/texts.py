@@ -17,9 +17,11 @@ def normalise_space(text: str) -> str:
 
 def normalise(text: str) -> str:
     """Return the text in one case, every run of punctuation and whitespace as one space; signs of numbers stay."""
-    folded = unicodedata.normalize("NFKC", text).casefold()
-    return normalise_space(MARK.sub(
-        lambda found: found[0] if _is_meant(found[0], folded[found.end():found.end() + 1]) else " ", folded))
+    folded = unicodedata.normalize("NFKC", text).casefold().translate(ASCII_SPACED)
+    if not folded.isascii() or "-" in folded:  # else no mark is left that means nothing
+        folded = MARK.sub(
+            lambda found: found[0] if _is_meant(found[0], folded[found.end():found.end() + 1]) else " ", folded)
+    return normalise_space(folded)
 
 
 def same_text(text: str) -> str:
@@ -31,6 +33,11 @@ def _is_meant(mark: str, following: str) -> bool:
     if not unicodedata.category(mark).startswith("P"):
         return True
     return mark in MEANT or (mark == "-" and following.isdigit())
+
+
+ASCII_SPACED = "".join(" " if MARK.match(sign) and sign != "-" and not _is_meant(sign, "") else sign
+                       for sign in map(chr, range(128)))
+"""What becomes of each ASCII character whatever follows it: one pass for most texts."""
 
 
 def shingles(text: str) -> frozenset[str]:

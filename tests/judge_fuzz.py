@@ -19,7 +19,8 @@ from fault_server import fault_of, faulty, slow_start
 from judge_server import Answer, judge_server, make_items
 from test_judge import exported, write_run
 
-from dpo_video.judges.asking import KIND, key_maker
+from dpo_video.judges.asking import KIND
+from dpo_video.judges.keys import key_maker
 from dpo_video.judges.scorer import load_scorer, render
 from dpo_video.judges.silent import no_reply, silent_judge
 from dpo_video.recipe_file import load_recipe

@@ -10,8 +10,9 @@ from test_judge import exported, write_run
 
 from dpo_video.errors import UserError
 from dpo_video.judge import judge, judge_candidates
-from dpo_video.judges.asking import KIND, LOOKED_UP, ask_all, ask_missing, key_maker
+from dpo_video.judges.asking import KIND, LOOKED_UP, ask_all, ask_missing
 from dpo_video.judges.backends import Judge, Reply, open_judge
+from dpo_video.judges.keys import key_maker
 from dpo_video.judges.scorer import load_scorer, render
 from dpo_video.judges.spending import Price, Spending, load_prices
 from dpo_video.recipe import JudgeSettings

@@ -10,11 +10,12 @@ from judge_server import completion, judge_server
 from preferences import records
 
 from dpo_video.judge import judge
+from dpo_video.judges.candidates import open_candidates
 from dpo_video.pair import pair
 from dpo_video.recipe import CleanSettings, Recipe
 from dpo_video.records import Judgment, Pair, read_jsonl, write_jsonl
 from dpo_video.run import open_run
-from dpo_video.screening import is_refusal, repetition, same_answers, screened, why_dropped
+from dpo_video.screening import is_refusal, repetition, same_answers, why_dropped
 from dpo_video.texts import normalise, shingles, similarity
 
 LONG = "A man in a red shirt walks his dog along the beach while the sun goes down behind the hills"
@@ -57,11 +58,12 @@ def test_of_equal_answers_the_one_that_was_not_cut_is_judged() -> None:
     assert same_answers(group, least=1.0) == {"q#0": "q#1", "q#2": "q#1"}
 
 
-def test_questions_do_not_share_answers_and_order_stays() -> None:
-    _, candidates, _ = records({"a": [("yes", 1.0), ("Yes.", 1.0)], "b": [("yes", 1.0)]})
-    found = list(screened(candidates, CleanSettings()))
-    assert [item.candidate for item in found] == candidates
-    assert [item.same_as for item in found] == [None, "a#0", None]
+def test_questions_do_not_share_answers_and_order_stays(tmp_path: Path) -> None:
+    samples, candidates, _ = records({"a": [("yes", 1.0), ("Yes.", 1.0)], "b": [("yes", 1.0), ("a", 1.0)]})
+    write_jsonl(tmp_path / "candidates.jsonl", candidates)
+    opened, screening = open_candidates(tmp_path / "candidates.jsonl", samples, CleanSettings(answer_min_length=2))
+    assert [candidate for _, _, candidate in opened.in_order()] == candidates
+    assert list(screening.takes) == [0, 0, 2, 3] and screening.dropped == {3: "too short: 1 characters"}
 
 
 @pytest.mark.parametrize("text", [

@@ -4,17 +4,15 @@ Every mode of judging is built on `ask_all`; scores are read from the replies af
 more prompts than fit in memory: they are made one by one, and the replies stay in the store.
 """
 
-import hashlib
-import json
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import chain, islice
-from typing import Any
 
 from dpo_video.errors import UserError
-from dpo_video.judges.backends import Judge, Messages, Reply, mode_of
+from dpo_video.judges.backends import Judge, Messages, Reply
+from dpo_video.judges.keys import key_maker
 from dpo_video.judges.scorer import Scorer
 from dpo_video.progress import Advance, progress
 from dpo_video.recipe import JudgeSettings
@@ -27,11 +25,9 @@ LOOKED_UP = 500
 """Prompts that are looked for in the store at once."""
 SHOWN_SECONDS = 0.2
 """The bar moves at most so often: at a thousand replies a second it would cost more than they do."""
-ENCODE = json.JSONEncoder(sort_keys=True, ensure_ascii=True, separators=(",", ":")).encode
-MESSAGES = "\0messages"
 
-Prompts = Iterable[tuple[str, Messages | None]]
-"""Keys with their prompts; None stands for a text that came before under the same key."""
+Prompts = Iterable[tuple[str, Messages]]
+"""Keys with their prompts."""
 
 
 def ask_all(settings: JudgeSettings, scorer: Scorer, prompts: Sequence[Messages], store: RunStore, *,
@@ -52,11 +48,15 @@ def ask_all(settings: JudgeSettings, scorer: Scorer, prompts: Sequence[Messages]
 
 
 def ask_missing(settings: JudgeSettings, scorer: Scorer, prompts: Prompts, store: RunStore, *, judge: Judge,
-                total: int, counts: Counter[str] | None = None) -> None:
-    """Store a reply to each of at most `total` prompts that the store holds none to; few are in memory at a time."""
+                total: int, answered: int = 0, counts: Counter[str] | None = None) -> None:
+    """Store a reply to each prompt that the store holds none to; few are in memory at a time.
+
+    They are at most `total`, with those `answered` before that are not even among the prompts.
+    """
     with progress(f"judge ({scorer.name})", total=total) as advance:
-        asking = _Asking(settings=settings, store=store, judge=judge, advance=advance,
+        asking = _Asking(settings=settings, store=store, judge=judge, advance=advance, unshown=answered,
                          counts=Counter() if counts is None else counts)
+        asking.counts["answered_before"] += answered
         missing = asking.missing(prompts)
         try:
             for first in missing:  # a judge is loaded or reached only where there is something to ask
@@ -71,29 +71,9 @@ def ask_missing(settings: JudgeSettings, scorer: Scorer, prompts: Prompts, store
                         "and run the same command again")
 
 
-def key_maker(settings: JudgeSettings, scorer: Scorer, judge: Judge) -> Callable[[Messages], str]:
-    """Return the function from a prompt to the hash of all that determines its reply.
-
-    How a reply is read is no part of it: a new scale or threshold costs nothing. The hash is `row_key`'s, whose
-    canonical JSON is made once up to the prompt.
-    """
-    mode = mode_of(settings, scorer)
-    how: dict[str, Any] = ({"labels": list(scorer.labels), "prefix": scorer.reply_prefix} if mode == "labels"
-                           else {"temperature": settings.temperature})
-    if mode == "verdict" or settings.backend == "openai":  # a local judge writes nothing under labels
-        how["max_tokens"] = settings.max_tokens
-    if settings.repeat:
-        how["repeat"] = settings.repeat
-    parts = {"backend": settings.backend, "judge": judge.identity, "messages": MESSAGES, **how}
-    head, _, tail = ENCODE(parts).partition(ENCODE(MESSAGES))
-    begun, end = hashlib.sha256(head.encode()), tail.encode()
-
-    def key_of(messages: Messages) -> str:
-        digest = begun.copy()
-        digest.update(ENCODE(messages).encode() + end)
-        return digest.hexdigest()
-
-    return key_of
+def asked_again(settings: JudgeSettings) -> tuple[str, ...]:
+    """Return the statuses of stored replies that count as none."""
+    return ("failed", "refused") if settings.ask_refused_again else ("failed",)
 
 
 @dataclass(kw_only=True)
@@ -107,24 +87,25 @@ class _Asking:
     counts: Counter[str]
     begun: float = field(default_factory=time.monotonic)
     received: int = 0
+    unshown: int = 0
+    """Prompts that the bar has not moved on by yet."""
     failures: Counter[str] = field(default_factory=Counter)
     """By reason; refusals too."""
     stopped: bool = False
     """The money is spent: no more prompts are asked, those under way are waited for."""
     _pending: dict[int, str] = field(default_factory=dict)
     """Keys of the prompts that were taken and not answered yet, by their number."""
-    _unshown: int = 0
     _shown_at: float = 0.0
 
     def missing(self, prompts: Prompts) -> Iterator[Messages]:
         """Yield the prompts that the store holds no reply to, until the money is spent."""
         number, waiting = 0, iter(prompts)
         while some := list(islice(waiting, LOOKED_UP)):
-            known = self._answered([key for key, messages in some if messages is not None])
+            known = self.store.known(KIND, [key for key, _ in some], without=asked_again(self.settings))
             asked = set(self._pending.values())  # and, below, what was asked since the store was looked into
             for key, messages in some:
-                if messages is None or key in asked or key in known:
-                    self.counts["answered_before" if messages and key in known else "same_text"] += 1
+                if key in asked or key in known:
+                    self.counts["answered_before" if key in known else "same_text"] += 1
                     self._move()
                     continue
                 if self._spent():
@@ -161,20 +142,14 @@ class _Asking:
             facts.append(f"{(spending.prompt_tokens + spending.completion_tokens) / 1e6:.3g}M tokens")
         if spending.dollars is not None:
             facts.append(f"${spending.dollars:.2f}")
-        self.advance(self._unshown, failed=self.failures.total(), note="  ".join(facts))
-        self._unshown, self._shown_at = 0, now
+        self.advance(self.unshown, failed=self.failures.total(), note="  ".join(facts))
+        self.unshown, self._shown_at = 0, now
 
     def _move(self) -> None:
-        self._unshown += 1
+        self.unshown += 1
         now = time.monotonic()
         if now - self._shown_at >= SHOWN_SECONDS:
             self.show(now)
-
-    def _answered(self, keys: Sequence[str]) -> set[str]:
-        """Return the keys that need no call."""
-        if self.settings.ask_refused_again:
-            return {key for key, row in self.store.get(KIND, keys).items() if row["status"] == "answered"}
-        return self.store.known(KIND, keys)
 
     def _spent(self) -> bool:
         """Return whether another call could cost more than `judge.max_cost`, those under way counted at the mean."""

@@ -135,7 +135,7 @@ class Results:
                 key, body = self._line(f"{path}:{number}", line)
                 if body is None:
                     continue
-                if key in batch or self._rows.known(KIND, [key]):
+                if key in batch or self._rows.known(KIND, [key], without=()):
                     self.counts["duplicates"] += 1
                     continue
                 batch[key] = json.dumps(body)

@@ -3,15 +3,15 @@
 import json
 from array import array
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 
 from dpo_video.errors import UserError
+from dpo_video.judges.keys import Keys
 from dpo_video.recipe import CleanSettings
 from dpo_video.records import Candidate, Sample, read_places
-from dpo_video.screening import Screening, screen
-
-DIGEST_BYTES = 32
+from dpo_video.screening import Screening
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,7 +25,7 @@ class CandidateFile:
     places: "array[int]"
     """Byte at which each candidate's line begins."""
     order: "array[int]"
-    """Numbers of the candidates, those of a clip side by side."""
+    """Numbers of the candidates, those of one caption, then question, side by side."""
 
     def __len__(self) -> int:
         return len(self.places)
@@ -35,19 +35,16 @@ class CandidateFile:
         """The samples that have candidates."""
         return (self.samples[name] for name in self.ranks)
 
-    def by_caption(self) -> Iterator[tuple[int, Sample, Candidate]]:
-        """Yield each candidate with its number and sample, those of one caption, then question, side by side."""
-        return self._read(self.order)
-
     def in_order(self) -> Iterator[tuple[int, Sample, Candidate]]:
         """Yield each candidate with its number and sample as the file has them."""
-        return self._read(range(len(self)))
+        return self.read(range(len(self)))
 
     def numbered(self, number: int) -> Candidate:
         """Return one candidate."""
-        return next(candidate for _, _, candidate in self._read([number]))
+        return next(candidate for _, _, candidate in self.read([number]))
 
-    def _read(self, numbers: Iterable[int]) -> Iterator[tuple[int, Sample, Candidate]]:
+    def read(self, numbers: Iterable[int]) -> Iterator[tuple[int, Sample, Candidate]]:
+        """Yield the candidates of these numbers, each with its number and sample."""
         with self.path.open("rb") as lines:
             for number in numbers:
                 lines.seek(self.places[number])
@@ -55,29 +52,35 @@ class CandidateFile:
                 yield number, self.samples[candidate.sample_id], candidate
 
 
-def open_candidates(path: Path, samples: Iterable[Sample], clean: CleanSettings) -> tuple[CandidateFile, Screening]:
+def open_candidates(path: Path, samples: Iterable[Sample], clean: CleanSettings, *,
+                    keys: Keys | None = None) -> tuple[CandidateFile, Screening]:
     """Read once through a candidates file; UserError where it is wrong, empty, or answers other samples.
 
-    The screening says which candidates are judged.
+    The screening says which candidates are judged; `keys` gains the keys of those.
     """
     known = {sample.id: sample for sample in samples}
-    places, of_sample, appeared = array("q"), array("i"), dict[str, int]()
-
-    def reading() -> Iterator[Candidate]:
-        for place, candidate in read_places(path, Candidate):
-            if candidate.sample_id not in known:
-                raise UserError(f"candidate {candidate.id!r} answers sample {candidate.sample_id!r}, which is not "
-                                "among data.samples. Make the candidates again: dpo-video generate RECIPE")
+    places, screening, appeared = array("q"), Screening(), dict[str, int]()
+    of_question, ends = array("i"), array("i")  # one each for candidates of one question that stand side by side
+    for name, group in groupby(read_places(path, Candidate), key=lambda row: row[1].sample_id):
+        question = []
+        for place, candidate in group:
             places.append(place)
-            of_sample.append(appeared.setdefault(candidate.sample_id, len(appeared)))
-            yield candidate
-
-    screening = screen(reading(), clean)
+            question.append(candidate)
+        if name not in known:
+            raise UserError(f"candidate {question[0].id!r} answers sample {name!r}, which is not among data.samples. "
+                            "Make the candidates again: dpo-video generate RECIPE")
+        of_question.append(appeared.setdefault(name, len(appeared)))
+        ends.append(len(places))
+        screening.add(question, clean)
+        if keys is not None:
+            keys.add(known[name], question, screening)
     if not places:
         raise UserError(f"no candidates in {str(path)!r}; make them first: dpo-video generate RECIPE")
     ranks = caption_ranks(known[name] for name in appeared)
     rank_of = [ranks[name] for name in appeared]
-    order = array("i", sorted(range(len(places)), key=lambda number: rank_of[of_sample[number]]))
+    order = array("i")
+    for block in sorted(range(len(ends)), key=lambda block: rank_of[of_question[block]]):
+        order.extend(range(ends[block - 1] if block else 0, ends[block]))
     return CandidateFile(path=path, samples=known, ranks=ranks, places=places, order=order), screening
 
 
@@ -93,29 +96,3 @@ def caption_ranks(samples: Iterable[Sample]) -> dict[str, int]:
         first.setdefault((sample.caption, sample.prompt), number)
     rows.sort(key=lambda sample: (first[sample.caption,], first[sample.caption, sample.prompt]))
     return {sample.id: rank for rank, sample in enumerate(rows)}
-
-
-@dataclass(kw_only=True)
-class Keys:
-    """The key of each candidate's reply, 33 bytes a candidate."""
-
-    size: int
-    _digests: bytearray = field(init=False)
-    _first: bytearray = field(init=False)
-
-    def __post_init__(self) -> None:
-        self._digests, self._first = bytearray(DIGEST_BYTES * self.size), bytearray(self.size)
-
-    def put(self, number: int, key: str, *, first: bool) -> None:
-        """Keep a candidate's key; `first` where no candidate before has the same."""
-        self._digests[DIGEST_BYTES * number:DIGEST_BYTES * (number + 1)] = bytes.fromhex(key)
-        self._first[number] = first
-
-    def get(self, number: int) -> str | None:
-        """Return a candidate's key; None where it was never asked about."""
-        digest = self._digests[DIGEST_BYTES * number:DIGEST_BYTES * (number + 1)]
-        return digest.hex() if any(digest) else None
-
-    def is_first(self, number: int) -> bool:
-        """Return whether the candidate's reply is counted with it: equal texts share one."""
-        return bool(self._first[number])

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import re
+from itertools import chain, zip_longest
 from pathlib import Path
 from typing import Any, Literal
 
@@ -10,7 +11,7 @@ import yaml
 from pydantic import Field, PositiveInt, ValidationError
 
 from dpo_video.errors import UserError
-from dpo_video.judges.scorer_rules import PLACEHOLDER, problems
+from dpo_video.judges.scorer_rules import JUDGED, PLACEHOLDER, problems
 from dpo_video.names import did_you_mean, find_yaml
 from dpo_video.recipe import Section
 
@@ -123,6 +124,10 @@ class Scorer(Section):
         """The highest score."""
         return self.scale.max if self.scale else max(self.labels.values())
 
+    def can_judge(self, reference: str | None) -> bool:
+        """Return whether a sample with this gold answer, or none, can be judged."""
+        return bool(reference) or not self.needs_reference
+
 
 def load_scorer(name: str) -> Scorer:
     """Return a shipped scorer by name, or the one in a file when `name` ends in .yaml; errors name file and line."""
@@ -163,13 +168,29 @@ def render(scorer: Scorer, *, caption: str, question: str, answer: str, other: s
     Placeholders are filled in one pass, so braces in a caption stay text. `answer` is what is judged: a claim under
     `claims`, answer A under `pairwise`, where `other` is answer B. It is fenced: see `fence`.
     """
-    if not reference and scorer.needs_reference:
+    if not scorer.can_judge(reference):
         raise UserError(f"scorer {scorer.name!r} compares with the gold answer, and this sample has none: "
                         f"give it an `answer`. Question: {question!r}")
-    values = {"caption": caption.strip(), "question": question.strip(), "answer_b": fence(other),
-              "reference": reference.strip() if reference else NO_REFERENCE,
-              **dict.fromkeys(("answer", "answer_a", "claim"), fence(answer))}
-    return [{"role": "user", "content": PLACEHOLDER.sub(lambda match: values[match[1]], scorer.prompt).rstrip("\n")}]
+    pieces = around(scorer, caption=caption, question=question, reference=reference)
+    shown = [fence(other if name == "answer_b" else answer) for name in JUDGED.findall(scorer.prompt)]
+    return user_turn("".join(chain.from_iterable(zip_longest(pieces, shown, fillvalue=""))))
+
+
+def around(scorer: Scorer, *, caption: str, question: str, reference: str | None) -> list[str]:
+    """Return the pieces of a prompt around what is judged: those before, between and behind its placeholders.
+
+    All prompts about one question share them.
+    """
+    values = {"caption": caption.strip(), "question": question.strip(),
+              "reference": reference.strip() if reference else NO_REFERENCE}
+    pieces = [PLACEHOLDER.sub(lambda match: values[match[1]], piece) for piece in JUDGED.split(scorer.prompt)[::2]]
+    pieces[-1] = pieces[-1].rstrip("\n")  # what is fenced before it ends in no line end
+    return pieces
+
+
+def user_turn(text: str) -> list[dict[str, str]]:
+    """Return the messages that say a text."""
+    return [{"role": "user", "content": text}]
 
 
 def fence(text: str) -> str:
@@ -177,9 +198,11 @@ def fence(text: str) -> str:
 
     `<|im_end|>` becomes `< |im_end|>` and `[INST]` becomes `[ INST]`: text of a candidate cannot close the user turn.
     """
-    text = re.sub(r"<(?=[^\s<=\d])", "< ", text)
-    text = re.sub(r"\[(?=/?[A-Z_]+\])", "[ ", text)
-    return "\n".join(f"> {line}" for line in text.splitlines() or [""])
+    if "<" in text:
+        text = re.sub(r"<(?=[^\s<=\d])", "< ", text)
+    if "[" in text:
+        text = re.sub(r"\[(?=/?[A-Z_]+\])", "[ ", text)
+    return "> " + "\n> ".join(text.splitlines())
 
 
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, int]]:

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 PLACEHOLDER = re.compile(r"\{([a-z_]+)\}")
 ANSWERS = {"labels": ("answer",), "verdict": ("answer",), "claims": ("claim",), "pairwise": ("answer_a", "answer_b")}
 """By mode: the placeholders that hold the text under judgment, fenced."""
+JUDGED = re.compile(rf"\{{({'|'.join(sorted({name for names in ANSWERS.values() for name in names}))})\}}")
 CONTEXT = ("caption", "question", "reference")
 VERDICT_PLACEHOLDERS = ("label", "score")
 

@@ -2,17 +2,39 @@
 
 import hashlib
 import json
+from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+ENCODE = json.JSONEncoder(sort_keys=True, ensure_ascii=True, separators=(",", ":")).encode
+"""Makes canonical JSON."""
 HASHED_BYTES = 1 << 30
 
 
 def row_key(**parts: Any) -> str:
-    """Return the sha256 of all that determines a row, as canonical JSON: same parts, same key."""
-    text = json.dumps(parts, sort_keys=True, ensure_ascii=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()
+    """Return the sha256 of all that determines a row, as canonical JSON: same parts, same key.
+
+    An iterator among the parts counts as the list of what it yields, which is never held.
+    """
+    digest = hashlib.sha256()
+    opening = "{"
+    for name, value in sorted(parts.items()):
+        digest.update(f"{opening}{ENCODE(name)}:".encode())
+        for piece in _list_pieces(value) if isinstance(value, Iterator) else [ENCODE(value)]:
+            digest.update(piece.encode())
+        opening = ","
+    digest.update(b"}" if parts else b"{}")
+    return digest.hexdigest()
+
+
+def _list_pieces(values: Iterator[Any]) -> Iterator[str]:
+    """Yield the canonical JSON of a list in pieces."""
+    opening = "["
+    for value in values:
+        yield opening + ENCODE(value)
+        opening = ","
+    yield "]" if opening == "," else "[]"
 
 
 def content_hash(path: Path) -> str:

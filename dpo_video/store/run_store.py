@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -66,15 +66,23 @@ class RunStore:
             found.update((key, json.loads(body)) for key, body in bodies.items())
         return found
 
-    def known(self, kind: str, keys: Iterable[str]) -> set[str]:
-        """Return which of `keys` have a row, those with the status `failed` aside; rows in the database stay there."""
+    def known(self, kind: str, keys: Iterable[str], *, without: Sequence[str] = ("failed",)) -> set[str]:
+        """Return which of `keys` have a row, those with a status in `without` aside; rows in the database stay there.
+        """
         found: set[str] = set()
         for page in in_pages(keys):
             recent = self._writer.waiting(kind, page)
             recent |= self._set_aside(kind, page)
-            found |= self._rows.known(kind, page) - recent.keys()
-            found.update(key for key, body in recent.items() if json.loads(body).get("status") != "failed")
+            found |= self._rows.known(kind, page, without=without) - recent.keys()
+            found.update(key for key, body in recent.items() if json.loads(body).get("status") not in without)
         return found
+
+    def keys(self, kind: str, *, without: Sequence[str] = ("failed",)) -> Iterator[str]:
+        """Yield the keys of all rows of a kind, those with a status in `without` aside, in no order."""
+        self.flush()
+        aside = {key: body for (its_kind, key), body in (self._aside or {}).items() if its_kind == kind}
+        yield from (key for key in self._rows.keys(kind, without=without) if key not in aside)
+        yield from (key for key, body in aside.items() if json.loads(body).get("status") not in without)
 
     def rows(self, kind: str) -> Iterator[tuple[str, dict[str, Any]]]:
         """Yield key and row of every row of a kind, by key, without holding them all in memory."""

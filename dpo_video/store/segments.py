@@ -78,9 +78,13 @@ class Segments:
         """Return the bodies of the stored rows among `keys`."""
         return self._index.get(kind, keys)
 
-    def known(self, kind: str, keys: Sequence[str]) -> set[str]:
-        """Return which of `keys` have a row, those with the status `failed` aside."""
-        return self._index.known(kind, keys)
+    def known(self, kind: str, keys: Sequence[str], *, without: Sequence[str]) -> set[str]:
+        """Return which of `keys` have a row, those with a status in `without` aside."""
+        return self._index.known(kind, keys, without=without)
+
+    def keys(self, kind: str, *, without: Sequence[str]) -> Iterator[str]:
+        """Yield the keys of all rows of a kind, those with a status in `without` aside."""
+        return self._index.keys(kind, without=without)
 
     def rows(self, kind: str) -> Iterator[tuple[str, str]]:
         """Yield key and body of all rows of a kind, by key."""

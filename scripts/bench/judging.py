@@ -15,9 +15,10 @@ from typing import Any
 import psutil
 
 from dpo_video.judge import judge
-from dpo_video.judges.asking import KIND, key_maker
+from dpo_video.judges.asking import KIND
 from dpo_video.judges.backends import open_judge
 from dpo_video.judges.candidates import open_candidates
+from dpo_video.judges.keys import key_maker
 from dpo_video.judges.scorer import load_scorer, render
 from dpo_video.recipe_file import load_recipe
 from dpo_video.records import Candidate, Sample, write_jsonl
@@ -117,7 +118,7 @@ def fill_store(recipe: str, missing: float, where: str) -> None:
 
         def rows() -> Iterable[tuple[str, str, str]]:
             body = json.dumps(reply)
-            for place, (_, sample, candidate) in enumerate(candidates.by_caption()):
+            for place, (_, sample, candidate) in enumerate(candidates.read(candidates.order)):
                 left_out = place % every == every - 1 if where == "spread" else place >= total * (1 - missing)
                 if not left_out:
                     yield KIND, key_of(render(scorer, caption=sample.caption, question=sample.prompt,
