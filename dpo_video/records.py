@@ -3,6 +3,7 @@
 import json
 import os
 import tempfile
+from codecs import BOM_UTF8
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
@@ -145,6 +146,15 @@ def _matches(value: object, hint: Any) -> bool:
     return isinstance(value, hint) and not (hint is int and isinstance(value, bool))
 
 
+def _in_words(hint: Any) -> str:
+    """Return what JSON calls a kind of value."""
+    if isinstance(hint, UnionType):
+        return " or ".join(_in_words(part) for part in get_args(hint))
+    words = {str: "a string in quotes", float: "a number", int: "an integer", bool: "true or false", NoneType: "null",
+             list: "a list", dict: "an object"}
+    return words[get_origin(hint) or hint]
+
+
 def from_dict(kind: type[Record], row: Mapping[str, Any], where: str) -> Record:
     """Build a record from a mapping; `where` (file:line) opens every error message."""
     hints = HINTS[kind]
@@ -157,8 +167,7 @@ def from_dict(kind: type[Record], row: Mapping[str, Any], where: str) -> Record:
             if name in REQUIRED[kind]:
                 raise UserError(f"{where}: missing `{name}`. {_why_needed(kind, name)}")
         elif type(row[name]) is not hint and not _matches(row[name], hint):  # the first is quick, and mostly true
-            wanted = getattr(hint, "__name__", None) or str(hint)
-            raise UserError(f"{where}: `{name}` must be {wanted}, got {row[name]!r}")
+            raise UserError(f"{where}: `{name}` must be {_in_words(hint)}, got {row[name]!r}")
     return kind(**row)
 
 
@@ -202,21 +211,30 @@ def _lines(path: Path, what: str) -> Iterator[tuple[int, int, bytes]]:
     begin = 0
     with path.open("rb") as lines:
         for number, line in enumerate(lines, start=1):
-            if line.strip():
-                yield number, begin, line
+            text = line.removeprefix(BOM_UTF8) if number == 1 else line  # Windows editors begin files with it
+            if text.strip():
+                yield number, begin + len(line) - len(text), text
             begin += len(line)
 
 
 def _object(line: bytes, where: str) -> dict[str, Any]:
     try:
-        row = json.loads(line.decode())
+        row = DECODER.decode(line.decode().strip())
     except UnicodeDecodeError as error:
         raise UserError(f"{where}: not UTF-8 text") from error
     except json.JSONDecodeError as error:
         raise UserError(f"{where}: not JSON ({error.msg} at column {error.colno})") from error
     if not isinstance(row, dict):
-        raise UserError(f"{where}: expected a JSON object, got {line.decode().strip()[:40]!r}")
+        raise UserError(f"{where}: expected one JSON object a line, got {line.decode().strip()[:40]!r}")
     return row
+
+
+def _no_number(name: str) -> None:
+    raise json.JSONDecodeError(f"{name} is no number of JSON; leave the field out", name, 0)
+
+
+DECODER = json.JSONDecoder(parse_constant=_no_number)
+"""Python's own reads NaN and Infinity, which JSON does not have, and nothing here can work with."""
 
 
 def to_json(record: AnyRecord) -> str:
