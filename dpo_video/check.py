@@ -179,8 +179,8 @@ def _plan(recipe: Recipe, plan: Blueprint, data: Sequence[Data], clips: Sequence
     context = min(context, recipe.train.max_length or context)
     if sequence.most > context:
         findings.warnings.append(f"sequences of up to {sequence.most:,.0f} tokens do not fit the {context:,} there is "
-                                 "room for: such pairs are dropped and counted. Lower video.max_tokens, "
-                                 "video.num_frames or generate.max_new_tokens")
+                                 "room for: such pairs are dropped and counted. Shorten questions, or lower "
+                                 "video.max_tokens, video.num_frames or generate.max_new_tokens")
     parameters = count_parameters(plan, recipe.train.tune)
     load = Load(sequences=1, prompt_tokens=prompt, answer_tokens=answer,
                 patches=max(size.patches for size in sizes))

@@ -175,10 +175,11 @@ def agree(
 @app.command()
 def check(recipe: RecipeName, overrides: Overrides = None) -> None:
     """Validate everything and print tokens per clip, memory, steps and judge calls; train nothing."""
+    settings = load_recipe(recipe, overrides or [])
     from dpo_video.check import check as make_plan
     from dpo_video.check import render
 
-    plan = make_plan(load_recipe(recipe, overrides or []))
+    plan = make_plan(settings)
     print(render(plan))
     if plan.problems:
         raise UserError(f"{len(plan.problems)} problem(s) above stand in the way of `dpo-video run {recipe}`")
@@ -199,8 +200,9 @@ def list_(
     from dpo_video.names import choose
 
     for name in [kind] if kind else LISTS:
+        rows = choose(LISTS, name, "list")()
         print(f"{name}:")
-        for row, meaning in choose(LISTS, name, "list")():
+        for row, meaning in rows:
             print(f"  {row:28} {meaning}")
 
 

@@ -171,8 +171,9 @@ def test_no_pairs_says_which_stage_tells_why(world: Path) -> None:
 
 
 def test_a_loss_that_needs_another_setting_is_a_user_error(world: Path) -> None:
-    with pytest.raises(UserError, match="TRL refuses the training settings: Label smoothing"):
-        train_here(make_recipe(world, name="exo", loss=["exo_pair"]), world, make_pairs(3))
+    with pytest.raises(UserError, match="TRL refuses the training settings: `f_divergence_type='js_diverg"):
+        train_here(make_recipe(world, name="js", loss=["nca_pair"], trl={"f_divergence_type": "js_divergence"}), world,
+                   make_pairs(3))
 
 
 class Interleaved(ClipOrder):

@@ -17,22 +17,18 @@ def check_train_settings(recipe: Recipe) -> None:
     """Raise UserError for a loss or a `train.trl` key that cannot be used, naming what to use instead."""
     from trl.trainer.dpo_config import DPOConfig
 
-    for name in recipe.train.loss:
-        choose(LOSSES, name, "loss in train.loss")
-    known = {field.name for field in dataclasses.fields(DPOConfig)}
+    _check_losses(recipe.train)
+    known = {field.name: field.type for field in dataclasses.fields(DPOConfig)}
     for key in recipe.train.trl:
         if key in OWNED:
             raise UserError(f"`train.trl.{key}`: set `{OWNED[key]}` instead; it is the one place for it")
         if key in REFUSED:
             raise UserError(f"`train.trl.{key}` cannot be used: {REFUSED[key]}. Remove it")
         if key not in known:
-            usable = known - set(OWNED) - set(REFUSED)
+            usable = set(known) - set(OWNED) - set(REFUSED)
             raise UserError(f"unknown field `train.trl.{key}`: trl.DPOConfig has none of that name."
                             f"{did_you_mean(key, usable)} Fields that may stand here: {', '.join(sorted(usable))}")
-    sorting = [name for name in recipe.train.loss if name in SORTING]
-    if sorting and recipe.train.tokens_per_batch is not None:
-        raise UserError(f"`train.loss` {sorting[0]!r} sorts the pairs of a forward against each other, so its value "
-                        "depends on the cut that `train.tokens_per_batch` makes. Unset it, and set `train.batch_size`")
+        _check_kind(key, recipe.train.trl[key], known[key])
     tuned = [part for part in recipe.train.tune if part != "language"]
     if tuned and recipe.video.cache == "features":
         raise UserError(f"`video.cache` is 'features', but `train.tune` has {tuned[0]!r}: the features change in every "
@@ -44,6 +40,36 @@ def check_train_settings(recipe: Recipe) -> None:
     if limit is not None and (not isinstance(limit, int) or limit < 2):
         raise UserError(f"`train.trl.save_total_limit` is {limit!r}: keep at least 2 checkpoints, or null for all. The "
                         "last one may be half written when a run is killed")
+
+
+def _check_losses(train: TrainSettings) -> None:
+    """Refuse a loss that is unknown, or that other settings break: TRL would fail late, or only warn."""
+    for name in train.loss:
+        choose(LOSSES, name, "loss in train.loss")
+    sorting = [name for name in train.loss if name in SORTING]
+    if sorting and train.tokens_per_batch is not None:
+        raise UserError(f"`train.loss` {sorting[0]!r} sorts the pairs of a forward against each other, so its value "
+                        "depends on the cut that `train.tokens_per_batch` makes. Unset it, and set `train.batch_size`")
+    smoothing = train.trl.get("label_smoothing", 0.0)
+    if not isinstance(smoothing, int | float):
+        raise UserError(f"`train.trl.label_smoothing` must be a number, got {smoothing!r}")
+    if "exo_pair" in train.loss and smoothing <= 0:
+        raise UserError("`train.loss` 'exo_pair' needs `train.trl.label_smoothing` above 0, e.g. 0.001; it is "
+                        f"{smoothing:g}")
+    if "robust" in train.loss and not 0 <= smoothing < 0.5:
+        raise UserError(f"`train.trl.label_smoothing` is {smoothing:g}, but for `train.loss` 'robust' it is the share "
+                        "of flipped pairs, from 0 to below 0.5")
+    divergence = train.trl.get("f_divergence_type", "reverse_kl")
+    choose(dict.fromkeys(DIVERGENCES), str(divergence), "train.trl.f_divergence_type")
+
+
+def _check_kind(key: str, value: object, kind: object) -> None:
+    """Refuse another kind of value where DPOConfig wants a number or true or false; it would fail far from here."""
+    right = {float: isinstance(value, int | float) and not isinstance(value, bool),
+             int: isinstance(value, int) and not isinstance(value, bool), bool: isinstance(value, bool)}
+    if isinstance(kind, type) and not right.get(kind, True) and value is not None:
+        what = {float: "a number", int: "an integer", bool: "true or false"}[kind]
+        raise UserError(f"`train.trl.{key}` must be {what}, got {value!r}")
 
 
 def dpo_config(recipe: Recipe, *, output_dir: Path, precision: Literal["no", "bf16", "fp16"], use_cpu: bool,
@@ -94,8 +120,9 @@ def dpo_config(recipe: Recipe, *, output_dir: Path, precision: Literal["no", "bf
     defaults = {"save_total_limit": 2, "ddp_find_unused_parameters": "vision" in train.tune}
     try:
         return DPOConfig(**{**defaults, **ours, **extra})
-    except (TypeError, ValueError) as error:
-        raise UserError(f"TRL refuses the training settings: {error}. They come from `train` and `train.trl`"
+    except (ImportError, TypeError, ValueError) as error:
+        said = str(error).strip().rstrip(".")
+        raise UserError(f"TRL refuses the training settings: {said}. They come from `train` and `train.trl`"
                         ) from error
 
 
@@ -112,6 +139,9 @@ LOSSES: dict[str, str] = {
     "sigmoid_norm": "DPO on rewards per token",
 }
 """Every loss of TRL 1.16 (dpo_trainer.py:1386-1516); a test compares this table with TRL's own list."""
+
+DIVERGENCES = ("reverse_kl", "forward_kl", "js_divergence", "alpha_divergence")
+"""What TRL 1.16 knows (dpo_trainer.py:1340-1381); another name fails there in the first step."""
 
 SORTING = frozenset({"aot", "aot_unpaired"})
 """Losses that compare pairs of a forward with each other."""
