@@ -25,6 +25,9 @@ from dpo_video.training.reference import KIND, ReferenceLogps, keep_logps
 from dpo_video.training.reference_store import RowStore, open_rows
 from dpo_video.video import ClipRequest, VideoError, clip_key, clip_request
 
+TUNED = "tuned"
+"""Rows of the run store as those of the reference, but under an adapter, which the key names by its contents."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Question:
@@ -87,7 +90,8 @@ def implicit_rewards(run: Run, policy: Policy, questions: Sequence[Question], *,
     with open_rows(run.recipe, run.store) as base_rows:
 
         def rewards(place: int) -> list[float] | None:
-            before, after = _stored(base_rows, base_keys[place]), _stored(run.store, keys[place])
+            before = _stored(base_rows, KIND, base_keys[place])
+            after = _stored(run.store, TUNED, keys[place])
             return (None if before is None or after is None else
                     [run.recipe.train.beta * (own - other) for own, other in zip(after, before, strict=True)])
 
@@ -110,19 +114,21 @@ def implicit_rewards(run: Run, policy: Policy, questions: Sequence[Question], *,
         return {place: found for place in range(len(questions)) if (found := rewards(place)) is not None}
 
 
-def _stored(store: RowStore, keys: Sequence[str]) -> list[float] | None:
+def _stored(store: RowStore, kind: str, keys: Sequence[str]) -> list[float] | None:
     """Return the log-prob of each answer in nats; None where one is not stored."""
-    known = store.get(KIND, set(keys))
+    known = store.get(kind, set(keys))
     return [math.fsum(known[key]["logps"]) for key in keys] if len(known) == len(set(keys)) else None
 
 
 def _compute(policy: Policy, question: Question, clip: EncodedClip, keys: Sequence[str], store: RowStore, *,
              adapter: bool) -> None:
     """Store the log-probs of the answers that the store does not hold under their keys."""
-    known = store.get(KIND, set(keys))
+    kind = TUNED if adapter else KIND
+    known = store.get(kind, set(keys))
     missing = {key: answer for key, answer in zip(keys, question.answers, strict=True) if key not in known}
     if missing:
         prompt = encode_prompt(policy, question.prompt, clip.inputs)
         rows = [Row(prompt=prompt, clip=clip.inputs, features=clip.features, answer=answer)
                 for answer in missing.values()]
-        keep_logps(store, dict(zip(missing, token_logps(policy, rows, adapter=adapter), strict=True)))
+        found = token_logps(policy, rows, adapter=adapter)
+        keep_logps(store, dict(zip(missing, found, strict=True)), kind=kind)

@@ -155,7 +155,7 @@ def test_rewards_that_are_missing_double_or_no_number_are_refused(tmp_path: Path
     settings = PairSettings(implicit_rewards=str(file))
     with pytest.raises(UserError, match=r"keep_hardest 0.5 chooses by implicit margins: set pair.implicit_rewards"):
         read_rewards(PairSettings(keep_hardest=0.5))
-    for text, message in (("0.5", "has two rewards"), ("NaN", "has the reward nan")):
+    for text, message in (("0.5", "has two rewards"), ("1e999", "has the reward inf"), ("NaN", "no number of JSON")):
         file.write_text(f'{{"candidate_id": "q#0", "reward": {text}}}\n' * 2)
         with pytest.raises(UserError, match=message):
             read_rewards(settings)

@@ -104,10 +104,10 @@ def test_what_was_computed_is_stored_and_another_adapter_pays_for_its_own_only(w
     for adapter in (world / "adapter", world / "adapter", other):
         with opened(world) as run:
             write_rewards(run, adapter=adapter, out=tmp_path / "rewards.jsonl")
-            kept.append({key for key, _ in run.store.rows("reference")})
+            kept.append([{key for key, _ in run.store.rows(kind)} for kind in ("reference", "tuned")])
     distinct = 3 * len(ANSWERS[:3])
-    assert len(kept[0]) == 2 * distinct and kept[0] == kept[1]
-    assert kept[0] < kept[2] and len(kept[2]) == 3 * distinct
+    assert [len(keys) for keys in kept[0]] == [distinct, distinct] and kept[0] == kept[1]
+    assert kept[2][0] == kept[0][0] and kept[2][1] > kept[0][1] and len(kept[2][1]) == 2 * distinct
 
 
 def test_candidates_of_a_clip_that_cannot_be_read_have_none_and_are_counted(world: Path, tmp_path: Path) -> None:

@@ -27,8 +27,7 @@ from dpo_video.video.cache import frames_identity
 KIND = "reference"
 """Rows of the run store: {"logps": [...]}, one number in nats per token of the answer, end of turn included.
 
-The sum, the token count and the part up to the shorter answer that `trl.ld_alpha` weighs all follow from them. Those
-under a tuned policy stand beside them, their keys made from these and the adapter's contents (rewards.py).
+The sum, the token count and the part up to the shorter answer that `trl.ld_alpha` weighs all follow from them.
 """
 Logps = dict[str, list[float]]
 """Per-token log-probs of answers, by key."""
@@ -112,10 +111,10 @@ def stored_logps(store: RowStore, reference: ReferenceLogps, pairs: Iterable[Pai
     return {key: row["logps"] for key, row in store.get(KIND, keys).items()}
 
 
-def keep_logps(store: RowStore, logps: Mapping[str, Sequence[float]]) -> None:
+def keep_logps(store: RowStore, logps: Mapping[str, Sequence[float]], *, kind: str = KIND) -> None:
     """Put log-probs into a store, safe against a kill from then on."""
     for key, values in logps.items():
-        store.put(KIND, key, {"logps": values})
+        store.put(kind, key, {"logps": values})
     store.flush()
 
 
