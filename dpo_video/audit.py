@@ -28,7 +28,7 @@ from dpo_video.statistics import (
     weighted_slope,
 )
 from dpo_video.texts import same_text
-from dpo_video.video import file_name
+from dpo_video.video import clip_key, file_name, rejected_clip_key
 
 Numbers = dict[str, Any]
 RESAMPLES = 1000
@@ -49,7 +49,8 @@ class Scored(NamedTuple):
 
 def audit(folder: Path) -> Numbers:
     """Write audit.json and audit.html into a run folder and return the numbers; UserError where it has no pairs."""
-    pairs = list(read_jsonl(folder / "pairs.jsonl", Pair))
+    every = list(read_jsonl(folder / "pairs.jsonl", Pair))
+    pairs = [pair for pair in every if clip_key(pair) == rejected_clip_key(pair)]  # the others compare clips
     if not pairs:
         raise UserError(f"no pairs in {str(folder / 'pairs.jsonl')!r}: nothing to audit. Make them first: "
                         "dpo-video pair RECIPE")
@@ -65,6 +66,8 @@ def audit(folder: Path) -> Numbers:
         "length": lengths(pairs, _scored(folder, pairs, candidates, judgments), clips),
         "position": positions(pairs, candidates, clips),
         "samplers": samplers(pairs, candidates, clips)}
+    if len(pairs) < len(every):
+        numbers["counts"]["other_clip_pairs"] = len(every) - len(pairs)
     numbers["warnings"] = warnings(numbers)
     write_atomic(folder / "audit.json", json.dumps(numbers, indent=2, ensure_ascii=False) + "\n")
     write_atomic(folder / "audit.html", page(numbers))

@@ -29,7 +29,7 @@ from dpo_video.plan import Calls, Plan, Spread, render
 from dpo_video.recipe import Recipe
 from dpo_video.recipe_file import load_recipe
 from dpo_video.records import Sample
-from dpo_video.video import ClipRequest, FramePool, VideoError, clip_key, plan_indices, resolve_video
+from dpo_video.video import ClipRequest, FramePool, VideoError, clip_key, clip_request, plan_indices
 
 __all__ = ["Plan", "check", "render"]
 
@@ -146,15 +146,15 @@ def _requests(recipe: Recipe, samples: Sequence[Sample], root: Path, findings: F
     requests, missing = [], []
     for sample in {clip_key(sample): sample for sample in samples}.values():
         try:
-            found = resolve_video(sample.video, root)
+            request = clip_request(sample, root)
         except VideoError as error:
             missing.append(str(error))
             continue
-        lost = [path for path in (found if isinstance(found, list) else [found]) if not path.exists()]
+        files = request.video if isinstance(request.video, tuple) else (request.video,)
+        lost = [path for path in files if not path.exists()]
         missing += [f"no file at {str(lost[0])!r}"] if lost else []
         if not lost:
-            requests.append(ClipRequest(key=clip_key(sample), video=tuple(found) if isinstance(found, list) else found,
-                                        start=sample.start, end=sample.end))
+            requests.append(request)
     total = len(requests) + len(missing)
     if missing:
         stops = len(missing) > recipe.data.max_bad_fraction * total
@@ -179,8 +179,8 @@ def _plan(recipe: Recipe, plan: Blueprint, data: Sequence[Data], clips: Sequence
     context = min(context, recipe.train.max_length or context)
     if sequence.most > context:
         findings.warnings.append(f"sequences of up to {sequence.most:,.0f} tokens do not fit the {context:,} there is "
-                                 "room for: such pairs are dropped and counted. Lower video.max_tokens, "
-                                 "video.num_frames or generate.max_new_tokens")
+                                 "room for: such pairs are dropped and counted. Shorten questions, or lower "
+                                 "video.max_tokens, video.num_frames or generate.max_new_tokens")
     parameters = count_parameters(plan, recipe.train.tune)
     load = Load(sequences=1, prompt_tokens=prompt, answer_tokens=answer,
                 patches=max(size.patches for size in sizes))
@@ -224,10 +224,11 @@ def _tokens(text: str) -> int:
 
 
 def _pairs_per_question(recipe: Recipe) -> int:
-    """Return the most pairs that the rule makes of one question."""
+    """Return the most pairs that are made of one question."""
+    negatives = len(set(recipe.pair.video_negatives))
     if recipe.pair.rule != "all_pairs":
-        return 1
-    return min(recipe.pair.max_pairs_per_sample, math.comb(recipe.generate.candidates_per_sample, 2))
+        return 1 + negatives
+    return min(recipe.pair.max_pairs_per_sample, math.comb(recipe.generate.candidates_per_sample, 2)) + negatives
 
 
 def optimizer_steps(recipe: Recipe, pairs: int) -> int:

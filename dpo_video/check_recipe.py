@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,13 @@ from dpo_video.judges.jury import family_warnings
 from dpo_video.judges.openai import api_key
 from dpo_video.judges.pairwise import pairwise_scorer
 from dpo_video.judges.scorer import Scorer, load_scorer
+from dpo_video.judges.spending import open_spending
 from dpo_video.judges.verdict import check_examples
 from dpo_video.models.checkpoints import resolve_model
 from dpo_video.pair import read_rewards
 from dpo_video.recipe import Recipe
 from dpo_video.records import Sample
-from dpo_video.training.settings import check_train_settings
+from dpo_video.training.settings import dpo_config
 
 FEW_CLIPS = 30
 """Held-out clips below which an interval over clips is wide and unsteady."""
@@ -74,6 +76,7 @@ def check_recipe(recipe: Recipe, samples: Sequence[Sample], heldout: Sequence[Sa
             _check_references(scorer, samples, findings)
     if recipe.judge.backend == "openai":
         findings.collect(api_key, recipe.judge)
+        findings.collect(open_spending, recipe.judge)
     else:
         findings.collect(resolve_model, recipe.judge.model)
     if recipe.judge.model == recipe.model.name:
@@ -84,7 +87,8 @@ def check_recipe(recipe: Recipe, samples: Sequence[Sample], heldout: Sequence[Sa
                         (recipe.evaluate.pairwise_scorer, "evaluate.pairwise_scorer")):
         if name is not None:
             findings.collect(pairwise_scorer, name, where)
-    findings.collect(check_train_settings, recipe)
+    findings.collect(partial(dpo_config, recipe, output_dir=recipe.run_folder / "checkpoints", precision="no",
+                             use_cpu=recipe.model.device == "cpu"))
     _check_sampling(recipe, findings)
     _check_evaluation(recipe, heldout, findings)
 

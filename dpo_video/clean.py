@@ -13,7 +13,7 @@ from dpo_video.near import is_near, near_index
 from dpo_video.recipe import CleanSettings
 from dpo_video.records import Sample
 from dpo_video.screening import is_refusal
-from dpo_video.video import ClipRequest, VideoError, clip_key, resolve_video
+from dpo_video.video import ClipRequest, VideoError, clip_key, clip_request
 from dpo_video.video.facts import ClipFacts, Look
 
 SHORT = 20
@@ -150,11 +150,9 @@ def _by_clip(rows: Iterable[Row], settings: CleanSettings, root: Path, look: Loo
 
 def _request(sample: Sample, root: Path) -> ClipRequest:
     try:
-        video = resolve_video(sample.video, root)
-    except VideoError:
-        video = Path(str(sample.video))  # an address: it cannot be read, and passes as such
-    return ClipRequest(key=clip_key(sample), video=tuple(video) if isinstance(video, list) else video,
-                       start=sample.start, end=sample.end)
+        return clip_request(sample, root)
+    except VideoError:  # an address: it cannot be read, and passes as such
+        return ClipRequest(key=clip_key(sample), video=Path(str(sample.video)), start=sample.start, end=sample.end)
 
 
 def clip_fault(facts: ClipFacts, settings: CleanSettings) -> tuple[str, str] | None:

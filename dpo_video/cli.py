@@ -175,10 +175,11 @@ def agree(
 @app.command()
 def check(recipe: RecipeName, overrides: Overrides = None) -> None:
     """Validate everything and print tokens per clip, memory, steps and judge calls; train nothing."""
+    settings = load_recipe(recipe, overrides or [])
     from dpo_video.check import check as make_plan
     from dpo_video.check import render
 
-    plan = make_plan(load_recipe(recipe, overrides or []))
+    plan = make_plan(settings)
     print(render(plan))
     if plan.problems:
         raise UserError(f"{len(plan.problems)} problem(s) above stand in the way of `dpo-video run {recipe}`")
@@ -199,8 +200,9 @@ def list_(
     from dpo_video.names import choose
 
     for name in [kind] if kind else LISTS:
+        rows = choose(LISTS, name, "list")()
         print(f"{name}:")
-        for row, meaning in choose(LISTS, name, "list")():
+        for row, meaning in rows:
             print(f"  {row:28} {meaning}")
 
 
@@ -218,6 +220,23 @@ def audit(
     out = console()
     out.print(table(numbers))
     out.print(f"audit: {folder / 'audit.json'}, {folder / 'audit.html'}", soft_wrap=True, markup=False)
+
+
+@app.command()
+def rewards(
+    run_folder: Annotated[str, typer.Argument(metavar="RUN", help="A run folder, e.g. runs/quickstart.")],
+    adapter: Annotated[str, typer.Option(help="Folder of the tuned adapter; RUN/adapter when left out.")] = "",
+    out: Annotated[str, typer.Option(help="JSONL to write; RUN/rewards.jsonl when left out.")] = "",
+) -> None:
+    """Compute the tuned policy's implicit reward of every candidate, for pair.implicit_rewards."""
+    from dpo_video.rewards import write_rewards
+    from dpo_video.run import open_run, recipe_of
+
+    folder = Path(run_folder)
+    with open_run(recipe_of(folder)) as opened:
+        summary = write_rewards(opened, adapter=Path(adapter) if adapter else folder / "adapter",
+                                out=Path(out) if out else folder / "rewards.jsonl")
+    print("rewards: " + ", ".join(f"{name} {value}" for name, value in summary.items()))
 
 
 @app.command()

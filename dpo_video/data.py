@@ -3,6 +3,7 @@
 import math
 from collections import Counter, defaultdict
 from collections.abc import Sequence
+from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -12,7 +13,7 @@ from dpo_video.cleaned import Cleaned
 from dpo_video.errors import UserError
 from dpo_video.names import did_you_mean
 from dpo_video.recipe import Recipe
-from dpo_video.records import Pair, Sample, read_jsonl, read_lines
+from dpo_video.records import Pair, Sample, read_lines
 from dpo_video.store import RunStore
 from dpo_video.video.facts import look_at
 
@@ -77,14 +78,29 @@ def load_samples(recipe: Recipe, split: Literal["samples", "heldout"], *, heldou
 
 
 def _unique(path: Path) -> Rows:
-    """Yield the samples of a file; refuse an id that stands twice."""
+    """Yield the samples of a file; refuse an id that stands twice, and a sample that says nothing."""
     seen: dict[str, int] = {}
-    for number, (line, sample) in enumerate(read_lines(path, Sample), start=1):
+    for line, sample in read_lines(path, Sample):
         if sample.id in seen:
-            raise UserError(f"{path}: sample {number} has the id {sample.id!r} of sample {seen[sample.id]}; "
-                            "ids must be unique")
-        seen[sample.id] = number
+            raise UserError(f"{path}:{line}: the id {sample.id!r} stands in line {seen[sample.id]} already; ids must "
+                            "be unique")
+        seen[sample.id] = line
+        _check_content(sample, f"{path}:{line}", needed=("id", "video", "prompt", "caption"))
         yield Row(line, sample)
+
+
+def _check_content(record: Sample | Pair, where: str, *, needed: Sequence[str]) -> None:
+    """Refuse a field that says nothing, and a clip that ends before it starts."""
+    row = asdict(record)
+    for name in needed:
+        value = row[name]
+        if not (value.strip() if isinstance(value, str) else value and all(part.strip() for part in value)):
+            why = ". The judge scores answers against it" if name == "caption" else ""
+            raise UserError(f"{where}: `{name}` is empty{why}. Fill it in, or leave the line out")
+    start, end = record.start or 0.0, record.end
+    if start < 0 or (end is not None and end <= start):
+        raise UserError(f"{where}: the clip starts at {start:g} and ends at {end if end is None else format(end, 'g')} "
+                        "seconds: `start` must be 0 or later, and `end` after it")
 
 
 def load_pairs(recipe: Recipe) -> tuple[list[Pair], Path]:
@@ -93,7 +109,11 @@ def load_pairs(recipe: Recipe) -> tuple[list[Pair], Path]:
     Raises UserError when the file is missing or wrong (file:line), or has no pair.
     """
     path = Path(recipe.data.pairs or "").expanduser()
-    pairs = list(read_jsonl(path, Pair))[:recipe.data.limit]
+    pairs = []
+    for line, pair in read_lines(path, Pair):
+        _check_content(pair, f"{path}:{line}", needed=("video", "prompt", "chosen"))
+        pairs.append(pair)
+    pairs = pairs[:recipe.data.limit]
     if not pairs:
         raise UserError(f"{path}: no pairs in it")
     root = Path(recipe.data.video_root).expanduser() if recipe.data.video_root else path.parent

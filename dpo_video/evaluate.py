@@ -6,7 +6,6 @@ answers by the rule that made the training pairs: their reward accuracy says whe
 
 import gc
 import json
-import math
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -32,23 +31,15 @@ from dpo_video.measures import (
     normalise_answer,
     side,
 )
-from dpo_video.models.batches import Row
-from dpo_video.models.clip_source import EncodedClip, open_source
-from dpo_video.models.load import Policy, load_policy
-from dpo_video.models.lora import tunes_tower
-from dpo_video.models.prompts import encode_prompt
+from dpo_video.models.load import load_policy
 from dpo_video.models.sampling import Sampler
 from dpo_video.pair import Paired, build_pairs, with_noise
-from dpo_video.progress import progress
 from dpo_video.records import Candidate, Judgment, Pair, write_atomic
+from dpo_video.rewards import Question, implicit_rewards
 from dpo_video.run import STAGES, Run
 from dpo_video.tie_breaks import tie_breaker
 from dpo_video.training.batches import pair_ids
-from dpo_video.training.clips import clip_request
-from dpo_video.training.logps import answer_logps, token_logps
-from dpo_video.training.reference import KIND, ReferenceLogps, keep_logps
-from dpo_video.training.reference_store import RowStore, open_rows
-from dpo_video.video import clip_key, file_name
+from dpo_video.video import clip_request, file_name
 
 
 class Answers(NamedTuple):
@@ -99,13 +90,6 @@ def evaluate(run: Run) -> dict[str, Any]:
     metrics["seconds"] = _seconds(run) | {"evaluate": time.monotonic() - begin}
     write_atomic(run.folder / "metrics.json", json.dumps(metrics, indent=2) + "\n")
     return _summary(metrics, verdicts)
-
-
-def implicit_margins(tuned: Sequence[float], base: Sequence[float], *, beta: float) -> list[float]:
-    """Return beta * ((tuned - base) of chosen - (tuned - base) of rejected) for log-probs in nats, chosen and rejected
-    in turn: DPO's implicit reward margin (Rafailov et al. 2023, arXiv 2305.18290, sec. 4)."""
-    rewards = [beta * (new - old) for new, old in zip(tuned, base, strict=True)]
-    return [chosen - rejected for chosen, rejected in zip(rewards[::2], rewards[1::2], strict=True)]
 
 
 def _answer(run: Run) -> Answers:
@@ -186,57 +170,16 @@ def _grade(run: Run, candidates: Sequence[Candidate], verdicts: Verdicts) -> lis
 
 
 def reward_margins(run: Run, pairs: Sequence[Pair]) -> list[PairMargin]:
-    """Return each held-out pair's implicit reward margin, by teacher-forced forwards with the adapter on and off.
-
-    The base model's log-probs are stored, as those of training are: another adapter or beta pays for its own only.
-    """
+    """Return each held-out pair's implicit reward margin; a pair whose clip cannot be read has none."""
     if not pairs:
         return []
-    recipe = run.recipe
-    policy = load_policy(recipe.model, adapter=run.folder / "adapter")
-    clips: dict[str, list[Pair]] = {}
-    for pair in pairs:
-        clips.setdefault(clip_key(pair), []).append(pair)
-    requests = {key: clip_request(of_clip[0], run.heldout_root) for key, of_clip in clips.items()}
-    reference = ReferenceLogps(policy, recipe.video, requests)
-    margins: list[PairMargin] = []
-    with (open_rows(recipe, run.store) as rows, open_source(policy, recipe) as source,
-          progress("held-out pairs", total=len(pairs)) as advance):
-        for request, clip in source.map(requests.values()):
-            if isinstance(clip, UserError):
-                run.set_aside(request.key, clip)
-            else:
-                encoded = source.encode(clip)
-                base = source.encode(clip, adapter=False) if tunes_tower(policy.model) else encoded
-                sums = [_sums_of_pair(policy, (encoded, base), pair, reference=reference, store=rows)
-                        for pair in clips[request.key]]
-                margins += [PairMargin(clip=file_name(pair.video), margin=implicit_margins(
-                    tuned, before, beta=recipe.train.beta)[0])
-                    for pair, (tuned, before) in zip(clips[request.key], sums, strict=True)]
-            advance(len(clips[request.key]))
-    return margins
-
-
-def _sums_of_pair(policy: Policy, clips: tuple[EncodedClip, EncodedClip], pair: Pair, *, reference: ReferenceLogps,
-                  store: RowStore) -> tuple[list[float], list[float]]:
-    """Return the log-probs of chosen and rejected answer, by the tuned model and by the base, nats.
-
-    Args:
-        clips: the pair's clip as the tuned model encodes it, and as the base does.
-    """
-    clip, before = clips
-    prompt = encode_prompt(policy, pair.prompt, clip.inputs)
-    rows = [Row(prompt=prompt, clip=clip.inputs, features=clip.features, answer=answer)
-            for answer in pair_ids(policy, pair)]
-    tuned = answer_logps(policy, rows, batch_size=len(rows))
-    keys = [reference.key(clip_key(pair), pair.prompt, row.answer) for row in rows]
-    base = store.get(KIND, keys)
-    if len(base) < len(set(keys)):
-        rows = [replace(row, features=before.features) for row in rows]
-        logps = token_logps(policy, rows, batch_size=len(rows), adapter=False)
-        keep_logps(store, dict(zip(keys, logps, strict=True)))
-        base = store.get(KIND, keys)
-    return tuned, [math.fsum(base[key]["logps"]) for key in keys]
+    adapter = run.folder / "adapter"
+    policy = load_policy(run.recipe.model, adapter=adapter)
+    questions = [Question(clip=clip_request(pair, run.heldout_root), prompt=pair.prompt, answers=pair_ids(policy, pair))
+                 for pair in pairs]
+    rewards = implicit_rewards(run, policy, questions, adapter=adapter, title="held-out pairs")
+    return [PairMargin(clip=file_name(pair.video), margin=rewards[place][0] - rewards[place][1])
+            for place, pair in enumerate(pairs) if place in rewards]
 
 
 def _pair_counts(paired: Paired) -> dict[str, Any]:

@@ -25,7 +25,7 @@ from dpo_video.recipe import GenerateSettings, ModelSettings, SamplerSettings
 from dpo_video.records import Candidate, Sample, write_jsonl
 from dpo_video.run import Run
 from dpo_video.store import content_hash, row_key
-from dpo_video.video import ClipRequest, VideoError, clip_key, resolve_video
+from dpo_video.video import ClipRequest, VideoError, clip_key, clip_request, resolve_video
 
 FRAME_POLICY = ("policy", "num_frames", "fps", "min_frames", "max_frames", "change", "min_pixels", "max_pixels",
                 "cap_pixels", "max_tokens", "reserve_tokens")
@@ -206,14 +206,10 @@ def clip_requests(run: Run, work: Work, missing: Mapping[str, Sequence[Asked]]) 
     """Return one request per clip, in the order of the samples; what is no file at all is set aside at once."""
     requests = []
     for key, asked in missing.items():
-        sample = asked[0].sample
         try:
-            found = resolve_video(sample.video, work.root)
+            requests.append(clip_request(asked[0].sample, work.root))
         except VideoError as error:
             run.set_aside(key, error)
-            continue
-        requests.append(ClipRequest(key=key, video=tuple(found) if isinstance(found, list) else found,
-                                    start=sample.start, end=sample.end))
     return requests
 
 

@@ -23,9 +23,8 @@ from dpo_video.models.tokens import fit_frames
 from dpo_video.recipe import ModelSettings
 from dpo_video.records import Pair, read_jsonl
 from dpo_video.run import Run
-from dpo_video.training.clips import clip_request
 from dpo_video.training.logps import clip_rows
-from dpo_video.video import Frames, VideoError, read_frames
+from dpo_video.video import Frames, VideoError, clip_request, read_frames
 
 TOLERANCE: dict[torch.dtype, float] = {torch.float32: 1e-4, torch.bfloat16: 5e-2, torch.float16: 1e-2}
 """How far logits may be apart, as a share of the largest logit: a merged weight is rounded once, an adapter never."""

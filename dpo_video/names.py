@@ -12,8 +12,10 @@ Row = TypeVar("Row")
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """Return " Did you mean 'x'?" for the nearest known name, or an empty string."""
-    near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    """Return " Did you mean 'x'?" for the nearest known name, or one that `name` abbreviates, or an empty string."""
+    names = list(known)
+    near = ([each for each in names if "".join(word[:1] for word in each.split("_")) == name and "_" in each]
+            or difflib.get_close_matches(name, names, n=1, cutoff=0.5))
     return f" Did you mean {near[0]!r}?" if near else ""
 
 

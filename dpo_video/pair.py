@@ -34,6 +34,7 @@ from dpo_video.pair_rules import (
 from dpo_video.recipe import PairSettings
 from dpo_video.records import Candidate, Judgment, Pair, Reward, Sample, read_jsonl, write_atomic, write_jsonl
 from dpo_video.tie_breaks import SOURCE, TOO_CLOSE, Tie, break_ties, tie_breaker, tie_of
+from dpo_video.video_negatives import Negatives, add_negatives
 
 if TYPE_CHECKING:
     from dpo_video.run import Run
@@ -68,7 +69,8 @@ def pair(run: "Run") -> dict[str, Any]:
                          settings=with_noise(recipe.pair, run.folder),
                          threshold=load_scorer(recipe.judge.scorer).threshold, seed=recipe.seed,
                          rewards=read_rewards(recipe.pair), compare=tie_breaker(recipe, run.store))
-    write_jsonl(run.folder / "pairs.jsonl", paired.pairs)
+    negatives = add_negatives(paired.pairs, recipe.pair.video_negatives, seed=recipe.seed)
+    write_jsonl(run.folder / "pairs.jsonl", negatives.pairs)
     drops = run.folder / "drops.jsonl"
     write_atomic(drops, (json.dumps(asdict(drop), ensure_ascii=False) + "\n" for drop in paired.drops))
     if not paired.pairs:
@@ -80,14 +82,23 @@ def pair(run: "Run") -> dict[str, Any]:
     warnings = uneven_samplers(shares)
     for warning in warnings:
         log.warning("pair: %s", warning)
-    return paired.summary | {"samplers": shares, "warnings": warnings}
+    return paired.summary | _negative_counts(negatives) | {"samplers": shares, "warnings": warnings}
 
 
 def _take(run: "Run") -> dict[str, Any]:
-    """Write the pairs of `data.pairs` as pairs.jsonl, as they are; return counts and statistics."""
-    pairs, _ = load_pairs(run.recipe)
-    write_jsonl(run.folder / "pairs.jsonl", pairs)
-    return {"pairs": len(pairs), "given": str(run.recipe.data.pairs), **pair_statistics(pairs)}
+    """Write the pairs of `data.pairs` as pairs.jsonl, as they are, with video negatives; return counts, statistics."""
+    recipe = run.recipe
+    pairs, _ = load_pairs(recipe)
+    negatives = add_negatives(pairs, recipe.pair.video_negatives, seed=recipe.seed)
+    write_jsonl(run.folder / "pairs.jsonl", negatives.pairs)
+    return {"pairs": len(pairs), "given": str(recipe.data.pairs), **pair_statistics(pairs),
+            **_negative_counts(negatives)}
+
+
+def _negative_counts(negatives: Negatives) -> dict[str, Any]:
+    """Return how many video negatives there are beside the pairs, by source, and how many could not be made."""
+    counts = {"video_negatives": negatives.counts, "video_negatives_dropped": negatives.dropped}
+    return {name: count for name, count in counts.items() if count}
 
 
 def build_pairs(samples: Sequence[Sample], candidates: Iterable[Candidate], judgments: Iterable[Judgment], *,
@@ -157,7 +168,7 @@ def read_rewards(settings: PairSettings) -> dict[str, float] | None:
     if settings.implicit_rewards is None:
         if settings.keep_hardest < 1:
             raise UserError(f"pair.keep_hardest {settings.keep_hardest:g} chooses by implicit margins: set "
-                            "pair.implicit_rewards to a JSONL of candidate_id and reward")
+                            "pair.implicit_rewards to what `dpo-video rewards RUN` writes")
         return None
     path = Path(settings.implicit_rewards).expanduser()
     rewards: dict[str, float] = {}

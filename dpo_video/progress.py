@@ -39,12 +39,12 @@ def loading(name: str) -> Iterator[None]:
 
 @contextmanager
 def progress(title: str, *, total: int) -> Iterator[Advance]:
-    """Show a bar on stderr while the block runs; yields the function that advances it."""
+    """Show a bar on stderr while the block runs, if there is anything to do; yields what advances it."""
     wide = Column(min_width=7, no_wrap=True)
     columns = (TextColumn("{task.description}"), BarColumn(bar_width=20), MofNCompleteColumn(table_column=wide),
                TimeElapsedColumn(table_column=wide), TimeRemainingColumn(table_column=wide),
                TextColumn("{task.fields[counts]}"))
-    with Progress(*columns, console=CONSOLE) as bars:
+    with Progress(*columns, console=CONSOLE, disable=total == 0) as bars:
         task = bars.add_task(title, total=total, counts="")
 
         def advance(step: int = 1, *, note: str = "", **counts: int | float | str) -> None:

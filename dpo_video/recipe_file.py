@@ -53,8 +53,7 @@ def _with_overrides(values: dict[str, Any], overrides: Sequence[str], places: di
     try:
         return Recipe.model_validate(values, strict=True)
     except ValidationError as error:
-        lines = [_explain(detail, places, path) for detail in error.errors()]
-        raise UserError("\n".join(dict.fromkeys(lines))) from None
+        raise UserError(_explain_all(error.errors(), places, path)) from None
 
 
 def load_video_settings(overrides: Sequence[str]) -> VideoSettings:
@@ -70,7 +69,7 @@ def load_video_settings(overrides: Sequence[str]) -> VideoSettings:
         return VideoSettings.model_validate(values["video"], strict=True)
     except ValidationError as error:
         details = [{**detail, "loc": ("video", *detail["loc"])} for detail in error.errors()]
-        raise UserError("\n".join(dict.fromkeys(_explain(detail, places, "") for detail in details))) from None  # type: ignore[arg-type]
+        raise UserError(_explain_all(details, places, "command line")) from None  # type: ignore[arg-type]
 
 
 def _preset_first(overrides: Sequence[str]) -> list[str]:
@@ -117,6 +116,8 @@ def _override(values: dict[str, Any], text: str, places: dict[Location, str]) ->
     *sections, last = location = tuple(key.split("."))
     target = values
     for depth, section in enumerate(sections, start=1):
+        if section not in target:
+            places[location[:depth]] = f"override {text!r}"
         target = target.setdefault(section, {})
         if not isinstance(target, dict):
             raise UserError(f"override {text!r}: `{'.'.join(location[:depth])}` is not a section")
@@ -130,8 +131,28 @@ def _override(values: dict[str, Any], text: str, places: dict[Location, str]) ->
     places[location] = f"override {text!r}"
 
 
+def _explain_all(details: Sequence[ErrorDetails], places: dict[Location, str], path: str) -> str:
+    """Return a line for each wrong key; where a key takes several kinds of value, what each of them wants is joined."""
+    lines: dict[str, list[str]] = {}
+    for detail in details:
+        key = ".".join(_location(detail))
+        start, separator, rest = _explain(detail, places, path).partition(f"`{key}` ")
+        lines.setdefault(start + separator, []).append(rest)
+    return "\n".join(start + "; or ".join(dict.fromkeys(rests)) for start, rests in lines.items())
+
+
+def _location(detail: ErrorDetails) -> Location:
+    """Return the path of keys to a value, without the names that pydantic gives to the kinds a key may take."""
+    parts = tuple(str(part) for part in detail["loc"])
+    for depth, part in enumerate(parts):
+        model = _section(parts[:depth])
+        if model is None and not part.isdigit() and "dict" not in detail["type"]:
+            return parts[:depth]
+    return parts
+
+
 def _explain(detail: ErrorDetails, places: dict[Location, str], path: str) -> str:
-    location = tuple(str(part) for part in detail["loc"])
+    location = _location(detail)
     known_at = [depth for depth in range(len(location), 0, -1) if location[:depth] in places]
     where = places[location[:known_at[0]]] if known_at else path
     key = ".".join(location)
@@ -144,13 +165,34 @@ def _explain(detail: ErrorDetails, places: dict[Location, str], path: str) -> st
         allowed = detail["ctx"]["expected"]
         near = did_you_mean(str(detail["input"]), re.findall(r"'([^']+)'", allowed))
         return f"{where}: `{key}` must be one of {allowed}, got {detail['input']!r}.{near}"
+    return f"{where}: `{key}` {_wanted(detail)}"
+
+
+def _wanted(detail: ErrorDetails) -> str:
+    """Return what a value must be and what was given instead, and how to write it."""
+    given = "nothing" if detail["input"] is None else repr(detail["input"])
+    match detail["type"]:
+        case "model_type" | "model_attributes_type" | "dict_type":
+            remedy = "Put keys under it, or leave it out" if detail["input"] is None else "Write its keys under it"
+            return f"must be a section of keys, got {given}. {remedy}"
+        case "list_type" if isinstance(detail["input"], str):
+            return f"must be a list, got {given}. Write it in brackets: [{detail['input']}]"
+        case "too_short":
+            return f"must have at least {detail['ctx']['min_length']} item(s), got {given}"
+        case "int_type":
+            return f"must be an integer, got {given}"
+        case "value_error":
+            said = detail["msg"].removeprefix("Value error, ")
+            return f"is wrong: {said}" if isinstance(detail["input"], dict) else f"{said}, got {given}"
     wanted = detail["msg"].replace("Input should be a valid ", "must be a ").replace("Input should be", "must be")
-    return f"{where}: `{key}` {wanted[0].lower() + wanted[1:]}, got {detail['input']!r}"
+    return f"{wanted[0].lower() + wanted[1:]}, got {given}"
 
 
 def _section(location: Location) -> type[BaseModel] | None:
     model: type[BaseModel] = Recipe
     for part in location:
+        if part.isdigit():  # a place in a list of sections
+            continue
         field = model.model_fields.get(part)
         kinds = [] if field is None else [field.annotation, *get_args(field.annotation)]
         inner = [kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)]
@@ -166,6 +208,10 @@ def _fields(location: Location) -> list[str]:
 
 
 def _meaning(location: Location) -> str:
+    inner = _section(location)
+    if inner is not None:
+        needed = [key for key, field in inner.model_fields.items() if field.is_required()]
+        return f"It is a section; put {', '.join(f'`{key}`' for key in needed)} under it"
     model = _section(location[:-1])
     field = None if model is None else model.model_fields.get(location[-1])
     return (field.description or "").replace("\n", " ") if field else ""

@@ -3,6 +3,7 @@
 import json
 import os
 import tempfile
+from codecs import BOM_UTF8
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
@@ -104,6 +105,13 @@ class Pair:
     end: float | None = None
     rejected_video: str | list[str] | None = None
     """The clip that the rejected answer goes with, where it is another one."""
+    rejected_start: float | None = None
+    """Seconds into the rejected answer's file where its clip begins, where that is another clip."""
+    rejected_end: float | None = None
+    """Seconds into that file where it ends."""
+    rejected_corruption: str | None = None
+    """What is done to the clip of the rejected answer, its own or `rejected_video`: `reverse`, `shuffle:N` or `drop:N`,
+    N drawing the order of the frames, or those that stay (see video/corrupt.py)."""
     extra: dict[str, Any] | None = None
     """Fields of an imported row that are kept as they are."""
     rejected_finish: str = "stop"
@@ -142,6 +150,15 @@ def _matches(value: object, hint: Any) -> bool:
     return isinstance(value, hint) and not (hint is int and isinstance(value, bool))
 
 
+def _in_words(hint: Any) -> str:
+    """Return what JSON calls a kind of value."""
+    if isinstance(hint, UnionType):
+        return " or ".join(_in_words(part) for part in get_args(hint))
+    words = {str: "a string in quotes", float: "a number", int: "an integer", bool: "true or false", NoneType: "null",
+             list: "a list", dict: "an object"}
+    return words[get_origin(hint) or hint]
+
+
 def from_dict(kind: type[Record], row: Mapping[str, Any], where: str) -> Record:
     """Build a record from a mapping; `where` (file:line) opens every error message."""
     looks = (kind, *row, *map(type, row.values()))
@@ -164,8 +181,7 @@ def _check(kind: type[Record], row: Mapping[str, Any], where: str) -> None:
             if name in REQUIRED[kind]:
                 raise UserError(f"{where}: missing `{name}`. {_why_needed(kind, name)}")
         elif not _matches(row[name], hint):
-            wanted = getattr(hint, "__name__", None) or str(hint)
-            raise UserError(f"{where}: `{name}` must be {wanted}, got {row[name]!r}")
+            raise UserError(f"{where}: `{name}` must be {_in_words(hint)}, got {row[name]!r}")
 
 
 def _why_needed(kind: type, name: str) -> str:
@@ -208,29 +224,38 @@ def _lines(path: Path, what: str) -> Iterator[tuple[int, int, bytes]]:
     begin = 0
     with path.open("rb") as lines:
         for number, line in enumerate(lines, start=1):
-            if line.strip():
-                yield number, begin, line
+            text = line.removeprefix(BOM_UTF8) if number == 1 else line  # Windows editors begin files with it
+            if text.strip():
+                yield number, begin + len(line) - len(text), text
             begin += len(line)
 
 
 def _object(line: bytes, where: str) -> dict[str, Any]:
     try:
-        row = from_json(line)
+        row = from_json(line, allow_inf_nan=False)
     except ValueError:
         row = _slowly(line, where)
     if not isinstance(row, dict):
-        raise UserError(f"{where}: expected a JSON object, got {line.decode().strip()[:40]!r}")
+        raise UserError(f"{where}: expected one JSON object a line, got {line.decode().strip()[:40]!r}")
     return row
 
 
 def _slowly(line: bytes, where: str) -> Any:
     """Return what a line holds that `from_json` does not take: half a surrogate pair is no error, else say what is."""
     try:
-        return json.loads(line.decode())
+        return DECODER.decode(line.decode().strip())
     except UnicodeDecodeError as error:
         raise UserError(f"{where}: not UTF-8 text") from error
     except json.JSONDecodeError as error:
         raise UserError(f"{where}: not JSON ({error.msg} at column {error.colno})") from error
+
+
+def _no_number(name: str) -> None:
+    raise json.JSONDecodeError(f"{name} is no number of JSON; leave the field out", name, 0)
+
+
+DECODER = json.JSONDecoder(parse_constant=_no_number)
+"""Python's own reads NaN and Infinity, which JSON does not have, and nothing here can work with."""
 
 
 def as_row(record: AnyRecord) -> dict[str, Any]:

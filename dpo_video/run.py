@@ -64,13 +64,17 @@ class Run:
         return self.recipe.run_folder
 
     def set_aside(self, clip: str, error: UserError) -> None:
-        """Count a clip that cannot be read; stop when more than `data.max_bad_fraction` of all clips are bad."""
+        """Count a clip that cannot be read; stop when more than `data.max_bad_fraction` of all clips are bad.
+
+        A clip that stays as it was when corrupted is a good one: it costs that pair, and counts for no limit.
+        """
         self.bad_clips[clip] = str(error)
         self.store.put("bad_clip", clip, {"reason": str(error)})
         limit = self.recipe.data.max_bad_fraction
-        if len(self.bad_clips) > limit * self.num_clips:
-            shown = "\n".join(f"  {reason}" for reason in list(self.bad_clips.values())[:5])
-            raise UserError(f"{len(self.bad_clips)} of {self.num_clips} clips cannot be read, more than "
+        bad = [reason for reason in self.bad_clips.values() if not reason.endswith("[unchanged]")]
+        if len(bad) > limit * self.num_clips:
+            shown = "\n".join(f"  {reason}" for reason in bad[:5])
+            raise UserError(f"{len(bad)} of {self.num_clips} clips cannot be read, more than "
                             f"data.max_bad_fraction {limit:g} allows. Mend or remove them, or raise the limit. "
                             f"First:\n{shown}")
 
@@ -216,6 +220,8 @@ def _fingerprint(run: Run, name: str) -> str:
     parts["files"] = {file: content_hash(run.folder / file) for file in stage.reads}
     if name == "pair" and run.recipe.data.pairs is not None:
         parts["pairs"] = content_hash(Path(run.recipe.data.pairs).expanduser())
+        if run.recipe.pair.video_negatives:
+            parts["video_negatives"] = [run.recipe.pair.video_negatives, run.recipe.seed]
     if "judge" in stage.sections:
         parts["scorer"] = load_scorer(run.recipe.judge.scorer).version
     if "pair" in stage.sections:

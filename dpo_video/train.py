@@ -32,6 +32,7 @@ from dpo_video.training.checkpoints import (
 )
 from dpo_video.training.clips import ClipReader, OnBadClip, note_bad_clip, noted_bad_clips
 from dpo_video.training.forward import Engine, rows_engine
+from dpo_video.training.fsdp import check_fsdp, is_fsdp, sharding
 from dpo_video.training.micro_batches import Cut, cut_by_tokens, whole
 from dpo_video.training.order import ClipOrder
 from dpo_video.training.processes import is_follower, num_processes, process_number, share
@@ -85,12 +86,13 @@ def train(run: "Run") -> dict[str, Any]:
     `follow`. A run that was killed goes on from its last checkpoint and ends with the same adapter.
     """
     check_train_settings(run.recipe)
+    check_fsdp(run.recipe)
     pairs = list(read_jsonl(run.folder / "pairs.jsonl", Pair))
     if not pairs:
         raise UserError(f"no pairs in {str(run.folder / 'pairs.jsonl')!r}: nothing to train on. See why they were "
                         "dropped: dpo-video pair RECIPE")
-    policy = load_policy(run.recipe.model)
-    key = training_key(run.recipe, pairs, revision=policy.revision, num_processes=num_processes())
+    policy = load_policy(run.recipe.model, to_shard=is_fsdp())
+    key = training_key(run.recipe, pairs, revision=policy.revision, num_processes=num_processes(), sharding=sharding())
     with open_rows(run.recipe, run.store) as rows:
         job = share(_plan(run, policy, pairs, rows, key=key), use_cpu=policy.device.type == "cpu")
 
@@ -110,7 +112,8 @@ def train(run: "Run") -> dict[str, Any]:
 
 def follow(recipe: Recipe) -> None:
     """Train along in a process of rank > 0, which never opens the run folder; return when there is nothing to do."""
-    policy = load_policy(recipe.model)
+    check_fsdp(recipe)
+    policy = load_policy(recipe.model, to_shard=is_fsdp())
     job: Job | None = share(None, use_cpu=policy.device.type == "cpu")
     if job is None:
         return
@@ -140,8 +143,9 @@ def train_adapter(policy: Policy, recipe: Recipe, job: Job, *, on_bad_clip: OnBa
     args = dpo_config(recipe, output_dir=job.checkpoints, precision=PRECISIONS[policy.dtype],
                       use_cpu=policy.device.type == "cpu", report_to=report_to,
                       num_parameters=policy.bare.num_parameters())
-    order = ClipOrder([pair.clip for pair in pairs], batch_size=pairs_per_read(train_settings), seed=recipe.seed,
-                      process=process_number(), num_processes=num_processes())
+    order = ClipOrder([pair.clip for pair in pairs], rejected_clips=[pair.rejected_clip for pair in pairs],
+                      batch_size=pairs_per_read(train_settings), seed=recipe.seed, process=process_number(),
+                      num_processes=num_processes())
     order.num_epochs = _num_epochs(train_settings, len(order))
     limit = length_limit(policy, recipe)
     engine = choose_engine(policy, share_prefix=train_settings.share_prefix)
@@ -153,9 +157,11 @@ def train_adapter(policy: Policy, recipe: Recipe, job: Job, *, on_bad_clip: OnBa
         targets = lora_targets(policy.bare, policy.family, train_settings.tune)
         trainer = VideoDPOTrainer(
             policy, args=args, peft_config=lora_config(train_settings.lora, targets=targets), feed=feed,
-            callbacks=[WholeCheckpoints(), *([] if is_follower() else [StepBar()]), *callbacks])
+            callbacks=[WholeCheckpoints()],
+            reference=lambda trainer: _reference(policy, recipe, job, trainer, keep=keep))
+        for callback in (*([] if is_follower() else [StepBar()]), *callbacks):  # the reference has a bar of its own
+            trainer.add_callback(callback)
         if not _is_done(job.resume):
-            trainer.reference = _reference(policy, recipe, job, trainer, keep=keep)
             trainer.train(resume_from_checkpoint=None if job.resume is None else str(job.resume))
         return sum(weight.numel() for _, weight in adapter_parameters(policy.model))
 
@@ -207,11 +213,12 @@ def _reference(policy: Policy, recipe: Recipe, job: Job, trainer: VideoDPOTraine
     pairs = job.selection.pairs
     reference = ReferenceLogps(policy, recipe.video, job.selection.requests)
     reference.add(job.reference)
-    cut = _cut(recipe.train, trainer.engine, agree=False)
+    together = is_fsdp()
+    cut = _cut(recipe.train, trainer.engine, agree=together)
     trainer.order.set_epoch(0, next_epoch=0)  # training begins where this pass did
     batches = list(trainer.order)
     complete_reference(
-        reference, [[pairs[place] for place in batch] for batch in batches], keep=keep,
+        reference, [[pairs[place] for place in batch] for batch in batches], keep=keep, together=together,
         compute=lambda number: trainer.compute_reference(batches[number], cut=cut, reference=reference))
     return reference
 

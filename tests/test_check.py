@@ -135,6 +135,11 @@ def test_a_clip_in_both_splits_is_a_problem(world: Path) -> None:
     ({"pair": {"rule": "hound", "threshold": 6}}, "pair.threshold 6 leaves no answer on one side"),
     ({"judge": {"base_url": "https://api.example.com/v1", "api_key_env": "NO_SUCH_KEY"}}, "NO_SUCH_KEY is not set"),
     ({"train": {"loss": ["sigmod"]}}, "Did you mean 'sigmoid'?"),
+    ({"train": {"loss": ["exo_pair"]}}, "needs `train.trl.label_smoothing` above 0"),
+    ({"train": {"optimizer": "adamw_torhc"}}, "adamw_torhc is not a valid OptimizerNames"),
+    ({"train": {"trl": {"weight_decay": "a lot"}}}, "`train.trl.weight_decay` must be a number, got 'a lot'"),
+    ({"train": {"trl": {"use_weighting": 1}}}, "`train.trl.use_weighting` must be true or false, got 1"),
+    ({"judge": {"max_cost": 3.0}}, "judge.prices is not set"),
     ({"evaluate": {"hallucination_scorer": "none_such.yaml"}}, "no scorer file at"),
 ])
 def test_a_recipe_that_cannot_run_is_told_why(world: Path, changes: dict[str, Any], message: str) -> None:

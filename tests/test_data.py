@@ -53,3 +53,29 @@ def test_a_file_without_samples_is_named(tmp_path: Path) -> None:
     (tmp_path / "s.jsonl").write_text("\n")
     with pytest.raises(UserError, match=r"s.jsonl: no samples in it"):
         load_samples(recipe(tmp_path), "samples")
+
+
+@pytest.mark.parametrize(("row", "message"), [
+    ({"caption": " "}, "s.jsonl:3: `caption` is empty. The judge scores answers against it"),
+    ({"prompt": ""}, "s.jsonl:3: `prompt` is empty"),
+    ({"id": ""}, "s.jsonl:3: `id` is empty"),
+    ({"video": []}, "s.jsonl:3: `video` is empty"),
+    ({"video": ["a.png", ""]}, "s.jsonl:3: `video` is empty"),
+    ({"start": 3.0, "end": 1.5}, "s.jsonl:3: the clip starts at 3 and ends at 1.5 seconds"),
+    ({"start": -1.0}, "s.jsonl:3: the clip starts at -1 and ends at None seconds"),
+    ({"id": "first"}, "s.jsonl:3: the id 'first' stands in line 1 already; ids must be unique"),
+])
+def test_a_sample_that_says_nothing_is_named(tmp_path: Path, row: dict[str, object], message: str) -> None:
+    good = {"id": "first", "video": "a.mp4", "prompt": "p", "caption": "c"}
+    (tmp_path / "s.jsonl").write_text("\n\n".join(json.dumps(each) for each in (good, {**good, "id": "x", **row})))
+    with pytest.raises(UserError) as error:
+        load_samples(recipe(tmp_path), "samples")
+    assert message in str(error.value)
+
+
+def test_an_imported_pair_without_a_video_is_named(tmp_path: Path) -> None:
+    (tmp_path / "p.jsonl").write_text(json.dumps(
+        {"sample_id": "a", "video": [], "prompt": "p", "chosen": "yes", "rejected": "no", "source": "x",
+         "chosen_id": "a#0", "rejected_id": "a#1"}))
+    with pytest.raises(UserError, match=r"p\.jsonl:1: `video` is empty"):
+        load_samples(recipe(tmp_path, pairs=str(tmp_path / "p.jsonl")), "samples")

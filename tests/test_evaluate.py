@@ -15,7 +15,7 @@ from tiny_judge import write_scorer
 from tiny_models import tiny_policy
 
 from dpo_video.errors import UserError
-from dpo_video.evaluate import evaluate, implicit_margins, reward_margins
+from dpo_video.evaluate import evaluate, reward_margins
 from dpo_video.generate import Work, make_candidates
 from dpo_video.judges.scorer import load_scorer, render
 from dpo_video.measures import normalise_answer
@@ -194,10 +194,6 @@ def test_reward_margins_are_those_of_whole_forwards_on_the_processors_own_inputs
             base = logp(pair, pair.chosen) - logp(pair, pair.rejected)
         assert margin.margin == pytest.approx(0.1 * (tuned - base), abs=1e-4) and margin.clip == pair.video
         assert abs(margin.margin) > 1e-3
-
-
-def test_the_margin_is_beta_times_the_change_of_the_log_ratio() -> None:
-    assert implicit_margins([-1.0, -5.0, -2.0, -2.0], [-3.0, -4.0, -2.0, -1.0], beta=0.5) == [1.5, 0.5]
 
 
 def test_nothing_held_out_is_an_error_that_says_what_to_give(world: Path, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from accelerate.utils import FullyShardedDataParallelPlugin
 from clips import write_clip
 from family_cases import each_family, family_folder, tuned_family
 from peft import PeftModel
@@ -21,12 +22,14 @@ from dpo_video.quiet import quiet_libraries
 from dpo_video.recipe import Recipe
 from dpo_video.records import Pair
 from dpo_video.training.batches import read_batch, tokenize_pair
-from dpo_video.training.clips import ClipReader, clip_request
+from dpo_video.training.clips import ClipReader
 from dpo_video.training.forward import rows_engine
+from dpo_video.training.fsdp import shard_language_only
 from dpo_video.training.order import ClipOrder
 from dpo_video.training.settings import dpo_config
 from dpo_video.training.shared_prefix import choose_engine, shared_prefix_engine, why_not_shared
 from dpo_video.training.trainer import Feed, VideoDPOTrainer
+from dpo_video.video import clip_request
 
 STEPS = 3
 
@@ -54,6 +57,22 @@ def test_shared_prefix_equals_rows(family: str) -> None:
     assert max(float(grad.abs().max()) for grad in theirs.values()) > 0.1
     for name, grad in theirs.items():
         torch.testing.assert_close(mine[name], grad, atol=2e-4, rtol=1e-3)
+
+
+@each_family
+def test_fsdp_shards_the_language_model_and_its_layers_only(family: str) -> None:
+    """What is frozen beside it stays whole; the adapter is sharded wherever it sits."""
+    policy = tuned_family(family)
+    plugin = FullyShardedDataParallelPlugin(fsdp_version=2)
+    shard_language_only(plugin, policy.bare)
+    whole = {id(weight) for weight in plugin.ignored_modules[0]}
+    for name, weight in policy.bare.named_parameters():
+        sharded = re.search(r"language_model\.|text_model\.layers|text_model\.(embed|norm)|^lm_head|\.lora_", name)
+        assert (id(weight) in whole) == (sharded is None), name
+    wrapped = [name for name, module in policy.bare.named_modules()
+               if type(module).__name__ in plugin.transformer_cls_names_to_wrap]
+    assert len(wrapped) == policy.bare.config.get_text_config().num_hidden_layers
+    assert all(re.search(r"(language_model|text_model)\.layers\.\d+$", name) for name in wrapped)
 
 
 @pytest.mark.parametrize("family", sorted(name for name, row in FAMILIES.items() if not row.shared_prefix))

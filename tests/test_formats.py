@@ -263,10 +263,15 @@ def test_what_a_format_cannot_say_is_dropped_and_counted(tmp_path):
                  source="s", chosen_id="a", rejected_id="b")
     plain = Pair(sample_id="p", video="v.mp4", prompt=ASKED, chosen=GOOD, rejected=BAD, source="s", chosen_id="a",
                  rejected_id="b")
-    source = make_run(tmp_path, [frames, other, plain])
+    backwards = Pair(sample_id="b", video="v.mp4", rejected_corruption="reverse", prompt=ASKED, chosen=GOOD,
+                     rejected=GOOD, source="s", chosen_id="a", rejected_id="a")
+    source = make_run(tmp_path, [frames, other, plain, backwards])
+    corrupted = {"corrupted clip for the rejected answer": 1}
     assert export_run("hound_pairs", source, tmp_path / "h.jsonl").dropped == {
-        "list of frames": 1, "another video for the rejected answer": 1}
-    assert export_run("ms_swift", source, tmp_path / "m.jsonl").dropped == {}
+        "list of frames": 1, "another video for the rejected answer": 1, **corrupted}
+    assert export_run("trl", source, tmp_path / "t.jsonl").dropped == {
+        "another video for the rejected answer": 1, **corrupted}
+    assert export_run("ms_swift", source, tmp_path / "m.jsonl").dropped == corrupted
     _, again = imported("ms_swift", str(tmp_path / "m.jsonl"), tmp_path / "again.jsonl")
     assert [pair.video for pair in again] == [["1.jpg", "2.jpg"], "v.mp4", "v.mp4"]
     assert again[1].rejected_video == "w.mp4"

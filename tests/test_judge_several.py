@@ -166,10 +166,10 @@ def test_a_cascade_needs_label_probabilities_of_one_answer(tmp_path, scorer):
 
 
 @pytest.mark.parametrize(("judge", "message"), [
-    ({"jury": [{}, {"modl": "x"}]}, r"`jury\[1\]\.modl`: Extra inputs are not permitted, got 'x'"),
+    ({"jury": [{}, {"modl": "x"}]}, r"unknown key `jury\[1\]\.modl`. Did you mean 'model'"),
     ({"jury": [{}, {"temperature": -1}]}, r"`jury\[1\]\.temperature`: .*greater than or equal to 0, got -1"),
     ({"jury": [{}, {"scorer": "x"}]}, r"`jury\[1\]\.scorer` cannot differ: all judges use one `scorer`"),
-    ({"jury": [{}]}, "at least 2 items"),
+    ({"jury": [{}]}, "at least 2 item"),
     ({"cascade": {"model": "x", "jury": [{}, {}]}}, r"`cascade\.jury` cannot differ"),
     ({"cascade": {"model": "x", "below": 0}}, "greater than 0"),
     ({"cascade": {"model": "x", "batch_sise": 2}}, r"`cascade\.batch_sise`"),

@@ -46,7 +46,7 @@ def test_the_merged_model_answers_as_base_and_adapter(tmp_path: Path, kind: str,
     frames = read_frames(tmp_path / "c1.mp4", recipe.video, multiple_of=merged.family.frames_per_step)
     got, wanted, base = (
         answer_logps(policy, clip_rows(policy, frames, recipe.video, question="what happens ?", answers=["a red bus"]),
-                     batch_size=1, adapter=adapter)[0]
+                     adapter=adapter)[0]
         for policy, adapter in ((merged, True), (tuned, True), (tuned, False)))
     assert got == pytest.approx(wanted, abs=1e-3)
     assert abs(wanted - base) > 0.02, "far above the tolerance"

@@ -184,6 +184,13 @@ def test_a_folder_that_is_no_checkpoint_is_refused(tmp_path):
         load_policy(ModelSettings(name=str(tmp_path)))
 
 
+def test_a_family_given_by_hand_must_be_the_checkpoints():
+    with pytest.raises(UserError, match=r"model.family is 'llava', but the checkpoint is of the family 'qwen2_5_vl'"):
+        load_policy(ModelSettings(name=str(tiny_folder("qwen2_5_vl")), family="llava"))
+    same = ModelSettings(name=str(tiny_folder("qwen2_5_vl")), family="qwen2_5_vl")
+    assert load_policy(same).family.name == "qwen2_5_vl"
+
+
 def test_a_family_given_by_hand_must_be_known():
     with pytest.raises(UserError, match=r"unknown model.family 'qwen'"):
         load_policy(ModelSettings(name=str(tiny_folder("qwen2_5_vl")), family="qwen"))

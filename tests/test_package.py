@@ -15,7 +15,8 @@ LEVELS: list[set[str]] = [
     {"video"}, {"models", "judges"}, {"training", "formats"},
     {"cleaned", "tracking", "summary", "pair_table", "audit_page", "parquet"},
     {"clean"}, {"data"}, {"run"},
-    {"pair_rules", "measures", "agreement"}, {"pair_answers", "pair_numbers", "tie_breaks"},
+    {"pair_rules", "measures", "agreement", "rewards"},
+    {"pair_answers", "pair_numbers", "tie_breaks", "video_negatives"},
     {"generate", "judge", "pair", "train"}, {"generate_server", "evaluate", "merge", "audit", "agree"},
     {"judge_offline", "generate_ray", "plan"}, {"check_recipe"}, {"check", "frames", "listing"}, {"cli_data"}, {"cli"},
     {"__main__"}]
@@ -95,4 +96,5 @@ def test_the_wheel_carries_recipes_and_scorers(tmp_path: Path) -> None:
         command = [sys.executable, "-c", code, kind]
         done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
         assert wanted in done.stdout, done.stderr
+    assert (target / "dpo_video" / "recipes" / "accelerate" / "fsdp2.yaml").is_file()
     assert not (target / "recipes").exists() and not (target / "scorers").exists(), "data is no import package"

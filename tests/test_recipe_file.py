@@ -58,10 +58,25 @@ def test_numbers_read_as_yaml_1_2_floats(tmp_path: Path, text: str) -> None:
     ("pair: {rule: hond}\n", "r.yaml:7: `pair.rule` must be one of 'hound', 'best_worst', 'best_vs_sigma' or "
                              "'all_pairs', got 'hond'. Did you mean 'hound'?"),
     ("train:\n  epochs: two\n", "r.yaml:8: `train.epochs` must be a number, got 'two'"),
-    ("train:\n  batch_size: '8'\n", "r.yaml:8: `train.batch_size` must be a integer, got '8'"),
+    ("train:\n  batch_size: '8'\n", "r.yaml:8: `train.batch_size` must be an integer, got '8'"),
     ("generate: {temperature: -1}\n", "r.yaml:7: `generate.temperature` must be greater than or equal to 0, got -1"),
     ("seed: 1\nseed: 2\n", "r.yaml:8: `seed` stands twice, first at"),
     ("pair: [\n", "not YAML"),
+    ("train:\n", "r.yaml:7: `train` must be a section of keys, got nothing. Put keys under it, or leave it out"),
+    ("train: {lora: 8}\n", "r.yaml:7: `train.lora` must be a section of keys, got 8. Write its keys under it"),
+    ("train: {loss: ipo}\n", "r.yaml:7: `train.loss` must be a list, got 'ipo'. Write it in brackets: [ipo]"),
+    ("train: {loss: []}\n", "r.yaml:7: `train.loss` must have at least 1 item(s), got []"),
+    ("train: {lr: 1}\n", "r.yaml:7: unknown key `train.lr`. Did you mean 'learning_rate'?"),
+    ("train: {gradient_checkpointing: maybe}\n", "`train.gradient_checkpointing` must be a boolean, got 'maybe'; or "
+                                                 "must be one of 'auto', got 'maybe'."),
+    ("generate:\n  mix: [{temprature: 1}]\n", "r.yaml:8: missing `generate.mix.0.num_candidates`. Answers per sample"),
+    ("generate:\n  mix: [{temprature: 1}]\n", "r.yaml:8: unknown key `generate.mix.0.temprature`. Did you mean "
+                                              "'temperature'?"),
+    ("generate: {base_url: 'http://x/v1'}\n", "r.yaml:7: `generate` is wrong: `base_url` names a server, but "
+                                             "`engine` is local, which asks none"),
+    ("video: {policy: fps, min_frames: 9, max_frames: 3}\n", "r.yaml:7: `video` is wrong: `min_frames` is 9 and "
+                                                            "`max_frames` 3"),
+    ("seed: -1\n", "r.yaml:7: `seed` must be greater than or equal to 0, got -1"),
 ])
 def test_a_wrong_recipe_names_file_line_and_remedy(tmp_path: Path, extra: str, message: str) -> None:
     with pytest.raises(UserError) as error:
@@ -85,11 +100,37 @@ def test_a_missing_key_says_what_it_means(tmp_path: Path) -> None:
     ("--train.beta=1", "write it as section.key=value"),
     ("train.beta", "write it as section.key=value"),
     ("name.x=1", "`name` is not a section"),
+    ("foo.bar=1", "override 'foo.bar=1': unknown key `foo`."),
+    ("name=..", "override 'name=..': `name` must be a folder inside `runs_folder`"),
+    ("name=/x", "override 'name=/x': `name` must be a folder inside `runs_folder`"),
+    ("judge.base_url=localhost:8000", "`judge.base_url` must begin with http:// or https://"),
+    ("judge.base_url=[http://a, b]", "`judge.base_url` must begin with http:// or https://"),
+    ("judge.base_url=3", "`judge.base_url` must be a string, got 3; or must be a list, got 3"),
+    ("judge.jury=[{}, {modl: x}]", "`judge` is wrong: unknown key `jury[1].modl`. Did you mean 'model'?"),
 ])
 def test_a_wrong_override_is_explained(tmp_path: Path, override: str, message: str) -> None:
     with pytest.raises(UserError) as error:
         load_recipe(write(tmp_path, SMALL), [override])
     assert message in str(error.value)
+
+
+def test_a_missing_section_says_what_belongs_there(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"missing `judge`\. It is a section; put `model` under it"):
+        load_recipe(write(tmp_path, SMALL.replace("judge:\n  model: judge\n", "")))
+
+
+def test_a_server_address_beside_a_local_judge_is_refused_and_not_ignored(tmp_path: Path) -> None:
+    path = write(tmp_path, SMALL + "  base_url: http://localhost:8000/v1\n")
+    assert load_recipe(path).judge.backend == "openai"
+    with pytest.raises(UserError, match=r"r\.yaml:5: `judge` is wrong: `base_url` names a server, but `backend` is"):
+        load_recipe(path, ["judge.backend=local"])
+    first = load_recipe(path, ["judge.cascade={model: small, backend: local}"]).judge.first_judge()
+    assert (first.backend, first.base_url) == ("local", None)
+
+
+def test_a_home_folder_in_runs_folder_is_the_users(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert load_recipe(write(tmp_path, SMALL), ["runs_folder=~/runs"]).run_folder == tmp_path / "runs" / "small"
 
 
 def test_unknown_recipe_names_the_nearest() -> None:

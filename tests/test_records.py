@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from dpo_video.errors import UserError
-from dpo_video.records import Judgment, Sample, read_jsonl, to_json, write_jsonl
+from dpo_video.records import Judgment, Sample, read_jsonl, read_places, to_json, write_jsonl
 
 GOOD = {"id": "a", "video": "a.mp4", "prompt": "What?", "caption": "A cat."}
 
@@ -33,10 +33,11 @@ def test_an_unscored_judgment_keeps_its_null_score() -> None:
 @pytest.mark.parametrize(("row", "message"), [
     ({**GOOD, "captoin": "x"}, "s.jsonl:2: unknown field `captoin`. Did you mean 'caption'?"),
     ({key: GOOD[key] for key in ("id", "video", "prompt")}, "s.jsonl:2: missing `caption`. Every sample needs"),
-    ({**GOOD, "video": 5}, "s.jsonl:2: `video` must be str | list[str], got 5"),
-    ({**GOOD, "start": "1"}, "s.jsonl:2: `start` must be float | None, got '1'"),
+    ({**GOOD, "video": 5}, "s.jsonl:2: `video` must be a string in quotes or a list, got 5"),
+    ({**GOOD, "start": "1"}, "s.jsonl:2: `start` must be a number or null, got '1'"),
     ("{\"id\": ", "s.jsonl:2: not JSON"),
-    ("[1]", "s.jsonl:2: expected a JSON object, got '[1]'"),
+    (json.dumps({**GOOD, "start": float("nan")}), "s.jsonl:2: not JSON (NaN is no number of JSON; leave the field out"),
+    ("[1]", "s.jsonl:2: expected one JSON object a line, got '[1]'"),
 ])
 def test_a_wrong_line_is_named(tmp_path: Path, row: object, message: str) -> None:
     path = lines(tmp_path / "s.jsonl", GOOD, row)
@@ -64,6 +65,16 @@ def test_all_that_json_allows_is_read(tmp_path: Path, text: str) -> None:
     path.write_text(json.dumps(GOOD)[:-1] + ", \"answer\": \"" + text + "\", \"end\": 1e3, \"start\": -0.0}\n")
     assert list(read_jsonl(path, Sample)) == [
         Sample(**GOOD, answer=json.loads(f'"{text}"'), end=1000.0, start=-0.0)]  # type: ignore[arg-type]
+
+
+def test_a_file_from_a_windows_editor_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "s.jsonl"
+    text = f"{json.dumps(GOOD)}\r\n\r\n{json.dumps({**GOOD, 'id': 'second'})}\r\n"
+    path.write_bytes(b"\xef\xbb\xbf" + text.encode())
+    assert [record.id for record in read_jsonl(path, Sample)] == [GOOD["id"], "second"]
+    data = path.read_bytes()
+    for begin, record in read_places(path, Sample):
+        assert json.loads(data[begin:].splitlines()[0])["id"] == record.id
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:

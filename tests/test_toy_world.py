@@ -122,7 +122,7 @@ def test_writing_again_does_nothing_and_the_same_seed_gives_the_same_bytes(tmp_p
 
 def test_a_folder_with_another_split_is_refused(tmp_path: Path) -> None:
     write_split("train", tmp_path / "a", num_clips=2, seed=1)
-    with pytest.raises(ValueError, match=r"holds the toy split .*'seed': 1.*asked for .*'seed': 2"):
+    with pytest.raises(ValueError, match=r"holds the toy clips of seed 1 .* asks for seed 2 .*another `name`"):
         write_split("train", tmp_path / "a", num_clips=2, seed=2)
 
 

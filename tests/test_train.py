@@ -1,6 +1,8 @@
 """The train stage: pairs in, adapter out; killed and resumed; bad clips and long pairs counted; several processes."""
 
 import json
+import os
+import re
 import signal
 import subprocess
 import sys
@@ -48,7 +50,8 @@ def train_apart(recipe: Recipe, world: Path, *arguments: str, launcher: tuple[st
     file = world / f"{recipe.name}.json"
     file.write_text(recipe.model_dump_json())
     done = subprocess.run([sys.executable, *launcher, str(TESTS / "train_process.py"), str(file), str(world),
-                           *arguments], capture_output=True, text=True, check=False)
+                           *arguments], capture_output=True, text=True, check=False, timeout=900,
+                          env={**os.environ, "CUDA_VISIBLE_DEVICES": ""})  # FSDP would take GPUs
     return done.returncode, done.stdout + done.stderr
 
 
@@ -168,8 +171,9 @@ def test_no_pairs_says_which_stage_tells_why(world: Path) -> None:
 
 
 def test_a_loss_that_needs_another_setting_is_a_user_error(world: Path) -> None:
-    with pytest.raises(UserError, match="TRL refuses the training settings: Label smoothing"):
-        train_here(make_recipe(world, name="exo", loss=["exo_pair"]), world, make_pairs(3))
+    with pytest.raises(UserError, match="TRL refuses the training settings: `f_divergence_type='js_diverg"):
+        train_here(make_recipe(world, name="js", loss=["nca_pair"], trl={"f_divergence_type": "js_divergence"}), world,
+                   make_pairs(3))
 
 
 class Interleaved(ClipOrder):
@@ -180,11 +184,20 @@ class Interleaved(ClipOrder):
                   for process in (0, 1)]
         return iter([batch for together in zip(*shares, strict=True) for batch in together])
 
-    def clip_order(self, epoch: int | None = None) -> list[str]:
-        return [clip for clip, _ in groupby(self.clips[place] for batch in self for place in batch)]
+    def visits(self, epoch: int | None = None) -> list[tuple[str, ...]]:
+        return [(clip,) for clip, _ in groupby(self.clips[place] for batch in self for place in batch)]
 
     def __len__(self) -> int:
         return len(list(iter(self)))
+
+
+def both_shares_in_one_process(world: Path) -> dict[str, torch.Tensor]:
+    """Return the adapter of a single process that takes the batches of two as the two batches of each step."""
+    alone = make_recipe(world, name="one", epochs=1, gradient_accumulation=2)
+    order = Interleaved([pair.video for pair in make_pairs()], batch_size=2, seed=alone.seed)
+    with made_trainer(world, alone, make_pairs(), order=order) as (trainer, _):
+        trainer.train()
+        return {name: weight.detach() for name, weight in get_peft_model_state_dict(trainer.model).items()}
 
 
 @pytest.mark.parametrize(("budget", "largest_margin"), [(None, 0.0), (150, 1e-6)])
@@ -205,12 +218,41 @@ def test_two_processes_end_with_the_weights_of_one_that_takes_both_shares(
     # cut by tokens, an answer's stored reference may come from a forward of another shape: rounding, 1.9e-7 seen
     assert abs(log[0]["rewards/margins"]) <= largest_margin
     assert not (recipe.run_folder / "lock").exists()
-    ranks = [torch.load(world / f"rank{rank}.pt") for rank in (0, 1)]
-    alone = make_recipe(world, name="one", epochs=1, gradient_accumulation=2)
-    order = Interleaved([pair.video for pair in make_pairs()], batch_size=2, seed=alone.seed)
-    with made_trainer(world, alone, make_pairs(), order=order) as (trainer, _):
-        trainer.train()
-        single = get_peft_model_state_dict(trainer.model)
-    for name, weight in single.items():
+    ranks = [torch.load(world / f"rank{rank}.pt")["weights"] for rank in (0, 1)]
+    for name, weight in both_shares_in_one_process(world).items():
         assert torch.equal(ranks[0][name], ranks[1][name])
         torch.testing.assert_close(ranks[0][name], weight, atol=1e-6, rtol=1e-4)
+
+
+def test_fsdp_ends_with_the_weights_of_one_process_also_when_stopped(world: Path) -> None:
+    """The language model's weights lie in shares in two processes, the tower whole in both. One of them knows the
+    reference of all its pairs beforehand and must join the other's forwards; both are stopped after step 2, before
+    its checkpoint, and resume from step 1."""
+    config = TESTS.parent / "recipes" / "accelerate" / "fsdp2.yaml"
+    launcher = ("-m", "accelerate.commands.launch", "--config_file", str(config), "--main_process_port", "0")
+    recipe = make_recipe(world, name="fsdp", epochs=1, gradient_accumulation=1, save_steps=1,
+                         gradient_checkpointing=True)
+    pairs = make_pairs()
+    share = ClipOrder([pair.video for pair in pairs], batch_size=2, seed=recipe.seed, process=0, num_processes=2)
+    train_here(recipe, world, [pairs[place] for batch in share for place in batch])
+    write_jsonl(recipe.run_folder / "pairs.jsonl", pairs)
+    code, said = train_apart(recipe, world, "0", "2", launcher=launcher)
+    assert code == 0, said[-3000:]
+    assert re.search(r"train: going on from \S+checkpoint-1\b", said), said[-3000:]
+    log = read_log(recipe)
+    assert [row["step"] for row in log] == [1, 2]
+    assert abs(log[0]["rewards/margins"]) <= 1e-6  # stored log-probs come from forwards of another shape
+    ranks = [torch.load(world / f"rank{rank}.pt") for rank in (0, 1)]
+    names = [name for name, _ in load_policy(recipe.model).model.named_parameters()]
+    sharded = {name.removeprefix("base_model.model.").replace("base_layer.", "") for name in ranks[0]["sharded"]
+               if ".lora_" not in name}
+    assert sharded == {name for name in names if "language_model" in name} != set(names)
+    written = adapter_weights(recipe.run_folder / "adapter")
+    tuned = load_policy(recipe.model, adapter=recipe.run_folder / "adapter")
+    loaded = get_peft_model_state_dict(tuned.model)
+    single = both_shares_in_one_process(world)
+    assert single.keys() == written.keys() == loaded.keys() == ranks[0]["weights"].keys()
+    for name, weight in single.items():
+        same = (ranks[1]["weights"][name], written[name], loaded[name])
+        assert all(torch.equal(ranks[0]["weights"][name], other) for other in same)
+        torch.testing.assert_close(written[name], weight, atol=1e-6, rtol=1e-4)

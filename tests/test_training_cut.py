@@ -15,8 +15,9 @@ def test_a_cut_rejected_row_ends_without_the_end_token_and_every_other_row_with_
     whole = make_pairs(1)[0]
     pairs = [tokenize_pair(model, each) for each in (whole, replace(whole, rejected_finish="length"))]
     tokens = [each for each in pairs if isinstance(each, PairTokens)]
-    batch = PairBatch(clips=[row.clip], features=[row.features], clip_of_pair=[0, 0], prompts=[row.prompt] * 2,
-                      pairs=tokens, places=[0, 1], num_asked=2)
+    batch = PairBatch(clips=[row.clip], features=[row.features], clip_of_pair=[0, 0], rejected_clip_of_pair=[0, 0],
+                      prompts=[row.prompt] * 2, rejected_prompts=[row.prompt] * 2, pairs=tokens, places=[0, 1],
+                      num_asked=2)
     inputs = loss_inputs(model, pair_rows(batch, [row.features]))
     answers = [ids[mask.bool()].tolist()
                for ids, mask in zip(inputs["input_ids"], inputs["completion_mask"], strict=True)]

@@ -62,8 +62,8 @@ def test_batched_logps_equal_forwards_through_pixels_one_by_one(setting: tuple[P
         wanted += [slow_logp(policy, frames, "what happens ?", answer) for answer in ANSWERS]
         with policy.model.disable_adapter():  # type: ignore[operator]
             wanted_off += [slow_logp(policy, frames, "what happens ?", answer) for answer in ANSWERS]
-    assert answer_logps(policy, rows, batch_size=4) == pytest.approx(wanted, abs=1e-3, rel=1e-5)
-    assert answer_logps(policy, rows, batch_size=4, adapter=False) == pytest.approx(wanted_off, abs=1e-3, rel=1e-5)
+    assert answer_logps(policy, rows) == pytest.approx(wanted, abs=1e-3, rel=1e-5)
+    assert answer_logps(policy, rows, adapter=False) == pytest.approx(wanted_off, abs=1e-3, rel=1e-5)
     assert max(abs(on - off) for on, off in zip(wanted, wanted_off, strict=True)) > 0.1
 
 

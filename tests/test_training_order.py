@@ -48,13 +48,13 @@ def test_epochs_and_seeds_have_orders_of_their_own_that_come_again() -> None:
 
 
 def test_a_clip_that_is_left_out_leaves_the_order_of_the_others() -> None:
-    whole = ClipOrder(CLIPS, batch_size=1, seed=0).clip_order()
-    without = ClipOrder([clip for clip in CLIPS if clip != "c3"], batch_size=1, seed=0).clip_order()
-    assert without == [clip for clip in whole if clip != "c3"]
+    whole = ClipOrder(CLIPS, batch_size=1, seed=0).visits()
+    without = ClipOrder([clip for clip in CLIPS if clip != "c3"], batch_size=1, seed=0).visits()
+    assert without == [clip for clip in whole if clip != ("c3",)]
 
 
 @pytest.mark.parametrize("processes", [1, 2, 3])
 def test_the_clip_order_is_that_of_the_batches(processes: int) -> None:
     for process in range(processes):
         order = ClipOrder(CLIPS, batch_size=3, seed=5, process=process, num_processes=processes)
-        assert order.clip_order() == [clip for clip, _ in groupby(CLIPS[position] for position in flat(order))]
+        assert order.visits() == [(clip,) for clip, _ in groupby(CLIPS[position] for position in flat(order))]

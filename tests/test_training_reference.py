@@ -21,10 +21,9 @@ from dpo_video.run import Run
 from dpo_video.store import RunStore
 from dpo_video.train import train
 from dpo_video.training.batches import tokenize_pair
-from dpo_video.training.clips import clip_request
 from dpo_video.training.micro_batches import whole
 from dpo_video.training.reference import KIND, ReferenceLogps, stored_logps
-from dpo_video.video import clip_key
+from dpo_video.video import clip_key, clip_request
 
 TESTS = Path(__file__).parent
 

@@ -61,6 +61,19 @@ def test_an_unknown_loss_names_the_nearest() -> None:
         check_train_settings(recipe(loss=["sigmoyd"]))
 
 
+@pytest.mark.parametrize(("loss", "trl", "told"), [
+    ("robust", {"label_smoothing": 0.5}, "label_smoothing` is 0.5, but for `train.loss` 'robust'"),
+    ("exo_pair", {"label_smoothing": 0}, "'exo_pair' needs `train.trl.label_smoothing` above 0"),
+    ("sigmoid", {"label_smoothing": "x"}, "`train.trl.label_smoothing` must be a number, got 'x'"),
+    ("sigmoid", {"f_divergence_type": "js"}, "unknown train.trl.f_divergence_type 'js'"),
+    ("sigmoid", {"max_grad_norm": True}, "`train.trl.max_grad_norm` must be a number, got True"),
+    ("sigmoid", {"ddp_timeout": 1.5}, "`train.trl.ddp_timeout` must be an integer, got 1.5"),
+])
+def test_a_value_that_breaks_the_loss_is_refused_before_training(loss: str, trl: dict[str, Any], told: str) -> None:
+    with pytest.raises(UserError, match=re.escape(told)):
+        check_train_settings(recipe(loss=[loss], trl=trl))
+
+
 def test_a_value_that_trl_refuses_is_a_user_error(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"TRL refuses the training settings.*loss_weights"):
         config(tmp_path, trl={"loss_weights": [1.0, 2.0]})

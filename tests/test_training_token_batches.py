@@ -21,7 +21,7 @@ from dpo_video.quiet import quiet_libraries
 from dpo_video.recipe import Recipe
 from dpo_video.records import Pair
 from dpo_video.training.batches import PairBatch, read_batch, tokenize_pair
-from dpo_video.training.clips import ClipReader, clip_request
+from dpo_video.training.clips import ClipReader
 from dpo_video.training.meter import TIMED
 from dpo_video.training.micro_batches import (
     Size,
@@ -37,6 +37,7 @@ from dpo_video.training.order import ClipOrder
 from dpo_video.training.settings import check_train_settings, dpo_config, pairs_per_read
 from dpo_video.training.shared_prefix import choose_engine
 from dpo_video.training.trainer import Feed, VideoDPOTrainer
+from dpo_video.video import clip_request
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +61,7 @@ def run(world: Path, recipe: Recipe,
         return made
 
     with quiet_libraries(), open_source(policy, recipe) as source:
-        reader = ClipReader(source, {pair.video: clip_request(pair, world) for pair in pairs}, order.clip_order,
+        reader = ClipReader(source, {pair.video: clip_request(pair, world) for pair in pairs}, order.visits,
                             on_bad_clip=lambda clip, error: None if clip == "gone.mp4" else fail(clip, error))
         args = dpo_config(recipe, output_dir=world / "out", precision="no", use_cpu=True)
         args.save_strategy = "no"
@@ -171,7 +172,7 @@ def test_a_pair_weighs_as_trl_averages_forwards_of_batch_size(
         places: list[int], batch_size: int, asked: int, expected: list[float]) -> None:
     """The last: of two forwards one lost all its pairs, and the other still counts for half of the step."""
     batch = PairBatch(clips=[], features=[], clip_of_pair=[0] * len(places), prompts=[], pairs=[], places=places,
-                      num_asked=asked)
+                      rejected_clip_of_pair=[0] * len(places), rejected_prompts=[], num_asked=asked)
     assert pair_weights(batch, batch_size) == expected
 
 

@@ -17,7 +17,7 @@ from training_runs import KINDS, adapter_weights, make_pairs, make_recipe, make_
 from trees import LONG, adapter_grads, answer_part, run_engine, tuned_policy
 
 from dpo_video.errors import UserError
-from dpo_video.evaluate import implicit_margins, reward_margins
+from dpo_video.evaluate import reward_margins
 from dpo_video.merge import merge
 from dpo_video.models.batches import Row, collate
 from dpo_video.models.clip_source import ClipSource
@@ -165,7 +165,8 @@ def test_evaluation_compares_with_the_untouched_model(trained: tuple[Path, Any])
     assert first["rewards/margins"] == 0.0
     tuned, base = (sums_of(load_policy(recipe.model, adapter=adapter), recipe, pairs, world)
                    for adapter in (recipe.run_folder / "adapter", None))
-    expected = implicit_margins(tuned, base, beta=recipe.train.beta)
+    rewards = [recipe.train.beta * (own - other) for own, other in zip(tuned, base, strict=True)]
+    expected = [chosen - rejected for chosen, rejected in zip(rewards[::2], rewards[1::2], strict=True)]
     assert [one.clip for one in got] == [pair.video for pair in pairs]
     assert [one.margin for one in got] == pytest.approx(expected, abs=1e-5)
     assert min(map(abs, expected)) > 1e-3
@@ -178,7 +179,7 @@ def sums_of(policy: Policy, recipe: Any, pairs: Sequence[Pair], world: Path) -> 
         frames = read_frames(world / str(pair.video), recipe.video, multiple_of=policy.family.frames_per_step)
         assert isinstance(frames, Frames)
         rows = clip_rows(policy, frames, recipe.video, question=pair.prompt, answers=[pair.chosen, pair.rejected])
-        sums += answer_logps(policy, rows, batch_size=2)
+        sums += answer_logps(policy, rows)
     return sums
 
 
@@ -208,10 +209,9 @@ def test_the_reference_is_made_of_features_without_the_adapter(trained: tuple[Pa
     base = load_policy(recipe.model)
     rows = clip_rows(policy, frames, VideoSettings(), question="what ?", answers=["yes", "no"])
     off = [replace(row, features=encode_video(policy, row.clip, adapter=False)) for row in rows]
-    wanted = answer_logps(base, clip_rows(base, frames, VideoSettings(), question="what ?", answers=["yes", "no"]),
-                          batch_size=2)
-    assert answer_logps(policy, off, batch_size=2, adapter=False) == pytest.approx(wanted, abs=1e-5)
-    assert answer_logps(policy, rows, batch_size=2, adapter=False) != pytest.approx(wanted, abs=1e-3)
+    wanted = answer_logps(base, clip_rows(base, frames, VideoSettings(), question="what ?", answers=["yes", "no"]))
+    assert answer_logps(policy, off, adapter=False) == pytest.approx(wanted, abs=1e-5)
+    assert answer_logps(policy, rows, adapter=False) != pytest.approx(wanted, abs=1e-3)
 
 
 def test_a_cache_of_features_is_refused(trained: tuple[Path, Any]) -> None:

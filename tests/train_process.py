@@ -1,13 +1,19 @@
-"""A process that trains: `python train_process.py RECIPE.json WORLD [KILL_AT_STEP]`, also under accelerate launch."""
+"""A process that trains: `python train_process.py RECIPE.json WORLD [KILL_AT_STEP [STOP_AT_STEP]]`.
+
+Also under accelerate launch. Stopped at a step, before its checkpoint, every process begins anew, as a second launch
+would: importing takes most of a launch's time.
+"""
 
 import os
 import signal
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import torch
 from peft import get_peft_model_state_dict
+from torch.distributed.tensor import DTensor
 from transformers import TrainerCallback
 
 import dpo_video.train
@@ -31,26 +37,50 @@ class KillAt(TrainerCallback):
             os.kill(os.getpid(), signal.SIGKILL)
 
 
+class Stopped(Exception):
+    """A process was told to stop."""
+
+
 class KeepWeights(WholeCheckpoints):
-    """Also writes each process's adapter at the end, to WORLD/rank<R>.pt."""
+    """Also writes each process's adapter, and the names of sharded weights, at the end, to WORLD/rank<R>.pt."""
 
     folder: Path
+    stop_at = 0
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        super().on_step_end(args, state, control, **kwargs)
+        if state.global_step == self.stop_at:
+            raise Stopped
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        torch.save(get_peft_model_state_dict(kwargs["model"]), self.folder / f"rank{process_number()}.pt")
+        weights = get_peft_model_state_dict(kwargs["model"])
+        whole = {name: weight.full_tensor() if isinstance(weight, DTensor) else weight
+                 for name, weight in weights.items()}
+        sharded = [name for name, weight in kwargs["model"].named_parameters() if isinstance(weight, DTensor)]
+        torch.save({"weights": whole, "sharded": sharded}, self.folder / f"rank{process_number()}.pt")
 
 
-def main(recipe_file: str, world: str, kill_at: str = "0") -> None:
+def main(recipe_file: str, world: str, kill_at: str = "0", stop_at: str = "0") -> None:
     recipe = Recipe.model_validate_json(Path(recipe_file).read_text())
     dpo_video.train.StepBar = lambda: KillAt(int(kill_at))  # type: ignore[assignment,misc]
     KeepWeights.folder = Path(world)
     dpo_video.train.WholeCheckpoints = KeepWeights  # type: ignore[misc]
+    KeepWeights.stop_at = int(stop_at)
+    if KeepWeights.stop_at > 0:
+        with suppress(Stopped):
+            work(recipe, Path(world))
+        KeepWeights.stop_at = 0
+    work(recipe, Path(world))
+
+
+def work(recipe: Recipe, world: Path) -> None:
+    """Train as `dpo-video train` does, in the first process or another."""
     if is_follower():
         dpo_video.train.follow(recipe)
         return
     with RunStore(recipe.run_folder) as store:
-        dpo_video.train.train(Run(recipe=recipe, store=store, samples=[], heldout=[], video_root=Path(world),
-                                  heldout_root=Path(world), tracker=Tracker()))
+        dpo_video.train.train(Run(recipe=recipe, store=store, samples=[], heldout=[], video_root=world,
+                                  heldout_root=world, tracker=Tracker()))
 
 
 if __name__ == "__main__":

@@ -27,11 +27,12 @@ from dpo_video.run import Run
 from dpo_video.store import RunStore
 from dpo_video.tracking import Tracker
 from dpo_video.training.batches import read_batch, tokenize_pair
-from dpo_video.training.clips import ClipReader, clip_request
+from dpo_video.training.clips import ClipReader
 from dpo_video.training.forward import Engine, rows_engine
 from dpo_video.training.order import ClipOrder
 from dpo_video.training.settings import dpo_config
 from dpo_video.training.trainer import Feed, VideoDPOTrainer
+from dpo_video.video import clip_key, clip_request, rejected_clip_key, rejected_clip_request
 
 KINDS: tuple[Kind, ...] = ("qwen2_5_vl", "llava_next_video")
 FRAMES = (5, 14, 30)
@@ -90,10 +91,12 @@ def made_trainer(world: Path, recipe: Recipe, pairs: Sequence[Pair], *, order: C
     """Give a trainer that saves nothing, over the pairs in the order of their hashes or another, and its reader."""
     policy = load_policy(recipe.model)
     tokens = [tokenize_pair(policy, pair) for pair in pairs]
-    order = order or ClipOrder([pair.video for pair in pairs], batch_size=recipe.train.batch_size, seed=recipe.seed)
+    order = order or ClipOrder([clip_key(pair) for pair in pairs], batch_size=recipe.train.batch_size,
+                               rejected_clips=[rejected_clip_key(pair) for pair in pairs], seed=recipe.seed)
+    requests = {clip_key(pair): clip_request(pair, world) for pair in pairs}
+    requests |= {rejected_clip_key(pair): rejected_clip_request(pair, world) for pair in pairs}
     with quiet_libraries(), open_source(policy, recipe) as source:
-        reader = ClipReader(source, {pair.video: clip_request(pair, world) for pair in pairs}, order.clips_ahead,
-                            on_bad_clip=fail)
+        reader = ClipReader(source, requests, order.clips_ahead, on_bad_clip=fail)
         args = dpo_config(recipe, output_dir=world / "out", precision="no", use_cpu=True)
         args.save_strategy = "no"
         feed = Feed(order=order, engine=engine, read=lambda places: read_batch(

@@ -47,6 +47,12 @@ def _one_file(video: Video) -> str:
 def _same_clip(pair: Pair) -> None:
     if pair.rejected_video is not None:
         raise Dropped("another video for the rejected answer", "the format has one video a row")
+    _uncorrupted(pair)
+
+
+def _uncorrupted(pair: Pair) -> None:
+    if pair.rejected_corruption is not None:
+        raise Dropped("corrupted clip for the rejected answer", "the format has files only")
 
 
 def _trl(pair: Pair) -> dict[str, Any]:
@@ -66,6 +72,7 @@ def _llama_factory(pair: Pair) -> dict[str, Any]:
 
 
 def _ms_swift(pair: Pair) -> dict[str, Any]:
+    _uncorrupted(pair)
     row: dict[str, Any] = {
         "messages": [{"role": "user", "content": f"<video>{pair.prompt}"},
                      {"role": "assistant", "content": pair.chosen}],

@@ -59,7 +59,7 @@ def export_run(name: str, source: Source, out: Path) -> Exported:
 
 def _pairs(source: Source, dropped: Counter[str]) -> Iterator[Pair]:
     for pair in read_jsonl(source.folder / "pairs.jsonl", Pair):
-        if pair.start is not None or pair.end is not None:
+        if any(second is not None for second in (pair.start, pair.end, pair.rejected_start, pair.rejected_end)):
             dropped["part of a file"] += 1
         else:
             yield pair

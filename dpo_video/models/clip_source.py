@@ -8,11 +8,12 @@ import copy
 import json
 import threading
 import zlib
-from collections import Counter, deque
+from collections import Counter, OrderedDict, deque
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from importlib.metadata import version
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
@@ -30,7 +31,7 @@ from dpo_video.models.prompts import ClipInputs, video_inputs
 from dpo_video.models.tokens import fit_frames, size_identity
 from dpo_video.recipe import Recipe, VideoSettings
 from dpo_video.store import row_key
-from dpo_video.video import ClipRequest, FramePool, Frames, VideoError
+from dpo_video.video import ClipRequest, FramePool, Frames, VideoError, corrupt
 from dpo_video.video.cache import (
     DiskCache,
     frames_identity,
@@ -41,6 +42,8 @@ from dpo_video.video.cache import (
 
 WAITING_WRITES = 4
 """Entries of features that may wait for the disk, in memory."""
+RECENT_CLIPS = 2
+"""Clips whose frames stay in memory: what is asked for next may be a corruption of one of them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -83,6 +86,7 @@ class ClipSource:
         # Threads of the pool prepare clips while the caller tokenizes prompts: a fast tokenizer is not safe for two.
         self._preparing = replace(policy, processor=copy.deepcopy(policy.processor))
         self._lock = threading.Lock()
+        self._recent: OrderedDict[ClipRequest, Future[Frames | VideoError]] = OrderedDict()
         self._settings = settings
         self._frames = cache if settings.cache == "frames" else None
         self._features = cache if settings.cache == "features" else None
@@ -130,7 +134,7 @@ class ClipSource:
     def _prepare(self, request: ClipRequest) -> ReadyClip | UserError:
         """Return a clip as far as it can be made without the tower; runs in the pool's threads."""
         identity, entry = None, None
-        if self._settings.cache != "none":
+        if self._features is not None:
             identity = frames_identity(request, self._settings, multiple_of=self._pool.multiple_of)
         if self._features is not None and identity is not None:
             entry = row_key(frames=identity, **self._tower) + ".safetensors"
@@ -138,7 +142,7 @@ class ClipSource:
             if kept is not None:
                 return ReadyClip(inputs=kept.inputs, features=kept.features, frames_dropped=kept.frames_dropped,
                                  entry=None)
-        decoded = self._read(request, identity)
+        decoded = self._read_once(replace(request, corruption=None))
         if isinstance(decoded, VideoError):
             return decoded
         try:
@@ -146,13 +150,37 @@ class ClipSource:
                 if decoded.looked_at:
                     self.counts.update(frames_looked_at=decoded.looked_at, frames_kept=len(decoded.indices))
                 fitting = fit_frames(self._preparing.blueprint, self._settings, decoded)
+                if request.corruption is not None:
+                    path = request.video if isinstance(request.video, Path) else request.key
+                    fitting = corrupt(fitting, request.corruption, path)
                 inputs = video_inputs(self._preparing, fitting, self._settings)
-        except UserError as error:  # frames that the processor refuses, or that no budget fits
+        except UserError as error:  # frames that the processor refuses, that no budget fits, or that stay as they were
             return error
         return ReadyClip(inputs=inputs, features=None, frames_dropped=len(decoded.indices) - len(fitting.indices),
                          entry=entry)
 
-    def _read(self, request: ClipRequest, identity: Mapping[str, Any] | None) -> Frames | VideoError:
+    def _read_once(self, request: ClipRequest) -> Frames | VideoError:
+        """Return the frames of one of the last clips, or read them; a thread that asks meanwhile waits for these."""
+        clip = replace(request, key="")
+        with self._lock:
+            known = self._recent.get(clip)
+            mine: Future[Frames | VideoError] = Future() if known is None else known
+            self._recent[clip] = mine
+            self._recent.move_to_end(clip)
+            while len(self._recent) > RECENT_CLIPS:
+                self._recent.popitem(last=False)
+        if known is None:
+            try:
+                mine.set_result(self._read(request))
+            except BaseException as error:
+                mine.set_exception(error)
+                raise
+        return mine.result()
+
+    def _read(self, request: ClipRequest) -> Frames | VideoError:
+        identity = None
+        if self._frames is not None:
+            identity = frames_identity(request, self._settings, multiple_of=self._pool.multiple_of)
         if self._frames is None or identity is None:
             return self._decode(request)
         name = row_key(frames=identity) + ".npz"

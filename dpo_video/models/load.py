@@ -71,8 +71,11 @@ class Policy:
         return int(tokenizer.eos_token_id)
 
 
-def load_policy(settings: ModelSettings, *, adapter: Path | None = None) -> Policy:
+def load_policy(settings: ModelSettings, *, adapter: Path | None = None, to_shard: bool = False) -> Policy:
     """Return the policy of a recipe, with a trained adapter on top if given.
+
+    Args:
+        to_shard: leave the language model in main memory, from where FSDP takes each process's share to its device.
 
     Raises UserError when there is no such checkpoint, adapter, device or attention kernel.
     """
@@ -84,13 +87,15 @@ def load_policy(settings: ModelSettings, *, adapter: Path | None = None) -> Poli
     with one_line_errors(settings.name), loading(settings.name):
         processor = AutoProcessor.from_pretrained(name, **source)
         model = AutoModelForImageTextToText.from_pretrained(
-            name, config=config, dtype=dtype, device_map={"": device}, **source, **_attention(settings),
-            **_quantization(settings, family, dtype))
+            name, config=config, dtype=dtype, device_map={"": torch.device("cpu") if to_shard else device}, **source,
+            **_attention(settings), **_quantization(settings, family, dtype))
     if processor.chat_template is None:
         processor.chat_template = family.chat_template
     if processor.chat_template is None:
         raise UserError(f"the model {settings.name!r} has no chat template: use its instruction-tuned variant")
     model.requires_grad_(False).eval()
+    if to_shard:
+        move_all_but_language(model, device)
     if settings.quantize == "nf4":
         assert_quantized(model, family)
     if family.install_positions is not None:
@@ -102,6 +107,19 @@ def load_policy(settings: ModelSettings, *, adapter: Path | None = None) -> Poli
                     device=device, dtype=dtype, revision=revision_of(settings, config))
     assert not any(parameter.requires_grad for parameter in policy.model.parameters())
     return policy
+
+
+def language_parameters(model: Model) -> list[nn.Parameter]:
+    """Return the parameters of a bare model's language model, embeddings and head included."""
+    return [*model.get_decoder().parameters(), *model.get_output_embeddings().parameters()]
+
+
+def move_all_but_language(model: Model, device: torch.device) -> None:
+    """Move tower, projector and whatever else stands beside the language model, in place."""
+    language = set(model.get_decoder().modules()) | {model.get_output_embeddings()}
+    for module in model.modules():
+        if module not in language:
+            module._apply(lambda tensor: tensor.to(device), recurse=False)
 
 
 def language_linears(model: nn.Module, family: Family) -> list[str]:

@@ -3,7 +3,9 @@
 `recipe_file.py` reads YAML into these and names file and line of an error.
 """
 
-from pathlib import Path
+from pathlib import Path, PurePosixPath
+
+from pydantic import Field, field_validator
 
 from dpo_video.recipe.agree import AgreeSettings
 from dpo_video.recipe.clean import CleanSettings
@@ -30,7 +32,7 @@ class Recipe(Section):
     """Run folder under `runs_folder`."""
     description: str = ""
     """What the run is for; shown in tracking."""
-    seed: int = 0
+    seed: int = Field(default=0, ge=0, lt=1 << 32)
     """Seeds sampling, pair rules, LoRA initialisation and data order."""
     runs_folder: str = "runs"
     """Folder that holds the run folders."""
@@ -46,7 +48,15 @@ class Recipe(Section):
     agree: AgreeSettings = AgreeSettings()
     tracking: TrackingSettings = TrackingSettings()
 
+    @field_validator("name")
+    @classmethod
+    def _is_a_folder(cls, value: str) -> str:
+        parts = PurePosixPath(value).parts
+        if not value.strip() or not parts or parts[0] == "/" or ".." in parts:
+            raise ValueError("must be a folder inside `runs_folder`: a name, without `..` and without a leading slash")
+        return value
+
     @property
     def run_folder(self) -> Path:
         """The folder that holds everything of this run."""
-        return Path(self.runs_folder) / self.name
+        return Path(self.runs_folder).expanduser() / self.name

@@ -1,11 +1,11 @@
 """Section `generate`."""
 
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field, PositiveFloat, PositiveInt, field_validator
+from pydantic import Field, PositiveFloat, PositiveInt, field_validator, model_validator
 
 from dpo_video.recipe.model import ModelSettings
-from dpo_video.recipe.section import Section
+from dpo_video.recipe.section import Section, server_address
 
 
 class SamplerSettings(Section):
@@ -82,6 +82,18 @@ class GenerateSettings(Section):
     """Seconds per request."""
     retries: int = Field(default=5, ge=0)
     """Attempts after the first for connection errors, 408, 429 and 5xx."""
+
+    @field_validator("base_url")
+    @classmethod
+    def _check_address(cls, value: str | None) -> str | None:
+        return None if value is None else server_address(value)
+
+    @model_validator(mode="after")
+    def _check_engine(self) -> Self:
+        if self.base_url is not None and self.engine != "openai":
+            raise ValueError(f"`base_url` names a server, but `engine` is {self.engine}, which asks none: set "
+                             "generate.engine to openai, or leave generate.base_url out")
+        return self
 
     @property
     def candidates_per_sample(self) -> int:

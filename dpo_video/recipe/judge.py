@@ -3,9 +3,10 @@
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError, model_validator
+from pydantic import ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError, field_validator, model_validator
 
-from dpo_video.recipe.section import Section
+from dpo_video.names import did_you_mean
+from dpo_video.recipe.section import Section, server_address
 
 SEVERAL_JUDGES = {"jury", "cascade", "scorer"}
 """What one judge among several cannot override."""
@@ -82,6 +83,20 @@ class JudgeSettings(Section):
     cascade: CascadeSettings | None = None
     """A cheaper judge that is asked first; this section's own judge decides where the first is unsure."""
 
+    @field_validator("base_url")
+    @classmethod
+    def _check_addresses(cls, value: str | list[str] | None) -> str | list[str] | None:
+        for url in [value] if isinstance(value, str) else value or ():
+            server_address(url)
+        return value
+
+    @model_validator(mode="after")
+    def _check_backend(self) -> Self:
+        if self.base_url is not None and self.backend == "local":
+            raise ValueError("`base_url` names a server, but `backend` is local, which asks none: set judge.backend to "
+                             "openai, or leave judge.base_url out")
+        return self
+
     @model_validator(mode="after")
     def _check_several(self) -> Self:
         """Check the settings of every judge, so that a wrong key is found before any work."""
@@ -102,11 +117,15 @@ class JudgeSettings(Section):
         except ValidationError as error:
             first = error.errors()[0]
             key = ".".join(str(part) for part in first["loc"])
+            if first["type"] == "extra_forbidden":
+                raise ValueError(f"unknown key `{name}.{key}`.{did_you_mean(key, JudgeSettings.model_fields)} Known "
+                                 f"keys: {', '.join(JudgeSettings.model_fields)}") from None
             raise ValueError(f"`{name}.{key}`: {first['msg']}, got {first['input']!r}") from None
 
     def overridden(self, row: Mapping[str, Any]) -> "JudgeSettings":
         """Return the settings of one judge: these, with its own keys in their place, and no other judges."""
-        return JudgeSettings(**self.model_dump(exclude={"jury", "cascade"}, exclude_unset=True) | dict(row))
+        others = {"jury", "cascade"} | ({"base_url"} if row.get("backend") == "local" else set())
+        return JudgeSettings(**self.model_dump(exclude=others, exclude_unset=True) | dict(row))
 
     def first_judge(self) -> "JudgeSettings":
         """Return the settings of the judge that `cascade` asks first."""

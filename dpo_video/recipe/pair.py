@@ -30,11 +30,16 @@ class PairSettings(Section):
     min_rejected_length: NonNegativeInt = 0
     """Drop pairs whose rejected answer has fewer characters."""
     implicit_rewards: str | None = None
-    """JSONL of Reward: the policy's implicit reward of every candidate. Pairs then carry their implicit margin."""
+    """JSONL of Reward: a policy's implicit reward of every candidate, as `dpo-video rewards RUN` writes it. Pairs then
+    carry their implicit margin."""
     keep_hardest: float = Field(default=1.0, gt=0, le=1)
     """Share of the pairs that stay, those with the smallest implicit margins; needs `implicit_rewards`."""
     balance_length: bool = False
     """Drop smallest-margin pairs until chosen and rejected are equally long on average."""
+    video_negatives: list[Literal["shuffle", "reverse", "drop", "other_clip"]] = Field(default=[])
+    """For every question paired, and also for those of `data.pairs`, one more pair of each kind: the chosen answer
+    against itself with a clip that it does not describe. `shuffle` and `reverse`: its frames in another order; `drop`:
+    all frames but a fifth in a row are gone; `other_clip`: the clip of another question's file."""
     tie_break: str | None = None
     """Pairwise scorer for a question that would be dropped because its answers are a tie or less than `min_margin`
     apart: it compares the highest with the lowest in both orders, and the pair counts where both orders agree."""

@@ -21,7 +21,7 @@ class LoraSettings(Section):
 class TrainSettings(Section):
     """DPO through TRL; any other DPOConfig field goes under `trl`."""
 
-    loss: list[str] = Field(default=["sigmoid"])
+    loss: list[str] = Field(default=["sigmoid"], min_length=1)
     """TRL loss types, summed with `trl.loss_weights`."""
     beta: PositiveFloat = 0.1
     """Strength of the pull to the reference; higher stays closer."""

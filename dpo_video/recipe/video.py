@@ -1,6 +1,6 @@
 """Section `video`."""
 
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
@@ -53,6 +53,13 @@ class VideoSettings(Section):
     """Size limit of the cache in GiB; what was not read for longest goes first."""
     cache_folder: str | None = None
     """Folder of the cache, which runs may share; None is `cache` in the run folder."""
+
+    @model_validator(mode="after")
+    def _check_bounds(self) -> Self:
+        if self.policy not in ("uniform", "all") and self.min_frames > self.max_frames:
+            raise ValueError(f"`min_frames` is {self.min_frames} and `max_frames` {self.max_frames}: the least must "
+                             "not be above the most")
+        return self
 
     @model_validator(mode="before")
     @classmethod

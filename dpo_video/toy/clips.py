@@ -118,7 +118,9 @@ def write_split(
         found = json.loads((folder / "split.json").read_text())
         if found != order:
             raise UserError(
-                f"{folder} holds the toy split {found}, asked for {order}. Give another folder"
+                f"{folder} holds the toy clips of seed {found['seed']} ({found['num_clips']} of {found['split']}), and "
+                f"this run asks for seed {seed} ({num_clips} of {split}). Give the run another `name`, so that it has "
+                "a folder of its own, or go back to the seed"
             )
         return samples
     folder.parent.mkdir(parents=True, exist_ok=True)

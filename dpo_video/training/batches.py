@@ -16,7 +16,7 @@ from dpo_video.models.load import Policy
 from dpo_video.models.prompts import ClipInputs, Prompt, answer_ids, encode_prompt
 from dpo_video.records import Pair
 from dpo_video.training.clips import ClipReader
-from dpo_video.video import clip_key
+from dpo_video.video import clip_key, rejected_clip_key
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,8 +26,15 @@ class PairTokens:
     pair: Pair
     clip: str
     """The clip's key."""
+    rejected_clip: str
+    """The key of the clip that the rejected answer goes with; mostly the same."""
     chosen: tuple[int, ...]
     rejected: tuple[int, ...]
+
+    @property
+    def clips(self) -> tuple[str, ...]:
+        """The clips that its rows need: one, or two."""
+        return (self.clip,) if self.rejected_clip == self.clip else (self.clip, self.rejected_clip)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -40,7 +47,11 @@ class PairBatch:
     """Of each clip."""
     clip_of_pair: Sequence[int]
     """(B,) positions in `clips`."""
+    rejected_clip_of_pair: Sequence[int]
+    """(B,) those of the clips that the rejected answers go with."""
     prompts: Sequence[Prompt]
+    rejected_prompts: Sequence[Prompt]
+    """(B,) the same questions with the clips of the rejected answers."""
     pairs: Sequence[PairTokens]
     places: Sequence[int]
     """(B,) positions among the pairs asked for; those of a clip that cannot be read are missing."""
@@ -57,52 +68,61 @@ def pair_ids(policy: Policy, pair: Pair) -> tuple[tuple[int, ...], tuple[int, ..
 
 
 def tokenize_pair(policy: Policy, pair: Pair) -> PairTokens | None:
-    """Return a pair's answers as tokens; None when one has no text, or both are the same: nothing can be learnt."""
+    """Return a pair's answers as tokens; None when one has no text or both rows are the same: nothing is learnt."""
     chosen, rejected = pair_ids(policy, pair)
-    if not pair.chosen.strip() or not pair.rejected.strip() or rejected in (chosen, chosen[:-1]):
+    clip, rejected_clip = clip_key(pair), rejected_clip_key(pair)
+    same = clip == rejected_clip and rejected in (chosen, chosen[:-1])
+    if not pair.chosen.strip() or not pair.rejected.strip() or same:
         return None
-    return PairTokens(pair=pair, clip=clip_key(pair), chosen=chosen, rejected=rejected)
+    return PairTokens(pair=pair, clip=clip, rejected_clip=rejected_clip, chosen=chosen, rejected=rejected)
 
 
 def read_batch(policy: Policy, reader: ClipReader, pairs: Sequence[PairTokens], *, max_length: int) -> PairBatch | None:
-    """Return a batch of pairs in the order given, without those whose clip cannot be read; None when none is left."""
-    clips: list[EncodedClip] = []
-    number: dict[str, int] = {}
+    """Return a batch of pairs in the order given, without those whose clips cannot be read; None when none is left."""
+    clips: dict[str, EncodedClip] = {}
     places: list[int] = []
-    prompts: list[Prompt] = []
+    prompts: list[tuple[Prompt, Prompt]] = []
     waited = reader.waited
     for place, pair in enumerate(pairs):
-        if pair.clip not in number:
-            clip = reader.read(pair.clip)
-            if clip is None:
-                continue
-            number[pair.clip] = len(clips)
-            clips.append(clip)
-        prompt = encode_prompt(policy, pair.pair.prompt, clips[number[pair.clip]].inputs)
-        assert pair_length(prompt, pair) <= max_length, f"sample {pair.pair.sample_id!r} is longer than {max_length}"
-        prompts.append(prompt)
+        found = {key: clip for key, clip in zip(pair.clips, reader.visit(pair.clips), strict=True) if clip is not None}
+        if len(found) < len(pair.clips):
+            continue
+        clips = found | clips  # features are told apart as objects: a clip that was read again stays the first one
+        both = pair_prompts(policy, pair, {key: clips[key].inputs for key in pair.clips})
+        assert pair_length(pair, *both) <= max_length, f"sample {pair.pair.sample_id!r} is longer than {max_length}"
+        prompts.append(both)
         places.append(place)
     if not places:
         return None
     kept = [pairs[place] for place in places]
-    return PairBatch(clips=[clip.inputs for clip in clips], features=[clip.features for clip in clips], prompts=prompts,
-                     clip_of_pair=[number[pair.clip] for pair in kept], pairs=kept, places=places,
-                     num_asked=len(pairs), waited=reader.waited - waited)
+    number = {key: position for position, key in enumerate(clips)}
+    return PairBatch(
+        clips=[clip.inputs for clip in clips.values()], features=[clip.features for clip in clips.values()],
+        clip_of_pair=[number[pair.clip] for pair in kept],
+        rejected_clip_of_pair=[number[pair.rejected_clip] for pair in kept], prompts=[prompt for prompt, _ in prompts],
+        rejected_prompts=[prompt for _, prompt in prompts], pairs=kept, places=places, num_asked=len(pairs),
+        waited=reader.waited - waited)
 
 
-def pair_length(prompt: Prompt, pair: PairTokens) -> int:
+def pair_prompts(policy: Policy, pair: PairTokens, clips: Mapping[str, ClipInputs]) -> tuple[Prompt, Prompt]:
+    """Return a pair's question with the chosen and with the rejected answer's clip; one object where it is the same."""
+    prompts = {key: encode_prompt(policy, pair.pair.prompt, clips[key]) for key in pair.clips}
+    return prompts[pair.clip], prompts[pair.rejected_clip]
+
+
+def pair_length(pair: PairTokens, prompt: Prompt, rejected_prompt: Prompt) -> int:
     """Return the tokens of the longer of a pair's two rows."""
-    return len(prompt.input_ids) + max(len(pair.chosen), len(pair.rejected))
+    return max(len(prompt.input_ids) + len(pair.chosen), len(rejected_prompt.input_ids) + len(pair.rejected))
 
 
 def pair_rows(batch: PairBatch, features: Sequence[ClipFeatures]) -> list[Row]:
     """Return the R rows of a batch, chosen answers first, with the features of its clips."""
-    def row(position: int, answer: tuple[int, ...]) -> Row:
-        clip = batch.clip_of_pair[position]
-        return Row(prompt=batch.prompts[position], clip=batch.clips[clip], features=features[clip], answer=answer)
+    def row(prompt: Prompt, clip: int, answer: tuple[int, ...]) -> Row:
+        return Row(prompt=prompt, clip=batch.clips[clip], features=features[clip], answer=answer)
 
-    return [*(row(position, pair.chosen) for position, pair in enumerate(batch.pairs)),
-            *(row(position, pair.rejected) for position, pair in enumerate(batch.pairs))]
+    chosen, rejected = [pair.chosen for pair in batch.pairs], [pair.rejected for pair in batch.pairs]
+    return [*map(row, batch.prompts, batch.clip_of_pair, chosen),
+            *map(row, batch.rejected_prompts, batch.rejected_clip_of_pair, rejected)]
 
 
 def loss_inputs(policy: Policy, rows: Sequence[Row]) -> dict[str, Any]:

@@ -19,9 +19,15 @@ MARK = "complete.json"
 ADAPTER_FILES = ("adapter_model.safetensors", "adapter_config.json")
 
 
-def training_key(recipe: Recipe, pairs: Sequence[Pair], *, revision: str, num_processes: int) -> str:
-    """Return a hash of all that determines the weights after each step; only equal keys share checkpoints."""
+def training_key(recipe: Recipe, pairs: Sequence[Pair], *, revision: str, num_processes: int,
+                 sharding: str | None = None) -> str:
+    """Return a hash of all that determines the weights after each step; only equal keys share checkpoints.
+
+    Args:
+        sharding: what else decides the files of a checkpoint; None where each process holds the whole model.
+    """
     return row_key(
+        **({} if sharding is None else {"sharding": sharding}),
         model=recipe.model.model_dump(exclude={"device"}), revision=revision, seed=recipe.seed,
         video=recipe.video.model_dump(exclude={"workers", "timeout", "cache", "cache_gb", "cache_folder"}),
         train=recipe.train.model_dump(exclude={"reference_folder"}), num_processes=num_processes,
@@ -90,7 +96,7 @@ class WholeCheckpoints(TrainerCallback):
         PartialState().wait_for_everyone()
         folder = Path(str(args.output_dir)) / f"checkpoint-{state.global_step}"
         if state.is_world_process_zero:
-            for path in folder.iterdir():
+            for path in folder.rglob("*"):
                 _sync(path)
             write_atomic(folder / MARK, json.dumps({"step": state.global_step}) + "\n")
 

@@ -9,33 +9,27 @@ from pathlib import Path
 
 from dpo_video.errors import UserError
 from dpo_video.models.clip_source import ClipSource, EncodedClip, ReadyClip
-from dpo_video.records import Pair
-from dpo_video.video import ClipRequest, clip_key, resolve_video
+from dpo_video.video import ClipRequest
 
 OnBadClip = Callable[[str, UserError], None]
 """Told a clip's key and why it cannot be read; may raise to stop."""
 
 
-def clip_request(pair: Pair, root: Path) -> ClipRequest:
-    """Return what to decode for a pair; raises VideoError for an address."""
-    video = resolve_video(pair.video, root)
-    return ClipRequest(key=clip_key(pair), video=tuple(video) if isinstance(video, list) else video, start=pair.start,
-                       end=pair.end)
-
-
 class ClipReader:
-    """Gives the clip that training is at, while the source prepares those that come next.
+    """Gives the clips that training is at, while the source prepares those that come next.
 
-    A clip is read and encoded once an epoch: its pairs follow each other in the order, and it is kept until the next.
+    A visit is the clips of a pair: one, or that of the rejected answer too. Visits of a clip follow each other in the
+    order and the clips of a visit are kept until the next, so a clip is read and encoded once an epoch, and once more
+    for each other clip whose pairs reject it.
     """
 
-    def __init__(self, source: ClipSource, requests: Mapping[str, ClipRequest], ahead: Callable[[], Iterable[str]], *,
-                 on_bad_clip: OnBadClip, bad: set[str] | None = None,
+    def __init__(self, source: ClipSource, requests: Mapping[str, ClipRequest],
+                 ahead: Callable[[], Iterable[tuple[str, ...]]], *, on_bad_clip: OnBadClip, bad: set[str] | None = None,
                  encode: Callable[[ReadyClip], EncodedClip] | None = None) -> None:
         """Read the clips `requests` (by key) from `source`.
 
         Args:
-            ahead: returns the clips in the order in which they will be asked for, from the start of this epoch on.
+            ahead: returns the visits in the order in which they will be asked for, from the start of this epoch on.
             on_bad_clip: told of each clip that cannot be read, once.
             bad: clips known to be bad, e.g. from before a resume; they are not tried, and new ones are added.
             encode: what becomes of a clip that was read; None is the source's tower, on the policy's device.
@@ -49,40 +43,46 @@ class ClipReader:
         self._coming: deque[str] = deque()
         """Clips that the source was asked for and has not given yet."""
         self._stream: Iterator[tuple[ClipRequest, ReadyClip | UserError]] = iter(())
-        self._current: tuple[str, EncodedClip] | None = None
+        self._held: dict[str, EncodedClip] = {}
+        """The clips of the last visit."""
         self.num_read = 0
         self.waited = 0.0
         """Seconds for which `read` had to wait for a clip."""
 
     def read(self, key: str) -> EncodedClip | None:
         """Return a clip, None when it cannot be read."""
-        if key in self._bad:
-            return None
-        if self._current is not None and self._current[0] == key:
-            return self._current[1]
-        # asked for before it failed, or as the first of an epoch that begins with the clip at hand
-        while self._coming and self._coming[0] != key and (self._coming[0] in self._bad or self._is_current()):
+        return self.visit((key,))[0]
+
+    def visit(self, clips: tuple[str, ...]) -> list[EncodedClip | None]:
+        """Return the clips of a pair, None for one that cannot be read."""
+        self._held = {key: clip for key, clip in self._held.items() if key in clips}
+        for key in clips:
+            if key not in self._held and key not in self._bad:
+                self._fetch(key, clips)
+        return [self._held.get(key) for key in clips]
+
+    def _fetch(self, key: str, visit: tuple[str, ...]) -> None:
+        while self._coming and self._coming[0] != key and self._coming[0] in self._bad:  # asked for before it failed
             self._next()
         if not self._coming or self._coming[0] != key:  # the first, or one in the middle of an epoch after a resume
             self._coming.clear()
-            self._stream = self._source.map(self._requests_from(key))
+            self._stream = self._source.map(self._requests_from(visit))
         clip = self._next()
         if isinstance(clip, UserError):
             self._bad.add(key)
             self._on_bad_clip(key, clip)
-            return None
-        self._current = key, self._encode(clip)
-        return self._current[1]
+        else:
+            self._held[key] = self._encode(clip)
 
-    def _is_current(self) -> bool:
-        return self._current is not None and self._coming[0] == self._current[0]
-
-    def _requests_from(self, key: str) -> Iterator[ClipRequest]:
-        """Yield what to read from a clip on, as far ahead as the source asks; bad clips known by then are left out."""
-        for clip in dropwhile(lambda clip: clip != key, self._ahead()):
-            if clip not in self._bad:
-                self._coming.append(clip)
-                yield self._requests[clip]
+    def _requests_from(self, visit: tuple[str, ...]) -> Iterator[ClipRequest]:
+        """Yield what to read from a visit on, as far ahead as the source asks; bad clips known by then are left out."""
+        held = set(self._held)
+        for clips in dropwhile(lambda clips: clips != visit, self._ahead()):
+            for clip in clips:
+                if clip not in held and clip not in self._bad:
+                    self._coming.append(clip)
+                    yield self._requests[clip]
+            held = set(clips)
 
     def _next(self) -> ReadyClip | UserError:
         begin = time.monotonic()

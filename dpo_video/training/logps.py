@@ -4,24 +4,27 @@ R rows, T tokens, V vocabulary.
 """
 
 import math
-from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 
 import torch
 from peft import PeftModel
-from torch import Tensor
+from transformers import PreTrainedModel
+from trl.trainer.utils import add_fused_lm_head
 
-from dpo_video.models.batches import Row, collate
+from dpo_video.models.batches import Row
 from dpo_video.models.features import encode_video
 from dpo_video.models.load import Policy
 from dpo_video.models.prompts import answer_ids, encode_prompt, video_inputs
 from dpo_video.recipe import VideoSettings
-from dpo_video.training.batches import check_rows, completion_mask
+from dpo_video.training.batches import loss_inputs
+from dpo_video.training.forward import Fused, rows_engine
+from dpo_video.training.shared_prefix import IGNORED, shared_prefix_engine, why_not_shared
 from dpo_video.video import Frames
 
-SCORED_POSITIONS = 1024
-"""Positions whose logits exist at a time: (1024, V) float32 is 0.6 GB at V = 152,000."""
+ROWS_AT_ONCE = 2
+"""Of a model whose prefixes cannot be shared: as many as training has at least."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,46 +37,47 @@ class Blindness:
     """Largest change in nats over the answers, all frames mid-grey; 0 means that the clip does not reach the model."""
 
 
-def answer_logps(policy: Policy, rows: Sequence[Row], *, batch_size: int, adapter: bool = True) -> list[float]:
+def answer_logps(policy: Policy, rows: Sequence[Row], *, adapter: bool = True) -> list[float]:
     """Return the log-prob of each row's answer, end of turn included: a sum over its tokens, in nats."""
-    return [math.fsum(logps) for logps in token_logps(policy, rows, batch_size=batch_size, adapter=adapter)]
+    return [math.fsum(logps) for logps in token_logps(policy, rows, adapter=adapter)]
 
 
 @torch.no_grad()
-def token_logps(policy: Policy, rows: Sequence[Row], *, batch_size: int, adapter: bool = True) -> list[list[float]]:
+def token_logps(policy: Policy, rows: Sequence[Row], *, adapter: bool = True) -> list[list[float]]:
     """Return the log-prob of each token of each row's answer, end of turn included, in nats.
 
-    Rows are batched by length, which changes the results by rounding only.
+    Rows of a clip run as one tree where the model allows it, else ROWS_AT_ONCE at a time.
 
     Args:
-        batch_size: rows per forward.
         adapter: False switches the policy's adapter off: the reference's log-probs, of features made without it.
     """
-    check_rows(policy, rows)
-    order = sorted(range(len(rows)), key=lambda position: len(rows[position]))
-    logps: list[list[float]] = [[]] * len(rows)
-    with _adapter(policy, on=adapter), torch.autocast(policy.device.type, policy.dtype, enabled=_mixed(policy)):
-        for begin in range(0, len(order), batch_size):
-            chunk = order[begin:begin + batch_size]
-            found = _forward(policy, [rows[position] for position in chunk])
-            for position, values in zip(chunk, found, strict=True):
-                logps[position] = values.tolist()
+    shared = why_not_shared(policy) is None
+    engine, at_once = (shared_prefix_engine, len(rows)) if shared else (rows_engine, ROWS_AT_ONCE)
+    logps: list[list[float]] = []
+    with (_adapter(policy, on=adapter), torch.autocast(policy.device.type, policy.dtype, enabled=_mixed(policy)),
+          fused_head(policy.bare) as fused):
+        for begin in range(0, len(rows), at_once):
+            batch = loss_inputs(policy, rows[begin:begin + at_once])
+            answered = batch.pop("completion_mask").bool()  # (R, T)
+            labels = batch["input_ids"].masked_fill(~answered, IGNORED)
+            found = engine(fused, family=policy.family, labels=labels, **batch).log_probs  # (R, T - 1)
+            assert found is not None, "the fused head gives log-probs always"
+            logps += [values[places].tolist() for values, places in zip(found, answered[:, 1:], strict=True)]
     return logps
 
 
-def _forward(policy: Policy, rows: Sequence[Row]) -> list[Tensor]:
-    """Return (answer tokens,) float32 nats for each row."""
-    batch = collate(policy, rows, "right")
-    model = policy.bare
-    hidden = model.base_model(**batch, use_cache=False).last_hidden_state  # (R, T, D)
-    scored = completion_mask(rows, batch)[:, 1:].bool()  # (R, T - 1), True where the next token is the answer's
-    states, targets = hidden[:, :-1][scored], batch["input_ids"][:, 1:][scored]
-    parts = []
-    for begin in range(0, len(targets), SCORED_POSITIONS):
-        part = slice(begin, begin + SCORED_POSITIONS)
-        logits = model.get_output_embeddings()(states[part]).float()  # (positions, V)
-        parts.append(logits.log_softmax(-1).gather(1, targets[part, None])[:, 0])
-    return list(torch.cat(parts).split([len(row.answer) for row in rows]))
+@contextmanager
+def fused_head(model: PreTrainedModel) -> Iterator[Fused]:
+    """Give the model's forward with TRL's fused head; afterwards the model is as it was."""
+    own = model.__dict__.get("forward")
+    add_fused_lm_head(model)
+    try:
+        yield model.forward
+    finally:
+        if own is None:
+            del model.forward
+        else:
+            model.forward = own
 
 
 def _adapter(policy: Policy, *, on: bool) -> AbstractContextManager[None]:
@@ -99,8 +103,7 @@ def shuffled_video_changes_logps(policy: Policy, frames: Frames, settings: Video
         order = order[::-1]
     grey = replace(frames, pixels=frames.pixels * 0 + 127)
     true, shuffled, blanked = (
-        torch.tensor(answer_logps(policy, clip_rows(policy, clip, settings, question=question, answers=answers),
-                                  batch_size=8))
+        torch.tensor(answer_logps(policy, clip_rows(policy, clip, settings, question=question, answers=answers)))
         for clip in (frames, replace(frames, pixels=frames.pixels[order]), grey))
     return Blindness(shuffled=float((true - shuffled).abs().max()), blanked=float((true - blanked).abs().max()))
 

@@ -5,14 +5,15 @@ The cut changes neither which pairs a step has nor its loss, only how many token
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 
 from accelerate.utils import gather_object
 from torch import Tensor
 
 from dpo_video.errors import UserError
-from dpo_video.training.batches import PairBatch
+from dpo_video.models.prompts import Prompt
+from dpo_video.training.batches import PairBatch, PairTokens
 from dpo_video.training.processes import num_processes
 
 
@@ -38,7 +39,15 @@ class Size:
     """Tokens before the answer."""
     stem: int
     """Of these, the ones with which all questions about the clip begin."""
-    answers: tuple[tuple[int, ...], tuple[int, ...]]
+    answers: tuple[tuple[int, ...], ...]
+    """Both; only the chosen one where the rejected one goes with another clip."""
+    other: "Size | None" = None
+    """The rejected answer's, where it goes with another clip."""
+
+    @property
+    def parts(self) -> tuple["Size", ...]:
+        """By clip."""
+        return (self,) if self.other is None else (self, self.other)
 
 
 def whole(pairs: PairBatch) -> list[MicroBatch]:
@@ -108,22 +117,31 @@ def run_tokens(sizes: Sequence[Size], *, shared: bool) -> int:
     """
     if not shared:
         return 2 * len(sizes) * max(map(_row, sizes), default=0)
-    stems = {size.clip: size.stem for size in sizes}
-    questions = {(size.clip, size.question): size.prompt - size.stem for size in sizes}
-    answers = {(size.clip, size.question, answer) for size in sizes for answer in size.answers}
+    parts = [part for size in sizes for part in size.parts]
+    stems = {part.clip: part.stem for part in parts}
+    questions = {(part.clip, part.question): part.prompt - part.stem for part in parts}
+    answers = {(part.clip, part.question, answer) for part in parts for answer in part.answers}
     return sum(stems.values()) + sum(questions.values()) + sum(len(answer) for _, _, answer in answers)
 
 
 def pair_sizes(pairs: PairBatch) -> list[Size]:
     """Return what each pair of a batch costs."""
     stems: dict[str, tuple[Tensor, int]] = {}
-    for pair, prompt in zip(pairs.pairs, pairs.prompts, strict=True):
-        ids = prompt.input_ids
-        first, stem = stems.get(pair.clip, (ids, len(ids)))
-        stems[pair.clip] = first, min(stem, _common(first, ids))
-    return [Size(clip=pair.clip, question=pair.pair.prompt, prompt=len(prompt.input_ids), stem=stems[pair.clip][1],
-                 answers=(pair.chosen, pair.rejected))
-            for pair, prompt in zip(pairs.pairs, pairs.prompts, strict=True)]
+    every = list(zip(pairs.pairs, pairs.prompts, pairs.rejected_prompts, strict=True))
+    for pair, *prompts in every:
+        for clip, prompt in zip((pair.clip, pair.rejected_clip), prompts, strict=True):
+            ids = prompt.input_ids
+            first, stem = stems.get(clip, (ids, len(ids)))
+            stems[clip] = first, min(stem, _common(first, ids))
+
+    def size(clip: str, prompt: Prompt, pair: PairTokens, *answers: tuple[int, ...]) -> Size:
+        return Size(clip=clip, question=pair.pair.prompt, prompt=len(prompt.input_ids), stem=stems[clip][1],
+                    answers=answers)
+
+    return [size(pair.clip, prompt, pair, pair.chosen, pair.rejected) if pair.clip == pair.rejected_clip else
+            replace(size(pair.clip, prompt, pair, pair.chosen),
+                    other=size(pair.rejected_clip, rejected_prompt, pair, pair.rejected))
+            for pair, prompt, rejected_prompt in every]
 
 
 def pair_weights(pairs: PairBatch, batch_size: int) -> list[float]:
@@ -138,22 +156,26 @@ def pair_weights(pairs: PairBatch, batch_size: int) -> list[float]:
 
 def subset(pairs: PairBatch, places: Sequence[int]) -> PairBatch:
     """Return the pairs at some places of a batch, with their clips."""
-    clips = list(dict.fromkeys(pairs.clip_of_pair[place] for place in places))
+    clips = list(dict.fromkeys(clip for place in places
+                               for clip in (pairs.clip_of_pair[place], pairs.rejected_clip_of_pair[place])))
     return PairBatch(
         clips=[pairs.clips[clip] for clip in clips], features=[pairs.features[clip] for clip in clips],
         clip_of_pair=[clips.index(pairs.clip_of_pair[place]) for place in places],
-        prompts=[pairs.prompts[place] for place in places], pairs=[pairs.pairs[place] for place in places],
+        rejected_clip_of_pair=[clips.index(pairs.rejected_clip_of_pair[place]) for place in places],
+        prompts=[pairs.prompts[place] for place in places],
+        rejected_prompts=[pairs.rejected_prompts[place] for place in places],
+        pairs=[pairs.pairs[place] for place in places],
         places=[pairs.places[place] for place in places], num_asked=pairs.num_asked)
 
 
 def rows_tokens(pairs: PairBatch) -> int:
     """Return the tokens of a batch's rows, each answer with its own copy of the prompt, without padding."""
-    return sum(2 * len(prompt.input_ids) + len(pair.chosen) + len(pair.rejected)
-               for pair, prompt in zip(pairs.pairs, pairs.prompts, strict=True))
+    prompts = sum(len(prompt.input_ids) for prompt in (*pairs.prompts, *pairs.rejected_prompts))
+    return prompts + sum(len(pair.chosen) + len(pair.rejected) for pair in pairs.pairs)
 
 
 def _row(size: Size) -> int:
-    return size.prompt + max(map(len, size.answers))
+    return max(part.prompt + max(map(len, part.answers)) for part in size.parts)
 
 
 def _common(one: Tensor, other: Tensor) -> int:

@@ -12,14 +12,16 @@ class ClipOrder(Sampler[list[int]]):
 
     The order of the clips is that of a hash of seed, epoch and clip. It depends on nothing else, so a resumed run
     meets it again, and a clip that is set aside leaves the order of the others as it was. Each process takes a
-    contiguous share, so a clip is decoded by one process (at the seams between shares by two). All processes get
+    contiguous share, so a clip is decoded by one process (at the seams between shares by two). Of a clip's pairs, those
+    whose rejected answers go with another clip come last, and together where it is the same. All processes get
     equally many pairs: where they do not divide evenly, the first pairs of the epoch stand in the last share again.
     """
 
     def __init__(self, clips: Sequence[str], *, batch_size: int, seed: int, process: int = 0,
-                 num_processes: int = 1) -> None:
-        """Order the pairs whose clips are `clips`."""
+                 num_processes: int = 1, rejected_clips: Sequence[str] | None = None) -> None:
+        """Order the pairs whose clips are `clips`; None: their rejected answers go with the same."""
         self.clips = list(clips)
+        self.rejected_clips = list(clips if rejected_clips is None else rejected_clips)
         self.batch_size = batch_size
         self.seed = seed
         self.process = process
@@ -38,23 +40,25 @@ class ClipOrder(Sampler[list[int]]):
         """Return this process's positions in the list of pairs, in the order of this epoch or another."""
         shuffled = self.epoch if epoch is None else epoch
 
-        def place(position: int) -> tuple[str, int]:
-            return _shuffled(self.clips[position], self.seed, shuffled), position
+        def place(position: int) -> tuple[str, bool, str, int]:
+            clip, rejected = self.clips[position], self.rejected_clips[position]
+            return _shuffled(clip, self.seed, shuffled), rejected != clip, rejected, position
 
         ordered = sorted(range(len(self.clips)), key=place)
         share = -(-len(ordered) // self.num_processes)
         begin = self.process * share
         return [ordered[place % len(ordered)] for place in range(begin, begin + share)]
 
-    def clip_order(self, epoch: int | None = None) -> list[str]:
-        """Return the clips in the order in which this process meets them in this epoch or another."""
-        return [clip for clip, _ in groupby(self.clips[position] for position in self.positions(epoch))]
+    def visits(self, epoch: int | None = None) -> list[tuple[str, ...]]:
+        """Return the clips of the pairs, one or two, in the order in which this process meets them in an epoch."""
+        both = ((self.clips[position], self.rejected_clips[position]) for position in self.positions(epoch))
+        return [visit for visit, _ in groupby(tuple(dict.fromkeys(clips)) for clips in both)]
 
-    def clips_ahead(self) -> Iterator[str]:
-        """Yield the clips of this epoch, then of those to come, so that reading ahead does not stop between two."""
-        yield from self.clip_order()
+    def clips_ahead(self) -> Iterator[tuple[str, ...]]:
+        """Yield the visits of this epoch, then of those to come, so that reading ahead does not stop between two."""
+        yield from self.visits()
         for epoch in range(self._next_epoch, self.num_epochs):
-            yield from self.clip_order(epoch)
+            yield from self.visits(epoch)
 
     def __iter__(self) -> Iterator[list[int]]:
         positions = self.positions()

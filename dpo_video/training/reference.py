@@ -27,7 +27,8 @@ from dpo_video.video.cache import frames_identity
 KIND = "reference"
 """Rows of the run store: {"logps": [...]}, one number in nats per token of the answer, end of turn included.
 
-The sum, the token count and the part up to the shorter answer that `trl.ld_alpha` weighs all follow from them.
+The sum, the token count and the part up to the shorter answer that `trl.ld_alpha` weighs all follow from them. Those
+under a tuned policy stand beside them, their keys made from these and the adapter's contents (rewards.py).
 """
 Logps = dict[str, list[float]]
 """Per-token log-probs of answers, by key."""
@@ -57,7 +58,8 @@ class ReferenceLogps:
 
     def keys(self, pair: PairTokens) -> tuple[str, str]:
         """Return the keys of a pair's answers, the chosen one first."""
-        return self.key(pair.clip, pair.pair.prompt, pair.chosen), self.key(pair.clip, pair.pair.prompt, pair.rejected)
+        return (self.key(pair.clip, pair.pair.prompt, pair.chosen),
+                self.key(pair.rejected_clip, pair.pair.prompt, pair.rejected))
 
     def add(self, logps: Mapping[str, Sequence[float]]) -> None:
         """Learn log-probs by key; what was known stays, an answer met again differs by rounding."""
@@ -118,7 +120,8 @@ def keep_logps(store: RowStore, logps: Mapping[str, Sequence[float]]) -> None:
 
 
 def complete_reference(reference: ReferenceLogps, batches: Sequence[Sequence[PairTokens]], *,
-                       compute: Callable[[int], Logps], keep: Callable[[Logps], None]) -> int:
+                       compute: Callable[[int], Logps], keep: Callable[[Logps], None],
+                       together: bool = False) -> int:
     """Make `reference` know the pairs of all batches; return how many batches had to be computed here.
 
     With several processes each computes its own batches, in step, and learns what the others found.
@@ -126,6 +129,8 @@ def complete_reference(reference: ReferenceLogps, batches: Sequence[Sequence[Pai
     Args:
         compute: returns the log-probs of a batch, by its position; empty where no clip of it can be read.
         keep: stores new log-probs; called in the process that owns the run folder.
+        together: every process must compute in each round, for a forward of sharded weights takes them all; one that
+            has nothing left runs a batch again.
     """
     missing = [position for position, pairs in enumerate(batches) if not reference.knows(pairs)]
     rounds = max(gather_object([len(missing)])) if num_processes() > 1 else len(missing)
@@ -133,7 +138,10 @@ def complete_reference(reference: ReferenceLogps, batches: Sequence[Sequence[Pai
         return 0
     with progress("reference", total=rounds) as advance:
         for turn in range(rounds):
-            found = compute(missing[turn]) if turn < len(missing) else {}
+            if turn < len(missing) or together:
+                found = compute(missing[min(turn, len(missing) - 1)] if missing else 0)
+            else:
+                found = {}
             if num_processes() > 1:
                 found = {key: values for part in gather_object([found]) for key, values in part.items()}
             found = {key: values for key, values in found.items() if not reference.has(key)}

@@ -1,9 +1,8 @@
 """Which pairs can be trained on: texts that differ, clips that can be read, rows that fit; the rest is counted."""
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import groupby
 from pathlib import Path
 
 from dpo_video.errors import UserError
@@ -14,9 +13,9 @@ from dpo_video.models.tokens import video_tokens
 from dpo_video.progress import progress
 from dpo_video.recipe import Recipe, VideoSettings
 from dpo_video.records import Pair
-from dpo_video.training.batches import PairTokens, pair_length, tokenize_pair
-from dpo_video.training.clips import OnBadClip, clip_request
-from dpo_video.video import ClipRequest, VideoError, clip_key
+from dpo_video.training.batches import PairTokens, tokenize_pair
+from dpo_video.training.clips import OnBadClip
+from dpo_video.video import ClipRequest, VideoError, clip_key, clip_request, rejected_clip_key, rejected_clip_request
 
 LARGE = 8192
 """Pixels on a side, more than any checkpoint lets a frame keep."""
@@ -52,7 +51,7 @@ def select_pairs(policy: Policy, recipe: Recipe, pairs: Sequence[Pair], *, root:
     requests = _requests(pairs, root, on_bad_clip)
     for place, pair in enumerate(pairs):
         tokens = tokenize_pair(policy, pair)
-        if clip_key(pair) not in requests:
+        if clip_key(pair) not in requests or rejected_clip_key(pair) not in requests:
             dropped["clip_unreadable"] += 1
         elif tokens is None:
             dropped["answers_empty_or_equal"] += 1
@@ -72,33 +71,41 @@ def read_selection(policy: Policy, pairs: Sequence[Pair], *, root: Path, places:
                    dropped: dict[str, int]) -> Selection:
     """Return a selection that was made before, from the positions it kept."""
     kept = {place: tokenize_pair(policy, pairs[place]) for place in places}
-    requests = {clip_key(pairs[place]): clip_request(pairs[place], root) for place in places}
+    requests = {clip: _request(pairs[place], clip, root) for place in places for clip in _clips(pairs[place])}
     return _selection({place: pair for place, pair in kept.items() if pair is not None}, requests, dropped)
 
 
 def without_clips(selection: Selection, clips: Collection[str]) -> Selection:
     """Return a selection without the pairs of some clips."""
     kept = {place: pair for place, pair in zip(selection.places, selection.pairs, strict=True)
-            if pair.clip not in clips}
+            if not any(clip in clips for clip in pair.clips)}
     lost = len(selection.pairs) - len(kept)
     return _selection(kept, selection.requests, selection.dropped | ({"clip_failed_in_training": lost} if lost else {}))
 
 
 def _selection(kept: Mapping[int, PairTokens], requests: Mapping[str, ClipRequest],
                dropped: dict[str, int]) -> Selection:
-    used = {pair.clip for pair in kept.values()}
+    used = {clip for pair in kept.values() for clip in pair.clips}
     return Selection(places=list(kept), pairs=list(kept.values()), dropped=dropped,
                      requests={clip: request for clip, request in requests.items() if clip in used})
 
 
 def _requests(pairs: Sequence[Pair], root: Path, on_bad_clip: OnBadClip) -> dict[str, ClipRequest]:
     requests: dict[str, ClipRequest] = {}
-    for clip, pair in {clip_key(pair): pair for pair in pairs}.items():
+    for clip, one in {clip: pair for pair in pairs for clip in _clips(pair)}.items():
         try:
-            requests[clip] = clip_request(pair, root)
+            requests[clip] = _request(one, clip, root)
         except VideoError as error:  # an address
             on_bad_clip(clip, error)
     return requests
+
+
+def _clips(pair: Pair) -> set[str]:
+    return {clip_key(pair), rejected_clip_key(pair)}
+
+
+def _request(pair: Pair, clip: str, root: Path) -> ClipRequest:
+    return (clip_request if clip == clip_key(pair) else rejected_clip_request)(pair, root)
 
 
 def length_limit(policy: Policy, recipe: Recipe) -> int:
@@ -120,19 +127,25 @@ def _longest_possible(policy: Policy, settings: VideoSettings, pair: PairTokens)
 
 def _lengths(policy: Policy, recipe: Recipe, pairs: Sequence[PairTokens],
              requests: Mapping[str, ClipRequest], *, on_bad_clip: OnBadClip) -> list[int | None]:
-    """Return each pair's length in tokens, None where its clip cannot be read; every clip is decoded once."""
-    lengths: dict[int, int] = {}
-    by_clip = {clip: list(places) for clip, places in groupby(
-        sorted(range(len(pairs)), key=lambda place: pairs[place].clip), key=lambda place: pairs[place].clip)}
-    with open_source(policy, recipe) as source, progress("measure clips", total=len(by_clip)) as advance:
-        for request, clip in source.map([requests[clip] for clip in by_clip]):
+    """Return each pair's length in tokens, None where one of its clips cannot be read; each is decoded once."""
+    rows: dict[str, list[tuple[int, int]]] = defaultdict(list)  # by clip: which pair, and the tokens of its answer
+    for place, pair in enumerate(pairs):
+        if pair.clip == pair.rejected_clip:
+            rows[pair.clip].append((place, max(len(pair.chosen), len(pair.rejected))))
+        else:
+            rows[pair.clip].append((place, len(pair.chosen)))
+            rows[pair.rejected_clip].append((place, len(pair.rejected)))
+    lengths: dict[int, list[int]] = defaultdict(list)
+    with open_source(policy, recipe) as source, progress("measure clips", total=len(rows)) as advance:
+        for request, clip in source.map([requests[clip] for clip in sorted(rows)]):
             if isinstance(clip, UserError):
                 on_bad_clip(request.key, clip)
             else:
                 if recipe.video.cache == "features":
                     source.encode(clip)  # so that it is not decoded again
-                for place in by_clip[request.key]:
+                for place, answer in rows[request.key]:
                     prompt = encode_prompt(policy, pairs[place].pair.prompt, clip.inputs)
-                    lengths[place] = pair_length(prompt, pairs[place])
+                    lengths[place].append(len(prompt.input_ids) + answer)
             advance()
-    return [lengths.get(place) for place in range(len(pairs))]
+    return [max(lengths[place]) if len(lengths[place]) == len(pair.clips) else None
+            for place, pair in enumerate(pairs)]

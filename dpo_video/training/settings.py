@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from dpo_video.errors import UserError
-from dpo_video.names import choose, did_you_mean
+from dpo_video.names import choose, did_you_mean, shipped_folder
 from dpo_video.recipe import Recipe, TrainSettings
 
 if TYPE_CHECKING:
@@ -17,22 +17,18 @@ def check_train_settings(recipe: Recipe) -> None:
     """Raise UserError for a loss or a `train.trl` key that cannot be used, naming what to use instead."""
     from trl.trainer.dpo_config import DPOConfig
 
-    for name in recipe.train.loss:
-        choose(LOSSES, name, "loss in train.loss")
-    known = {field.name for field in dataclasses.fields(DPOConfig)}
+    _check_losses(recipe.train)
+    known = {field.name: field.type for field in dataclasses.fields(DPOConfig)}
     for key in recipe.train.trl:
         if key in OWNED:
             raise UserError(f"`train.trl.{key}`: set `{OWNED[key]}` instead; it is the one place for it")
         if key in REFUSED:
             raise UserError(f"`train.trl.{key}` cannot be used: {REFUSED[key]}. Remove it")
         if key not in known:
-            usable = known - set(OWNED) - set(REFUSED)
+            usable = set(known) - set(OWNED) - set(REFUSED)
             raise UserError(f"unknown field `train.trl.{key}`: trl.DPOConfig has none of that name."
                             f"{did_you_mean(key, usable)} Fields that may stand here: {', '.join(sorted(usable))}")
-    sorting = [name for name in recipe.train.loss if name in SORTING]
-    if sorting and recipe.train.tokens_per_batch is not None:
-        raise UserError(f"`train.loss` {sorting[0]!r} sorts the pairs of a forward against each other, so its value "
-                        "depends on the cut that `train.tokens_per_batch` makes. Unset it, and set `train.batch_size`")
+        _check_kind(key, recipe.train.trl[key], known[key])
     tuned = [part for part in recipe.train.tune if part != "language"]
     if tuned and recipe.video.cache == "features":
         raise UserError(f"`video.cache` is 'features', but `train.tune` has {tuned[0]!r}: the features change in every "
@@ -44,6 +40,36 @@ def check_train_settings(recipe: Recipe) -> None:
     if limit is not None and (not isinstance(limit, int) or limit < 2):
         raise UserError(f"`train.trl.save_total_limit` is {limit!r}: keep at least 2 checkpoints, or null for all. The "
                         "last one may be half written when a run is killed")
+
+
+def _check_losses(train: TrainSettings) -> None:
+    """Refuse a loss that is unknown, or that other settings break: TRL would fail late, or only warn."""
+    for name in train.loss:
+        choose(LOSSES, name, "loss in train.loss")
+    sorting = [name for name in train.loss if name in SORTING]
+    if sorting and train.tokens_per_batch is not None:
+        raise UserError(f"`train.loss` {sorting[0]!r} sorts the pairs of a forward against each other, so its value "
+                        "depends on the cut that `train.tokens_per_batch` makes. Unset it, and set `train.batch_size`")
+    smoothing = train.trl.get("label_smoothing", 0.0)
+    if not isinstance(smoothing, int | float):
+        raise UserError(f"`train.trl.label_smoothing` must be a number, got {smoothing!r}")
+    if "exo_pair" in train.loss and smoothing <= 0:
+        raise UserError("`train.loss` 'exo_pair' needs `train.trl.label_smoothing` above 0, e.g. 0.001; it is "
+                        f"{smoothing:g}")
+    if "robust" in train.loss and not 0 <= smoothing < 0.5:
+        raise UserError(f"`train.trl.label_smoothing` is {smoothing:g}, but for `train.loss` 'robust' it is the share "
+                        "of flipped pairs, from 0 to below 0.5")
+    divergence = train.trl.get("f_divergence_type", "reverse_kl")
+    choose(dict.fromkeys(DIVERGENCES), str(divergence), "train.trl.f_divergence_type")
+
+
+def _check_kind(key: str, value: object, kind: object) -> None:
+    """Refuse another kind of value where DPOConfig wants a number or true or false; it would fail far from here."""
+    right = {float: isinstance(value, int | float) and not isinstance(value, bool),
+             int: isinstance(value, int) and not isinstance(value, bool), bool: isinstance(value, bool)}
+    if isinstance(kind, type) and not right.get(kind, True) and value is not None:
+        what = {float: "a number", int: "an integer", bool: "true or false"}[kind]
+        raise UserError(f"`train.trl.{key}` must be {what}, got {value!r}")
 
 
 def dpo_config(recipe: Recipe, *, output_dir: Path, precision: Literal["no", "bf16", "fp16"], use_cpu: bool,
@@ -94,8 +120,9 @@ def dpo_config(recipe: Recipe, *, output_dir: Path, precision: Literal["no", "bf
     defaults = {"save_total_limit": 2, "ddp_find_unused_parameters": "vision" in train.tune}
     try:
         return DPOConfig(**{**defaults, **ours, **extra})
-    except (TypeError, ValueError) as error:
-        raise UserError(f"TRL refuses the training settings: {error}. They come from `train` and `train.trl`"
+    except (ImportError, TypeError, ValueError) as error:
+        said = str(error).strip().rstrip(".")
+        raise UserError(f"TRL refuses the training settings: {said}. They come from `train` and `train.trl`"
                         ) from error
 
 
@@ -112,6 +139,9 @@ LOSSES: dict[str, str] = {
     "sigmoid_norm": "DPO on rewards per token",
 }
 """Every loss of TRL 1.16 (dpo_trainer.py:1386-1516); a test compares this table with TRL's own list."""
+
+DIVERGENCES = ("reverse_kl", "forward_kl", "js_divergence", "alpha_divergence")
+"""What TRL 1.16 knows (dpo_trainer.py:1340-1381); another name fails there in the first step."""
 
 SORTING = frozenset({"aot", "aot_unpaired"})
 """Losses that compare pairs of a forward with each other."""
@@ -139,6 +169,9 @@ _RESUME = "resuming is ours: the last checkpoint of the same settings is continu
 _EVALUATION = "nothing is evaluated inside training; held-out clips are the `evaluate` stage"
 _HUB = "nothing is uploaded from training, and a recipe never holds a token; upload the adapter folder yourself"
 _REFERENCE = "with LoRA the reference is the model without its adapter, so there is no second model to move"
+FSDP_CONFIG = shipped_folder("recipes") / "accelerate" / "fsdp2.yaml"
+"""For `accelerate launch --config_file`."""
+_FSDP = f"FSDP is the launcher's: accelerate launch --config_file {FSDP_CONFIG}"
 REFUSED: dict[str, str] = {
     "padding_free": "TRL 1.16 switches it off with a warning; video rows are padded",
     "truncation_mode": "a cut prompt loses video tokens; a pair over `train.max_length` is dropped and counted instead",
@@ -158,6 +191,7 @@ REFUSED: dict[str, str] = {
     "save_on_each_node": _RESUME, "logging_first_step": "the first step is always logged: its margin is checked",
     "include_num_input_tokens_seen": "TRL counts tokens as `num_tokens`",
     "local_rank": "`accelerate launch` sets it", "disable_tqdm": "the progress bar is ours",
+    "fsdp": _FSDP, "fsdp_config": _FSDP,
     "load_best_model_at_end": _EVALUATION, "metric_for_best_model": _EVALUATION, "greater_is_better": _EVALUATION,
     "do_train": _EVALUATION, "do_eval": _EVALUATION, "do_predict": _EVALUATION, "eval_strategy": _EVALUATION,
     "eval_steps": _EVALUATION, "eval_delay": _EVALUATION, "eval_on_start": _EVALUATION,

@@ -26,6 +26,7 @@ from dpo_video.models.load import Policy
 from dpo_video.models.lora import assert_fp32_adapter, keep_adapter_fp32, tunes_tower
 from dpo_video.training.batches import PairBatch, loss_inputs, pair_rows
 from dpo_video.training.forward import Engine, encode_rows, install_engine, rows_engine
+from dpo_video.training.fsdp import install_fsdp, is_fsdp, shard_language_only, whole_adapter
 from dpo_video.training.meter import Meter
 from dpo_video.training.micro_batches import Cut, whole
 from dpo_video.training.order import ClipOrder
@@ -60,8 +61,13 @@ class VideoDPOTrainer(DPOTrainer):
     """TRL's losses, metrics and loop over batches of video pairs."""
 
     def __init__(self, policy: Policy, *, args: DPOConfig, peft_config: PeftConfig, feed: Feed,
-                 callbacks: Sequence[TrainerCallback] = ()) -> None:
-        """Train `policy` with a new adapter on what `feed` gives."""
+                 callbacks: Sequence[TrainerCallback] = (),
+                 reference: "Callable[[VideoDPOTrainer], ReferenceLogps] | None" = None) -> None:
+        """Train `policy` with a new adapter on what `feed` gives.
+
+        Args:
+            reference: makes `self.reference` right before the first step; under FSDP no forward can run before.
+        """
         self._policy = policy
         self.order = feed.order
         self.engine = feed.engine
@@ -82,6 +88,8 @@ class VideoDPOTrainer(DPOTrainer):
             raise UserError(f"TRL refuses the training settings: {error}") from error
         self.remove_callback(PrinterCallback)
         self.add_callback(_EpochStart(self.order))
+        if reference is not None:
+            self.add_callback(_TrainBegin(lambda: setattr(self, "reference", reference(self))))
         # TRL casts the adapter of a 4-bit model to bfloat16 (dpo_trainer.py:726), where a small learning rate's
         # updates are lost to rounding. The optimizer does not exist yet.
         assert isinstance(self.model, PeftModel)
@@ -93,6 +101,15 @@ class VideoDPOTrainer(DPOTrainer):
         # read in _compute_loss (dpo_trainer.py:1318): take the reference's log-probs from the batch, where
         # `reference_logps` puts them
         self.precompute_ref_logps = True
+        if self.is_fsdp_enabled:
+            shard_language_only(self.accelerator.state.fsdp_plugin, self._base)
+
+    def create_accelerator_and_postprocess(self) -> None:
+        """Also shard on CPUs where the launcher asks for it."""
+        super().create_accelerator_and_postprocess()
+        if is_fsdp():
+            install_fsdp(self.accelerator)
+            self.is_fsdp_enabled = True
 
     def _prepare_dataset(self, dataset: Dataset, *args: Any, **kwargs: Any) -> Dataset:
         return dataset
@@ -109,9 +126,13 @@ class VideoDPOTrainer(DPOTrainer):
         return DataLoader(positions, batch_sampler=self.order, collate_fn=self._collate)  # type: ignore[arg-type]
 
     def _watch(self, engine: Engine) -> Engine:
-        """Return an engine that leaves its log-probs (R, T - 1) in `_last_logps`: TRL keeps their sums only."""
+        """Return an engine that leaves its log-probs (R, T - 1) in `_last_logps`: TRL keeps their sums only.
+
+        It runs under autocast, which accelerate 1.15 puts around every forward but FSDP2's.
+        """
         def watched(*args: Any, **kwargs: Any) -> FusedCausalLMOutput:
-            output = engine(*args, **kwargs)
+            with self.accelerator.autocast():
+                output = engine(*args, **kwargs)
             self._last_logps = output.log_probs
             return output
 
@@ -234,9 +255,29 @@ class VideoDPOTrainer(DPOTrainer):
         """Add what TRL does not measure to a line about training steps."""
         super().log({**logs, **self.meter.take()} if "loss" in logs else logs, start_time)
 
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Write the adapter; under FSDP too, where transformers would gather the whole model, or write shards only."""
+        if self.is_fsdp_enabled:
+            assert isinstance(self.model, PeftModel)
+            self._save(output_dir, state_dict=whole_adapter(self.model))
+        else:
+            super().save_model(output_dir, _internal_call)
+
     def floating_point_ops(self, inputs: Mapping[str, Any]) -> int:
         """Return 0: transformers' estimate counts neither the tower nor the frozen weights."""
         return 0
+
+
+class _TrainBegin(TrainerCallback):
+    """Does something once the model is where it trains, before the first step."""
+
+    def __init__(self, do: Callable[[], None]) -> None:
+        self._do = do
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl,
+                       **kwargs: Any) -> None:
+        """Do it."""
+        self._do()
 
 
 class _EpochStart(TrainerCallback):

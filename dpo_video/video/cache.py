@@ -166,11 +166,12 @@ def clip_identity(request: ClipRequest) -> dict[str, Any] | None:
 
 
 def frames_identity(request: ClipRequest, settings: VideoSettings, *, multiple_of: int) -> dict[str, Any] | None:
-    """Return all that determines the frames decoded for a request; None where it cannot be read."""
+    """Return all that determines the frames of a request; None where it cannot be read."""
     clip = clip_identity(request)
     if clip is None:
         return None
-    return {"clip": clip, "multiple_of": multiple_of,
+    corruption = {} if request.corruption is None else {"corruption": request.corruption}
+    return {"clip": clip, "multiple_of": multiple_of, **corruption,
             "policy": {name: getattr(settings, name) for name in FRAME_POLICY},
             "decoders": {name: version(name) for name in DECODERS if name == "av" or settings.backend == name}}
 

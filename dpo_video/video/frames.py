@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from dpo_video.errors import UserError
 
 ErrorCode = Literal["not_found", "remote", "empty", "not_a_video", "no_video_stream", "truncated", "corrupt",
-                    "unsupported_codec", "too_few_frames", "timeout", "crashed"]
+                    "unsupported_codec", "too_few_frames", "timeout", "crashed", "unchanged"]
 
 
 class VideoError(UserError):
@@ -72,6 +72,8 @@ class ClipRequest:
     """Seconds into the file where the clip begins."""
     end: float | None = None
     """Seconds into the file where the clip ends."""
+    corruption: str | None = None
+    """What is done to the frames before the model sees them (see corrupt.py); a ClipSource does it, no FramePool."""
 
 
 def video_metadata(frames: Frames) -> dict[str, Any]:

@@ -90,6 +90,7 @@ class FramePool:
 
     def read(self, request: ClipRequest) -> Frames | VideoError:
         """Return one clip's frames, or the reason why there are none; waits until a process is free."""
+        assert request.corruption is None, "decoding gives the clip as it is"
         worker = self._idle.get()
         try:
             job = Job(request=request, settings=self.settings, multiple_of=self.multiple_of)

@@ -27,14 +27,31 @@ def _resolve(name: str, root: Path) -> Path:
 
 def clip_key(sample: Sample | Pair) -> str:
     """Return the name of a sample's clip: its video, then `#t=start,end` where it is a part of it."""
-    name = sample.video
+    return _clip_name(sample.video, sample.start, sample.end)
+
+
+def rejected_clip_key(pair: Pair) -> str:
+    """Return the name of the clip that a pair's rejected answer goes with: its own, another, or a corrupted one."""
+    name = _clip_name(*rejected_part(pair))
+    return name if pair.rejected_corruption is None else f"{name}#{pair.rejected_corruption}"
+
+
+def rejected_part(pair: Pair) -> tuple[str | list[str], float | None, float | None]:
+    """Return video, start and end of the clip that a pair's rejected answer goes with."""
+    if pair.rejected_video is None and pair.rejected_start is None and pair.rejected_end is None:
+        return pair.video, pair.start, pair.end
+    return pair.video if pair.rejected_video is None else pair.rejected_video, pair.rejected_start, pair.rejected_end
+
+
+def _clip_name(video: str | list[str], start: float | None, end: float | None) -> str:
+    name = video
     if isinstance(name, list):
         digest = hashlib.sha256(json.dumps(name).encode()).hexdigest()[:12]
         name = f"{name[0] if name else ''} and on ({len(name)} frames, {digest})"
-    if sample.start is None and sample.end is None:
+    if start is None and end is None:
         return name
-    start, end = ("" if second is None else repr(float(second)) for second in (sample.start, sample.end))
-    return f"{name}#t={start},{end}"
+    begins, ends = ("" if second is None else repr(float(second)) for second in (start, end))
+    return f"{name}#t={begins},{ends}"
 
 
 def file_name(video: str | list[str]) -> str:

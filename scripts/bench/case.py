@@ -104,7 +104,7 @@ def make_pairs(case: Case) -> list[PairTokens]:
         for number in range(case.answers // 2):
             chosen, rejected = (tuple(draw.integers(10, 500, draw.integers(
                 ANSWER_TOKENS - 10, ANSWER_TOKENS + 11)).tolist()) for _ in range(2))
-            pairs.append(PairTokens(clip="clip", chosen=chosen, rejected=rejected, pair=Pair(
+            pairs.append(PairTokens(clip="clip", rejected_clip="clip", chosen=chosen, rejected=rejected, pair=Pair(
                 sample_id=f"{question}-{number}", video="clip", prompt=text, chosen="c", rejected="r",
                 chosen_score=1.0, rejected_score=0.0, source="bench", chosen_id="c", rejected_id="r")))
     return pairs

@@ -86,7 +86,8 @@ def make_side(case: Case, name: str) -> Side:
 
 
 def _pair_batch(clip: ClipInputs, features: Any, prompts: list[Any], pairs: list[PairTokens]) -> PairBatch:
-    return PairBatch(clips=[clip], features=[features], clip_of_pair=[0] * len(pairs), prompts=prompts, pairs=pairs,
+    return PairBatch(clips=[clip], features=[features], clip_of_pair=[0] * len(pairs),
+                     rejected_clip_of_pair=[0] * len(pairs), prompts=prompts, rejected_prompts=prompts, pairs=pairs,
                      places=list(range(len(pairs))), num_asked=len(pairs))
 
 

@@ -2,6 +2,7 @@
 
 from transformers import PretrainedConfig
 
+from dpo_video.errors import UserError
 from dpo_video.models.families.family import (
     KEEP_UNQUANTIZED,
     LORA_TARGETS,
@@ -33,11 +34,16 @@ __all__ = ["FAMILIES", "KEEP_UNQUANTIZED", "LORA_TARGETS", "ClipFeatures", "Fami
 
 def family_of(config: PretrainedConfig, name: str | None = None) -> Family:
     """Return the row for a checkpoint's config, or the row called `name`."""
-    if name is not None:
-        return choose(FAMILIES, name, "model.family")
-    if config.model_type == "llava" and config.vision_config.model_type == "pixtral":
-        return PIXTRAL  # published as `llava` with another tower and another processor
-    return choose(FAMILIES, config.model_type, "model type")
+    kind = str(config.model_type)
+    if kind == "llava" and config.vision_config.model_type == "pixtral":
+        kind = PIXTRAL.name  # published as `llava` with another tower and another processor
+    if name is None:
+        return choose(FAMILIES, kind, "model type")
+    family = choose(FAMILIES, name, "model.family")
+    if kind in FAMILIES and kind != name:
+        raise UserError(f"model.family is {name!r}, but the checkpoint is of the family {kind!r}: leave "
+                        "model.family out")
+    return family
 
 
 FAMILIES: dict[str, Family] = {row.name: row for row in (
