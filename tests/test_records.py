@@ -46,6 +46,27 @@ def test_a_wrong_line_is_named(tmp_path: Path, row: object, message: str) -> Non
     assert message in str(error.value)
 
 
+@pytest.mark.parametrize(("row", "message"), [
+    ({**GOOD, "start": True}, "`start` must be float | None, got True"),
+    ({**GOOD, "video": ["a.jpg", 1]}, "`video` must be str | list[str], got ['a.jpg', 1]"),
+    ({**GOOD, "prompt": None}, "`prompt` must be str, got None"),
+])
+def test_a_wrong_line_among_many_right_ones_of_its_shape_is_named(tmp_path: Path, row: object, message: str) -> None:
+    right = [{**GOOD, "start": 1}, {**GOOD, "start": 1.5}, {**GOOD, "start": None}, {**GOOD, "video": ["1.jpg"]}]
+    path = lines(tmp_path / "s.jsonl", *right, *right, row)
+    with pytest.raises(UserError) as error:
+        list(read_jsonl(path, Sample))
+    assert str(error.value) == f"{path}:9: {message}"
+
+
+@pytest.mark.parametrize("text", ["\\ud800", "\\ud83d\\udc15", "\\u0000", "1e5", "\u00e9"])
+def test_all_that_json_allows_is_read(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "s.jsonl"
+    path.write_text(json.dumps(GOOD)[:-1] + ", \"answer\": \"" + text + "\", \"end\": 1e3, \"start\": -0.0}\n")
+    assert list(read_jsonl(path, Sample)) == [
+        Sample(**GOOD, answer=json.loads(f'"{text}"'), end=1000.0, start=-0.0)]  # type: ignore[arg-type]
+
+
 def test_a_file_from_a_windows_editor_is_read(tmp_path: Path) -> None:
     path = tmp_path / "s.jsonl"
     text = f"{json.dumps(GOOD)}\r\n\r\n{json.dumps({**GOOD, 'id': 'second'})}\r\n"

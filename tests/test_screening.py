@@ -1,11 +1,15 @@
 """Answers that need no call of the judge: those that say the same, and those that cleaning leaves out."""
 
 import json
+import re
+import unicodedata
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from judge_server import completion, judge_server
 from preferences import records
 
@@ -36,6 +40,21 @@ def test_case_punctuation_and_spaces_make_no_other_answer() -> None:
 def test_signs_that_mean_something_keep_answers_apart(one: str, other: str) -> None:
     assert normalise(one) != normalise(other)
     assert same_answers(answers(one, other), least=1.0) == {}
+
+
+@settings(deadline=None)
+@given(st.text(st.sampled_from([chr(code) for code in range(128)]) | st.characters(), max_size=40))
+def test_texts_are_normalised_mark_by_mark(text: str) -> None:
+    """The obvious way: each mark by itself; a hyphen stays before a digit, % & @ # and what is no punctuation stay."""
+    folded = unicodedata.normalize("NFKC", text).casefold()
+    signs = []
+    for place, sign in enumerate(folded):
+        following = folded[place + 1:place + 2]
+        is_mark = re.match(r"[^\w\s]|_", sign) is not None
+        meant = (not unicodedata.category(sign).startswith("P") or sign in "%&@#"
+                 or (sign == "-" and following.isdigit()))
+        signs.append(" " if is_mark and not meant else sign)
+    assert normalise(text) == " ".join("".join(signs).split())
 
 
 def test_near_duplicates_join_the_first_that_they_are_similar_to() -> None:

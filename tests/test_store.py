@@ -1,5 +1,7 @@
 """The run store, in SQLite and in segments: real files, real kill -9, a real file-size limit, real second processes."""
 
+import hashlib
+import json
 import os
 import signal
 import sqlite3
@@ -31,6 +33,15 @@ def test_the_same_parts_give_the_same_key_in_any_order() -> None:
     assert row_key(a=1, b={"x": 1, "y": 2}) == row_key(b={"y": 2, "x": 1}, a=1)
     assert row_key(a=1) != row_key(a=2)
     assert row_key(a="1") != row_key(a=1)
+
+
+@pytest.mark.parametrize("parts", [
+    {}, {"b": [], "a": {}}, {"z": [{"y": 1, "x": None}, "\xe9\ud800\"", 1.5], "a": True, "\xe9": "b"}])
+def test_a_key_is_the_hash_of_canonical_json_and_lists_may_come_in_pieces(parts) -> None:
+    text = json.dumps(parts, sort_keys=True, separators=(",", ":"))
+    assert row_key(**parts) == hashlib.sha256(text.encode()).hexdigest()
+    assert row_key(**{name: iter(value) if isinstance(value, list) else value
+                      for name, value in parts.items()}) == row_key(**parts)
 
 
 @both_kinds

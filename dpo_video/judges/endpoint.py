@@ -167,7 +167,7 @@ def open_endpoint(service: Service, url: str | None) -> Endpoint:
 def _open(service: Service, url: str | None) -> "AsyncOpenAI":
     from openai import AsyncOpenAI, Timeout
 
-    timeout = Timeout(service.timeout, connect=min(service.timeout, CONNECT_SECONDS))
+    timeout = Timeout(None, connect=min(service.timeout, CONNECT_SECONDS))  # `post` keeps that of the whole request
     return AsyncOpenAI(api_key=service.key, base_url=url, max_retries=0, timeout=timeout)
 
 
