@@ -49,6 +49,9 @@ class Scored(NamedTuple):
 
 def audit(folder: Path) -> Numbers:
     """Write audit.json and audit.html into a run folder and return the numbers; UserError where it has no pairs."""
+    if not (folder / "pairs.jsonl").is_file():
+        raise UserError(f"no pairs.jsonl in {str(folder)!r}: it is no run's folder, or no pairs were made there. Make "
+                        "them first: dpo-video pair RECIPE")
     every = list(read_jsonl(folder / "pairs.jsonl", Pair))
     pairs = [pair for pair in every if clip_key(pair) == rejected_clip_key(pair)]  # the others compare clips
     if not pairs:

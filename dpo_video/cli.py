@@ -245,11 +245,13 @@ def merge(
     out: Annotated[str, typer.Option(help="Folder for the merged model; RUN/merged when left out.")] = "",
 ) -> None:
     """Write base + adapter as one full model, and check that its logits equal the adapter's."""
-    from dpo_video.merge import merge as merge_adapter
     from dpo_video.run import open_run, recipe_of
 
     folder = Path(run_folder)
-    with open_run(recipe_of(folder)) as opened:
+    settings = recipe_of(folder)
+    from dpo_video.merge import merge as merge_adapter
+
+    with open_run(settings) as opened:
         summary = merge_adapter(opened, Path(out) if out else folder / "merged")
     print(", ".join(f"{name.replace('_', ' ')} {value}" for name, value in summary.items()))
 

@@ -67,7 +67,7 @@ def import_(
 def export(
     name: Annotated[str, typer.Argument(metavar="FORMAT", help="See `dpo-video list formats`.")],
     run_folder: Annotated[str, typer.Argument(metavar="RUN", help="A run folder, e.g. runs/quickstart.")],
-    out: Annotated[str, typer.Option(help="JSONL to write.")],
+    out: Annotated[str, typer.Option(help="File to write: .json is a JSON list, any other has an object a line.")],
     threshold: Annotated[float | None, typer.Option(help="Least score of a best answer; else the scorer's.")] = None,
 ) -> None:
     """Export a run's pairs for another trainer, or its best answers as SFT data."""

@@ -131,7 +131,7 @@ def test_a_run_without_pairs_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "pairs.jsonl").write_text("")
     with pytest.raises(UserError, match=r"nothing to audit. Make them first: dpo-video pair RECIPE"):
         audit(tmp_path)
-    with pytest.raises(UserError, match="no file at"):
+    with pytest.raises(UserError, match=r"no pairs\.jsonl in"):
         audit(tmp_path / "nowhere")
 
 

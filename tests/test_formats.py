@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -99,7 +100,8 @@ def test_every_importer_has_a_fixture():
 def test_each_format_is_read_as_its_project_writes_it(name, root, captions, tmp_path):
     columns = COLUMNS if name == "table" else {}
     report, records = imported(name, write_rows(tmp_path / "in.jsonl", ROWS[name]), tmp_path / "out.jsonl", root=root,
-                               captions=captions, columns=columns)
+                               captions=captions if IMPORTERS[name].kind in ("samples", None) else None,
+                               columns=columns)
     assert (report.rows, report.dropped) == (len(ROWS[name]), {})
     first = records[0]
     if report.kind == "pairs":
@@ -126,7 +128,8 @@ def test_what_formats_have_beyond_a_pair_is_kept(root, tmp_path):
 def test_imported_candidates_and_judgments_go_through_pair(captions, tmp_path):
     """The reply with a number but no verdict line is unscored: the peer's parser gave it 2."""
     made = {name: imported(name, write_rows(tmp_path / f"{name}.jsonl", ROWS[name]), tmp_path / f"{name}.out.jsonl",
-                           captions=captions)[1] for name in ("hound_qa", "hound_predictions", "hound_judgments")}
+                           captions=captions if name == "hound_qa" else None)[1]
+            for name in ("hound_qa", "hound_predictions", "hound_judgments")}
     samples, candidates, judgments = made.values()
     assert [(row.candidate_id, row.score, row.status) for row in judgments] == [
         ("v1_0#0", 5.0, "scored"), ("v1_0#1", None, "unscored")]
@@ -206,12 +209,61 @@ def test_the_same_rows_come_from_every_kind_of_file(tmp_path):
     ("a.jsonl", '{"id": 1}\n{"id"', ":2: not JSON"), ("a.jsonl", "5\n", ":1: expected a JSON object"),
     ("a.json", '[{"id": "1"}, ', "not JSON after row"), ("a.csv", "a,b\n1\n", "a.csv:2: 2 columns are named"),
     ("a.parquet", "PAR", "not a Parquet file"), ("a.txt", "x", "the end of its name tells nothing"),
+    ("a.csv", b"a,b\ncaf\xe9,1\n", "a.csv: not UTF-8 text"), ("a.jsonl", b'{"a": "\xe9"}\n', "not UTF-8 text"),
     ("a.jsonl", "", "it has no rows")])
 def test_a_file_that_cannot_be_read_says_why(name, content, said, tmp_path):
-    (tmp_path / name).write_text(content)
+    (tmp_path / name).write_bytes(content if isinstance(content, bytes) else content.encode())
     with pytest.raises(UserError) as caught:
         imported("table", str(tmp_path / name), tmp_path / "out.jsonl", skip_bad=True)
-    assert said in str(caught.value)
+    assert said in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["a.json", "a.jsonl", "a.csv"])
+def test_a_byte_order_mark_is_read_over(name, tmp_path):
+    row = {"prompt": ASKED, "video": "v.mp4", "chosen": GOOD, "rejected": BAD}
+    text = {"a.json": json.dumps([row]), "a.jsonl": json.dumps(row),
+            "a.csv": f"prompt,video,chosen,rejected\n{ASKED},v.mp4,{GOOD},{BAD}"}[name]
+    (tmp_path / name).write_bytes(b"\xef\xbb\xbf" + text.encode())
+    _, pairs = imported("table", str(tmp_path / name), tmp_path / "out.jsonl")
+    assert [(pair.prompt, pair.chosen) for pair in pairs] == [(ASKED, GOOD)]
+
+
+def test_a_table_keeps_which_part_of_a_file_is_meant(tmp_path):
+    head = "prompt,video,chosen,rejected,caption,begin,stop\n"
+    (tmp_path / "p.csv").write_text(head + "a?,v.mp4,x,y,c,1.5,4\nb?,v.mp4,x,y,c,,\nc?,v.mp4,x,y,c,3,2\n")
+    columns = {"start": "begin", "end": "stop"}
+    report, pairs = imported("table", str(tmp_path / "p.csv"), tmp_path / "out.jsonl", columns=columns)
+    assert [(pair.start, pair.end) for pair in pairs] == [(1.5, 4.0), (None, None)]
+    assert report.dropped == {"clip ends before it starts": 1}
+    (tmp_path / "s.csv").write_text("prompt,video,caption,start\na?,v.mp4,c,2\n")
+    _, samples = imported("table", str(tmp_path / "s.csv"), tmp_path / "out2.jsonl")
+    assert [(sample.start, sample.end) for sample in samples] == [(2.0, None)]
+
+
+@pytest.mark.parametrize(("name", "options", "said"), [
+    ("table", {"columns": {"rejeced": "bad"}}, "unknown field in --map 'rejeced'. Did you mean 'rejected'?"),
+    ("trl", {"columns": {"prompt": "question"}}, "--map is for the format `table`"),
+    ("trl", {"captions": "c.jsonl"}, "--captions is for formats of samples; trl has pairs"),
+])
+def test_an_option_that_the_format_would_not_read_is_refused(name, options, said, tmp_path):
+    with pytest.raises(UserError, match=re.escape(said)):
+        imported(name, str(tmp_path / "a.jsonl"), tmp_path / "out.jsonl", **options)
+
+
+def test_an_import_never_overwrites_what_it_reads(tmp_path):
+    source = tmp_path / "a.jsonl"
+    source.write_text(json.dumps({"prompt": ASKED, "video": "v.mp4", "chosen": GOOD, "rejected": BAD}))
+    before = source.read_text()
+    with pytest.raises(UserError, match="which is read: name another file"):
+        imported("table", str(source), tmp_path / "." / "a.jsonl")
+    assert source.read_text() == before
+
+
+def test_captions_that_are_missing_from_the_command_are_asked_for(tmp_path):
+    rows = [{"id": "1", "video": "v", "conversations": [FROM, {"from": "gpt", "value": GOOD}]}]
+    source = write_rows(tmp_path / "q.json", rows)
+    with pytest.raises(UserError, match=r"no caption \(1\); give the captions with --captions FILE"):
+        imported("hound_qa", source, tmp_path / "o.jsonl")
 
 
 @pytest.mark.parametrize(("video", "placed"), [
@@ -253,6 +305,9 @@ def test_a_pair_exported_and_imported_again_is_the_same_pair(name, tmp_path):
     made = export_run(name, make_run(tmp_path, [*pairs, cut]), tmp_path / "out.jsonl")
     assert (made.rows, made.dropped) == (3, {"part of a file": 1})
     _, again = imported(name, str(tmp_path / "out.jsonl"), tmp_path / "again.jsonl")
+    export_run(name, make_run(tmp_path, pairs), tmp_path / "out.json")
+    assert json.loads((tmp_path / "out.json").read_text()) == [
+        json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()], "a list for those who want one"
     assert again == pairs
 
 

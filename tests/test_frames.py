@@ -136,7 +136,7 @@ def test_the_command_prints_the_plan_and_writes_the_sheet(clip, tmp_path):
     (["--family", "qwen"], "unknown family 'qwen'"), ([], "one of --family F, --model NAME, --recipe RECIPE"),
     (["--family", "qwen2_5_vl", "--out", "sheet.txt"], "name a picture"),
     (["--family", "qwen2_5_vl", "--out", "/no/such/a.png"], "no folder"),
-    (["--family", "qwen2_5_vl", "--start", "99"], "no frame between")])
+    (["--family", "qwen2_5_vl", "--start", "99"], "no frame from 99 seconds to the end")])
 def test_mistakes_are_users_errors(clip, arguments, said):
     result = CliRunner().invoke(app, ["frames", str(clip), *arguments])
     assert isinstance(result.exception, UserError)

@@ -34,14 +34,23 @@ class Exported:
 
 
 def export_run(name: str, source: Source, out: Path) -> Exported:
-    """Write a run's pairs, or best answers, in a format, a JSON object a line; what the format cannot say is dropped
-    and counted."""
+    """Write a run's pairs, or best answers, in a format; what the format cannot say is dropped and counted.
+
+    A file that ends in .json is a JSON list, as trainers that load it whole want it; any other has an object a line.
+    """
     exporter = choose(EXPORTERS, name, "format")
     dropped: Counter[str] = Counter()
     kept = 0
 
+    if out.suffix == ".parquet":
+        raise UserError(f"--out is {str(out)!r}: an export is JSON. Name it .jsonl (an object a line) or .json "
+                        "(a list)")
+    whole = out.suffix == ".json"
+
     def lines() -> Iterator[str]:
         nonlocal kept
+        if whole:
+            yield "["
         for record in _pairs(source, dropped) if exporter.of == "pairs" else best_answers(source, dropped):
             try:
                 row: dict[str, Any] = exporter.write(record)
@@ -49,11 +58,14 @@ def export_run(name: str, source: Source, out: Path) -> Exported:
                 dropped[error.reason] += 1
                 continue
             kept += 1
-            yield json.dumps(row, ensure_ascii=False) + "\n"
+            yield (",\n" if whole and kept > 1 else "") + json.dumps(row, ensure_ascii=False) + ("" if whole else "\n")
+        if whole:
+            yield "]\n"
 
     write_atomic(out, lines())
     if not kept:
-        raise UserError(f"nothing to export from {str(source.folder)!r} as {name}: {dict(dropped) or 'no rows'}")
+        reasons = ", ".join(f"{reason} ({count})" for reason, count in dropped.most_common())
+        raise UserError(f"nothing to export from {str(source.folder)!r} as {name}: {reasons or 'no rows'}")
     return Exported(rows=kept, dropped=dict(dropped.most_common()))
 
 

@@ -40,9 +40,14 @@ def text_of(row: Row, *names: str) -> str:
         if row.get(name) is not None:
             value = row[name]
             if not isinstance(value, str):
-                raise BadRow(f"`{name}` must be a text, got {str(value)[:60]!r}")
+                raise BadRow(f"`{name}` must be a text, {_given(value)}")
             return clean(value)
     raise BadRow(f"no `{'` or `'.join(names)}` in it; it has: {', '.join(row)}")
+
+
+def _given(value: object) -> str:
+    """Return what stands in a field, in words of an error."""
+    return "and is not there" if value is None else f"got {str(value)[:60]!r}"
 
 
 def clean(text: str) -> str:
@@ -58,14 +63,14 @@ def number_of(row: Row, name: str) -> float | None:
     try:
         return float(value)
     except (TypeError, ValueError):
-        raise BadRow(f"`{name}` must be a number, got {str(value)[:60]!r}") from None
+        raise BadRow(f"`{name}` must be a number, {_given(value)}") from None
 
 
 def turns_of(row: Row, name: str) -> list[Turn]:
     """Return a conversation of `from`/`value` or `role`/`content`; texts in parts (`type: text`) are joined."""
     value = row.get(name)
     if not isinstance(value, list) or not value:
-        raise BadRow(f"`{name}` must be a list of turns, got {str(value)[:60]!r}")
+        raise BadRow(f"`{name}` must be a list of turns, {_given(value)}")
     return [turn_of(turn, name) for turn in value]
 
 
@@ -113,4 +118,4 @@ def one_video(row: Row, *names: str) -> str | list[str]:
             return inner
         if isinstance(inner, list) and inner and all(isinstance(frame, str) for frame in inner):
             return list(inner)
-    raise BadRow(f"`{names[0]}` must be a path or a list of frames, got {str(value)[:60]!r}")
+    raise BadRow(f"`{names[0]}` must be a path or a list of frames, {_given(value)}")

@@ -86,7 +86,8 @@ def _conversation_samples(row: Row, given: Given) -> Iterator[Sample]:
         yield _sample(row, given, name, video, turns[number].text, turns[number + 1].text)
 
 
-def _sample(row: Row, given: Given, identity: str, video: str | list[str], prompt: str, answer: str | None) -> Sample:
+def _sample(row: Row, given: Given, identity: str, video: str | list[str], prompt: str, answer: str | None,
+            **more: Any) -> Sample:
     own = row.get("caption")
     found = clean(own) if isinstance(own, str) and own.strip() else None
     found = found or given.caption_of(video if isinstance(video, str) else video[0])
@@ -94,7 +95,7 @@ def _sample(row: Row, given: Given, identity: str, video: str | list[str], promp
         raise Dropped("no caption", str(video)[:80])
     if not prompt:
         raise Dropped("empty question")
-    return Sample(id=identity, video=video, prompt=prompt, caption=found, answer=answer or None)
+    return Sample(id=identity, video=video, prompt=prompt, caption=found, answer=answer or None, **more)
 
 
 def _video_chatgpt(row: Row, given: Given) -> Iterator[Sample]:
@@ -223,12 +224,21 @@ def _table(row: Row, given: Given) -> Iterator[Record]:
         raise BadRow(f"no column {unknown[0]!r}; it has: {', '.join(row)}")
     values: Row = {**row, **{name: value for name, value in named.items() if value is not None}}
     video = one_video(values, "video")
+    cut = {name: number_of(values, name) for name in ("start", "end")}
+    if cut["end"] is not None and cut["end"] <= (cut["start"] or 0.0):
+        raise Dropped("clip ends before it starts", f"start {cut['start']}, end {cut['end']}")
     if "chosen" in values or "rejected" in values:
         yield _pair(values, given, video=video, prompt=text_of(values, "prompt"), chosen=text_of(values, "chosen"),
-                    rejected=text_of(values, "rejected"), source="table")
+                    rejected=text_of(values, "rejected"), source="table", **cut)
         return
     answer = text_of(values, "answer") if values.get("answer") else None
-    yield _sample(values, given, str(values.get("id", given.fallback_id)), video, text_of(values, "prompt"), answer)
+    yield _sample(values, given, str(values.get("id", given.fallback_id)), video, text_of(values, "prompt"), answer,
+                  **cut)
+
+
+TABLE_FIELDS = ("id", "video", "prompt", "caption", "answer", "start", "end", "chosen", "rejected", "chosen_score",
+                "rejected_score", "implicit_margin", "rejected_finish")
+"""What a column of a table can be."""
 
 
 IMPORTERS: dict[str, Importer] = {

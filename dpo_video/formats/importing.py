@@ -13,7 +13,7 @@ from typing import TextIO
 from dpo_video.errors import UserError
 from dpo_video.formats.captions import open_captions
 from dpo_video.formats.fields import BadRow, Dropped
-from dpo_video.formats.importers import IMPORTERS, KINDS, Given, Importer, Kind, Record
+from dpo_video.formats.importers import IMPORTERS, KINDS, TABLE_FIELDS, Given, Importer, Kind, Record
 from dpo_video.formats.rows import read_rows
 from dpo_video.names import choose
 from dpo_video.records import Candidate, Judgment, Sample, to_json, write_atomic
@@ -57,6 +57,7 @@ def import_file(name: str, source: str, out: Path, options: ImportOptions) -> Re
     Raises UserError for an unknown format, a file that cannot be read, or the first row that is not of the format.
     """
     importer = choose(IMPORTERS, name, "format")
+    _check_options(name, importer, source, out, options)
     if options.root is not None and not options.root.is_dir():
         raise UserError(f"no folder at --video-root {str(options.root)!r}")
     dropped: Counter[str] = Counter()
@@ -74,10 +75,25 @@ def import_file(name: str, source: str, out: Path, options: ImportOptions) -> Re
         write_atomic(out, (to_json(record) + "\n" for record in _of_one_kind(records, kinds)))
     if not counts["kept"]:
         reasons = ", ".join(f"{reason} ({count})" for reason, count in dropped.most_common())
+        if "no caption" in dropped and options.captions is None:
+            reasons += "; give the captions with --captions FILE"
         raise UserError(f"nothing of {source!r} could be used as {name}: {reasons or 'it has no rows'}. Each row's "
                         f"reason is in {str(drops)!r}")
     return Report(rows=counts["rows"], kept=counts["kept"], dropped=dict(dropped.most_common()),
                   kind=kinds.pop(), out=out, drops=drops)
+
+
+def _check_options(name: str, importer: Importer, source: str, out: Path, options: ImportOptions) -> None:
+    """Refuse options that the format would not read, and an output that is an input."""
+    for column in options.columns:
+        if name != "table":
+            raise UserError(f"--map is for the format `table`; {name} has its own field names. Leave it out")
+        choose(dict.fromkeys(TABLE_FIELDS), column, "field in --map")
+    if options.captions is not None and importer.kind not in ("samples", None):
+        raise UserError(f"--captions is for formats of samples; {name} has {importer.kind}. Leave it out")
+    if any(given is not None and Path(given).expanduser().resolve() == out.resolve()
+           for given in (source, options.captions)):
+        raise UserError(f"--out is {str(out)!r}, which is read: name another file")
 
 
 def _of_one_kind(records: Iterator[Record], kinds: set[Kind]) -> Iterator[Record]:

@@ -2,6 +2,7 @@
 
 import csv
 import json
+from codecs import BOM_UTF8
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,17 @@ def read_rows(source: str) -> Iterator[tuple[str, Row]]:
     if not path.is_file():
         raise UserError(f"no file at {source!r}. Give a file ({', '.join(SUFFIXES)}), the folder of a saved dataset, "
                         "or hf:NAME of one on the hub")
+    return _read_file(path, source)
+
+
+def _read_file(path: Path, source: str) -> Iterator[tuple[str, Row]]:
+    try:
+        yield from _rows_of_file(path, source)
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not UTF-8 text ({error.reason}). Save it as UTF-8, e.g. with iconv") from error
+
+
+def _rows_of_file(path: Path, source: str) -> Iterator[tuple[str, Row]]:
     suffix = path.suffix.lower()
     if suffix == ".parquet":
         return _read_parquet(path)
@@ -62,11 +74,13 @@ def _read_list(path: Path) -> Iterator[tuple[str, Row]]:
 
     number = 0
     with path.open("rb") as file:
+        if file.read(len(BOM_UTF8)) != BOM_UTF8:
+            file.seek(0)
         try:
             for number, row in enumerate(ijson.items(file, "item", use_float=True), start=1):
                 yield f"{path}: row {number}", _object(row, f"{path}: row {number}")
         except ijson.JSONError as error:
-            raise UserError(f"{path}: not JSON after row {number}: {error}") from error
+            raise UserError(f"{path}: not JSON after row {number}: {str(error).splitlines()[0]}") from error
 
 
 def _read_table(path: Path, *, delimiter: str) -> Iterator[tuple[str, Row]]:

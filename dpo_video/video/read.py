@@ -95,8 +95,9 @@ def _plan(path: Path, times: NDArray[np.float64], pick: Pick, decode: Decode) ->
     indices = plan_indices(times, pick.settings, start=pick.start, end=pick.end, multiple_of=pick.multiple_of,
                            look=look)
     if not indices:
-        raise VideoError("too_few_frames", path, f"no frame between start={pick.start} and end={pick.end} seconds; "
-                                                 f"its last frame is at {times[-1]:.3f}")
+        raise VideoError("too_few_frames", path, f"no frame from {pick.start or 0:g} seconds to "
+                         f"{'the end' if pick.end is None else format(pick.end, 'g')}; its last frame is at "
+                         f"{times[-1]:.3f}")
     return indices, looked_at
 
 
