@@ -143,7 +143,7 @@ def test_a_judge_that_repeats_the_candidate_is_not_moved_by_it(tmp_path):
     assert rows["s1#0"].score == 1
 
 
-def write_run(folder: Path, items, url: str, **judge: object) -> Path:
+def write_run(folder: Path, items, url: str | None, **judge: object) -> Path:
     """Write a recipe, its samples and candidates, as if `generate` had just finished; return the recipe's path."""
     samples = {sample.id: sample for sample, _ in items}
     write_jsonl(folder / "samples.jsonl", samples.values())

@@ -86,7 +86,7 @@ def test_reparsing_a_local_judge_loads_no_model(tmp_path):
     model.mkdir()
     (model / "config.json").write_text("{}")
     (model / "model.safetensors").write_bytes(b"no weights")
-    recipe = write_run(tmp_path, make_items(2), "http://unused", backend="local", model=str(model), device="cpu")
+    recipe = write_run(tmp_path, make_items(2), None, backend="local", model=str(model), device="cpu")
     done = judge(recipe, "--reparse")
     assert done.returncode == 2
     assert "none of the 2 candidates got a score: no stored reply (2)" in done.stderr
@@ -180,7 +180,7 @@ def test_files_are_split_at_the_limits_of_the_vendor(tmp_path):
 
 
 def test_batches_of_a_local_judge_are_refused_and_one_option_at_a_time(tmp_path):
-    recipe = write_run(tmp_path, make_items(1), "http://unused", backend="local", model="toy:judge", device="cpu")
+    recipe = write_run(tmp_path, make_items(1), None, backend="local", model="toy:judge", device="cpu")
     done = judge(recipe, "--batch-out", str(tmp_path / "ask.jsonl"))
     assert done.returncode == 2 and "judge.backend is local" in done.stderr
     done = judge(recipe, "--batch-out", "x", "--reparse")
