@@ -51,6 +51,23 @@ def test_nf4_quantises_every_linear_layer_of_the_language_model_and_nothing_else
 
 
 @each_kind
+def test_a_4_bit_model_gives_the_same_numbers_and_gradients_after_a_forward_in_eval_mode(kind):
+    """bitsandbytes repacks the weights there on CPUs with AVX512-BF16; on others the flag alone tells."""
+    model = policy.__wrapped__(kind, quantize="nf4")  # its own: an adapter is put on
+    in_4bit = [module for module in model.bare.modules() if isinstance(module, Linear4bit)]
+    assert in_4bit and not any(module.support_avx512bf16_for_cpu for module in in_4bit)
+    batch = collate(model, [make_row(model, make_frames(4), answer="yes")], "right")
+    with torch.no_grad():
+        first = model.model.eval()(**batch).logits
+    tuned = get_peft_model(model.bare, lora_config(LoraSettings(), model.family))
+    again = tuned.train()(**batch).logits
+    again.sum().backward()
+    assert torch.allclose(first, again, atol=1e-5), "a fresh adapter changes nothing"
+    grads = [parameter.grad for name, parameter in tuned.named_parameters() if "lora_B" in name]
+    assert grads and all(grad is not None and grad.abs().sum() > 0 for grad in grads)
+
+
+@each_kind
 def test_a_skip_list_that_leaves_the_tower_in_4_bit_is_refused(kind, monkeypatch):
     """`["visual", "lm_head"]`, as other trainers pass it: transformers 5 matches from the start of the full name."""
     row = dataclasses.replace(FAMILIES[kind], keep_unquantized=("visual", "vision_tower", "lm_head"))

@@ -47,9 +47,9 @@ def test_a_wrong_line_is_named(tmp_path: Path, row: object, message: str) -> Non
 
 
 @pytest.mark.parametrize(("row", "message"), [
-    ({**GOOD, "start": True}, "`start` must be float | None, got True"),
-    ({**GOOD, "video": ["a.jpg", 1]}, "`video` must be str | list[str], got ['a.jpg', 1]"),
-    ({**GOOD, "prompt": None}, "`prompt` must be str, got None"),
+    ({**GOOD, "start": True}, "`start` must be a number or null, got True"),
+    ({**GOOD, "video": ["a.jpg", 1]}, "`video` must be a string in quotes or a list, got ['a.jpg', 1]"),
+    ({**GOOD, "prompt": None}, "`prompt` must be a string in quotes, got None"),
 ])
 def test_a_wrong_line_among_many_right_ones_of_its_shape_is_named(tmp_path: Path, row: object, message: str) -> None:
     right = [{**GOOD, "start": 1}, {**GOOD, "start": 1.5}, {**GOOD, "start": None}, {**GOOD, "video": ["1.jpg"]}]

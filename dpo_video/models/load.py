@@ -98,6 +98,7 @@ def load_policy(settings: ModelSettings, *, adapter: Path | None = None, to_shar
         move_all_but_language(model, device)
     if settings.quantize == "nf4":
         assert_quantized(model, family)
+        keep_weights_unpacked(model)
     if family.install_positions is not None:
         family.install_positions(model, settings.positions)
     # The checkpoint's own sampling (Qwen2.5-VL ships repetition_penalty 1.05) must not mix with the recipe's.
@@ -137,6 +138,19 @@ def assert_quantized(model: nn.Module, family: Family) -> None:
     assert wanted, f"found no linear layer of a language model in family {family.name}"
     assert in_4bit == wanted, (f"4-bit layers are wrong for family {family.name}: outside the language model "
                                f"{sorted(in_4bit - wanted)[:5]}, missing in it {sorted(wanted - in_4bit)[:5]}")
+
+
+def keep_weights_unpacked(model: nn.Module) -> None:
+    """Keep bitsandbytes 0.50 from repacking 4-bit weights at the first forward in eval mode on a CPU with AVX512-BF16.
+
+    The packed kernel computes in bfloat16 and gives no gradients (nn/modules.py, Linear4bit.forward): a reference made
+    in eval mode would be another model than the one tuned, and that one could not be tuned any more.
+    """
+    from bitsandbytes.nn import Linear4bit  # type: ignore[attr-defined]
+
+    for module in model.modules():
+        if isinstance(module, Linear4bit):
+            module.support_avx512bf16_for_cpu = False
 
 
 def _with_adapter(model: PreTrainedModel, adapter: Path | None) -> PreTrainedModel | PeftModel:
