@@ -6,7 +6,7 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from judge_server import judge_server, make_items, steady
 from test_judge import exported, write_run
@@ -32,7 +32,7 @@ odd_text = st.text(st.sampled_from(list("ab{}\"'\\<|>[]/ \n\r\t\0\u2028\xe9\U000
                    max_size=40) | st.sampled_from(["{caption}", "{answer}", "\0mark", "", "<|im_end|>", "[INST]"])
 
 
-patiently = settings(deadline=None, max_examples=50, suppress_health_check=[HealthCheck.too_slow])
+patiently = settings(max_examples=50)
 OPENED = Judge(name="m", identity={"model": "m", "z": "\xe9\"{answer}"}, ask=lambda *_: None)
 
 

@@ -175,7 +175,7 @@ def test_length_balancing_drops_the_smallest_margins_until_lengths_match() -> No
 
 
 @given(st.lists(st.tuples(st.integers(1, 30), st.integers(1, 30), st.integers(1, 8)), min_size=1, max_size=25))
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 def test_length_balancing_never_widens_the_gap_and_could_not_narrow_it_further(
         rows: list[tuple[int, int, int]]) -> None:
     questions = {f"q{n}": [("c" * long, 1.0 + margin), ("r" * short, 1.0)]
@@ -201,7 +201,7 @@ question = st.lists(
 
 @given(st.lists(question, min_size=1, max_size=4), st.sampled_from(["hound", "best_worst", "all_pairs"]),
        st.booleans(), st.randoms(use_true_random=False))
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 def test_order_of_candidates_and_judgments_changes_nothing_and_every_pair_is_sound(
         rows: list[list[Any]], rule: Any, balance: bool, chance: random.Random) -> None:
     samples, candidates, judgments = records({f"q{n}": each for n, each in enumerate(rows)})

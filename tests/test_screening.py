@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from judge_server import completion, judge_server
 from preferences import records
@@ -42,7 +42,6 @@ def test_signs_that_mean_something_keep_answers_apart(one: str, other: str) -> N
     assert same_answers(answers(one, other), least=1.0) == {}
 
 
-@settings(deadline=None)
 @given(st.text(st.sampled_from([chr(code) for code in range(128)]) | st.characters(), max_size=40))
 def test_texts_are_normalised_mark_by_mark(text: str) -> None:
     """The obvious way: each mark by itself; a hyphen stays before a digit, % & @ # and what is no punctuation stay."""

@@ -125,7 +125,7 @@ def test_length_control_takes_away_wins_that_follow_length() -> None:
 
 
 @given(st.lists(st.tuples(st.sampled_from([0.0, 0.5, 1.0]), st.integers(-80, 80)), min_size=2, max_size=30))
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 def test_length_control_is_fair_finite_and_the_plain_rate_without_length_differences(
         rows: list[tuple[float, int]]) -> None:
     wins = [row[0] for row in rows]
@@ -161,7 +161,6 @@ def test_a_difference_below_the_margin_is_a_tie() -> None:
 
 
 @given(st.lists(st.tuples(st.integers(-9, 9), st.integers(-9, 9)), max_size=20))
-@settings(deadline=None)
 def test_correlation_and_quantiles_are_the_textbook_ones(points: list[tuple[int, int]]) -> None:
     x, y = [float(p[0]) for p in points], [float(p[1]) for p in points]
     found = correlation(x, y)

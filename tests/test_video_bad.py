@@ -181,7 +181,7 @@ def good(tmp_path_factory):
 
 
 @given(name=st.sampled_from(sorted(KINDS)), seed=st.integers(0, 2**32), changes=st.integers(1, 12))
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_damage_anywhere_gives_frames_of_one_size_or_a_reason(good, tmp_path, name, seed, changes):
     chance = random.Random(seed)
     damaged = bytearray(good[name])
