@@ -51,6 +51,17 @@ def test_workers_that_ask_a_server_answer_as_one_process_does_and_only_what_is_m
     assert len({row.score for row in spread}) > 1
 
 
+def test_money_is_spent_up_to_the_cap_and_a_first_few_replies(tmp_path):
+    """Four are asked for before a price is known; by theirs, seven more fit."""
+    (tmp_path / "prices.yaml").write_text("m: {input: 10, output: 10}\n")
+    usage = {"prompt_tokens": 90, "completion_tokens": 10, "total_tokens": 100}
+    with (judge_server(lambda *_: completion("Score: 4", usage=usage)) as server,
+          pytest.raises(UserError, match=r"judge\.max_cost is 0\.011 US dollars")):
+        judged(tmp_path / "run", make_items(60, 1), backend="openai", model="m", base_url=server.url, concurrency=4,
+               engine="ray", max_cost=0.011, prices=str(tmp_path / "prices.yaml"))
+    assert len(server.requests) == 11
+
+
 def test_what_a_user_must_mend_is_told_by_the_worker_that_met_it(tmp_path):
     with judge_server(lambda *_: completion("Verdict: A")) as server, pytest.raises(
             UserError, match="answers without label probabilities"):

@@ -19,7 +19,7 @@ from dpo_video.errors import UserError
 from dpo_video.store import RunStore, row_key
 from dpo_video.store.database import Database
 from dpo_video.store.file_system import choose_kind, file_system_type
-from dpo_video.store.lock import SILENT_SECONDS
+from dpo_video.store.lock import SILENT_SECONDS, show_life, this_process
 from dpo_video.store.writer import UNCOMMITTED_ROWS, Row, Writer
 
 both_kinds = pytest.mark.parametrize("kind", ["sqlite", "segments"])
@@ -312,7 +312,7 @@ def test_this_disk_has_working_locks_and_the_trial_leaves_nothing(tmp_path: Path
 
 def test_an_owner_on_another_machine_holds_the_folder_until_it_is_silent(tmp_path: Path) -> None:
     lock = tmp_path / "lock"
-    lock.write_text("1 another-machine")
+    lock.write_text("1 another-machine some-boot/1 100")
     with pytest.raises(UserError, match=r"in use by process 1 on another-machine, which gave a sign of life \d+ s ago"):
         RunStore(tmp_path)
     silent = time.time() - SILENT_SECONDS - 60
@@ -321,6 +321,36 @@ def test_an_owner_on_another_machine_holds_the_folder_until_it_is_silent(tmp_pat
         assert lock.read_text().startswith(f"{os.getpid()} ")
         store.put("row", "a", {})
     assert not lock.exists()
+
+
+def test_a_number_that_another_process_has_by_now_holds_nothing(tmp_path: Path) -> None:
+    """A restarted container, or a rebooted machine, gives the same number again, also to the process that asks."""
+    here, lock = this_process(), tmp_path / "lock"
+    lock.write_text(" ".join(map(str, here._replace(started="1"))))
+    RunStore(tmp_path).__exit__(None, None, None)
+    lock.write_text(" ".join(map(str, here._replace(machine="an-earlier-boot/1"))))
+    with pytest.raises(UserError, match="gave a sign of life"):
+        RunStore(tmp_path)
+    sleeper = subprocess.Popen(["sleep", "60"])
+    started = Path(f"/proc/{sleeper.pid}/stat").read_text().split()[21]
+    lock.write_text(" ".join(map(str, here._replace(pid=sleeper.pid, started=started))))
+    with pytest.raises(UserError, match=f"in use by process {sleeper.pid}\\."):
+        RunStore(tmp_path)
+    sleeper.kill()
+    os.waitid(os.P_PID, sleeper.pid, os.WEXITED | os.WNOWAIT)  # a zombie: ended, and its parent has not asked
+    RunStore(tmp_path).__exit__(None, None, None)
+    sleeper.wait()
+    RunStore(tmp_path).__exit__(None, None, None)
+
+
+def test_an_owner_that_slept_while_another_took_over_stops_and_leaves_the_lock_to_it(tmp_path: Path) -> None:
+    store, lock = RunStore(tmp_path), tmp_path / "lock"
+    theirs = "1 another-machine some-boot/1 100"
+    lock.write_text(theirs)
+    with pytest.raises(UserError, match="another process took the run folder"):
+        show_life(lock)
+    store.__exit__(None, None, None)
+    assert lock.read_text() == theirs
 
 
 def test_a_long_log_of_sqlite_is_emptied_when_rows_are_made_durable(tmp_path: Path) -> None:

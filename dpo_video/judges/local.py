@@ -3,6 +3,7 @@
 # Legend: B prompts of a batch, T tokens of the longest (left padded), V vocabulary, L labels
 
 import hashlib
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
@@ -39,6 +40,8 @@ class _Loaded:
     tokenizer: PreTrainedTokenizerBase
     context: int
     """Most tokens that prompt and reply may have together."""
+    control: re.Pattern[str]
+    """Any of the tokenizer's control tokens; to ask it for them again takes milliseconds a prompt."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,7 +125,8 @@ def _load(settings: JudgeSettings, folder: Path, device: str, dtype: torch.dtype
     ends = model.generation_config.eos_token_id or tokenizer.eos_token_id
     model.generation_config = GenerationConfig(pad_token_id=tokenizer.pad_token_id, eos_token_id=ends)
     context = int(model.config.get_text_config().max_position_embeddings)
-    return _Loaded(model=cast(Any, model).eval().to(device), tokenizer=tokenizer, context=context)
+    return _Loaded(model=cast(Any, model).eval().to(device), tokenizer=tokenizer, context=context,
+                   control=control_tokens(tokenizer))
 
 
 def _ask(settings: JudgeSettings, load: Callable[[], _Loaded], scorer: Scorer, prompts: Iterable[Messages],
@@ -211,10 +215,16 @@ def _problem(loaded: _Loaded, messages: Messages, length: int) -> str | None:
     """Return why a prompt cannot be judged: too long, or control tokens of this model inside its text."""
     if length > loaded.context:
         return f"context length: prompt and reply need {length} tokens, the judge takes {loaded.context}"
-    for token in loaded.tokenizer.added_tokens_decoder.values():
-        if token.special and any(token.content in message["content"] for message in messages):
-            return f"control token: the text holds {token.content!r}, which the judge reads as structure"
+    for message in messages:
+        if held := loaded.control.search(message["content"]):
+            return f"control token: the text holds {held[0]!r}, which the judge reads as structure"
     return None
+
+
+def control_tokens(tokenizer: PreTrainedTokenizerBase) -> re.Pattern[str]:
+    """Return a pattern that finds any special token of a tokenizer, the longest at its place."""
+    special = [token.content for token in tokenizer.added_tokens_decoder.values() if token.special and token.content]
+    return re.compile("|".join(map(re.escape, sorted(special, key=len, reverse=True))) or r"(?!)")
 
 
 @torch.inference_mode()

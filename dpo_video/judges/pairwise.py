@@ -143,10 +143,12 @@ def judge_rounds(settings: JudgeSettings, scorer: Scorer, items: Sequence[tuple[
     results = compare(settings, scorer, [(samples[game.sample_id], shown[game.sample_id][game.first],
                                           shown[game.sample_id][game.second]) for game in games],
                       store, judge=judge, counts=counts)
+    played: dict[str, list[tuple[int, int, Comparison]]] = {name: [] for name in groups}
+    for game, result in zip(games, results, strict=True):
+        played[game.sample_id].append((game.first, game.second, result))
     found: dict[str, Judgment] = {}
     for name, texts in groups.items():
-        own = [(game.first, game.second, result) for game, result in zip(games, results, strict=True)
-               if game.sample_id == name]
+        own = played[name]
         scores = strengths(len(texts), {(a, b): result.first_better for a, b, result in own
                                         if result.first_better is not None})
         for number, text in enumerate(order[name]):

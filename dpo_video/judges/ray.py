@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
 from functools import partial
-from itertools import islice
+from itertools import chain, islice, repeat
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -31,9 +31,11 @@ def ray_judge(settings: JudgeSettings) -> Judge:
 
 def _ask(settings: JudgeSettings, scorer: Scorer, prompts: Iterable[Messages], keep: Keep) -> None:
     waiting = enumerate(prompts)
+    # `prompts` ends where the money does, by the mean price of a reply: the first few tell it
+    sizes = chain([] if settings.max_cost is None else [settings.concurrency], repeat(WINDOW))
     with ExitStack() as stack:
         resources: dict[str, float] = {}
-        while some := list(islice(waiting, WINDOW)):
+        while some := list(islice(waiting, next(sizes))):
             resources = resources or stack.enter_context(cluster())
             rows = [{"number": number, "messages": json.dumps(messages)} for number, messages in some]
             shares = _shares(settings, resources, len(rows))

@@ -12,7 +12,7 @@ from dpo_video.errors import UserError
 from dpo_video.progress import say
 from dpo_video.store.database import Database, in_pages
 from dpo_video.store.file_system import Kind, choose_kind
-from dpo_video.store.lock import show_life, take_lock
+from dpo_video.store.lock import give_up_lock, show_life, take_lock
 from dpo_video.store.segments import Segments, read_segments
 from dpo_video.store.writer import Row, Writer
 
@@ -38,7 +38,7 @@ class RunStore:
         try:
             self._rows = _open_rows(folder, kind)
         except BaseException:
-            self._lock.unlink(missing_ok=True)
+            give_up_lock(self._lock)
             raise
         self._aside: dict[tuple[str, str], str] | None = None
         self._writer = Writer(self._rows.commit, self._make_durable)
@@ -55,7 +55,7 @@ class RunStore:
                 self._writer.close()
                 self._rows.close()
             finally:
-                self._lock.unlink(missing_ok=True)
+                give_up_lock(self._lock)
 
     def get(self, kind: str, keys: Iterable[str]) -> dict[str, dict[str, Any]]:
         """Return the rows among `keys`, by key."""
