@@ -4,6 +4,7 @@ import json
 import logging
 import math
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -35,7 +36,14 @@ from dpo_video.training.forward import Engine, rows_engine
 from dpo_video.training.fsdp import check_fsdp, is_fsdp, sharding
 from dpo_video.training.micro_batches import Cut, cut_by_tokens, whole
 from dpo_video.training.order import ClipOrder
-from dpo_video.training.processes import is_follower, num_processes, process_number, share
+from dpo_video.training.processes import (
+    PATIENCE_SECONDS,
+    StopForBadClips,
+    is_follower,
+    num_processes,
+    process_number,
+    share,
+)
 from dpo_video.training.reference import (
     Logps,
     ReferenceLogps,
@@ -94,7 +102,8 @@ def train(run: "Run") -> dict[str, Any]:
     policy = load_policy(run.recipe.model, to_shard=is_fsdp())
     key = training_key(run.recipe, pairs, revision=policy.revision, num_processes=num_processes(), sharding=sharding())
     with open_rows(run.recipe, run.store) as rows:
-        job = share(_plan(run, policy, pairs, rows, key=key), use_cpu=policy.device.type == "cpu")
+        job = share(_plan(run, policy, pairs, rows, key=key), use_cpu=policy.device.type == "cpu",
+                    patience=_patience(run.recipe))
 
         def set_aside(clip: str, error: UserError) -> None:
             note_bad_clip(job.checkpoints, clip, str(error))
@@ -114,10 +123,14 @@ def follow(recipe: Recipe) -> None:
     """Train along in a process of rank > 0, which never opens the run folder; return when there is nothing to do."""
     check_fsdp(recipe)
     policy = load_policy(recipe.model, to_shard=is_fsdp())
-    job: Job | None = share(None, use_cpu=policy.device.type == "cpu")
+    job: Job | None = share(None, use_cpu=policy.device.type == "cpu", patience=_patience(recipe))
     if job is None:
         return
     train_adapter(policy, recipe, job, on_bad_clip=lambda clip, error: note_bad_clip(job.checkpoints, clip, str(error)))
+
+
+def _patience(recipe: Recipe) -> float:
+    return float(recipe.train.trl.get("ddp_timeout", PATIENCE_SECONDS))
 
 
 def dismiss_followers() -> None:
@@ -150,15 +163,17 @@ def train_adapter(policy: Policy, recipe: Recipe, job: Job, *, on_bad_clip: OnBa
     limit = length_limit(policy, recipe)
     engine = choose_engine(policy, share_prefix=train_settings.share_prefix)
     cut = _cut(train_settings, engine)
+    stop = StopForBadClips(on_bad_clip) if num_processes() > 1 else None
     with quiet_libraries(), open_source(policy, recipe) as source:
-        reader = _reader(source, job, order, on_bad_clip=on_bad_clip, encode=_encode(policy, source, train_settings))
+        reader = ClipReader(source, job.selection.requests, order.clips_ahead, bad=set(job.bad_clips),
+                            encode=_encode(policy, source, train_settings), on_bad_clip=stop or on_bad_clip)
         feed = Feed(order=order, cut=cut, engine=engine, read=lambda places: read_batch(
             policy, reader, [pairs[place] for place in places], max_length=limit))
         targets = lora_targets(policy.bare, policy.family, train_settings.tune)
         trainer = VideoDPOTrainer(
             policy, args=args, peft_config=lora_config(train_settings.lora, targets=targets), feed=feed,
             callbacks=[WholeCheckpoints()],
-            reference=lambda trainer: _reference(policy, recipe, job, trainer, keep=keep))
+            reference=lambda trainer: _reference(policy, recipe, job, trainer, keep=keep, stop=stop))
         for callback in (*([] if is_follower() else [StepBar()]), *callbacks):  # the reference has a bar of its own
             trainer.add_callback(callback)
         if not _is_done(job.resume):
@@ -197,14 +212,8 @@ def _encode(policy: Policy, source: ClipSource, settings: TrainSettings) -> Call
     return encode_and_wait
 
 
-def _reader(source: ClipSource, job: Job, order: ClipOrder, *, on_bad_clip: OnBadClip,
-            encode: Callable[[ReadyClip], EncodedClip]) -> ClipReader:
-    return ClipReader(source, job.selection.requests, order.clips_ahead, bad=set(job.bad_clips), encode=encode,
-                      on_bad_clip=on_bad_clip if num_processes() == 1 else _stop_all(on_bad_clip))
-
-
 def _reference(policy: Policy, recipe: Recipe, job: Job, trainer: VideoDPOTrainer, *,
-               keep: Callable[[Logps], None]) -> ReferenceLogps:
+               keep: Callable[[Logps], None], stop: StopForBadClips | None) -> ReferenceLogps:
     """Return the reference's log-probs of all answers; those that are not stored are computed first.
 
     The batches are those of the first epoch, so that its first step meets the very same forwards: the margin there is
@@ -217,9 +226,10 @@ def _reference(policy: Policy, recipe: Recipe, job: Job, trainer: VideoDPOTraine
     cut = _cut(recipe.train, trainer.engine, agree=together)
     trainer.order.set_epoch(0, next_epoch=0)  # training begins where this pass did
     batches = list(trainer.order)
-    complete_reference(
-        reference, [[pairs[place] for place in batch] for batch in batches], keep=keep, together=together,
-        compute=lambda number: trainer.compute_reference(batches[number], cut=cut, reference=reference))
+    with nullcontext() if stop is None or together else stop.collected():
+        complete_reference(
+            reference, [[pairs[place] for place in batch] for batch in batches], keep=keep, together=together,
+            compute=lambda number: trainer.compute_reference(batches[number], cut=cut, reference=reference))
     return reference
 
 
@@ -256,16 +266,6 @@ def _selection(run: "Run", policy: Policy, pairs: Sequence[Pair], folder: Path) 
     selection = select_pairs(policy, run.recipe, pairs, root=run.video_root, on_bad_clip=run.set_aside)
     write_atomic(file, json.dumps({"places": selection.places, "dropped": selection.dropped}) + "\n")
     return selection
-
-
-def _stop_all(on_bad_clip: OnBadClip) -> OnBadClip:
-    """Return a function that notes a bad clip and stops: processes with unequal batches would wait for each other."""
-    def stop(clip: str, error: UserError) -> None:
-        on_bad_clip(clip, error)
-        raise UserError(f"{error} It is set aside: run the same command again, training goes on from the last "
-                        "checkpoint without it")
-
-    return stop
 
 
 def _is_done(checkpoint: Path | None) -> bool:

@@ -30,17 +30,20 @@ def write_adapter(recipe: Recipe, folder: Path) -> None:
     model.save_pretrained(folder)
 
 
-@pytest.mark.parametrize("kind, quantize", [(KINDS[0], "none"), (KINDS[0], "nf4"), (KINDS[1], "none")])
-def test_the_merged_model_answers_as_base_and_adapter(tmp_path: Path, kind: str, quantize: str) -> None:
+@pytest.mark.parametrize("kind, quantize, rope_factor", [
+    (KINDS[0], "none", None), (KINDS[0], "nf4", None), (KINDS[1], "none", None), (KINDS[1], "none", 2.0)])
+def test_the_merged_model_answers_as_base_and_adapter(
+        tmp_path: Path, kind: str, quantize: str, rope_factor: float | None) -> None:
     make_world(tmp_path, kind)  # type: ignore[arg-type]
     recipe = make_recipe(tmp_path, quantize=quantize)
+    recipe = recipe.model_copy(update={"model": recipe.model.model_copy(update={"rope_factor": rope_factor})})
     with RunStore(recipe.run_folder) as store:
         run = open_run(recipe, store, tmp_path, make_pairs(3))
         write_adapter(recipe, run.folder / "adapter")
         summary = merge(run, tmp_path / "merged")
     assert re.fullmatch(r"[\d.e-]+ of the largest logit", summary["largest_logit_difference"])
     full = recipe.model.model_copy(update={"quantize": "none"})
-    merged = load_policy(full.model_copy(update={"name": str(tmp_path / "merged")}))
+    merged = load_policy(full.model_copy(update={"name": str(tmp_path / "merged"), "rope_factor": None}))
     tuned = load_policy(full, adapter=run.folder / "adapter")
     assert not isinstance(merged.model, PeftModel)
     frames = read_frames(tmp_path / "c1.mp4", recipe.video, multiple_of=merged.family.frames_per_step)

@@ -17,6 +17,7 @@ import torch
 from peft import PeftModel, get_peft_model_state_dict
 from training_runs import adapter_weights, made_trainer, make_pairs, make_recipe, make_world, open_run
 
+import dpo_video.train
 from dpo_video.errors import UserError
 from dpo_video.models.load import load_policy
 from dpo_video.recipe import Recipe
@@ -24,7 +25,7 @@ from dpo_video.records import Pair, Sample, write_jsonl
 from dpo_video.run import Run
 from dpo_video.store import RunStore
 from dpo_video.train import train
-from dpo_video.training.checkpoints import checkpoint_folder, last_checkpoint, training_key
+from dpo_video.training.checkpoints import WholeCheckpoints, checkpoint_folder, last_checkpoint, training_key
 from dpo_video.training.meter import TIMED
 from dpo_video.training.order import ClipOrder
 
@@ -142,6 +143,43 @@ def test_a_clip_that_cannot_be_read_costs_its_pairs_and_is_counted(world: Path) 
     assert [row["loss"] for row in skipped] == [0.0, 0.0], "the two pairs of the bad clip must add nothing"
 
 
+def test_a_run_killed_behind_steps_without_a_readable_clip_goes_on(world: Path, monkeypatch) -> None:
+    """Such a step logs no `num_tokens`, from which TRL's count would go on."""
+    class Killed(Exception):
+        pass
+
+    class KillAtSkipped(WholeCheckpoints):
+        def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            super().on_save(args, state, control, **kwargs)
+            if "num_tokens" not in state.log_history[-1]:
+                raise Killed
+
+    pairs = [replace(pair, video="gone.mp4") if pair.video == "c1.mp4" else pair for pair in make_pairs(7)]
+    recipe = make_recipe(world, name="skipped", epochs=1, batch_size=1, gradient_accumulation=1, save_steps=1)
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(dpo_video.train, "WholeCheckpoints", KillAtSkipped)
+        train_here(recipe, world, pairs)
+    summary, _ = train_here(recipe, world, pairs)
+    assert summary["resumed_from"] is not None and summary["steps"] == 7
+    unbroken = make_recipe(world, name="unbroken", epochs=1, batch_size=1, gradient_accumulation=1, save_steps=1)
+    train_here(unbroken, world, pairs)
+    assert read_log(recipe) == read_log(unbroken)
+
+
+def test_how_often_is_saved_and_logged_may_change_within_a_run(
+        world: Path, straight: tuple[Recipe, dict[str, Any]]) -> None:
+    recipe = make_recipe(world, name="oftener")
+    recipe.run_folder.mkdir(parents=True)
+    write_jsonl(recipe.run_folder / "pairs.jsonl", make_pairs())
+    code, _ = train_apart(recipe, world, "3")
+    assert code == -signal.SIGKILL
+    summary, run = train_here(make_recipe(world, name="oftener", save_steps=1, logging_steps=2), world, make_pairs())
+    assert summary["resumed_from"] == "checkpoint-2"
+    names = {path.name for path in run.folder.glob("checkpoints/*/checkpoint-*")}
+    assert names == {"checkpoint-5", "checkpoint-6"}, "of every step now, of which two are kept"
+    assert_same_adapter(recipe.run_folder / "adapter", straight[0].run_folder / "adapter")
+
+
 def test_too_many_clips_that_cannot_be_read_stop_the_run(world: Path) -> None:
     pairs = [replace(pair, video="gone.mp4") if pair.video == "c1.mp4" else pair for pair in make_pairs(7)]
     with pytest.raises(UserError, match=r"clips cannot be read, more than data\.max_bad_fraction"):
@@ -200,18 +238,35 @@ def both_shares_in_one_process(world: Path) -> dict[str, torch.Tensor]:
         return {name: weight.detach() for name, weight in get_peft_model_state_dict(trainer.model).items()}
 
 
+TWO = ("-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1",
+       "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0")
+"""accelerate's --cpu starts a single process unless there is mpirun; --multi_gpu is torchrun, on CPUs with gloo."""
+
+
+def test_two_processes_stop_once_for_all_clips_that_cannot_be_read(world: Path) -> None:
+    """c1 and c2 are on different ranks or the same; one launch meets both, the next trains on c0."""
+    pairs = make_pairs(6)
+    gone = [replace(pair, video=pair.video.replace("c", "gone")) if pair.video != "c0.mp4" else pair for pair in pairs]
+    recipe = make_recipe(world, name="both-gone", epochs=1, gradient_accumulation=1, batch_size=1,
+                         trl={"ddp_timeout": 120})
+    recipe.run_folder.mkdir(parents=True)
+    write_jsonl(recipe.run_folder / "pairs.jsonl", gone)
+    code, said = train_apart(recipe, world, launcher=TWO)
+    assert code != 0 and "(and 1 more clips)" in said, said[-3000:]
+    code, said = train_apart(recipe, world, launcher=TWO)
+    assert code == 0, said[-3000:]
+    assert [row["step"] for row in read_log(recipe)] == [1]
+
+
 @pytest.mark.parametrize(("budget", "largest_margin"), [(None, 0.0), (150, 1e-6)])
 def test_two_processes_end_with_the_weights_of_one_that_takes_both_shares(
         world: Path, budget: int | None, largest_margin: float) -> None:
     """7 pairs in shares of 4 and 4 (one comes again): both ranks hold the same weights, those of a single process with
     two batches a step, also where forwards are cut by tokens, on both alike; rank 0 alone writes the run folder."""
-    # accelerate's --cpu starts a single process unless there is mpirun; --multi_gpu is torchrun, on CPUs with gloo
-    launcher = ("-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1",
-                "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0")
     recipe = make_recipe(world, name=f"two-{budget}", epochs=1, gradient_accumulation=1, tokens_per_batch=budget)
     recipe.run_folder.mkdir(parents=True)
     write_jsonl(recipe.run_folder / "pairs.jsonl", make_pairs())
-    code, said = train_apart(recipe, world, launcher=launcher)
+    code, said = train_apart(recipe, world, launcher=TWO)
     assert code == 0, said[-3000:]
     log = read_log(recipe)
     assert [row["step"] for row in log] == [1, 2]

@@ -1,16 +1,27 @@
 """Split attention equals one dense mask over the packed sequence, and a model's other forwards keep their own."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
-from policies import each_kind, make_frames, make_row
+from policies import each_kind, make_frames, make_row, policy
 from tiny_models import Kind
 from torch import Tensor
 from transformers import GenerationConfig
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from trees import tuned_policy
 
 from dpo_video.models.batches import collate
-from dpo_video.training.attention import TreePlan, dense_mask, install_tree_attention, tree_attention, tree_plan
+from dpo_video.training.attention import (
+    TreePlan,
+    dense_mask,
+    install_tree_attention,
+    own_attention,
+    tree_attention,
+    tree_plan,
+)
+from dpo_video.training.shared_prefix import why_not_shared
 from dpo_video.training.tree import Segment, pack_rows
 
 CPU = torch.device("cpu")
@@ -132,6 +143,30 @@ def test_only_the_text_model_is_changed_and_its_other_forwards_stay_exactly_the_
                      if name in tower}
     for old, new in zip(before, after, strict=True):
         assert torch.equal(old, new)
+
+
+@each_kind
+def test_over_flash_attention_trees_run_and_other_forwards_reach_it_under_its_own_name(kind: Kind, monkeypatch) -> None:
+    """flash_attention_2 picks its kernel by the configuration's name at the call. SDPA stands for it on a CPU."""
+    model = policy.__wrapped__(kind).bare
+    decoder, names = model.get_decoder(), set()
+    batch = collate(policy(kind), [make_row(policy(kind), make_frames(4), answer="yes")], "right")
+    with torch.no_grad():
+        expected = model(**batch).logits
+    sdpa = ALL_ATTENTION_FUNCTIONS["sdpa"]
+
+    def flash(module, *states, **kwargs):
+        names.add(module.config._attn_implementation)
+        return sdpa(module, *states, **kwargs)
+
+    monkeypatch.setitem(ALL_ATTENTION_FUNCTIONS, "flash_attention_2", flash)
+    decoder.config._attn_implementation = "flash_attention_2"
+    install_tree_attention(decoder)
+    assert own_attention(decoder) == "flash_attention_2" and why_not_shared(replace(policy(kind), model=model)) is None
+    with torch.no_grad():
+        assert torch.allclose(model(**batch).logits, expected, atol=1e-5)
+    assert names == {"flash_attention_2"}
+    assert decoder.config._attn_implementation == "dpo_video_tree_fa2"
 
 
 @each_kind

@@ -20,6 +20,7 @@ from training_runs import KINDS, adapter_weights, make_pairs, make_recipe, make_
 
 from dpo_video.errors import UserError
 from dpo_video.models.clip_source import ClipSource, EncodedClip, read_features, tower_identity, write_features
+from dpo_video.models.load import load_policy
 from dpo_video.recipe import VideoSettings
 from dpo_video.store import RunStore
 from dpo_video.train import train
@@ -166,6 +167,15 @@ def test_each_part_of_the_tower_determines_the_features_kept() -> None:
     made = [str(tower_identity(one, settings)) for one in (model, *changed)]
     made += [str(tower_identity(model, one)) for one in sizes]
     assert len(set(made)) == len(made)
+
+
+def test_how_far_the_context_is_stretched_determines_the_features_kept_where_clips_fill_it() -> None:
+    """Under `fit` a longer context takes more frames; the checkpoint and all settings of frames are the same."""
+    plain, fit = VideoSettings(), VideoSettings(policy="fit", reserve_tokens=16)
+    settings = policy("llava_next_video").settings
+    models = [load_policy(settings.model_copy(update={"rope_factor": factor})) for factor in (None, 2.0)]
+    assert len({str(tower_identity(model, fit)) for model in models}) == 2
+    assert len({str(tower_identity(model, plain)) for model in models}) == 1
 
 
 def test_frames_and_features_come_back_exactly() -> None:

@@ -79,6 +79,18 @@ def test_a_value_that_trl_refuses_is_a_user_error(tmp_path: Path) -> None:
         config(tmp_path, trl={"loss_weights": [1.0, 2.0]})
 
 
+@pytest.mark.parametrize(("settings", "told"), [
+    ({"scheduler": "cosine_with_min_lr"}, "One of min_lr or min_lr_rate should be set"),
+    ({"trl": {"lr_scheduler_kwargs": {"foo": 1}}}, "unexpected keyword argument 'foo'"),
+    ({"trl": {"optim_args": "betas"}}, "not enough values to unpack"),
+    ({"optimizer": "lomo"}, "You need to install `lomo_optim`"),
+])
+def test_an_optimizer_or_a_schedule_that_cannot_be_made_is_found_before_training(
+        tmp_path: Path, settings: dict[str, Any], told: str) -> None:
+    with pytest.raises(UserError, match=f"TRL refuses the training settings.*{told}"):
+        config(tmp_path, **settings)
+
+
 def test_lora_dropout_that_trl_would_switch_off_is_refused(tmp_path: Path) -> None:
     dropout = LoraSettings(dropout=0.05)
     with pytest.raises(UserError, match=r"TRL switches dropout off.*disable_dropout: false"):

@@ -19,6 +19,7 @@ from transformers import TrainerCallback
 import dpo_video.train
 from dpo_video.errors import UserError
 from dpo_video.recipe import Recipe
+from dpo_video.records import Sample
 from dpo_video.run import Run
 from dpo_video.store import RunStore
 from dpo_video.tracking import Tracker
@@ -79,7 +80,8 @@ def work(recipe: Recipe, world: Path) -> None:
         dpo_video.train.follow(recipe)
         return
     with RunStore(recipe.run_folder) as store:
-        dpo_video.train.train(Run(recipe=recipe, store=store, samples=[], heldout=[], video_root=world,
+        samples = [Sample(id=f"x{number}", video=f"x{number}.mp4", prompt="p", caption="c") for number in range(100)]
+        dpo_video.train.train(Run(recipe=recipe, store=store, samples=samples, heldout=[], video_root=world,
                                   heldout_root=world, tracker=Tracker()))
 
 

@@ -28,7 +28,7 @@ from dpo_video.models.features import encode_video
 from dpo_video.models.load import Policy
 from dpo_video.models.lora import tunes_tower
 from dpo_video.models.prompts import ClipInputs, video_inputs
-from dpo_video.models.tokens import fit_frames, size_identity
+from dpo_video.models.tokens import fit_frames, size_identity, token_budget
 from dpo_video.recipe import Recipe, VideoSettings
 from dpo_video.store import row_key
 from dpo_video.video import ClipRequest, FramePool, Frames, VideoError, corrupt
@@ -207,9 +207,14 @@ def tower_identity(policy: Policy, settings: VideoSettings) -> dict[str, Any]:
     """Return all that determines a clip's features, besides its frames. No adapter tunes what makes them."""
     return {"family": policy.family.name, "revision": policy.revision, "dtype": str(policy.dtype),
             "device": policy.device.type, "attention": policy.settings.attention,
-            "size": size_identity(settings),
+            "size": size_identity(settings), **_fit(policy, settings),
             "processor": policy.frame_processor.to_json_string(),
             "versions": {name: version(name) for name in ("torch", "transformers")}}
+
+
+def _fit(policy: Policy, settings: VideoSettings) -> dict[str, int | None]:
+    """Return the context's part in how many frames are kept: `model.rope_factor` stretches it."""
+    return {"budget": token_budget(policy.blueprint, settings)} if settings.policy == "fit" else {}
 
 
 def move(features: ClipFeatures, device: torch.device) -> ClipFeatures:

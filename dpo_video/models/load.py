@@ -178,8 +178,9 @@ def choose_dtype(settings: ModelSettings) -> torch.dtype:
     """Return the type of weights and compute; auto is bfloat16 on a GPU that has it, else float32."""
     if settings.dtype != "auto":
         return DTYPES[settings.dtype]
-    on_gpu = choose_device(settings).type == "cuda"
-    return torch.bfloat16 if on_gpu and torch.cuda.is_bf16_supported() else torch.float32
+    if choose_device(settings).type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False):
+        return torch.bfloat16
+    return torch.float32
 
 
 def _attention(settings: ModelSettings) -> dict[str, Any]:

@@ -13,21 +13,22 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn.attention.bias import causal_lower_right
 from torch.nn.functional import pad, scaled_dot_product_attention
-from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
+from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedConfig, PreTrainedModel
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from dpo_video.training.tree import Segment
 
-PREFIX = "dpo_video_tree_"
-OWN = ("sdpa", "flash_attention_2", "flash_attention_3")
-"""Implementations that serve a model's other forwards."""
+OVER = {"sdpa": "dpo_video_tree_sdpa", "flash_attention_2": "dpo_video_tree_fa2",
+        "flash_attention_3": "dpo_video_tree_fa3"}
+"""By the implementation that serves a model's other forwards, what stands over it. transformers looks on the hub for a
+kernel of any name that holds "flash"."""
 MAX_MASK = 1 << 25
 """Numbers in a mask of lower x tree, 128 MiB in float32; above it segments are called one by one on the CPU too."""
 
@@ -179,17 +180,28 @@ def _sdpa(query: Tensor, key: Tensor, value: Tensor, **kwargs: Any) -> Tensor:
 def install_tree_attention(decoder: PreTrainedModel) -> None:
     """Let the text model's attention follow a `tree_plan`; forwards without one keep its own implementation."""
     own = decoder.config._attn_implementation
-    if not own.startswith(PREFIX):
-        assert own in OWN, f"no tree attention over {own!r}; choose_engine must refuse it"
-        decoder.set_attn_implementation(PREFIX + own)
-        assert decoder.config._attn_implementation == PREFIX + own
+    if own not in OVER.values():
+        assert own in OVER, f"no tree attention over {own!r}; choose_engine must refuse it"
+        decoder.set_attn_implementation(OVER[own])
+        assert decoder.config._attn_implementation == OVER[own]
+
+
+def own_attention(decoder: PreTrainedModel) -> str:
+    """Return the name of the implementation that serves a text model's forwards without a plan."""
+    name = decoder.config._attn_implementation
+    return {over: own for own, over in OVER.items()}.get(name, name)
 
 
 def _forward(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, *,
              own: str, tree_plan: TreePlan | None = None, **kwargs: Any) -> tuple[Tensor, Tensor | None]:
     """Answer as transformers' attention functions do: (1, N, H, D) and no weights."""
     if tree_plan is None:
-        return ALL_ATTENTION_FUNCTIONS[own](module, query, key, value, attention_mask, **kwargs)
+        config = cast(PreTrainedConfig, module.config)
+        config._attn_implementation = own  # flash attention chooses its kernel by it
+        try:
+            return ALL_ATTENTION_FUNCTIONS[own](module, query, key, value, attention_mask, **kwargs)
+        finally:
+            config._attn_implementation = OVER[own]
     unknown = [name for name in ("softcap", "s_aux", "sliding_window", "position_bias") if kwargs.get(name) is not None]
     assert not unknown and not kwargs.get("dropout"), f"tree attention knows no {unknown or 'dropout'}"
     assert query.shape[:3:2] == (1, sum(tree_plan.sizes)), "the packed sequence is not the plan's"
@@ -201,6 +213,6 @@ def _forward(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, atten
     return output.transpose(1, 2).contiguous(), None
 
 
-for _own in OWN:
-    AttentionInterface.register(PREFIX + _own, partial(_forward, own=_own))
-    AttentionMaskInterface.register(PREFIX + _own, ALL_MASK_ATTENTION_FUNCTIONS[_own])
+for _own, _over in OVER.items():
+    AttentionInterface.register(_over, partial(_forward, own=_own))
+    AttentionMaskInterface.register(_over, ALL_MASK_ATTENTION_FUNCTIONS[_own])

@@ -11,6 +11,7 @@ from typing import Any
 from accelerate import PartialState
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from dpo_video.models.load import choose_dtype
 from dpo_video.recipe import Recipe
 from dpo_video.records import Pair, to_json, write_atomic
 from dpo_video.store import row_key
@@ -28,9 +29,11 @@ def training_key(recipe: Recipe, pairs: Sequence[Pair], *, revision: str, num_pr
     """
     return row_key(
         **({} if sharding is None else {"sharding": sharding}),
-        model=recipe.model.model_dump(exclude={"device"}), revision=revision, seed=recipe.seed,
+        model=recipe.model.model_dump(exclude={"device"}) | {"dtype": str(choose_dtype(recipe.model))},
+        revision=revision, seed=recipe.seed,
         video=recipe.video.model_dump(exclude={"workers", "timeout", "cache", "cache_gb", "cache_folder"}),
-        train=recipe.train.model_dump(exclude={"reference_folder"}), num_processes=num_processes,
+        train=recipe.train.model_dump(exclude={"reference_folder", "save_steps", "logging_steps"}),
+        num_processes=num_processes,
         pairs=row_key(pairs=[to_json(pair) for pair in pairs]))
 
 
@@ -84,6 +87,11 @@ class WholeCheckpoints(TrainerCallback):
     Without a log at each checkpoint, the first logged mean after a resume would miss the steps before it, and the
     logged losses of a killed run would differ from those of one that was not.
     """
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl,
+                       **kwargs: Any) -> None:
+        """Log and save as often as the settings say now: a resumed state brings the numbers of before."""
+        state.compute_steps(args, state.max_steps)
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl,
                     **kwargs: Any) -> None:

@@ -9,7 +9,7 @@ from dpo_video.errors import UserError
 from dpo_video.models.clip_source import open_source
 from dpo_video.models.load import Policy
 from dpo_video.models.prompts import clip_content, encode_prompt, prompt_text
-from dpo_video.models.tokens import video_tokens
+from dpo_video.models.tokens import token_budget, video_tokens
 from dpo_video.progress import progress
 from dpo_video.recipe import Recipe, VideoSettings
 from dpo_video.records import Pair
@@ -118,8 +118,9 @@ def _longest_possible(policy: Policy, settings: VideoSettings, pair: PairTokens)
     """Return a bound on a pair's length that needs no decoding."""
     frames = settings.num_frames if settings.policy == "uniform" else settings.max_frames
     clip = video_tokens(policy.blueprint, settings, num_frames=frames, height=LARGE, width=LARGE) * SLACK
-    if settings.max_tokens is not None:
-        clip = min(clip, settings.max_tokens * SLACK)
+    budget = token_budget(policy.blueprint, settings)
+    if budget is not None:
+        clip = min(clip, budget * SLACK)
     content = clip_content(policy.family, frames)
     text = policy.processor.tokenizer(prompt_text(policy.processor, pair.pair.prompt, content))["input_ids"]
     return clip + len(text) + max(len(pair.chosen), len(pair.rejected))

@@ -119,11 +119,25 @@ def dpo_config(recipe: Recipe, *, output_dir: Path, precision: Literal["no", "bf
     # tuned one there may be: LLaVA takes the features before the tower's last layer.
     defaults = {"save_total_limit": 2, "ddp_find_unused_parameters": "vision" in train.tune}
     try:
-        return DPOConfig(**{**defaults, **ours, **extra})
+        config = DPOConfig(**{**defaults, **ours, **extra})
+        _try_out(config)
+        return config
     except (ImportError, TypeError, ValueError) as error:
         said = str(error).strip().rstrip(".")
         raise UserError(f"TRL refuses the training settings: {said}. They come from `train` and `train.trl`"
                         ) from error
+
+
+def _try_out(config: "DPOConfig") -> None:
+    """Make an optimizer's settings and a schedule as the trainer will: it would fail on wrong ones hours later."""
+    import torch
+    from transformers import Trainer, get_scheduler
+
+    Trainer.get_optimizer_cls_and_kwargs(config)
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(()))])
+    assert not isinstance(config.lr_scheduler_kwargs, str), "transformers has parsed it"
+    get_scheduler(config.lr_scheduler_type, optimizer, num_warmup_steps=1, num_training_steps=10,
+                  scheduler_specific_kwargs=config.lr_scheduler_kwargs)
 
 
 def pairs_per_read(train: TrainSettings) -> int:

@@ -19,7 +19,7 @@ from dpo_video.models.batches import Row
 from dpo_video.models.families import ClipFeatures, Family
 from dpo_video.models.features import pack_features
 from dpo_video.models.load import Policy
-from dpo_video.training.attention import OWN, PREFIX, dense_mask, install_tree_attention, tree_plan
+from dpo_video.training.attention import OVER, dense_mask, install_tree_attention, own_attention, tree_plan
 from dpo_video.training.forward import Engine, Fused, rows_engine
 from dpo_video.training.tree import IntArray, Packing, pack_rows
 
@@ -176,17 +176,16 @@ def choose_engine(policy: Policy, *, share_prefix: bool = True) -> Engine:
 
 def why_not_shared(policy: Policy) -> str | None:
     """Return why a policy's prefixes cannot be shared; None where they can."""
-    text = policy.bare.get_decoder().config
-    own = text._attn_implementation.removeprefix(PREFIX)
-    settings = text.to_dict()
+    own = own_attention(policy.bare.get_decoder())
+    settings = policy.bare.get_decoder().config.to_dict()
     layers = settings.get("layer_types") or ["full_attention"]
     sliding = settings.get("sliding_window") is not None and "layer_types" not in settings
     if not policy.family.shared_prefix:
         return f"the language model of {policy.family.title} is recurrent or masks attention in its own way"
     if sliding or set(layers) != {"full_attention"}:
         return "the language model has layers that do not see the whole prefix (sliding window or recurrent)"
-    if own not in OWN:
-        return f"model.attention is {own!r}; sharing works with {', '.join(OWN)}"
+    if own not in OVER:
+        return f"model.attention is {own!r}; sharing works with {', '.join(OVER)}"
     if settings.get("attention_dropout"):
         return f"the language model has attention_dropout {settings['attention_dropout']}"
     return None

@@ -180,7 +180,8 @@ class VideoDPOTrainer(DPOTrainer):
         reference = self._last_logps
         first, self._started = not self._started, True
         if first and self.state.log_history:  # resumed: TRL would count tokens from 0 again
-            self._total_train_tokens = int(self.state.log_history[-1]["num_tokens"])
+            counts = [row["num_tokens"] for row in self.state.log_history if "num_tokens" in row]
+            self._total_train_tokens = int(counts[-1]) if counts else 0  # steps without a readable clip count none
         loss = super()._compute_loss(model, batch, return_outputs)
         if first and self.state.global_step == 0:
             self._check_step_zero(batch)
@@ -217,6 +218,7 @@ class VideoDPOTrainer(DPOTrainer):
         self.meter.start()
         pairs = self._read(inputs["positions"])
         if pairs is None:
+            model.train()  # TRL logs what belongs to the mode
             self._metrics["train"]["skipped_batches"].append(1.0)
             return torch.zeros((), device=self.args.device)
         self.meter.add_wait(pairs.waited)
