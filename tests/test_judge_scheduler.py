@@ -168,6 +168,23 @@ def test_a_server_that_dies_is_ejected_and_used_again_when_it_is_back(capsys):
     assert said.count(f"{one.url}/ is away") == said.count(f"{one.url}/ answers again") == 1
 
 
+def test_many_connections_lost_in_one_moment_stop_no_run(capsys):
+    """Eight requests in flight are dropped together, more than there may be trials; the server goes on answering."""
+    together = threading.Barrier(8)
+
+    def answer(prompt, attempt):
+        if 1 <= int(prompt[1:]) <= 8 and attempt == 1:
+            together.wait(timeout=240)
+            return DROP
+        return steady(prompt, attempt)
+
+    with judge_server(answer) as server:
+        replies = _ask(server.url, _names(20), concurrency=8)
+    assert {reply.status for reply in replies} == {"answered"}
+    said = capsys.readouterr().err
+    assert said.count("is away") == said.count("answers again") == 1
+
+
 def test_trying_a_dead_server_costs_a_prompt_no_attempt():
     """After three lost connections the rest of the tries find out whether the server is back; p1 is answered by it."""
     with judge_server(lambda p, n: DROP if p == "p1" and n <= 6 else steady(p, n)) as server:

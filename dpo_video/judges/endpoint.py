@@ -86,7 +86,7 @@ class Endpoint:
     dead: bool = False
     """Ejected: it gets one request at a time, not before `not_before`, until one is answered."""
     trials: int = 0
-    """Requests that it lost since it was ejected."""
+    """Requests sent since it was ejected, to find out whether it is back, that were lost too."""
     refused: int = 0
     _clients: list["AsyncOpenAI"] = field(default_factory=list)
     _load: list[int] = field(default_factory=list)
