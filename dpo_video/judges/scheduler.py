@@ -17,11 +17,18 @@ from dpo_video.errors import UserError
 from dpo_video.judges.endpoint import Endpoint, Passing, Refused, Service, open_endpoint
 
 BACKOFF_SECONDS = 0.5
+MOST_DOUBLINGS = 10
 MAX_BACKOFF_SECONDS = 30.0
 MAX_RETRY_AFTER_SECONDS = 600.0
 """A server that wants a longer pause is out of quota, not busy: the run stops and says so."""
 DEAD_AFTER = 3
 """Connections lost one after the other, without a reply between, after which a server is ejected."""
+BUSY_SECONDS = 600.0
+"""A prompt that met nothing but 429s for so long, while no server answered another, is given up."""
+SAID_SECONDS = 30.0
+"""So long without any answer for 429s, and it is said why nothing moves."""
+BUSY_PROMPTS = 3
+"""Prompts given up for 429s one after the other, after which the run stops: the servers are out of quota."""
 
 Value = TypeVar("Value")
 Read = Callable[[Endpoint, dict[str, Any]], Value]
@@ -62,6 +69,10 @@ class Pool:
         self.endpoints: Sequence[Endpoint] = [open_endpoint(service, url) for url in service.urls]
         self._waiting: deque[asyncio.Future[_Slot]] = deque()
         self._timer: asyncio.TimerHandle | None = None
+        self._answered_at = float("-inf")
+        self._busy = 0
+        """Prompts given up for 429s since the last answer."""
+        self._said_busy = False
 
     async def __aenter__(self) -> Self:
         return self
@@ -96,29 +107,33 @@ class Pool:
         """
         claimed: Endpoint | None = None
         try:
-            attempt = 0
+            failed, throttled, since = 0, 0, float("inf")
             while True:
                 endpoint, trial = slot = await self._slot(claimed)
                 claimed = endpoint if endpoint.claimed else None
-                attempt += not trial  # an ejected server that is not back yet is not the prompt's fault
                 begin = time.monotonic()
                 try:
                     value = read(endpoint, await endpoint.post(request))
-                    self._answers(endpoint)
+                    self._settles(endpoint)
                     endpoint.proven = True
                     endpoint.limit.answered(endpoint.in_flight - 1)
-                    return Done(value=value, seconds=time.monotonic() - begin, attempts=max(attempt, 1))
+                    return Done(value=value, seconds=time.monotonic() - begin, attempts=failed + throttled + 1)
                 except Refused:
-                    self._answers(endpoint)
+                    self._settles(endpoint)
                     raise
                 except Passing as error:  # noted before the slot is free, so that no waiting request slips through
                     self._note(slot, error)
-                    if attempt > self.service.retries:
-                        raise GaveUp(f"{error.reason} ({attempt} attempts)", attempt) from None
+                    busy = error.kind == "throttled"
+                    throttled += busy
+                    failed += not busy and not trial  # a server busy or not back yet is not the prompt's fault
+                    since = min(since, begin) if busy else since
+                    if failed > self.service.retries or (busy and self._is_stuck(endpoint, error, since)):
+                        raise GaveUp(f"{error.reason} ({failed + throttled} attempts)", failed + throttled) from None
                 finally:
                     endpoint.in_flight -= 1
                     self._hand_out()
-                backoff = min(MAX_BACKOFF_SECONDS, BACKOFF_SECONDS * 2.0**max(attempt - 1, 0))
+                doublings = min(max(failed + throttled - 1, 0), MOST_DOUBLINGS)
+                backoff = min(MAX_BACKOFF_SECONDS, BACKOFF_SECONDS * 2.0**doublings)
                 await asyncio.sleep(random.uniform(0, backoff))  # full jitter: retries of many do not meet again
         finally:
             if claimed is not None:
@@ -171,6 +186,30 @@ class Pool:
         if endpoint.dead:
             endpoint.dead, endpoint.trials = False, 0
             self._say(f"{endpoint.url} answers again")
+
+    def _settles(self, endpoint: Endpoint) -> None:
+        """Note that a prompt was answered or refused: the server is there, and not only busy."""
+        self._answers(endpoint)
+        self._answered_at, self._busy, self._said_busy = time.monotonic(), 0, False
+
+    def _is_stuck(self, endpoint: Endpoint, error: Passing, since: float) -> bool:
+        """Return whether to give up a prompt that has met 429s since a time; UserError where it is not the only one.
+
+        A busy server answers others meanwhile. One that answers nobody is out of quota; or the prompt is the last one,
+        and too much for its quota.
+        """
+        silent = time.monotonic() - max(since, self._answered_at)
+        if silent >= SAID_SECONDS and not self._said_busy:
+            self._said_busy = True
+            self._say(f"{endpoint.url} has answered nothing but {error.reason.split(':')[0]} for {silent:.0f} s; it is "
+                      "asked again, more and more seldom")
+        if silent < BUSY_SECONDS:
+            return False
+        self._busy += 1
+        if self._busy >= BUSY_PROMPTS:
+            raise UserError(f"{endpoint.url} has answered nothing but HTTP 429 for {silent:.0f} s: {error.reason}. "
+                            "Replies so far are stored; run the same command later, or with another server") from None
+        return True
 
     def _note(self, slot: _Slot, error: Passing) -> None:
         """Note what a failed attempt says about its server; raise UserError where the run cannot go on."""

@@ -58,7 +58,7 @@ class JudgeSettings(Section):
     timeout: PositiveFloat = 120.0
     """Seconds per request."""
     retries: int = Field(default=5, ge=0)
-    """Attempts after the first for connection errors, timeouts, 408, 409, 429 and 5xx."""
+    """Attempts after the first for connection errors, timeouts, 408, 409 and 5xx; 429 is waited out, and is none."""
     max_failed_fraction: float = Field(default=0.2, ge=0, le=1)
     """Stop when a larger share of judgments failed or was refused."""
     ask_refused_again: bool = False
