@@ -127,8 +127,7 @@ def test_a_prompt_that_alone_meets_429s_is_given_up_and_a_server_that_answers_no
     assert [reply.status for reply in replies] == ["answered", "answered", "failed", "failed"]
     assert replies[2].reason.startswith("HTTP 429: too many tokens (")
     assert capsys.readouterr().err.count("has answered nothing but HTTP 429 for") == 1
-    message = r"answered nothing but HTTP 429 for .*: HTTP 429: too many tokens\. Replies so far are stored"
-    with judge_server(limited("p0")) as server, pytest.raises(UserError, match=message):
+    with judge_server(limited("p0")) as server, pytest.raises(UserError, match=r"nothing but .*\. Replies so far are"):
         _ask(server.url, _names(9), retries=0)
 
 
