@@ -67,6 +67,8 @@ class Service:
     """Seconds per request."""
     retries: int
     """Attempts after the first."""
+    asks_refused: bool = False
+    """Prompts that were refused before are asked again: that the first ones are refused says nothing."""
 
 
 @dataclass(kw_only=True, eq=False)
@@ -158,7 +160,7 @@ class Endpoint:
         if refused is None:  # the server or what stands before it is at fault, not the prompt
             return Passing(f"HTTP {status}: {said}")
         self.refused += 1
-        if not self.proven and self.refused >= STARTING_ATTEMPTS:
+        if not self.proven and self.refused >= STARTING_ATTEMPTS and not service.asks_refused:
             return UserError(f"{self.url} refused each of the first {self.refused} requests (HTTP {status}): {said}")
         return Refused(refused)
 
