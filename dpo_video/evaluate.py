@@ -89,7 +89,8 @@ def evaluate(run: Run) -> dict[str, Any]:
                     "unanswered": len(run.heldout) - len({answer.sample_id for answer in after})}}
     metrics["seconds"] = _seconds(run) | {"evaluate": time.monotonic() - begin}
     write_atomic(run.folder / "metrics.json", json.dumps(metrics, indent=2) + "\n")
-    return _summary(metrics, verdicts)
+    failed = paired.summary.get("failed", 0) + metrics.get("compared", {}).get("failed", 0)
+    return _summary(metrics, verdicts, failed)
 
 
 def _answer(run: Run) -> Answers:
@@ -149,7 +150,7 @@ def _compared(run: Run, answers: Answers, intervals: Intervals) -> dict[str, Any
     asked = [sample for sample in run.heldout if sample.id in before and sample.id in after]
     found = comparer(run.recipe.judge, scorer, run.store)([(sample, after[sample.id], before[sample.id])
                                                           for sample in asked])
-    return {"compared": {"scorer": scorer.version,
+    return {"compared": {"scorer": scorer.version, "failed": sum(one.status == "failed" for one in found),
                          **compared(found, [file_name(sample.video) for sample in asked], intervals)}}
 
 
@@ -197,8 +198,8 @@ def _seconds(run: Run) -> dict[str, float]:
     return {name: row["seconds"] for name, row in finished.items() if row is not None}
 
 
-def _summary(metrics: Mapping[str, Any], verdicts: Verdicts) -> dict[str, Any]:
-    """Return what the stage's last line and the tracker show."""
+def _summary(metrics: Mapping[str, Any], verdicts: Verdicts, failed: int) -> dict[str, Any]:
+    """Return what the stage's last line and the tracker show; `failed` comparisons count beside failed verdicts."""
     status = Counter(judgment.status for judgments in verdicts for judgment in judgments.values())
     names = ("accuracy", "judged_score", "hallucination_rate", "answer_length")
     sides = {when: {name: metrics[when][name] for name in names if metrics[when].get(name) is not None}
@@ -207,4 +208,4 @@ def _summary(metrics: Mapping[str, Any], verdicts: Verdicts) -> dict[str, Any]:
     return {"questions": metrics["heldout"]["samples"], "unanswered": metrics["heldout"]["unanswered"], **sides,
             "judged": judged_counts, "heldout_pairs": metrics["heldout_pairs"]["n"],
             "reward_accuracy": metrics["heldout_pairs"]["reward_accuracy"], "unscored": status["unscored"],
-            "failed": status["failed"]}
+            "failed": status["failed"] + failed}

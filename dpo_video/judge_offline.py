@@ -1,16 +1,15 @@
 """Judging without calls from here: stored replies read again, batch files written, their results taken in."""
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from functools import partial
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from dpo_video.errors import UserError
 from dpo_video.judge import judge
-from dpo_video.judges.asking import KIND
+from dpo_video.judges.asking import COUNTED_FROM, KIND
 from dpo_video.judges.backends import Judge, Keep, Messages, Mode, Reply, asking_instead, backend_judge, mode_of
 from dpo_video.judges.batch_files import BatchFiles, Results
 from dpo_video.judges.endpoint import Passing, Refused
@@ -18,9 +17,14 @@ from dpo_video.judges.keys import key_maker
 from dpo_video.judges.openai import read_completion, request_fields
 from dpo_video.judges.scorer import Scorer
 from dpo_video.judges.silent import no_reply, silent_judge
+from dpo_video.progress import say
 from dpo_video.recipe import JudgeSettings
 from dpo_video.run import NO_REPLY, Run
 from dpo_video.store.database import in_pages
+
+
+class Lacking(Exception):
+    """Some prompts have no result in the batches: the stage cannot go on before they are asked."""
 
 
 class BatchWritten(Exception):
@@ -69,12 +73,22 @@ def _write(settings: JudgeSettings, silent: Judge, files: BatchFiles, scorer: Sc
 
 
 def judge_with_results(run: Run, paths: Sequence[Path]) -> dict[str, Any]:
-    """Store the results of batches under their keys, then judge as usual; return counts, with `batch` among them."""
+    """Store the results of batches under their keys, then judge as usual; return counts, with `batch` among them.
+
+    All are stored before a server is needed: it may be away, or the batch was run by a program that is none.
+    """
     results = Results(paths)
     used: Counter[str] = Counter()
+    unlimited = run.recipe.judge.model_copy(update={"max_failed_fraction": 1.0, "max_cost": None})  # all is paid
     try:
-        with asking_instead(partial(_with_results, results, used)):
-            summary = judge(run)
+        _check_refused(results, run.recipe.judge)
+        try:
+            with asking_instead(partial(_from_results, results, used)):
+                summary = judge(replace(run, recipe=run.recipe.model_copy(update={"judge": unlimited})))
+        except Lacking:
+            say(f"batch: {used['stored']} results are stored; the prompts without one are asked now")
+            with asking_instead(_when_needed):
+                summary = judge(run)
         unknown = sum(len(page) - len(run.store.known(KIND, page)) for page in in_pages(results.keys()))
     finally:
         results.close()
@@ -83,42 +97,61 @@ def judge_with_results(run: Run, paths: Sequence[Path]) -> dict[str, Any]:
     return summary | {"batch": batch}
 
 
-def _with_results(results: Results, used: Counter[str], settings: JudgeSettings) -> Judge:
-    """Return the judge of the settings, which answers from the results first and asks the rest."""
+def _check_refused(results: Results, settings: JudgeSettings) -> None:
+    """Raise UserError where more of a batch was refused than may be: a refusal that is stored is not asked again."""
+    refused, total = results.counts["refused"], results.counts["results"]
+    if total >= COUNTED_FROM and refused > settings.max_failed_fraction * total:
+        raise UserError(f"--batch-in: {refused} of {total} results refuse their prompt, more than "
+                        f"judge.max_failed_fraction {settings.max_failed_fraction:g} allows, for example: "
+                        f"{results.any_refusal()}. Nothing is stored. Mend it and send the batch again, or raise "
+                        "judge.max_failed_fraction to take them in as they are")
+
+
+def _from_results(results: Results, used: Counter[str], settings: JudgeSettings) -> Judge:
+    """Return the judge of the settings, which answers from the results; Lacking where some prompt has none."""
     silent = silent_judge(settings, no_reply(NO_REPLY))
+
+    def ask(scorer: Scorer, prompts: Iterable[Messages], keep: Keep) -> None:
+        mode, key_of, lacking = mode_of(settings, scorer), key_maker(settings, scorer, silent), False
+        for number, messages in enumerate(prompts):
+            reply = _reply(results, settings, scorer, mode, key_of(messages))
+            if reply is None:
+                lacking = True
+            else:
+                keep(number, reply)
+                used["stored"] += 1
+        if lacking:
+            raise Lacking
+
+    return replace(silent, ask=ask)
+
+
+def _when_needed(settings: JudgeSettings) -> Judge:
+    """Return the judge of the settings, which is opened by the first prompt: without one it needs no key, no model."""
     opened: list[Judge] = []
 
     def ask(scorer: Scorer, prompts: Iterable[Messages], keep: Keep) -> None:
-        mode, key_of = mode_of(settings, scorer), key_maker(settings, scorer, silent)
-        numbers: list[int] = []
-
-        def without_result() -> Iterator[Messages]:
-            for number, messages in enumerate(prompts):
-                reply = _reply(results, settings, scorer, mode, key_of(messages))
-                if reply is None:
-                    numbers.append(number)
-                    yield messages
-                else:
-                    keep(number, reply)
-                    used["stored"] += 1
-
-        rest = without_result()
-        for first in rest:  # a server is reached only where a result is missing
-            opened.extend([] if opened else [backend_judge(settings)])
-            opened[0].ask(scorer, chain([first], rest), lambda place, reply: keep(numbers[place], reply))
+        opened.extend([] if opened else [backend_judge(settings)])
+        opened[0].ask(scorer, prompts, keep)
 
     def close() -> None:
         for one in opened:
             one.close()
 
-    return replace(silent, ask=ask, close=close)
+    return replace(silent_judge(settings, no_reply(NO_REPLY)), ask=ask, close=close)
 
 
 def _reply(results: Results, settings: JudgeSettings, scorer: Scorer, mode: Mode, key: str) -> Reply | None:
-    """Return the reply among the results, None where there is none that can be read, which is counted."""
-    body = results.body(key)
+    """Return the reply or the refusal among the results, None where there is none that can be read."""
+    body, refused = results.body(key), results.refusal(key)
     try:
-        return None if body is None else read_completion(settings, scorer, mode, "the batch", body)
-    except (Passing, Refused) as error:
+        if body is not None:
+            return read_completion(settings, scorer, mode, "the batch", body)
+    except Passing as error:
         results.reasons[error.reason.split(":")[0]] += 1
+    except Refused as error:
+        refused = error.reason
+    if refused is None:
         return None
+    results.reasons[refused.split(":")[0]] += 1
+    return Reply(status="refused", reason=refused)

@@ -33,7 +33,7 @@ from dpo_video.pair_rules import (
 )
 from dpo_video.recipe import PairSettings
 from dpo_video.records import Candidate, Judgment, Pair, Reward, Sample, read_jsonl, write_atomic, write_jsonl
-from dpo_video.tie_breaks import SOURCE, TOO_CLOSE, Tie, break_ties, tie_breaker, tie_of
+from dpo_video.tie_breaks import FAILED, SOURCE, TOO_CLOSE, Tie, break_ties, tie_breaker, tie_of
 from dpo_video.video_negatives import Negatives, add_negatives
 
 if TYPE_CHECKING:
@@ -142,6 +142,8 @@ def build_pairs(samples: Sequence[Sample], candidates: Iterable[Candidate], judg
     pairs = [_to_pair(item, rewards) for item in kept]
     summary = _count(len(samples), sum(map(len, answers.values())), pairs, drops)
     summary["answers"]["cut"] = num_cut
+    failed = summary["questions_dropped"].get(FAILED, 0)
+    summary |= {"failed": failed} if failed else {}  # so that the stage stays open
     return Paired(pairs, drops, summary | {"min_margin": settings.min_margin} | pair_statistics(pairs))
 
 

@@ -19,6 +19,9 @@ SOURCE = "tie_break"
 TOO_CLOSE = ("tie", "below margin")
 """Reasons of a pair rule that a tie-break may overrule."""
 
+FAILED = "failed"
+"""Why a tie stays undecided that the judge may yet break."""
+
 
 class Tie(NamedTuple):
     """A question without a pair, and the two answers that stand for it."""
@@ -36,12 +39,15 @@ def tie_of(sample: Sample, answers: Sequence[Answer]) -> Tie:
 
 
 def break_ties(ties: Sequence[Tie], compare: Compare) -> list[Choice | str]:
-    """Return each tie as a choice, or why it stays undecided: orders disagree, no verdict, the better answer is cut."""
+    """Return each tie as a choice, or why it stays undecided.
+
+    The orders disagree, there is no verdict, the better answer is cut, or a call failed: the next run asks again.
+    """
     results = compare([(tie.sample, tie.high.candidate.text, tie.low.candidate.text) for tie in ties])
     out: list[Choice | str] = []
     for tie, result in zip(ties, results, strict=True):
         if result.first_better is None:
-            out.append("no tie break")
+            out.append(FAILED if result.status == "failed" else "no tie break")
         elif not result.consistent:
             out.append("orders disagree")
         else:

@@ -254,6 +254,38 @@ def test_a_failed_prompt_keeps_the_stage_open_and_is_asked_by_the_next_run(tmp_p
         assert "finished before" in _run_stage(recipe, capsys)
 
 
+def _statuses(settings, store, prompts):
+    with open_judge(settings) as opened:
+        replies = ask_all(settings, HOUND, [_message(text) for text in prompts], store, judge=opened)
+    return Counter(reply.status for reply in replies)
+
+
+def test_what_always_fails_blocks_no_later_run_and_what_newly_fails_stops_it(tmp_path):
+    """22 of 120 always fail: the second run asks them alone and ends. Of 25 new prompts that fail, 20 are enough."""
+    old, new = [f"p{number}" for number in range(120)], [f"new{number}" for number in range(25)]
+    broken = {*old[98:], *new}
+
+    def answer(prompt, attempt):
+        return failure(500, "oops") if prompt in broken else steady(prompt, attempt)
+
+    with judge_server(answer) as server, RunStore(tmp_path) as store:
+        for requests in (120, 142):
+            assert _statuses(_settings(server.url), store, old) == {"answered": 98, "failed": 22}
+            assert len(server.requests) == requests
+        with pytest.raises(UserError, match="20 of 20 judgments failed"):
+            _statuses(_settings(server.url), store, old + new)
+
+
+def test_refused_prompts_that_are_asked_again_may_be_refused_again(tmp_path):
+    """Asked alone, they are the first requests to the server, and more than may be refused of a server never seen."""
+    prompts = [f"p{number}" for number in range(40)]
+    with judge_server(lambda p, n: failure(400, "no") if p in prompts[10:] else steady(p, n)) as server:
+        with RunStore(tmp_path) as store:
+            for more in ({"max_failed_fraction": 0.9}, {"ask_refused_again": True}):
+                assert _statuses(_settings(server.url, **more), store, prompts) == {"answered": 10, "refused": 30}
+        assert len(server.requests) == 40 + 30
+
+
 def test_more_servers_and_other_speed_settings_ask_nothing_again(tmp_path, capsys):
     (tmp_path / "prices.yaml").write_text(PRICES)
     with judge_server(_use) as server, judge_server(_use) as other:

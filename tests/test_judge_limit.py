@@ -1,4 +1,4 @@
-"""How many requests may be in flight: growth in clean, saturated rounds; cuts on 429 alone, one in a cool-down."""
+"""How many requests may be in flight: growth in clean, saturated rounds; cuts on 429 alone, one in a round."""
 
 from dpo_video.judges.limit import COOL_DOWN_SECONDS, Limit
 
@@ -36,6 +36,21 @@ def test_server_errors_and_timeouts_pause_growth_for_a_round_and_shrink_nothing(
         limit.troubled()
     assert limit.allowed == 32
     assert [_round(limit, 32), _round(limit, 32)] == [32, 64]
+
+
+def test_after_a_round_of_replies_a_429_cuts_again_within_the_cool_down():
+    """Of 10, 8 are left: 7 replies later the requests of before may still be under way, 8 later they are not."""
+    limit = Limit(most=10)
+    limit.throttled(100.0, 9)
+    for _ in range(7):
+        limit.answered(0)
+    limit.throttled(100.1, 7)
+    assert limit.allowed == 8
+    limit.answered(0)
+    limit.throttled(100.2, 7)
+    assert limit.allowed == 6
+    limit.throttled(100.3, 5)
+    assert limit.allowed == 6
 
 
 def test_many_429s_cut_once_in_a_cool_down_and_never_below_one():

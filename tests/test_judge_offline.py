@@ -16,9 +16,12 @@ from test_judge import exported, write_run
 
 from dpo_video import parquet as shards
 from dpo_video.errors import UserError
+from dpo_video.judge_offline import judge_with_results, write_batches
 from dpo_video.judges.batch_files import BatchFiles
 from dpo_video.parquet import write_parquet
+from dpo_video.recipe_file import load_recipe
 from dpo_video.records import Candidate, Judgment, write_jsonl
+from dpo_video.run import open_run
 from dpo_video.store import RunStore
 
 
@@ -143,6 +146,52 @@ def test_label_probabilities_come_through_a_batch(tmp_path):
         assert judge(write_run(tmp_path / "live", make_items(2), server.url, scorer="caption_support")).returncode == 0
     live = exported(tmp_path / "live" / "recipe.yaml")
     assert [row.distribution for row in batched] == [row.distribution for row in live]
+
+
+def take_in(recipe: Path, results: Path) -> dict:
+    """Do the judge stage with the results of a batch, in this process: it is faster."""
+    with open_run(load_recipe(str(recipe), [])) as run:
+        return judge_with_results(run, [results])
+
+
+def batch_of(recipe: Path, out: Path, server_url: str) -> list[dict]:
+    with open_run(load_recipe(str(recipe), [])) as run:
+        write_batches(run, out)
+    return send(out, server_url)
+
+
+def test_results_are_stored_before_a_server_is_needed_and_refusals_are_results(tmp_path, monkeypatch, capsys):
+    """A batch of `vllm run-batch`, without server or key: two lines say, each in its way, that a prompt is too long.
+
+    The result of the third prompt is lost, so the first command ends at the missing key, with all others stored.
+    """
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    recipe = write_run(tmp_path, make_items(30), None)
+    with judge_server() as server:
+        rows = batch_of(recipe, tmp_path / "ask.jsonl", server.url)
+    error = {"message": "This model's maximum context length is 40 tokens", "type": "BadRequestError", "code": 400}
+    rows[0] |= {"response": {"status_code": 400}, "error": {"error": error}}
+    rows[1] |= {"response": {"status_code": 400, "body": {"error": error}}, "error": None}
+    with pytest.raises(UserError, match="no API key"):
+        take_in(recipe, write_lines(tmp_path / "part.jsonl", [*rows[:2], *rows[3:]]))
+    assert "29 results are stored" in capsys.readouterr().err
+    with RunStore(tmp_path / "runs" / "r") as store:
+        stored = dict(store.rows("judgment"))
+    assert stored.keys() == {row["custom_id"] for row in rows} - {rows[2]["custom_id"]}
+    assert {row["custom_id"] for row in rows[:2]} == {key for key, row in stored.items() if row["status"] == "refused"}
+    summary = take_in(recipe, write_lines(tmp_path / "rest.jsonl", rows[2:3]))
+    assert (summary["scored"], summary["refused"], summary["reasons"]) == (28, 2, {"context length": 2})
+
+
+def test_a_batch_that_was_refused_as_a_whole_is_not_stored(tmp_path):
+    """A setting that its server does not know: refusals that are stored would not be asked again."""
+    recipe = write_run(tmp_path, make_items(25), None)
+    with judge_server(lambda *_: failure(400, "unknown field max_tokens")) as server:
+        rows = batch_of(recipe, tmp_path / "ask.jsonl", server.url)
+    with pytest.raises(UserError, match=r"25 of 25 results refuse their prompt.* HTTP 400: unknown field max_tokens"):
+        take_in(recipe, write_lines(tmp_path / "answers.jsonl", rows))
+    with RunStore(tmp_path / "runs" / "r") as store:
+        assert list(store.rows("judgment")) == []
 
 
 @pytest.mark.parametrize(("lines", "message"), [

@@ -71,7 +71,9 @@ def test_a_lasting_fault_fails_the_prompt_after_all_attempts():
     (failure(400, "maximum context length is 4096 tokens", code="context_length_exceeded"), "context length"),
     (failure(400, "filtered", code="content_filter"), "content filter"),
     (failure(400, "bad request"), "HTTP 400"), (failure(422, "unknown field"), "HTTP 422"),
-    (failure(400, "error 429: the rate of your connection"), "HTTP 400"),
+    (failure(400, "error 429: the rate of your connection"), "HTTP 400"), (failure(413, "too many bytes"), "HTTP 413"),
+    (failure(400, "the prompt is longer than the maximum model length of 4096"), "context length"),
+    (failure(429, "Request too large for m on tokens per min (TPM): Limit 10, Requested 20"), "too large"),
     (completion("", finish="content_filter"), "content filter"),
 ])
 def test_a_permanent_fault_refuses_its_prompt_at_once(fault, reason):
@@ -83,7 +85,19 @@ def test_a_permanent_fault_refuses_its_prompt_at_once(fault, reason):
     assert [replies[0].status, replies[2].status] == ["answered", "answered"]
 
 
+@pytest.mark.parametrize("status", [405, 410, 424, 425, 499])
+def test_a_status_that_says_nothing_about_the_prompt_is_no_refusal(status):
+    """It fails, and the next run asks again."""
+    with judge_server(lambda prompt, n: failure(status, "odd") if prompt == "p1" else steady(prompt, n)) as server:
+        replies = _ask(server.url)
+        assert server.prompts.count("p1") == 1 + 3
+    assert [reply.status for reply in replies] == ["answered", "failed", "answered"]
+
+
 @pytest.mark.parametrize(("fault", "message"), [
+    (failure(402, "Insufficient Balance", code="invalid_request_error"), r"the quota is used up: Insufficient Balance"),
+    (failure(400, "Your credit balance is too low to access the API"), r"the quota is used up: Your credit balance"),
+    (failure(403, "Sorry, your account balance is insufficient"), r"the quota is used up: Sorry.*top it up"),
     (failure(401, "bad key sk-secret"), r"refuses the key in OPENAI_API_KEY \(HTTP 401\): bad key \*\*\*"),
     (failure(403, "not yours"), r"refuses the key in OPENAI_API_KEY \(HTTP 403\): not yours"),
     (failure(404, "no such model"), r"knows no model 'm', or judge\.base_url is wrong \(HTTP 404\): no such model"),

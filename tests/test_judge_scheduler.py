@@ -72,10 +72,10 @@ def test_a_429_shrinks_its_server_and_a_500_does_not():
         async with Pool(_service(url), say=print) as pool:
             return [(await _outcome(pool, prompt), pool.endpoints[0].limit.allowed) for prompt in _names(6)]
 
-    with judge_server(lambda prompt, n: faults.get(prompt) or steady(prompt, n)) as server:
+    with judge_server(lambda prompt, n: faults[prompt] if prompt in faults and n == 1 else steady(prompt, n)) as server:
         outcomes = asyncio.run(ask(server.url))
     assert [allowed for _, allowed in outcomes] == [10, 10, 10, 8, 8, 8]
-    assert [said.split(":")[0] for said, _ in outcomes][1:5] == ["HTTP 500", "connection error", "HTTP 429", "HTTP 429"]
+    assert [said.split(":")[0] for said, _ in outcomes][1:3] == ["HTTP 500", "connection error"]
 
 
 def test_no_more_than_the_limit_are_in_flight_after_a_429():
@@ -85,7 +85,7 @@ def test_no_more_than_the_limit_are_in_flight_after_a_429():
 
     def answer(prompt, attempt):
         nonlocal most
-        if 1 <= int(prompt[1:]) <= 10:
+        if 1 <= int(prompt[1:]) <= 10 and attempt == 1:
             together.wait(timeout=240)
             return failure(429, "slow") if prompt == "p1" else steady(prompt, attempt)
         most = max(most, server._in_flight)
@@ -100,6 +100,35 @@ def test_no_more_than_the_limit_are_in_flight_after_a_429():
     with judge_server(answer) as server:
         asyncio.run(ask(server.url))
     assert 1 <= most <= 8
+
+
+def test_a_429_is_no_attempt_of_the_prompt():
+    """Every prompt meets more 429s than it has attempts, and one server error; a busy server fails none."""
+    faults = [failure(429, "slow")] * 5 + [failure(500, "oops")]
+
+    def busy(prompt, attempt):
+        return faults[attempt - 1] if attempt <= len(faults) else steady(prompt, attempt)
+
+    with judge_server(busy) as server:
+        replies = _ask(server.url, _names(4), retries=1)
+    assert [(reply.status, reply.attempts) for reply in replies] == [("answered", 7)] * 4
+
+
+def test_a_prompt_that_alone_meets_429s_is_given_up_and_a_server_that_answers_nobody_stops_the_run(monkeypatch, capsys):
+    """Two prompts too large for their quota come last: they fail. Where no other is answered between, a third stops."""
+    monkeypatch.setattr(scheduler, "BUSY_SECONDS", 0.2)
+    monkeypatch.setattr(scheduler, "SAID_SECONDS", 0.1)
+
+    def limited(*free):
+        return lambda prompt, n: steady(prompt, n) if prompt in free else failure(429, "too many tokens")
+
+    with judge_server(limited("p0", "p1")) as server:
+        replies = _ask(server.url, _names(4), retries=0, concurrency=1)
+    assert [reply.status for reply in replies] == ["answered", "answered", "failed", "failed"]
+    assert replies[2].reason.startswith("HTTP 429: too many tokens (")
+    assert capsys.readouterr().err.count("has answered nothing but HTTP 429 for") == 1
+    with judge_server(limited("p0")) as server, pytest.raises(UserError, match=r"nothing but .*\. Replies so far are"):
+        _ask(server.url, _names(9), retries=0)
 
 
 def test_a_pause_of_one_server_leaves_the_others_at_work():
@@ -166,6 +195,23 @@ def test_a_server_that_dies_is_ejected_and_used_again_when_it_is_back(capsys):
         assert len(other.requests) >= 10
     said = capsys.readouterr().err
     assert said.count(f"{one.url}/ is away") == said.count(f"{one.url}/ answers again") == 1
+
+
+def test_many_connections_lost_in_one_moment_stop_no_run(capsys):
+    """Eight requests in flight are dropped together, more than there may be trials; the server goes on answering."""
+    together = threading.Barrier(8)
+
+    def answer(prompt, attempt):
+        if 1 <= int(prompt[1:]) <= 8 and attempt == 1:
+            together.wait(timeout=240)
+            return DROP
+        return steady(prompt, attempt)
+
+    with judge_server(answer) as server:
+        replies = _ask(server.url, _names(20), concurrency=8)
+    assert {reply.status for reply in replies} == {"answered"}
+    said = capsys.readouterr().err
+    assert said.count("is away") == said.count("answers again") == 1
 
 
 def test_trying_a_dead_server_costs_a_prompt_no_attempt():

@@ -1,10 +1,12 @@
 """Tie-breaks: a question within the judge's noise gets one pair, where both orders of a comparison agree."""
 
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from judge_server import judge_server
+from judge_server import Answer, failure, judge_server
 from preferences import records
 from test_judge_pairwise import shown, verdict
 
@@ -12,12 +14,14 @@ from dpo_video.judges.pairwise import Comparison, Two
 from dpo_video.pair import Paired, build_pairs, pair
 from dpo_video.recipe import PairSettings, Recipe
 from dpo_video.records import Pair, read_jsonl, write_jsonl
-from dpo_video.run import open_run
+from dpo_video.run import Run, do_stages, open_run
 
 BEST_WORST = PairSettings(rule="best_worst", min_margin=0.5)
 FIRST, SECOND = Comparison(orders=(0.9, 0.8)), Comparison(orders=(0.2, 0.4))
 DISAGREE, MUTE = Comparison(orders=(0.9, 0.3)), Comparison(reason="no verdict line", status="unscored")
+BROKEN = Comparison(reason="HTTP 500: oops", status="failed")
 CLOSE = [("high", 3.2), ("mid", 3.1), ("low", 3.0)]
+RECORDS = records({"q": CLOSE, "p": [("good", 5.0), ("bad", 1.0)]})
 
 
 def build(questions, result: Comparison | None, rule: PairSettings = BEST_WORST) -> tuple[Paired, list[Two]]:
@@ -65,6 +69,7 @@ def test_equal_scores_give_two_different_answers_never_chosen_as_rejected() -> N
 
 
 @pytest.mark.parametrize(("result", "reason"), [(DISAGREE, "orders disagree"), (MUTE, "no tie break"),
+                                                (BROKEN, "failed"),
                                                 (Comparison(orders=(0.5, 0.5)), "orders disagree")])
 def test_what_the_comparison_does_not_decide_is_dropped_with_the_reason(result: Comparison, reason: str) -> None:
     paired, _ = build({"q": CLOSE}, result)
@@ -88,19 +93,45 @@ def test_a_question_with_a_pair_is_not_asked_about_and_pairs_stay_in_sample_orde
     assert dropped(paired) == {}
 
 
+def write_recipe(folder: Path, url: str) -> Recipe:
+    """Write the samples and the recipe of a run whose ties a server breaks."""
+    write_jsonl(folder / "samples.jsonl", RECORDS[0])
+    return Recipe.model_validate({
+        "name": "r", "runs_folder": str(folder), "model": {"name": "m"}, "tracking": {"to": "none"},
+        "data": {"samples": str(folder / "samples.jsonl")}, "pair": {"tie_break": "caption_pairwise"},
+        "judge": {"backend": "openai", "model": "j", "base_url": url, "scorer": "caption_score", "retries": 0}})
+
+
+@contextmanager
+def judged_run(recipe: Recipe) -> Iterator[Run]:
+    with open_run(recipe) as run:
+        write_jsonl(run.folder / "candidates.jsonl", RECORDS[1])
+        write_jsonl(run.folder / "judgments.jsonl", RECORDS[2])
+        yield run
+
+
 def test_the_stage_asks_the_judge_in_both_orders_and_stores_its_replies(tmp_path: Path) -> None:
-    samples, candidates, judgments = records({"q": CLOSE, "p": [("good", 5.0), ("bad", 1.0)]})
-    write_jsonl(tmp_path / "samples.jsonl", samples)
     with judge_server(lambda prompt, _: verdict(0.9 if shown(prompt)[0] == "low" else 0.3)) as server:
-        recipe = Recipe.model_validate({
-            "name": "r", "runs_folder": str(tmp_path), "model": {"name": "m"}, "tracking": {"to": "none"},
-            "data": {"samples": str(tmp_path / "samples.jsonl")}, "pair": {"tie_break": "caption_pairwise"},
-            "judge": {"backend": "openai", "model": "j", "base_url": server.url, "scorer": "caption_score"}})
-        with open_run(recipe) as run:
-            write_jsonl(run.folder / "candidates.jsonl", candidates)
-            write_jsonl(run.folder / "judgments.jsonl", judgments)
+        with judged_run(write_recipe(tmp_path, server.url)) as run:
             for _ in range(2):
                 assert pair(run)["pairs"] == 2
             rows = {row.sample_id: row for row in read_jsonl(run.folder / "pairs.jsonl", Pair)}
         assert [shown(prompt) for prompt in server.prompts] == [["high", "low"], ["low", "high"]]
     assert (rows["q"].chosen, rows["q"].source, rows["p"].source) == ("low", "tie_break", "best_worst")
+
+
+def test_a_comparison_that_failed_keeps_the_stage_open_and_is_asked_by_the_next_run(
+        tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Its second order meets a server error once; no other call is made again."""
+    def answer(prompt: str, attempt: int) -> Answer:
+        if shown(prompt)[0] == "low" and attempt == 1:
+            return failure(500, "oops")
+        return verdict(0.9 if shown(prompt)[0] == "low" else 0.3)
+
+    with judge_server(answer) as server:
+        recipe = write_recipe(tmp_path, server.url)
+        for said in ("pairs 1, pairs dropped (failed 1), failed 1", "pairs 2", "finished before, nothing to do"):
+            with judged_run(recipe) as run:
+                do_stages(run, ["pair"])
+            assert said in capsys.readouterr().out
+        assert [shown(prompt)[0] for prompt in server.prompts] == ["high", "low", "low"]

@@ -20,7 +20,7 @@ from dpo_video.store import RunStore
 
 KIND = "judgment"
 COUNTED_FROM = 20
-"""Replies after which `judge.max_failed_fraction` can stop the run."""
+"""Replies to prompts that were not asked before after which `judge.max_failed_fraction` can stop the run."""
 LOOKED_UP = 500
 """Prompts that are looked for in the store at once."""
 SHOWN_SECONDS = 0.2
@@ -87,14 +87,20 @@ class _Asking:
     counts: Counter[str]
     begun: float = field(default_factory=time.monotonic)
     received: int = 0
+    new: int = 0
+    """Replies received to prompts without a stored reply of any kind."""
     unshown: int = 0
     """Prompts that the bar has not moved on by yet."""
     failures: Counter[str] = field(default_factory=Counter)
     """By reason; refusals too."""
+    new_failures: Counter[str] = field(default_factory=Counter)
+    """Those of `new`: what failed in an earlier run and fails again says nothing about the server of today."""
     stopped: bool = False
     """The money is spent: no more prompts are asked, those under way are waited for."""
     _pending: dict[int, str] = field(default_factory=dict)
     """Keys of the prompts that were taken and not answered yet, by their number."""
+    _again: set[str] = field(default_factory=set)
+    """Keys among them whose stored reply is a failure or a refusal."""
     _shown_at: float = 0.0
 
     def missing(self, prompts: Prompts) -> Iterator[Messages]:
@@ -102,6 +108,7 @@ class _Asking:
         number, waiting = 0, iter(prompts)
         while some := list(islice(waiting, LOOKED_UP)):
             known = self.store.known(KIND, [key for key, _ in some], without=asked_again(self.settings))
+            broken = self.store.known(KIND, [key for key, _ in some if key not in known], without=())
             asked = set(self._pending.values())  # and, below, what was asked since the store was looked into
             for key, messages in some:
                 if key in asked or key in known:
@@ -113,22 +120,28 @@ class _Asking:
                     return
                 self._pending[number] = key
                 asked.add(key)
+                self._again |= {key} & broken
                 self.counts["asked"] += 1
                 yield messages
                 number += 1
 
     def keep(self, number: int, reply: Reply) -> None:
         """Store a reply; stop the run when too many failed."""
-        self.store.put(KIND, self._pending.pop(number), asdict(reply))
+        key = self._pending.pop(number)
+        self.store.put(KIND, key, asdict(reply))
         self.judge.spending.add(reply)
         self.received += 1
+        is_new = key not in self._again
+        self._again.discard(key)
+        self.new += is_new
         if reply.status != "answered":
             self.failures[reply.reason] += 1
+            self.new_failures[reply.reason] += is_new
         self._move()
-        allowed = self.settings.max_failed_fraction
-        if self.received >= COUNTED_FROM and self.failures.total() > allowed * self.received:
-            reason, times = self.failures.most_common(1)[0]
-            raise UserError(f"{self.failures.total()} of {self.received} judgments failed, more than "
+        allowed, failed = self.settings.max_failed_fraction, self.new_failures.total()
+        if is_new and self.new >= COUNTED_FROM and failed > allowed * self.new:
+            reason, times = self.new_failures.most_common(1)[0]
+            raise UserError(f"{failed} of {self.new} judgments failed, more than "
                             f"judge.max_failed_fraction {allowed:g} allows. Most often ({times}): {reason}. Finished "
                             "rows are kept; mend it and run the same command again")
 

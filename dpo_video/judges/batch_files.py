@@ -15,6 +15,7 @@ from types import TracebackType
 from typing import Any, Self, TextIO
 
 from dpo_video.errors import UserError
+from dpo_video.judges.endpoint import refusal
 from dpo_video.store.database import Database
 from dpo_video.store.writer import Row
 
@@ -22,7 +23,7 @@ MAX_REQUESTS = 50_000
 MAX_BYTES = 200_000_000
 """The vendor's limits on one file."""
 URL = "/v1/chat/completions"
-KIND = "result"
+KIND, REFUSED = "result", "refused"
 BATCH = 1000
 
 
@@ -94,7 +95,8 @@ class BatchFiles:
 class Results:
     """Results of batches by their custom id, in a temporary database: they need not fit in memory.
 
-    `counts` has `results` (lines), `duplicates` (lines with a custom id that came before) and errors by reason.
+    `counts` has `results` (lines), `duplicates` (lines with a custom id that came before), `refused` (prompts that will
+    never be answered); `reasons` has errors by reason.
     """
 
     def __init__(self, paths: Iterable[Path]) -> None:
@@ -119,36 +121,49 @@ class Results:
         found = self._rows.get(KIND, [key])
         return json.loads(found[key]) if found else None
 
+    def refusal(self, key: str) -> str | None:
+        """Return why the prompt under a custom id will never be answered, or None."""
+        found = self._rows.get(REFUSED, [key])
+        return str(json.loads(found[key])["reason"]) if found else None
+
+    def any_refusal(self) -> str:
+        """Return the reason of one of the refusals, of which there is at least one."""
+        return str(json.loads(next(body for _, body in self._rows.rows(REFUSED)))["reason"])
+
     def keys(self) -> Iterator[str]:
-        """Yield the custom ids that have a chat completion."""
-        return (key for key, _ in self._rows.rows(KIND))
+        """Yield the custom ids that have a chat completion or a refusal."""
+        return (key for kind in (KIND, REFUSED) for key, _ in self._rows.rows(kind))
 
     def _read(self, path: Path) -> None:
         if not path.is_file():
             raise UserError(f"--batch-in: no file at {str(path)!r}")
-        batch: dict[str, str] = {}
+        batch: dict[tuple[str, str], str] = {}
         with path.open(encoding="utf-8") as lines:
             for number, line in enumerate(lines, start=1):
                 if not line.strip():
                     continue
                 self.counts["results"] += 1
-                key, body = self._line(f"{path}:{number}", line)
+                kind, key, body = self._line(f"{path}:{number}", line)
                 if body is None:
                     continue
-                if key in batch or self._rows.known(KIND, [key], without=()):
+                if (kind, key) in batch or self._rows.known(kind, [key], without=()):
                     self.counts["duplicates"] += 1
                     continue
-                batch[key] = json.dumps(body)
+                batch[kind, key] = json.dumps(body)
+                self.counts["refused"] += kind == REFUSED
                 if len(batch) == BATCH:
                     self._keep(batch)
         self._keep(batch)
 
-    def _keep(self, batch: dict[str, str]) -> None:
-        self._rows.commit([Row(KIND, key, body) for key, body in batch.items()])
+    def _keep(self, batch: dict[tuple[str, str], str]) -> None:
+        self._rows.commit([Row(kind, key, body) for (kind, key), body in batch.items()])
         batch.clear()
 
-    def _line(self, where: str, line: str) -> tuple[str, dict[str, Any] | None]:
-        """Return the custom id and the completion of a result; None where it is an error, which is counted."""
+    def _line(self, where: str, line: str) -> tuple[str, str, dict[str, Any] | None]:
+        """Return kind, custom id and body of a result: a completion, or the reason of a refusal.
+
+        The body is None for other errors: they are counted, and the prompt is asked as usual.
+        """
         try:
             row = json.loads(line)
             key, response, error = row["custom_id"], row.get("response"), row.get("error")
@@ -160,18 +175,30 @@ class Results:
         status = response.get("status_code") if isinstance(response, dict) else None
         body = response.get("body") if isinstance(response, dict) else None
         if not error and status == 200 and isinstance(body, dict) and body.get("choices"):
-            return key, body
-        self.reasons[_reason(status, error, body)] += 1
-        return key, None
+            return KIND, key, body
+        fault = _fault(error, body)
+        code, said = fault.get("code"), " ".join(str(fault.get("message") or "").split())[:200]
+        number = next((one for one in (status, code) if isinstance(one, int)), 0)
+        refused = refusal(number, code, said)
+        if refused is not None:
+            return REFUSED, key, {"reason": refused}
+        self.reasons[_reason(status, fault)] += 1
+        return KIND, key, None
 
 
-def _reason(status: object, error: object, body: object) -> str:
+def _fault(error: object, body: object) -> dict[str, Any]:
+    """Return the error of a result: `error` of the line (in vLLM's with an `error` within) or of the reply's body."""
+    for given in (error, body):
+        inner = given.get("error") if isinstance(given, dict) else None
+        found = inner or (error if given is error else None)
+        if found:
+            return found if isinstance(found, dict) else {"message": str(found)}
+    return {}
+
+
+def _reason(status: object, fault: dict[str, Any]) -> str:
     """Return in a few words why a request has no completion."""
-    inner = body.get("error") if isinstance(body, dict) else None
-    for given in (error, inner):
-        if isinstance(given, dict):
-            said = given.get("code") or given.get("type") or given.get("message")
-            return f"HTTP {status}: {said}" if status not in (None, 200) else str(said)[:80]
-        if given:
-            return str(given)[:80]
-    return f"HTTP {status}" if status not in (None, 200) else "no completion in the result"
+    said = str(fault.get("code") or fault.get("type") or fault.get("message") or "")[:80]
+    if status in (None, 200):
+        return said or "no completion in the result"
+    return f"HTTP {status}: {said}" if said else f"HTTP {status}"

@@ -22,6 +22,11 @@ CONNECT_SECONDS = 15.0
 """A server that accepts no connection within this time is away, not slow."""
 STARTING_ATTEMPTS = 3
 """Refusals of an endpoint that never answered after which the run stops."""
+REFUSING = (400, 413, 422)
+"""Statuses that say that the request itself cannot be answered."""
+PENNILESS = ("insufficient_quota", "billing_hard_limit", "insufficient balance", "balance is insufficient",
+             "insufficient credits", "credit balance is too low")
+"""Codes and words of vendors for an account without money. "billing" alone stands in mere rate limits too."""
 
 
 class Passing(Exception):
@@ -62,6 +67,8 @@ class Service:
     """Seconds per request."""
     retries: int
     """Attempts after the first."""
+    asks_refused: bool = False
+    """Prompts that were refused before are asked again: that the first ones are refused says nothing."""
 
 
 @dataclass(kw_only=True, eq=False)
@@ -86,7 +93,7 @@ class Endpoint:
     dead: bool = False
     """Ejected: it gets one request at a time, not before `not_before`, until one is answered."""
     trials: int = 0
-    """Requests that it lost since it was ejected."""
+    """Requests sent since it was ejected, to find out whether it is back, that were lost too."""
     refused: int = 0
     _clients: list["AsyncOpenAI"] = field(default_factory=list)
     _load: list[int] = field(default_factory=list)
@@ -136,8 +143,12 @@ class Endpoint:
     def _meaning(self, error: "APIStatusError") -> Exception:
         """Return what an HTTP error means: a later attempt, this prompt is refused, or the run cannot go on."""
         status, said, service = error.status_code, _shown(error, self.service.key), self.service
-        if error.code == "insufficient_quota":
-            return UserError(f"{self.url}: the quota is used up: {said}. Replies so far are stored")
+        if is_penniless(status, error.code, said):
+            return UserError(f"{self.url}: the quota is used up: {said}. Replies so far are stored; top it up and run "
+                             "the same command again")
+        refused = refusal(status, error.code, said)
+        if refused is not None and not refused.startswith("HTTP"):
+            return Refused(refused)
         if status in (408, 409, 429) or status >= 500:
             return Passing(f"HTTP {status}: {said}", "throttled" if status == 429 else "troubled",
                            wait=retry_after(error.response.headers))
@@ -146,15 +157,35 @@ class Endpoint:
         if status == 404:
             return UserError(f"{self.url} knows no model {service.model!r}, or {service.section}.base_url is wrong "
                              f"(HTTP 404): {said}")
-        lower = f"{error.code} {said}".casefold()
-        if "content_filter" in lower or "content management" in lower:
-            return Refused(f"content filter: {said}")
-        if "context" in lower and ("length" in lower or "window" in lower):
-            return Refused(f"context length: {said}")
+        if refused is None:  # the server or what stands before it is at fault, not the prompt
+            return Passing(f"HTTP {status}: {said}")
         self.refused += 1
-        if not self.proven and self.refused >= STARTING_ATTEMPTS:
+        if not self.proven and self.refused >= STARTING_ATTEMPTS and not service.asks_refused:
             return UserError(f"{self.url} refused each of the first {self.refused} requests (HTTP {status}): {said}")
-        return Refused(f"HTTP {status}: {said}")
+        return Refused(refused)
+
+
+def is_penniless(status: int, code: object, said: str) -> bool:
+    """Return whether an HTTP error says that the account has no money left: so it will be for every prompt."""
+    words = f"{code} {said}".casefold()
+    return status == 402 or (status in (400, 403, 429) and any(word in words for word in PENNILESS))
+
+
+def refusal(status: int, code: object, said: str) -> str | None:
+    """Return why a prompt will never be answered, by the server's HTTP error: the kind, a colon, the server's words.
+
+    None: it may be answered at another time, or by a server that is set up otherwise.
+    """
+    words = f"{code} {said}".casefold()
+    if status == 429:  # OpenAI's words for a prompt larger than all the tokens that a minute may have
+        return f"too large: {said}" if "request too large" in words else None
+    if not 400 <= status < 500 or status in (401, 403, 404, 408, 409) or is_penniless(status, code, said):
+        return None
+    if "content_filter" in words or "content management" in words:
+        return f"content filter: {said}"
+    if "model length" in words or ("context" in words and ("length" in words or "window" in words)):
+        return f"context length: {said}"
+    return f"HTTP {status}: {said}" if status in REFUSING else None
 
 
 def open_endpoint(service: Service, url: str | None) -> Endpoint:

@@ -13,7 +13,8 @@ SATURATED = 0.8
 """Share of the allowed requests that a round must have had in flight for more to make sense."""
 SHRINK = 0.8
 COOL_DOWN_SECONDS = 15.0
-"""After a cut, further 429s cut nothing for so long: those of requests sent before it say nothing new."""
+"""After a cut, further 429s cut nothing before a round has ended, or for so long: those of requests sent before it say
+nothing new."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -24,6 +25,8 @@ class Limit:
     allowed: int = field(init=False)
     """Requests that may be in flight now."""
     _cut_at: float = float("-inf")
+    _settled: bool = True
+    """A round has ended since the last cut."""
     _replies: int = 0
     _busiest: int = 0
     _clean: bool = True
@@ -43,6 +46,7 @@ class Limit:
         if self._clean and self._busiest >= SATURATED * self.allowed:
             growth = self.allowed if self._cut_at < 0 else max(1, self.most // GROWTH_STEPS)
             self.allowed = min(self.most, self.allowed + growth)
+        self._settled = True
         self._begin_round(in_flight)
 
     def troubled(self) -> None:
@@ -52,8 +56,8 @@ class Limit:
     def throttled(self, now: float, in_flight: int) -> None:
         """Note a 429 at `now` (monotonic seconds): the only thing that shrinks."""
         self._clean = False
-        if now - self._cut_at >= COOL_DOWN_SECONDS:
-            self._cut_at = now
+        if self._settled or now - self._cut_at >= COOL_DOWN_SECONDS:
+            self._cut_at, self._settled = now, False
             self.allowed = max(1, int(SHRINK * self.allowed))
             self._begin_round(in_flight)
             self._clean = False

@@ -42,7 +42,7 @@ def openai_judge(settings: JudgeSettings) -> Judge:
     opened = _Open()
     service = Service(section="judge", urls=addresses(settings), key=api_key(settings), model=settings.model,
                       key_variable=settings.api_key_env, concurrency=settings.concurrency, timeout=settings.timeout,
-                      retries=settings.retries)
+                      retries=settings.retries, asks_refused=settings.ask_refused_again)
     return Judge(name=settings.model, identity=identity(settings), ask=partial(_ask, settings, service, opened),
                  spending=open_spending(settings), in_flight=opened.in_flight)
 

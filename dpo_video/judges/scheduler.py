@@ -11,17 +11,24 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Generic, Self, TypeVar
+from typing import Any, Generic, NamedTuple, Self, TypeVar
 
 from dpo_video.errors import UserError
 from dpo_video.judges.endpoint import Endpoint, Passing, Refused, Service, open_endpoint
 
 BACKOFF_SECONDS = 0.5
+MOST_DOUBLINGS = 10
 MAX_BACKOFF_SECONDS = 30.0
 MAX_RETRY_AFTER_SECONDS = 600.0
 """A server that wants a longer pause is out of quota, not busy: the run stops and says so."""
 DEAD_AFTER = 3
 """Connections lost one after the other, without a reply between, after which a server is ejected."""
+BUSY_SECONDS = 600.0
+"""A prompt that met nothing but 429s for so long, while no server answered another, is given up."""
+SAID_SECONDS = 30.0
+"""So long without any answer for 429s, and it is said why nothing moves."""
+BUSY_PROMPTS = 3
+"""Prompts given up for 429s one after the other, after which the run stops: the servers are out of quota."""
 
 Value = TypeVar("Value")
 Read = Callable[[Endpoint, dict[str, Any]], Value]
@@ -46,14 +53,26 @@ class Done(Generic[Value]):
     attempts: int
 
 
+class _Slot(NamedTuple):
+    """Leave for one request."""
+
+    endpoint: Endpoint
+    trial: bool
+    """It finds out whether an ejected server is back."""
+
+
 class Pool:
     """The servers of a service. Open it with `async with Pool(service, say=...)`, then await `complete` many times."""
 
     def __init__(self, service: Service, *, say: Callable[[str], None]) -> None:
         self.service, self._say = service, say
         self.endpoints: Sequence[Endpoint] = [open_endpoint(service, url) for url in service.urls]
-        self._waiting: deque[asyncio.Future[Endpoint]] = deque()
+        self._waiting: deque[asyncio.Future[_Slot]] = deque()
         self._timer: asyncio.TimerHandle | None = None
+        self._answered_at = float("-inf")
+        self._busy = 0
+        """Prompts given up for 429s since the last answer."""
+        self._said_busy = False
 
     async def __aenter__(self) -> Self:
         return self
@@ -88,37 +107,41 @@ class Pool:
         """
         claimed: Endpoint | None = None
         try:
-            attempt = 0
+            failed, throttled, since = 0, 0, float("inf")
             while True:
-                endpoint = await self._slot(claimed)
+                endpoint, trial = slot = await self._slot(claimed)
                 claimed = endpoint if endpoint.claimed else None
-                attempt += not endpoint.dead  # a request that tries whether a server is back is not the prompt's fault
                 begin = time.monotonic()
                 try:
                     value = read(endpoint, await endpoint.post(request))
-                    self._answers(endpoint)
+                    self._settles(endpoint)
                     endpoint.proven = True
                     endpoint.limit.answered(endpoint.in_flight - 1)
-                    return Done(value=value, seconds=time.monotonic() - begin, attempts=max(attempt, 1))
+                    return Done(value=value, seconds=time.monotonic() - begin, attempts=failed + throttled + 1)
                 except Refused:
-                    self._answers(endpoint)
+                    self._settles(endpoint)
                     raise
                 except Passing as error:  # noted before the slot is free, so that no waiting request slips through
-                    self._note(endpoint, error)
-                    if attempt > self.service.retries:
-                        raise GaveUp(f"{error.reason} ({attempt} attempts)", attempt) from None
+                    self._note(slot, error)
+                    busy = error.kind == "throttled"
+                    throttled += busy
+                    failed += not busy and not trial  # a server busy or not back yet is not the prompt's fault
+                    since = min(since, begin) if busy else since
+                    if failed > self.service.retries or (busy and self._is_stuck(endpoint, error, since)):
+                        raise GaveUp(f"{error.reason} ({failed + throttled} attempts)", failed + throttled) from None
                 finally:
                     endpoint.in_flight -= 1
                     self._hand_out()
-                backoff = min(MAX_BACKOFF_SECONDS, BACKOFF_SECONDS * 2.0**max(attempt - 1, 0))
+                doublings = min(max(failed + throttled - 1, 0), MOST_DOUBLINGS)
+                backoff = min(MAX_BACKOFF_SECONDS, BACKOFF_SECONDS * 2.0**doublings)
                 await asyncio.sleep(random.uniform(0, backoff))  # full jitter: retries of many do not meet again
         finally:
             if claimed is not None:
                 claimed.claimed = False
                 self._hand_out()
 
-    async def _slot(self, claimed: Endpoint | None) -> Endpoint:
-        """Return an endpoint with a slot taken; a claimed one, unless it was ejected meanwhile."""
+    async def _slot(self, claimed: Endpoint | None) -> _Slot:
+        """Return a slot, taken; at the claimed endpoint, unless it was ejected meanwhile."""
         if claimed is not None:
             while not claimed.dead:
                 pause = claimed.not_before - time.monotonic()
@@ -126,15 +149,15 @@ class Pool:
                     return _take(claimed)
                 await asyncio.sleep(pause)
             claimed.claimed = False
-        given: asyncio.Future[Endpoint] = asyncio.get_running_loop().create_future()
+        given: asyncio.Future[_Slot] = asyncio.get_running_loop().create_future()
         self._waiting.append(given)
         self._hand_out()
         try:
             return await given
         except asyncio.CancelledError:
             if given.done() and not given.cancelled():  # handed out in the same moment: give it back
-                given.result().in_flight -= 1
-                given.result().claimed = False
+                given.result().endpoint.in_flight -= 1
+                given.result().endpoint.claimed = False
                 self._hand_out()
             raise
 
@@ -164,8 +187,33 @@ class Pool:
             endpoint.dead, endpoint.trials = False, 0
             self._say(f"{endpoint.url} answers again")
 
-    def _note(self, endpoint: Endpoint, error: Passing) -> None:
+    def _settles(self, endpoint: Endpoint) -> None:
+        """Note that a prompt was answered or refused: the server is there, and not only busy."""
+        self._answers(endpoint)
+        self._answered_at, self._busy, self._said_busy = time.monotonic(), 0, False
+
+    def _is_stuck(self, endpoint: Endpoint, error: Passing, since: float) -> bool:
+        """Return whether to give up a prompt that has met 429s since a time; UserError where it is not the only one.
+
+        A busy server answers others meanwhile. One that answers nobody is out of quota; or the prompt is the last one,
+        and too much for its quota.
+        """
+        silent = time.monotonic() - max(since, self._answered_at)
+        if silent >= SAID_SECONDS and not self._said_busy:
+            self._said_busy = True
+            self._say(f"{endpoint.url} has answered nothing but {error.reason.split(':')[0]} for {silent:.0f} s; it is "
+                      "asked again, more and more seldom")
+        if silent < BUSY_SECONDS:
+            return False
+        self._busy += 1
+        if self._busy >= BUSY_PROMPTS:
+            raise UserError(f"{endpoint.url} has answered nothing but HTTP 429 for {silent:.0f} s: {error.reason}. "
+                            "Replies so far are stored; run the same command later, or with another server") from None
+        return True
+
+    def _note(self, slot: _Slot, error: Passing) -> None:
         """Note what a failed attempt says about its server; raise UserError where the run cannot go on."""
+        endpoint = slot.endpoint
         if error.wait > MAX_RETRY_AFTER_SECONDS:
             raise UserError(f"{endpoint.url} asks to come back in {error.wait:.0f} s: {error.reason}. Replies so far "
                             "are stored; run the same command later, or with another server") from None
@@ -176,13 +224,20 @@ class Pool:
         else:
             endpoint.limit.troubled()
         if error.kind == "away" or (error.kind == "slow" and (endpoint.dead or not endpoint.proven)):
-            self._lose(endpoint, error, now)
+            self._lose(slot, error, now)
         elif error.kind != "slow":
             self._answers(endpoint)
 
-    def _lose(self, endpoint: Endpoint, error: Passing, now: float) -> None:
-        """Count a lost connection; eject the server after DEAD_AFTER, and stop the run when none is left."""
+    def _lose(self, slot: _Slot, error: Passing, now: float) -> None:
+        """Count a lost connection; eject the server after DEAD_AFTER, and stop the run when none is left.
+
+        Only a trial says that an ejected server is still away. All others were sent before it was ejected: many of them
+        can be lost in the same moment.
+        """
+        endpoint, trial = slot
         endpoint.lost += 1
+        if endpoint.dead and not trial:
+            return
         if endpoint.lost < (DEAD_AFTER if endpoint.proven else min(DEAD_AFTER, self.service.retries + 1)):
             return
         first = not endpoint.dead
@@ -190,7 +245,8 @@ class Pool:
         endpoint.trials += not first
         backoff = min(MAX_BACKOFF_SECONDS, BACKOFF_SECONDS * 2.0**endpoint.trials)
         endpoint.not_before = max(endpoint.not_before, now + random.uniform(0.5, 1.0) * backoff)
-        if all(one.dead and (one.trials >= self.service.retries or not one.proven) for one in self.endpoints):
+        enough = max(1, self.service.retries)
+        if all(one.dead and (one.trials >= enough or not one.proven) for one in self.endpoints):
             urls, several = ", ".join(one.url for one in self.endpoints), len(self.endpoints) > 1
             stored = " Replies so far are stored." if any(one.proven for one in self.endpoints) else ""
             name = self.service.section if self.service.section == "judge" else "server"
@@ -212,10 +268,10 @@ def _free(endpoint: Endpoint) -> bool:
     return endpoint.in_flight < endpoint.limit.allowed
 
 
-def _take(endpoint: Endpoint) -> Endpoint:
+def _take(endpoint: Endpoint) -> _Slot:
     if not endpoint.proven:
         endpoint.claimed = True
     endpoint.in_flight += 1
     endpoint.started += 1
     endpoint.limit.started(endpoint.in_flight)
-    return endpoint
+    return _Slot(endpoint, trial=endpoint.dead)

@@ -81,7 +81,7 @@ class GenerateSettings(Section):
     timeout: PositiveFloat = 300.0
     """Seconds per request."""
     retries: int = Field(default=5, ge=0)
-    """Attempts after the first for connection errors, 408, 429 and 5xx."""
+    """Attempts after the first for connection errors, 408 and 5xx; 429 is waited out, and is none."""
 
     @field_validator("base_url")
     @classmethod
