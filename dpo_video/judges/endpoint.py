@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 
 from dpo_video.errors import UserError
 from dpo_video.judges.limit import Limit
+from dpo_video.texts import without_halves
 
 if TYPE_CHECKING:
     from openai import APIStatusError, AsyncOpenAI
@@ -95,7 +96,7 @@ class Endpoint:
         """Return the body of one chat completion, decoded; raise Passing, Refused or UserError."""
         import openai
 
-        content = json.dumps(request, ensure_ascii=False, separators=(",", ":")).encode()
+        content = json.dumps(request, separators=(",", ":")).encode()
         place = self._client()
         self._load[place] += 1
         try:
@@ -172,13 +173,16 @@ def _open(service: Service, url: str | None) -> "AsyncOpenAI":
 
 
 def read_choice(body: Mapping[str, Any]) -> tuple[dict[str, Any], str, Literal["stop", "length"]]:
-    """Return a completion's choice, its text and how it ended; a refusal in words is a text."""
-    choice = body["choices"][0]
+    """Return a completion's choice, its text and how it ended; a refusal in words is a text.
+
+    Half a surrogate pair in the text becomes U+FFFD.
+    """
     try:
+        choice = body["choices"][0]
         text, finish = choice["message"].get("content"), choice.get("finish_reason")
-        text = text or choice["message"].get("refusal") or ""
-    except (KeyError, TypeError, AttributeError):
-        raise Passing("garbled reply: a choice without a message") from None
+        text = without_halves(text or choice["message"].get("refusal") or "")
+    except (LookupError, TypeError, AttributeError):
+        raise Passing("garbled reply: a choice without a message in words") from None
     if finish == "content_filter":
         raise Refused("content filter: the server withheld the reply")
     return choice, text, "length" if finish == "length" else "stop"
@@ -212,5 +216,5 @@ def _shown(error: "APIStatusError", key: str) -> str:
     """Return the server's words in one short line, without the key."""
     body = error.body
     said = body.get("message") or body.get("detail") or body if isinstance(body, dict) else body or error.message
-    line = " ".join(str(said).split())[:200]
+    line = without_halves(" ".join(str(said).split())[:200])
     return line if key == "none" else line.replace(key, "***")
