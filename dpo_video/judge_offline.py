@@ -94,7 +94,7 @@ def _with_results(results: Results, used: Counter[str], settings: JudgeSettings)
 
         def without_result() -> Iterator[Messages]:
             for number, messages in enumerate(prompts):
-                reply = _reply(results, settings, scorer, mode, key_of(messages))
+                reply = _reply(results, settings, scorer, mode, key_of(messages), proven=used["stored"] > 0)
                 if reply is None:
                     numbers.append(number)
                     yield messages
@@ -114,11 +114,12 @@ def _with_results(results: Results, used: Counter[str], settings: JudgeSettings)
     return replace(silent, ask=ask, close=close)
 
 
-def _reply(results: Results, settings: JudgeSettings, scorer: Scorer, mode: Mode, key: str) -> Reply | None:
+def _reply(results: Results, settings: JudgeSettings, scorer: Scorer, mode: Mode, key: str, *,
+           proven: bool) -> Reply | None:
     """Return the reply among the results, None where there is none that can be read, which is counted."""
     body = results.body(key)
     try:
-        return None if body is None else read_completion(settings, scorer, mode, "the batch", body)
+        return None if body is None else read_completion(settings, scorer, mode, "the batch", body, proven=proven)
     except (Passing, Refused) as error:
         results.reasons[error.reason.split(":")[0]] += 1
         return None

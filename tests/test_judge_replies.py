@@ -2,18 +2,24 @@
 
 import json
 
-from judge_server import completion, judge_server, make_items, steady
+import pytest
+from judge_server import Answer, completion, failure, judge_server, make_items, steady
 from test_judge import exported, write_run
 
-from dpo_video.judge import judge
+from dpo_video.errors import UserError
+from dpo_video.judge import judge, judge_candidates
+from dpo_video.judge_offline import judge_with_results, write_batches
 from dpo_video.judges.asking import KIND
 from dpo_video.judges.backends import open_judge
 from dpo_video.judges.scorer import load_scorer
 from dpo_video.recipe import JudgeSettings
 from dpo_video.recipe_file import load_recipe
 from dpo_video.run import open_run
+from dpo_video.store import RunStore
 
 HOUND = load_scorer("hound_quality")
+SUPPORT = load_scorer("caption_support")
+SCALE = load_scorer("caption_score")
 HALF = "\ud83d"
 
 
@@ -55,3 +61,104 @@ def test_half_a_surrogate_pair_in_a_prompt_is_sent(tmp_path):
         opened.ask(HOUND, [[{"role": "user", "content": HALF}]], lambda number, reply: replies.append(reply))
         assert server.prompts == [HALF]
     assert replies[0].status == "answered"
+
+
+def _written(*tokens, finish="stop"):
+    """Return a completion of these tokens, each the only alternative to itself."""
+    content = [{"token": text, "logprob": -0.1, "top_logprobs": [{"token": text, "logprob": -0.1}]} for text in tokens]
+    choice = {"index": 0, "finish_reason": finish, "message": {"content": "".join(tokens)},
+              "logprobs": {"content": content}}
+    return Answer(body={"object": "chat.completion", "choices": [choice]})
+
+
+def _refusal():
+    """Return a refusal as OpenAI words it: no token has probabilities."""
+    choice = {"index": 0, "finish_reason": "stop", "message": {"content": None, "refusal": "I cannot help."},
+              "logprobs": {"content": None, "refusal": []}}
+    return Answer(body={"object": "chat.completion", "choices": [choice]})
+
+
+@pytest.mark.parametrize(("scorer", "tokens", "finish", "reason"), [
+    (SUPPORT, ["Verdict", ":", " A", " statement", " contradicts", " the", " caption", "."], "stop", "malformed"),
+    (SCALE, ["Score", ":", " ", "1", "0"], "stop", "out of scale"),
+    (SCALE, ["Score", ":", " ", "1", ".", "5"], "stop", "out of scale"),
+    (SCALE, ["<think>", "\n", "Score", ":", " ", "1", "\n", "but"], "length", "no verdict line: <think> has no end"),
+    (SCALE, ["<think>", "\n", "Score", ":", " ", "1"], "stop", "no verdict line: <think> has no end"),
+    (SCALE, ["First", "\n", "Score", ":", " ", "1", "\n", "but", " wait"], "length", "cut off"),
+    (SCALE, ["Score", ":", " 1", "\n", "</think>", "\n", "It", " is", " right"], "stop", "no verdict line"),
+    (SCALE, ["Score", ":", " 1"], "length", None),
+    (SCALE, ["Score", ":", " 1", "\n", "The", " dog"], "length", None),
+    (SCALE, ["A", " first", "\n", "**", "Score", ":", "**", " 1", "\n"], "length", None),
+    (SCALE, ["<think>", "Score", ":", " 5", "</think>", "\n", "Score", ":", " 1"], "stop", None),
+])
+def test_label_probabilities_count_where_a_verdict_was_written(tmp_path, scorer, tokens, finish, reason):
+    with judge_server(lambda *_: _written(*tokens, finish=finish)) as server, RunStore(tmp_path) as store:
+        row = judge_candidates(_settings(server.url), scorer, make_items(1), store)["s0#0"]
+    if reason is None:
+        assert (row.score, row.status) == (1.0, "scored"), row.reason
+    else:
+        assert (row.score, row.status) == (None, "unscored") and row.reason.startswith(reason), row.reason
+
+
+def _with(change):
+    """Return a good reply with one thing changed in its body."""
+    given = _written("Score", ":", " 4")
+    change(given.body["choices"][0]["logprobs"]["content"][2], given.body)
+    return given
+
+
+ODD_REPLIES = {
+    "refusal": (_refusal(), "refused"),
+    "no logprobs": (completion("Score: 4"), "unscored"),
+    "logprobs as a list": (_with(lambda token, body: body["choices"][0].update(logprobs=[1])), "unscored"),
+    "no alternatives": (_with(lambda token, body: token.pop("top_logprobs")), "unscored"),
+    "alternatives null": (_with(lambda token, body: token.update(top_logprobs=None)), "unscored"),
+    "a logprob null": (_with(lambda token, body: token["top_logprobs"].append({"token": "5", "logprob": None})),
+                       "scored"),
+    "tokens null": (_with(lambda token, body: token.update(token=None)), "unscored"),
+    "choices as an object": (_with(lambda token, body: body.update(choices={"0": 1})), "failed"),
+    "content as a list": (_with(lambda token, body: body["choices"][0]["message"].update(content=[{"text": "x"}])),
+                          "failed"),
+    "flagged": (failure(403, "your input was flagged for \"violence\""), "refused"),
+    "blocked": (failure(403, "Request blocked"), "failed"),
+}
+
+
+@pytest.mark.parametrize("name", ODD_REPLIES)
+def test_one_odd_reply_costs_its_own_score_only(tmp_path, name):
+    odd, status = ODD_REPLIES[name]
+    items = make_items(8, text="answer {s}")
+
+    def answer(prompt, attempt):
+        return odd if items[5][0].prompt in prompt else _written("Score", ":", " 4")
+
+    with judge_server(answer) as server, RunStore(tmp_path) as store:
+        rows = list(judge_candidates(_settings(server.url), SCALE, items, store).values())
+    assert [row.status for row in rows] == ["scored"] * 5 + [status] + ["scored"] * 2, rows[5].reason
+    assert (rows[5].score is None) == (status != "scored") and (rows[5].reason or status == "scored")
+
+
+def test_a_first_prompt_that_is_refused_does_not_stop_the_run(tmp_path):
+    """It proves nothing either: the second prompt is the probe, and it is what says that there are no probabilities."""
+    odd = {"p0": failure(403, "flagged by moderation"), "p1": _refusal()}
+    replies = {}
+    with judge_server(lambda prompt, n: odd.get(prompt) or completion("Score: 4")) as server:
+        with open_judge(_settings(server.url)) as opened, pytest.raises(UserError, match="without label probabilities"):
+            opened.ask(SCALE, ([{"role": "user", "content": f"p{n}"}] for n in range(9)), replies.__setitem__)
+        assert server.prompts == ["p0", "p1", "p2"]
+    assert {number: (reply.status, reply.reason) for number, reply in replies.items()} == {
+        0: ("refused", "content filter: flagged by moderation"), 1: ("refused", "refusal: I cannot help.")}
+
+
+def test_one_result_of_a_batch_without_probabilities_costs_its_own_score_only(tmp_path):
+    recipe = write_run(tmp_path, make_items(3), "http://127.0.0.1:1/v1", scorer="caption_score")
+    with open_run(load_recipe(str(recipe), [])) as run:
+        [asked] = write_batches(run, tmp_path / "ask.jsonl")
+        keys = [json.loads(line)["custom_id"] for line in asked.read_text().splitlines()]
+        bodies = [given.body for given in (_written("Score: ", "4"), completion("Score: 4"), _written("Score: ", "2"))]
+        answers = tmp_path / "answers.jsonl"
+        answers.write_text("".join(json.dumps({"custom_id": key, "response": {"status_code": 200, "body": body}}) + "\n"
+                                   for key, body in zip(keys, bodies, strict=True)))
+        summary = judge_with_results(run, [answers])
+    assert (summary["scored"], summary["unscored"]) == (2, 1)
+    assert [row.score for row in exported(recipe)] == [4.0, None, 2.0]

@@ -4,6 +4,7 @@ import asyncio
 import email.utils
 import ipaddress
 import json
+import re
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -23,6 +24,8 @@ CONNECT_SECONDS = 15.0
 """A server that accepts no connection within this time is away, not slow."""
 STARTING_ATTEMPTS = 3
 """Refusals of an endpoint that never answered after which the run stops."""
+FLAGGED = re.compile(r"\b(?:flagged|moderation)\b")
+"""What gateways say with a 403 that is about a prompt and not about the key."""
 
 
 class Passing(Exception):
@@ -142,14 +145,16 @@ class Endpoint:
         if status in (408, 409, 429) or status >= 500:
             return Passing(f"HTTP {status}: {said}", "throttled" if status == 429 else "troubled",
                            wait=retry_after(error.response.headers))
+        lower = f"{error.code} {said}".casefold()
+        if "content_filter" in lower or "content management" in lower or (status == 403 and FLAGGED.search(lower)):
+            return Refused(f"content filter: {said}")
+        if status == 403 and self.proven:  # the key was good: a firewall before the server, or a limit of the key
+            return Passing(f"HTTP 403: {said}")
         if status in (401, 403):
             return UserError(f"{self.url} refuses the key in {service.key_variable} (HTTP {status}): {said}")
         if status == 404:
             return UserError(f"{self.url} knows no model {service.model!r}, or {service.section}.base_url is wrong "
                              f"(HTTP 404): {said}")
-        lower = f"{error.code} {said}".casefold()
-        if "content_filter" in lower or "content management" in lower:
-            return Refused(f"content filter: {said}")
         if "context" in lower and ("length" in lower or "window" in lower):
             return Refused(f"context length: {said}")
         self.refused += 1
