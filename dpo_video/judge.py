@@ -188,7 +188,7 @@ def _judgments(settings: JudgeSettings, scorer: Scorer, candidates: CandidateFil
             if number in screening.dropped:
                 yield dropped_judgment(candidate, screening.dropped[number], scorer=scorer, judge=judge.name)
                 continue
-            reply = Reply(**rows[keys.of(number)]) if keys.has(number) else None
+            reply = judge.note(Reply(**rows[keys.of(number)])) if keys.has(number) else None
             if reply is not None and keys.is_first(number):
                 spending.add(reply)
             made, other = _judgment(settings, scorer, candidate, judge, reply), screening.takes[number]

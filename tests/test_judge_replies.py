@@ -1,6 +1,7 @@
 """Odd replies: what a server may say among good ones, and that it costs its own score only."""
 
 import json
+from collections import Counter
 
 import pytest
 from judge_server import Answer, completion, failure, judge_server, make_items, steady
@@ -11,6 +12,7 @@ from dpo_video.judge import judge, judge_candidates
 from dpo_video.judge_offline import judge_with_results, write_batches
 from dpo_video.judges.asking import KIND
 from dpo_video.judges.backends import open_judge
+from dpo_video.judges.openai import identity
 from dpo_video.judges.scorer import load_scorer
 from dpo_video.recipe import JudgeSettings
 from dpo_video.recipe_file import load_recipe
@@ -162,3 +164,45 @@ def test_one_result_of_a_batch_without_probabilities_costs_its_own_score_only(tm
         summary = judge_with_results(run, [answers])
     assert (summary["scored"], summary["unscored"]) == (2, 1)
     assert [row.score for row in exported(recipe)] == [4.0, None, 2.0]
+
+
+def _by(model, **more):
+    return lambda prompt, attempt: completion("Score: 4", model=model, **more)
+
+
+def test_which_model_answered_is_stored_and_two_are_named_in_one_line(tmp_path, capsys):
+    """A run goes on after the vendor has moved the name to another snapshot; `org/m` is m."""
+    with judge_server(_by("m-2025-01-01", system_fingerprint="fp_1")) as server:
+        recipe = write_run(tmp_path, make_items(3), server.url)
+        _stage(recipe)
+        assert "warning" not in capsys.readouterr().err
+        server.answer = _by("org/m-2025-01-01")
+        write_run(tmp_path, make_items(4), server.url)
+        _stage(recipe)
+        assert "warning" not in capsys.readouterr().err
+        write_run(tmp_path, make_items(6), server.url)
+        server.answer = _by("m-2026-09-01")
+        _stage(recipe)
+    said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("warning")]
+    assert len(said) == 1 and "'m' come from 2 models" in said[0] and "m-2026-09-01, org/m-2025-01-01" in said[0]
+    with open_run(load_recipe(str(recipe), [])) as run:
+        stored = Counter((row["model"], row["system_fingerprint"]) for _, row in run.store.rows(KIND))
+    assert stored == {("m-2025-01-01", "fp_1"): 3, ("org/m-2025-01-01", None): 1, ("m-2026-09-01", None): 2}
+
+
+def test_modes_that_take_several_replies_name_two_models_too(tmp_path, capsys):
+    def answer(prompt, attempt):
+        return completion("Verdict: A", top={"A": -0.5, "B": -1.0}, model=f"m-202{len(server.requests) % 2}")
+
+    with judge_server(answer) as server, RunStore(tmp_path) as store:
+        judge_candidates(_settings(server.url), load_scorer("caption_pairwise"), make_items(1, 3), store)
+    assert capsys.readouterr().err.count("come from 2 models") == 1
+
+
+def test_a_revision_of_a_server_asks_again_and_without_one_keys_are_as_before():
+    assert identity(_settings("http://127.0.0.1:1/v1")) == {"model": "m"}
+    assert identity(_settings("http://127.0.0.1:1/v1", revision="may")) == {"model": "m", "revision": "may"}
+    here = JudgeSettings(backend="local", model="here", revision="abc",
+                         jury=[{}, {"backend": "openai", "model": "m", "base_url": "http://127.0.0.1:1/v1"}])
+    assert here.overridden(here.jury[0]).revision == "abc"
+    assert identity(here.overridden(here.jury[1])) == {"model": "m"}

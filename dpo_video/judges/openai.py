@@ -52,8 +52,8 @@ def openai_judge(settings: JudgeSettings) -> Judge:
 
 
 def identity(settings: JudgeSettings) -> dict[str, str]:
-    """Return what determines the replies of a server besides the prompt."""
-    return {"model": settings.model}
+    """Return what determines the replies of a server besides the prompt; the revision is what the recipe says it is."""
+    return {"model": settings.model} | ({} if settings.revision is None else {"revision": settings.revision})
 
 
 def addresses(settings: JudgeSettings) -> tuple[str | None, ...]:
@@ -144,7 +144,8 @@ def read_completion(settings: JudgeSettings, scorer: Scorer, mode: Mode, url: st
     _check_model(settings, url, body.get("model"))
     prompt_tokens, completion_tokens, cached_tokens = _usage(body.get("usage"))
     reply = Reply(status="answered", text=text, finish=finish, prompt_tokens=prompt_tokens,
-                  completion_tokens=completion_tokens, cached_tokens=cached_tokens)
+                  completion_tokens=completion_tokens, cached_tokens=cached_tokens, model=_name(body.get("model")),
+                  system_fingerprint=_name(body.get("system_fingerprint")))
     if settings.max_cost is not None and reply.prompt_tokens is None:
         raise UserError(f"{url} does not say how many tokens it used, so judge.max_cost cannot be kept. "
                         "Leave it out, or use a server that sends `usage`")
@@ -179,6 +180,10 @@ def _check_model(settings: JudgeSettings, url: str, answered: object) -> None:
     raise UserError(f"{url} answers as model {str(answered)[:80]!r}, not {asked!r}. Set judge.model to the "
                     "model that it serves; where one is an alias of the other (a deployment, a gateway), set "
                     "judge.answers_as to the name in its replies")
+
+
+def _name(given: object) -> str | None:
+    return given if isinstance(given, str) and given else None
 
 
 def _usage(usage: object) -> tuple[int | None, int | None, int | None]:
