@@ -13,7 +13,7 @@ from typing import Any
 from dpo_video.cleaned import dropped_answer, note_cleaned
 from dpo_video.errors import UserError
 from dpo_video.judges.asking import KIND, LOOKED_UP, ask_all, ask_missing, asked_again
-from dpo_video.judges.backends import Judge, Messages, Mode, Reply, mode_of, open_judge
+from dpo_video.judges.backends import Judge, Messages, Reply, open_judge
 from dpo_video.judges.candidates import CandidateFile, caption_ranks, open_candidates
 from dpo_video.judges.jury import family_warnings
 from dpo_video.judges.keys import Keys, answer_keys
@@ -121,13 +121,13 @@ def judge_candidates(settings: JudgeSettings, scorer: Scorer, items: Sequence[tu
                                 judge_candidates(one, scorer, some, store, counts=counts))
     check_examples(scorer)
     _check_references(scorer, [sample for sample, _ in items])
-    mode, ranks = mode_of(settings, scorer), caption_ranks(sample for sample, _ in items)
+    ranks = caption_ranks(sample for sample, _ in items)
     asked = [(candidate.id, _prompt(scorer, sample, candidate)) for sample, candidate
              in sorted(items, key=lambda item: ranks[item[0].id]) if scorer.can_judge(sample.answer)]
     with nullcontext(judge) if judge else open_judge(settings) as opened:
         replies = ask_all(settings, scorer, [messages for _, messages in asked], store, judge=opened, counts=counts)
         by_id = {candidate_id: reply for (candidate_id, _), reply in zip(asked, replies, strict=True)}
-        return {candidate.id: _judgment(scorer, mode, candidate, opened, by_id.get(candidate.id))
+        return {candidate.id: _judgment(settings, scorer, candidate, opened, by_id.get(candidate.id))
                 for _, candidate in items}
 
 
@@ -181,17 +181,17 @@ def _prompt(scorer: Scorer, sample: Sample, candidate: Candidate) -> Messages:
 def _judgments(settings: JudgeSettings, scorer: Scorer, candidates: CandidateFile, screening: Screening, keys: Keys,
                store: RunStore, *, judge: Judge, spending: Spending) -> Iterator[Judgment]:
     """Yield the judgment of every candidate, in the order of the file; `spending` counts each reply once."""
-    mode, waiting = mode_of(settings, scorer), candidates.in_order()
+    waiting = candidates.in_order()
     while some := list(islice(waiting, LOOKED_UP)):
         rows = store.get(KIND, {keys.of(number) for number, _, _ in some if keys.has(number)})
         for number, _, candidate in some:
             if number in screening.dropped:
                 yield dropped_judgment(candidate, screening.dropped[number], scorer=scorer, judge=judge.name)
                 continue
-            reply = Reply(**rows[keys.of(number)]) if keys.has(number) else None
+            reply = judge.note(Reply(**rows[keys.of(number)])) if keys.has(number) else None
             if reply is not None and keys.is_first(number):
                 spending.add(reply)
-            made, other = _judgment(scorer, mode, candidate, judge, reply), screening.takes[number]
+            made, other = _judgment(settings, scorer, candidate, judge, reply), screening.takes[number]
             yield made if other == number else replace(made, taken_from=candidates.numbered(other).id)
 
 
@@ -201,7 +201,8 @@ def dropped_judgment(candidate: Candidate, why: str, *, scorer: Scorer, judge: s
                     reason=why, reply="")
 
 
-def _judgment(scorer: Scorer, mode: Mode, candidate: Candidate, judge: Judge, reply: Reply | None) -> Judgment:
+def _judgment(settings: JudgeSettings, scorer: Scorer, candidate: Candidate, judge: Judge,
+              reply: Reply | None) -> Judgment:
     """Return what a reply says about a candidate; no reply means that there was nothing to compare with."""
     distribution = None
     if reply is None:
@@ -209,7 +210,7 @@ def _judgment(scorer: Scorer, mode: Mode, candidate: Candidate, judge: Judge, re
     elif reply.status != "answered":
         verdict, status = Verdict(score=None, reason=reply.reason), reply.status
     else:
-        verdict, distribution = read_reply(scorer, mode, reply)
+        verdict, distribution = read_reply(settings, scorer, reply)
         status = "unscored" if verdict.score is None else "scored"
     return Judgment(candidate_id=candidate.id, scorer=scorer.version, judge=judge.name, score=verdict.score,
                     status=status, reason=verdict.reason, reply=reply.text if reply else "", distribution=distribution)

@@ -114,7 +114,7 @@ def _from_results(results: Results, used: Counter[str], settings: JudgeSettings)
     def ask(scorer: Scorer, prompts: Iterable[Messages], keep: Keep) -> None:
         mode, key_of, lacking = mode_of(settings, scorer), key_maker(settings, scorer, silent), False
         for number, messages in enumerate(prompts):
-            reply = _reply(results, settings, scorer, mode, key_of(messages))
+            reply = _reply(results, settings, scorer, mode, key_of(messages), proven=used["stored"] > 0)
             if reply is None:
                 lacking = True
             else:
@@ -141,12 +141,13 @@ def _when_needed(settings: JudgeSettings) -> Judge:
     return replace(silent_judge(settings, no_reply(NO_REPLY)), ask=ask, close=close)
 
 
-def _reply(results: Results, settings: JudgeSettings, scorer: Scorer, mode: Mode, key: str) -> Reply | None:
+def _reply(results: Results, settings: JudgeSettings, scorer: Scorer, mode: Mode, key: str, *,
+           proven: bool) -> Reply | None:
     """Return the reply or the refusal among the results, None where there is none that can be read."""
     body, refused = results.body(key), results.refusal(key)
     try:
         if body is not None:
-            return read_completion(settings, scorer, mode, "the batch", body)
+            return read_completion(settings, scorer, mode, "the batch", body, proven=proven)
     except Passing as error:
         results.reasons[error.reason.split(":")[0]] += 1
     except Refused as error:

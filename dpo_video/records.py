@@ -14,6 +14,7 @@ from pydantic_core import from_json
 
 from dpo_video.errors import UserError
 from dpo_video.names import did_you_mean
+from dpo_video.texts import without_halves
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -208,13 +209,13 @@ def read_places(path: Path, kind: type[Record]) -> Iterator[tuple[int, Record]]:
 def read_rows(path: Path, what: str) -> Iterator[tuple[int, dict[str, Any]]]:
     """Yield the JSON object of each line of a JSONL file of `what`, with the number of its line."""
     for number, _, line in _lines(path, what):
-        yield number, _object(line, f"{path}:{number}")
+        yield number, json_object(line, f"{path}:{number}")
 
 
 def _read(path: Path, kind: type[Record]) -> Iterator[tuple[int, int, Record]]:
     for number, begin, line in _lines(path, f"{kind.__name__} records"):
         where = f"{path}:{number}"
-        yield number, begin, from_dict(kind, _object(line, where), where)
+        yield number, begin, from_dict(kind, json_object(line, where), where)
 
 
 def _lines(path: Path, what: str) -> Iterator[tuple[int, int, bytes]]:
@@ -230,7 +231,8 @@ def _lines(path: Path, what: str) -> Iterator[tuple[int, int, bytes]]:
             begin += len(line)
 
 
-def _object(line: bytes, where: str) -> dict[str, Any]:
+def json_object(line: bytes, where: str) -> dict[str, Any]:
+    """Return the JSON object in a line of a file; `where` opens every error message."""
     try:
         row = from_json(line, allow_inf_nan=False)
     except ValueError:
@@ -241,9 +243,10 @@ def _object(line: bytes, where: str) -> dict[str, Any]:
 
 
 def _slowly(line: bytes, where: str) -> Any:
-    """Return what a line holds that `from_json` does not take: half a surrogate pair is no error, else say what is."""
+    """Return what a line holds that `from_json` does not take: half a surrogate pair becomes U+FFFD, else say what is.
+    """
     try:
-        return DECODER.decode(line.decode().strip())
+        return json.loads(without_halves(json.dumps(DECODER.decode(line.decode().strip()), ensure_ascii=False)))
     except UnicodeDecodeError as error:
         raise UserError(f"{where}: not UTF-8 text") from error
     except json.JSONDecodeError as error:

@@ -1,4 +1,4 @@
-"""When two texts are the same, or nearly: spaces, case and punctuation aside, and by the pieces that they share."""
+"""What is alike in two texts: spaces, case and punctuation aside, and by shared pieces; and what no file can hold."""
 
 import re
 import unicodedata
@@ -8,6 +8,16 @@ SHINGLE = 5
 MARK = re.compile(r"[^\w\s]|_")
 MEANT = frozenset("%&@#")
 """Punctuation to Unicode that changes what a text says."""
+HALF = re.compile(r"[\ud800-\udfff]")
+"""Half of a surrogate pair."""
+
+
+def without_halves(text: str) -> str:
+    """Return the text with U+FFFD for each half of a surrogate pair: JSON can say one, UTF-8 cannot.
+
+    No file, tokenizer or database takes such a half, so that it would stop the run wherever it came next.
+    """
+    return text if text.isascii() else HALF.sub("\ufffd", text)
 
 
 def normalise_space(text: str) -> str:

@@ -8,7 +8,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from dpo_video.errors import UserError
 from dpo_video.judge import judge_candidates
-from dpo_video.judges.backends import mode_of, open_judge
+from dpo_video.judges.backends import open_judge
 from dpo_video.judges.local import label_tokens
 from dpo_video.judges.scorer import load_scorer, render
 from dpo_video.judges.verdict import read_reply
@@ -75,7 +75,7 @@ def test_a_batch_changes_no_probability_and_no_order(random_model, batch_size):
 def test_a_random_judge_is_not_answering_and_gives_no_score(random_model):
     scorer = load_scorer("caption_score")
     reply = _ask(_settings(random_model), scorer, _prompts(scorer, ["a dog"]))[0]
-    verdict, _ = read_reply(scorer, "labels", reply)
+    verdict, _ = read_reply(_settings(random_model), scorer, reply)
     assert verdict.score is None
     assert verdict.reason.startswith("little weight on the labels: their probabilities sum to 0.0")
 
@@ -87,9 +87,8 @@ def _trained_prompts(scorer):
 def test_a_trained_judge_scores_by_its_rule_from_labels_and_in_writing(trained_model, tmp_path):
     scorer = load_scorer(str(write_scorer(tmp_path)))
     for settings in (_settings(trained_model), _settings(trained_model, score_from="verdict", max_tokens=12)):
-        mode = mode_of(settings, scorer)
         replies = _ask(settings, scorer, _trained_prompts(scorer))
-        scores = [read_reply(scorer, mode, reply)[0].score for reply in replies]
+        scores = [read_reply(settings, scorer, reply)[0].score for reply in replies]
         assert scores == pytest.approx(list(SCORES.values()), abs=0.15)
         assert [reply.text for reply in replies] == [f"Score: {score}" for score in SCORES.values()]
         assert {reply.finish for reply in replies} == {"stop"}
@@ -97,9 +96,10 @@ def test_a_trained_judge_scores_by_its_rule_from_labels_and_in_writing(trained_m
 
 def test_a_reply_cut_at_max_tokens_is_unscored(trained_model, tmp_path):
     scorer = load_scorer(str(write_scorer(tmp_path)))
-    reply = _ask(_settings(trained_model, score_from="verdict", max_tokens=2), scorer, _trained_prompts(scorer)[:1])[0]
+    settings = _settings(trained_model, score_from="verdict", max_tokens=2)
+    reply = _ask(settings, scorer, _trained_prompts(scorer)[:1])[0]
     assert reply.finish == "length"
-    assert read_reply(scorer, "verdict", reply)[0].reason.startswith("cut off")
+    assert read_reply(settings, scorer, reply)[0].reason.startswith("cut off")
 
 
 def test_sampled_verdicts_do_not_depend_on_the_batch(random_model):

@@ -227,12 +227,26 @@ def test_label_probabilities_are_read_where_the_label_is_written(tmp_path):
 
 def test_the_label_of_the_last_verdict_line_counts_wherever_tokens_end():
     def token(text, **top):
-        return {"token": text, "top_logprobs": [{"token": key, "logprob": value} for key, value in top.items()]}
+        return text, list(top.items())
 
     tokens = [token("Score"), token(": "), token("1", **{"1": -0.1}), token("\n**"), token("Score:"), token("**"),
               token(" 4", **{" 4": -0.3, "3": -2.0}), token("\n")]
     assert label_log_probs(SCALE, tokens) == pytest.approx({"4": -0.3, "3": -2.0})
     assert label_log_probs(SCALE, [token("My Score: "), token("4", **{"4": -0.1})]) is None
+    draft = [token("Score: "), token("1", **{"1": -0.1}), token("\n</"), token("think>\n")]
+    assert label_log_probs(SCALE, [*draft, token("Score: "), token("4", **{"4": -0.2})]) == pytest.approx({"4": -0.2})
+    assert label_log_probs(SCALE, draft) is None
+    assert label_log_probs(SCALE, [*draft[:2], token("\n"), token("Score"), token(":4", **{":4": -0.1})]) is None
+
+
+def test_a_letter_in_the_other_case_is_no_label_and_a_word_is():
+    """" a" begins "a statement"; "Yes" is "yes"."""
+    alternatives = [(" A", math.log(0.5)), (" a", math.log(0.25)), ("B", math.log(0.125))]
+    read = label_log_probs(SUPPORT, [("Verdict:", []), (" A", alternatives)])
+    assert read == pytest.approx({"A": math.log(0.5), "B": math.log(0.125)})
+    words = SUPPORT.model_copy(update={"labels": {"yes": 1.0, "no": 0.0}})
+    read = label_log_probs(words, [("Verdict:", []), (" Yes", [(" Yes", math.log(0.5)), ("yes", math.log(0.25))])])
+    assert read == pytest.approx({"yes": math.log(0.75)})
 
 
 def test_a_server_without_logprobs_is_refused_for_a_label_scorer_and_works_in_writing(tmp_path):

@@ -59,12 +59,22 @@ def test_a_wrong_line_among_many_right_ones_of_its_shape_is_named(tmp_path: Path
     assert str(error.value) == f"{path}:9: {message}"
 
 
-@pytest.mark.parametrize("text", ["\\ud800", "\\ud83d\\udc15", "\\u0000", "1e5", "\u00e9"])
+@pytest.mark.parametrize("text", ["\\ud83d\\udc15", "\\u0000", "1e5", "\u00e9"])
 def test_all_that_json_allows_is_read(tmp_path: Path, text: str) -> None:
     path = tmp_path / "s.jsonl"
     path.write_text(json.dumps(GOOD)[:-1] + ", \"answer\": \"" + text + "\", \"end\": 1e3, \"start\": -0.0}\n")
     assert list(read_jsonl(path, Sample)) == [
         Sample(**GOOD, answer=json.loads(f'"{text}"'), end=1000.0, start=-0.0)]  # type: ignore[arg-type]
+
+
+def test_half_a_surrogate_pair_is_read_as_what_files_can_hold(tmp_path: Path) -> None:
+    """Around it a whole pair, and a second half that stands first."""
+    path = tmp_path / "s.jsonl"
+    path.write_text(json.dumps({**GOOD, "prompt": "\U0001f415 \ud83d \udc15\ud83d", "caption": "\xe9"}) + "\n")
+    read = list(read_jsonl(path, Sample))
+    assert (read[0].prompt, read[0].caption) == ("\U0001f415 \ufffd \ufffd\ufffd", "\xe9")
+    write_jsonl(path, read)
+    assert list(read_jsonl(path, Sample)) == read
 
 
 def test_a_file_from_a_windows_editor_is_read(tmp_path: Path) -> None:

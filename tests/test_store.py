@@ -105,6 +105,24 @@ def test_a_second_process_is_told_who_holds_the_folder(tmp_path: Path) -> None:
 
 
 @both_kinds
+def test_half_a_surrogate_pair_is_stored_like_any_text(tmp_path: Path, kind) -> None:
+    row = {"text": "\ud83d \U0001f415"}
+    with RunStore(tmp_path, kind=kind) as store:
+        store.put("judgment", "k", row)
+    with RunStore(tmp_path, kind=kind) as store:
+        assert store.get("judgment", ["k"]) == {"k": row}
+
+
+def test_a_commit_that_fails_for_any_reason_leaves_the_database_in_order(tmp_path: Path) -> None:
+    database = Database(tmp_path / "rows.sqlite")
+    with pytest.raises(UnicodeEncodeError):
+        database.commit([Row("k", "good", "{}"), Row("k", "bad", "\ud83d")])
+    database.commit([Row("k", "next", "{}")])
+    assert dict(database.rows("k")) == {"next": "{}"}
+    database.close()
+
+
+@both_kinds
 def test_a_full_disk_is_one_line_and_keeps_what_was_stored(tmp_path: Path, kind) -> None:
     with RunStore(tmp_path, kind=kind) as store:
         store.put("row", "kept", {"n": 1})

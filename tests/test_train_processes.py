@@ -10,7 +10,7 @@ import pytest
 import torch
 from peft import get_peft_model_state_dict
 from train_runs import TESTS, read_log, train_apart, train_here
-from training_runs import adapter_weights, made_trainer, make_pairs, make_recipe
+from training_runs import adapter_weights, made_trainer, make_pairs, make_recipe, make_world
 
 from dpo_video.models.load import load_policy
 from dpo_video.records import write_jsonl

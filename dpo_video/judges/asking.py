@@ -43,7 +43,7 @@ def ask_all(settings: JudgeSettings, scorer: Scorer, prompts: Sequence[Messages]
     ask_missing(settings, scorer, unique.items(), store, judge=judge, total=len(unique), counts=counts)
     if counts is not None:
         counts["same_text"] += len(keys) - len(unique)
-    replies = {key: Reply(**row) for key, row in store.get(KIND, unique).items()}
+    replies = {key: judge.note(Reply(**row)) for key, row in store.get(KIND, unique).items()}
     return [replies[key] for key in keys]
 
 

@@ -9,6 +9,7 @@ from typing import Literal
 from dpo_video.judges.scorer import Scorer
 from dpo_video.judges.spending import Spending
 from dpo_video.names import choose
+from dpo_video.progress import say
 from dpo_video.recipe import JudgeSettings
 
 Messages = list[dict[str, str]]
@@ -37,6 +38,10 @@ class Reply:
     seconds: float = 0.0
     """Of the attempt that succeeded; 0 for a local judge, which answers in batches."""
     attempts: int = 1
+    model: str | None = None
+    """As the server calls what answered: a dated snapshot of the model asked for, say."""
+    system_fingerprint: str | None = None
+    """As the server says how that is set up."""
 
 
 Keep = Callable[[int, Reply], None]
@@ -59,6 +64,14 @@ class Judge:
     """Requests under way, for a judge behind a server."""
     close: Callable[[], None] = lambda: None
     """Free what `ask` loaded."""
+    answered_as: set[str] = field(default_factory=set)
+    """Names that servers gave with the replies that were read, stored ones too."""
+
+    def note(self, reply: Reply) -> Reply:
+        """Return a reply that is read, and keep the name that it came with."""
+        if reply.model:
+            self.answered_as.add(reply.model)
+        return reply
 
 
 def mode_of(settings: JudgeSettings, scorer: Scorer) -> Mode:
@@ -68,12 +81,17 @@ def mode_of(settings: JudgeSettings, scorer: Scorer) -> Mode:
 
 @contextmanager
 def open_judge(settings: JudgeSettings) -> Iterator[Judge]:
-    """Open the judge of the settings; a local model is freed when the block ends."""
+    """Open the judge of the settings; a local model is freed when the block ends, and replies of two are told."""
     judge = (_INSTEAD.get() or backend_judge)(settings)
     try:
         yield judge
     finally:
         judge.close()
+    names = sorted(judge.answered_as)
+    models = {name.casefold().rpartition("/")[2] for name in names}  # with or without its folder it is the same
+    if len(models) > 1:
+        say(f"warning: the replies of judge {judge.name!r} come from {len(models)} models, and stand side by side: "
+            f"{', '.join(names)}. Name one of them in judge.model, or another judge.revision, to have all by one")
 
 
 def backend_judge(settings: JudgeSettings) -> Judge:

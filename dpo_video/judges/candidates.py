@@ -1,6 +1,5 @@
 """The candidates of a file without holding them: where each line is, and in which order a judge is asked about them."""
 
-import json
 from array import array
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -10,7 +9,7 @@ from pathlib import Path
 from dpo_video.errors import UserError
 from dpo_video.judges.keys import Keys
 from dpo_video.recipe import CleanSettings
-from dpo_video.records import Candidate, Sample, read_places
+from dpo_video.records import Candidate, Sample, json_object, read_places
 from dpo_video.screening import Screening
 
 
@@ -48,7 +47,7 @@ class CandidateFile:
         with self.path.open("rb") as lines:
             for number in numbers:
                 lines.seek(self.places[number])
-                candidate = Candidate(**json.loads(lines.readline()))  # checked when the file was opened
+                candidate = Candidate(**json_object(lines.readline(), str(self.path)))  # fields were checked at first
                 yield number, self.samples[candidate.sample_id], candidate
 
 

@@ -19,7 +19,7 @@ from typing import Any
 
 from dpo_video.errors import UserError
 from dpo_video.judges.asking import ask_all
-from dpo_video.judges.backends import Judge, Reply, mode_of
+from dpo_video.judges.backends import Judge, Reply
 from dpo_video.judges.scorer import Scorer, render
 from dpo_video.judges.verdict import THINKING_ENDS, Verdict, read_reply
 from dpo_video.recipe import JudgeSettings
@@ -156,10 +156,9 @@ def _weigh(settings: JudgeSettings, scorer: Scorer, split: Claims, checks: Seque
     for reply in replies:
         if reply.status != "answered":
             return replace(blank, status=reply.status, reason=reply.reason)
-    mode = mode_of(settings, scorer)
     rows: list[dict[str, Any]] = []
     for claim, reply in zip(split.claims, checks, strict=True):
-        verdict, shares = read_reply(scorer, mode, reply)
+        verdict, shares = read_reply(settings, scorer, reply)
         if verdict.score is None:
             return replace(blank, reason=f"{verdict.reason} (claim {claim!r})")
         rows.append({"claim": claim, "label": verdict.label, "worth": verdict.score}
@@ -185,7 +184,7 @@ def f1(precision: float, coverage: float | None = None) -> float:
 
 def _coverage(settings: JudgeSettings, scorer: Scorer, reply: Reply) -> Verdict:
     """Return what a reply says of coverage, the score put on 0 to 1."""
-    verdict, _ = read_reply(scorer, mode_of(settings, scorer), reply)
+    verdict, _ = read_reply(settings, scorer, reply)
     if verdict.score is None:
         return verdict
     return replace(verdict, score=(verdict.score - scorer.low) / (scorer.high - scorer.low))

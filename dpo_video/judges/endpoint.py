@@ -4,6 +4,7 @@ import asyncio
 import email.utils
 import ipaddress
 import json
+import re
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -12,6 +13,7 @@ from urllib.parse import urlsplit
 
 from dpo_video.errors import UserError
 from dpo_video.judges.limit import Limit
+from dpo_video.texts import without_halves
 
 if TYPE_CHECKING:
     from openai import APIStatusError, AsyncOpenAI
@@ -27,6 +29,8 @@ REFUSING = (400, 413, 422)
 PENNILESS = ("insufficient_quota", "billing_hard_limit", "insufficient balance", "balance is insufficient",
              "insufficient credits", "credit balance is too low")
 """Codes and words of vendors for an account without money. "billing" alone stands in mere rate limits too."""
+FLAGGED = re.compile(r"\b(?:flagged|moderation)\b")
+"""What gateways say with a 403 that is about a prompt and not about the key."""
 
 
 class Passing(Exception):
@@ -102,7 +106,7 @@ class Endpoint:
         """Return the body of one chat completion, decoded; raise Passing, Refused or UserError."""
         import openai
 
-        content = json.dumps(request, ensure_ascii=False, separators=(",", ":")).encode()
+        content = json.dumps(request, separators=(",", ":")).encode()
         place = self._client()
         self._load[place] += 1
         try:
@@ -152,6 +156,8 @@ class Endpoint:
         if status in (408, 409, 429) or status >= 500:
             return Passing(f"HTTP {status}: {said}", "throttled" if status == 429 else "troubled",
                            wait=retry_after(error.response.headers))
+        if status == 403 and self.proven:  # the key was good: a firewall before the server, or a limit of the key
+            return Passing(f"HTTP 403: {said}")
         if status in (401, 403):
             return UserError(f"{self.url} refuses the key in {service.key_variable} (HTTP {status}): {said}")
         if status == 404:
@@ -179,10 +185,12 @@ def refusal(status: int, code: object, said: str) -> str | None:
     words = f"{code} {said}".casefold()
     if status == 429:  # OpenAI's words for a prompt larger than all the tokens that a minute may have
         return f"too large: {said}" if "request too large" in words else None
-    if not 400 <= status < 500 or status in (401, 403, 404, 408, 409) or is_penniless(status, code, said):
+    if not 400 <= status < 500 or status in (401, 404, 408, 409) or is_penniless(status, code, said):
         return None
-    if "content_filter" in words or "content management" in words:
+    if "content_filter" in words or "content management" in words or (status == 403 and FLAGGED.search(words)):
         return f"content filter: {said}"
+    if status == 403:
+        return None
     if "model length" in words or ("context" in words and ("length" in words or "window" in words)):
         return f"context length: {said}"
     return f"HTTP {status}: {said}" if status in REFUSING else None
@@ -203,13 +211,16 @@ def _open(service: Service, url: str | None) -> "AsyncOpenAI":
 
 
 def read_choice(body: Mapping[str, Any]) -> tuple[dict[str, Any], str, Literal["stop", "length"]]:
-    """Return a completion's choice, its text and how it ended; a refusal in words is a text."""
-    choice = body["choices"][0]
+    """Return a completion's choice, its text and how it ended; a refusal in words is a text.
+
+    Half a surrogate pair in the text becomes U+FFFD.
+    """
     try:
+        choice = body["choices"][0]
         text, finish = choice["message"].get("content"), choice.get("finish_reason")
-        text = text or choice["message"].get("refusal") or ""
-    except (KeyError, TypeError, AttributeError):
-        raise Passing("garbled reply: a choice without a message") from None
+        text = without_halves(text or choice["message"].get("refusal") or "")
+    except (LookupError, TypeError, AttributeError):
+        raise Passing("garbled reply: a choice without a message in words") from None
     if finish == "content_filter":
         raise Refused("content filter: the server withheld the reply")
     return choice, text, "length" if finish == "length" else "stop"
@@ -243,5 +254,5 @@ def _shown(error: "APIStatusError", key: str) -> str:
     """Return the server's words in one short line, without the key."""
     body = error.body
     said = body.get("message") or body.get("detail") or body if isinstance(body, dict) else body or error.message
-    line = " ".join(str(said).split())[:200]
+    line = without_halves(" ".join(str(said).split())[:200])
     return line if key == "none" else line.replace(key, "***")

@@ -15,12 +15,16 @@ from dpo_video.judges.endpoint import Endpoint, Refused, Service, nearby, read_c
 from dpo_video.judges.scheduler import GaveUp, Pool, Read
 from dpo_video.judges.scorer import Scorer
 from dpo_video.judges.spending import open_spending
-from dpo_video.judges.verdict import EMPHASIS
+from dpo_video.judges.verdict import EMPHASIS, THINKING_ENDS
 from dpo_video.progress import say
 from dpo_video.recipe import JudgeSettings
 
 TOP_LOGPROBS = 20
 """The most alternatives per token that the protocol allows."""
+Alternatives = Sequence[tuple[str, float]]
+"""Texts of tokens with their natural log probabilities."""
+Token = tuple[str, Alternatives]
+"""What was written, and what could have been written there."""
 
 
 @dataclass(slots=True)
@@ -48,8 +52,8 @@ def openai_judge(settings: JudgeSettings) -> Judge:
 
 
 def identity(settings: JudgeSettings) -> dict[str, str]:
-    """Return what determines the replies of a server besides the prompt."""
-    return {"model": settings.model}
+    """Return what determines the replies of a server besides the prompt; the revision is what the recipe says it is."""
+    return {"model": settings.model} | ({} if settings.revision is None else {"revision": settings.revision})
 
 
 def addresses(settings: JudgeSettings) -> tuple[str | None, ...]:
@@ -95,7 +99,7 @@ async def _ask_all(settings: JudgeSettings, service: Service, opened: _Open, sco
     same = request_fields(settings, mode)
 
     def read(endpoint: Endpoint, body: dict[str, Any]) -> Reply:
-        return read_completion(settings, scorer, mode, endpoint.url, body)
+        return read_completion(settings, scorer, mode, endpoint.url, body, proven=endpoint.proven)
 
     async def work(pool: Pool, *, alone: bool = False) -> None:
         for index, messages in waiting:
@@ -130,20 +134,29 @@ async def _answer(pool: Pool, request: Mapping[str, Any], read: Read[Reply]) -> 
     return replace(done.value, seconds=round(done.seconds, 3), attempts=done.attempts)
 
 
-def read_completion(settings: JudgeSettings, scorer: Scorer, mode: Mode, url: str, body: dict[str, Any]) -> Reply:
-    """Return the reply in a chat completion; raise UserError when the server leaves out what was asked for."""
+def read_completion(settings: JudgeSettings, scorer: Scorer, mode: Mode, url: str, body: dict[str, Any], *,
+                    proven: bool = False) -> Reply:
+    """Return the reply in a chat completion; raise UserError when the server leaves out what was asked for.
+
+    One that has shown that it can give label probabilities, and is `proven`, may leave out those of a single reply.
+    """
     choice, text, finish = read_choice(body)
     _check_model(settings, url, body.get("model"))
     prompt_tokens, completion_tokens, cached_tokens = _usage(body.get("usage"))
     reply = Reply(status="answered", text=text, finish=finish, prompt_tokens=prompt_tokens,
-                  completion_tokens=completion_tokens, cached_tokens=cached_tokens)
+                  completion_tokens=completion_tokens, cached_tokens=cached_tokens, model=_name(body.get("model")),
+                  system_fingerprint=_name(body.get("system_fingerprint")))
     if settings.max_cost is not None and reply.prompt_tokens is None:
         raise UserError(f"{url} does not say how many tokens it used, so judge.max_cost cannot be kept. "
                         "Leave it out, or use a server that sends `usage`")
     if mode == "verdict":
         return reply
-    tokens = (choice.get("logprobs") or {}).get("content") or []
-    if reply.text and not any(token.get("top_logprobs") for token in tokens):
+    tokens = _tokens(choice.get("logprobs"))
+    if reply.text and not any(alternatives for _, alternatives in tokens):
+        if choice["message"].get("refusal"):
+            raise Refused(f"refusal: {reply.text[:200]}")
+        if proven:
+            return reply
         raise UserError(f"{url} answers without label probabilities (it ignores `top_logprobs`), and scorer "
                         f"{scorer.name!r} reads its score from them. Set judge.score_from=verdict to read the written "
                         "verdict instead, or use a server that gives them, such as vLLM, SGLang or llama.cpp")
@@ -169,6 +182,10 @@ def _check_model(settings: JudgeSettings, url: str, answered: object) -> None:
                     "judge.answers_as to the name in its replies")
 
 
+def _name(given: object) -> str | None:
+    return given if isinstance(given, str) and given else None
+
+
 def _usage(usage: object) -> tuple[int | None, int | None, int | None]:
     """Return the tokens of prompt and reply, and those of the prompt that were cached; None where it does not say."""
     if not isinstance(usage, dict) or not isinstance(usage.get("prompt_tokens"), int):
@@ -180,24 +197,58 @@ def _usage(usage: object) -> tuple[int | None, int | None, int | None]:
             cached if isinstance(cached, int) else None)
 
 
-def label_log_probs(scorer: Scorer, tokens: Sequence[Mapping[str, Any]]) -> dict[str, float] | None:
+def label_log_probs(scorer: Scorer, tokens: Sequence[Token]) -> dict[str, float] | None:
     """Return each label's log probability where the last verdict line's label was written; None when it was not.
 
-    Spellings of a label (" A", "A", "a") add up; labels outside the server's top alternatives are left out.
+    Spellings of a label (" A", "A") add up, in upper and lower case where it is a word: " a" is an article, not label
+    A. Labels outside the server's top alternatives are left out. Of a reasoning judge, thinking is not looked into.
     """
-    opening = scorer.reply_prefix.strip().casefold()
-    for position in reversed(range(len(tokens))):
-        before = "".join(token["token"] for token in tokens[:position])
-        line = EMPHASIS.sub("", before.rpartition("\n")[2]).strip().casefold()
-        if line == opening and EMPHASIS.sub("", tokens[position]["token"]).strip():
-            spelled = {label.casefold(): label for label in scorer.labels}
-            weights: dict[str, float] = {}
-            for other in tokens[position]["top_logprobs"]:
-                label = spelled.get(other["token"].strip().casefold())
-                if label is not None:
-                    weights[label] = weights.get(label, 0.0) + math.exp(other["logprob"])
-            return {label: math.log(weight) for label, weight in weights.items() if weight > 0}
+    opening, said = scorer.reply_prefix.strip().casefold(), "".join(text for text, _ in tokens)
+    last, begin = None, len(said) - len(said.rpartition(THINKING_ENDS)[2])
+    for line in said[begin:].splitlines(keepends=True):
+        last = begin if _plain(line).startswith(opening) else last
+        begin += len(line)
+    end = 0
+    for text, alternatives in tokens if last is not None else ():
+        if _plain(said[last:end]) == opening and _plain(text):
+            return _of_labels(scorer, alternatives) if alternatives else None
+        end += len(text)
     return None
+
+
+def _plain(text: str) -> str:
+    return EMPHASIS.sub("", text).strip().casefold()
+
+
+def _of_labels(scorer: Scorer, alternatives: Alternatives) -> dict[str, float]:
+    """Return the labels among a token's alternatives, each with the log of its summed probability."""
+    spelled = {_spelling(label): label for label in scorer.labels}
+    weights: dict[str, float] = {}
+    for text, log_prob in alternatives:
+        label = spelled.get(_spelling(text.strip()))
+        if label is not None:
+            weights[label] = weights.get(label, 0.0) + math.exp(min(log_prob, 0.0))
+    return {label: math.log(weight) for label, weight in weights.items() if weight > 0}
+
+
+def _spelling(label: str) -> str:
+    return label.casefold() if len(label) > 1 else label
+
+
+def _tokens(logprobs: object) -> list[Token]:
+    """Return each token of a reply with its alternatives; what is not as the protocol has it counts as not there."""
+    content = logprobs.get("content") if isinstance(logprobs, dict) else None
+    rows = [row for row in (content if isinstance(content, list) else ()) if _has_text(row)]
+    return [(row["token"], _alternatives(row.get("top_logprobs"))) for row in rows]
+
+
+def _alternatives(rows: object) -> Alternatives:
+    return [(row["token"], float(row["logprob"])) for row in (rows if isinstance(rows, list) else ())
+            if _has_text(row) and isinstance(row.get("logprob"), int | float) and math.isfinite(row["logprob"])]
+
+
+def _has_text(row: object) -> bool:
+    return isinstance(row, dict) and isinstance(row.get("token"), str)
 
 
 def _check_labels(scorer: Scorer) -> None:

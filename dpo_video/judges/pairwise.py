@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from dpo_video.errors import UserError
 from dpo_video.judges.asking import ask_all
-from dpo_video.judges.backends import Judge, mode_of, open_judge
+from dpo_video.judges.backends import Judge, open_judge
 from dpo_video.judges.scorer import Scorer, load_scorer, render
 from dpo_video.judges.verdict import check_examples, read_reply
 from dpo_video.recipe import JudgeSettings
@@ -105,7 +105,6 @@ def compare(settings: JudgeSettings, scorer: Scorer, twos: Sequence[Two], store:
             prompts += [render(scorer, caption=sample.caption, question=sample.prompt, answer=one, other=other,
                                reference=sample.answer) for one, other in ((first, second), (second, first))]
     replies = iter(ask_all(settings, scorer, prompts, store, judge=judge, counts=counts))
-    mode = mode_of(settings, scorer)
     out = []
     for _, first, second in twos:
         if _same(first, second):
@@ -116,7 +115,7 @@ def compare(settings: JudgeSettings, scorer: Scorer, twos: Sequence[Two], store:
         if broken is not None:
             out.append(Comparison(reason=broken.reason, status=broken.status))
             continue
-        verdicts = [read_reply(scorer, mode, reply)[0] for reply in both]
+        verdicts = [read_reply(settings, scorer, reply)[0] for reply in both]
         one, other = (verdict.score for verdict in verdicts)
         if one is None or other is None:
             out.append(Comparison(reason=verdicts[0 if one is None else 1].reason, status="unscored"))

@@ -6,15 +6,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from dpo_video.errors import UserError
-from dpo_video.judges.backends import Mode, Reply
+from dpo_video.judges.backends import Reply, mode_of
 from dpo_video.judges.scorer import Scorer
 from dpo_video.judges.scorer_rules import PLACEHOLDER
+from dpo_video.recipe import JudgeSettings
 
 MIN_LABEL_MASS = 0.1
 """Least total probability of the labels: below it the judge means to write something else, and there is no score."""
 NUMBER = re.compile(r"[-+]?\d+(?:\.\d+)?", re.ASCII)
 EMPHASIS = re.compile(r"[*`#]+|(?<!\w)_+|_+(?!\w)")
-THINKING_ENDS = "</think>"
+THINKING_BEGINS, THINKING_ENDS = "<think>", "</think>"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,16 +28,29 @@ class Verdict:
     """Scored: the judge's explanation. Unscored: the kind of problem, a colon, the offending text."""
 
 
-def read_reply(scorer: Scorer, mode: Mode, reply: Reply) -> tuple[Verdict, dict[str, float] | None]:
-    """Return the verdict of an answered reply, and the label probabilities where it was read from them."""
-    if mode == "labels" and reply.log_probs is not None:
-        return expected(scorer, reply.log_probs)
-    if reply.finish == "length":
-        return Verdict(score=None, reason="cut off: the reply reached judge.max_tokens before its end"), None
-    verdict = parse(scorer, reply.text)
-    if mode == "labels" and verdict.score is not None:
-        return Verdict(score=None, reason=f"no label probabilities: {verdict.label!r} is not a token of its own"), None
-    return verdict, None
+CUT_OFF = Verdict(score=None, reason="cut off: the reply reached judge.max_tokens before its end")
+
+
+def read_reply(settings: JudgeSettings, scorer: Scorer, reply: Reply) -> tuple[Verdict, dict[str, float] | None]:
+    """Return the verdict of an answered reply, and the label probabilities where it was read from them.
+
+    A local judge writes nothing but the label. A server writes as it likes: there the probabilities count where what it
+    wrote is a verdict too, so that the "a" of "Verdict: a claim is wrong" is not label A, nor "1.5" label 1.
+    """
+    if mode_of(settings, scorer) == "verdict":
+        return CUT_OFF if reply.finish == "length" else parse(scorer, reply.text), None
+    if reply.log_probs is None:
+        written = CUT_OFF if reply.finish == "length" else parse(scorer, reply.text)
+        if written.score is not None:
+            written = Verdict(score=None, reason=f"no label probabilities: the server gave none for {written.label!r}, "
+                                                 "or it is not a token of its own")
+        return written, None
+    verdict, shares = expected(scorer, reply.log_probs)
+    if settings.backend == "openai" and verdict.score is not None:
+        written = _written(scorer, reply)
+        if written.score is None:
+            return written, None
+    return verdict, shares
 
 
 def parse(scorer: Scorer, reply: str) -> Verdict:
@@ -46,7 +60,10 @@ def parse(scorer: Scorer, reply: str) -> Verdict:
     nothing more. Numbers elsewhere are never read, and a last verdict line that is wrong is not replaced by an earlier
     one. Of a reasoning judge, only the text after its thinking is read.
     """
-    lines = reply.rpartition(THINKING_ENDS)[2].splitlines()
+    said = reply.rpartition(THINKING_ENDS)[2]
+    if said.lstrip().startswith(THINKING_BEGINS):
+        return Verdict(score=None, reason=f"no verdict line: {THINKING_BEGINS} has no end")
+    lines = said.splitlines()
     opening = PLACEHOLDER.split(scorer.verdict)[0].strip().casefold()
     plain = [EMPHASIS.sub("", line).strip() for line in lines]
     found = [number for number, line in enumerate(plain) if line.casefold().startswith(opening)]
@@ -93,6 +110,18 @@ def check_examples(scorer: Scorer) -> None:
             got = f"score {verdict.score:g}" if verdict.score is not None else f"no score ({verdict.reason})"
             wanted = f"score {example.score:g}" if example.score is not None else f"no score ({example.unscored})"
             raise UserError(f"{scorer.path}: the example {example.reply!r} parses to {got}, the file says {wanted}")
+
+
+def _written(scorer: Scorer, reply: Reply) -> Verdict:
+    """Return the verdict that a server wrote under labels; of a cut reply only one that is surely its last word.
+
+    It is where the reply was cut right behind it, or where nothing stands before it: else it may be a draft.
+    """
+    verdict = parse(scorer, reply.text)
+    if reply.finish == "length" and verdict.score is not None and verdict.reason:
+        last = parse(scorer, reply.text.rstrip().splitlines()[-1])
+        return verdict if last.score is not None else CUT_OFF
+    return verdict
 
 
 def _form(verdict: str) -> re.Pattern[str]:

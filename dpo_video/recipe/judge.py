@@ -33,7 +33,8 @@ class JudgeSettings(Section):
     model: str
     """Hub id, folder or `toy:judge` for `local`; the served name for `openai`."""
     revision: str | None = None
-    """Hub revision of a local judge."""
+    """Hub revision of a local judge. Under `openai`, your name for the version that the servers run: they are not told
+    it, and replies under another are asked for again."""
     scorer: str = "hound_quality"
     """Shipped scorer or a path that ends in .yaml."""
     base_url: str | Annotated[list[str], Field(min_length=1)] | None = None
@@ -125,6 +126,8 @@ class JudgeSettings(Section):
     def overridden(self, row: Mapping[str, Any]) -> "JudgeSettings":
         """Return the settings of one judge: these, with its own keys in their place, and no other judges."""
         others = {"jury", "cascade"} | ({"base_url"} if row.get("backend") == "local" else set())
+        if self.backend == "local" and row.get("backend") == "openai":
+            others.add("revision")  # of the weights here, not of the server's
         return JudgeSettings(**self.model_dump(exclude=others, exclude_unset=True) | dict(row))
 
     def first_judge(self) -> "JudgeSettings":

@@ -47,10 +47,12 @@ class Database:
                 self._db.execute("begin")
                 self._db.executemany("insert or replace into rows values (?, ?, ?)", rows)
                 self._db.execute("commit")
-            except sqlite3.Error as error:
+            except BaseException as error:
                 with suppress(sqlite3.Error):
                     self._db.execute("rollback")
-                raise cannot_write(self.path, error) from error
+                if isinstance(error, sqlite3.Error):
+                    raise cannot_write(self.path, error) from error
+                raise
 
     def make_durable(self) -> None:
         """Move the committed rows from the log into the database, with an fsync; others read and write meanwhile."""

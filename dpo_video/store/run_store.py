@@ -93,9 +93,9 @@ class RunStore:
     def put(self, kind: str, key: str, body: Mapping[str, Any]) -> None:
         """Store a row, replacing the one under the same key."""
         if self._aside is not None:
-            self._aside[kind, key] = json.dumps(body, ensure_ascii=False)
+            self._aside[kind, key] = json.dumps(body)
             return
-        self._writer.put(Row(kind, key, json.dumps(body, ensure_ascii=False)))
+        self._writer.put(Row(kind, key, json.dumps(body)))  # ASCII: half a surrogate pair in it is no UTF-8
 
     def flush(self) -> None:
         """Wait until what was put is committed."""
