@@ -38,11 +38,8 @@ def ids(paired: Paired) -> list[tuple[str, str]]:
 
 
 def dropped(paired: Paired, unit: str) -> dict[str, int]:
-    counts: Counter[str] = Counter()
-    for drop in paired.drops:
-        if drop.unit == unit:
-            counts[drop.reason] += drop.count
-    return dict(counts)
+    counts = (Counter({drop.reason: drop.count}) for drop in paired.drops if drop.unit == unit)
+    return dict(sum(counts, Counter()))
 
 
 def test_a_pair_holds_all_that_training_needs() -> None:

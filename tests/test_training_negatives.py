@@ -10,7 +10,8 @@ import torch
 from clips import write_clip
 from policies import policy as shared_policy
 from torch import Tensor, nn
-from training_runs import KINDS, adapter_weights, made_trainer, make_pairs, make_recipe, make_world, open_run
+from train_runs import train_here
+from training_runs import KINDS, adapter_weights, made_trainer, make_pairs, make_recipe, make_world
 
 from dpo_video.errors import UserError
 from dpo_video.models.clip_source import ClipSource
@@ -18,10 +19,7 @@ from dpo_video.models.load import Policy, load_policy
 from dpo_video.models.lora import adapter_parameters
 from dpo_video.models.prompts import prompt_text
 from dpo_video.recipe import Recipe, VideoSettings
-from dpo_video.records import Pair, Sample
-from dpo_video.run import Run
-from dpo_video.store import RunStore
-from dpo_video.train import train
+from dpo_video.records import Pair
 from dpo_video.training.batches import PairBatch, pair_rows, tokenize_pair
 from dpo_video.training.clips import ClipReader
 from dpo_video.training.forward import Engine, rows_engine
@@ -58,14 +56,6 @@ def qwen(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def with_negatives(count: int = 3, kinds: Sequence[str] = NEGATIVES) -> list[Pair]:
     return add_negatives(make_pairs(count), kinds, seed=3).pairs
-
-
-def train_here(recipe: Recipe, world: Path, pairs: list[Pair]) -> tuple[dict[str, Any], Run]:
-    with RunStore(recipe.run_folder) as store:
-        run = open_run(recipe, store, world, pairs)
-        run.samples.extend(Sample(id=f"x{number}", video=f"x{number}.mp4", prompt="p", caption="c")
-                           for number in range(30))
-        return train(run), run
 
 
 def slow_logps(model: nn.Module, policy: Policy, world: Path, recipe: Recipe, pair: Pair) -> list[Tensor]:
