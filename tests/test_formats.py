@@ -156,7 +156,7 @@ PAIR = ROWS["hound_pairs"][0]
 def test_what_cannot_be_used_is_dropped_counted_and_written_down(row, reason, root, tmp_path):
     source = write_rows(tmp_path / "in.jsonl", [PAIR, {**row, "id": "other"}, PAIR])
     report, records = imported("hound_pairs", source, tmp_path / "out.jsonl", root=root)
-    assert report.dropped == {reason: 1, "id stands twice": 1}
+    assert report.dropped == {reason: 1, "pair stands twice": 1}
     assert len(records) == report.kept == 1
     drops = [json.loads(line) for line in report.drops.read_text().splitlines()]
     assert [drop["where"] for drop in drops] == [f"{source}:2", f"{source}:3"]

@@ -1,18 +1,19 @@
 """`dpo-video import`: foreign rows to our records, row by row in flat memory, with every drop counted and kept."""
 
-import hashlib
 import json
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TextIO
 
 from dpo_video.errors import UserError
 from dpo_video.formats.captions import open_captions
 from dpo_video.formats.fields import BadRow, Dropped
+from dpo_video.formats.ids import Seen
 from dpo_video.formats.importers import IMPORTERS, KINDS, TABLE_FIELDS, Given, Importer, Kind, Record
 from dpo_video.formats.rows import read_rows
 from dpo_video.names import choose
@@ -120,14 +121,14 @@ class _Notes:
 def _records(importer: Importer, source: str, options: ImportOptions, caption_of: Callable[[str], str | None],
              counts: Counter[str], note: _Notes) -> Iterator[Record]:
     """Yield what the rows of a file become, ids unique and videos under the root."""
-    seen: set[int] = set()
+    seen = Seen()
     for where, row in read_rows(source):
         counts["rows"] += 1
         given = Given(fallback_id=f"row{counts['rows']}", caption_of=caption_of, columns=options.columns)
         try:
             for record in importer.read(row, given):
                 try:
-                    yield _placed(record, options, seen)
+                    yield seen.take(_placed(record, options))
                     counts["kept"] += 1
                 except Dropped as error:
                     note.add(where, error.reason, error.detail)
@@ -139,25 +140,14 @@ def _records(importer: Importer, source: str, options: ImportOptions, caption_of
             note.add(where, "not of the format", str(error))
 
 
-def _placed(record: Record, options: ImportOptions, seen: set[int]) -> Record:
-    """Return a record with its id noted and its videos under the root."""
-    identity = _identity(record)
-    digest = int.from_bytes(hashlib.blake2b(identity.encode(), digest_size=8).digest(), "big")
-    if digest in seen:  # 8 bytes each keep a million ids small
-        raise Dropped("id stands twice", identity)
-    if not isinstance(record, Candidate | Judgment) and options.root is not None:
-        record = replace(record, video=place_video(record.video, options.root, check=options.check_videos))
-        if not isinstance(record, Sample) and record.rejected_video is not None:
-            record = replace(record, rejected_video=place_video(record.rejected_video, options.root,
-                                                                check=options.check_videos))
-    seen.add(digest)
-    return record
-
-
-def _identity(record: Record) -> str:
-    if isinstance(record, Judgment):
-        return record.candidate_id
-    return record.id if isinstance(record, Sample | Candidate) else f"{record.sample_id}\n{record.rejected_id}"
+def _placed(record: Record, options: ImportOptions) -> Record:
+    """Return a record with its videos under the root."""
+    if isinstance(record, Candidate | Judgment) or options.root is None:
+        return record
+    place = partial(place_video, root=options.root, check=options.check_videos)
+    if isinstance(record, Sample) or record.rejected_video is None:
+        return replace(record, video=place(record.video))
+    return replace(record, video=place(record.video), rejected_video=place(record.rejected_video))
 
 
 def place_video(video: str | list[str], root: Path, *, check: bool) -> str | list[str]:

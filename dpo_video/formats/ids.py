@@ -1,0 +1,74 @@
+"""Ids of imported rows: what a row calls itself, and records told apart by it, in a few bytes each."""
+
+import hashlib
+from dataclasses import replace
+from typing import TypeVar
+
+from dpo_video.formats.fields import Dropped
+from dpo_video.formats.rows import Row
+from dpo_video.records import AnyRecord, Judgment, Pair, Reward
+
+Taken = TypeVar("Taken", bound=AnyRecord)
+
+
+def id_of(row: Row, *names: str, fallback: str) -> str:
+    """Return the first of several fields that says something, else the fallback: null, NaN and "" are no ids."""
+    for name in names:
+        value = row.get(name)
+        if value is not None and value != "" and value == value:  # NaN differs from itself
+            return str(value)
+    return fallback
+
+
+class Seen:
+    """The ids so far. Samples, candidates and judgments stand once; a question has any number of different pairs."""
+
+    def __init__(self) -> None:
+        self._questions: dict[int, int] = {}
+        self._pairs: set[int] = set()
+        self._further: dict[int, int] = {}
+
+    def take(self, record: Taken) -> Taken:
+        """Note a record and return it, the answers of a question's second and further pairs numbered.
+
+        Raises Dropped for one that stood before, and for a pair whose id is that of another question.
+        """
+        identity = _identity(record)
+        key, asked = _digest(identity), _question(record)
+        before = self._questions.get(key)
+        if before is not None and not isinstance(record, Pair):
+            raise Dropped("id stands twice", identity)
+        if before is not None and before != asked:
+            raise Dropped("id stands twice", f"{identity}, with another question or clip than before")
+        self._questions[key] = asked
+        if not isinstance(record, Pair):
+            return record
+        if (content := _content(record)) in self._pairs:
+            raise Dropped("pair stands twice", identity)
+        self._pairs.add(content)
+        if before is None:
+            return record
+        number = self._further[key] = self._further.get(key, 1) + 1
+        return replace(record, chosen_id=f"{record.chosen_id}.{number}", rejected_id=f"{record.rejected_id}.{number}")
+
+
+def _identity(record: AnyRecord) -> str:
+    if isinstance(record, Judgment | Reward):
+        return record.candidate_id
+    return record.sample_id if isinstance(record, Pair) else record.id
+
+
+def _question(record: AnyRecord) -> int:
+    """Return what a pair's id stands for, which its further pairs share; other records have their id alone."""
+    if not isinstance(record, Pair):
+        return 0
+    return _digest(repr((record.video, record.prompt, record.start, record.end)))
+
+
+def _content(pair: Pair) -> int:
+    return _digest(repr((pair.sample_id, pair.chosen, pair.rejected, pair.rejected_video)))
+
+
+def _digest(text: str) -> int:
+    """Return 8 bytes for a text: they keep a million rows small."""
+    return int.from_bytes(hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "big")
