@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from dpo_video.errors import UserError
 from dpo_video.formats.exporters import EXPORTERS
 from dpo_video.formats.exporting import Source, export_run
 from dpo_video.formats.importers import KINDS
@@ -88,3 +89,44 @@ def test_both_questions_of_a_row_are_kept_under_its_id(tmp_path):
     rows = [{**row, "question_id": 7, "Q1": "What?", "Q2": "Which thing?"}, {**row, "question_id": 8, "Q": "What?"}]
     report, samples = imported("video_chatgpt", rows, tmp_path)
     assert (report.dropped, [sample.id for sample in samples]) == ({}, ["7.Q1", "7.Q2", "8"])
+
+
+def prediction(identity: str | int, clip: str | None) -> dict[str, Any]:
+    return {"id": identity, "modal_path": clip, "model_prediction": {"status": "success", "message": "She cooks."}}
+
+
+@pytest.mark.parametrize(("identity", "clip", "wanted"), [
+    ("v1_0", "clips/v1", "v1_0#0"),
+    ("v1_0_3", "clips/v1", "v1_0#3"),
+    ("v_abc_0", "clips/v_abc", "v_abc_0#0"),
+    ("v_abc_0_3", "clips/v_abc.mp4", "v_abc_0#3"),
+    ("v_12_0", "clips/v_12", "v_12_0#0"),
+    ("v_12_0_3", "clips/v_12", "v_12_0#3"),
+    ("v_12_0_3", "clips/v_12.part.mp4", "v_12_0#3"),
+    ("a.b_1_2", "clips/a.b", "a.b_1#2"),
+    ("v_abc_0", None, "v_abc_0#0"),
+    (12, "clips/v1", "12#0")])
+def test_a_prediction_answers_the_question_of_its_clip(identity, clip, wanted, tmp_path):
+    _, (candidate,) = imported("hound_predictions", [prediction(identity, clip)], tmp_path)
+    assert (candidate.id, candidate.sample_id) == (wanted, wanted.rpartition("#")[0])
+
+
+@pytest.mark.parametrize("name", ["hound_predictions", "hound_judgments"])
+def test_the_questions_decide_what_an_id_means(name, tmp_path):
+    write_jsonl(tmp_path / "samples.jsonl", [
+        Sample(id=identity, video="v.mp4", prompt="Why?", caption="c") for identity in ("v_12_0", "w_1")])
+    ids = ("v_12_0", "v_12_0_1", "w_1", "w_1_2", "w_1_2_3", "x_0")
+    rows = [{**prediction(identity, None), "response": "Explanation: right.\nScore: 5"} for identity in ids]
+    report, records = imported(name, rows, tmp_path, samples=tmp_path / "samples.jsonl")
+    assert [record.candidate_id if isinstance(record, Judgment) else record.id for record in records] == [
+        "v_12_0#0", "v_12_0#1", "w_1#0", "w_1#2"]
+    assert report.dropped == {"no such question": 2}
+
+
+@pytest.mark.parametrize(("name", "row"), [
+    ("hound_judgments", {"id": "v_12_0", "response": "Score: 5"}),
+    ("hound_predictions", prediction("v_12_0", "clips/elsewhere"))])
+def test_an_id_that_may_mean_two_questions_is_not_guessed_at(name, row, tmp_path):
+    with pytest.raises(UserError, match=r"in\.jsonl:1: the id 'v_12_0' is question 'v_12_0', or answer 0 to question "
+                                        r"'v_12': give the imported questions with --samples FILE"):
+        imported(name, [row], tmp_path)

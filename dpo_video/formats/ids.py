@@ -1,12 +1,16 @@
 """Ids of imported rows: what a row calls itself, and records told apart by it, in a few bytes each."""
 
 import hashlib
+import re
+from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path, PurePosixPath
 from typing import TypeVar
 
-from dpo_video.formats.fields import Dropped
+from dpo_video.errors import UserError
+from dpo_video.formats.fields import BadRow, Dropped
 from dpo_video.formats.rows import Row
-from dpo_video.records import AnyRecord, Judgment, Pair, Reward
+from dpo_video.records import AnyRecord, Judgment, Pair, Reward, Sample, read_jsonl
 
 Taken = TypeVar("Taken", bound=AnyRecord)
 
@@ -18,6 +22,32 @@ def id_of(row: Row, *names: str, fallback: str) -> str:
         if value is not None and value != "" and value == value:  # NaN differs from itself
             return str(value)
     return fallback
+
+
+def answered(identity: str, *, clip: str | None, is_question: Callable[[str], bool] | None) -> tuple[str, int]:
+    """Return the question that LLaVA-Hound's id of an answer names, and which answer to it this is.
+
+    The id is the question's own, `<clip>_<question>`, or `<clip>_<question>_<answer>`, and names of clips have
+    underscores and numbers in them, too. So the questions decide where they are known, else the clip's name.
+    """
+    question, _, number = identity.rpartition("_")
+    if is_question is not None:
+        if is_question(identity):
+            return identity, 0
+        if number.isdecimal() and is_question(question):
+            return question, int(number)
+        raise Dropped("no such question", identity)
+    if re.search(r"_\d+_\d+$", identity) is None:
+        return identity, 0
+    path = PurePosixPath(clip or "")
+    for name in (path.name, path.stem, path.name.split(".")[0]):
+        rest = identity.removeprefix(f"{name}_")
+        if name and rest.isdecimal():
+            return identity, 0
+        if name and re.fullmatch(r"\d+_\d+", rest):
+            return question, int(number)
+    raise BadRow(f"the id {identity!r} is question {identity!r}, or answer {number} to question {question!r}: give the "
+                 "imported questions with --samples FILE")
 
 
 class Seen:
@@ -50,6 +80,14 @@ class Seen:
             return record
         number = self._further[key] = self._further.get(key, 1) + 1
         return replace(record, chosen_id=f"{record.chosen_id}.{number}", rejected_id=f"{record.rejected_id}.{number}")
+
+
+def questions_of(path: Path) -> Callable[[str], bool]:
+    """Return what tells whether an id is that of a sample in a file."""
+    known = {_digest(sample.id) for sample in read_jsonl(path, Sample)}
+    if not known:
+        raise UserError(f"{path}: no samples in it")
+    return lambda identity: _digest(identity) in known
 
 
 def _identity(record: AnyRecord) -> str:

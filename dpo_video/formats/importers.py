@@ -20,7 +20,7 @@ from dpo_video.formats.fields import (
     turn_of,
     turns_of,
 )
-from dpo_video.formats.ids import id_of
+from dpo_video.formats.ids import answered, id_of
 from dpo_video.formats.rows import Row
 from dpo_video.judges.scorer import load_scorer
 from dpo_video.judges.verdict import parse
@@ -39,6 +39,8 @@ class Given:
     """For rows without an id."""
     caption_of: Callable[[str], str | None] = field(default=lambda video: None)
     """A clip's caption by its video, from the file of captions."""
+    is_question: Callable[[str], bool] | None = None
+    """Whether an id is that of a question, from the file of samples."""
     columns: Mapping[str, str] = field(default_factory=dict)
     """Our field -> the table's column."""
 
@@ -111,18 +113,23 @@ def _video_chatgpt(row: Row, given: Given) -> Iterator[Sample]:
 
 
 def _predictions(row: Row, given: Given) -> Iterator[Candidate]:
-    """Yield the candidate of an inference row; its id is `<video>_<question>_<candidate>` or the question's own."""
+    """Yield the candidate of an inference row."""
     made = row.get("model_prediction")
     if not isinstance(made, dict):
         raise BadRow("no `model_prediction` with status and message in it")
     if made.get("status") != "success":
         raise Dropped("failed prediction", str(made.get("message"))[:80])
-    identity = text_of(row, "id")
-    sample, _, number = identity.rpartition("_") if identity.count("_") >= 2 else (identity, "", "0")
-    if not number.isdigit():
-        sample, number = identity, "0"
+    clip = row.get("modal_path")
+    sample, number = _answered(row, given, clip=clip if isinstance(clip, str) else None)
     yield Candidate(id=f"{sample}#{number}", sample_id=sample, text=text_of(made, "message"), settings="imported",
-                    model=str(row.get("model_name") or "imported"), seed=int(number))
+                    model=str(row.get("model_name") or "imported"), seed=number)
+
+
+def _answered(row: Row, given: Given, *, clip: str | None) -> tuple[str, int]:
+    identity = id_of(row, "id", "idx", fallback="")
+    if not identity:
+        raise BadRow(f"no `id` in it; it has: {', '.join(row)}")
+    return answered(identity, clip=clip, is_question=given.is_question)
 
 
 def _judgments(row: Row, given: Given) -> Iterator[Judgment]:
@@ -132,10 +139,7 @@ def _judgments(row: Row, given: Given) -> Iterator[Judgment]:
     scorer = load_scorer("hound_quality")
     reply = text_of(row, "response")
     verdict = parse(scorer, reply)
-    identity = text_of(row, "id")
-    sample, _, number = identity.rpartition("_") if identity.count("_") >= 2 else (identity, "", "0")
-    if not number.isdigit():
-        sample, number = identity, "0"
+    sample, number = _answered(row, given, clip=None)
     yield Judgment(candidate_id=f"{sample}#{number}", scorer=scorer.version, judge="imported", score=verdict.score,
                    status="unscored" if verdict.score is None else "scored", reason=verdict.reason, reply=reply)
 

@@ -13,7 +13,7 @@ from typing import TextIO
 from dpo_video.errors import UserError
 from dpo_video.formats.captions import open_captions
 from dpo_video.formats.fields import BadRow, Dropped
-from dpo_video.formats.ids import Seen
+from dpo_video.formats.ids import Seen, questions_of
 from dpo_video.formats.importers import IMPORTERS, KINDS, TABLE_FIELDS, Given, Importer, Kind, Record
 from dpo_video.formats.rows import read_rows
 from dpo_video.names import choose
@@ -32,6 +32,8 @@ class ImportOptions:
     """Folder of the clips; None leaves paths as they are, unchecked."""
     captions: str | None = None
     """File of captions, for formats whose rows carry none."""
+    samples: Path | None = None
+    """Imported questions, by which ids of answers are understood."""
     columns: Mapping[str, str] = field(default_factory=dict)
     """Our field -> the table's column."""
     skip_bad: bool = False
@@ -70,9 +72,11 @@ def import_file(name: str, source: str, out: Path, options: ImportOptions) -> Re
         caption_of: Callable[[str], str | None] = lambda video: None  # noqa: E731
         if options.captions is not None:
             caption_of = stack.enter_context(open_captions(options.captions)).of
+        is_question = None if options.samples is None else questions_of(options.samples)
         log = stack.enter_context(drops.open("w", encoding="utf-8"))
         note = _Notes(log, dropped)
-        records = _records(importer, source, options, caption_of, counts, note)
+        beside = Given(fallback_id="", caption_of=caption_of, is_question=is_question, columns=options.columns)
+        records = _records(importer, source, options, beside, counts, note)
         write_atomic(out, (to_json(record) + "\n" for record in _of_one_kind(records, kinds)))
     if not counts["kept"]:
         reasons = ", ".join(f"{reason} ({count})" for reason, count in dropped.most_common())
@@ -92,8 +96,10 @@ def _check_options(name: str, importer: Importer, source: str, out: Path, option
         choose(dict.fromkeys(TABLE_FIELDS), column, "field in --map")
     if options.captions is not None and importer.kind not in ("samples", None):
         raise UserError(f"--captions is for formats of samples; {name} has {importer.kind}. Leave it out")
+    if options.samples is not None and importer.kind not in ("candidates", "judgments"):
+        raise UserError(f"--samples is for formats of candidates and judgments, and {name} is of others. Leave it out")
     if any(given is not None and Path(given).expanduser().resolve() == out.resolve()
-           for given in (source, options.captions)):
+           for given in (source, options.captions, options.samples)):
         raise UserError(f"--out is {str(out)!r}, which is read: name another file")
 
 
@@ -118,13 +124,13 @@ class _Notes:
         self.log.write(json.dumps({"where": where, "reason": reason, "detail": detail}, ensure_ascii=False) + "\n")
 
 
-def _records(importer: Importer, source: str, options: ImportOptions, caption_of: Callable[[str], str | None],
-             counts: Counter[str], note: _Notes) -> Iterator[Record]:
+def _records(importer: Importer, source: str, options: ImportOptions, beside: Given, counts: Counter[str],
+             note: _Notes) -> Iterator[Record]:
     """Yield what the rows of a file become, ids unique and videos under the root."""
     seen = Seen()
     for where, row in read_rows(source):
         counts["rows"] += 1
-        given = Given(fallback_id=f"row{counts['rows']}", caption_of=caption_of, columns=options.columns)
+        given = replace(beside, fallback_id=f"row{counts['rows']}")
         try:
             for record in importer.read(row, given):
                 try:
