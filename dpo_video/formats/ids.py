@@ -16,10 +16,10 @@ Taken = TypeVar("Taken", bound=AnyRecord)
 
 
 def id_of(row: Row, *names: str, fallback: str) -> str:
-    """Return the first of several fields that says something, else the fallback: null, NaN and "" are no ids."""
+    """Return the first of several fields that says something, else the fallback: null and "" are no ids."""
     for name in names:
         value = row.get(name)
-        if value is not None and value != "" and value == value:  # NaN differs from itself
+        if value is not None and value != "":
             return str(value)
     return fallback
 
@@ -109,4 +109,4 @@ def _content(pair: Pair) -> int:
 
 def _digest(text: str) -> int:
     """Return 8 bytes for a text: they keep a million rows small."""
-    return int.from_bytes(hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "big")
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big")

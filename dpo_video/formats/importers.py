@@ -4,6 +4,7 @@ Field lists: LLaVA-Hound and ShareGPTVideo (docs of the repository, files of the
 RLAIF-V, LLaMA-Factory (sharegpt ranking), ms-swift (custom dataset), Qwen-VL-Series-Finetune, TRL, Video-ChatGPT.
 """
 
+import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -202,6 +203,10 @@ def _trl(row: Row, given: Given) -> Iterator[Pair]:
 def _vista_dpo(row: Row, given: Given) -> Iterator[Pair]:
     """Yield a pair for each of the two rejected answers; box, clip and frames are kept as they are."""
     kept = {name: row[name] for name in ("bbox", "clip_w", "clip_l", "frame") if row.get(name) is not None}
+    try:
+        json.dumps(kept, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise BadRow(f"`{'`, `'.join(kept)}` must be what JSON can hold: {error}") from error
     identity = id_of(row, "id", fallback=given.fallback_id)
     for number, name in enumerate(("rejected", "rejected_2")):
         if row.get(name):
