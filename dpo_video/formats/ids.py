@@ -54,9 +54,8 @@ class Seen:
     """The ids so far. Samples, candidates and judgments stand once; a question has any number of different pairs."""
 
     def __init__(self) -> None:
-        self._questions: dict[int, int] = {}
-        self._pairs: set[int] = set()
-        self._further: dict[int, int] = {}
+        self._first: dict[int, int] = {}
+        self._further: dict[int, set[int]] = {}
 
     def take(self, record: Taken) -> Taken:
         """Note a record and return it, the answers of a question's second and further pairs numbered.
@@ -64,21 +63,20 @@ class Seen:
         Raises Dropped for one that stood before, and for a pair whose id is that of another question.
         """
         identity = _identity(record)
-        key, asked = _digest(identity), _question(record)
-        before = self._questions.get(key)
-        if before is not None and not isinstance(record, Pair):
-            raise Dropped("id stands twice", identity)
-        if before is not None and before != asked:
-            raise Dropped("id stands twice", f"{identity}, with another question or clip than before")
-        self._questions[key] = asked
+        key, mark = _digest(identity), _mark(record)
+        first = self._first.get(key)
+        if first is None:
+            self._first[key] = mark
+            return record
         if not isinstance(record, Pair):
-            return record
-        if (content := _content(record)) in self._pairs:
+            raise Dropped("id stands twice", identity)
+        if first >> 32 != mark >> 32:
+            raise Dropped("id stands twice", f"{identity}, with another question or clip than before")
+        further = self._further.setdefault(key, set())
+        if mark == first or mark in further:
             raise Dropped("pair stands twice", identity)
-        self._pairs.add(content)
-        if before is None:
-            return record
-        number = self._further[key] = self._further.get(key, 1) + 1
+        further.add(mark)
+        number = len(further) + 1
         return replace(record, chosen_id=f"{record.chosen_id}.{number}", rejected_id=f"{record.rejected_id}.{number}")
 
 
@@ -96,15 +94,13 @@ def _identity(record: AnyRecord) -> str:
     return record.sample_id if isinstance(record, Pair) else record.id
 
 
-def _question(record: AnyRecord) -> int:
-    """Return what a pair's id stands for, which its further pairs share; other records have their id alone."""
+def _mark(record: AnyRecord) -> int:
+    """Return what tells pairs of one id apart: 4 bytes for the question and its clip, 4 for the answers."""
     if not isinstance(record, Pair):
         return 0
-    return _digest(repr((record.video, record.prompt, record.start, record.end)))
-
-
-def _content(pair: Pair) -> int:
-    return _digest(repr((pair.sample_id, pair.chosen, pair.rejected, pair.rejected_video)))
+    question = repr((record.video, record.prompt, record.start, record.end))
+    answers = repr((record.chosen, record.rejected, record.rejected_video))
+    return _digest(question) >> 32 << 32 | _digest(answers) >> 32
 
 
 def _digest(text: str) -> int:
