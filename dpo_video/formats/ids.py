@@ -105,4 +105,4 @@ def _mark(record: AnyRecord) -> int:
 
 def _digest(text: str) -> int:
     """Return 8 bytes for a text: they keep a million rows small."""
-    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big")
+    return int.from_bytes(hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "big")
