@@ -39,13 +39,14 @@ def frames(
     print("\n".join(f"{name:<15}{text}" for name, text in rows))
 
 
-def import_(
+def import_(  # noqa: PLR0913 - options of a command
     name: Annotated[str, typer.Argument(metavar="FORMAT", help="See `dpo-video list formats`.")],
     source: Annotated[str, typer.Argument(metavar="FILE", help="JSONL, JSON, CSV, TSV, Parquet, a saved dataset's "
                                                                "folder, or hf:NAME[:SPLIT].")],
     out: Annotated[str, typer.Option(help="JSONL to write.")],
     video_root: Annotated[str, typer.Option(help="Folder of the clips; rows with others are dropped.")] = "",
     captions: Annotated[str, typer.Option(help="File of captions, for formats without.")] = "",
+    samples: Annotated[str, typer.Option(help="Imported questions, for hound_predictions and hound_judgments.")] = "",
     columns: Annotated[str, typer.Option("--map", help="Column map of `table`: prompt=question,chosen=good.")] = "",
     skip_bad: Annotated[bool, typer.Option(help="Count rows that are not of the format instead of stopping.")] = False,
     check_videos: Annotated[bool, typer.Option(help="Drop rows whose clip is not there.")] = True,
@@ -58,7 +59,8 @@ def import_(
         raise UserError(f"--map is {columns!r}: write it as our_field=column, e.g. prompt=question,chosen=good")
     report = import_file(name, source, Path(out), ImportOptions(
         root=Path(video_root).expanduser() if video_root else None, captions=captions or None,
-        columns={ours: theirs for ours, _, theirs in pairs}, skip_bad=skip_bad, check_videos=check_videos))
+        samples=Path(samples).expanduser() if samples else None, columns={ours: theirs for ours, _, theirs in pairs},
+        skip_bad=skip_bad, check_videos=check_videos))
     reasons = ", ".join(f"{reason} {count}" for reason, count in report.dropped.items()) or "none"
     print(f"{report.rows} rows read, {report.kept} {report.kind} kept; dropped: {reasons}; {report.out}, "
           f"reasons in {report.drops}")

@@ -11,11 +11,14 @@ from typing import Literal, NamedTuple
 from dpo_video.clean import Row, Rows, clean_samples, is_on, left_out, looks_at_frames
 from dpo_video.cleaned import Cleaned
 from dpo_video.errors import UserError
+from dpo_video.formats.fields import TAG
 from dpo_video.names import did_you_mean
 from dpo_video.recipe import Recipe
 from dpo_video.records import Pair, Sample, read_lines
 from dpo_video.store import RunStore
+from dpo_video.texts import SURROGATE
 from dpo_video.video.facts import look_at
+from dpo_video.video.sources import local_path
 
 TOY_CLIPS: dict[str, int] = {"toy:train": 80, "toy:heldout": 120}
 """Clips per split of the toy world: at least 200 training and 300 held-out questions."""
@@ -90,13 +93,21 @@ def _unique(path: Path) -> Rows:
 
 
 def _check_content(record: Sample | Pair, where: str, *, needed: Sequence[str]) -> None:
-    """Refuse a field that says nothing, and a clip that ends before it starts."""
+    """Refuse a field that says nothing, a text that is no prompt, and a clip that ends before it starts."""
     row = asdict(record)
+    for name in ("prompt", "chosen", "rejected"):
+        if (half := SURROGATE.search(row.get(name, ""))) is not None:
+            raise UserError(f"{where}: `{name}` holds half a character, {half[0]!r}, as where an emoji was cut: no "
+                            "tokenizer takes that. Remove it")
     for name in needed:
         value = row[name]
         if not (value.strip() if isinstance(value, str) else value and all(part.strip() for part in value)):
             why = ". The judge scores answers against it" if name == "caption" else ""
             raise UserError(f"{where}: `{name}` is empty{why}. Fill it in, or leave the line out")
+    if (tag := TAG.search(record.prompt)) is not None:
+        raise UserError(f"{where}: `prompt` contains {tag[0].strip()!r}, which other projects write for the clip; "
+                        "the model would read it as text, or as its own video token. Remove it: the chat template "
+                        "puts the clip of `video` into the prompt")
     start, end = record.start or 0.0, record.end
     if start < 0 or (end is not None and end <= start):
         raise UserError(f"{where}: the clip starts at {start:g} and ends at {end if end is None else format(end, 'g')} "
@@ -156,7 +167,7 @@ def check_disjoint(samples: Sequence[Sample], heldout: Sequence[Sample], *, vide
 def _file(sample: Sample, root: Path) -> Path:
     """Return the video file, or the folder that holds the frames."""
     first = sample.video if isinstance(sample.video, str) else sample.video[0]
-    path = (root / Path(first).expanduser()).resolve()
+    path = (root / local_path(first)).resolve()
     return path if isinstance(sample.video, str) else path.parent
 
 

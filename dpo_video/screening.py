@@ -16,10 +16,23 @@ RUN_WORDS = 4
 """Words of a run whose return counts as repetition."""
 SPELLED_OUT = {"\u2019": "'", "can't": "cannot", "can not": "cannot", "couldn't": "could not", "don't": "do not",
                "i'm": "i am", "wasn't": "was not"}
+GIVEN = r"(?:provided|attached|uploaded|shared|given|sent)"
+MEDIUM = rf"""
+    (?:(?:the|this|that|these|those|any|your)\ (?:(?:actual|{GIVEN})\ )?)?(?:video|clip|image|frame|footage)s?
+    (?:\ (?:contents?|clips?|files?|links?|frames?|footage))?
+    (?=\W*$|[.,;:!?)]
+        |\ (?:(?:that\ )?you|(?:that\ was\ )?{GIVEN}|itself|directly|and|or|but|so|because|since|as|here)\b)"""
+"""The clip itself: "the video", not "the video game" nor "any image on the wall", which a question may be about."""
 REFUSAL = re.compile(
-    r"""\W*(?:(?:unfortunately|however|i\ apologi[sz]e|(?:i\ am\ )?(?:so\ |very\ )?sorry),?\ (?:but\ )?)?(?:
-        i\ (?:cannot|could\ not|am\ (?:unable|not\ able)\ to)\ (?:\w+\ ){0,2}
-            (?:see|view|watch|access|analy[sz]e|process|open|provide|assist|help|answer|determine|describe)\b
+    rf"""\W*(?:(?:unfortunately|however|i\ apologi[sz]e|(?:i\ am\ )?(?:so\ |very\ )?sorry),?\ (?:but\ )?)?(?:
+        i\ (?:cannot|could\ not|am\ (?:unable|not\ able)\ to)\ (?:
+            (?:\w+\ ){{0,3}}(?:
+                (?:see|view|watch|access|analy[sz]e|process|open|describe)\ {MEDIUM}
+                | (?:view|watch|access|analy[sz]e|process|open)\ (?:(?:it|them|this|that|external\ \w+)(?=\W*$|[.,;!?]))
+                | (?:see|view|watch|assist|help)(?=\W*$|[.,;!?])
+                | (?:assist|help)\ (?:you|with)\b
+                | (?:answer|process|fulfill?)\ (?:your|this|that|the)\ request\b)
+            | [^.!?]*?\bwithout\ (?:seeing|viewing|watching|(?:having\ )?access\ to)\ {MEDIUM})
         | i\ do\ not\ have\ (?:the\ )?(?:ability|access|capability)\b
         | (?:as\ |i\ am\ )an?\ (?:ai|artificial|(?:large\ )?language\ model)\b
         | (?:there\ (?:is|was)\ )?no\ (?:video|frames?|images?|clip)\ (?:(?:was|were|is|are|has\ been|have\ been)\ )?
@@ -27,7 +40,9 @@ REFUSAL = re.compile(
         | the\ (?:video|clip|image|frame)s?\ (?:
             (?:is|was|are|were)\ (?:unavailable|inaccessible|not\ (?:provided|accessible))
             | (?:could\ not|cannot)\ be\ (?:accessed|loaded|opened|played))\b)""", re.VERBOSE)
-"""How a model begins that will not or cannot answer; further on ("the man cannot see the car") it is no refusal."""
+"""How a model begins that will not or cannot answer; further on ("the man cannot see the car") it is no refusal.
+
+Nor is it one to see no dog, or not to tell a colour: questions about what is not there are answered so."""
 
 
 def screen_question(question: Sequence[Candidate], settings: CleanSettings) -> tuple[dict[str, str], dict[str, str]]:

@@ -15,7 +15,7 @@ from dpo_video.models.batches import Row, collate
 from dpo_video.models.families import FAMILIES, ClipFeatures
 from dpo_video.models.load import Policy, load_policy
 from dpo_video.models.positions import TEXT, VIDEO
-from dpo_video.models.prompts import encode_prompt, process_frames, prompt_text, video_inputs
+from dpo_video.models.prompts import answer_ids, encode_prompt, process_frames, prompt_text, video_inputs
 from dpo_video.models.sampling import Sampler, generate_answers
 from dpo_video.models.tokens import frame_size, video_tokens
 from dpo_video.recipe import VideoSettings
@@ -102,6 +102,18 @@ def test_glm4v_puts_image_tokens_where_a_video_is_and_cuts_stamps_to_seconds() -
     assert f"<|begin_of_video|>{steps}<|end_of_video|>what ?" in text
     assert prompt.token_types is not None
     assert torch.equal(prompt.token_types == VIDEO, prompt.input_ids == policy.processor.image_token_id)
+
+
+def test_glm4v_ends_an_answer_as_its_template_goes_on_after_one() -> None:
+    policy = plain_policy("glm4v")
+    turns = [{"role": role, "content": [{"type": "text", "text": text}]}
+             for role, text in (("user", "what ?"), ("assistant", "yes"), ("user", "why ?"))]
+    text = policy.processor.apply_chat_template(turns, tokenize=False)
+    end = policy.processor.tokenizer.decode(answer_ids(policy, "yes")[-1:])
+    assert text.partition("yes")[2].startswith(end) and end != policy.processor.tokenizer.eos_token
+    assert answer_ids(policy, "yes", ended=False) == answer_ids(policy, "yes")[:-1]
+    without = replace(policy, processor=plain_policy("qwen2_5_vl").processor)
+    assert without.end_id == without.processor.tokenizer.eos_token_id, "that tokenizer has no such token"
 
 
 def still_then_moving() -> Frames:

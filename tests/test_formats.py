@@ -87,6 +87,13 @@ def imported(name: str, source: str, out: Path, **options: Any) -> tuple[Report,
 
 
 @pytest.fixture
+def samples(tmp_path: Path) -> Path:
+    """Return a file of the question that ids of answers mean: v1_0_1 may be a question as well."""
+    write_jsonl(tmp_path / "samples.jsonl", [Sample(id="v1_0", video="clips/v1", prompt=ASKED, caption="A woman.")])
+    return tmp_path / "samples.jsonl"
+
+
+@pytest.fixture
 def captions(tmp_path: Path) -> str:
     rows = [{"id": "v1", "video": "elsewhere/v1", "conversations": [FROM, {"from": "gpt", "value": "A woman cooks."}]}]
     return write_rows(tmp_path / "captions.jsonl", rows)
@@ -97,11 +104,11 @@ def test_every_importer_has_a_fixture():
 
 
 @pytest.mark.parametrize("name", IMPORTERS)
-def test_each_format_is_read_as_its_project_writes_it(name, root, captions, tmp_path):
+def test_each_format_is_read_as_its_project_writes_it(name, root, captions, samples, tmp_path):
     columns = COLUMNS if name == "table" else {}
     report, records = imported(name, write_rows(tmp_path / "in.jsonl", ROWS[name]), tmp_path / "out.jsonl", root=root,
                                captions=captions if IMPORTERS[name].kind in ("samples", None) else None,
-                               columns=columns)
+                               samples=samples if name == "hound_judgments" else None, columns=columns)
     assert (report.rows, report.dropped) == (len(ROWS[name]), {})
     first = records[0]
     if report.kind == "pairs":
@@ -125,17 +132,18 @@ def test_what_formats_have_beyond_a_pair_is_kept(root, tmp_path):
     assert (pair.chosen, pair.rejected, pair.rejected_video) == (GOOD, GOOD, "clips/v2.mp4")
 
 
-def test_imported_candidates_and_judgments_go_through_pair(captions, tmp_path):
+def test_imported_candidates_and_judgments_go_through_pair(captions, samples, tmp_path):
     """The reply with a number but no verdict line is unscored: the peer's parser gave it 2."""
     made = {name: imported(name, write_rows(tmp_path / f"{name}.jsonl", ROWS[name]), tmp_path / f"{name}.out.jsonl",
-                           captions=captions if name == "hound_qa" else None)[1]
+                           captions=captions if name == "hound_qa" else None,
+                           samples=samples if name == "hound_judgments" else None)[1]
             for name in ("hound_qa", "hound_predictions", "hound_judgments")}
-    samples, candidates, judgments = made.values()
+    asked, candidates, judgments = made.values()
     assert [(row.candidate_id, row.score, row.status) for row in judgments] == [
         ("v1_0#0", 5.0, "scored"), ("v1_0#1", None, "unscored")]
     worse = Judgment(candidate_id="v1_0#1", scorer=judgments[0].scorer, judge="j", score=1.0, status="scored",
                      reason="", reply="")
-    paired = build_pairs(samples, candidates, [judgments[0], worse], settings=PairSettings(rule="hound"),
+    paired = build_pairs(asked, candidates, [judgments[0], worse], settings=PairSettings(rule="hound"),
                          threshold=3.0, seed=0)
     assert [(pair.chosen, pair.rejected) for pair in paired.pairs] == [(GOOD, BAD)]
 
@@ -156,7 +164,7 @@ PAIR = ROWS["hound_pairs"][0]
 def test_what_cannot_be_used_is_dropped_counted_and_written_down(row, reason, root, tmp_path):
     source = write_rows(tmp_path / "in.jsonl", [PAIR, {**row, "id": "other"}, PAIR])
     report, records = imported("hound_pairs", source, tmp_path / "out.jsonl", root=root)
-    assert report.dropped == {reason: 1, "id stands twice": 1}
+    assert report.dropped == {reason: 1, "pair stands twice": 1}
     assert len(records) == report.kept == 1
     drops = [json.loads(line) for line in report.drops.read_text().splitlines()]
     assert [drop["where"] for drop in drops] == [f"{source}:2", f"{source}:3"]
@@ -244,6 +252,7 @@ def test_a_table_keeps_which_part_of_a_file_is_meant(tmp_path):
     ("table", {"columns": {"rejeced": "bad"}}, "unknown field in --map 'rejeced'. Did you mean 'rejected'?"),
     ("trl", {"columns": {"prompt": "question"}}, "--map is for the format `table`"),
     ("trl", {"captions": "c.jsonl"}, "--captions is for formats of samples; trl has pairs"),
+    ("table", {"samples": Path("s.jsonl")}, "--samples is for formats of candidates and judgments, and table is of"),
 ])
 def test_an_option_that_the_format_would_not_read_is_refused(name, options, said, tmp_path):
     with pytest.raises(UserError, match=re.escape(said)):

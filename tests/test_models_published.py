@@ -14,7 +14,7 @@ from dpo_video.models.tokens import video_tokens, vision_patches
 from dpo_video.recipe import LoraSettings, ModelSettings, TrainSettings, VideoSettings
 
 PUBLISHED_CONTEXT = {"qwen2_5_vl": 128000, "llava_next_video": 4096, "qwen2_vl": 32768, "qwen3_vl": 262144,
-                     "llava_onevision": 32768, "video_llama_3": 32768, "glm4v": 65536, "molmo2": 36864,
+                     "llava_onevision": 32768, "video_llama_3": 131072, "glm4v": 65536, "molmo2": 36864,
                      "perception_lm": 11520, "video_llava": 4096, "internvl": 32768, "smolvlm": 8192, "llava": 4096,
                      "llava_next": 32768, "pixtral": 1024000, "mistral3": 131072, "minicpmv4_6": 262144}
 
@@ -99,6 +99,15 @@ def test_every_family_can_be_planned_for_by_a_published_checkpoint(family):
         estimate = estimate_training(plan, ModelSettings(name=name, quantize="nf4"), TrainSettings(), load)
         assert 1 < estimate["total"] < 40 and estimate["vision"] > 0
     assert names
+
+
+@pytest.mark.parametrize(("frames", "height", "width"), [(8, 728, 1288), (16, 672, 1176), (180, 196, 336)])
+def test_videollama_s_frames_share_12845056_pixels(frames, height, width):
+    """1280 x 720 rounded to 28 where it fits into 12,845,056 / F pixels, else the sides that do, rounded down."""
+    assert height * width * frames <= 12845056 and height % 28 == width % 28 == 0
+    plan = blueprint(ModelSettings(name="lkhl/VideoLLaMA3-2B-Image-HF"))
+    tokens = video_tokens(plan, VideoSettings(), num_frames=frames, height=720, width=1280)
+    assert tokens == frames * (height // 28) * (width // 28)
 
 
 def test_planning_twice_gives_the_same_config():

@@ -87,14 +87,25 @@ def test_questions_do_not_share_answers_and_order_stays(tmp_path: Path) -> None:
 @pytest.mark.parametrize("text", [
     "I'm sorry, but I can't see the video.", "I cannot view videos", "I\u2019m sorry, I can not access the clip.",
     "As an AI language model, I ...", "Unfortunately, no video was provided.", "I do not have access to the video.",
-    "The video could not be loaded.", "Sorry, I am unable to watch it"])
+    "The video could not be loaded.", "Sorry, I am unable to watch it", "I cannot see.", "I'm unable to see any video.",
+    "I cannot directly view or analyze videos.", "I'm sorry, but I can't see the video clip, so I cannot answer.",
+    "I cannot watch the attached video", "I could not open the clip that was provided.", "I cannot describe the video.",
+    "I cannot access the video you uploaded.", "I can't help with that.", "I'm sorry, I cannot assist you.",
+    "I cannot fulfill this request.", "I cannot process your request.", "I am unable to access external content.",
+    "I cannot determine the color of the car without seeing the video."])
 def test_refusals_are_known_by_how_they_begin(text: str) -> None:
     assert is_refusal(text)
 
 
 @pytest.mark.parametrize("text", [
     "The man cannot see the car.", "He says: I cannot see the video.", "No images hang on the wall", "No.",
-    "The video is provided with subtitles by a broadcaster", "I can see a dog", "Sorry is written on the sign"])
+    "The video is provided with subtitles by a broadcaster", "I can see a dog", "Sorry is written on the sign",
+    "I cannot see any dog in the video.", "I can't see a red car; only a blue truck drives by.", "I cannot see it.",
+    "I cannot determine the exact colour, but it looks red.", "I cannot see the video game that he plays.",
+    "I cannot see any image on the wall.", "I cannot see the image that hangs behind her.", "I cannot see the dog.",
+    "I cannot describe the man's face: he turns away.", "I cannot provide a number, the crowd is too dense.",
+    "I cannot help but notice the dog.", "I cannot tell who he is without seeing his face in the video.",
+    "I'm sorry, but I cannot see any person opening the door."])
 def test_an_answer_about_not_seeing_is_no_refusal(text: str) -> None:
     assert not is_refusal(text)
 

@@ -3,6 +3,7 @@
 `BadRow`: it is not of the format. `Dropped`: it is, and cannot be used; counted by reason.
 """
 
+import math
 import re
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -56,14 +57,17 @@ def clean(text: str) -> str:
 
 
 def number_of(row: Row, name: str) -> float | None:
-    """Return a number, also from a text (CSV); None where there is none."""
+    """Return a number, also from a text (CSV); None where there is none, or NaN stands for that."""
     value = row.get(name)
     if value is None or value == "":
         return None
     try:
-        return float(value)
+        number = float(value)
     except (TypeError, ValueError):
         raise BadRow(f"`{name}` must be a number, {_given(value)}") from None
+    if math.isinf(number):
+        raise BadRow(f"`{name}` must be a finite number, {_given(value)}")
+    return None if math.isnan(number) else number
 
 
 def turns_of(row: Row, name: str) -> list[Turn]:
@@ -79,9 +83,11 @@ def turn_of(turn: Any, name: str) -> Turn:
     if not isinstance(turn, dict):
         raise BadRow(f"`{name}` must hold turns (role and content, or from and value), got {str(turn)[:60]!r}")
     role, content = turn.get("role", turn.get("from")), turn.get("content", turn.get("value"))
-    if role not in ROLES:
+    if not isinstance(role, str) or role not in ROLES:
         raise BadRow(f"`{name}`: unknown role {role!r}; known: {', '.join(ROLES)}")
     if isinstance(content, list):
+        if not all(isinstance(part, dict) and isinstance(part.get("text"), str | None) for part in content):
+            raise BadRow(f"`{name}`: the parts of a turn must be objects with type and text, {_given(content)}")
         content = " ".join(part.get("text") or "" for part in content if part.get("type") == "text")
     if not isinstance(content, str):
         raise BadRow(f"`{name}`: a turn's text must be a text, got {str(content)[:60]!r}")

@@ -4,6 +4,7 @@ Field lists: LLaVA-Hound and ShareGPTVideo (docs of the repository, files of the
 RLAIF-V, LLaMA-Factory (sharegpt ranking), ms-swift (custom dataset), Qwen-VL-Series-Finetune, TRL, Video-ChatGPT.
 """
 
+import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -20,6 +21,7 @@ from dpo_video.formats.fields import (
     turn_of,
     turns_of,
 )
+from dpo_video.formats.ids import answered, id_of
 from dpo_video.formats.rows import Row
 from dpo_video.judges.scorer import load_scorer
 from dpo_video.judges.verdict import parse
@@ -38,6 +40,8 @@ class Given:
     """For rows without an id."""
     caption_of: Callable[[str], str | None] = field(default=lambda video: None)
     """A clip's caption by its video, from the file of captions."""
+    is_question: Callable[[str], bool] | None = None
+    """Whether an id is that of a question, from the file of samples."""
     columns: Mapping[str, str] = field(default_factory=dict)
     """Our field -> the table's column."""
 
@@ -61,7 +65,7 @@ def _pair(row: Row, given: Given, *, video: str | list[str], prompt: str, chosen
         raise Dropped("chosen equals rejected", chosen[:80])
     if not prompt:
         raise Dropped("empty question")
-    identity = str(row.get("id", row.get("idx", given.fallback_id)))
+    identity = id_of(row, "id", "idx", fallback=given.fallback_id)
     return Pair(sample_id=identity, video=video, prompt=prompt, chosen=chosen, rejected=rejected,
                 chosen_score=number_of(row, "chosen_score"), rejected_score=number_of(row, "rejected_score"),
                 implicit_margin=number_of(row, "implicit_margin"),
@@ -78,7 +82,7 @@ def _conversation_samples(row: Row, given: Given) -> Iterator[Sample]:
     """Yield a sample for each question and answer of a conversation."""
     video = one_video(row, "video", "videos")
     turns = [turn for turn in turns_of(row, "conversations") if turn.role != "system"]
-    identity = str(row.get("id", row.get("idx", given.fallback_id)))
+    identity = id_of(row, "id", "idx", fallback=given.fallback_id)
     if [turn.role for turn in turns] != ["user", "assistant"] * (len(turns) // 2) or not turns:
         raise Dropped("turns do not alternate", " ".join(turn.role for turn in turns))
     for number in range(0, len(turns), 2):
@@ -104,24 +108,29 @@ def _video_chatgpt(row: Row, given: Given) -> Iterator[Sample]:
     if not asked:
         raise BadRow(f"no `Q` or `question` in it; it has: {', '.join(row)}")
     answer = text_of(row, "A", "answer", "a")
+    identity = id_of(row, "question_id", fallback=given.fallback_id)
     for name, question in asked:
-        identity = given.fallback_id if len(asked) == 1 else f"{given.fallback_id}.{name}"
-        yield _sample(row, given, str(row.get("question_id", identity)), video, question, answer)
+        yield _sample(row, given, identity if len(asked) == 1 else f"{identity}.{name}", video, question, answer)
 
 
 def _predictions(row: Row, given: Given) -> Iterator[Candidate]:
-    """Yield the candidate of an inference row; its id is `<video>_<question>_<candidate>` or the question's own."""
+    """Yield the candidate of an inference row."""
     made = row.get("model_prediction")
     if not isinstance(made, dict):
         raise BadRow("no `model_prediction` with status and message in it")
     if made.get("status") != "success":
         raise Dropped("failed prediction", str(made.get("message"))[:80])
-    identity = text_of(row, "id")
-    sample, _, number = identity.rpartition("_") if identity.count("_") >= 2 else (identity, "", "0")
-    if not number.isdigit():
-        sample, number = identity, "0"
+    clip = row.get("modal_path")
+    sample, number = _answered(row, given, clip=clip if isinstance(clip, str) else None)
     yield Candidate(id=f"{sample}#{number}", sample_id=sample, text=text_of(made, "message"), settings="imported",
-                    model=str(row.get("model_name") or "imported"), seed=int(number))
+                    model=str(row.get("model_name") or "imported"), seed=number)
+
+
+def _answered(row: Row, given: Given, *, clip: str | None) -> tuple[str, int]:
+    identity = id_of(row, "id", "idx", fallback="")
+    if not identity:
+        raise BadRow(f"no `id` in it; it has: {', '.join(row)}")
+    return answered(identity, clip=clip, is_question=given.is_question)
 
 
 def _judgments(row: Row, given: Given) -> Iterator[Judgment]:
@@ -131,10 +140,7 @@ def _judgments(row: Row, given: Given) -> Iterator[Judgment]:
     scorer = load_scorer("hound_quality")
     reply = text_of(row, "response")
     verdict = parse(scorer, reply)
-    identity = text_of(row, "id")
-    sample, _, number = identity.rpartition("_") if identity.count("_") >= 2 else (identity, "", "0")
-    if not number.isdigit():
-        sample, number = identity, "0"
+    sample, number = _answered(row, given, clip=None)
     yield Judgment(candidate_id=f"{sample}#{number}", scorer=scorer.version, judge="imported", score=verdict.score,
                    status="unscored" if verdict.score is None else "scored", reason=verdict.reason, reply=reply)
 
@@ -197,7 +203,11 @@ def _trl(row: Row, given: Given) -> Iterator[Pair]:
 def _vista_dpo(row: Row, given: Given) -> Iterator[Pair]:
     """Yield a pair for each of the two rejected answers; box, clip and frames are kept as they are."""
     kept = {name: row[name] for name in ("bbox", "clip_w", "clip_l", "frame") if row.get(name) is not None}
-    identity = str(row.get("id", given.fallback_id))
+    try:
+        json.dumps(kept, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise BadRow(f"`{'`, `'.join(kept)}` must be what JSON can hold: {error}") from error
+    identity = id_of(row, "id", fallback=given.fallback_id)
     for number, name in enumerate(("rejected", "rejected_2")):
         if row.get(name):
             own = {**row, "id": identity if number == 0 else f"{identity}.2"}
@@ -211,7 +221,7 @@ def _rlaif_v(row: Row, given: Given) -> Iterator[Pair]:
     path = text_of(row, "image_path") if isinstance(row.get("image_path"), str) else None
     if path is None:
         raise Dropped("picture inside the row", "save the pictures as files and give image_path")
-    identity = row.get("id", row.get("ds_question_id", row.get("idx", given.fallback_id)))
+    identity = id_of(row, "id", "ds_question_id", "idx", fallback=given.fallback_id)
     yield _pair({**row, "id": identity}, given, video=[path], prompt=text_of(row, "question"),
                 chosen=text_of(row, "chosen"), rejected=text_of(row, "rejected"), source="rlaif_v")
 
@@ -232,8 +242,8 @@ def _table(row: Row, given: Given) -> Iterator[Record]:
                     rejected=text_of(values, "rejected"), source="table", **cut)
         return
     answer = text_of(values, "answer") if values.get("answer") else None
-    yield _sample(values, given, str(values.get("id", given.fallback_id)), video, text_of(values, "prompt"), answer,
-                  **cut)
+    yield _sample(values, given, id_of(values, "id", fallback=given.fallback_id), video, text_of(values, "prompt"),
+                  answer, **cut)
 
 
 TABLE_FIELDS = ("id", "video", "prompt", "caption", "answer", "start", "end", "chosen", "rejected", "chosen_score",

@@ -1,18 +1,19 @@
 """`dpo-video import`: foreign rows to our records, row by row in flat memory, with every drop counted and kept."""
 
-import hashlib
 import json
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TextIO
 
 from dpo_video.errors import UserError
 from dpo_video.formats.captions import open_captions
 from dpo_video.formats.fields import BadRow, Dropped
+from dpo_video.formats.ids import Seen, questions_of
 from dpo_video.formats.importers import IMPORTERS, KINDS, TABLE_FIELDS, Given, Importer, Kind, Record
 from dpo_video.formats.rows import read_rows
 from dpo_video.names import choose
@@ -31,6 +32,8 @@ class ImportOptions:
     """Folder of the clips; None leaves paths as they are, unchecked."""
     captions: str | None = None
     """File of captions, for formats whose rows carry none."""
+    samples: Path | None = None
+    """Imported questions, by which ids of answers are understood."""
     columns: Mapping[str, str] = field(default_factory=dict)
     """Our field -> the table's column."""
     skip_bad: bool = False
@@ -69,9 +72,11 @@ def import_file(name: str, source: str, out: Path, options: ImportOptions) -> Re
         caption_of: Callable[[str], str | None] = lambda video: None  # noqa: E731
         if options.captions is not None:
             caption_of = stack.enter_context(open_captions(options.captions)).of
+        is_question = None if options.samples is None else questions_of(options.samples)
         log = stack.enter_context(drops.open("w", encoding="utf-8"))
         note = _Notes(log, dropped)
-        records = _records(importer, source, options, caption_of, counts, note)
+        beside = Given(fallback_id="", caption_of=caption_of, is_question=is_question, columns=options.columns)
+        records = _records(importer, source, options, beside, counts, note)
         write_atomic(out, (to_json(record) + "\n" for record in _of_one_kind(records, kinds)))
     if not counts["kept"]:
         reasons = ", ".join(f"{reason} ({count})" for reason, count in dropped.most_common())
@@ -91,8 +96,10 @@ def _check_options(name: str, importer: Importer, source: str, out: Path, option
         choose(dict.fromkeys(TABLE_FIELDS), column, "field in --map")
     if options.captions is not None and importer.kind not in ("samples", None):
         raise UserError(f"--captions is for formats of samples; {name} has {importer.kind}. Leave it out")
+    if options.samples is not None and importer.kind not in ("candidates", "judgments"):
+        raise UserError(f"--samples is for formats of candidates and judgments, and {name} is of others. Leave it out")
     if any(given is not None and Path(given).expanduser().resolve() == out.resolve()
-           for given in (source, options.captions)):
+           for given in (source, options.captions, options.samples)):
         raise UserError(f"--out is {str(out)!r}, which is read: name another file")
 
 
@@ -117,17 +124,17 @@ class _Notes:
         self.log.write(json.dumps({"where": where, "reason": reason, "detail": detail}, ensure_ascii=False) + "\n")
 
 
-def _records(importer: Importer, source: str, options: ImportOptions, caption_of: Callable[[str], str | None],
-             counts: Counter[str], note: _Notes) -> Iterator[Record]:
+def _records(importer: Importer, source: str, options: ImportOptions, beside: Given, counts: Counter[str],
+             note: _Notes) -> Iterator[Record]:
     """Yield what the rows of a file become, ids unique and videos under the root."""
-    seen: set[int] = set()
+    seen = Seen()
     for where, row in read_rows(source):
         counts["rows"] += 1
-        given = Given(fallback_id=f"row{counts['rows']}", caption_of=caption_of, columns=options.columns)
+        given = replace(beside, fallback_id=f"row{counts['rows']}")
         try:
             for record in importer.read(row, given):
                 try:
-                    yield _placed(record, options, seen)
+                    yield seen.take(_placed(record, options))
                     counts["kept"] += 1
                 except Dropped as error:
                     note.add(where, error.reason, error.detail)
@@ -139,25 +146,14 @@ def _records(importer: Importer, source: str, options: ImportOptions, caption_of
             note.add(where, "not of the format", str(error))
 
 
-def _placed(record: Record, options: ImportOptions, seen: set[int]) -> Record:
-    """Return a record with its id noted and its videos under the root."""
-    identity = _identity(record)
-    digest = int.from_bytes(hashlib.blake2b(identity.encode(), digest_size=8).digest(), "big")
-    if digest in seen:  # 8 bytes each keep a million ids small
-        raise Dropped("id stands twice", identity)
-    if not isinstance(record, Candidate | Judgment) and options.root is not None:
-        record = replace(record, video=place_video(record.video, options.root, check=options.check_videos))
-        if not isinstance(record, Sample) and record.rejected_video is not None:
-            record = replace(record, rejected_video=place_video(record.rejected_video, options.root,
-                                                                check=options.check_videos))
-    seen.add(digest)
-    return record
-
-
-def _identity(record: Record) -> str:
-    if isinstance(record, Judgment):
-        return record.candidate_id
-    return record.id if isinstance(record, Sample | Candidate) else f"{record.sample_id}\n{record.rejected_id}"
+def _placed(record: Record, options: ImportOptions) -> Record:
+    """Return a record with its videos under the root."""
+    if isinstance(record, Candidate | Judgment) or options.root is None:
+        return record
+    place = partial(place_video, root=options.root, check=options.check_videos)
+    if isinstance(record, Sample) or record.rejected_video is None:
+        return replace(record, video=place(record.video))
+    return replace(record, video=place(record.video), rejected_video=place(record.rejected_video))
 
 
 def place_video(video: str | list[str], root: Path, *, check: bool) -> str | list[str]:

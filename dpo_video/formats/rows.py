@@ -2,12 +2,14 @@
 
 import csv
 import json
+import math
 from codecs import BOM_UTF8
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from dpo_video.errors import UserError
+from dpo_video.texts import SURROGATE
 
 Row = dict[str, Any]
 BATCH_ROWS = 1000
@@ -18,8 +20,26 @@ def read_rows(source: str) -> Iterator[tuple[str, Row]]:
     """Yield each row with where it stands (file:line, or file and row number).
 
     A `.json` or `.jsonl` file is read by what is in it: a list of objects, or an object a line. `hf:NAME` or
-    `hf:NAME:SPLIT` streams a dataset from the hub, and a folder is one that `datasets` has saved.
+    `hf:NAME:SPLIT` streams a dataset from the hub, and a folder is one that `datasets` has saved. Values are such as
+    our own files can hold: see `_plain`.
     """
+    return ((where, {name: _plain(value) for name, value in row.items()}) for where, row in _open(source))
+
+
+def _plain(value: Any) -> Any:
+    """Return a value with None for NaN, which pandas writes for what is missing, and U+FFFD for half a character."""
+    if isinstance(value, float):
+        return None if math.isnan(value) else value
+    if isinstance(value, str):
+        return value if value.isascii() else SURROGATE.sub("\ufffd", value)
+    if isinstance(value, list):
+        return [_plain(part) for part in value]
+    if isinstance(value, dict):
+        return {name: _plain(part) for name, part in value.items()}
+    return value
+
+
+def _open(source: str) -> Iterator[tuple[str, Row]]:
     if source.startswith("hf:"):
         return _read_hub(source)
     path = Path(source).expanduser()
@@ -127,16 +147,19 @@ def _read_saved(path: Path) -> Iterator[tuple[str, Row]]:
 
 def _read_hub(source: str) -> Iterator[tuple[str, Row]]:
     import datasets
+    from huggingface_hub.errors import HfHubHTTPError
 
     _, _, rest = source.partition(":")
     name, _, split = rest.partition(":")
+    number = 0
     try:
-        found = datasets.load_dataset(name, split=split or "train", streaming=True)
-    except (OSError, ValueError) as error:
-        raise UserError(f"cannot open the dataset {name!r}: {str(error).splitlines()[0][:200]}. Check the name, the "
+        for number, row in enumerate(datasets.load_dataset(name, split=split or "train", streaming=True), start=1):
+            yield f"{source}: row {number}", dict(row)
+    except (OSError, ValueError, datasets.exceptions.DatasetsError, *HfHubHTTPError.__bases__) as error:
+        # the bases are those of the HTTP library, whichever this version of huggingface_hub is built on
+        done = f"read the dataset {name!r} past row {number}" if number else f"open the dataset {name!r}"
+        raise UserError(f"cannot {done}: {(str(error) or repr(error)).splitlines()[0][:200]}. Check the name, the "
                         f"split {split or 'train'!r} and the network") from error
-    for number, row in enumerate(found, start=1):
-        yield f"{source}: row {number}", dict(row)
 
 
 def _object(row: Any, where: str) -> Row:

@@ -64,11 +64,11 @@ class Policy:
 
     @property
     def end_id(self) -> int:
-        """The id that ends an answer: the family's end-of-turn token, else the tokenizer's EOS."""
+        """The id that ends an answer: the family's end-of-turn token where the tokenizer has it, else its EOS."""
         tokenizer = self.processor.tokenizer
-        if self.family.end_of_turn is not None:
-            return int(tokenizer.convert_tokens_to_ids(self.family.end_of_turn))
-        return int(tokenizer.eos_token_id)
+        own = self.family.end_of_turn
+        found = None if own is None else tokenizer.convert_tokens_to_ids(own)
+        return int(tokenizer.eos_token_id if found in (None, tokenizer.unk_token_id) else found)
 
 
 def load_policy(settings: ModelSettings, *, adapter: Path | None = None, to_shard: bool = False) -> Policy:

@@ -1,7 +1,8 @@
 """Architecture numbers of well-known checkpoints, as data: `check` plans with them without a network.
 
-Sources: config.json and preprocessor_config.json of each repository on the Hugging Face hub. A config on this disk
-wins over these; training and generation always read the checkpoint itself.
+Sources: config.json and preprocessor_config.json of each repository on the Hugging Face hub; where others told what
+stands in them, the processor's docstring says so. A config on this disk wins over these; training and generation
+always read the checkpoint itself.
 """
 
 from collections.abc import Callable

@@ -43,7 +43,7 @@ VIDEO_LLAMA_3_2B: dict[str, Any] = {
     "model_type": "video_llama_3", "tie_word_embeddings": True,
     "text_config": {"model_type": "qwen2", "vocab_size": 151936, "hidden_size": 1536, "intermediate_size": 8960,
                     "num_hidden_layers": 28, "num_attention_heads": 12, "num_key_value_heads": 2,
-                    "max_position_embeddings": 32768, "tie_word_embeddings": True},
+                    "max_position_embeddings": 131072, "tie_word_embeddings": True},
     "vision_config": {"num_hidden_layers": 27, **SIGLIP_SO400M}}
 GLM_4_1V_9B: dict[str, Any] = {
     "model_type": "glm4v", "tie_word_embeddings": False,
@@ -86,8 +86,12 @@ def onevision_processor() -> BaseVideoProcessor:
 
 
 def video_llama_processor() -> BaseVideoProcessor:
-    """Return VideoLLaMA 3's video processor, with transformers' own defaults."""
-    return VideoLlama3VideoProcessor()
+    """Return VideoLLaMA 3's video processor, whose bounds are not transformers' own defaults.
+
+    Second-hand, as the 2B model's context of 131,072 (the 7B's is 32,768): an audit of this family, in a public
+    repository, tells them from the files on the hub that it saved.
+    """
+    return VideoLlama3VideoProcessor(size={"shortest_edge": 12544, "longest_edge": 12845056})
 
 
 def glm_processor() -> BaseVideoProcessor:

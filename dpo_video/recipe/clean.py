@@ -20,7 +20,7 @@ class CleanSettings(Section):
     """Languages of captions that stay, as ISO 639-1 codes (`en`, `zh`); empty keeps all. Captions of fewer than 20
     characters stay: too short to tell."""
     drop_refusals: bool = False
-    """Drop captions and answers that say that the video cannot be seen, in English."""
+    """Drop captions and answers that say, in English, that the video cannot be seen; "I see no dog" is an answer."""
     sample_similarity: float | None = Field(default=None, gt=0, le=1)
     """Drop a sample when question and caption are both at least this similar to an earlier one's: the share of their
     5-character pieces that both have, case and punctuation aside. 1 drops equal ones only."""

@@ -22,7 +22,15 @@ def resolve_video(video: str | list[str], root: Path) -> Path | list[Path]:
 def _resolve(name: str, root: Path) -> Path:
     if REMOTE.match(name) and not os.path.exists(root / name):
         raise VideoError("remote", name, "an address, not a file: download it first")
-    return root / Path(name).expanduser()
+    return root / local_path(name)
+
+
+def local_path(name: str) -> Path:
+    """Return the path that a record names, `~` at its beginning as somebody's home; `~clip.mp4` is a file's name."""
+    try:
+        return Path(name).expanduser()
+    except RuntimeError:  # nobody is called so
+        return Path(name)
 
 
 def clip_key(sample: Sample | Pair) -> str:

@@ -109,7 +109,7 @@ class Family:
     install_positions: Callable[[Model, str], None] | None = None
     """Applies `model.positions`; None where there is only one rule."""
     end_of_turn: str | None = None
-    """Token that ends an answer; None is the tokenizer's EOS."""
+    """Token that ends an answer, where the tokenizer has it; None is the tokenizer's EOS."""
     lora_targets: str = LORA_TARGETS
     keep_unquantized: tuple[str, ...] = KEEP_UNQUANTIZED
     shared_prefix: bool = True

@@ -22,7 +22,7 @@ def _size(processor: VideoProcessor, num_frames: int, size: FrameSize, kwargs: M
 
 GLM4V = Family(
     name="glm4v",
-    title="GLM-4.1V (zai-org/GLM-4.1V-9B-Thinking, -9B-Base)",
+    title="GLM-4.1V (zai-org/GLM-4.1V-9B-Thinking)",
     features=grid_features,
     pack=pack_list,
     placeholder=lambda config: int(config.image_token_id),
@@ -30,11 +30,16 @@ GLM4V = Family(
     frames_per_step=2,
     position_axes=3,
     positions=mrope_positions,
+    # The template opens the next turn with it; the EOS, <|endoftext|>, ends no turn. Second-hand: the checkpoint stops
+    # at either, and ms-swift's template of GLM-4 ends an answer with this one.
+    end_of_turn="<|user|>",
     frame_size=_size,
     video_tokens=grid_tokens,
     vision_patches=grid_patches,
     pixel_kwargs=pixel_bounds,
     per_clip_bounds=frozenset({"min", "max"}),
     formula="ceil(F/2) x (H/28) x (W/28), and a time stamp a pair of frames",
-    quirks="A clip's placeholders are the image token, `<|image|>`. Time stamps are cut to whole seconds.",
+    quirks="A clip's placeholders are the image token, `<|image|>`. Time stamps are cut to whole seconds. An answer "
+           "ends with `<|user|>`, not with the tokenizer's EOS. -Thinking writes its reasoning before the answer: all "
+           "of it is judged, and `generate.max_new_tokens` (256) cuts it. -9B-Base is no chat model.",
 )
