@@ -1,68 +1,28 @@
-"""Data in and out: each format as its project documents it, drops counted, round trips, flat memory, a run."""
+"""Data in: each format as its project documents it, drops counted, errors by line, and the commands."""
 
 import csv
 import json
 import re
-import subprocess
-import sys
 from pathlib import Path
-from typing import Any
 
 import datasets
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from clips import write_clip
+from format_rows import ASKED, BAD, COLUMNS, FROM, GOOD, ROWS, TURN, imported, write_rows
 from policies import tiny_folder
 from typer.testing import CliRunner
 
 from dpo_video.cli import app
 from dpo_video.errors import UserError
-from dpo_video.formats.exporters import EXPORTERS
-from dpo_video.formats.exporting import Source, export_run
 from dpo_video.formats.fields import Dropped
-from dpo_video.formats.importers import IMPORTERS, KINDS
-from dpo_video.formats.importing import ImportOptions, Report, import_file, place_video
+from dpo_video.formats.importers import IMPORTERS
+from dpo_video.formats.importing import place_video
 from dpo_video.pair import build_pairs
 from dpo_video.recipe import PairSettings, Recipe
-from dpo_video.records import Candidate, Judgment, Pair, Sample, read_jsonl, write_jsonl
+from dpo_video.records import Judgment, Sample, write_jsonl
 from dpo_video.run import do_stages, open_run, stages_of
-
-RECORDS = {name: kind for kind, name in KINDS.items()}
-ASKED, GOOD, BAD = "What is she doing?", "She is cooking.", "She is swimming."
-TURN = {"role": "user", "content": f"<video>{ASKED}"}
-FROM = {"from": "human", "value": f"<video>\n{ASKED}"}
-
-ROWS: dict[str, list[dict[str, Any]]] = {
-    "hound_qa": [{"id": "v1_0", "video": "clips/v1", "conversations": [FROM, {"from": "gpt", "value": GOOD}]}],
-    "hound_pairs": [{"id": "v1_0", "video": "clips/v1", "prompt": f"<video>\n{ASKED}", "answer": "Cooking.",
-                     "chosen": GOOD, "rejected": BAD, "chosen_score": 5.0, "rejected_score": 2.0}],
-    "hound_predictions": [
-        {"id": f"v1_0_{k}", "modal_path": "clips/v1", "query": ASKED, "answer": "Cooking.", "modal_type": "VIDEO",
-         "video_decode_backend": "frames", "temperature": 1.0, "top_p": 0.95, "max_new_tokens": 1024,
-         "model_prediction": {"status": "success", "message": text}} for k, text in enumerate((GOOD, BAD))],
-    "hound_judgments": [{"id": "v1_0_0", "response": "Explanation: right.\nScore: 5", "parsed_result": 5.0},
-                        {"id": "v1_0_1", "response": "There are 2 dogs.", "parsed_result": 2.0}],
-    "llava_next": [{"id": "a", "video": "clips/v1", "prompt": f"<video>\n{ASKED}", "chosen": GOOD, "rejected": BAD}],
-    "tpo": [{"id": "a", "video": "clips/v1.mp4", "prompt": ASKED, "chosen": GOOD, "rejected": BAD}],
-    "qwen_vl_finetune": [{"id": "1", "video": "clips/v1.mp4", "prompt": f"<video>\n{ASKED}", "chosen": GOOD,
-                          "rejected": BAD}],
-    "llama_factory": [{"conversations": [FROM], "chosen": {"from": "gpt", "value": GOOD},
-                       "rejected": {"from": "gpt", "value": BAD}, "videos": ["clips/v1.mp4"]}],
-    "ms_swift": [{"messages": [TURN, {"role": "assistant", "content": GOOD}], "videos": ["clips/v1.mp4"],
-                  "rejected_response": BAD}],
-    "trl": [{"prompt": [{"role": "user", "content": [{"type": "video"}, {"type": "text", "text": ASKED}]}],
-             "chosen": [{"role": "assistant", "content": [{"type": "text", "text": GOOD}]}],
-             "rejected": [{"role": "assistant", "content": BAD}], "videos": ["clips/v1.mp4"]}],
-    "vista_dpo": [{"id": "star/CSLEP", "video": "clips/v1.mp4", "prompt": ASKED, "chosen": GOOD, "rejected": BAD,
-                   "rejected_2": "She sleeps.", "bbox": "'x':1,'y':2,'w':3,'h':4", "clip_w": [0, 5], "clip_l": [6, 9],
-                   "frame": ["f1"]}],
-    "rlaif_v": [{"image_id": "1", "image_path": "clips/a.jpg", "ds_question_id": "q1", "question": ASKED,
-                 "chosen": GOOD, "rejected": BAD, "org_infos": {"scores": {"chosen": 0, "rejected": -2}}}],
-    "video_chatgpt": [{"video_name": "clips/v1", "Q": ASKED, "A": GOOD}],
-    "table": [{"nr": "7", "file": "clips/v1.mp4", "question": ASKED, "good": GOOD, "bad": BAD}],
-}
-COLUMNS = {"video": "file", "prompt": "question", "chosen": "good", "rejected": "bad", "id": "nr"}
 
 
 @pytest.fixture(scope="module")
@@ -74,16 +34,6 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
         write_clip(root / "clips" / name, 20)
     (root / "clips" / "a.jpg").write_bytes(b"picture")
     return root
-
-
-def write_rows(path: Path, rows: list[dict[str, Any]]) -> str:
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    return str(path)
-
-
-def imported(name: str, source: str, out: Path, **options: Any) -> tuple[Report, list[Any]]:
-    report = import_file(name, source, out, ImportOptions(**options))
-    return report, list(read_jsonl(out, RECORDS[report.kind]))
 
 
 @pytest.fixture
@@ -297,86 +247,6 @@ def test_clips_of_one_name_with_other_captions_are_told_apart_by_their_paths(tmp
     report, samples = imported("table", write_rows(tmp_path / "q.jsonl", rows), tmp_path / "o.jsonl", captions=source)
     assert [sample.caption for sample in samples] == ["It is a.", "It is b."]
     assert report.dropped == {"no caption": 1}
-
-
-def make_run(folder: Path, pairs: list[Pair], samples: list[Sample] | None = None) -> Source:
-    write_jsonl(folder / "pairs.jsonl", pairs)
-    return Source(folder=folder, samples=lambda: samples or [], threshold=3.0)
-
-
-@pytest.mark.parametrize("name", [name for name, row in EXPORTERS.items() if row.of == "pairs"])
-def test_a_pair_exported_and_imported_again_is_the_same_pair(name, tmp_path):
-    pairs = [Pair(sample_id=f"s{n}", video=f"v{n}.mp4", prompt=ASKED, chosen=f"{GOOD} {n}", rejected=BAD,
-                  chosen_score=4.5, rejected_score=None if n else 1.0, source=name,
-                  rejected_finish="length" if n == 1 else "stop", implicit_margin=0.5 if n == 2 else None,
-                  chosen_id=f"s{n}#chosen", rejected_id=f"s{n}#rejected") for n in range(3)]
-    cut = Pair(**{**{field: getattr(pairs[0], field) for field in pairs[0].__slots__}, "sample_id": "cut", "end": 2.0})
-    made = export_run(name, make_run(tmp_path, [*pairs, cut]), tmp_path / "out.jsonl")
-    assert (made.rows, made.dropped) == (3, {"part of a file": 1})
-    _, again = imported(name, str(tmp_path / "out.jsonl"), tmp_path / "again.jsonl")
-    export_run(name, make_run(tmp_path, pairs), tmp_path / "out.json")
-    assert json.loads((tmp_path / "out.json").read_text()) == [
-        json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()], "a list for those who want one"
-    assert again == pairs
-
-
-def test_what_a_format_cannot_say_is_dropped_and_counted(tmp_path):
-    frames = Pair(sample_id="f", video=["1.jpg", "2.jpg"], prompt=ASKED, chosen=GOOD, rejected=BAD, source="s",
-                  chosen_id="a", rejected_id="b")
-    other = Pair(sample_id="o", video="v.mp4", rejected_video="w.mp4", prompt=ASKED, chosen=GOOD, rejected=GOOD,
-                 source="s", chosen_id="a", rejected_id="b")
-    plain = Pair(sample_id="p", video="v.mp4", prompt=ASKED, chosen=GOOD, rejected=BAD, source="s", chosen_id="a",
-                 rejected_id="b")
-    backwards = Pair(sample_id="b", video="v.mp4", rejected_corruption="reverse", prompt=ASKED, chosen=GOOD,
-                     rejected=GOOD, source="s", chosen_id="a", rejected_id="a")
-    source = make_run(tmp_path, [frames, other, plain, backwards])
-    corrupted = {"corrupted clip for the rejected answer": 1}
-    assert export_run("hound_pairs", source, tmp_path / "h.jsonl").dropped == {
-        "list of frames": 1, "another video for the rejected answer": 1, **corrupted}
-    assert export_run("trl", source, tmp_path / "t.jsonl").dropped == {
-        "another video for the rejected answer": 1, **corrupted}
-    assert export_run("ms_swift", source, tmp_path / "m.jsonl").dropped == corrupted
-    _, again = imported("ms_swift", str(tmp_path / "m.jsonl"), tmp_path / "again.jsonl")
-    assert [pair.video for pair in again] == [["1.jpg", "2.jpg"], "v.mp4", "v.mp4"]
-    assert again[1].rejected_video == "w.mp4"
-
-
-def test_best_answers_are_the_highest_whole_ones_at_or_above_the_threshold(tmp_path):
-    """s0: 4 beats 2, and the 5 was cut; s1: 2 is below 3; s2 has no score."""
-    samples = [Sample(id=f"s{n}", video=f"v{n}.mp4", prompt=ASKED, caption="c") for n in range(3)]
-    given = {"s0#0": (2.0, "stop"), "s0#1": (4.0, "stop"), "s0#2": (5.0, "length"), "s1#0": (2.0, "stop"),
-             "s2#0": (None, "stop")}
-    write_jsonl(tmp_path / "candidates.jsonl", [
-        Candidate(id=key, sample_id=key[:2], text=f"text {key}", model="m", settings="x", seed=0, finish=finish)
-        for key, (_, finish) in given.items()])
-    write_jsonl(tmp_path / "judgments.jsonl", [
-        Judgment(candidate_id=key, scorer="s", judge="j", score=score, status="scored" if score else "unscored",
-                 reason="", reply="") for key, (score, _) in given.items()])
-    made = export_run("sharegpt", make_run(tmp_path, [], samples), tmp_path / "best.jsonl")
-    assert (made.rows, made.dropped) == (1, {"no whole answer with a score": 1, "best answer below the threshold": 1})
-    row = json.loads((tmp_path / "best.jsonl").read_text())
-    assert row == {"id": "s0", "video": "v0.mp4", "score": 4.0, "conversations": [
-        {"from": "human", "value": f"<video>\n{ASKED}"}, {"from": "gpt", "value": "text s0#1"}]}
-
-
-CODE = """
-import json, resource, sys
-from pathlib import Path
-from dpo_video.formats.importing import ImportOptions, import_file
-base = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-import_file("hound_pairs", sys.argv[1], Path(sys.argv[2]), ImportOptions())
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - base)
-"""
-
-
-def test_memory_does_not_grow_with_the_rows(tmp_path):
-    """8 bytes of id and a set's slots are kept a row: 60,000 rows of 1 kB may take 12 MB, not their 60 MB."""
-    with (tmp_path / "big.jsonl").open("w") as file:
-        for number in range(60_000):
-            file.write(json.dumps({**PAIR, "id": str(number), "chosen": f"{number} " + "word " * 200}) + "\n")
-    done = subprocess.run([sys.executable, "-c", CODE, str(tmp_path / "big.jsonl"), str(tmp_path / "out.jsonl")],
-                          check=True, capture_output=True, text=True)
-    assert int(done.stdout) < 12_000, f"{done.stdout} kB"
 
 
 def test_the_commands_import_list_and_train_on_what_was_imported(root, tmp_path):
