@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from format_rows import ASKED, BAD, GOOD, imported
+from format_rows import ASKED, BAD, GOOD, ROWS, imported
 
 from dpo_video.formats.exporters import EXPORTERS
 from dpo_video.formats.exporting import Source, export_run
@@ -87,7 +87,8 @@ def test_memory_does_not_grow_with_the_rows(tmp_path):
     """8 bytes of id and a set's slots are kept a row: 60,000 rows of 1 kB may take 12 MB, not their 60 MB."""
     with (tmp_path / "big.jsonl").open("w") as file:
         for number in range(60_000):
-            file.write(json.dumps({**ROWS["hound_pairs"][0], "id": str(number), "chosen": f"{number} " + "word " * 200}) + "\n")
+            row = {**ROWS["hound_pairs"][0], "id": str(number), "chosen": f"{number} " + "word " * 200}
+            file.write(json.dumps(row) + "\n")
     done = subprocess.run([sys.executable, "-c", CODE, str(tmp_path / "big.jsonl"), str(tmp_path / "out.jsonl")],
                           check=True, capture_output=True, text=True)
     assert int(done.stdout) < 12_000, f"{done.stdout} kB"
