@@ -26,6 +26,7 @@ from dpo_video.records import Candidate, Sample, write_jsonl
 from dpo_video.run import Run
 from dpo_video.store import content_hash, row_key
 from dpo_video.video import ClipRequest, VideoError, clip_key, clip_request, resolve_video
+from dpo_video.video.cache import part_identity
 
 FRAME_POLICY = ("policy", "num_frames", "fps", "min_frames", "max_frames", "change", "min_pixels", "max_pixels",
                 "cap_pixels", "max_tokens", "reserve_tokens")
@@ -153,7 +154,7 @@ def _ask(run: Run, work: Work) -> list[Asked]:
     common = {"model": _identity(run, work), "frames": frames, "sampler": asdict(work.sampler)}
     asked = []
     for sample in work.samples:
-        clip = {"files": _files(sample, work.root), "start": sample.start, "end": sample.end}
+        clip = {"files": _files(sample, work.root), **part_identity(sample.start, sample.end)}
         for number in range(work.first_number, work.first_number + work.num_candidates):
             seed = candidate_seed(run.recipe.seed, sample.id, number)
             key = row_key(**common, clip=clip, prompt=asked_text(work, sample), seed=seed)

@@ -6,6 +6,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 from clips import write_clip
@@ -18,6 +19,7 @@ from dpo_video.generate import Work, generate, make_candidates
 from dpo_video.models.sampling import Sampler
 from dpo_video.records import Candidate, Sample, read_jsonl, write_jsonl
 from dpo_video.run import open_run
+from dpo_video.video import cache
 
 
 @pytest.fixture(scope="module")
@@ -78,6 +80,16 @@ def test_a_clip_that_was_replaced_is_answered_anew(data, tmp_path):
     write_clip(folder / "2.mp4", 25)
     counts, _ = run_generate(make_recipe(tmp_path, folder))
     assert counts["reused"] == 8, "two of three clips are as they were, with two questions of two answers each"
+
+
+def test_an_answer_to_a_part_with_times_reckoned_otherwise_is_not_met_again(data, tmp_path, monkeypatch):
+    samples = list(read_jsonl(data / "samples.jsonl", Sample))
+    write_jsonl(tmp_path / "samples.jsonl", [replace(samples[0], end=0.2), samples[1]])
+    recipe = make_recipe(tmp_path, tmp_path, data={"video_root": str(data)})
+    run_generate(recipe)
+    monkeypatch.setattr(cache, "PART_TIMES", 1)
+    counts, _ = run_generate(recipe)
+    assert (counts["reused"], counts["candidates"]) == (2, 4), "the whole file's answers are"
 
 
 CHILD = """
