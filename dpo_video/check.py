@@ -115,15 +115,10 @@ def _example_paths() -> set[str | None]:
 
 def _read_clips(recipe: Recipe, plan: Blueprint, data: Data, findings: Findings) -> list[Clip]:
     """Return a few clips of the data as read, or the nominal one; what cannot be read is found and counted."""
-    width, height, seconds, rate = NOMINAL_CLIP
-    times = np.arange(round(seconds * rate)) / rate
-    picked = plan_indices(times, recipe.video, multiple_of=plan.family.frames_per_step)
-    nominal = [Clip(len(picked), height, width)]
     if data.root is None:
-        findings.assumptions.append(f"clips of {width}x{height} pixels, {seconds:g} s at {rate:g} frames per second; "
-                                    f"questions of {len(NOMINAL_SAMPLE.prompt)} and captions of "
+        findings.assumptions.append(f"questions of {len(NOMINAL_SAMPLE.prompt)} and captions of "
                                     f"{len(NOMINAL_SAMPLE.caption)} characters")
-        return nominal
+        return [_nominal_clip(recipe, plan, findings)]
     requests = _requests(recipe, data.samples, data.root, findings)
     step = max(1, len(requests) // DECODED_CLIPS)
     clips, errors = [], []
@@ -138,7 +133,20 @@ def _read_clips(recipe: Recipe, plan: Blueprint, data: Data, findings: Findings)
                                  f"first: {errors[0]}")
     if not clips:
         findings.problems.append("no clip could be decoded")
-    return clips or nominal
+    return clips or [_nominal_clip(recipe, plan, findings)]
+
+
+def _nominal_clip(recipe: Recipe, plan: Blueprint, findings: Findings) -> Clip:
+    """Return the clip to plan with where none is read; what is taken for granted of it stands among the findings."""
+    width, height, seconds, rate = NOMINAL_CLIP
+    findings.assumptions.append(f"clips of {width}x{height} pixels, {seconds:g} s at {rate:g} frames per second")
+    video = recipe.video
+    if video.policy in ("scene", "diff_prune"):
+        findings.assumptions.append(f"video.policy {video.policy} keeps every frame that it looks at, {video.fps:g} a "
+                                    "second: the most it can; what it keeps depends on what the frames show")
+        video = video.model_copy(update={"policy": "fps"})
+    times = np.arange(round(seconds * rate)) / rate
+    return Clip(len(plan_indices(times, video, multiple_of=plan.family.frames_per_step)), height, width)
 
 
 def _requests(recipe: Recipe, samples: Sequence[Sample], root: Path, findings: Findings) -> list[ClipRequest]:

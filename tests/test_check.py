@@ -2,7 +2,7 @@
 
 import math
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from clips import write_clip
@@ -13,7 +13,7 @@ from dpo_video.check_recipe import Findings, check_recipe
 from dpo_video.judges.scorer import load_scorer
 from dpo_video.models.load import load_policy
 from dpo_video.models.prompts import encode_prompt, video_inputs
-from dpo_video.recipe import Recipe
+from dpo_video.recipe import Recipe, VideoSettings
 from dpo_video.recipe_file import load_recipe
 from dpo_video.records import Sample, write_jsonl
 from dpo_video.video import read_frames
@@ -105,6 +105,24 @@ def test_steps_are_counted_as_the_trainer_counts_them(world: Path) -> None:
     train = {"batch_size": 3, "gradient_accumulation": 2, "epochs": 1.5}
     assert optimizer_steps(recipe_for(world, train=train), 10) == 3
     assert optimizer_steps(recipe_for(world, train={**train, "max_steps": 2}), 10) == 2
+
+
+POLICIES = get_args(VideoSettings.model_fields["policy"].annotation)
+
+
+@pytest.mark.parametrize(("policy", "samples"), [
+    *((policy, samples) for policy in POLICIES for samples in ("train", "none")), ("scene", "broken")])
+def test_every_frame_policy_is_planned_for_with_data_and_without(world: Path, policy: str, samples: str) -> None:
+    """Without a clip that can be read, one of 30 s is assumed: 2 frames a second are 60, and at most 40 are taken."""
+    (world / "broken.mp4").write_bytes(b"no video")
+    write_jsonl(world / "broken.jsonl", [Sample(id="a", video="broken.mp4", prompt="?", caption="a dog runs")])
+    plan = check(recipe_for(world, data={"samples": str(world / f"{samples}.jsonl")}, video={
+        "policy": policy, "fps": 2, "max_frames": 40, "num_frames": 8, "reserve_tokens": 8}))
+    text, assumed = render(plan), samples != "train"
+    assert ("1280x720" in text) == assumed
+    assert (f"video.policy {policy} keeps every frame" in text) == (assumed and policy in ("scene", "diff_prune"))
+    if assumed and policy != "fit":
+        assert plan.frames.most == (8 if policy == "uniform" else 40)
 
 
 def test_missing_data_are_a_problem_and_the_plan_is_made_all_the_same(world: Path) -> None:
