@@ -62,12 +62,7 @@ def _plan(recipe: Recipe, plan: Blueprint, data: Sequence[Data], clips: Sequence
     questions = [_tokens(record.prompt) + TEMPLATE_TOKENS for record in train.pairs or train.samples]
     answers = [max(_tokens(pair.chosen), _tokens(pair.rejected)) for pair in train.pairs]
     sequence = _added(video, questions, answers or [recipe.generate.max_new_tokens])
-    context = plan.family.context_length(plan.config)
-    context = min(context, recipe.train.max_length or context)
-    if sequence.most > context:
-        findings.warnings.append(f"sequences of up to {sequence.most:,.0f} tokens do not fit the {context:,} there is "
-                                 "room for: such pairs are dropped and counted. Shorten questions, or lower "
-                                 "video.max_tokens, video.num_frames or generate.max_new_tokens")
+    context = _check_context(recipe, plan, min(video), sequence.most, findings)
     load = Load(sequences=1, prompt_tokens=max(video) + max(questions),
                 answer_tokens=max(answers, default=recipe.generate.max_new_tokens),
                 patches=max(size.patches for size in sizes))
@@ -102,6 +97,28 @@ def _size(recipe: Recipe, plan: Blueprint, clip: Clip) -> _Size:
     fitting = frames_within(plan, recipe.video, num_frames=clip.num_frames, **shape)
     return _Size(fitting, video_tokens(plan, recipe.video, num_frames=fitting, **shape),
                  vision_patches(plan, recipe.video, num_frames=fitting, **shape))
+
+
+def _check_context(recipe: Recipe, plan: Blueprint, shortest_clip: int, longest: float, findings: Findings) -> int:
+    """Return the longest sequence that training takes; add to the findings what does not fit it, or the context."""
+    context = plan.family.context_length(plan.config)
+    limit = min(context, recipe.train.max_length or context)
+    writes = _writes_answers(recipe)
+    shorten = "lower video.num_frames, video.max_pixels or video.max_tokens, or set video.policy=fit"
+    if writes is not None and shortest_clip + writes[1] > context:
+        findings.problems.append(f"no answer can be written: the shortest clip looked at takes {shortest_clip:,} "
+                                 f"tokens, an answer up to {writes[1]:,} ({writes[0]}.max_new_tokens), and the model's "
+                                 f"context is {context:,}. Lower that number, or {shorten}")
+    if shortest_clip >= limit:
+        room = (f"the model's context is {limit:,}: {shorten}" if limit == context else
+                f"train.max_length is {limit:,}. Raise it, or {shorten}")
+        findings.problems.append(f"no pair can be trained on: the shortest clip looked at takes {shortest_clip:,} "
+                                 f"tokens, and {room}")
+    elif longest > limit:
+        findings.warnings.append(f"sequences of up to {longest:,.0f} tokens do not fit the {limit:,} there is room "
+                                 "for: such samples and pairs are set aside and counted. Shorten questions, or lower "
+                                 "video.max_tokens, video.num_frames or generate.max_new_tokens")
+    return limit
 
 
 def _added(*parts: Sequence[int]) -> Spread:

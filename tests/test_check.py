@@ -224,6 +224,18 @@ def test_an_unknown_scorer_leaves_the_rest_of_the_plan(world: Path) -> None:
 
 
 @pytest.mark.parametrize(("changes", "message"), [
+    ({"generate": {"max_new_tokens": 4090}}, "no answer can be written: the shortest clip looked at takes 24 tokens, "
+     "an answer up to 4,090 (generate.max_new_tokens), and the model's context is 4,096. Lower"),
+    ({"train": {"max_length": 24}}, "no pair can be trained on: the shortest clip looked at takes 24 tokens, and "
+     "train.max_length is 24. Raise it, or lower"),
+])
+def test_what_fits_no_context_is_a_problem(world: Path, changes: dict[str, Any], message: str) -> None:
+    """Four frames of 168 x 56 after resizing: two steps of 12 tokens."""
+    plan = check(recipe_for(world, **changes))
+    assert len(plan.problems) == 1 and message in plan.problems[0]
+
+
+@pytest.mark.parametrize(("changes", "message"), [
     ({"train": {"max_length": 40}}, "do not fit the 40 there is room for"),
     ({"video": {"max_tokens": 24}}, "over their budget of tokens and lose frames"),
     ({"data": {"heldout": None}}, "the run ends without numbers before and after"),
