@@ -1,21 +1,17 @@
 """The plan of a run from configs and a few decoded clips, before anything is generated, paid for or trained.
 
-Data that are not there are planned for with the assumptions below, and the plan says so. That is a problem (exit code
-2), except at the example paths of the shipped recipes, which everyone replaces by their own.
+Data that are not there are planned for with the assumptions of check_data.py, and the plan says so. That is a problem
+(exit code 2), except at the example paths of the shipped recipes, which everyone replaces by their own.
 """
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
-from typing import Literal
 
-import numpy as np
-
+from dpo_video.check_data import Clip, Data, load_data, read_clips
 from dpo_video.check_recipe import Findings, check_recipe
-from dpo_video.cleaned import describe
-from dpo_video.data import check_disjoint, load_samples
+from dpo_video.data import check_disjoint
 from dpo_video.errors import UserError
 from dpo_video.judges.backends import mode_of
 from dpo_video.judges.modes import calls_per_sample
@@ -24,47 +20,16 @@ from dpo_video.judges.scorer import render as render_prompt
 from dpo_video.models.checkpoints import Blueprint, blueprint
 from dpo_video.models.memory import Load, count_parameters, estimate_generation, estimate_training
 from dpo_video.models.tokens import frames_within, video_tokens, vision_patches
-from dpo_video.names import shipped_names
 from dpo_video.plan import Calls, Plan, Spread, render
 from dpo_video.recipe import Recipe
-from dpo_video.recipe_file import load_recipe
 from dpo_video.records import Sample
-from dpo_video.video import ClipRequest, FramePool, VideoError, clip_key, clip_request, plan_indices
+from dpo_video.video_negatives import add_negatives
 
 __all__ = ["Plan", "check", "render"]
 
-NOMINAL_CLIP = (1280, 720, 30.0, 30.0)
-"""Width and height in pixels, seconds, frames per second: of a clip where there is no data."""
-NOMINAL_SAMPLE = Sample(id="nominal", video="nominal.mp4", prompt="x" * 80, caption="x" * 1000, answer="x" * 80)
-NOMINAL_QUESTIONS = {"samples": 1000, "heldout": 200}
-"""Questions of a split where there is no data, one per clip."""
-DECODED_CLIPS = 8
-"""Clips decoded for a plan, evenly spread over the data."""
 CHARACTERS_PER_TOKEN = 4
 TEMPLATE_TOKENS = 32
 """Chat template around a question."""
-
-
-@dataclass(frozen=True, slots=True)
-class Clip:
-    """A clip as read: its frames, their size on disk in pixels."""
-
-    num_frames: int
-    height: int
-    width: int
-
-
-@dataclass(frozen=True, slots=True)
-class Data:
-    """The samples of a split; `root` is None where they are assumed."""
-
-    samples: Sequence[Sample]
-    root: Path | None
-
-    @property
-    def num_clips(self) -> int:
-        """How many different clips; every assumed question has one of its own."""
-        return len(self.samples) if self.root is None else len({clip_key(sample) for sample in self.samples})
 
 
 def check(recipe: Recipe) -> Plan:
@@ -73,8 +38,8 @@ def check(recipe: Recipe) -> Plan:
     Raises UserError only where nothing can be planned: the model is unknown, or a frame cannot fit the settings.
     """
     findings = Findings([], [], [])
-    heldout = _load(recipe, "heldout", findings)
-    train = _load(recipe, "samples", findings, heldout=() if heldout.root is None else heldout.samples)
+    heldout = load_data(recipe, "heldout", findings)
+    train = load_data(recipe, "samples", findings, heldout=() if heldout.root is None else heldout.samples)
     if train.root is not None and heldout.root is not None:
         apart = partial(check_disjoint, video_root=train.root, heldout_root=heldout.root)
         findings.collect(apart, train.samples, heldout.samples)
@@ -82,85 +47,8 @@ def check(recipe: Recipe) -> Plan:
     if heldout.root is not None:
         findings.check_clusters([sample.video for sample in heldout.samples])
     plan = blueprint(recipe.model)
-    clips = _read_clips(recipe, plan, train, findings)
+    clips = read_clips(recipe, plan, train, findings)
     return _plan(recipe, plan, [train, heldout], clips, findings)
-
-
-def _load(recipe: Recipe, split: Literal["samples", "heldout"], findings: Findings, *,
-          heldout: Sequence[Sample] = ()) -> Data:
-    source = recipe.data.samples if split == "samples" else recipe.data.heldout
-    if source is None:
-        return Data([], None)
-    number = NOMINAL_QUESTIONS[split]
-    assumed = f"{number:,} questions about as many clips"
-    missing = not source.startswith("toy:") and not Path(source).expanduser().exists()
-    try:
-        samples, root, cleaned = load_samples(recipe, split, heldout=heldout)
-        if cleaned:
-            findings.warnings.append(f"cleaning: {describe(len(samples), cleaned)}")
-        return Data(samples, root)
-    except UserError as error:
-        if missing and source in _example_paths():
-            assumed += f" ({source!r} is the example path of the shipped recipes: put your own samples there)"
-        else:
-            findings.problems.append(str(error))
-    findings.assumptions.append(f"data.{split}: {assumed}")
-    return Data([NOMINAL_SAMPLE] * number, None)
-
-
-def _example_paths() -> set[str | None]:
-    shipped = [load_recipe(name).data for name in shipped_names("recipes")]
-    return {path for data in shipped for path in (data.samples, data.heldout)}
-
-
-def _read_clips(recipe: Recipe, plan: Blueprint, data: Data, findings: Findings) -> list[Clip]:
-    """Return a few clips of the data as read, or the nominal one; what cannot be read is found and counted."""
-    width, height, seconds, rate = NOMINAL_CLIP
-    times = np.arange(round(seconds * rate)) / rate
-    picked = plan_indices(times, recipe.video, multiple_of=plan.family.frames_per_step)
-    nominal = [Clip(len(picked), height, width)]
-    if data.root is None:
-        findings.assumptions.append(f"clips of {width}x{height} pixels, {seconds:g} s at {rate:g} frames per second; "
-                                    f"questions of {len(NOMINAL_SAMPLE.prompt)} and captions of "
-                                    f"{len(NOMINAL_SAMPLE.caption)} characters")
-        return nominal
-    requests = _requests(recipe, data.samples, data.root, findings)
-    step = max(1, len(requests) // DECODED_CLIPS)
-    clips, errors = [], []
-    with FramePool(recipe.video, multiple_of=plan.family.frames_per_step) as pool:
-        for _, frames in pool.map(requests[::step][:DECODED_CLIPS]):
-            if isinstance(frames, VideoError):
-                errors.append(str(frames))
-            else:
-                clips.append(Clip(*frames.pixels.shape[:3]))
-    if errors:
-        findings.warnings.append(f"{len(errors)} of {len(errors) + len(clips)} clips that were tried cannot be read; "
-                                 f"first: {errors[0]}")
-    if not clips:
-        findings.problems.append("no clip could be decoded")
-    return clips or nominal
-
-
-def _requests(recipe: Recipe, samples: Sequence[Sample], root: Path, findings: Findings) -> list[ClipRequest]:
-    """Return one request per clip whose files exist."""
-    requests, missing = [], []
-    for sample in {clip_key(sample): sample for sample in samples}.values():
-        try:
-            request = clip_request(sample, root)
-        except VideoError as error:
-            missing.append(str(error))
-            continue
-        files = request.video if isinstance(request.video, tuple) else (request.video,)
-        lost = [path for path in files if not path.exists()]
-        missing += [f"no file at {str(lost[0])!r}"] if lost else []
-        if not lost:
-            requests.append(request)
-    total = len(requests) + len(missing)
-    if missing:
-        stops = len(missing) > recipe.data.max_bad_fraction * total
-        where = findings.problems if stops else findings.warnings
-        where.append(f"{len(missing)} of {total} clips are missing; first: {missing[0]}")
-    return requests
 
 
 def _plan(recipe: Recipe, plan: Blueprint, data: Sequence[Data], clips: Sequence[Clip], findings: Findings) -> Plan:
@@ -170,36 +58,28 @@ def _plan(recipe: Recipe, plan: Blueprint, data: Sequence[Data], clips: Sequence
     if over:
         findings.warnings.append(f"{over} of {len(clips)} clips looked at are over their budget of tokens and lose "
                                  "frames, evenly")
-    video, answer = [size.tokens for size in sizes], recipe.generate.max_new_tokens
-    questions = [_tokens(sample.prompt) + TEMPLATE_TOKENS for sample in train.samples]
-    prompt = max(video) + max(questions)
-    sequence = Spread(min(video) + min(questions) + answer, sum(video) / len(video) + sum(questions) / len(questions)
-                      + answer, prompt + answer)
-    context = plan.family.context_length(plan.config)
-    context = min(context, recipe.train.max_length or context)
-    if sequence.most > context:
-        findings.warnings.append(f"sequences of up to {sequence.most:,.0f} tokens do not fit the {context:,} there is "
-                                 "room for: such pairs are dropped and counted. Shorten questions, or lower "
-                                 "video.max_tokens, video.num_frames or generate.max_new_tokens")
-    parameters = count_parameters(plan, recipe.train.tune)
-    load = Load(sequences=1, prompt_tokens=prompt, answer_tokens=answer,
+    video = [size.tokens for size in sizes]
+    questions = [_tokens(record.prompt) + TEMPLATE_TOKENS for record in train.pairs or train.samples]
+    answers = [max(_tokens(pair.chosen), _tokens(pair.rejected)) for pair in train.pairs]
+    sequence = _added(video, questions, answers or [recipe.generate.max_new_tokens])
+    context = _check_context(recipe, plan, min(video), sequence.most, findings)
+    load = Load(sequences=1, prompt_tokens=max(video) + max(questions),
+                answer_tokens=max(answers, default=recipe.generate.max_new_tokens),
                 patches=max(size.patches for size in sizes))
-    answering = Load(sequences=recipe.generate.batch_size, prompt_tokens=prompt, answer_tokens=answer,
-                     patches=load.patches)
-    memory = {"generate": estimate_generation(plan, recipe.model, answering),
-              "train": estimate_training(plan, recipe.model, recipe.train, load)}
-    if recipe.generate.engine == "openai":
-        del memory["generate"]
+    parameters, memory = count_parameters(plan, recipe.train.tune), _memory(recipe, plan, load)
     findings.check_memory(max(parts["total"] for parts in memory.values()), recipe)
-    pairs = len(train.samples) * _pairs_per_question(recipe)
+    pairs = _most_pairs(recipe, train)
+    per_sample = recipe.generate.candidates_per_sample
     return Plan(
         recipe=recipe.name, model=recipe.model.name, family=plan.family.name, questions=len(train.samples),
         clips=train.num_clips, heldout_questions=len(heldout.samples), heldout_clips=heldout.num_clips,
         frames=Spread.of([size.num_frames for size in sizes]), video_tokens=Spread.of(video), sequence=sequence,
         context=context, parameters=parameters.total, trainable=parameters.lora_per_rank * recipe.train.lora.rank,
-        memory=memory, pairs=pairs, steps=optimizer_steps(recipe, pairs),
-        judge=_if_known(lambda: judge_calls(recipe, train.samples, per_sample=recipe.generate.candidates_per_sample)),
-        evaluation_judge=_if_known(lambda: _evaluation_calls(recipe, heldout.samples)),
+        memory=memory, pairs=pairs, pairs_given=recipe.data.pairs is not None, steps=optimizer_steps(recipe, pairs),
+        judge=(Calls(0, 0, 0) if recipe.data.pairs is not None else
+               _if_known(lambda: judge_calls(recipe, train.samples, per_sample=per_sample))),
+        evaluation_judge=(Calls(0, 0, 0) if recipe.data.heldout is None else
+                          _if_known(lambda: _evaluation_calls(recipe, heldout.samples))),
         decoded=0 if train.root is None else len(clips), assumptions=tuple(findings.assumptions),
         problems=tuple(findings.problems), warnings=tuple(findings.warnings))
 
@@ -219,16 +99,63 @@ def _size(recipe: Recipe, plan: Blueprint, clip: Clip) -> _Size:
                  vision_patches(plan, recipe.video, num_frames=fitting, **shape))
 
 
+def _check_context(recipe: Recipe, plan: Blueprint, shortest_clip: int, longest: float, findings: Findings) -> int:
+    """Return the longest sequence that training takes; add to the findings what does not fit it, or the context."""
+    context = plan.family.context_length(plan.config)
+    limit = min(context, recipe.train.max_length or context)
+    writes = _writes_answers(recipe)
+    shorten = "lower video.num_frames, video.max_pixels or video.max_tokens, or set video.policy=fit"
+    if writes is not None and shortest_clip + writes[1] > context:
+        findings.problems.append(f"no answer can be written: the shortest clip looked at takes {shortest_clip:,} "
+                                 f"tokens, an answer up to {writes[1]:,} ({writes[0]}.max_new_tokens), and the model's "
+                                 f"context is {context:,}. Lower that number, or {shorten}")
+    if shortest_clip >= limit:
+        room = (f"the model's context is {limit:,}: {shorten}" if limit == context else
+                f"train.max_length is {limit:,}. Raise it, or {shorten}")
+        findings.problems.append(f"no pair can be trained on: the shortest clip looked at takes {shortest_clip:,} "
+                                 f"tokens, and {room}")
+    elif longest > limit:
+        findings.warnings.append(f"sequences of up to {longest:,.0f} tokens do not fit the {limit:,} there is room "
+                                 "for: such samples and pairs are set aside and counted. Shorten questions, or lower "
+                                 "video.max_tokens, video.num_frames or generate.max_new_tokens")
+    return limit
+
+
+def _added(*parts: Sequence[int]) -> Spread:
+    """Return the spread of sums of one value of each part."""
+    return Spread(sum(map(min, parts)), sum(sum(part) / len(part) for part in parts), sum(map(max, parts)))
+
+
+def _memory(recipe: Recipe, plan: Blueprint, load: Load) -> dict[str, Mapping[str, float]]:
+    """Return GiB by stage and part: of training, and of the first stage whose answers are written here."""
+    memory: dict[str, Mapping[str, float]] = {}
+    writes = _writes_answers(recipe)
+    if writes is not None:
+        stage, longest = writes
+        answering = replace(load, sequences=recipe.generate.batch_size, answer_tokens=longest)
+        memory[stage] = estimate_generation(plan, recipe.model, answering)
+    return {**memory, "train": estimate_training(plan, recipe.model, recipe.train, load)}
+
+
+def _writes_answers(recipe: Recipe) -> tuple[str, int] | None:
+    """Return the first stage of a run that writes answers with a policy of ours, and the most tokens of one."""
+    if recipe.data.pairs is None and recipe.generate.engine != "openai":
+        return "generate", recipe.generate.max_new_tokens
+    return None if recipe.data.heldout is None else ("evaluate", recipe.evaluate.max_new_tokens)
+
+
 def _tokens(text: str) -> int:
     return math.ceil(len(text) / CHARACTERS_PER_TOKEN)
 
 
-def _pairs_per_question(recipe: Recipe) -> int:
-    """Return the most pairs that are made of one question."""
-    negatives = len(set(recipe.pair.video_negatives))
-    if recipe.pair.rule != "all_pairs":
-        return 1 + negatives
-    return min(recipe.pair.max_pairs_per_sample, math.comb(recipe.generate.candidates_per_sample, 2)) + negatives
+def _most_pairs(recipe: Recipe, data: Data) -> int:
+    """Return the most pairs that there will be: those given, or those that can be made, and their video negatives."""
+    if data.pairs:
+        return len(add_negatives(data.pairs, recipe.pair.video_negatives, seed=recipe.seed).pairs)
+    made = 1
+    if recipe.data.pairs is None and recipe.pair.rule == "all_pairs":
+        made = min(recipe.pair.max_pairs_per_sample, math.comb(recipe.generate.candidates_per_sample, 2))
+    return len(data.samples) * (made + len(set(recipe.pair.video_negatives)))
 
 
 def optimizer_steps(recipe: Recipe, pairs: int) -> int:

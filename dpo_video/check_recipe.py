@@ -66,14 +66,32 @@ class Findings:
 
 
 def check_recipe(recipe: Recipe, samples: Sequence[Sample], heldout: Sequence[Sample], findings: Findings) -> None:
-    """Add to the findings what is wrong or doubtful with judge, sampling, pairs, training settings and evaluation."""
-    scorer = findings.collect(load_scorer, recipe.judge.scorer)
+    """Add to the findings what is wrong or doubtful with judge, sampling, pairs, training settings and evaluation.
+
+    Where `data.pairs` is given nothing is sampled, and without held-out samples nothing is judged either.
+    """
+    pairs_given = recipe.data.pairs is not None
+    if not pairs_given or recipe.data.heldout is not None:
+        scorer = _check_judge(recipe, findings)
+        if scorer is not None and scorer.needs_reference and not pairs_given:
+            _check_references(scorer, samples, findings)
+        if recipe.pair.tie_break is not None:
+            findings.collect(pairwise_scorer, recipe.pair.tie_break, "pair.tie_break")
+    if not pairs_given:
+        _check_rewards(recipe, findings)
+        _check_sampling(recipe, findings)
+    findings.collect(partial(dpo_config, recipe, output_dir=recipe.run_folder / "checkpoints", precision="no",
+                             use_cpu=recipe.model.device == "cpu"))
+    _check_evaluation(recipe, heldout, findings)
+
+
+def _check_judge(recipe: Recipe, findings: Findings) -> Scorer | None:
+    """Return the scorer, or None where it cannot be loaded."""
+    scorer: Scorer | None = findings.collect(load_scorer, recipe.judge.scorer)
     if scorer is not None:
         findings.collect(check_examples, scorer)
         findings.collect(check_split_examples, scorer)
         _check_pairing(recipe, scorer, findings)
-        if scorer.needs_reference:
-            _check_references(scorer, samples, findings)
     if recipe.judge.backend == "openai":
         findings.collect(api_key, recipe.judge)
         findings.collect(open_spending, recipe.judge)
@@ -83,14 +101,7 @@ def check_recipe(recipe: Recipe, samples: Sequence[Sample], heldout: Sequence[Sa
         findings.warnings.append("judge.model is the policy itself: a model favours its own answers")
     else:
         findings.warnings.extend(family_warnings(recipe.judge, recipe.model.name))
-    for name, where in ((recipe.pair.tie_break, "pair.tie_break"),
-                        (recipe.evaluate.pairwise_scorer, "evaluate.pairwise_scorer")):
-        if name is not None:
-            findings.collect(pairwise_scorer, name, where)
-    findings.collect(partial(dpo_config, recipe, output_dir=recipe.run_folder / "checkpoints", precision="no",
-                             use_cpu=recipe.model.device == "cpu"))
-    _check_sampling(recipe, findings)
-    _check_evaluation(recipe, heldout, findings)
+    return scorer
 
 
 def _check_pairing(recipe: Recipe, scorer: Scorer, findings: Findings) -> None:
@@ -110,12 +121,15 @@ def _check_pairing(recipe: Recipe, scorer: Scorer, findings: Findings) -> None:
     if settings.noise_margins is not None and not (recipe.run_folder / "agreement.json").is_file():
         findings.warnings.append("pair.noise_margins needs the judge's measured noise: once the candidates are judged, "
                                  f"run dpo-video agree {recipe.run_folder}")
-    rewards = settings.implicit_rewards
+
+
+def _check_rewards(recipe: Recipe, findings: Findings) -> None:
+    rewards = recipe.pair.implicit_rewards
     if rewards is not None and not Path(rewards).expanduser().is_file():
         findings.warnings.append(f"pair.implicit_rewards: no file at {rewards!r} yet; it is needed once the candidates "
                                  "are judged")
     else:
-        findings.collect(read_rewards, settings)
+        findings.collect(read_rewards, recipe.pair)
 
 
 def _check_references(scorer: Scorer, samples: Sequence[Sample], findings: Findings) -> None:
@@ -138,6 +152,8 @@ def _check_sampling(recipe: Recipe, findings: Findings) -> None:
 
 def _check_evaluation(recipe: Recipe, heldout: Sequence[Sample], findings: Findings) -> None:
     settings = recipe.evaluate
+    if settings.pairwise_scorer is not None:
+        findings.collect(pairwise_scorer, settings.pairwise_scorer, "evaluate.pairwise_scorer")
     if recipe.data.heldout is None:
         findings.warnings.append("data.heldout is not set: the run ends without numbers before and after")
         return

@@ -9,30 +9,25 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-import torch
-
 from dpo_video.errors import UserError
-from dpo_video.models.batches import Row
 from dpo_video.models.checkpoints import load_config, revision_of
-from dpo_video.models.clip_source import open_source
-from dpo_video.models.load import Policy, choose_dtype, load_policy
-from dpo_video.models.prompts import encode_prompt
-from dpo_video.models.sampling import Sampler, candidate_seed, generate_answers
-from dpo_video.models.tokens import pixel_kwargs
+from dpo_video.models.load import Policy, choose_dtype
+from dpo_video.models.sampling import Sampler, candidate_seed
 from dpo_video.names import choose
-from dpo_video.progress import progress
+from dpo_video.progress import say
 from dpo_video.recipe import GenerateSettings, ModelSettings, SamplerSettings
 from dpo_video.records import Candidate, Sample, write_jsonl
 from dpo_video.run import Run
 from dpo_video.store import content_hash, row_key
 from dpo_video.video import ClipRequest, VideoError, clip_key, clip_request, resolve_video
+from dpo_video.video.cache import part_identity
 
 FRAME_POLICY = ("policy", "num_frames", "fps", "min_frames", "max_frames", "change", "min_pixels", "max_pixels",
                 "cap_pixels", "max_tokens", "reserve_tokens")
 """Video settings that change what the model sees; the others change how fast it is read."""
 
-LOOKED = ("frames_looked_at", "frames_kept")
-"""Counts of the policies that choose frames by what is in them."""
+OVER_CONTEXT = "samples_over_context"
+"""Count of samples without an answer, because their prompt and the longest answer are longer than the context."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,7 +122,8 @@ def _total(run: Run, made: Sequence[Made], candidates: Sequence[Candidate]) -> d
 def make_candidates(run: Run, work: Work) -> Made:
     """Return the candidates of all samples: stored ones, and new ones for what is missing.
 
-    A clip that cannot be read is set aside with its samples; a later run tries it again.
+    A clip that cannot be read is set aside with its samples; a later run tries it again. A sample whose prompt and
+    longest answer do not fit the model's context is set aside too; UserError where that leaves no candidate.
     """
     asked = _ask(run, work)
     before = run.store.get("candidate", [one.key for one in asked])
@@ -141,10 +137,24 @@ def make_candidates(run: Run, work: Work) -> Made:
         run.store.flush()
     stored = run.store.get("candidate", [one.key for one in asked])
     candidates = [_candidate(run, work, one, stored[one.key]) for one in asked if one.key in stored]
+    _tell_over_context(run, work, new[OVER_CONTEXT], answered=len(candidates))
     cut = sum(candidate.finish == "length" for candidate in candidates)
     unanswered = len(work.samples) - len({candidate.sample_id for candidate in candidates})
     return Made(candidates, {"samples": len(work.samples), "candidates": len(candidates), "reused": len(before),
                              "cut": cut, "samples_without": unanswered, "bad_clips": len(run.bad_clips), **new})
+
+
+def _tell_over_context(run: Run, work: Work, samples: int, *, answered: int) -> None:
+    if not samples:
+        return
+    config, family = load_config(work.model or run.recipe.model)
+    what = (f"{samples} of {len(work.samples)} samples: the tokens of the clip and the question, and "
+            f"{work.sampler.max_new_tokens} for the answer (max_new_tokens), are more than the "
+            f"{family.context_length(config):,} of the model's context. Lower video.num_frames, video.max_pixels or "
+            "max_new_tokens, or set video.policy=fit; `dpo-video check RECIPE` shows how many they are")
+    if not answered:
+        raise UserError(f"{work.title}: no answer can be written to {what}")
+    say(f"{work.title}: set aside {what}")
 
 
 def _ask(run: Run, work: Work) -> list[Asked]:
@@ -153,7 +163,7 @@ def _ask(run: Run, work: Work) -> list[Asked]:
     common = {"model": _identity(run, work), "frames": frames, "sampler": asdict(work.sampler)}
     asked = []
     for sample in work.samples:
-        clip = {"files": _files(sample, work.root), "start": sample.start, "end": sample.end}
+        clip = {"files": _files(sample, work.root), **part_identity(sample.start, sample.end)}
         for number in range(work.first_number, work.first_number + work.num_candidates):
             seed = candidate_seed(run.recipe.seed, sample.id, number)
             key = row_key(**common, clip=clip, prompt=asked_text(work, sample), seed=seed)
@@ -213,6 +223,12 @@ def clip_requests(run: Run, work: Work, missing: Mapping[str, Sequence[Asked]]) 
     return requests
 
 
+def _answer_here(run: Run, work: Work, missing: Mapping[str, Sequence[Asked]]) -> Counter[str]:
+    from dpo_video.generate_local import answer_here  # here: it needs what stands above
+
+    return answer_here(run, work, missing)
+
+
 def _answer_by_server(run: Run, work: Work, missing: Mapping[str, Sequence[Asked]]) -> Counter[str]:
     from dpo_video.generate_server import answer_by_server  # here: it needs the openai package, which is an extra
 
@@ -225,56 +241,4 @@ def _answer_on_cluster(run: Run, work: Work, missing: Mapping[str, Sequence[Aske
     return answer_on_cluster(run, work, missing)
 
 
-def answer_here(run: Run, work: Work, missing: Mapping[str, Sequence[Asked]]) -> Counter[str]:
-    """Write the missing candidates with the policy loaded here: each clip decoded once and encoded once."""
-    policy = work.policy or load_policy(work.model or run.recipe.model, adapter=work.adapter)
-    video, most = run.recipe.video, run.recipe.generate.batch_size
-    pixel_kwargs(policy.family, policy.frame_processor, video, num_frames=1)  # fail first
-    counts: Counter[str] = Counter()
-    waiting: list[tuple[Row, Asked]] = []
-    requests = clip_requests(run, work, missing)
-    total = sum(len(missing[request.key]) for request in requests)
-    with open_source(policy, run.recipe) as source, progress(work.title, total=total) as advance:
-        for request, ready in source.map(requests):
-            asked = missing[request.key]
-            if isinstance(ready, UserError):
-                run.set_aside(request.key, ready)
-                advance(len(asked), bad_clips=len(run.bad_clips))
-                continue
-            lost = ready.frames_dropped
-            counts.update({"clips_over_max_tokens": 1, "frames_dropped": lost} if lost else {})
-            clip = source.encode(ready)
-            rows = {question: Row(prompt=encode_prompt(policy, question, clip.inputs), clip=clip.inputs,
-                                  features=clip.features)
-                    for question in {asked_text(work, one.sample) for one in asked}}
-            waiting += [(rows[asked_text(work, one.sample)], one) for one in asked]
-            while len(waiting) >= most:
-                advance(_write(run, work, policy, waiting[:most]))
-                waiting = waiting[most:]
-        if waiting:
-            advance(_write(run, work, policy, waiting))
-        counts.update({name: source.counts[name] for name in LOOKED if source.counts[name]})
-    return counts
-
-
-def _write(run: Run, work: Work, policy: Policy, batch: Sequence[tuple[Row, Asked]]) -> int:
-    """Write and store one batch of answers; return how many."""
-    groups: dict[int, tuple[Row, list[Asked]]] = {}
-    for row, one in batch:
-        groups.setdefault(id(row), (row, []))[1].append(one)
-    rows = [row for row, _ in groups.values()]
-    seeds = [[one.seed for one in asked] for _, asked in groups.values()]
-    try:
-        answers = generate_answers(policy, rows, seeds=seeds, sampler=work.sampler)
-    except torch.OutOfMemoryError as error:
-        raise UserError(f"out of GPU memory with {len(batch)} answers at a time: lower generate.batch_size, "
-                        "video.num_frames or video.max_pixels, or set model.quantize=nf4. Answers so far are stored"
-                        ) from error
-    for (_, asked), made in zip(groups.values(), answers, strict=True):
-        for one, answer in zip(asked, made, strict=True):
-            run.store.put("candidate", one.key, {"text": answer.text, "finish": answer.finish, "sample": one.sample.id})
-    run.store.flush()
-    return len(batch)
-
-
-ENGINES = {"local": answer_here, "openai": _answer_by_server, "ray": _answer_on_cluster}
+ENGINES = {"local": _answer_here, "openai": _answer_by_server, "ray": _answer_on_cluster}

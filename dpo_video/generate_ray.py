@@ -16,7 +16,8 @@ from typing import Any
 
 from dpo_video.cluster import cluster, spread, told_in_row, workers_of
 from dpo_video.errors import UserError
-from dpo_video.generate import Asked, Work, answer_here
+from dpo_video.generate import Asked, Work
+from dpo_video.generate_local import answer_here
 from dpo_video.models.load import load_policy
 from dpo_video.progress import progress
 from dpo_video.recipe import ModelSettings, Recipe

@@ -55,7 +55,9 @@ class Plan:
     memory: Mapping[str, Mapping[str, float]]
     """Stage -> part -> GiB, with their `total`."""
     pairs: int
-    """At most: every question paired."""
+    """At most: every question paired, or those given, with their video negatives."""
+    pairs_given: bool
+    """Whether `data.pairs` gives them: then nothing is generated or judged to train on."""
     steps: int
     """Optimizer steps on one device, at most."""
     judge: Calls | None
@@ -90,9 +92,9 @@ def _rows(plan: Plan) -> list[tuple[str, str]]:
         ("video tokens per clip", str(plan.video_tokens)),
         ("sequence in tokens", f"{plan.sequence}; room for {plan.context:,}"),
         ("trainable", f"{plan.trainable / 1e6:,.2f} M parameters in LoRA, {share:.2%} of all"),
-        ("pairs", f"at most {plan.pairs:,}"),
+        ("pairs", f"at most {plan.pairs:,}" + (", given by data.pairs" if plan.pairs_given else "")),
         ("optimizer steps", f"at most {plan.steps:,} on one device"),
-        ("judge the candidates", _calls(plan.judge)),
+        *([] if plan.pairs_given else [("judge the candidates", _calls(plan.judge))]),
         ("judge the evaluation", _calls(plan.evaluation_judge))]
     for stage, parts in plan.memory.items():
         inner = ", ".join(f"{part} {_size(size)}" for part, size in parts.items() if part != "total")

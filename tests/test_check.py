@@ -2,7 +2,7 @@
 
 import math
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from clips import write_clip
@@ -13,9 +13,9 @@ from dpo_video.check_recipe import Findings, check_recipe
 from dpo_video.judges.scorer import load_scorer
 from dpo_video.models.load import load_policy
 from dpo_video.models.prompts import encode_prompt, video_inputs
-from dpo_video.recipe import Recipe
+from dpo_video.recipe import Recipe, VideoSettings
 from dpo_video.recipe_file import load_recipe
-from dpo_video.records import Sample, write_jsonl
+from dpo_video.records import Pair, Sample, write_jsonl
 from dpo_video.video import read_frames
 
 
@@ -100,11 +100,80 @@ def test_evaluation_judges_both_answers_by_both_scorers_and_the_drawn_ones(world
     assert plan.pairs == 6 * 3
 
 
+def pair_of(question: str, *, chosen: str, other: str | None) -> Pair:
+    return Pair(sample_id=question, video="c0.mp4", prompt="what happens ?", chosen=chosen, rejected="a cat",
+                rejected_video=other, source="written", chosen_id="a", rejected_id="b")
+
+
+def given_pairs(world: Path, **changes: dict[str, Any]) -> Recipe:
+    """Return a recipe for six pairs about three questions, the last of which has its rejected answers go with a clip of
+    their own; the judge lacks its key."""
+    write_jsonl(world / "pairs.jsonl", [
+        pair_of(str(question), chosen="a dog runs " * (number + 1), other="c1.mp4" if question == 2 else None)
+        for question in range(3) for number in range(2)])
+    data = {"pairs": str(world / "pairs.jsonl"), "samples": "", "heldout": None, **changes.pop("data", {})}
+    judge = {"base_url": "https://api.example.com/v1", "api_key_env": "NO_SUCH_KEY"}
+    return recipe_for(world, data=data, judge=judge, generate={"temperature": 0}, **changes)
+
+
+def test_given_pairs_are_planned_for_as_they_are_and_nothing_is_judged_without_held_out_samples(world: Path) -> None:
+    """Six pairs, and a negative for each question whose pairs do not tell clips apart; the longest answer is 22
+    characters, 6 tokens at 4 each."""
+    plan = check(given_pairs(world, pair={"video_negatives": ["reverse"]}, train={"batch_size": 1,
+                                                                               "gradient_accumulation": 1}))
+    assert plan.problems == () and (plan.questions, plan.decoded) == (3, 2)
+    assert (plan.pairs, plan.steps) == (6 + 2, 8)
+    assert plan.sequence.most - plan.video_tokens.most == math.ceil(len("what happens ?") / 4) + 32 + 6
+    assert set(plan.memory) == {"train"}
+    text = render(plan)
+    assert "at most 8, given by data.pairs" in text
+    assert "judge the candidates" not in text and "temperature" not in text and "favours its own" not in text
+
+
+def test_given_pairs_with_held_out_samples_still_need_the_judge(world: Path) -> None:
+    plan = check(given_pairs(world, data={"heldout": str(world / "heldout.jsonl")}))
+    assert len(plan.problems) == 1 and "NO_SUCH_KEY is not set" in plan.problems[0]
+    assert set(plan.memory) == {"evaluate", "train"} and plan.pairs == 6
+    assert plan.evaluation_judge is not None and plan.evaluation_judge.calls > 0
+
+
+@pytest.mark.parametrize("samples", [{}, {"samples": "data/train.jsonl"}])
+def test_missing_pairs_are_a_problem_whatever_the_samples(world: Path, samples: dict[str, str]) -> None:
+    plan = check(given_pairs(world, data={"pairs": "data/train.jsonl", **samples}))
+    assert len(plan.problems) == 1 and "data/train.jsonl" in plan.problems[0]
+    assert plan.pairs == 1000 and "data.pairs: 1,000 questions" in render(plan)
+
+
+def test_a_missing_clip_of_a_rejected_answer_is_found(world: Path) -> None:
+    recipe = given_pairs(world)
+    write_jsonl(world / "pairs.jsonl", [pair_of("a", chosen="a dog", other="gone.mp4")])
+    plan = check(recipe)
+    assert [problem.partition(";")[0] for problem in plan.problems] == ["1 of 2 clips are missing"]
+
+
 def test_steps_are_counted_as_the_trainer_counts_them(world: Path) -> None:
     """10 pairs in batches of 3 are 4 forwards, in steps of 2 forwards 2 steps an epoch; 1.5 epochs are 3 steps."""
     train = {"batch_size": 3, "gradient_accumulation": 2, "epochs": 1.5}
     assert optimizer_steps(recipe_for(world, train=train), 10) == 3
     assert optimizer_steps(recipe_for(world, train={**train, "max_steps": 2}), 10) == 2
+
+
+POLICIES = get_args(VideoSettings.model_fields["policy"].annotation)
+
+
+@pytest.mark.parametrize(("policy", "samples"), [
+    *((policy, samples) for policy in POLICIES for samples in ("train", "none")), ("scene", "broken")])
+def test_every_frame_policy_is_planned_for_with_data_and_without(world: Path, policy: str, samples: str) -> None:
+    """Without a clip that can be read, one of 30 s is assumed: 2 frames a second are 60, and at most 40 are taken."""
+    (world / "broken.mp4").write_bytes(b"no video")
+    write_jsonl(world / "broken.jsonl", [Sample(id="a", video="broken.mp4", prompt="?", caption="a dog runs")])
+    plan = check(recipe_for(world, data={"samples": str(world / f"{samples}.jsonl")}, video={
+        "policy": policy, "fps": 2, "max_frames": 40, "num_frames": 8, "reserve_tokens": 8}))
+    text, assumed = render(plan), samples != "train"
+    assert ("1280x720" in text) == assumed
+    assert (f"video.policy {policy} keeps every frame" in text) == (assumed and policy in ("scene", "diff_prune"))
+    if assumed and policy != "fit":
+        assert plan.frames.most == (8 if policy == "uniform" else 40)
 
 
 def test_missing_data_are_a_problem_and_the_plan_is_made_all_the_same(world: Path) -> None:
@@ -152,6 +221,18 @@ def test_an_unknown_scorer_leaves_the_rest_of_the_plan(world: Path) -> None:
     text = render(check(recipe_for(world, judge={"scorer": "hound_qualty"})))
     assert "Did you mean 'hound_quality'?" in text.partition("problems")[2]
     assert "judge the candidates  unknown, see the problems" in text and "optimizer steps" in text
+
+
+@pytest.mark.parametrize(("changes", "message"), [
+    ({"generate": {"max_new_tokens": 4090}}, "no answer can be written: the shortest clip looked at takes 24 tokens, "
+     "an answer up to 4,090 (generate.max_new_tokens), and the model's context is 4,096. Lower"),
+    ({"train": {"max_length": 24}}, "no pair can be trained on: the shortest clip looked at takes 24 tokens, and "
+     "train.max_length is 24. Raise it, or lower"),
+])
+def test_what_fits_no_context_is_a_problem(world: Path, changes: dict[str, Any], message: str) -> None:
+    """Four frames of 168 x 56 after resizing: two steps of 12 tokens."""
+    plan = check(recipe_for(world, **changes))
+    assert len(plan.problems) == 1 and message in plan.problems[0]
 
 
 @pytest.mark.parametrize(("changes", "message"), [

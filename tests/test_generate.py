@@ -2,10 +2,12 @@
 
 import json
 import os
+import shutil
 import signal
 import sqlite3
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 from clips import write_clip
@@ -15,9 +17,12 @@ from pydantic import ValidationError
 
 from dpo_video.errors import UserError
 from dpo_video.generate import Work, generate, make_candidates
+from dpo_video.models.prompts import encode_prompt, video_inputs
 from dpo_video.models.sampling import Sampler
 from dpo_video.records import Candidate, Sample, read_jsonl, write_jsonl
 from dpo_video.run import open_run
+from dpo_video.store import RunStore
+from dpo_video.video import cache, read_frames
 
 
 @pytest.fixture(scope="module")
@@ -78,6 +83,49 @@ def test_a_clip_that_was_replaced_is_answered_anew(data, tmp_path):
     write_clip(folder / "2.mp4", 25)
     counts, _ = run_generate(make_recipe(tmp_path, folder))
     assert counts["reused"] == 8, "two of three clips are as they were, with two questions of two answers each"
+
+
+def test_an_answer_to_a_part_with_times_reckoned_otherwise_is_not_met_again(data, tmp_path, monkeypatch):
+    samples = list(read_jsonl(data / "samples.jsonl", Sample))
+    write_jsonl(tmp_path / "samples.jsonl", [replace(samples[0], end=0.2), samples[1]])
+    recipe = make_recipe(tmp_path, tmp_path, data={"video_root": str(data)})
+    run_generate(recipe)
+    monkeypatch.setattr(cache, "PART_TIMES", 1)
+    counts, _ = run_generate(recipe)
+    assert (counts["reused"], counts["candidates"]) == (2, 4), "the whole file's answers are"
+
+
+def shorten_context(folder, context):
+    """Return a copy of the tiny LLaVA-NeXT-Video for sequences of `context` tokens."""
+    shutil.copytree(tiny_folder("llava_next_video"), folder)
+    config = json.loads((folder / "config.json").read_text())
+    config["text_config"]["max_position_embeddings"] = context
+    (folder / "config.json").write_text(json.dumps(config))
+    return {"name": str(folder)}
+
+
+def test_a_sample_that_does_not_fit_the_context_is_set_aside_and_counted(data, tmp_path, capsys):
+    """The context just holds the prompt of the shorter question and an answer of 6 tokens; with room for one less no
+    sample fits, and nothing is written."""
+    samples = list(read_jsonl(data / "samples.jsonl", Sample))
+    write_jsonl(tmp_path / "samples.jsonl", [samples[0], replace(samples[0], id="long", prompt="what happens ? " * 9)])
+    model = policy("llava_next_video")
+    recipe = make_recipe(tmp_path, tmp_path, kind="llava_next_video", data={"video_root": str(data)})
+    clip = video_inputs(model, read_frames(data / samples[0].video, recipe.video), recipe.video)
+    context = len(encode_prompt(model, samples[0].prompt, clip).input_ids) + 6
+
+    def run_with(context):
+        return run_generate(make_recipe(tmp_path / str(context), tmp_path, data={"video_root": str(data)},
+                                        model=shorten_context(tmp_path / f"model-{context}", context)))
+
+    counts, candidates = run_with(context)
+    assert {one.sample_id for one in candidates} == {samples[0].id}
+    assert (counts["samples_over_context"], counts["samples_without"], counts["candidates"]) == (1, 1, 2)
+    assert "1 of 2 samples: the tokens of the clip and the question, and 6 for the answer" in capsys.readouterr().err
+    with pytest.raises(UserError, match=rf"no answer can be written to 2 of 2 .* than the {context - 1} of the model"):
+        run_with(context - 1)
+    with RunStore(tmp_path / str(context - 1) / "run") as store:
+        assert list(store.rows("candidate")) == []
 
 
 CHILD = """

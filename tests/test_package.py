@@ -17,9 +17,10 @@ LEVELS: list[set[str]] = [
     {"clean"}, {"data"}, {"run"},
     {"pair_rules", "measures", "agreement", "rewards"},
     {"pair_answers", "pair_numbers", "tie_breaks", "video_negatives"},
-    {"generate", "judge", "pair", "train"}, {"generate_server", "evaluate", "merge", "audit", "agree"},
-    {"judge_offline", "generate_ray", "plan"}, {"check_recipe"}, {"check", "frames", "listing"}, {"cli_data"}, {"cli"},
-    {"__main__"}]
+    {"generate", "judge", "pair", "train"},
+    {"generate_local", "generate_server", "evaluate", "merge", "audit", "agree"},
+    {"judge_offline", "generate_ray", "plan"}, {"check_recipe"}, {"check_data"}, {"check", "frames", "listing"},
+    {"cli_data"}, {"cli"}, {"__main__"}]
 LEVEL = {name: level for level, names in enumerate(LEVELS) for name in names}
 
 

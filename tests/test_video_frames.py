@@ -8,7 +8,18 @@ from clips import SIZE, write_clip
 
 from dpo_video.recipe import VideoSettings
 from dpo_video.records import Sample
-from dpo_video.video import VideoError, clip_key, read_frames, resolve_video, thin, video_metadata
+from dpo_video.video import (
+    ClipRequest,
+    VideoError,
+    cache,
+    clip_key,
+    read_frames,
+    resolve_video,
+    thin,
+    video_metadata,
+)
+from dpo_video.video.cache import frames_identity, part_identity
+from dpo_video.video.facts import ClipFacts, look_at
 
 
 @pytest.fixture(scope="module")
@@ -48,6 +59,58 @@ def test_at_a_varying_rate_indices_tell_the_true_times(tmp_path):
     metadata = video_metadata(frames)
     for index, time in zip(metadata["frames_indices"], frames.times, strict=True):
         assert abs(index / metadata["fps"] - time) <= 0.5 / metadata["fps"] + 1e-6
+
+
+@pytest.fixture(scope="module")
+def varying(tmp_path_factory):
+    """Return two seconds at 30 frames a second, then ten at one."""
+    ticks = [*(3000 * number for number in range(60)), *(90_000 * second for second in range(2, 12))]
+    return write_clip(tmp_path_factory.mktemp("varying") / "a.mp4", 70, rate=30, ticks=ticks)
+
+
+@pytest.mark.parametrize(("start", "end", "total"), [(3.0, 9.0, 6), (0.0, 2.0, 60), (1.0, 5.0, 33)])
+def test_a_part_at_a_varying_rate_is_described_by_its_own_rate(varying, start, end, total):
+    """Not by the file's mean of 6 frames a second: the part of 6 s from 3 on has 6 frames, and 2 a second are 6."""
+    settings = VideoSettings(policy="fps", fps=2.0, min_frames=1)
+    frames = read_frames(varying, settings, start=start, end=end)
+    metadata = video_metadata(frames)
+    assert (metadata["total_num_frames"], metadata["duration"]) == (total, pytest.approx(end - start))
+    assert metadata["fps"] == pytest.approx(total / (end - start))
+    assert len(frames.indices) == min(total, 2 * (end - start))
+    assert sampled_rate(metadata) == pytest.approx(len(frames.indices) / (end - start))
+    for index, time in zip(metadata["frames_indices"], frames.times, strict=True):
+        assert abs(index / metadata["fps"] - (time - start)) <= 0.5 / metadata["fps"] + 1e-6
+    (_, facts), = look_at(settings, frames=None, store=None)(
+        [ClipRequest(key="a", video=varying, start=start, end=end)])
+    assert isinstance(facts, ClipFacts) and facts.seconds == pytest.approx(end - start)
+
+
+def test_a_part_at_a_varying_rate_begins_at_its_start_within_a_long_frame(varying):
+    """From 4.5 to 6.5: the frames of seconds 4, 5 and 6, which come 0, 0.5 and 1.5 s after its beginning."""
+    frames = read_frames(varying, VideoSettings(), start=4.5, end=6.5)
+    metadata = video_metadata(frames)
+    assert frames.times.tolist() == pytest.approx([4.0, 5.0, 6.0])
+    assert (frames.start_time, metadata["duration"], metadata["fps"]) == (4.5, pytest.approx(2.0), pytest.approx(1.5))
+    assert metadata["frames_indices"] == [0, 1, 2]
+
+
+def test_a_part_within_a_long_last_frame_is_that_frame(varying):
+    frames = read_frames(varying, VideoSettings(), start=11.5, end=12.0)
+    assert frames.times.tolist() == pytest.approx([11.0])
+    assert frames.duration == pytest.approx(0.5)
+    with pytest.raises(VideoError, match="its last frame is at 11"):
+        read_frames(varying, VideoSettings(), start=12.0)
+
+
+def test_what_was_kept_of_a_part_with_times_reckoned_otherwise_is_not_met_again(clip, monkeypatch):
+    """Entries of whole files, whose times did not change, are."""
+    whole, part = ClipRequest(key="a", video=clip), ClipRequest(key="a", video=clip, start=1.0)
+    settings = VideoSettings()
+    now = [frames_identity(request, settings, multiple_of=1) for request in (whole, part)]
+    monkeypatch.setattr(cache, "PART_TIMES", 1)
+    before = [frames_identity(request, settings, multiple_of=1) for request in (whole, part)]
+    assert now[0] == before[0] and now[1] != before[1]
+    assert part_identity(None, None) == {"start": None, "end": None}
 
 
 def test_the_number_of_frames_is_a_multiple_where_asked(clip):

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from dpo_video.recipe import VideoSettings
 from dpo_video.video import plan_indices, read_frames
+from dpo_video.video.policies import extent, rate, window
 from dpo_video.video.read import small_pictures
 
 gaps = st.lists(st.floats(0.01, 2.0), max_size=60)
@@ -60,14 +61,54 @@ def test_positions_are_ascending_within_the_clip_and_a_multiple_in_number(gaps, 
 
 @given(gaps, st.floats(0, 100), st.floats(0, 100))
 def test_a_part_holds_the_frames_on_screen_between_its_ends(gaps, start, end):
-    """Frame k is on screen from its time to the next frame's; the last one for the mean length of a frame."""
+    """Frame k is on screen from its time to the next frame's; the last one as long as the one before, or, where no
+    frame stands further than a quarter of a frame off a steady rate, for the mean length."""
     times = seconds(gaps)
     mean = times[-1] / len(gaps) if gaps else 1.0
-    shown_until = np.append(times[1:], times[-1] + mean)
+    off = max(abs(time - place * mean) for place, time in enumerate(times))
+    shown_until = np.append(times[1:], times[-1] + (mean if off <= mean / 4 else gaps[-1]))
     expected = [index for index in range(len(times)) if times[index] < end and shown_until[index] > start < end]
     picked = plan_indices(times, VideoSettings(num_frames=1000), start=start, end=end)
     near = np.abs(np.append(times, shown_until[-1])[:, None] - [start, end]).min() < 1e-5
     assert near or picked == expected
+
+
+@given(st.integers(2, 400), st.sampled_from([10, 24000 / 1001, 29.97, 60, 120]), st.integers(0, 3), st.data())
+def test_a_part_at_a_steady_rate_lasts_as_many_mean_frames_as_it_has(frames, fps, decimals, data):
+    """However its times are rounded, to milliseconds or finer: bit for bit what counting frames gives."""
+    times = (np.arange(frames) / fps).round(3 + decimals)
+    first = data.draw(st.integers(0, frames - 1))
+    part = range(first, data.draw(st.integers(first + 1, frames)))
+    where = extent(times, part, float(times[first]), None)
+    assert (where.begin, where.last) == (times[first], times[part.stop - 1])
+    assert (where.duration, where.rate) == (len(part) / rate(times), rate(times))
+
+
+VARYING = np.concatenate([np.arange(300) / 30, np.arange(10, 60)])
+"""Ten seconds at 30 frames a second, then fifty at one."""
+
+
+@pytest.mark.parametrize(("start", "end", "duration", "count"), [
+    (20.0, 50.0, 30.0, 30), (0.0, 10.0, 10.0, 10), (5.0, 15.0, 10.0, 10), (30.5, 40.5, 10.0, 10),
+    (20.0, None, 40.0, 40), (None, 10.0, 10.0, 10), (50.0, 1000.0, 10.0, 10)])
+def test_a_part_of_a_varying_rate_lasts_as_long_as_it_is_shown(start, end, duration, count):
+    part = window(VARYING, start, end)
+    where = extent(VARYING, part, start, end)
+    assert where.duration == pytest.approx(duration)
+    assert where.rate == pytest.approx(len(part) / duration)
+    picked = plan_indices(VARYING, VideoSettings(policy="fps", fps=1.0, min_frames=2), start=start, end=end)
+    assert len(picked) == count
+    moments = np.maximum(VARYING[picked], where.begin) - where.begin
+    np.testing.assert_allclose(moments, np.arange(count) * duration / count, atol=1.0)
+
+
+def test_a_last_frame_that_stands_is_picked_for_all_its_moments():
+    """Thirty frames in one second, then one that stands to the end of a part of 9 s: 2 a second are 18 frames, about
+    two of which are of the first second."""
+    times = np.concatenate([np.arange(30) / 30, [1.0, 41.0, 42.0]])
+    picked = plan_indices(times, VideoSettings(policy="fps", fps=2.0), start=0.0, end=9.0)
+    assert len(picked) == 18 and picked == sorted(picked)
+    assert picked.count(30) == 16
 
 
 def film(shots: list[tuple[int, int]]) -> np.ndarray:

@@ -36,6 +36,8 @@ TORN_SECONDS = 3600.0
 """An unfinished entry is older than this only where its writer was killed."""
 UNREADABLE = (ValueError, KeyError, EOFError, OSError, zipfile.BadZipFile, zlib.error)
 """What reading a damaged entry raises. Each entry carries checksums: a zip file its own, features theirs."""
+PART_TIMES = 2
+"""How the times of a part of a file are reckoned: 1 took the mean rate of the whole file even where the rate varies."""
 
 
 class DiskCache:
@@ -160,9 +162,15 @@ def clip_identity(request: ClipRequest) -> dict[str, Any] | None:
         facts = [(path.name, path.stat()) for path in paths]
         return {"files": [[name, stat.st_size, stat.st_mtime_ns] for name, stat in facts],
                 "ends": next((_ends(path) for path in paths if path.is_file()), None),
-                "start": request.start, "end": request.end}
+                **part_identity(request.start, request.end)}
     except OSError:  # decoding tells the reason
         return None
+
+
+def part_identity(start: float | None, end: float | None) -> dict[str, Any]:
+    """Return what tells a part of a file from its other parts, and from itself with other times."""
+    whole = start is None and end is None
+    return {"start": start, "end": end} | ({} if whole else {"part_times": PART_TIMES})
 
 
 def frames_identity(request: ClipRequest, settings: VideoSettings, *, multiple_of: int) -> dict[str, Any] | None:

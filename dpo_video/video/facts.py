@@ -17,7 +17,7 @@ from dpo_video.store import RunStore, row_key
 from dpo_video.video.cache import clip_identity
 from dpo_video.video.frames import ClipRequest, Frames, VideoError
 from dpo_video.video.images import find_frames, frame_times, is_image
-from dpo_video.video.policies import rate, window
+from dpo_video.video.policies import extent, rate, window
 from dpo_video.video.pool import FramePool
 from dpo_video.video.probe import open_video, probe
 
@@ -98,7 +98,8 @@ def _from_header(request: ClipRequest, timeout: float) -> ClipFacts | VideoError
             times = frame_times(len(images))
             fps, size = rate(times, default=1.0), _image_size(images[0])
         part = window(times, request.start, request.end)
-        return ClipFacts(seconds=len(part) / fps, shorter=min(size), longer=max(size))
+        seconds = extent(times, part, request.start, request.end, fps=fps).duration if part else 0.0
+        return ClipFacts(seconds=seconds, shorter=min(size), longer=max(size))
     except VideoError as error:
         return error
 

@@ -44,13 +44,14 @@ class Frames:
     indices: list[int]
     """(F,) positions in the file's frames, counted from 0 in display order."""
     fps: float
-    """Frames per second of the file: of all its frames, the mean rate where it varies."""
+    """Frames per second: of the file, the mean rate where it varies; of a part at a varying rate, that of the part."""
     total_frames: int
     """Frames in the clip."""
     first_index: int = 0
     """Position in the file of the clip's first frame."""
     start_time: float = 0.0
-    """Seconds from the file's first frame to the clip's first frame."""
+    """Seconds from the file's first frame to where the clip begins: where its first frame comes on screen, or at a
+    varying rate `start`, where that is later."""
     duration: float
     """Seconds that the clip lasts."""
     backend: str
@@ -83,7 +84,8 @@ def video_metadata(frames: Frames) -> dict[str, Any]:
     sampled rate. So the clip is described as a video of its own, and `frames_indices` are the frames' times in
     units of 1 / fps; at a constant rate these are the positions in the clip.
     """
-    nominal = np.rint((frames.times - frames.start_time) * frames.fps).astype(int)
+    since_start = np.maximum(frames.times - frames.start_time, 0)  # its first frame may stand since before it begins
+    nominal = np.rint(since_start * frames.fps).astype(int)
     return {
         "total_num_frames": frames.total_frames,
         "fps": frames.fps,

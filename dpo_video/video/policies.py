@@ -5,6 +5,7 @@ Under `scene` and `diff_prune` also of what the frames show. n frames in the cli
 
 import math
 from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,9 +15,23 @@ from dpo_video.video.frames import spread
 
 CLOSE = 1e-6
 """Seconds by which a time may miss a frame's time and still mean it: float noise, far below any frame's length."""
+STEADY = 0.25
+"""Share of a frame by which the frames of a steady rate may stand off it: timestamps rounded to milliseconds do."""
 
 Look = Callable[[list[int]], NDArray[np.float32]]
 """Returns small pictures of the frames at some positions, (S, h, w) from 0 to 1."""
+
+
+class Extent(NamedTuple):
+    """Where a clip lies in its file, in seconds."""
+
+    begin: float
+    """Where its first frame comes on screen; at a varying rate not before `start`."""
+    last: float
+    """The last moment that a frame is picked for."""
+    duration: float
+    rate: float
+    """Its frames per second."""
 
 
 def plan_indices(times: NDArray[np.float64], settings: VideoSettings, *, start: float | None = None,
@@ -28,7 +43,7 @@ def plan_indices(times: NDArray[np.float64], settings: VideoSettings, *, start: 
     `arange(N) * n // N`, which never shows the last frame. At most n frames.
 
     `fps` and `fit`: duration x fps frames, rounded down, at least `min_frames`, at most `max_frames` and n; then as
-    many moments evenly from the first to the last frame, and the frame nearest to each. At a constant rate that is
+    many moments evenly over the clip (see `extent`), and the frame nearest to each. At a constant rate that is
     `uniform` (and qwen-vl-utils) with that number. At a varying rate a long still frame is taken once for each of its
     moments, so that frames keep an even distance in time, which is what the model is told. (`fit` loses frames later,
     when the size of a frame in tokens is known.)
@@ -55,11 +70,13 @@ def plan_indices(times: NDArray[np.float64], settings: VideoSettings, *, start: 
         most = settings.num_frames if settings.policy == "uniform" else settings.max_frames
         count = _whole(min(most, len(part)), multiple_of)
         return [part[position] for position in spread(len(part), count)]
+    where = extent(times, part, start, end)
+    at_rate = int(where.duration * settings.fps + CLOSE)
     if settings.policy in ("fps", "fit"):
-        count = min(max(_at_rate(times, part, settings), settings.min_frames), settings.max_frames, len(part))
-        return _evenly(times, part, _whole(count, multiple_of))
+        count = min(max(at_rate, settings.min_frames), settings.max_frames, len(part))
+        return _evenly(times, part, where, _whole(count, multiple_of))
     assert look is not None, f"the policy {settings.policy} looks at frames"
-    scanned = list(dict.fromkeys(_evenly(times, part, min(max(_at_rate(times, part, settings), 1), len(part)))))
+    scanned = list(dict.fromkeys(_evenly(times, part, where, min(max(at_rate, 1), len(part)))))
     pictures = look(scanned)
     ranked = scenes(pictures, settings.change) if settings.policy == "scene" else changes(pictures, settings.change)
     return [scanned[position] for position in _enough(ranked, len(scanned), settings, multiple_of)]
@@ -91,7 +108,7 @@ def window(times: NDArray[np.float64], start: float | None, end: float | None) -
     """Return the positions of the frames on screen from `start` up to `end`; an end after the last frame is fine."""
     if not len(times) or not (start is None or start >= 0) or not (end is None or end > (start or 0.0)):
         return range(0)
-    if start is not None and start >= times[-1] + 1 / rate(times) - CLOSE:
+    if start is not None and start >= times[-1] + _last_length(times) - CLOSE:
         return range(0)
     first = 0 if start is None else int(np.searchsorted(times, start + CLOSE, side="right")) - 1
     stop = len(times) if end is None else int(np.searchsorted(times, end - CLOSE, side="left"))
@@ -104,15 +121,43 @@ def rate(times: NDArray[np.float64], *, default: float = 1.0) -> float:
     return (len(times) - 1) / span if span > 0 else default
 
 
-def _at_rate(times: NDArray[np.float64], part: range, settings: VideoSettings) -> int:
-    """Return duration x fps, rounded down."""
-    return int(len(part) / rate(times) * settings.fps + CLOSE)
+def extent(times: NDArray[np.float64], part: range, start: float | None, end: float | None, *,
+           fps: float | None = None) -> Extent:
+    """Return where the frames of a part, at least one, lie in their file of (n,) `times`.
+
+    A part at a steady rate, and a whole file, lasts as many frames of the mean length as it has. At a varying rate a
+    part lasts as long as its frames are on screen between `start` and `end`, and its last frame is picked for all the
+    time that it stands.
+
+    Args:
+        fps: the file's mean rate where it is known better than from the times: of a single frame.
+    """
+    first, last = float(times[part.start]), float(times[part.stop - 1])
+    if (start is None and end is None) or is_steady(times):
+        mean = rate(times) if fps is None else fps
+        return Extent(first, last, len(part) / mean, mean)
+    begin = max(first, start or 0.0)
+    gone = float(times[part.stop]) if part.stop < len(times) else last + _last_length(times)
+    duration = (gone if end is None else min(gone, end)) - begin
+    return Extent(begin, max(last, begin + duration - duration / len(part)), duration, len(part) / duration)
 
 
-def _evenly(times: NDArray[np.float64], part: range, count: int) -> list[int]:
-    """Return the frames nearest to `count` moments, evenly from the first to the last frame of a part."""
-    moments = np.linspace(times[part[0]], times[part[-1]], count)
-    exact = np.interp(moments, times[part.start:part.stop], np.arange(len(part)))
+def is_steady(times: NDArray[np.float64]) -> bool:
+    """Return whether frames come at one rate, but for the rounding of their times."""
+    grid = np.linspace(times[0], times[-1], len(times))
+    return bool(np.abs(times - grid).max() * rate(times) <= STEADY)
+
+
+def _last_length(times: NDArray[np.float64]) -> float:
+    """Return the seconds of the last frame: at a varying rate, where no mean tells them, those of the one before."""
+    return 1 / rate(times) if is_steady(times) else float(times[-1] - times[-2])
+
+
+def _evenly(times: NDArray[np.float64], part: range, where: Extent, count: int) -> list[int]:
+    """Return the frames nearest to `count` moments, evenly over a part."""
+    moments = np.linspace(where.begin, where.last, count)
+    shown = np.maximum(times[part.start:part.stop], where.begin)
+    exact = np.interp(moments, shown, np.arange(len(part)))
     # 6 decimals: a moment halfway between two frames must round like the same halfway index, whatever its float noise
     return [part[int(position)] for position in exact.round(6).round()]
 

@@ -16,7 +16,7 @@ from dpo_video.recipe import VideoSettings
 from dpo_video.video.decode import decode_decord, decode_pyav
 from dpo_video.video.frames import Frames, VideoError
 from dpo_video.video.images import FRAMES_PER_SECOND, decode_images, find_frames, frame_times, is_image
-from dpo_video.video.policies import plan_indices, window
+from dpo_video.video.policies import extent, plan_indices, window
 from dpo_video.video.probe import probe
 
 Decode = Callable[[list[int]], NDArray[np.uint8]]
@@ -108,9 +108,9 @@ def small_pictures(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
     return np.stack([np.asarray(picture, dtype=np.float32) / 255 for picture in small])
 
 
-def _frames(pixels: NDArray[np.uint8], times: NDArray[np.float64], indices: list[int], pick: Pick,
+def _frames(pixels: NDArray[np.uint8], times: NDArray[np.float64], indices: list[int], pick: Pick, *, fps: float,
             **facts: Any) -> Frames:
     part = window(times, pick.start, pick.end)
-    duration = len(part) / facts["fps"]
+    where = extent(times, part, pick.start, pick.end, fps=fps)
     return Frames(pixels=pixels, times=times[indices], indices=indices, total_frames=len(part), first_index=part.start,
-                  start_time=float(times[part.start]), duration=duration, **facts)
+                  start_time=where.begin, duration=where.duration, fps=where.rate, **facts)
