@@ -16,7 +16,6 @@ from dpo_video.names import did_you_mean
 from dpo_video.recipe import Recipe
 from dpo_video.records import Pair, Sample, read_lines
 from dpo_video.store import RunStore
-from dpo_video.texts import SURROGATE
 from dpo_video.video.facts import look_at
 from dpo_video.video.sources import local_path
 
@@ -95,10 +94,6 @@ def _unique(path: Path) -> Rows:
 def _check_content(record: Sample | Pair, where: str, *, needed: Sequence[str]) -> None:
     """Refuse a field that says nothing, a text that is no prompt, and a clip that ends before it starts."""
     row = asdict(record)
-    for name in ("prompt", "chosen", "rejected"):
-        if (half := SURROGATE.search(row.get(name, ""))) is not None:
-            raise UserError(f"{where}: `{name}` holds half a character, {half[0]!r}, as where an emoji was cut: no "
-                            "tokenizer takes that. Remove it")
     for name in needed:
         value = row[name]
         if not (value.strip() if isinstance(value, str) else value and all(part.strip() for part in value)):

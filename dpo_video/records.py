@@ -281,7 +281,7 @@ def write_atomic(path: Path, text: Iterable[str] | str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
-        # half a character, which JSON can say and UTF-8 cannot, is written as JSON does
+        # a file name in the recipe need not be UTF-8
         with os.fdopen(handle, "w", encoding="utf-8", errors="backslashreplace") as out:
             out.writelines([text] if isinstance(text, str) else text)
             out.flush()

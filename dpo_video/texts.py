@@ -5,13 +5,11 @@ import unicodedata
 
 SHINGLE = 5
 """Characters of a piece: works in scripts that put no spaces between words, too."""
-SURROGATE = re.compile("[\ud800-\udfff]")
-"""Half a character, such as an emoji that a limit of tokens cut: JSON can say it, UTF-8 and tokenizers cannot."""
 MARK = re.compile(r"[^\w\s]|_")
 MEANT = frozenset("%&@#")
 """Punctuation to Unicode that changes what a text says."""
 HALF = re.compile(r"[\ud800-\udfff]")
-"""Half of a surrogate pair."""
+"""Half of a surrogate pair, as of an emoji that a limit of tokens cut."""
 
 
 def without_halves(text: str) -> str:

