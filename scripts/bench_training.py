@@ -1,12 +1,14 @@
 """Time and measure training against stock TRL on the same clip, pairs, model and loss, vision included.
 
     python scripts/bench_training.py [--json] [--video-tokens N] [--questions Q] [--answers A] [--device cpu|cuda]
-                                     [--size spike|7b] [--floor] [--waiting] [--repeats N]
+                                     [--size spike|7b] [--checkpointing] [--floor] [--waiting] [--memory]
+                                     [--repeats N]
 
 Without the three numbers: the three cases that docs/performance.md states. Stock TRL is its DPOTrainer on pixels, one
 pair per micro-batch, with its fused head; `speedup` has its reference in the step, `speedup_vs_precomputed` its own
 reference pass. Ours has the reference's pass counted over 3 epochs, as has stock's own. `--floor` and `--waiting`
-measure the engine alone: against one plain pass over its tokens, and on files read beside the step.
+measure the engine alone: against one plain pass over its tokens, and on files read beside the step. `--memory`
+measures peaks only.
 """
 
 import argparse
@@ -23,7 +25,7 @@ sys.path.insert(0, str(ROOT))
 import torch  # noqa: E402
 from bench.case import SIZES, Case  # noqa: E402
 from bench.feeding import waiting_share  # noqa: E402
-from bench.measure import measure, measure_floor  # noqa: E402
+from bench.measure import measure, measure_floor, measure_memory  # noqa: E402
 
 CASES = ((4096, 1, 2), (1024, 3, 2), (1024, 3, 4))
 
@@ -36,6 +38,8 @@ def main() -> None:
     parser.add_argument("--answers", type=int, help="per question, an even number: each two make a pair")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--size", choices=list(SIZES), default="spike")
+    parser.add_argument("--checkpointing", action="store_true", help="gradient checkpointing; always on at 7b")
+    parser.add_argument("--memory", action="store_true", help="peak memory of both sides, and the plan's")
     parser.add_argument("--floor", action="store_true", help="how far above one forward and backward of each token")
     parser.add_argument("--waiting", action="store_true", help="how long training on files waits for clips")
     parser.add_argument("--repeats", type=int, default=3, help="each time is the least of so many")
@@ -51,11 +55,12 @@ def main() -> None:
         if answers % 2:
             parser.error(f"--answers {answers}: must be even, each two make a pair")
         case = Case(video_tokens=video_tokens, questions=questions, answers=answers, size=given.size,
-                    device=given.device)
+                    device=given.device, checkpointing=given.checkpointing or given.size == "7b")
         named = {"video_tokens": video_tokens, "questions": questions, "answers": answers}
-        if given.floor or given.waiting:
+        if given.floor or given.waiting or given.memory:
             rows.append({**named, **({"floor": measure_floor(case, repeats=given.repeats)} if given.floor else {}),
-                         **({"waiting": waiting_share(case)} if given.waiting else {})})
+                         **({"waiting": waiting_share(case)} if given.waiting else {}),
+                         **({"memory": measure_memory(case)} if given.memory else {})})
         else:
             rows.append(measure(case, repeats=given.repeats))
         if not given.json:
@@ -78,19 +83,25 @@ def show(row: dict[str, Any]) -> None:
         waiting = row["waiting"]
         print(f"  waiting for clips     {waiting['waiting']:.1%} of {waiting['steps']} steps' time, "
               f"{waiting['worst_step']:.1%} in the worst step", flush=True)
+    if "memory" in row:
+        show_memory(row["memory"])
     if "speedup" not in row:
         return
     for name, value in row["pairs_per_s"].items():
         print(f"  {name:18} {value:8.3f} pairs/s")
     print(f"  {row['speedup']:.2f}x faster, {row['speedup_vs_precomputed']:.2f}x than stock precomputed, "
           f"{row['speedup_reference_in_step']:.2f}x with the reference in both steps")
-    memory = row["peak_mib"]
-    print(f"  memory above the model: stock {memory['stock']:.0f} MiB, ours {memory['ours']:.0f} MiB, "
-          f"ratio {row['memory_ratio']:.2f}")
-    print(f"  check predicts {row['predicted_mib']:.0f} MiB for ours, "
-          f"{row['predicted_mib'] / memory['ours'] - 1:+.0%} of what is measured")
+    show_memory({**row["peak_mib"], "predicted": row["predicted_mib"]})
     print(f"  largest difference: loss {row['max_loss_diff']:.1e}, gradient {row['relative_gradient_diff']:.1e} "
           "of its norm", flush=True)
+
+
+def show_memory(memory: dict[str, float]) -> None:
+    """Print MiB of `stock` and `ours`, and what `check` would say of ours (`predicted`)."""
+    print(f"  memory above the model: stock {memory['stock']:.0f} MiB, ours {memory['ours']:.0f} MiB, "
+          f"ratio {memory['ours'] / memory['stock']:.2f}")
+    print(f"  check predicts {memory['predicted']:.0f} MiB for ours, "
+          f"{memory['predicted'] / memory['ours'] - 1:+.0%} of what is measured", flush=True)
 
 
 if __name__ == "__main__":

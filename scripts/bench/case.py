@@ -28,6 +28,8 @@ class Case:
     answers: int
     size: str = "spike"
     device: str = "cpu"
+    checkpointing: bool = False
+    """Activations are computed again in the backward pass."""
 
     @property
     def num_pairs(self) -> int:

@@ -41,7 +41,7 @@ def measure(case: Case, *, repeats: int = 3) -> dict[str, Any]:
         stock, ours = (sides[side].gradients() for side in ("stock", "ours"))
         grads = max(grads, float((stock - ours).norm() / stock.norm()))
     times = _times(sides, repeats, case.device)
-    memory = {name: _in_child(case, name) for name in sides}
+    memory = measure_memory(case)
     stock = times["stock", "step"]
     stock_precomputed = times["stock", "cached_step"] + times["stock", "reference"] / EPOCHS
     ours = times["ours", "cached_step"] + times["ours", "reference"] / EPOCHS
@@ -53,9 +53,14 @@ def measure(case: Case, *, repeats: int = 3) -> dict[str, Any]:
         "pairs_per_s": {"stock": case.num_pairs / stock, "stock precomputed": case.num_pairs / stock_precomputed,
                         "ours": case.num_pairs / ours},
         "seconds": {" ".join(key): value for key, value in times.items()},
-        "peak_mib": {name: value / MIB for name, value in memory.items()},
-        "predicted_mib": predicted_peak(case) / MIB,
+        "peak_mib": {name: memory[name] for name in sides}, "predicted_mib": memory["predicted"],
     }
+
+
+def measure_memory(case: Case) -> dict[str, float]:
+    """Return MiB above the loaded model at the peak of a step of each side, and what `check` would say of ours."""
+    measured = {name: _in_child(case, name) / MIB for name in ("stock", "ours")}
+    return {**measured, "predicted": predicted_peak(case) / MIB}
 
 
 def measure_floor(case: Case, *, repeats: int = 3) -> dict[str, float]:

@@ -26,7 +26,7 @@ def predicted_peak(case: Case) -> float:
                   copied=0 if on_cpu else paths)
     patches = clip.pixels["pixel_values_videos"].shape[0]
     load = Load(sequences=1, prompt_tokens=stem, answer_tokens=ANSWER_TOKENS, patches=patches)
-    train = TrainSettings(lora=LoraSettings(rank=16, alpha=32), gradient_checkpointing=case.size == "7b")
+    train = TrainSettings(lora=LoraSettings(rank=16, alpha=32), gradient_checkpointing=case.checkpointing)
     model = ModelSettings(name="random", device=case.device, dtype="float32" if on_cpu else "bfloat16")
     parts = estimate_training(policy.blueprint, model, train, load, shape=shape)
     return (parts["total"] - sum(parts[name] for name in LOADED)) * GIB

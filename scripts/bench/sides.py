@@ -59,13 +59,15 @@ def make_side(case: Case, name: str) -> Side:
     clip = make_clip(policy, case)
     pairs = make_pairs(case)
     args = DPOConfig(output_dir=tempfile.mkdtemp(), use_cpu=case.device == "cpu", bf16=case.device != "cpu",
-                     report_to=[], activation_checkpointing=case.size == "7b", max_length=None,
+                     report_to=[], activation_checkpointing=case.checkpointing, max_length=None,
                      per_device_train_batch_size=1, save_strategy="no", disable_tqdm=True,
                      activation_checkpointing_kwargs={"use_reentrant": False}, remove_unused_columns=False)
     trainer = _Trainer(
         model=policy.model, args=args, processing_class=policy.processor, data_collator=lambda rows: rows,
         train_dataset=Dataset.from_dict({"video": [0]}),
         peft_config=lora_config(LoraSettings(rank=16, alpha=32), policy.family))
+    if case.checkpointing:  # as `train()` does; the settings alone switch nothing on
+        trainer.model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
     torch.manual_seed(2)
     for parameter_name, parameter in adapter_parameters(trainer.model):
         if "lora_B" in parameter_name:  # so that policy and reference differ, and a wrong reference shows in the loss
