@@ -51,14 +51,19 @@ def test_training_writes_an_adapter_that_loads_and_changes_the_model(
     assert [row["step"] for row in read_log(recipe)] == [1, 2, 3, 4, 5, 6]
 
 
+def killed_at(recipe: Recipe, world: Path, step: int) -> Recipe:
+    """Return the recipe of a run that was killed after a step."""
+    recipe.run_folder.mkdir(parents=True)
+    write_jsonl(recipe.run_folder / "pairs.jsonl", make_pairs())
+    code, _ = train_apart(recipe, world, str(step))
+    assert code == -signal.SIGKILL
+    return recipe
+
+
 def test_a_run_killed_between_checkpoints_ends_as_one_that_was_not(
         world: Path, straight: tuple[Recipe, dict[str, Any]]) -> None:
     """SIGKILL after step 5: step 4 is the last whole checkpoint, a torn one lies beside it."""
-    recipe = make_recipe(world, name="killed")
-    recipe.run_folder.mkdir(parents=True)
-    write_jsonl(recipe.run_folder / "pairs.jsonl", make_pairs())
-    code, _ = train_apart(recipe, world, "5")
-    assert code == -signal.SIGKILL
+    recipe = killed_at(make_recipe(world, name="killed"), world, 5)
     key = training_key(recipe, make_pairs(), revision=load_policy(recipe.model).revision, num_processes=1)
     folder = checkpoint_folder(recipe.run_folder, key)
     whole = last_checkpoint(folder)
@@ -130,11 +135,7 @@ def test_a_run_killed_behind_steps_without_a_readable_clip_goes_on(world: Path, 
 
 def test_how_often_is_saved_and_logged_may_change_within_a_run(
         world: Path, straight: tuple[Recipe, dict[str, Any]]) -> None:
-    recipe = make_recipe(world, name="oftener")
-    recipe.run_folder.mkdir(parents=True)
-    write_jsonl(recipe.run_folder / "pairs.jsonl", make_pairs())
-    code, _ = train_apart(recipe, world, "3")
-    assert code == -signal.SIGKILL
+    recipe = killed_at(make_recipe(world, name="oftener"), world, 3)
     summary, run = train_here(make_recipe(world, name="oftener", save_steps=1, logging_steps=2), world, make_pairs())
     assert summary["resumed_from"] == "checkpoint-2"
     names = {path.name for path in run.folder.glob("checkpoints/*/checkpoint-*")}
