@@ -130,7 +130,7 @@ def follow(recipe: Recipe) -> None:
 
 
 def _patience(recipe: Recipe) -> float:
-    return float(recipe.train.trl.get("ddp_timeout", PATIENCE_SECONDS))
+    return float(recipe.train.trl.get("ddp_timeout") or PATIENCE_SECONDS)
 
 
 def dismiss_followers() -> None:

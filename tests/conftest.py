@@ -2,7 +2,9 @@
 
 import os
 import signal
+from pathlib import Path
 
+import pytest
 from hypothesis import HealthCheck, settings
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -15,3 +17,19 @@ if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # a suite in the backgrou
 
 settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])  # on a busy machine
 settings.load_profile("untimed")
+
+
+@pytest.fixture(scope="module", params=["qwen2_5_vl", "llava_next_video"])
+def world(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a tiny checkpoint and three clips, for each of the two first families."""
+    from training_runs import make_world  # here: tests without a model need not wait for torch
+
+    return make_world(tmp_path_factory.mktemp("world"), request.param)
+
+
+@pytest.fixture(scope="module")
+def qwen(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same for Qwen2.5-VL alone."""
+    from training_runs import make_world
+
+    return make_world(tmp_path_factory.mktemp("qwen"), "qwen2_5_vl")

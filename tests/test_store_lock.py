@@ -34,21 +34,21 @@ def test_a_second_process_is_told_who_holds_the_folder(tmp_path: Path) -> None:
 
 MOUNTS = """\
 22 1 8:1 / / rw,relatime - ext4 /dev/sda1 rw
-30 22 0:40 / /data rw,relatime shared:1 - nfs4 server:/export rw,vers=4.2
-31 30 8:2 / /data/local\\040disk rw - xfs /dev/sdb1 rw
-32 22 0:41 / /home/ann/remote rw - fuse.sshfs ann@host: rw
-33 22 0:42 / /work rw - ext4 /dev/sdc rw
-34 22 0:43 / /work rw - lustre mgs:/fs rw
+30 22 0:40 / {top}/data rw,relatime shared:1 - nfs4 server:/export rw,vers=4.2
+31 30 8:2 / {top}/data/local\\040disk rw - xfs /dev/sdb1 rw
+32 22 0:41 / {top}/ann/remote rw - fuse.sshfs ann@host: rw
+33 22 0:42 / {top}/twice rw - ext4 /dev/sdc rw
+34 22 0:43 / {top}/twice rw - lustre mgs:/fs rw
 """
 
 
 @pytest.mark.parametrize(("folder", "kind"), [
-    ("/tmp/run", "ext4"), ("/data/run", "nfs4"), ("/data/local disk/run", "xfs"), ("/database", "ext4"),
-    ("/home/ann/remote", "fuse.sshfs"), ("/work/run", "lustre")])
+    ("run", "ext4"), ("data/run", "nfs4"), ("data/local disk/run", "xfs"), ("database", "ext4"),
+    ("ann/remote", "fuse.sshfs"), ("twice/run", "lustre")])
 def test_the_file_system_is_that_of_the_nearest_mount(tmp_path: Path, folder: str, kind: str) -> None:
-    (tmp_path / "mountinfo").write_text(MOUNTS)
-    assert file_system_type(Path(folder), tmp_path / "mountinfo") == kind
-    assert file_system_type(Path(folder), tmp_path / "missing") == ""
+    (tmp_path / "mountinfo").write_text(MOUNTS.format(top=tmp_path))
+    assert file_system_type(tmp_path / folder, tmp_path / "mountinfo") == kind
+    assert file_system_type(tmp_path / folder, tmp_path / "missing") == ""
 
 
 def test_this_disk_has_working_locks_and_the_trial_leaves_nothing(tmp_path: Path) -> None:

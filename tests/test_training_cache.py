@@ -16,7 +16,7 @@ import pytest
 import torch
 from clips import write_clip
 from policies import make_frames, policy
-from training_runs import KINDS, adapter_weights, make_pairs, make_recipe, make_world, open_run
+from training_runs import KINDS, adapter_weights, make_pairs, make_recipe, open_run
 
 from dpo_video.errors import UserError
 from dpo_video.models.clip_source import ClipSource, EncodedClip, read_features, tower_identity, write_features
@@ -30,13 +30,8 @@ from dpo_video.video.cache import DiskCache, frames_identity, read_frames_entry,
 MIB = 1 << 20
 
 
-@pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_world(tmp_path_factory.mktemp("world"), "qwen2_5_vl")
-
-
-def requests(world: Path) -> list[ClipRequest]:
-    return [ClipRequest(key=f"c{number}.mp4", video=world / f"c{number}.mp4") for number in range(3)]
+def requests(qwen: Path) -> list[ClipRequest]:
+    return [ClipRequest(key=f"c{number}.mp4", video=qwen / f"c{number}.mp4") for number in range(3)]
 
 
 @contextmanager
@@ -45,8 +40,8 @@ def source(kind: Any, settings: VideoSettings, cache: DiskCache | None) -> Itera
         yield made
 
 
-def read_all(made: ClipSource, world: Path) -> list[EncodedClip]:
-    return [made.encode(clip) for _, clip in made.map(requests(world)) if not isinstance(clip, UserError)]
+def read_all(made: ClipSource, qwen: Path) -> list[EncodedClip]:
+    return [made.encode(clip) for _, clip in made.map(requests(qwen)) if not isinstance(clip, UserError)]
 
 
 def assert_same(one: EncodedClip, other: EncodedClip) -> None:
@@ -61,25 +56,25 @@ def assert_same(one: EncodedClip, other: EncodedClip) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("mode, decoded, encoded", [("frames", 0, 3), ("features", 0, 0)])
 def test_a_second_reader_makes_nothing_that_is_kept_and_gets_the_same(
-        kind: Any, mode: str, decoded: int, encoded: int, world: Path, tmp_path: Path) -> None:
+        kind: Any, mode: str, decoded: int, encoded: int, qwen: Path, tmp_path: Path) -> None:
     settings = VideoSettings(num_frames=6, workers=1, max_tokens=80, cache=mode)
     with source(kind, settings, None) as plain:
-        expected = read_all(plain, world)
+        expected = read_all(plain, qwen)
         assert plain.counts == {"decoded": 3, "encoded": 3}
     with source(kind, settings, DiskCache(tmp_path, limit=MIB * 64)) as first:
-        for one, other in zip(read_all(first, world), expected, strict=True):
+        for one, other in zip(read_all(first, qwen), expected, strict=True):
             assert_same(one, other)
     with source(kind, settings, DiskCache(tmp_path, limit=MIB * 64)) as second:
-        for one, other in zip(read_all(second, world), expected, strict=True):
+        for one, other in zip(read_all(second, qwen), expected, strict=True):
             assert_same(one, other)
         assert (second.counts["decoded"], second.counts["encoded"]) == (decoded, encoded)
 
 
 @pytest.mark.parametrize("mode", ["frames", "features"])
 def test_training_is_the_same_with_a_cache_and_needs_no_tower_after_its_reference(
-        mode: str, world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        mode: str, qwen: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The pass over the reference fills the cache; the three epochs and another run's then decode nothing."""
-    plain, kept = make_recipe(world, name="plain"), make_recipe(world, name=mode, video={"cache": mode})
+    plain, kept = make_recipe(qwen, name="plain"), make_recipe(qwen, name=mode, video={"cache": mode})
     made = {"decoded": 0, "encoded": 0}
     read, encode = FramePool.read, ClipSource.encode
 
@@ -96,7 +91,7 @@ def test_training_is_the_same_with_a_cache_and_needs_no_tower_after_its_referenc
     for recipe in (plain, kept):
         made.update(decoded=0, encoded=0)
         with RunStore(recipe.run_folder) as store:
-            train(open_run(recipe, store, world, make_pairs()))
+            train(open_run(recipe, store, qwen, make_pairs()))
     assert made == {"decoded": 3, "encoded": 3 if mode == "features" else 12}
     weights = [adapter_weights(recipe.run_folder / "adapter") for recipe in (plain, kept)]
     assert all(torch.equal(weight, weights[1][name]) for name, weight in weights[0].items())
@@ -105,35 +100,35 @@ def test_training_is_the_same_with_a_cache_and_needs_no_tower_after_its_referenc
 @pytest.mark.parametrize("mode", ["frames", "features"])
 @pytest.mark.parametrize("damage", ["cut", "flip"])
 def test_a_damaged_entry_is_made_again_and_counted(
-        mode: str, damage: str, world: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+        mode: str, damage: str, qwen: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     settings = VideoSettings(num_frames=6, workers=1, cache=mode)
     with source("qwen2_5_vl", settings, DiskCache(tmp_path, limit=MIB * 64)) as first:
-        expected = read_all(first, world)
+        expected = read_all(first, qwen)
     for path in tmp_path.glob("*/*"):
         data = bytearray(path.read_bytes())
         data[len(data) // 2] ^= 1
         path.write_bytes(data[:len(data) // 2] if damage == "cut" else data)
     cache = DiskCache(tmp_path, limit=MIB * 64)
     with source("qwen2_5_vl", settings, cache) as second:
-        for one, other in zip(read_all(second, world), expected, strict=True):
+        for one, other in zip(read_all(second, qwen), expected, strict=True):
             assert_same(one, other)
         assert second.counts["decoded"] == 3
     assert cache.counts == {"corrupt": 3, "written": 3}
     assert "is damaged" in caplog.text
     with source("qwen2_5_vl", settings, DiskCache(tmp_path, limit=MIB * 64)) as third:
-        read_all(third, world)
+        read_all(third, qwen)
         assert third.counts["decoded"] == 0
 
 
-def test_a_clip_that_cannot_be_read_is_not_kept(world: Path, tmp_path: Path) -> None:
-    gone = ClipRequest(key="gone.mp4", video=world / "gone.mp4")
+def test_a_clip_that_cannot_be_read_is_not_kept(qwen: Path, tmp_path: Path) -> None:
+    gone = ClipRequest(key="gone.mp4", video=qwen / "gone.mp4")
     cache = DiskCache(tmp_path, limit=MIB)
     with source("qwen2_5_vl", VideoSettings(cache="frames", workers=1), cache) as made:
         (_, clip), = made.map([gone])
     assert isinstance(clip, UserError) and not cache.counts
 
 
-def test_each_setting_and_the_file_determine_the_frames_kept(world: Path, tmp_path: Path) -> None:
+def test_each_setting_and_the_file_determine_the_frames_kept(qwen: Path, tmp_path: Path) -> None:
     """Two clips of one name, size and time of change in different folders differ too: their ends are hashed."""
     settings = VideoSettings()
     first, second = tmp_path / "a" / "clip.mp4", tmp_path / "b" / "clip.mp4"

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from policies import policy
-from training_runs import FRAMES, make_recipe, make_world
+from training_runs import FRAMES, make_recipe
 
 from dpo_video.errors import UserError
 from dpo_video.models.clip_source import ClipSource
@@ -13,11 +13,6 @@ from dpo_video.train import _num_epochs
 from dpo_video.training.clips import ClipReader
 from dpo_video.training.order import ClipOrder
 from dpo_video.video import ClipRequest
-
-
-@pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_world(tmp_path_factory.mktemp("clips"), "qwen2_5_vl")
 
 
 class Counted(ClipSource):
@@ -31,13 +26,13 @@ class Counted(ClipSource):
 
 
 @pytest.fixture
-def source(world: Path) -> Iterator[Counted]:
-    with Counted(policy("qwen2_5_vl"), make_recipe(world).video) as made:
+def source(qwen: Path) -> Iterator[Counted]:
+    with Counted(policy("qwen2_5_vl"), make_recipe(qwen).video) as made:
         yield made
 
 
-def reader_of(source: Counted, world: Path, order: ClipOrder, failed: list[str], *, gone: str = "") -> ClipReader:
-    requests = {name: ClipRequest(key=name, video=world / ("gone.mp4" if name == gone else name))
+def reader_of(source: Counted, qwen: Path, order: ClipOrder, failed: list[str], *, gone: str = "") -> ClipReader:
+    requests = {name: ClipRequest(key=name, video=qwen / ("gone.mp4" if name == gone else name))
                 for name in dict.fromkeys(order.clips)}
     return ClipReader(source, requests, order.clips_ahead, on_bad_clip=lambda clip, error: failed.append(clip))
 
@@ -58,10 +53,10 @@ def read_epoch(reader: ClipReader, order: ClipOrder) -> list[int]:
     return found
 
 
-def test_the_reference_pass_and_all_epochs_are_one_stream(world: Path, source: Counted) -> None:
+def test_the_reference_pass_and_all_epochs_are_one_stream(qwen: Path, source: Counted) -> None:
     """Four orders in a row, and reading ahead begins once; no clip beyond the last epoch is decoded."""
     order = clip_order(num_epochs=3)
-    reader = reader_of(source, world, order, [])
+    reader = reader_of(source, qwen, order, [])
     order.set_epoch(0, next_epoch=0)
     passes = [read_epoch(reader, order)]
     for epoch in range(3):
@@ -74,9 +69,9 @@ def test_the_reference_pass_and_all_epochs_are_one_stream(world: Path, source: C
     assert source.counts["decoded"] <= 4 * len(FRAMES)
 
 
-def test_a_jump_into_an_epoch_starts_reading_there(world: Path, source: Counted) -> None:
+def test_a_jump_into_an_epoch_starts_reading_there(qwen: Path, source: Counted) -> None:
     order = clip_order(num_epochs=3)
-    reader = reader_of(source, world, order, [])
+    reader = reader_of(source, qwen, order, [])
     order.set_epoch(1)
     middle = order.visits()[1][0]
     assert reader.read(middle) is not None and reader.num_read == 1
@@ -86,9 +81,9 @@ def test_a_jump_into_an_epoch_starts_reading_there(world: Path, source: Counted)
     assert source.starts <= 2
 
 
-def test_a_clip_that_fails_is_told_once_and_left_out_of_later_epochs(world: Path, source: Counted) -> None:
+def test_a_clip_that_fails_is_told_once_and_left_out_of_later_epochs(qwen: Path, source: Counted) -> None:
     order, failed = clip_order(num_epochs=3), list[str]()
-    reader = reader_of(source, world, order, failed, gone="c1.mp4")
+    reader = reader_of(source, qwen, order, failed, gone="c1.mp4")
     for epoch in range(3):
         order.set_epoch(epoch)
         read_epoch(reader, order)
@@ -96,9 +91,9 @@ def test_a_clip_that_fails_is_told_once_and_left_out_of_later_epochs(world: Path
     assert source.starts == 1
 
 
-def test_a_clip_outside_the_order_is_our_mistake(world: Path, source: Counted) -> None:
+def test_a_clip_outside_the_order_is_our_mistake(qwen: Path, source: Counted) -> None:
     order = clip_order(num_epochs=1)
-    reader = reader_of(source, world, order, [])
+    reader = reader_of(source, qwen, order, [])
     with pytest.raises(AssertionError, match="not in the order"):
         reader.read("c9.mp4")
     assert not isinstance(reader.read("c0.mp4"), UserError)

@@ -11,7 +11,7 @@ from clips import write_clip
 from policies import policy as shared_policy
 from torch import Tensor, nn
 from train_runs import train_here
-from training_runs import KINDS, adapter_weights, made_trainer, make_pairs, make_recipe, make_world
+from training_runs import adapter_weights, made_trainer, make_pairs, make_recipe
 
 from dpo_video.errors import UserError
 from dpo_video.models.clip_source import ClipSource
@@ -42,16 +42,6 @@ from dpo_video.video.cache import DiskCache
 from dpo_video.video_negatives import add_negatives
 
 NEGATIVES = ("shuffle", "reverse", "drop", "other_clip")
-
-
-@pytest.fixture(scope="module", params=KINDS)
-def world(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_world(tmp_path_factory.mktemp("world"), request.param)
-
-
-@pytest.fixture(scope="module")
-def qwen(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_world(tmp_path_factory.mktemp("qwen"), "qwen2_5_vl")
 
 
 def with_negatives(count: int = 3, kinds: Sequence[str] = NEGATIVES) -> list[Pair]:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from peft import get_peft_model_state_dict
 from torch import Tensor
-from training_runs import KINDS, made_trainer, make_pairs, make_recipe, make_world
+from training_runs import made_trainer, make_pairs, make_recipe
 
 from dpo_video.models.lora import adapter_parameters
 from dpo_video.recipe import Recipe
@@ -18,11 +18,6 @@ from dpo_video.training.forward import Engine, rows_engine
 from dpo_video.training.settings import LOSSES
 from dpo_video.training.shared_prefix import shared_prefix_engine
 from dpo_video.training.trainer import VideoDPOTrainer
-
-
-@pytest.fixture(scope="module", params=KINDS)
-def world(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_world(tmp_path_factory.mktemp("world"), request.param)
 
 
 @pytest.fixture

@@ -40,11 +40,6 @@ from dpo_video.training.trainer import Feed, VideoDPOTrainer
 from dpo_video.video import clip_request
 
 
-@pytest.fixture(scope="module")
-def qwen(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_world(tmp_path_factory.mktemp("qwen"), "qwen2_5_vl")
-
-
 def run(world: Path, recipe: Recipe,
         pairs: Sequence[Pair]) -> tuple[list[dict[str, Any]], dict[str, Any], list[PairBatch]]:
     """Train; return the log, the adapter, and the pairs of every forward."""

@@ -11,7 +11,7 @@ import pytest
 import torch
 from peft import get_peft_model, get_peft_model_state_dict
 from torch import nn
-from training_runs import FRAMES, KINDS, adapter_weights, made_trainer, make_pairs, make_recipe, make_world
+from training_runs import FRAMES, adapter_weights, made_trainer, make_pairs, make_recipe
 from transformers import get_scheduler, set_seed
 
 from dpo_video.models.batches import Row
@@ -24,16 +24,6 @@ from dpo_video.training.batches import PairTokens, loss_inputs, tokenize_pair
 from dpo_video.training.order import ClipOrder
 from dpo_video.training.settings import LOSSES
 from dpo_video.video import read_frames, video_metadata
-
-
-@pytest.fixture(scope="module", params=KINDS)
-def world(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_world(tmp_path_factory.mktemp("world"), request.param)
-
-
-@pytest.fixture(scope="module")
-def qwen(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_world(tmp_path_factory.mktemp("qwen"), "qwen2_5_vl")
 
 
 def slow_dpo(world: Path, recipe: Recipe, pairs: Sequence[Pair]) -> tuple[list[dict[str, float]], dict[str, Any]]:

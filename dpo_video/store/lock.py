@@ -31,7 +31,14 @@ class Owner(NamedTuple):
 
     def alive(self) -> bool:
         """Return whether a process of this machine is there still."""
-        return _started(self.pid) == self.started
+        started = _started(self.pid)
+        try:
+            os.kill(self.pid, 0)
+        except ProcessLookupError:
+            return False
+        except PermissionError:  # another user's, whose start the system may hide
+            return started in ("", self.started)
+        return started == self.started
 
 
 def this_process() -> Owner:
