@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
-from dpo_video.errors import UserError
+from dpo_video.core.errors import UserError
+from dpo_video.core.jsonl import write_atomic
 from dpo_video.recipe import Recipe
-from dpo_video.records import write_atomic
 
 
 @dataclass(frozen=True, kw_only=True)

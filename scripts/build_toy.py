@@ -34,7 +34,7 @@ from transformers import (  # noqa: E402
     AutoTokenizer,
 )
 
-from dpo_video.toy import CHECKPOINTS  # noqa: E402
+from dpo_video.toy.models import CHECKPOINTS  # noqa: E402
 from dpo_video.toy.questions import Question, ask  # noqa: E402
 from dpo_video.toy.scene import Part, Scene  # noqa: E402
 

@@ -32,15 +32,15 @@ from toy_training.judge_data import candidate  # noqa: E402
 from toy_training.sampling import sample_answers  # noqa: E402
 from transformers import AutoTokenizer  # noqa: E402
 
-from dpo_video.judge import judge_candidates  # noqa: E402
-from dpo_video.judges import backends  # noqa: E402
-from dpo_video.judges.scorer import load_scorer  # noqa: E402
+from dpo_video.core.records import Candidate, Judgment, Sample  # noqa: E402
+from dpo_video.core.statistics import bootstrap_ci  # noqa: E402
+from dpo_video.judge.backends import registry as backends  # noqa: E402
+from dpo_video.judge.scorer import load_scorer  # noqa: E402
+from dpo_video.judge.stage import judge_candidates  # noqa: E402
 from dpo_video.recipe import JudgeSettings  # noqa: E402
-from dpo_video.records import Candidate, Judgment, Sample  # noqa: E402
-from dpo_video.statistics import bootstrap_ci  # noqa: E402
 from dpo_video.store import RunStore  # noqa: E402
-from dpo_video.toy import checkpoint  # noqa: E402
 from dpo_video.toy.gold import grade  # noqa: E402
+from dpo_video.toy.models import checkpoint  # noqa: E402
 from dpo_video.toy.questions import Question, ask, caption  # noqa: E402
 from dpo_video.toy.scene import Scene  # noqa: E402
 

@@ -15,8 +15,8 @@ from typing import Any
 
 import pytest
 
-from dpo_video.models.checkpoints import blueprint, published_names
 from dpo_video.models.families import FAMILIES, Family
+from dpo_video.models.hub import blueprint, published_names
 from dpo_video.models.memory import Load, count_parameters, estimate_training
 from dpo_video.models.tokens import video_tokens, vision_patches
 from dpo_video.recipe import ModelSettings, TrainSettings, VideoSettings

@@ -8,9 +8,10 @@ from typing import Any
 
 from judge_server import Answer, completion, judge_server
 
-from dpo_video.agree import agree
-from dpo_video.recipe_file import load_recipe
-from dpo_video.records import Candidate, Sample, write_jsonl
+from dpo_video.agree.command import agree
+from dpo_video.core.jsonl import write_jsonl
+from dpo_video.core.records import Candidate, Sample
+from dpo_video.recipe.file import load_recipe
 from dpo_video.run import open_run
 
 COLOURS = ("red", "green", "blue", "yellow", "white", "pink")

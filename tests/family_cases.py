@@ -16,14 +16,14 @@ from tiny_families import tiny_family
 from torch import Tensor
 from trl.trainer.utils import add_fused_lm_head
 
-from dpo_video.models.batches import Row, collate
+from dpo_video.models.collate import Row, collate
 from dpo_video.models.families import FAMILIES
 from dpo_video.models.load import Policy, load_policy
 from dpo_video.models.lora import adapter_parameters, lora_config
 from dpo_video.models.prompts import clip_content, process_frames, prompt_text
 from dpo_video.recipe import LoraSettings, ModelSettings, VideoSettings
-from dpo_video.training.logps import clip_rows
-from dpo_video.training.shared_prefix import PER_TOKEN
+from dpo_video.train.logps import clip_rows
+from dpo_video.train.shared_prefix.engine import PER_TOKEN
 from dpo_video.video import Frames
 
 TOLERANCE = 2e-5

@@ -4,9 +4,9 @@ import json
 from pathlib import Path
 from typing import Any
 
+from dpo_video.core.jsonl import read_jsonl
+from dpo_video.formats.import_file import ImportOptions, Report, import_file
 from dpo_video.formats.importers import KINDS
-from dpo_video.formats.importing import ImportOptions, Report, import_file
-from dpo_video.records import read_jsonl
 
 RECORDS = {name: kind for kind, name in KINDS.items()}
 ASKED, GOOD, BAD = "What is she doing?", "She is cooking.", "She is swimming."

@@ -7,9 +7,10 @@ from clips import write_clip
 from policies import tiny_folder
 from tiny_models import Kind
 
-from dpo_video.generate import generate
+from dpo_video.core.jsonl import read_jsonl, write_jsonl
+from dpo_video.core.records import Candidate, Sample
+from dpo_video.generate.stage import generate
 from dpo_video.recipe import Recipe
-from dpo_video.records import Candidate, Sample, read_jsonl, write_jsonl
 from dpo_video.run import open_run
 
 QUESTIONS = ("what happens ?", "describe the video")

@@ -19,12 +19,12 @@ from fault_server import fault_of, faulty, slow_start
 from judge_server import Answer, judge_server, make_items
 from test_judge import exported, write_run
 
-from dpo_video.judges.asking import KIND
-from dpo_video.judges.keys import key_maker
-from dpo_video.judges.scorer import load_scorer, render
-from dpo_video.judges.silent import no_reply, silent_judge
-from dpo_video.recipe_file import load_recipe
-from dpo_video.records import Judgment
+from dpo_video.core.records import Judgment
+from dpo_video.judge.ask import KIND
+from dpo_video.judge.backends.registry import no_reply, silent_judge
+from dpo_video.judge.reply_keys import key_maker
+from dpo_video.judge.scorer import load_scorer, render
+from dpo_video.recipe.file import load_recipe
 from dpo_video.store import RunStore
 from dpo_video.store.writer import UNCOMMITTED_ROWS
 

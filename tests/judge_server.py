@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-from dpo_video.records import Candidate, Sample
+from dpo_video.core.records import Candidate, Sample
 
 
 @dataclass(frozen=True, kw_only=True)

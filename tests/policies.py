@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from tiny_models import Kind, tiny_policy
 
-from dpo_video.models.batches import Row
+from dpo_video.models.collate import Row
 from dpo_video.models.features import encode_video
 from dpo_video.models.load import Policy, load_policy
 from dpo_video.models.prompts import answer_ids, encode_prompt, video_inputs

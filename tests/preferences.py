@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
-from dpo_video.records import Candidate, Judgment, Sample
+from dpo_video.core.records import Candidate, Judgment, Sample
 
 Row = tuple[str, float | None] | tuple[str, float | None, str]
 """An answer's text, its score (None: unscored) and how it finished."""

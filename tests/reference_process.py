@@ -6,12 +6,12 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import dpo_video.train
+import dpo_video.train.stage
 from dpo_video.recipe import Recipe
 from dpo_video.run import Run
 from dpo_video.store import RunStore
 from dpo_video.tracking import Tracker
-from dpo_video.training.reference import keep_logps
+from dpo_video.train.reference import keep_logps
 
 
 def main(recipe_file: str, world: str, batches: str) -> None:
@@ -25,9 +25,9 @@ def main(recipe_file: str, world: str, batches: str) -> None:
         if left == 0:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    dpo_video.train.keep_logps = keep
+    dpo_video.train.stage.keep_logps = keep
     with RunStore(recipe.run_folder) as store:
-        dpo_video.train.train(Run(recipe=recipe, store=store, samples=[], heldout=[], video_root=Path(world),
+        dpo_video.train.stage.train(Run(recipe=recipe, store=store, samples=[], heldout=[], video_root=Path(world),
                                   heldout_root=Path(world), tracker=Tracker()))
 
 

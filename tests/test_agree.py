@@ -6,10 +6,10 @@ import pytest
 from agree_runs import CLIPS, GRADES, asked, coin, follower, measured, perfect, served, values, write_run
 from judge_server import Answer, completion, judge_server
 
-from dpo_video.agree import agree
-from dpo_video.agreement.noise import OPENINGS
-from dpo_video.agreement.table import margin_line
-from dpo_video.recipe_file import load_recipe
+from dpo_video.agree.command import agree
+from dpo_video.agree.noise import OPENINGS
+from dpo_video.agree.table import margin_line
+from dpo_video.recipe.file import load_recipe
 from dpo_video.run import open_run
 
 

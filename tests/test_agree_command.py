@@ -9,14 +9,16 @@ from agree_runs import asked, coin, follower, measured, perfect, served, values,
 from judge_server import Answer, completion, judge_server
 from test_cli import dpo_video
 
-from dpo_video.agree import agree, agree_command, judge_of
-from dpo_video.agreement.requirements import MEASURES
-from dpo_video.agreement.table import lines, print_report
-from dpo_video.agreement.toy_gold import toy_gold
-from dpo_video.errors import UserError
-from dpo_video.recipe_file import load_recipe
-from dpo_video.records import Candidate, Sample, write_jsonl
-from dpo_video.run import do_stages, open_run
+from dpo_video.agree.command import agree, agree_command, judge_of
+from dpo_video.agree.requirements import MEASURES
+from dpo_video.agree.table import lines, print_report
+from dpo_video.agree.toy_gold import toy_gold
+from dpo_video.core.errors import UserError
+from dpo_video.core.jsonl import write_jsonl
+from dpo_video.core.records import Candidate, Sample
+from dpo_video.pipeline import do_stages
+from dpo_video.recipe.file import load_recipe
+from dpo_video.run import open_run
 
 
 def test_two_judges_are_compared_pair_by_pair(tmp_path):

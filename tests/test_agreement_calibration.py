@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from test_agreement_measures import DRAWING, NAN, value_of
 
-from dpo_video.agreement.calibration import (
+from dpo_video.agree.calibration import (
     Ordered,
     calibrate,
     calibration_error,
@@ -15,7 +15,7 @@ from dpo_video.agreement.calibration import (
     risk_coverage,
     suggest_margin,
 )
-from dpo_video.agreement.noise import measure_noise
+from dpo_video.agree.noise import measure_noise
 
 
 def planted_pairs(n: int, *, temperature: float, seed: int = 0, per_clip: int = 2) -> Ordered:

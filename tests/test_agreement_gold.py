@@ -6,10 +6,10 @@ import re
 import pytest
 from judge_server import make_items
 
-from dpo_video.agreement.gold import Known, read_gold
-from dpo_video.agreement.requirements import MEASURES, read_requirements, unmet
-from dpo_video.errors import UserError
-from dpo_video.judges.scorer import load_scorer
+from dpo_video.agree.gold import Known, read_gold
+from dpo_video.agree.requirements import MEASURES, read_requirements, unmet
+from dpo_video.core.errors import UserError
+from dpo_video.judge.scorer import load_scorer
 
 HOUND, SUPPORT = load_scorer("hound_quality"), load_scorer("caption_support")
 ITEMS = make_items(3, 2)

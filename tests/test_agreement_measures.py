@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from scipy.stats import kendalltau, mannwhitneyu, spearmanr
 
-from dpo_video.agreement.gold import Gold, Grade, Preference, annotator_alpha, krippendorff_alpha
-from dpo_video.agreement.measures import (
+from dpo_video.agree.gold import Gold, Grade, Preference, annotator_alpha, krippendorff_alpha
+from dpo_video.agree.measures import (
     Drawing,
     auc,
     best_of_n,
@@ -24,8 +24,8 @@ from dpo_video.agreement.measures import (
     present_mean,
     tie_band,
 )
-from dpo_video.judges.scorer import load_scorer
-from dpo_video.records import Candidate, Sample
+from dpo_video.core.records import Candidate, Sample
+from dpo_video.judge.scorer import load_scorer
 
 ONE = np.ones((1, 1))
 DRAWING = Drawing(resamples=200, seed=0)

@@ -2,13 +2,13 @@
 
 import pytest
 
-from dpo_video.agreement.noise import layouts, reverse_points, wordings
-from dpo_video.agreement.probes import DRESSINGS, FILLER, KINDS, best_verdict, make_probes, probe_items
-from dpo_video.agreement.swaps import SWAPS, sentences, swap, words
-from dpo_video.judges.scorer import load_scorer, render
-from dpo_video.judges.verdict import parse
-from dpo_video.names import shipped_names
-from dpo_video.records import Sample
+from dpo_video.agree.noise import layouts, reverse_points, wordings
+from dpo_video.agree.probes import DRESSINGS, FILLER, KINDS, best_verdict, make_probes, probe_items
+from dpo_video.agree.swaps import SWAPS, sentences, swap, words
+from dpo_video.core.names import shipped_names
+from dpo_video.core.records import Sample
+from dpo_video.judge.scorer import load_scorer, render
+from dpo_video.judge.verdict import parse
 
 HOUND = load_scorer("hound_quality")
 POINTWISE = [name for name in shipped_names("scorers") if load_scorer(name).mode in ("labels", "verdict")]

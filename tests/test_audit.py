@@ -14,13 +14,15 @@ import pytest
 from preferences import Row, records
 from typer.testing import CliRunner
 
-from dpo_video.audit import audit, histogram
-from dpo_video.cli import app
-from dpo_video.errors import UserError
+from dpo_video.cli.app import app
+from dpo_video.core.errors import UserError
+from dpo_video.core.jsonl import read_jsonl, write_jsonl
+from dpo_video.core.records import Pair
+from dpo_video.core.statistics import weighted_correlation, weighted_slope
+from dpo_video.pair.audit import audit, histogram
+from dpo_video.pipeline import do_stages
 from dpo_video.recipe import Recipe
-from dpo_video.records import Pair, read_jsonl, write_jsonl
-from dpo_video.run import do_stages, open_run
-from dpo_video.statistics import weighted_correlation, weighted_slope
+from dpo_video.run import open_run
 
 
 def make_run(folder: Path, questions: dict[str, Sequence[Row]], **change: Any) -> Path:

@@ -8,14 +8,15 @@ import pytest
 from clips import write_clip
 from tiny_models import tiny_policy
 
-from dpo_video.check import check, judge_calls, optimizer_steps, render
-from dpo_video.check_recipe import Findings, check_recipe
-from dpo_video.judges.scorer import load_scorer
+from dpo_video.check.command import check, judge_calls, optimizer_steps, render
+from dpo_video.check.recipe import Findings, check_recipe
+from dpo_video.core.jsonl import write_jsonl
+from dpo_video.core.records import Pair, Sample
+from dpo_video.judge.scorer import load_scorer
 from dpo_video.models.load import load_policy
 from dpo_video.models.prompts import encode_prompt, video_inputs
 from dpo_video.recipe import Recipe, VideoSettings
-from dpo_video.recipe_file import load_recipe
-from dpo_video.records import Pair, Sample, write_jsonl
+from dpo_video.recipe.file import load_recipe
 from dpo_video.video import read_frames
 
 

@@ -12,18 +12,19 @@ import pytest
 from clips import draw_frame, write_clip
 from PIL import Image
 
-from dpo_video.check import check
-from dpo_video.clean import is_on, language_of, source_of
-from dpo_video.cleaned import note_cleaned
-from dpo_video.data import load_samples
-from dpo_video.errors import UserError
-from dpo_video.near import is_near, near_index, num_bands
+from dpo_video.check.command import check
+from dpo_video.core.errors import UserError
+from dpo_video.core.jsonl import write_jsonl
+from dpo_video.core.records import Sample
+from dpo_video.core.text import shingles, similarity
+from dpo_video.data.near_duplicates import is_near, near_index, num_bands
+from dpo_video.data.removed import note_cleaned
+from dpo_video.data.sample_filters import is_on, language_of, source_of
+from dpo_video.data.samples import load_samples
 from dpo_video.recipe import CleanSettings, Recipe
-from dpo_video.recipe_file import load_recipe
-from dpo_video.records import Sample, write_jsonl
+from dpo_video.recipe.file import load_recipe
 from dpo_video.run import open_run
 from dpo_video.store import RunStore
-from dpo_video.texts import shingles, similarity
 from dpo_video.video import ClipRequest, VideoError
 from dpo_video.video.facts import KIND, look_at
 
@@ -239,7 +240,7 @@ def test_samples_and_answers_have_their_own_lines_in_one_file(tmp_path: Path) ->
     def lines() -> list[tuple[str, str]]:
         return [(row["unit"], row["id"]) for row in map(json.loads, (tmp_path / "cleaned.jsonl").open())]
 
-    from dpo_video.cleaned import Cleaned
+    from dpo_video.data.removed import Cleaned
 
     def row(unit: Any, name: str) -> Iterator[Cleaned]:
         yield Cleaned(unit=unit, id=name, reason="r", detail="", where="")

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from dpo_video.data import check_disjoint, load_samples
-from dpo_video.errors import UserError
+from dpo_video.core.errors import UserError
+from dpo_video.core.records import Sample
+from dpo_video.data.samples import check_disjoint, load_samples
 from dpo_video.recipe import Recipe
-from dpo_video.records import Sample
 from dpo_video.video import resolve_video
 
 ROOT = Path("/clips")

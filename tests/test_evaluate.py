@@ -14,17 +14,19 @@ from peft import get_peft_model
 from tiny_judge import write_scorer
 from tiny_models import tiny_policy
 
-from dpo_video.errors import UserError
-from dpo_video.evaluate import evaluate, reward_margins
-from dpo_video.generate import Work, make_candidates
-from dpo_video.judges.scorer import load_scorer, render
-from dpo_video.measures import normalise_answer
+from dpo_video.core.errors import UserError
+from dpo_video.core.jsonl import write_jsonl
+from dpo_video.core.records import Pair, Sample
+from dpo_video.evaluate.metrics import normalise_answer
+from dpo_video.evaluate.stage import evaluate, reward_margins
+from dpo_video.generate.jobs import Work
+from dpo_video.generate.stage import make_candidates
+from dpo_video.judge.scorer import load_scorer, render
 from dpo_video.models.load import load_policy
 from dpo_video.models.lora import lora_config
 from dpo_video.models.prompts import prompt_text
 from dpo_video.models.sampling import Sampler
 from dpo_video.recipe import LoraSettings, ModelSettings, Recipe
-from dpo_video.records import Pair, Sample, write_jsonl
 from dpo_video.run import Run, open_run
 from dpo_video.video import read_frames, video_metadata
 

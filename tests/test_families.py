@@ -29,7 +29,7 @@ from safetensors.torch import load_file
 from tiny_families import BUILDERS
 from torch import nn
 
-from dpo_video.models.batches import Row, collate
+from dpo_video.models.collate import Row, collate
 from dpo_video.models.families import FAMILIES
 from dpo_video.models.load import Policy, load_policy
 from dpo_video.models.lora import adapter_parameters
@@ -37,7 +37,7 @@ from dpo_video.models.prompts import answer_ids, encode_prompt, video_inputs
 from dpo_video.models.sampling import Sampler, generate_answers
 from dpo_video.models.tokens import video_tokens, vision_patches
 from dpo_video.recipe import VideoSettings
-from dpo_video.training.logps import shuffled_video_changes_logps
+from dpo_video.train.logps import shuffled_video_changes_logps
 
 SHAPES = [(6, 100, 150), (2, 240, 320), (3, 37, 300), (12, 180, 320)]
 LAYER = r"(model\.)?(language_model|text_model)\.(model\.)?layers\.\d+\.\w+\.\w+"

@@ -17,17 +17,17 @@ from transformers import LlavaNextImageProcessor, LlavaNextProcessor, MiniCPMV4_
 from transformers.models.pixtral.image_processing_pixtral import get_resize_output_image_size
 from trees import answer_part, run_engine
 
-from dpo_video.errors import UserError
-from dpo_video.models.batches import Row
-from dpo_video.models.checkpoints import blueprint
+from dpo_video.core.errors import UserError
 from dpo_video.models.clip_source import EncodedClip, read_features, write_features
+from dpo_video.models.collate import Row
 from dpo_video.models.families import FAMILIES, FrameSize
 from dpo_video.models.features import encode_video
+from dpo_video.models.hub import blueprint
 from dpo_video.models.load import Policy, load_policy
 from dpo_video.models.prompts import answer_ids, encode_prompt, video_inputs
 from dpo_video.models.tokens import video_tokens, vision_patches
 from dpo_video.recipe import ModelSettings, VideoSettings
-from dpo_video.training.shared_prefix import shared_prefix_engine, why_not_shared
+from dpo_video.train.shared_prefix.engine import shared_prefix_engine, why_not_shared
 
 OURS = ("video_llava", "internvl", "smolvlm", "llava", "llava_next", "pixtral", "mistral3", "minicpmv4_6")
 SHAPES = [(6, 100, 150), (2, 240, 320), (3, 320, 240), (1, 64, 64), (4, 37, 300), (2, 360, 640)]

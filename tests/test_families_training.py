@@ -13,22 +13,22 @@ from peft import PeftModel
 from training_runs import fail, make_recipe
 from trees import LONG, adapter_grads, answer_part, plain_logps, rows_of, run_engine
 
-from dpo_video.models.batches import Row
+from dpo_video.core.library_warnings import quiet_libraries
+from dpo_video.core.records import Pair
 from dpo_video.models.clip_source import open_source
+from dpo_video.models.collate import Row
 from dpo_video.models.families import FAMILIES
 from dpo_video.models.load import load_policy
 from dpo_video.models.lora import adapter_parameters, lora_config
-from dpo_video.quiet import quiet_libraries
 from dpo_video.recipe import Recipe
-from dpo_video.records import Pair
-from dpo_video.training.batches import read_batch, tokenize_pair
-from dpo_video.training.clips import ClipReader
-from dpo_video.training.forward import rows_engine
-from dpo_video.training.fsdp import shard_language_only
-from dpo_video.training.order import ClipOrder
-from dpo_video.training.settings import dpo_config
-from dpo_video.training.shared_prefix import choose_engine, shared_prefix_engine, why_not_shared
-from dpo_video.training.trainer import Feed, VideoDPOTrainer
+from dpo_video.train.dpo_config import dpo_config
+from dpo_video.train.forward import rows_engine
+from dpo_video.train.fsdp import shard_language_only
+from dpo_video.train.pair_batches import read_batch, tokenize_pair
+from dpo_video.train.prefetch import ClipReader
+from dpo_video.train.sampler import ClipOrder
+from dpo_video.train.shared_prefix.engine import choose_engine, shared_prefix_engine, why_not_shared
+from dpo_video.train.trainer import Feed, VideoDPOTrainer
 from dpo_video.video import clip_request
 
 STEPS = 3

@@ -10,8 +10,8 @@ from family_cases import CLIPS, TOLERANCE, clip_of_rows, family_rows, plain_poli
 from policies import make_frames, make_row
 from trees import answer_part, rows_of, run_engine
 
-from dpo_video.errors import UserError
-from dpo_video.models.batches import Row, collate
+from dpo_video.core.errors import UserError
+from dpo_video.models.collate import Row, collate
 from dpo_video.models.families import FAMILIES, ClipFeatures
 from dpo_video.models.load import Policy, load_policy
 from dpo_video.models.positions import TEXT, VIDEO
@@ -19,7 +19,7 @@ from dpo_video.models.prompts import answer_ids, encode_prompt, process_frames, 
 from dpo_video.models.sampling import Sampler, generate_answers
 from dpo_video.models.tokens import frame_size, video_tokens
 from dpo_video.recipe import VideoSettings
-from dpo_video.training.shared_prefix import shared_prefix_engine
+from dpo_video.train.shared_prefix.engine import shared_prefix_engine
 from dpo_video.video import Frames
 
 LONG = {"count": 24, "height": 56, "width": 56}

@@ -8,8 +8,8 @@ import torch
 from family_cases import family_settings, plain_policy
 from policies import make_frames, make_row
 
-from dpo_video.errors import UserError
-from dpo_video.models.batches import collate
+from dpo_video.core.errors import UserError
+from dpo_video.models.collate import collate
 from dpo_video.models.features import encode_video
 from dpo_video.models.load import Policy, load_policy
 from dpo_video.models.prompts import encode_prompt, video_inputs

@@ -14,15 +14,17 @@ from format_rows import ASKED, BAD, COLUMNS, FROM, GOOD, ROWS, TURN, imported, w
 from policies import tiny_folder
 from typer.testing import CliRunner
 
-from dpo_video.cli import app
-from dpo_video.errors import UserError
+from dpo_video.cli.app import app
+from dpo_video.core.errors import UserError
+from dpo_video.core.jsonl import write_jsonl
+from dpo_video.core.records import Judgment, Sample
 from dpo_video.formats.fields import Dropped
+from dpo_video.formats.import_file import place_video
 from dpo_video.formats.importers import IMPORTERS
-from dpo_video.formats.importing import place_video
-from dpo_video.pair import build_pairs
+from dpo_video.pair.build import build_pairs
+from dpo_video.pipeline import do_stages, stages_of
 from dpo_video.recipe import PairSettings, Recipe
-from dpo_video.records import Judgment, Sample, write_jsonl
-from dpo_video.run import do_stages, open_run, stages_of
+from dpo_video.run import open_run
 
 
 @pytest.fixture(scope="module")

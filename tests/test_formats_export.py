@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 from format_rows import ASKED, BAD, GOOD, ROWS, imported
 
+from dpo_video.core.jsonl import write_jsonl
+from dpo_video.core.records import Candidate, Judgment, Pair, Sample
+from dpo_video.formats.export_run import Source, export_run
 from dpo_video.formats.exporters import EXPORTERS
-from dpo_video.formats.exporting import Source, export_run
-from dpo_video.records import Candidate, Judgment, Pair, Sample, write_jsonl
 
 
 def make_run(folder: Path, pairs: list[Pair], samples: list[Sample] | None = None) -> Source:
@@ -76,7 +77,7 @@ def test_best_answers_are_the_highest_whole_ones_at_or_above_the_threshold(tmp_p
 CODE = """
 import json, resource, sys
 from pathlib import Path
-from dpo_video.formats.importing import ImportOptions, import_file
+from dpo_video.formats.import_file import ImportOptions, import_file
 base = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 import_file("hound_pairs", sys.argv[1], Path(sys.argv[2]), ImportOptions())
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - base)

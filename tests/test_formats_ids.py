@@ -8,14 +8,15 @@ from typing import Any
 
 import pytest
 
-from dpo_video.errors import UserError
+from dpo_video.core.errors import UserError
+from dpo_video.core.jsonl import read_jsonl, write_jsonl
+from dpo_video.core.records import Candidate, Judgment, Pair, Sample
+from dpo_video.formats.export_run import Source, export_run
 from dpo_video.formats.exporters import EXPORTERS
-from dpo_video.formats.exporting import Source, export_run
+from dpo_video.formats.import_file import ImportOptions, Report, import_file
 from dpo_video.formats.importers import KINDS
-from dpo_video.formats.importing import ImportOptions, Report, import_file
-from dpo_video.pair import build_pairs
+from dpo_video.pair.build import build_pairs
 from dpo_video.recipe import PairSettings
-from dpo_video.records import Candidate, Judgment, Pair, Sample, read_jsonl, write_jsonl
 
 RECORDS = {name: kind for kind, name in KINDS.items()}
 PAIR = {"id": "v1_0", "video": "v1.mp4", "prompt": "What is she doing?", "chosen": "Cooking.", "rejected": "Sleeping."}

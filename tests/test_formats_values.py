@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from dpo_video.errors import UserError
+from dpo_video.core.errors import UserError
+from dpo_video.core.jsonl import read_jsonl
+from dpo_video.formats.import_file import ImportOptions, Report, import_file
 from dpo_video.formats.importers import KINDS
-from dpo_video.formats.importing import ImportOptions, Report, import_file
-from dpo_video.records import read_jsonl
 
 RECORDS = {name: kind for kind, name in KINDS.items()}
 NAN, INFINITE = float("nan"), float("inf")

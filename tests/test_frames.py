@@ -8,16 +8,16 @@ from PIL import Image
 from policies import policy
 from typer.testing import CliRunner
 
-from dpo_video.cli import app
-from dpo_video.errors import UserError
-from dpo_video.frames import MARGIN, TILE, as_seen, contact_sheet, published_model, view_clip
-from dpo_video.models.checkpoints import blueprint
+from dpo_video.check.preview import MARGIN, TILE, as_seen, contact_sheet, published_model, view_clip
+from dpo_video.cli.app import app
+from dpo_video.core.errors import UserError
 from dpo_video.models.families import FAMILIES
+from dpo_video.models.hub import blueprint
 from dpo_video.models.load import load_policy
 from dpo_video.models.tokens import video_tokens
 from dpo_video.recipe import ModelSettings, VideoSettings
+from dpo_video.recipe.file import load_recipe, load_video_settings
 from dpo_video.recipe.presets import PRESETS
-from dpo_video.recipe_file import load_recipe, load_video_settings
 from dpo_video.video import read_frames
 
 LLAVA_7B = ModelSettings(name="llava-hf/LLaVA-NeXT-Video-7B-hf")

@@ -15,11 +15,13 @@ from generation_runs import make_recipe, run_generate, write_data
 from policies import each_kind, policy, tiny_folder
 from pydantic import ValidationError
 
-from dpo_video.errors import UserError
-from dpo_video.generate import Work, generate, make_candidates
+from dpo_video.core.errors import UserError
+from dpo_video.core.jsonl import read_jsonl, write_jsonl
+from dpo_video.core.records import Candidate, Sample
+from dpo_video.generate.jobs import Work
+from dpo_video.generate.stage import generate, make_candidates
 from dpo_video.models.prompts import encode_prompt, video_inputs
 from dpo_video.models.sampling import Sampler
-from dpo_video.records import Candidate, Sample, read_jsonl, write_jsonl
 from dpo_video.run import open_run
 from dpo_video.store import RunStore
 from dpo_video.video import cache, read_frames
@@ -130,7 +132,7 @@ def test_a_sample_that_does_not_fit_the_context_is_set_aside_and_counted(data, t
 
 CHILD = """
 import os, signal, sys
-from dpo_video.generate import generate
+from dpo_video.generate.stage import generate
 from dpo_video.recipe import Recipe
 from dpo_video.run import open_run
 from dpo_video.store import RunStore

@@ -13,8 +13,9 @@ from clips import read_number
 from generation_runs import QUESTIONS, make_recipe, run_generate, write_data
 from PIL import Image
 
-from dpo_video.errors import UserError
-from dpo_video.records import Candidate, Sample, read_jsonl, write_jsonl
+from dpo_video.core.errors import UserError
+from dpo_video.core.jsonl import read_jsonl, write_jsonl
+from dpo_video.core.records import Candidate, Sample
 
 
 class Server(ThreadingHTTPServer):

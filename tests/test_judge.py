@@ -12,12 +12,13 @@ from pathlib import Path
 import pytest
 from judge_server import Answer, completion, failure, judge_server, make_items, steady, steady_score
 
-from dpo_video.errors import UserError
-from dpo_video.judge import judge, judge_candidates, summarise
-from dpo_video.judges.scorer import load_scorer, render
+from dpo_video.core.errors import UserError
+from dpo_video.core.jsonl import read_jsonl, to_json, write_jsonl
+from dpo_video.core.records import Judgment, Sample
+from dpo_video.judge.scorer import load_scorer, render
+from dpo_video.judge.stage import judge, judge_candidates, summarise
 from dpo_video.recipe import JudgeSettings
-from dpo_video.recipe_file import load_recipe
-from dpo_video.records import Judgment, Sample, read_jsonl, to_json, write_jsonl
+from dpo_video.recipe.file import load_recipe
 from dpo_video.run import open_run
 from dpo_video.store import RunStore
 
@@ -241,6 +242,6 @@ def test_the_stage_stops_when_nothing_has_a_score_or_a_candidate_has_no_sample(t
 
 
 def test_judging_with_a_server_needs_no_torch():
-    code = ("import sys, dpo_video.judge, dpo_video.judges.openai, dpo_video.judges.verdict; "
+    code = ("import sys, dpo_video.judge.stage, dpo_video.judge.backends.openai, dpo_video.judge.verdict; "
             "sys.exit('torch' in sys.modules or 'transformers' in sys.modules)")
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -8,16 +8,18 @@ import pytest
 from judge_server import completion, failure, judge_server, make_items, steady
 from test_judge import exported, write_run
 
-from dpo_video.errors import UserError
-from dpo_video.judge import judge, judge_candidates
-from dpo_video.judges.asking import KIND, LOOKED_UP, ask_all, ask_missing
-from dpo_video.judges.backends import Judge, Reply, open_judge
-from dpo_video.judges.keys import key_maker
-from dpo_video.judges.scorer import load_scorer, render
-from dpo_video.judges.spending import Price, Spending, load_prices
+from dpo_video.core.errors import UserError
+from dpo_video.judge.ask import KIND, LOOKED_UP, ask_all, ask_missing
+from dpo_video.judge.backends.registry import open_judge
+from dpo_video.judge.prices import load_prices
+from dpo_video.judge.reply_keys import key_maker
+from dpo_video.judge.scorer import load_scorer, render
+from dpo_video.judge.stage import judge, judge_candidates
+from dpo_video.judge.types import Judge, Price, Reply, Spending
+from dpo_video.pipeline import do_stages
 from dpo_video.recipe import JudgeSettings
-from dpo_video.recipe_file import load_recipe
-from dpo_video.run import do_stages, open_run
+from dpo_video.recipe.file import load_recipe
+from dpo_video.run import open_run
 from dpo_video.store import RunStore, row_key
 
 HOUND = load_scorer("hound_quality")

@@ -8,12 +8,13 @@ import pytest
 from judge_server import Answer, completion, failure, judge_server, make_items
 from tiny_judge import write_scorer
 
-from dpo_video.errors import UserError
-from dpo_video.judge import judge_candidates
-from dpo_video.judges.claims import check_split_examples, f1, read_claims, sentences
-from dpo_video.judges.scorer import load_scorer
+from dpo_video.core.errors import UserError
+from dpo_video.core.jsonl import from_dict, to_json
+from dpo_video.core.records import Judgment
+from dpo_video.judge.modes.claims import check_split_examples, f1, read_claims, sentences
+from dpo_video.judge.scorer import load_scorer
+from dpo_video.judge.stage import judge_candidates
 from dpo_video.recipe import JudgeSettings
-from dpo_video.records import Judgment, from_dict, to_json
 from dpo_video.store import RunStore
 
 CLAIMS = load_scorer("caption_claims")

@@ -6,10 +6,10 @@ from judge_fuzz import fuzz
 from judge_server import judge_server, make_items
 from test_judge import write_run
 
-from dpo_video.errors import UserError
-from dpo_video.judge import judge
-from dpo_video.judges.asking import KIND
-from dpo_video.recipe_file import load_recipe
+from dpo_video.core.errors import UserError
+from dpo_video.judge.ask import KIND
+from dpo_video.judge.stage import judge
+from dpo_video.recipe.file import load_recipe
 from dpo_video.run import open_run
 
 

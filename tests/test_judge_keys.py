@@ -11,17 +11,17 @@ from hypothesis import strategies as st
 from judge_server import judge_server, make_items, steady
 from test_judge import exported, write_run
 
-from dpo_video.judge import judge
-from dpo_video.judges.asking import KIND
-from dpo_video.judges.backends import Judge, mode_of
-from dpo_video.judges.keys import NO_DIGEST, Keys, answer_keys, key_maker
-from dpo_video.judges.scorer import NO_REFERENCE, fence, load_scorer, render
-from dpo_video.names import shipped_names
+from dpo_video.core.names import shipped_names
+from dpo_video.core.records import Candidate, Sample
+from dpo_video.data.answer_filters import Screening
+from dpo_video.judge.ask import KIND
+from dpo_video.judge.reply_keys import NO_DIGEST, Keys, answer_keys, key_maker
+from dpo_video.judge.scorer import NO_REFERENCE, fence, load_scorer, render
+from dpo_video.judge.stage import judge
+from dpo_video.judge.types import Judge, mode_of
 from dpo_video.recipe import JudgeSettings
-from dpo_video.recipe_file import load_recipe
-from dpo_video.records import Candidate, Sample
+from dpo_video.recipe.file import load_recipe
 from dpo_video.run import open_run
-from dpo_video.screening import Screening
 from dpo_video.store import RunStore, row_key
 
 SCORERS = {name: load_scorer(name) for name in shipped_names("scorers")}
@@ -96,7 +96,7 @@ def _table(digests):
 @pytest.mark.parametrize("compared", [3, 50_000])
 def test_the_missing_ones_are_those_that_a_plain_loop_finds(monkeypatch, compared):
     """Many digests are equal, many end in zero bytes or begin with them, some are stored, some have no key."""
-    monkeypatch.setattr("dpo_video.judges.keys.COMPARED", compared)
+    monkeypatch.setattr("dpo_video.judge.reply_keys.COMPARED", compared)
     random = np.random.default_rng(0)
     kinds = [bytes([a]) + bytes(15) + bytes([b]) + bytes(15) for a in range(6) for b in range(6)][1:]
     kinds += [bytes(31) + bytes([a]) for a in range(1, 5)]

@@ -1,6 +1,6 @@
 """How many requests may be in flight: growth in clean, saturated rounds; cuts on 429 alone, one in a round."""
 
-from dpo_video.judges.limit import COOL_DOWN_SECONDS, Limit
+from dpo_video.client.concurrency import COOL_DOWN_SECONDS, Limit
 
 
 def _round(limit: Limit, busiest: int) -> int:

@@ -6,12 +6,12 @@ from judge_server import make_items
 from tiny_judge import CAPTION, SCORES, SHORT_SCORER, random_judge, tiny_tokenizer, trained_judge, write_scorer
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from dpo_video.errors import UserError
-from dpo_video.judge import judge_candidates
-from dpo_video.judges.backends import open_judge
-from dpo_video.judges.local import label_tokens
-from dpo_video.judges.scorer import load_scorer, render
-from dpo_video.judges.verdict import read_reply
+from dpo_video.core.errors import UserError
+from dpo_video.judge.backends.local import label_tokens
+from dpo_video.judge.backends.registry import open_judge
+from dpo_video.judge.scorer import load_scorer, render
+from dpo_video.judge.stage import judge_candidates
+from dpo_video.judge.verdict import read_reply
 from dpo_video.recipe import JudgeSettings
 from dpo_video.store import RunStore
 

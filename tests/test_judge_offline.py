@@ -14,13 +14,14 @@ import pytest
 from judge_server import Answer, completion, failure, free_port, judge_server, make_items, steady, steady_score
 from test_judge import exported, write_run
 
-from dpo_video import parquet as shards
-from dpo_video.errors import UserError
-from dpo_video.judge_offline import judge_with_results, write_batches
-from dpo_video.judges.batch_files import BatchFiles
-from dpo_video.parquet import write_parquet
-from dpo_video.recipe_file import load_recipe
-from dpo_video.records import Candidate, Judgment, write_jsonl
+from dpo_video.core.errors import UserError
+from dpo_video.core.jsonl import write_jsonl
+from dpo_video.core.records import Candidate, Judgment
+from dpo_video.formats import parquet as shards
+from dpo_video.formats.parquet import write_parquet
+from dpo_video.judge.batch_files import BatchFiles
+from dpo_video.judge.offline import judge_with_results, write_batches
+from dpo_video.recipe.file import load_recipe
 from dpo_video.run import open_run
 from dpo_video.store import RunStore
 
@@ -199,7 +200,7 @@ def test_a_batch_that_was_refused_as_a_whole_is_not_stored(tmp_path):
     ('{"custom_id": "a", "method": "POST", "url": "/v1/chat/completions", "body": {}}\n', "this is a request"),
 ])
 def test_what_is_no_batch_output_is_refused_with_its_line(tmp_path, lines, message):
-    from dpo_video.judges.batch_files import Results
+    from dpo_video.judge.batch_files import Results
 
     (tmp_path / "answers.jsonl").write_text(lines)
     with pytest.raises(UserError, match=message):

@@ -8,13 +8,13 @@ import time
 import pytest
 from judge_server import Answer, completion, failure, free_port, judge_server, make_items, steady, steady_score
 
-from dpo_video.errors import UserError
-from dpo_video.judge import judge_candidates
-from dpo_video.judges import scheduler
-from dpo_video.judges.backends import open_judge
-from dpo_video.judges.endpoint import retry_after
-from dpo_video.judges.openai import api_key, label_log_probs
-from dpo_video.judges.scorer import load_scorer
+from dpo_video.client import pool as scheduler
+from dpo_video.client.endpoint import retry_after
+from dpo_video.core.errors import UserError
+from dpo_video.judge.backends.openai import api_key, label_log_probs
+from dpo_video.judge.backends.registry import open_judge
+from dpo_video.judge.scorer import load_scorer
+from dpo_video.judge.stage import judge_candidates
 from dpo_video.recipe import JudgeSettings
 from dpo_video.store import RunStore
 

@@ -9,10 +9,10 @@ import pytest
 from judge_server import Answer, completion, failure, judge_server, make_items
 from tiny_judge import write_scorer
 
-from dpo_video.errors import UserError
-from dpo_video.judge import judge_candidates
-from dpo_video.judges.backends import open_judge
-from dpo_video.judges.pairwise import (
+from dpo_video.core.errors import UserError
+from dpo_video.evaluate.metrics import Intervals, compared
+from dpo_video.judge.backends.registry import open_judge
+from dpo_video.judge.modes.pairwise import (
     Comparison,
     compare,
     pairwise_scorer,
@@ -21,8 +21,8 @@ from dpo_video.judges.pairwise import (
     strengths,
     swap_summary,
 )
-from dpo_video.judges.scorer import load_scorer
-from dpo_video.measures import Intervals, compared
+from dpo_video.judge.scorer import load_scorer
+from dpo_video.judge.stage import judge_candidates
 from dpo_video.recipe import EvaluateSettings, JudgeSettings
 from dpo_video.store import RunStore
 

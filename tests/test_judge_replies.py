@@ -7,15 +7,15 @@ import pytest
 from judge_server import Answer, completion, failure, judge_server, make_items, steady
 from test_judge import exported, write_run
 
-from dpo_video.errors import UserError
-from dpo_video.judge import judge, judge_candidates
-from dpo_video.judge_offline import judge_with_results, write_batches
-from dpo_video.judges.asking import KIND
-from dpo_video.judges.backends import open_judge
-from dpo_video.judges.openai import identity
-from dpo_video.judges.scorer import load_scorer
+from dpo_video.core.errors import UserError
+from dpo_video.judge.ask import KIND
+from dpo_video.judge.backends.openai import identity
+from dpo_video.judge.backends.registry import open_judge
+from dpo_video.judge.offline import judge_with_results, write_batches
+from dpo_video.judge.scorer import load_scorer
+from dpo_video.judge.stage import judge, judge_candidates
 from dpo_video.recipe import JudgeSettings
-from dpo_video.recipe_file import load_recipe
+from dpo_video.recipe.file import load_recipe
 from dpo_video.run import open_run
 from dpo_video.store import RunStore
 

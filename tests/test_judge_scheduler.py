@@ -7,12 +7,12 @@ from contextlib import contextmanager
 import pytest
 from judge_server import Answer, completion, failure, free_port, judge_server, steady, steady_score
 
-from dpo_video.errors import UserError
-from dpo_video.judges import scheduler
-from dpo_video.judges.backends import open_judge
-from dpo_video.judges.endpoint import Passing, Refused, Service
-from dpo_video.judges.scheduler import GaveUp, Pool
-from dpo_video.judges.scorer import load_scorer
+from dpo_video.client import pool as scheduler
+from dpo_video.client.endpoint import Passing, Refused, Service
+from dpo_video.client.pool import GaveUp, Pool
+from dpo_video.core.errors import UserError
+from dpo_video.judge.backends.registry import open_judge
+from dpo_video.judge.scorer import load_scorer
 from dpo_video.recipe import JudgeSettings
 
 HOUND = load_scorer("hound_quality")

@@ -13,7 +13,7 @@ from judge_server import free_port
 from test_judge import exported, start_judging, write_run
 from tiny_judge import CAPTION, SCORES, trained_judge, write_scorer
 
-from dpo_video.records import Candidate, Sample
+from dpo_video.core.records import Candidate, Sample
 
 START_SECONDS = 240
 

@@ -9,15 +9,15 @@ from statistics import fmean, pstdev
 import pytest
 from judge_server import Answer, completion, failure, judge_server, make_items
 
-from dpo_video.errors import UserError
-from dpo_video.judge import judge_candidates
-from dpo_video.judges.cascade import confidence
-from dpo_video.judges.jury import family_of, family_warnings
-from dpo_video.judges.modes import calls_per_sample
-from dpo_video.judges.scorer import load_scorer
+from dpo_video.core.errors import UserError
+from dpo_video.core.records import Judgment
+from dpo_video.judge.modes.cascade import confidence
+from dpo_video.judge.modes.jury import family_of, family_warnings
+from dpo_video.judge.modes.registry import calls_per_sample
+from dpo_video.judge.scorer import load_scorer
+from dpo_video.judge.stage import judge_candidates
 from dpo_video.recipe import JudgeSettings
-from dpo_video.recipe_file import load_recipe
-from dpo_video.records import Judgment
+from dpo_video.recipe.file import load_recipe
 from dpo_video.store import RunStore
 
 SCORE = load_scorer("caption_score")

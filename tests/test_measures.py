@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from dpo_video.measures import (
+from dpo_video.evaluate.metrics import (
     Graded,
     Intervals,
     PairMargin,

@@ -9,13 +9,13 @@ from peft import PeftModel, get_peft_model
 from torch import nn
 from training_runs import KINDS, make_pairs, make_recipe, make_world, open_run
 
-from dpo_video.errors import UserError
-from dpo_video.merge import merge
+from dpo_video.core.errors import UserError
 from dpo_video.models.load import load_policy
 from dpo_video.models.lora import adapter_parameters, lora_config
 from dpo_video.recipe import Recipe
 from dpo_video.store import RunStore
-from dpo_video.training.logps import answer_logps, clip_rows
+from dpo_video.train.logps import answer_logps, clip_rows
+from dpo_video.train.merge import merge
 from dpo_video.video import read_frames
 
 

@@ -5,7 +5,7 @@ import torch
 from peft import get_peft_model
 from policies import each_kind, make_frames, make_row, policy, tiny_folder
 
-from dpo_video.models.batches import Row, collate, row_ids, row_positions
+from dpo_video.models.collate import Row, collate, row_ids, row_positions
 from dpo_video.models.families import ClipFeatures
 from dpo_video.models.features import encode_video
 from dpo_video.models.load import Policy, load_policy

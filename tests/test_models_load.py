@@ -12,10 +12,10 @@ from bitsandbytes.nn import Linear4bit
 from peft import get_peft_model
 from policies import each_kind, make_frames, make_row, policy, tiny_folder
 
-from dpo_video.errors import UserError
-from dpo_video.models.batches import collate
-from dpo_video.models.checkpoints import SUCCESSORS, resolve_model
+from dpo_video.core.errors import UserError
+from dpo_video.models.collate import collate
 from dpo_video.models.families import FAMILIES, KEEP_UNQUANTIZED
+from dpo_video.models.hub import SUCCESSORS, resolve_model
 from dpo_video.models.load import language_linears, load_policy
 from dpo_video.models.lora import adapter_parameters, assert_fp32_adapter, keep_adapter_fp32, lora_config
 from dpo_video.models.sampling import Sampler, generate_answers

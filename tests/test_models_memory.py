@@ -10,23 +10,16 @@ from torch import Tensor
 from trees import LONG, rows_of, run_engine, tuned_policy
 
 from dpo_video.models.activations import Shape, kept_by_decoder, kept_by_tower
-from dpo_video.models.batches import Row
-from dpo_video.models.checkpoints import blueprint
+from dpo_video.models.collate import Row
+from dpo_video.models.hub import blueprint
 from dpo_video.models.load import Policy
 from dpo_video.models.lora import keep_adapter_fp32
-from dpo_video.models.memory import (
-    GIB,
-    Load,
-    count_parameters,
-    estimate_training,
-    forward_pairs,
-    forward_shape,
-)
+from dpo_video.models.memory import GIB, Load, count_parameters, estimate_training, forward_pairs, forward_shape
 from dpo_video.recipe import LoraSettings, ModelSettings, TrainSettings
-from dpo_video.training.batches import loss_inputs
-from dpo_video.training.forward import Engine, encode_rows, rows_engine
-from dpo_video.training.shared_prefix import _clips, _tokens, shared_prefix_engine
-from dpo_video.training.tree import Packing, pack_rows
+from dpo_video.train.forward import Engine, encode_rows, rows_engine
+from dpo_video.train.pair_batches import loss_inputs
+from dpo_video.train.shared_prefix.engine import _clips, _tokens, shared_prefix_engine
+from dpo_video.train.shared_prefix.tree import Packing, pack_rows
 
 QWEN_7B = blueprint(ModelSettings(name="Qwen/Qwen2.5-VL-7B-Instruct"))
 LOAD = Load(sequences=1, prompt_tokens=1200, answer_tokens=100, patches=4620)

@@ -12,7 +12,7 @@ import pytest
 import torch
 from policies import each_kind, make_frames, make_row, policy
 
-from dpo_video.models.batches import Row, collate, row_positions
+from dpo_video.models.collate import Row, collate, row_positions
 from dpo_video.models.positions import TEXT, VIDEO
 from dpo_video.models.sampling import Sampler, generate_answers
 

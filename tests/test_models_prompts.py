@@ -7,9 +7,9 @@ import torch
 from policies import each_kind, make_frames, policy
 from transformers import LlavaNextVideoVideoProcessor, Qwen2VLVideoProcessor
 
-from dpo_video.errors import UserError
-from dpo_video.models.checkpoints import Blueprint
+from dpo_video.core.errors import UserError
 from dpo_video.models.families import FAMILIES
+from dpo_video.models.hub import Blueprint
 from dpo_video.models.prompts import answer_ids, encode_prompt, prompt_text, video_inputs
 from dpo_video.models.published import PUBLISHED
 from dpo_video.models.tokens import fit_frames, frames_within, video_tokens

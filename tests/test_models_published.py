@@ -5,9 +5,9 @@ import json
 import pytest
 from policies import each_kind, policy, tiny_folder
 
-from dpo_video.errors import UserError
-from dpo_video.models.checkpoints import blueprint, published_names
+from dpo_video.core.errors import UserError
 from dpo_video.models.families import FAMILIES
+from dpo_video.models.hub import blueprint, published_names
 from dpo_video.models.memory import GIB, Load, count_parameters, estimate_generation, estimate_training
 from dpo_video.models.published import PUBLISHED
 from dpo_video.models.tokens import video_tokens, vision_patches

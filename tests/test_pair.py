@@ -16,13 +16,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from preferences import Row, records
 
-from dpo_video.errors import UserError
-from dpo_video.pair import Paired, build_pairs, pair
-from dpo_video.pair_numbers import pair_statistics
+from dpo_video.core.errors import UserError
+from dpo_video.core.jsonl import read_jsonl, write_jsonl
+from dpo_video.core.records import Pair
+from dpo_video.core.text import normalise_space
+from dpo_video.pair.build import Paired, build_pairs
+from dpo_video.pair.stage import pair
+from dpo_video.pair.statistics import pair_statistics
 from dpo_video.recipe import PairSettings, Recipe
-from dpo_video.records import Pair, read_jsonl, write_jsonl
 from dpo_video.run import Run, open_run
-from dpo_video.texts import normalise_space
 
 BEST_WORST = PairSettings(rule="best_worst", min_margin=0.5)
 HOUND = PairSettings(rule="hound")

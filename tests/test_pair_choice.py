@@ -12,12 +12,15 @@ import numpy as np
 import pytest
 from preferences import Row, records
 
-from dpo_video.errors import UserError
-from dpo_video.pair import Paired, build_pairs, pair, read_rewards, with_noise
-from dpo_video.pair_numbers import sampler_shares, uneven_samplers
+from dpo_video.core.errors import UserError
+from dpo_video.core.jsonl import from_dict, read_jsonl, to_json, write_jsonl
+from dpo_video.core.records import Candidate, Pair, Reward
+from dpo_video.pair.build import Paired, build_pairs
+from dpo_video.pair.stage import pair, read_rewards, with_noise
+from dpo_video.pair.statistics import sampler_shares, uneven_samplers
+from dpo_video.pipeline import do_stages
 from dpo_video.recipe import PairSettings, Recipe
-from dpo_video.records import Candidate, Pair, Reward, from_dict, read_jsonl, to_json, write_jsonl
-from dpo_video.run import do_stages, open_run
+from dpo_video.run import open_run
 
 SIGMA = PairSettings(rule="best_vs_sigma", min_margin=0.5)
 BEST_WORST = PairSettings(rule="best_worst", min_margin=0.5)

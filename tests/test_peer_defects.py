@@ -12,12 +12,13 @@ import pytest
 from judge_server import Answer, completion, judge_server
 from preferences import Row, records
 
-from dpo_video.judge import judge, judge_candidates
-from dpo_video.judges.scorer import load_scorer, render
-from dpo_video.judges.verdict import expected, parse
-from dpo_video.pair import build_pairs
+from dpo_video.core.jsonl import read_jsonl, write_jsonl
+from dpo_video.core.records import Candidate, Judgment, Sample
+from dpo_video.judge.scorer import load_scorer, render
+from dpo_video.judge.stage import judge, judge_candidates
+from dpo_video.judge.verdict import expected, parse
+from dpo_video.pair.build import build_pairs
 from dpo_video.recipe import JudgeSettings, PairSettings, Recipe
-from dpo_video.records import Candidate, Judgment, Sample, read_jsonl, write_jsonl
 from dpo_video.run import open_run
 from dpo_video.store import RunStore
 

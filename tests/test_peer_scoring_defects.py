@@ -11,15 +11,15 @@ from dataclasses import replace
 import pytest
 from judge_server import Answer, completion, failure, judge_server, make_items
 
-from dpo_video.judge import judge_candidates
-from dpo_video.judges.backends import open_judge
-from dpo_video.judges.claims import read_claims, sentences
-from dpo_video.judges.jury import judge_by_jury
-from dpo_video.judges.pairwise import compare, strengths
-from dpo_video.judges.scorer import load_scorer, render
-from dpo_video.judges.verdict import expected, parse
+from dpo_video.core.records import Judgment
+from dpo_video.judge.backends.registry import open_judge
+from dpo_video.judge.modes.claims import read_claims, sentences
+from dpo_video.judge.modes.jury import judge_by_jury
+from dpo_video.judge.modes.pairwise import compare, strengths
+from dpo_video.judge.scorer import load_scorer, render
+from dpo_video.judge.stage import judge_candidates
+from dpo_video.judge.verdict import expected, parse
 from dpo_video.recipe import JudgeSettings
-from dpo_video.records import Judgment
 from dpo_video.store import RunStore
 
 ONE_PROMPT = ("caption_score", "caption_support", "caption_coverage", "hound_quality", "qa_correctness")

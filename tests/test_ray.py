@@ -13,10 +13,10 @@ from generation_runs import make_recipe, run_generate, write_data
 from judge_server import completion, judge_server, make_items
 from tiny_judge import random_judge
 
-from dpo_video.errors import UserError
-from dpo_video.judge import judge_candidates
-from dpo_video.judges.asking import KIND
-from dpo_video.judges.scorer import load_scorer
+from dpo_video.core.errors import UserError
+from dpo_video.judge.ask import KIND
+from dpo_video.judge.scorer import load_scorer
+from dpo_video.judge.stage import judge_candidates
 from dpo_video.recipe import JudgeSettings
 from dpo_video.store import RunStore
 

@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from dpo_video.errors import UserError
-from dpo_video.names import shipped_folder, shipped_names
+from dpo_video.core.errors import UserError
+from dpo_video.core.names import shipped_folder, shipped_names
 from dpo_video.recipe import Recipe
-from dpo_video.recipe_file import change_recipe, dump_recipe, load_recipe
+from dpo_video.recipe.file import change_recipe, dump_recipe, load_recipe
 
 SMALL = """name: small
 model: {name: some/model}

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from dpo_video.errors import UserError
-from dpo_video.records import Judgment, Sample, read_jsonl, read_places, to_json, write_jsonl
+from dpo_video.core.errors import UserError
+from dpo_video.core.jsonl import read_jsonl, read_places, to_json, write_jsonl
+from dpo_video.core.records import Judgment, Sample
 
 GOOD = {"id": "a", "video": "a.mp4", "prompt": "What?", "caption": "A cat."}
 

@@ -13,16 +13,17 @@ from peft import PeftModel, get_peft_model
 from training_runs import ANSWERS, KINDS, make_recipe, make_world
 from typer.testing import CliRunner
 
-from dpo_video.cli import app
-from dpo_video.errors import UserError
+from dpo_video.cli.app import app
+from dpo_video.core.errors import UserError
+from dpo_video.core.jsonl import read_jsonl, write_jsonl
+from dpo_video.core.records import Candidate, Reward, Sample
 from dpo_video.models.load import Policy, load_policy
 from dpo_video.models.lora import adapter_parameters, lora_config
 from dpo_video.models.prompts import prompt_text
-from dpo_video.pair import read_rewards
+from dpo_video.pair.stage import read_rewards
 from dpo_video.recipe import DataSettings, PairSettings, Recipe, TrackingSettings
-from dpo_video.records import Candidate, Reward, Sample, read_jsonl, write_jsonl
-from dpo_video.rewards import write_rewards
 from dpo_video.run import Run, open_run
+from dpo_video.train.rewards import write_rewards
 from dpo_video.video import read_frames, video_metadata
 
 SAMPLES = [Sample(id=f"s{number}", video=f"c{number % 2}.mp4", prompt=prompt, caption="a dog")

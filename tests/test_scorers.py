@@ -5,10 +5,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tiny_judge import SHORT_SCORER, write_scorer
 
-from dpo_video.errors import UserError
-from dpo_video.judges.scorer import NO_REFERENCE, load_scorer, render
-from dpo_video.judges.verdict import check_examples, parse
-from dpo_video.names import shipped_names
+from dpo_video.core.errors import UserError
+from dpo_video.core.names import shipped_names
+from dpo_video.judge.scorer import NO_REFERENCE, load_scorer, render
+from dpo_video.judge.verdict import check_examples, parse
 
 SHIPPED = shipped_names("scorers")
 WRITTEN = """\

@@ -13,14 +13,15 @@ from hypothesis import strategies as st
 from judge_server import completion, judge_server
 from preferences import records
 
-from dpo_video.judge import judge
-from dpo_video.judges.candidates import open_candidates
-from dpo_video.pair import pair
+from dpo_video.core.jsonl import read_jsonl, write_jsonl
+from dpo_video.core.records import Judgment, Pair
+from dpo_video.core.text import normalise, shingles, similarity
+from dpo_video.data.answer_filters import is_refusal, repetition, same_answers, why_dropped
+from dpo_video.judge.candidate_file import open_candidates
+from dpo_video.judge.stage import judge
+from dpo_video.pair.stage import pair
 from dpo_video.recipe import CleanSettings, Recipe
-from dpo_video.records import Judgment, Pair, read_jsonl, write_jsonl
 from dpo_video.run import open_run
-from dpo_video.screening import is_refusal, repetition, same_answers, why_dropped
-from dpo_video.texts import normalise, shingles, similarity
 
 LONG = "A man in a red shirt walks his dog along the beach while the sun goes down behind the hills"
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dpo_video.statistics import (
+from dpo_video.core.statistics import (
     bootstrap_ci,
     correlation,
     length_controlled_win_rate,
@@ -91,7 +91,7 @@ def test_the_same_seed_gives_the_same_interval_whatever_the_order_of_rows() -> N
 def test_large_inputs_are_resampled_in_blocks_with_the_same_draws(monkeypatch: pytest.MonkeyPatch) -> None:
     values, clusters = list(np.arange(50.0)), [f"c{n // 5}" for n in range(50)]
     whole = bootstrap_ci(values, clusters=clusters, resamples=300, seed=0)
-    monkeypatch.setattr("dpo_video.statistics.BLOCK", 70)
+    monkeypatch.setattr("dpo_video.core.statistics.BLOCK", 70)
     assert bootstrap_ci(values, clusters=clusters, resamples=300, seed=0) == whole
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from dpo_video.errors import UserError
+from dpo_video.core.errors import UserError
 from dpo_video.store import RunStore, row_key
 from dpo_video.store.database import Database
 from dpo_video.store.writer import UNCOMMITTED_ROWS, Row, Writer
@@ -109,7 +109,7 @@ def test_a_full_disk_is_one_line_and_keeps_what_was_stored(tmp_path: Path, kind)
     writer = python("""
         import resource, signal, sys
         from pathlib import Path
-        from dpo_video.errors import UserError
+        from dpo_video.core.errors import UserError
         from dpo_video.store import RunStore
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, 300_000))

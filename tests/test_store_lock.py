@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from test_store import python
 
-from dpo_video.errors import UserError
+from dpo_video.core.errors import UserError
 from dpo_video.store import RunStore
 from dpo_video.store.file_system import choose_kind, file_system_type
 from dpo_video.store.lock import SILENT_SECONDS, show_life, this_process

@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from dpo_video.errors import UserError
-from dpo_video.measures import Graded, Intervals, PairMargin, change, heldout_pairs, judged, side
+from dpo_video.core.errors import UserError
+from dpo_video.evaluate.metrics import Graded, Intervals, PairMargin, change, heldout_pairs, judged, side
+from dpo_video.evaluate.summary import WIDTH, cell, print_summary
 from dpo_video.recipe import EvaluateSettings
-from dpo_video.summary import WIDTH, cell, print_summary
 
 
 def metrics(*, hallucination: str | None = "caption_support", missing: int = 0) -> dict[str, Any]:

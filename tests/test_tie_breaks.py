@@ -10,11 +10,14 @@ from judge_server import Answer, failure, judge_server
 from preferences import records
 from test_judge_pairwise import shown, verdict
 
-from dpo_video.judges.pairwise import Comparison, Two
-from dpo_video.pair import Paired, build_pairs, pair
+from dpo_video.core.jsonl import read_jsonl, write_jsonl
+from dpo_video.core.records import Pair
+from dpo_video.judge.modes.pairwise import Comparison, Two
+from dpo_video.pair.build import Paired, build_pairs
+from dpo_video.pair.stage import pair
+from dpo_video.pipeline import do_stages
 from dpo_video.recipe import PairSettings, Recipe
-from dpo_video.records import Pair, read_jsonl, write_jsonl
-from dpo_video.run import Run, do_stages, open_run
+from dpo_video.run import Run, open_run
 
 BEST_WORST = PairSettings(rule="best_worst", min_margin=0.5)
 FIRST, SECOND = Comparison(orders=(0.9, 0.8)), Comparison(orders=(0.2, 0.4))

@@ -16,15 +16,15 @@ from transformers import (
     AutoTokenizer,
 )
 
-from dpo_video.judges.backends import open_judge
-from dpo_video.judges.pairwise import compare
-from dpo_video.judges.scorer import load_scorer, render
+from dpo_video.core.records import Sample
+from dpo_video.judge.backends.registry import open_judge
+from dpo_video.judge.modes.pairwise import compare
+from dpo_video.judge.scorer import load_scorer, render
 from dpo_video.recipe import JudgeSettings
-from dpo_video.records import Sample
 from dpo_video.store import RunStore
-from dpo_video.toy import CHECKPOINTS, checkpoint, write_split
-from dpo_video.toy.clips import FPS, decode, read_scenes
+from dpo_video.toy.clips import FPS, decode, read_scenes, write_split
 from dpo_video.toy.gold import grade, normalise
+from dpo_video.toy.models import CHECKPOINTS, checkpoint
 from dpo_video.toy.scene import COLOURS, NUM_FRAMES
 
 POLICIES = ("qwen2_5_vl", "llava_next_video")

@@ -8,20 +8,11 @@ import av
 import numpy as np
 import pytest
 
-from dpo_video.toy import checkpoint, write_split
-from dpo_video.toy.clips import FPS, RGB, SIDE, STEP, decode, draw, encode, read_scenes
+from dpo_video.toy.clips import FPS, RGB, SIDE, STEP, decode, draw, encode, read_scenes, write_split
 from dpo_video.toy.gold import grade, normalise
+from dpo_video.toy.models import checkpoint
 from dpo_video.toy.questions import all_questions, ask, caption, find_question
-from dpo_video.toy.scene import (
-    COLOURS,
-    MOTIONS,
-    NUM_FRAMES,
-    SHAPES,
-    Scene,
-    Thing,
-    draw_scene,
-    part_of,
-)
+from dpo_video.toy.scene import COLOURS, MOTIONS, NUM_FRAMES, SHAPES, Scene, Thing, draw_scene, part_of
 
 RED_CIRCLE = Thing("circle", "red", "right", first_frame=0, quadrant=0, radius=7.0)
 BLUE_SQUARE = Thing("square", "blue", "still", first_frame=7, quadrant=3, radius=7.0)

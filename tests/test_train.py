@@ -11,12 +11,12 @@ from peft import PeftModel
 from train_runs import read_log, train_apart, train_here
 from training_runs import adapter_weights, make_pairs, make_recipe
 
-import dpo_video.train
-from dpo_video.errors import UserError
+import dpo_video.train.run_trainer
+from dpo_video.core.errors import UserError
+from dpo_video.core.jsonl import write_jsonl
 from dpo_video.models.load import load_policy
 from dpo_video.recipe import Recipe
-from dpo_video.records import write_jsonl
-from dpo_video.training.checkpoints import WholeCheckpoints, checkpoint_folder, last_checkpoint, training_key
+from dpo_video.train.checkpoints import WholeCheckpoints, checkpoint_folder, last_checkpoint, training_key
 
 
 def assert_same_adapter(one: Path, other: Path) -> None:
@@ -119,7 +119,7 @@ def test_a_run_killed_behind_steps_without_a_readable_clip_goes_on(qwen: Path, m
     pairs = [replace(pair, video="gone.mp4") if pair.video == "c1.mp4" else pair for pair in make_pairs(7)]
     recipe = make_recipe(qwen, name="skipped", epochs=1, batch_size=1, gradient_accumulation=1, save_steps=1)
     with monkeypatch.context() as patch, pytest.raises(Killed):
-        patch.setattr(dpo_video.train, "WholeCheckpoints", KillAtSkipped)
+        patch.setattr(dpo_video.train.run_trainer, "WholeCheckpoints", KillAtSkipped)
         train_here(recipe, qwen, pairs)
     summary, _ = train_here(recipe, qwen, pairs)
     assert summary["resumed_from"] is not None and summary["steps"] == 7

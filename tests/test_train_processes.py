@@ -12,9 +12,9 @@ from peft import get_peft_model_state_dict
 from train_runs import TESTS, read_log, train_apart, train_here
 from training_runs import adapter_weights, made_trainer, make_pairs, make_recipe
 
+from dpo_video.core.jsonl import write_jsonl
 from dpo_video.models.load import load_policy
-from dpo_video.records import write_jsonl
-from dpo_video.training.order import ClipOrder
+from dpo_video.train.sampler import ClipOrder
 
 
 class Interleaved(ClipOrder):

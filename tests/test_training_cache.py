@@ -18,12 +18,12 @@ from clips import write_clip
 from policies import make_frames, policy
 from training_runs import KINDS, adapter_weights, make_pairs, make_recipe, open_run
 
-from dpo_video.errors import UserError
+from dpo_video.core.errors import UserError
 from dpo_video.models.clip_source import ClipSource, EncodedClip, read_features, tower_identity, write_features
 from dpo_video.models.load import load_policy
 from dpo_video.recipe import VideoSettings
 from dpo_video.store import RunStore
-from dpo_video.train import train
+from dpo_video.train.stage import train
 from dpo_video.video import ClipRequest, FramePool
 from dpo_video.video.cache import DiskCache, frames_identity, read_frames_entry, write_frames
 

@@ -7,11 +7,11 @@ import pytest
 from policies import policy
 from training_runs import FRAMES, make_recipe
 
-from dpo_video.errors import UserError
+from dpo_video.core.errors import UserError
 from dpo_video.models.clip_source import ClipSource
-from dpo_video.train import _num_epochs
-from dpo_video.training.clips import ClipReader
-from dpo_video.training.order import ClipOrder
+from dpo_video.train.prefetch import ClipReader
+from dpo_video.train.run_trainer import _num_epochs
+from dpo_video.train.sampler import ClipOrder
 from dpo_video.video import ClipRequest
 
 

@@ -6,7 +6,7 @@ from policies import make_frames, make_row, policy
 from training_runs import make_pairs
 
 from dpo_video.models.prompts import answer_ids
-from dpo_video.training.batches import PairBatch, PairTokens, loss_inputs, pair_rows, tokenize_pair
+from dpo_video.train.pair_batches import PairBatch, PairTokens, loss_inputs, pair_rows, tokenize_pair
 
 
 def test_a_cut_rejected_row_ends_without_the_end_token_and_every_other_row_with_it() -> None:

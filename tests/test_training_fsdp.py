@@ -9,12 +9,12 @@ import yaml
 from tiny_models import Kind, tiny_policy
 from training_runs import KINDS
 
-from dpo_video.errors import UserError
+from dpo_video.core.errors import UserError
 from dpo_video.models.load import load_policy, move_all_but_language
 from dpo_video.recipe import DataSettings, JudgeSettings, ModelSettings, Recipe, TrainSettings
-from dpo_video.train import follow
-from dpo_video.training.fsdp import check_fsdp, sharding
-from dpo_video.training.settings import FSDP_CONFIG
+from dpo_video.train.dpo_config import FSDP_CONFIG
+from dpo_video.train.fsdp import check_fsdp, sharding
+from dpo_video.train.stage import follow
 
 
 def recipe(*, model: dict[str, Any] | None = None, **train: Any) -> Recipe:

@@ -9,12 +9,12 @@ from peft import get_peft_model
 from torch import nn
 from training_runs import ANSWERS, KINDS, make_recipe, make_world
 
-from dpo_video.models.batches import Row
+from dpo_video.models.collate import Row
 from dpo_video.models.load import Policy, load_policy
 from dpo_video.models.lora import adapter_parameters, lora_config
 from dpo_video.models.prompts import prompt_text
 from dpo_video.recipe import Recipe
-from dpo_video.training.logps import answer_logps, clip_rows, shuffled_video_changes_logps
+from dpo_video.train.logps import answer_logps, clip_rows, shuffled_video_changes_logps
 from dpo_video.video import Frames, read_frames, video_metadata
 
 

@@ -13,21 +13,22 @@ from torch import Tensor, nn
 from train_runs import train_here
 from training_runs import adapter_weights, made_trainer, make_pairs, make_recipe
 
-from dpo_video.errors import UserError
+from dpo_video.core.errors import UserError
+from dpo_video.core.records import Pair
 from dpo_video.models.clip_source import ClipSource
 from dpo_video.models.load import Policy, load_policy
 from dpo_video.models.lora import adapter_parameters
 from dpo_video.models.prompts import prompt_text
+from dpo_video.pair.video_negatives import add_negatives
 from dpo_video.recipe import Recipe, VideoSettings
-from dpo_video.records import Pair
-from dpo_video.training.batches import PairBatch, pair_rows, tokenize_pair
-from dpo_video.training.clips import ClipReader
-from dpo_video.training.forward import Engine, rows_engine
-from dpo_video.training.micro_batches import pair_sizes, run_tokens
-from dpo_video.training.order import ClipOrder
-from dpo_video.training.reference import ReferenceLogps
-from dpo_video.training.selection import read_selection, select_pairs, without_clips
-from dpo_video.training.shared_prefix import shared_prefix_engine
+from dpo_video.train.forward import Engine, rows_engine
+from dpo_video.train.micro_batches import pair_sizes, run_tokens
+from dpo_video.train.pair_batches import PairBatch, pair_rows, tokenize_pair
+from dpo_video.train.prefetch import ClipReader
+from dpo_video.train.reference import ReferenceLogps
+from dpo_video.train.sampler import ClipOrder
+from dpo_video.train.selection import read_selection, select_pairs, without_clips
+from dpo_video.train.shared_prefix.engine import shared_prefix_engine
 from dpo_video.video import (
     clip_key,
     clip_request,
@@ -39,7 +40,6 @@ from dpo_video.video import (
     video_metadata,
 )
 from dpo_video.video.cache import DiskCache
-from dpo_video.video_negatives import add_negatives
 
 NEGATIVES = ("shuffle", "reverse", "drop", "other_clip")
 

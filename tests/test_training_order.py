@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dpo_video.training.order import ClipOrder
+from dpo_video.train.sampler import ClipOrder
 
 CLIPS = [f"c{number % 7}" for number in range(24)]
 

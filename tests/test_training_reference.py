@@ -13,16 +13,17 @@ import torch
 from clips import write_clip
 from training_runs import adapter_weights, made_trainer, make_pairs, make_recipe, open_run
 
-from dpo_video.evaluate import reward_margins
+from dpo_video.core.jsonl import write_jsonl
+from dpo_video.core.records import Pair, Sample
+from dpo_video.evaluate.stage import reward_margins
 from dpo_video.models.load import Policy, load_policy
 from dpo_video.recipe import Recipe, VideoSettings
-from dpo_video.records import Pair, Sample, write_jsonl
 from dpo_video.run import Run
 from dpo_video.store import RunStore
-from dpo_video.train import train
-from dpo_video.training.batches import tokenize_pair
-from dpo_video.training.micro_batches import whole
-from dpo_video.training.reference import KIND, ReferenceLogps, stored_logps
+from dpo_video.train.micro_batches import whole
+from dpo_video.train.pair_batches import tokenize_pair
+from dpo_video.train.reference import KIND, ReferenceLogps, stored_logps
+from dpo_video.train.stage import train
 from dpo_video.video import clip_key, clip_request
 
 TESTS = Path(__file__).parent

@@ -8,20 +8,20 @@ from pathlib import Path
 import pytest
 from training_runs import make_pairs, make_recipe, make_world, open_run
 
-from dpo_video.errors import UserError
-from dpo_video.evaluate import reward_margins
+from dpo_video.core.errors import UserError
+from dpo_video.evaluate.stage import reward_margins
+from dpo_video.pipeline import SPEED_ONLY
 from dpo_video.recipe import Recipe
-from dpo_video.run import SPEED_ONLY
 from dpo_video.store import RunStore
-from dpo_video.train import train
-from dpo_video.training.checkpoints import training_key
-from dpo_video.training.reference import KIND
-from dpo_video.training.reference_store import FILE, SharedRows
+from dpo_video.store.shared_rows import FILE, SharedRows
+from dpo_video.train.checkpoints import training_key
+from dpo_video.train.reference import KIND
+from dpo_video.train.stage import train
 
 WRITER = """
 import sys
 from pathlib import Path
-from dpo_video.training.reference_store import SharedRows
+from dpo_video.store.shared_rows import SharedRows
 
 with SharedRows(Path(sys.argv[1])) as rows:
     print("open", flush=True)

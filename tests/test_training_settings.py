@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from trl import DPOConfig, DPOTrainer
 
-from dpo_video.errors import UserError
+from dpo_video.core.errors import UserError
 from dpo_video.recipe import DataSettings, JudgeSettings, LoraSettings, ModelSettings, Recipe, TrainSettings
-from dpo_video.training.settings import LOSSES, OWNED, REFUSED, check_train_settings, dpo_config
+from dpo_video.train.dpo_config import LOSSES, OWNED, REFUSED, check_train_settings, dpo_config
 
 
 def recipe(**train: Any) -> Recipe:

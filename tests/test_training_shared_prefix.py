@@ -14,14 +14,14 @@ from torch import Tensor
 from training_runs import KINDS
 from trees import LONG, adapter_grads, answer_part, plain_logps, rows_of, run_engine, tuned_policy
 
-from dpo_video.models.batches import Row, row_positions
+from dpo_video.models.collate import Row, row_positions
 from dpo_video.models.families import FAMILIES
 from dpo_video.models.load import Policy
 from dpo_video.recipe import VideoSettings
-from dpo_video.training import attention
-from dpo_video.training.forward import Engine, rows_engine
-from dpo_video.training.logps import clip_rows
-from dpo_video.training.shared_prefix import PER_TOKEN, choose_engine, shared_prefix_engine, why_not_shared
+from dpo_video.train.forward import Engine, rows_engine
+from dpo_video.train.logps import clip_rows
+from dpo_video.train.shared_prefix import attention
+from dpo_video.train.shared_prefix.engine import PER_TOKEN, choose_engine, shared_prefix_engine, why_not_shared
 
 DENSE = partial(shared_prefix_engine, dense=True)
 EIGHT = ["yes", "no", "a red square", "a red circle", "a red square moves", LONG, "the man", "left right up down"]

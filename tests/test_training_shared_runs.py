@@ -11,13 +11,13 @@ from peft import get_peft_model_state_dict
 from torch import Tensor
 from training_runs import made_trainer, make_pairs, make_recipe
 
+from dpo_video.core.records import Pair
 from dpo_video.models.lora import adapter_parameters
 from dpo_video.recipe import Recipe
-from dpo_video.records import Pair
-from dpo_video.training.forward import Engine, rows_engine
-from dpo_video.training.settings import LOSSES
-from dpo_video.training.shared_prefix import shared_prefix_engine
-from dpo_video.training.trainer import VideoDPOTrainer
+from dpo_video.train.dpo_config import LOSSES
+from dpo_video.train.forward import Engine, rows_engine
+from dpo_video.train.shared_prefix.engine import shared_prefix_engine
+from dpo_video.train.trainer import VideoDPOTrainer
 
 
 @pytest.fixture

@@ -13,17 +13,16 @@ from peft import get_peft_model_state_dict
 from tiny_models import Kind
 from training_runs import fail, make_pairs, make_recipe, make_world
 
-from dpo_video.errors import UserError
+from dpo_video.core.errors import UserError
+from dpo_video.core.library_warnings import quiet_libraries
+from dpo_video.core.records import Pair
 from dpo_video.models.clip_source import open_source
 from dpo_video.models.load import load_policy
 from dpo_video.models.lora import lora_config
-from dpo_video.quiet import quiet_libraries
 from dpo_video.recipe import Recipe
-from dpo_video.records import Pair
-from dpo_video.training.batches import PairBatch, read_batch, tokenize_pair
-from dpo_video.training.clips import ClipReader
-from dpo_video.training.meter import TIMED
-from dpo_video.training.micro_batches import (
+from dpo_video.train.dpo_config import check_train_settings, dpo_config, pairs_per_read
+from dpo_video.train.metrics import TIMED
+from dpo_video.train.micro_batches import (
     Size,
     cut_by_tokens,
     cut_sizes,
@@ -33,10 +32,11 @@ from dpo_video.training.micro_batches import (
     run_tokens,
     whole,
 )
-from dpo_video.training.order import ClipOrder
-from dpo_video.training.settings import check_train_settings, dpo_config, pairs_per_read
-from dpo_video.training.shared_prefix import choose_engine
-from dpo_video.training.trainer import Feed, VideoDPOTrainer
+from dpo_video.train.pair_batches import PairBatch, read_batch, tokenize_pair
+from dpo_video.train.prefetch import ClipReader
+from dpo_video.train.sampler import ClipOrder
+from dpo_video.train.shared_prefix.engine import choose_engine
+from dpo_video.train.trainer import Feed, VideoDPOTrainer
 from dpo_video.video import clip_request
 
 

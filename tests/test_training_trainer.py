@@ -14,15 +14,15 @@ from torch import nn
 from training_runs import FRAMES, adapter_weights, made_trainer, make_pairs, make_recipe
 from transformers import get_scheduler, set_seed
 
-from dpo_video.models.batches import Row
+from dpo_video.core.records import Pair
+from dpo_video.models.collate import Row
 from dpo_video.models.load import Policy, load_policy
 from dpo_video.models.lora import adapter_parameters, lora_config
 from dpo_video.models.prompts import prompt_text
 from dpo_video.recipe import Recipe
-from dpo_video.records import Pair
-from dpo_video.training.batches import PairTokens, loss_inputs, tokenize_pair
-from dpo_video.training.order import ClipOrder
-from dpo_video.training.settings import LOSSES
+from dpo_video.train.dpo_config import LOSSES
+from dpo_video.train.pair_batches import PairTokens, loss_inputs, tokenize_pair
+from dpo_video.train.sampler import ClipOrder
 from dpo_video.video import read_frames, video_metadata
 
 
@@ -182,7 +182,7 @@ def test_every_loss_of_trl_trains(qwen: Path) -> None:
 
 @pytest.fixture(scope="module")
 def a_row(qwen: Path) -> tuple[Policy, Row]:
-    from dpo_video.training.logps import clip_rows
+    from dpo_video.train.logps import clip_rows
 
     recipe = make_recipe(qwen)
     policy = load_policy(recipe.model)

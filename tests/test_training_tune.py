@@ -16,25 +16,25 @@ from torch import Tensor
 from training_runs import KINDS, adapter_weights, make_pairs, make_recipe, make_world, open_run
 from trees import LONG, adapter_grads, answer_part, run_engine, tuned_policy
 
-from dpo_video.errors import UserError
-from dpo_video.evaluate import reward_margins
-from dpo_video.merge import merge
-from dpo_video.models.batches import Row, collate
+from dpo_video.core.errors import UserError
+from dpo_video.core.records import Pair
+from dpo_video.evaluate.stage import reward_margins
 from dpo_video.models.clip_source import ClipSource
+from dpo_video.models.collate import Row, collate
 from dpo_video.models.features import encode_video, pending_features
 from dpo_video.models.load import Policy, load_policy
 from dpo_video.models.lora import Part, lora_targets, part_of
 from dpo_video.models.prompts import answer_ids, encode_prompt, video_inputs
 from dpo_video.recipe import ModelSettings, VideoSettings
-from dpo_video.records import Pair
 from dpo_video.run import Run
 from dpo_video.store import RunStore
-from dpo_video.train import train
-from dpo_video.training.batches import completion_mask
-from dpo_video.training.forward import encode_rows, rows_engine
-from dpo_video.training.logps import answer_logps, clip_rows
-from dpo_video.training.settings import check_train_settings
-from dpo_video.training.shared_prefix import shared_prefix_engine
+from dpo_video.train.dpo_config import check_train_settings
+from dpo_video.train.forward import encode_rows, rows_engine
+from dpo_video.train.logps import answer_logps, clip_rows
+from dpo_video.train.merge import merge
+from dpo_video.train.pair_batches import completion_mask
+from dpo_video.train.shared_prefix.engine import shared_prefix_engine
+from dpo_video.train.stage import train
 from dpo_video.video import Frames, read_frames
 
 ALL: tuple[Part, ...] = ("language", "projector", "vision")

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dpo_video.judges.scorer import load_scorer
-from dpo_video.judges.verdict import expected, parse
+from dpo_video.judge.scorer import load_scorer
+from dpo_video.judge.verdict import expected, parse
 
 HOUND = load_scorer("hound_quality")
 QA = load_scorer("qa_correctness")

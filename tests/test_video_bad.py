@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from dpo_video.errors import UserError
+from dpo_video.core.errors import UserError
 from dpo_video.recipe import VideoSettings
 from dpo_video.video import VideoError, read_frames, resolve_video
 

@@ -6,18 +6,9 @@ from pathlib import Path
 import pytest
 from clips import SIZE, write_clip
 
+from dpo_video.core.records import Sample
 from dpo_video.recipe import VideoSettings
-from dpo_video.records import Sample
-from dpo_video.video import (
-    ClipRequest,
-    VideoError,
-    cache,
-    clip_key,
-    read_frames,
-    resolve_video,
-    thin,
-    video_metadata,
-)
+from dpo_video.video import ClipRequest, VideoError, cache, clip_key, read_frames, resolve_video, thin, video_metadata
 from dpo_video.video.cache import frames_identity, part_identity
 from dpo_video.video.facts import ClipFacts, look_at
 

@@ -10,14 +10,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from preferences import records
 
-from dpo_video.audit import audit
-from dpo_video.errors import UserError
-from dpo_video.pair import pair
+from dpo_video.core.errors import UserError
+from dpo_video.core.jsonl import read_jsonl, to_json, write_jsonl
+from dpo_video.core.records import Pair
+from dpo_video.pair.audit import audit
+from dpo_video.pair.stage import pair
+from dpo_video.pair.video_negatives import NO_OTHER, add_negatives
+from dpo_video.pipeline import _fingerprint
 from dpo_video.recipe import DataSettings, JudgeSettings, ModelSettings, PairSettings, Recipe
-from dpo_video.records import Pair, read_jsonl, to_json, write_jsonl
-from dpo_video.run import _fingerprint, open_run
+from dpo_video.run import open_run
 from dpo_video.video import Frames, VideoError, check_corruption, clip_key, corrupt, rejected_clip_key
-from dpo_video.video_negatives import NO_OTHER, add_negatives
 
 KINDS = ("shuffle", "reverse", "drop", "other_clip")
 

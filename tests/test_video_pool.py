@@ -13,7 +13,7 @@ import pytest
 from clips import draw_frame, read_number, write_clip
 from PIL import Image
 
-from dpo_video.errors import UserError
+from dpo_video.core.errors import UserError
 from dpo_video.recipe import VideoSettings
 from dpo_video.video import ClipRequest, FramePool, Frames, VideoError
 

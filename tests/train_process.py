@@ -16,15 +16,16 @@ from peft import get_peft_model_state_dict
 from torch.distributed.tensor import DTensor
 from transformers import TrainerCallback
 
-import dpo_video.train
-from dpo_video.errors import UserError
+import dpo_video.train.run_trainer
+import dpo_video.train.stage
+from dpo_video.core.errors import UserError
+from dpo_video.core.records import Sample
 from dpo_video.recipe import Recipe
-from dpo_video.records import Sample
 from dpo_video.run import Run
 from dpo_video.store import RunStore
 from dpo_video.tracking import Tracker
-from dpo_video.training.checkpoints import WholeCheckpoints
-from dpo_video.training.processes import is_follower, process_number
+from dpo_video.train.checkpoints import WholeCheckpoints
+from dpo_video.train.distributed import is_follower, process_number
 
 
 class KillAt(TrainerCallback):
@@ -63,9 +64,9 @@ class KeepWeights(WholeCheckpoints):
 
 def main(recipe_file: str, world: str, kill_at: str = "0", stop_at: str = "0") -> None:
     recipe = Recipe.model_validate_json(Path(recipe_file).read_text())
-    dpo_video.train.StepBar = lambda: KillAt(int(kill_at))  # type: ignore[assignment,misc]
+    dpo_video.train.run_trainer.StepBar = lambda: KillAt(int(kill_at))  # type: ignore[assignment,misc]
     KeepWeights.folder = Path(world)
-    dpo_video.train.WholeCheckpoints = KeepWeights  # type: ignore[misc]
+    dpo_video.train.run_trainer.WholeCheckpoints = KeepWeights  # type: ignore[misc]
     KeepWeights.stop_at = int(stop_at)
     if KeepWeights.stop_at > 0:
         with suppress(Stopped):
@@ -77,11 +78,11 @@ def main(recipe_file: str, world: str, kill_at: str = "0", stop_at: str = "0") -
 def work(recipe: Recipe, world: Path) -> None:
     """Train as `dpo-video train` does, in the first process or another."""
     if is_follower():
-        dpo_video.train.follow(recipe)
+        dpo_video.train.stage.follow(recipe)
         return
     with RunStore(recipe.run_folder) as store:
         samples = [Sample(id=f"x{number}", video=f"x{number}.mp4", prompt="p", caption="c") for number in range(100)]
-        dpo_video.train.train(Run(recipe=recipe, store=store, samples=samples, heldout=[], video_root=world,
+        dpo_video.train.stage.train(Run(recipe=recipe, store=store, samples=samples, heldout=[], video_root=world,
                                   heldout_root=world, tracker=Tracker()))
 
 

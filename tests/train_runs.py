@@ -9,12 +9,12 @@ from typing import Any
 
 from training_runs import open_run
 
+from dpo_video.core.records import Pair, Sample
 from dpo_video.recipe import Recipe
-from dpo_video.records import Pair, Sample
 from dpo_video.run import Run
 from dpo_video.store import RunStore
-from dpo_video.train import train
-from dpo_video.training.meter import TIMED
+from dpo_video.train.metrics import TIMED
+from dpo_video.train.stage import train
 
 TESTS = Path(__file__).parent
 

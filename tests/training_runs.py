@@ -9,10 +9,12 @@ import torch
 from clips import write_clip
 from tiny_models import Kind, tiny_policy
 
+from dpo_video.core.jsonl import write_jsonl
+from dpo_video.core.library_warnings import quiet_libraries
+from dpo_video.core.records import Pair
 from dpo_video.models.clip_source import open_source
 from dpo_video.models.load import load_policy
 from dpo_video.models.lora import lora_config
-from dpo_video.quiet import quiet_libraries
 from dpo_video.recipe import (
     DataSettings,
     JudgeSettings,
@@ -22,16 +24,15 @@ from dpo_video.recipe import (
     TrainSettings,
     VideoSettings,
 )
-from dpo_video.records import Pair, write_jsonl
 from dpo_video.run import Run
 from dpo_video.store import RunStore
 from dpo_video.tracking import Tracker
-from dpo_video.training.batches import read_batch, tokenize_pair
-from dpo_video.training.clips import ClipReader
-from dpo_video.training.forward import Engine, rows_engine
-from dpo_video.training.order import ClipOrder
-from dpo_video.training.settings import dpo_config
-from dpo_video.training.trainer import Feed, VideoDPOTrainer
+from dpo_video.train.dpo_config import dpo_config
+from dpo_video.train.forward import Engine, rows_engine
+from dpo_video.train.pair_batches import read_batch, tokenize_pair
+from dpo_video.train.prefetch import ClipReader
+from dpo_video.train.sampler import ClipOrder
+from dpo_video.train.trainer import Feed, VideoDPOTrainer
 from dpo_video.video import clip_key, clip_request, rejected_clip_key, rejected_clip_request
 
 KINDS: tuple[Kind, ...] = ("qwen2_5_vl", "llava_next_video")

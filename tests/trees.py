@@ -11,14 +11,14 @@ from tiny_models import Kind
 from torch import Tensor
 from trl.trainer.utils import FusedCausalLMOutput, add_fused_lm_head
 
-from dpo_video.models.batches import Row, collate
+from dpo_video.models.collate import Row, collate
 from dpo_video.models.load import Policy, load_policy
 from dpo_video.models.lora import LANGUAGE_ONLY, Part, adapter_parameters, lora_config, lora_targets
 from dpo_video.recipe import LoraSettings, ModelSettings, VideoSettings
-from dpo_video.training.batches import completion_mask, loss_inputs
-from dpo_video.training.forward import Engine, encode_rows
-from dpo_video.training.logps import clip_rows
-from dpo_video.training.shared_prefix import PER_TOKEN
+from dpo_video.train.forward import Engine, encode_rows
+from dpo_video.train.logps import clip_rows
+from dpo_video.train.pair_batches import completion_mask, loss_inputs
+from dpo_video.train.shared_prefix.engine import PER_TOKEN
 
 LONG = "the man is cooking pasta in a kitchen and talks to the camera about a red square moving right " * 3
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
-from dpo_video.errors import UserError
+from dpo_video.core.errors import UserError
 from dpo_video.formats.fields import BadRow, Dropped, clean, one_video, turns_of
 from dpo_video.formats.rows import Row, read_rows
 

@@ -4,8 +4,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from dpo_video.core.records import Pair
 from dpo_video.formats.fields import Dropped
-from dpo_video.records import Pair
 
 Video = str | list[str]
 

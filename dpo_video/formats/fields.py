@@ -4,14 +4,12 @@
 """
 
 import math
-import re
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+from dpo_video.core.text import TAG
 from dpo_video.formats.rows import Row
 
-TAG = re.compile(r"<(?:video|image|ImageHere|VideoHere)>\s*", re.IGNORECASE)
-"""What formats write where the clip goes; ours says that by `video`."""
 ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "model": "assistant",
          "system": "system"}
 

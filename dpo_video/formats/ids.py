@@ -7,10 +7,11 @@ from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import TypeVar
 
-from dpo_video.errors import UserError
+from dpo_video.core.errors import UserError
+from dpo_video.core.jsonl import read_jsonl
+from dpo_video.core.records import AnyRecord, Judgment, Pair, Reward, Sample
 from dpo_video.formats.fields import BadRow, Dropped
 from dpo_video.formats.rows import Row
-from dpo_video.records import AnyRecord, Judgment, Pair, Reward, Sample, read_jsonl
 
 Taken = TypeVar("Taken", bound=AnyRecord)
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from dpo_video.core.records import Candidate, Judgment, Pair, Sample
 from dpo_video.formats.fields import (
     BadRow,
     Dropped,
@@ -23,9 +24,8 @@ from dpo_video.formats.fields import (
 )
 from dpo_video.formats.ids import answered, id_of
 from dpo_video.formats.rows import Row
-from dpo_video.judges.scorer import load_scorer
-from dpo_video.judges.verdict import parse
-from dpo_video.records import Candidate, Judgment, Pair, Sample
+from dpo_video.judge.scorer import load_scorer
+from dpo_video.judge.verdict import parse
 
 Record = Sample | Candidate | Judgment | Pair
 Kind = Literal["samples", "candidates", "judgments", "pairs"]

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from dpo_video.errors import UserError
-from dpo_video.texts import without_halves
+from dpo_video.core.errors import UserError
+from dpo_video.core.text import without_halves
 
 Row = dict[str, Any]
 BATCH_ROWS = 1000

@@ -22,7 +22,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from dpo_video.errors import UserError
+from dpo_video.core.errors import UserError
 from dpo_video.models.families import ClipFeatures
 from dpo_video.models.features import encode_video
 from dpo_video.models.load import Policy
@@ -32,13 +32,7 @@ from dpo_video.models.tokens import fit_frames, size_identity, token_budget
 from dpo_video.recipe import Recipe, VideoSettings
 from dpo_video.store import row_key
 from dpo_video.video import ClipRequest, FramePool, Frames, VideoError, corrupt
-from dpo_video.video.cache import (
-    DiskCache,
-    frames_identity,
-    open_cache,
-    read_frames_entry,
-    write_frames,
-)
+from dpo_video.video.cache import DiskCache, frames_identity, open_cache, read_frames_entry, write_frames
 
 WAITING_WRITES = 4
 """Entries of features that may wait for the disk, in memory."""

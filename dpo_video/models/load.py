@@ -17,11 +17,11 @@ from transformers import (
     PreTrainedModel,
 )
 
-from dpo_video.errors import UserError
-from dpo_video.models.checkpoints import Blueprint, load_config, one_line_errors, resolve_model, revision_of
+from dpo_video.core.errors import UserError
+from dpo_video.core.progress import loading
 from dpo_video.models.families import Family, Model, VideoProcessor
+from dpo_video.models.hub import Blueprint, load_config, one_line_errors, resolve_model, revision_of
 from dpo_video.models.lora import keep_adapter_fp32
-from dpo_video.progress import loading
 from dpo_video.recipe import ModelSettings
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}

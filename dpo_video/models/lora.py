@@ -8,7 +8,7 @@ import torch
 from peft import LoraConfig
 from torch import nn
 
-from dpo_video.errors import UserError
+from dpo_video.core.errors import UserError
 from dpo_video.models.families import LORA_TARGETS, Family
 from dpo_video.recipe import LoraSettings
 

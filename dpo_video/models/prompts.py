@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dpo_video.errors import UserError
+from dpo_video.core.errors import UserError
 from dpo_video.models.families import Family
 from dpo_video.models.load import Policy
 from dpo_video.models.tokens import pixel_kwargs

@@ -25,7 +25,7 @@ from transformers import (
     TopPLogitsWarper,
 )
 
-from dpo_video.models.batches import Row, collate
+from dpo_video.models.collate import Row, collate
 from dpo_video.models.load import Policy
 
 

@@ -2,9 +2,9 @@
 
 from typing import Any, Literal
 
-from dpo_video.errors import UserError
-from dpo_video.models.checkpoints import Blueprint
+from dpo_video.core.errors import UserError
 from dpo_video.models.families import Family, FrameSize, VideoProcessor
+from dpo_video.models.hub import Blueprint
 from dpo_video.recipe import VideoSettings
 from dpo_video.video.frames import Frames, thin
 

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError, field_validator, model_validator
 
-from dpo_video.names import did_you_mean
+from dpo_video.core.names import did_you_mean
 from dpo_video.recipe.section import Section, server_address
 
 SEVERAL_JUDGES = {"jury", "cascade", "scorer"}

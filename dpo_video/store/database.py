@@ -8,7 +8,7 @@ from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
-from dpo_video.errors import UserError
+from dpo_video.core.errors import UserError
 from dpo_video.store.writer import Row
 
 PAGE = 500

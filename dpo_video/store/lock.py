@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 from typing import NamedTuple, Self
 
-from dpo_video.errors import UserError
+from dpo_video.core.errors import UserError
 
 SILENT_SECONDS = 180.0
 """After so long without a sign of life the owner on another machine is taken to be gone; file servers show a changed

@@ -8,8 +8,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from dpo_video.errors import UserError
-from dpo_video.progress import say
+from dpo_video.core.errors import UserError
+from dpo_video.core.progress import say
 from dpo_video.store.database import Database, in_pages
 from dpo_video.store.file_system import Kind, choose_kind
 from dpo_video.store.lock import give_up_lock, show_life, take_lock

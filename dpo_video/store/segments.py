@@ -17,7 +17,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from dpo_video.errors import UserError
+from dpo_video.core.errors import UserError
 from dpo_video.store.database import Database, cannot_write
 from dpo_video.store.writer import Row
 

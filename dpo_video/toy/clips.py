@@ -19,7 +19,7 @@ import av
 import numpy as np
 from numpy.typing import NDArray
 
-from dpo_video.errors import UserError
+from dpo_video.core.errors import UserError
 from dpo_video.toy.questions import ask, caption
 from dpo_video.toy.scene import NUM_FRAMES, Scene, Thing, draw_scene
 

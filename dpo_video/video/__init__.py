@@ -6,8 +6,15 @@ from dpo_video.video.policies import plan_indices
 from dpo_video.video.pool import FramePool
 from dpo_video.video.probe import Info, probe
 from dpo_video.video.read import read_frames
-from dpo_video.video.requests import clip_request, rejected_clip_request
-from dpo_video.video.sources import clip_key, file_name, rejected_clip_key, rejected_part, resolve_video
+from dpo_video.video.sources import (
+           clip_key,
+           clip_request,
+           file_name,
+           rejected_clip_key,
+           rejected_clip_request,
+           rejected_part,
+           resolve_video,
+)
 
 __all__ = ["ClipRequest", "FramePool", "Frames", "Info", "VideoError", "check_corruption", "clip_key", "clip_request",
            "corrupt", "file_name", "plan_indices", "probe", "read_frames", "rejected_clip_key", "rejected_clip_request",

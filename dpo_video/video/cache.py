@@ -20,7 +20,7 @@ from uuid import uuid4
 
 import numpy as np
 
-from dpo_video.errors import UserError
+from dpo_video.core.errors import UserError
 from dpo_video.recipe import Recipe, VideoSettings
 from dpo_video.video.frames import ClipRequest, Frames
 

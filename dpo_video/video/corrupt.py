@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from dpo_video.errors import UserError
+from dpo_video.core.errors import UserError
 from dpo_video.video.frames import Frames, VideoError
 
 CORRUPTION = re.compile(r"reverse|(?:shuffle|drop):[0-9]{1,18}")

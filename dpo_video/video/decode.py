@@ -14,7 +14,7 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
-from dpo_video.errors import UserError
+from dpo_video.core.errors import UserError
 from dpo_video.video.frames import VideoError
 from dpo_video.video.probe import SKIPS_FRAMES, Info, open_video
 

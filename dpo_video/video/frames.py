@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from dpo_video.errors import UserError
+from dpo_video.core.errors import UserError
 
 ErrorCode = Literal["not_found", "remote", "empty", "not_a_video", "no_video_stream", "truncated", "corrupt",
                     "unsupported_codec", "too_few_frames", "timeout", "crashed", "unchanged"]

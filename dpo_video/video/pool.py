@@ -15,7 +15,7 @@ from queue import SimpleQueue
 from types import TracebackType
 from typing import IO, Any, Self, TypeVar
 
-from dpo_video.errors import UserError
+from dpo_video.core.errors import UserError
 from dpo_video.recipe import VideoSettings
 from dpo_video.video.frames import ClipRequest, Frames, VideoError
 from dpo_video.video.worker import Job

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from dpo_video.errors import UserError
+from dpo_video.core.errors import UserError
 from dpo_video.recipe import VideoSettings
 from dpo_video.video.frames import ClipRequest, Frames
 from dpo_video.video.read import read_frames

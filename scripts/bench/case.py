@@ -7,13 +7,13 @@ import numpy as np
 import torch
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 
+from dpo_video.core.records import Pair
 from dpo_video.models.families import FAMILIES
 from dpo_video.models.load import Policy
 from dpo_video.models.prompts import ClipInputs, encode_prompt, video_inputs
 from dpo_video.recipe import ModelSettings, VideoSettings
-from dpo_video.records import Pair
-from dpo_video.toy import checkpoint
-from dpo_video.training.batches import PairTokens
+from dpo_video.toy.models import checkpoint
+from dpo_video.train.pair_batches import PairTokens
 from dpo_video.video import Frames
 
 QUESTION_TOKENS, ANSWER_TOKENS = 20, 40

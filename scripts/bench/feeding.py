@@ -11,8 +11,8 @@ from transformers import TrainerCallback
 
 from bench.case import Case, make_pairs, make_policy
 from dpo_video.recipe import DataSettings, JudgeSettings, LoraSettings, Recipe, TrainSettings, VideoSettings
-from dpo_video.train import Job, train_adapter
-from dpo_video.training.selection import Selection
+from dpo_video.train.run_trainer import Job, train_adapter
+from dpo_video.train.selection import Selection
 from dpo_video.video import ClipRequest
 
 CLIPS, EPOCHS = 3, 3

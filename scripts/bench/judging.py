@@ -14,14 +14,15 @@ from typing import Any
 
 import psutil
 
-from dpo_video.judge import judge
-from dpo_video.judges.asking import KIND
-from dpo_video.judges.backends import open_judge
-from dpo_video.judges.candidates import open_candidates
-from dpo_video.judges.keys import key_maker
-from dpo_video.judges.scorer import load_scorer, render
-from dpo_video.recipe_file import load_recipe
-from dpo_video.records import Candidate, Sample, write_jsonl
+from dpo_video.core.jsonl import write_jsonl
+from dpo_video.core.records import Candidate, Sample
+from dpo_video.judge.ask import KIND
+from dpo_video.judge.backends.registry import open_judge
+from dpo_video.judge.candidate_file import open_candidates
+from dpo_video.judge.reply_keys import key_maker
+from dpo_video.judge.scorer import load_scorer, render
+from dpo_video.judge.stage import judge
+from dpo_video.recipe.file import load_recipe
 from dpo_video.run import open_run
 from dpo_video.store.database import Database
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from transformers import PreTrainedTokenizerFast, Qwen2ForCausalLM
 
-from dpo_video.judges.scorer import Scorer
+from dpo_video.judge.scorer import Scorer
 from dpo_video.toy.gold import grade
 from dpo_video.toy.questions import Question, caption
 from dpo_video.toy.scene import Scene

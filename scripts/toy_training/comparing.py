@@ -16,7 +16,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedTokenizerFast, Qwen2ForCausalLM
 
-from dpo_video.judges.scorer import Scorer, load_scorer
+from dpo_video.judge.scorer import Scorer, load_scorer
 from dpo_video.toy.gold import grade
 from dpo_video.toy.questions import Question, all_questions, ask, caption
 from dpo_video.toy.scene import Scene, draw_scene

@@ -17,7 +17,7 @@ import torch
 from torch import nn
 from transformers import AutoTokenizer, PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
-from dpo_video.judges.scorer import Scorer
+from dpo_video.judge.scorer import Scorer
 from dpo_video.toy.scene import COLOURS, MOTIONS, SHAPES, draw_scene
 from toy_training import judge_data, text
 from toy_training.packing import Packed, Row, pack

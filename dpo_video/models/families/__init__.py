@@ -2,7 +2,8 @@
 
 from transformers import PretrainedConfig
 
-from dpo_video.errors import UserError
+from dpo_video.core.errors import UserError
+from dpo_video.core.names import choose
 from dpo_video.models.families.family import (
     KEEP_UNQUANTIZED,
     LORA_TARGETS,
@@ -26,7 +27,6 @@ from dpo_video.models.families.qwen import QWEN2_5_VL, QWEN2_VL, QWEN3_VL
 from dpo_video.models.families.smolvlm import SMOLVLM
 from dpo_video.models.families.video_llama import VIDEO_LLAMA_3
 from dpo_video.models.families.video_llava import VIDEO_LLAVA
-from dpo_video.names import choose
 
 __all__ = ["FAMILIES", "KEEP_UNQUANTIZED", "LORA_TARGETS", "ClipFeatures", "Family", "FrameSize", "Model",
            "VideoProcessor", "family_of", "pack_list"]

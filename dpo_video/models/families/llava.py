@@ -6,7 +6,7 @@ from typing import Any
 from torch import Tensor
 from transformers import PretrainedConfig
 
-from dpo_video.errors import UserError
+from dpo_video.core.errors import UserError
 from dpo_video.models.families.family import ClipFeatures, Family, FrameSize, Model, VideoProcessor, pack_list
 
 

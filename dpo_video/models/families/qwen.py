@@ -13,16 +13,8 @@ from transformers.models.qwen3_vl.modeling_qwen3_vl import BaseModelOutputWithDe
 from transformers.models.qwen3_vl.video_processing_qwen3_vl import smart_resize as smart_resize_3d
 from transformers.utils.generic import ModelOutput
 
-from dpo_video.errors import UserError
-from dpo_video.models.families.family import (
-    ClipFeatures,
-    Family,
-    FrameSize,
-    Model,
-    Tower,
-    VideoProcessor,
-    pack_list,
-)
+from dpo_video.core.errors import UserError
+from dpo_video.models.families.family import ClipFeatures, Family, FrameSize, Model, Tower, VideoProcessor, pack_list
 from dpo_video.models.positions import install_mrope_rule, mrope_positions
 
 

@@ -1,0 +1,1 @@
+"""`dpo-video check` and `frames`: what a run would do, before anything is paid for."""

@@ -1,0 +1,159 @@
+"""`dpo-video frames`: what a model will see of a clip, as numbers and as a contact sheet.
+
+F frames, H height, W width in pixels.
+"""
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+from dpo_video.core.errors import UserError
+from dpo_video.core.names import choose
+from dpo_video.models.families import FAMILIES
+from dpo_video.models.hub import Blueprint, blueprint, published_names
+from dpo_video.models.tokens import fit_frames, frame_size, pixel_kwargs, token_budget, video_tokens
+from dpo_video.recipe import ModelSettings, VideoSettings
+from dpo_video.video import Frames, read_frames, video_metadata
+from dpo_video.video.images import is_image
+
+COLUMNS = 8
+TILE = 160
+"""Width of a picture on the sheet in pixels."""
+MARGIN, LABEL = 4, 16
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class View:
+    """What a model sees of one clip."""
+
+    frames: Frames
+    """Those that it sees."""
+    read: int
+    """Frames that the policy took, before the budget of tokens."""
+    pixels: NDArray[np.uint8]
+    """(F, H, W, 3): the frames as they enter the tower, resized and cropped."""
+    tokens: int
+    budget: int | None
+    context: int
+    model: str
+    family: str
+
+
+def published_model(family: str) -> ModelSettings:
+    """Return the settings of a well-known checkpoint of a family."""
+    names = published_names(choose(FAMILIES, family, "family"))
+    if not names:
+        raise UserError(f"no published numbers of family {family!r} are at hand: name a recipe or a checkpoint, "
+                        "--recipe RECIPE or --model NAME")
+    return ModelSettings(name=names[0])
+
+
+def view_clip(video: Path, model: ModelSettings, settings: VideoSettings, *, start: float | None = None,
+              end: float | None = None) -> View:
+    """Return what the model will see of a video file, an image or a folder of frames."""
+    plan = blueprint(model)
+    taken = read_frames(video, settings, start=start, end=end, multiple_of=plan.family.frames_per_step)
+    frames = fit_frames(plan, settings, taken)
+    count, height, width = frames.pixels.shape[:3]
+    return View(frames=frames, read=len(taken.indices), pixels=as_seen(plan, frames, settings), model=model.name,
+                family=plan.family.name, budget=token_budget(plan, settings),
+                tokens=video_tokens(plan, settings, num_frames=count, height=height, width=width),
+                context=plan.family.context_length(plan.config))
+
+
+def as_seen(plan: Blueprint, frames: Frames, settings: VideoSettings) -> NDArray[np.uint8]:
+    """Return frames (F, H, W, 3) uint8 as they enter the tower.
+
+    Of processors that return whole frames, their own output; others cut frames into patches of the size that
+    `frame_size` gives, without cropping.
+    """
+    kwargs = pixel_kwargs(plan.family, plan.video_processor, settings, num_frames=len(frames.pixels))
+    # Rescaled by 1, pixels keep their values and become float: some processors cut patches of floats only.
+    raw: dict[str, Any] = {"return_tensors": "pt", "do_rescale": True, "rescale_factor": 1.0, "do_normalize": False,
+                           **kwargs}
+    if plan.family.frames_as == "images":
+        made = plan.video_processor(images=list(frames.pixels), **raw)["pixel_values"]
+        if made.ndim == 4:  # not tiles
+            return _as_bytes(made)
+    elif not plan.family.compresses:  # which compares frames as normalised numbers
+        out = plan.video_processor(videos=[frames.pixels], video_metadata=[video_metadata(frames)],
+                                   do_sample_frames=False, **raw)
+        made = out.get("pixel_values_videos")
+        if made is not None and made.ndim == 5 and len(made[0]) == len(frames.pixels):
+            return _as_bytes(made[0])
+    count, height, width = frames.pixels.shape[:3]
+    size = frame_size(plan, settings, num_frames=count, height=height, width=width)
+    images = [Image.fromarray(frame).resize((size.width, size.height), Image.Resampling.BICUBIC)
+              for frame in frames.pixels]
+    return np.stack([np.asarray(image) for image in images])
+
+
+def _as_bytes(pixels: Tensor) -> NDArray[np.uint8]:
+    """Return (F, 3, H, W) pixels as (F, H, W, 3) uint8."""
+    return np.ascontiguousarray(pixels.clamp(0, 255).byte().permute(0, 2, 3, 1).numpy())
+
+
+def contact_sheet(view: View) -> Image.Image:
+    """Return all frames that the model sees, in rows, each with its number in the file and its time."""
+    count, height, width = view.pixels.shape[:3]
+    columns = min(COLUMNS, count)
+    tile = (TILE, max(1, round(TILE * height / width)))
+    cell = (tile[0] + MARGIN, tile[1] + LABEL + MARGIN)
+    sheet = Image.new("RGB", (columns * cell[0] + MARGIN, math.ceil(count / columns) * cell[1] + MARGIN), "white")
+    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=12)
+    for number, (pixels, time, index) in enumerate(zip(view.pixels, view.frames.times, view.frames.indices,
+                                                       strict=True)):
+        left, top = MARGIN + number % columns * cell[0], MARGIN + number // columns * cell[1]
+        draw.text((left, top), f"{time:.2f} s  #{index}", fill="black", font=font)
+        sheet.paste(Image.fromarray(pixels).resize(tile), (left, top + LABEL))
+    return sheet
+
+
+def describe(video: Path, view: View, settings: VideoSettings) -> list[tuple[str, str]]:
+    """Return what is printed about a clip: names and values."""
+    frames = view.frames
+    height, width = frames.pixels.shape[1:3]
+    seen_height, seen_width = view.pixels.shape[1:3]
+    rows = [("clip", f"{video}: {width}x{height}, {frames.total_frames:,} frames at {frames.fps:g} a second, "
+                     f"{frames.duration:.2f} s, read by {frames.backend}"),
+            ("policy", f"{settings.policy}: {view.read} frames{_looked_at(frames, view.read)}")]
+    if frames.note:
+        rows.append(("note", frames.note))
+    if view.budget is not None:
+        lost = view.read - len(frames.indices)
+        rows.append(("budget", f"{view.budget:,} tokens; {lost} frames lost to it"))
+    rows += [("seen by", f"{view.model} ({view.family}): {len(frames.indices)} frames of {seen_width}x{seen_height}"),
+             ("video tokens", f"{view.tokens:,}, {view.tokens / len(frames.indices):.4g} a frame; the model's context "
+                              f"is {view.context:,}")]
+    return rows
+
+
+def _looked_at(frames: Frames, taken: int) -> str:
+    if not frames.looked_at:
+        return f" of {frames.total_frames:,}"
+    return f" of {frames.looked_at} looked at ({taken / frames.looked_at:.1%} kept)"
+
+
+def sheet_path(video: Path, out: str) -> Path:
+    """Return where the sheet goes: as given, or beside the current folder's files under the clip's name."""
+    path = Path(out) if out else Path(f"{video.stem if video.is_file() else video.name}.frames.png")
+    if not is_image(path):
+        raise UserError(f"--out is {out!r}: name a picture, such as sheet.png")
+    if not path.parent.is_dir():
+        raise UserError(f"no folder {str(path.parent)!r} to write the sheet to")
+    return path
+
+
+def frames_of_clip(video: Path, model: ModelSettings, settings: VideoSettings, *, out: str = "",
+                   **part: Any) -> list[tuple[str, str]]:
+    """Write the contact sheet of a clip, and return what is printed; `part` is `start` and `end` in seconds."""
+    path = sheet_path(video, out)
+    view = view_clip(video, model, settings, **part)
+    contact_sheet(view).save(path)
+    return [*describe(video, view, settings), ("contact sheet", str(path))]

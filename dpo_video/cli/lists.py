@@ -1,0 +1,58 @@
+"""What `dpo-video list` shows: recipes, scorers, families and losses, each with one line."""
+
+from collections.abc import Callable
+
+import yaml
+
+from dpo_video.core.names import find_yaml, shipped_names
+from dpo_video.recipe.presets import PRESETS
+
+Rows = list[tuple[str, str]]
+
+
+def recipes() -> Rows:
+    """Shipped recipes with the first line of their header."""
+    rows = []
+    for name in shipped_names("recipes"):
+        first = find_yaml("recipes", name).read_text(encoding="utf-8").splitlines()[0]
+        rows.append((name, first.lstrip("# ")))
+    return rows
+
+
+def scorers() -> Rows:
+    """Shipped scorers with their description."""
+    texts = {name: find_yaml("scorers", name).read_text(encoding="utf-8") for name in shipped_names("scorers")}
+    return [(name, yaml.safe_load(text)["description"]) for name, text in texts.items()]
+
+
+def families() -> Rows:
+    """Model families."""
+    from dpo_video.models.families import FAMILIES
+
+    return [(name, family.title) for name, family in sorted(FAMILIES.items())]
+
+
+def presets() -> Rows:
+    """Frames as the families' own code takes them, for `video.preset`."""
+    return [(name, preset.meaning) for name, preset in sorted(PRESETS.items())]
+
+
+def formats() -> Rows:
+    """Formats that `import` reads and `export` writes."""
+    from dpo_video.formats.exporters import EXPORTERS
+    from dpo_video.formats.importers import IMPORTERS
+
+    return [*((f"import {name}", row.meaning) for name, row in sorted(IMPORTERS.items())),
+            *((f"export {name}", row.meaning) for name, row in sorted(EXPORTERS.items()))]
+
+
+def losses() -> Rows:
+    """TRL's DPO loss types, as `train.loss` takes them."""
+    from dpo_video.train.dpo_config import LOSSES
+
+    return sorted(LOSSES.items())
+
+
+LISTS: dict[str, Callable[[], Rows]] = {
+    "recipes": recipes, "scorers": scorers, "families": families, "presets": presets, "formats": formats,
+    "losses": losses}

@@ -1,0 +1,1 @@
+"""Requests to OpenAI-compatible servers: one server, several, and how many at once."""

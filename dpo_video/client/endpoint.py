@@ -1,0 +1,258 @@
+"""One OpenAI-compatible server: its connections, and what each of its answers and errors means."""
+
+import asyncio
+import email.utils
+import ipaddress
+import json
+import re
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+from urllib.parse import urlsplit
+
+from dpo_video.client.concurrency import Limit
+from dpo_video.core.errors import UserError
+from dpo_video.core.text import without_halves
+
+if TYPE_CHECKING:
+    from openai import APIStatusError, AsyncOpenAI
+
+CONNECTIONS_PER_CLIENT = 32
+"""A connection pool searches all its connections for each request: many small pools cost less than one large one."""
+CONNECT_SECONDS = 15.0
+"""A server that accepts no connection within this time is away, not slow."""
+STARTING_ATTEMPTS = 3
+"""Refusals of an endpoint that never answered after which the run stops."""
+REFUSING = (400, 413, 422)
+"""Statuses that say that the request itself cannot be answered."""
+PENNILESS = ("insufficient_quota", "billing_hard_limit", "insufficient balance", "balance is insufficient",
+             "insufficient credits", "credit balance is too low")
+"""Codes and words of vendors for an account without money. "billing" alone stands in mere rate limits too."""
+FLAGGED = re.compile(r"\b(?:flagged|moderation)\b")
+"""What gateways say with a 403 that is about a prompt and not about the key."""
+
+
+class Passing(Exception):
+    """A failure that a later attempt may not have.
+
+    `kind` tells what it says about the server: `throttled` (429), `away` (no connection), `slow` (timeout), or
+    `troubled` (5xx, an unreadable reply). `wait` is the pause in seconds that the server asked for.
+    """
+
+    def __init__(self, reason: str, kind: Literal["throttled", "away", "slow", "troubled"] = "troubled", *,
+                 wait: float = 0.0) -> None:
+        super().__init__(reason)
+        self.reason, self.kind, self.wait = reason, kind, wait
+
+
+class Refused(Exception):
+    """A failure that every attempt has: the server does not answer this prompt."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+@dataclass(frozen=True, kw_only=True)
+class Service:
+    """Servers of one model, and how to ask them. `section` is the recipe section that errors point to."""
+
+    section: str
+    urls: tuple[str | None, ...]
+    """None is the vendor's default."""
+    key: str
+    key_variable: str
+    """Environment variable that the key came from."""
+    model: str
+    concurrency: int
+    """Most requests in flight at each server."""
+    timeout: float
+    """Seconds per request."""
+    retries: int
+    """Attempts after the first."""
+    asks_refused: bool = False
+    """Prompts that were refused before are asked again: that the first ones are refused says nothing."""
+
+
+@dataclass(kw_only=True, eq=False)
+class Endpoint:
+    """A server while a run talks to it."""
+
+    service: Service
+    url: str
+    given: str | None
+    """The address in the recipe."""
+    limit: Limit
+    in_flight: int = 0
+    started: int = 0
+    not_before: float = 0.0
+    """No request starts before this monotonic time: the server's Retry-After."""
+    proven: bool = False
+    """It has answered a prompt with all that was asked for."""
+    claimed: bool = False
+    """A prompt is proving it; no other may go there before."""
+    lost: int = 0
+    """Connections lost or refused since the last answer."""
+    dead: bool = False
+    """Ejected: it gets one request at a time, not before `not_before`, until one is answered."""
+    trials: int = 0
+    """Requests sent since it was ejected, to find out whether it is back, that were lost too."""
+    refused: int = 0
+    _clients: list["AsyncOpenAI"] = field(default_factory=list)
+    _load: list[int] = field(default_factory=list)
+
+    async def post(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the body of one chat completion, decoded; raise Passing, Refused or UserError."""
+        import openai
+
+        content = json.dumps(request, separators=(",", ":")).encode()
+        place = self._client()
+        self._load[place] += 1
+        try:
+            async with asyncio.timeout(self.service.timeout):  # httpx's limit is per read, and never ends a slow drip
+                text = await self._clients[place].post("/chat/completions", content=content, cast_to=str)
+            body = json.loads(text)
+        except (TimeoutError, openai.APITimeoutError) as error:
+            if type(error.__cause__).__name__ == "ConnectTimeout":
+                raise Passing(f"connection error: no connection in {CONNECT_SECONDS:g} s", "away") from None
+            said = f"timeout: no reply in {self.service.section}.timeout {self.service.timeout:g} s"
+            raise Passing(said, "slow") from None
+        except openai.APIConnectionError as error:
+            raise Passing(f"connection error: {error.__cause__ or error}", "away") from None
+        except openai.APIStatusError as error:
+            raise self._meaning(error) from None
+        except ValueError:
+            raise Passing("garbled reply: not JSON") from None
+        finally:
+            self._load[place] -= 1
+        if not isinstance(body, dict) or not body.get("choices"):
+            raise Passing(f"garbled reply: no choices in {json.dumps(body)[:80]}")
+        return body
+
+    async def close(self) -> None:
+        """Close the connections."""
+        for client in self._clients:
+            await client.close()
+
+    def _client(self) -> int:
+        """Return the place of a client with a connection to spare."""
+        for place, load in enumerate(self._load):
+            if load < CONNECTIONS_PER_CLIENT:
+                return place
+        self._clients.append(_open(self.service, self.given))
+        self._load.append(0)
+        return len(self._load) - 1
+
+    def _meaning(self, error: "APIStatusError") -> Exception:
+        """Return what an HTTP error means: a later attempt, this prompt is refused, or the run cannot go on."""
+        status, said, service = error.status_code, _shown(error, self.service.key), self.service
+        if is_penniless(status, error.code, said):
+            return UserError(f"{self.url}: the quota is used up: {said}. Replies so far are stored; top it up and run "
+                             "the same command again")
+        refused = refusal(status, error.code, said)
+        if refused is not None and not refused.startswith("HTTP"):
+            return Refused(refused)
+        if status in (408, 409, 429) or status >= 500:
+            return Passing(f"HTTP {status}: {said}", "throttled" if status == 429 else "troubled",
+                           wait=retry_after(error.response.headers))
+        if status == 403 and self.proven:  # the key was good: a firewall before the server, or a limit of the key
+            return Passing(f"HTTP 403: {said}")
+        if status in (401, 403):
+            return UserError(f"{self.url} refuses the key in {service.key_variable} (HTTP {status}): {said}")
+        if status == 404:
+            return UserError(f"{self.url} knows no model {service.model!r}, or {service.section}.base_url is wrong "
+                             f"(HTTP 404): {said}")
+        if refused is None:  # the server or what stands before it is at fault, not the prompt
+            return Passing(f"HTTP {status}: {said}")
+        self.refused += 1
+        if not self.proven and self.refused >= STARTING_ATTEMPTS and not service.asks_refused:
+            return UserError(f"{self.url} refused each of the first {self.refused} requests (HTTP {status}): {said}")
+        return Refused(refused)
+
+
+def is_penniless(status: int, code: object, said: str) -> bool:
+    """Return whether an HTTP error says that the account has no money left: so it will be for every prompt."""
+    words = f"{code} {said}".casefold()
+    return status == 402 or (status in (400, 403, 429) and any(word in words for word in PENNILESS))
+
+
+def refusal(status: int, code: object, said: str) -> str | None:
+    """Return why a prompt will never be answered, by the server's HTTP error: the kind, a colon, the server's words.
+
+    None: it may be answered at another time, or by a server that is set up otherwise.
+    """
+    words = f"{code} {said}".casefold()
+    if status == 429:  # OpenAI's words for a prompt larger than all the tokens that a minute may have
+        return f"too large: {said}" if "request too large" in words else None
+    if not 400 <= status < 500 or status in (401, 404, 408, 409) or is_penniless(status, code, said):
+        return None
+    if "content_filter" in words or "content management" in words or (status == 403 and FLAGGED.search(words)):
+        return f"content filter: {said}"
+    if status == 403:
+        return None
+    if "model length" in words or ("context" in words and ("length" in words or "window" in words)):
+        return f"context length: {said}"
+    return f"HTTP {status}: {said}" if status in REFUSING else None
+
+
+def open_endpoint(service: Service, url: str | None) -> Endpoint:
+    """Return an endpoint; nothing is sent yet."""
+    first = _open(service, url)
+    return Endpoint(service=service, url=str(first.base_url), given=url, limit=Limit(most=service.concurrency),
+                    _clients=[first], _load=[0])
+
+
+def _open(service: Service, url: str | None) -> "AsyncOpenAI":
+    from openai import AsyncOpenAI, Timeout
+
+    timeout = Timeout(None, connect=min(service.timeout, CONNECT_SECONDS))  # `post` keeps that of the whole request
+    return AsyncOpenAI(api_key=service.key, base_url=url, max_retries=0, timeout=timeout)
+
+
+def read_choice(body: Mapping[str, Any]) -> tuple[dict[str, Any], str, Literal["stop", "length"]]:
+    """Return a completion's choice, its text and how it ended; a refusal in words is a text.
+
+    Half a surrogate pair in the text becomes U+FFFD.
+    """
+    try:
+        choice = body["choices"][0]
+        text, finish = choice["message"].get("content"), choice.get("finish_reason")
+        text = without_halves(text or choice["message"].get("refusal") or "")
+    except (LookupError, TypeError, AttributeError):
+        raise Passing("garbled reply: a choice without a message in words") from None
+    if finish == "content_filter":
+        raise Refused("content filter: the server withheld the reply")
+    return choice, text, "length" if finish == "length" else "stop"
+
+
+def nearby(base_url: str | None) -> bool:
+    """Return True for loopback and private addresses and for host names without a dot."""
+    host = (urlsplit(base_url).hostname or "") if base_url else ""
+    if not host:
+        return False
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return "." not in host or host.endswith((".localhost", ".local"))
+    return address.is_loopback or address.is_private
+
+
+def retry_after(headers: Mapping[str, str]) -> float:
+    """Return the seconds of a Retry-After header (a number or an HTTP date), 0 without one."""
+    given = headers.get("retry-after", "")
+    try:
+        return max(0.0, float(given))
+    except ValueError:
+        try:
+            return max(0.0, email.utils.parsedate_to_datetime(given).timestamp() - time.time())
+        except ValueError:
+            return 0.0
+
+
+def _shown(error: "APIStatusError", key: str) -> str:
+    """Return the server's words in one short line, without the key."""
+    body = error.body
+    said = body.get("message") or body.get("detail") or body if isinstance(body, dict) else body or error.message
+    line = without_halves(" ".join(str(said).split())[:200])
+    return line if key == "none" else line.replace(key, "***")

@@ -1,0 +1,277 @@
+"""Requests to one or several servers of a model: slots, retries, pauses, and servers that go away and come back.
+
+A request holds a slot only while it is under way: not while it sleeps before its next attempt, nor while its server
+wants a pause. Free slots go to the request that waited longest, at the server with the fewest under way.
+"""
+
+import asyncio
+import random
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Generic, NamedTuple, Self, TypeVar
+
+from dpo_video.client.endpoint import Endpoint, Passing, Refused, Service, open_endpoint
+from dpo_video.core.errors import UserError
+
+BACKOFF_SECONDS = 0.5
+MOST_DOUBLINGS = 10
+MAX_BACKOFF_SECONDS = 30.0
+MAX_RETRY_AFTER_SECONDS = 600.0
+"""A server that wants a longer pause is out of quota, not busy: the run stops and says so."""
+DEAD_AFTER = 3
+"""Connections lost one after the other, without a reply between, after which a server is ejected."""
+BUSY_SECONDS = 600.0
+"""A prompt that met nothing but 429s for so long, while no server answered another, is given up."""
+SAID_SECONDS = 30.0
+"""So long without any answer for 429s, and it is said why nothing moves."""
+BUSY_PROMPTS = 3
+"""Prompts given up for 429s one after the other, after which the run stops: the servers are out of quota."""
+
+Value = TypeVar("Value")
+Read = Callable[[Endpoint, dict[str, Any]], Value]
+"""Makes a value of a completion's body; may raise Passing, Refused or UserError."""
+
+
+class GaveUp(Exception):
+    """All attempts failed; the next run may try again."""
+
+    def __init__(self, reason: str, attempts: int) -> None:
+        super().__init__(reason)
+        self.reason, self.attempts = reason, attempts
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Done(Generic[Value]):
+    """What a request came to."""
+
+    value: Value
+    seconds: float
+    """Of the attempt that succeeded."""
+    attempts: int
+
+
+class _Slot(NamedTuple):
+    """Leave for one request."""
+
+    endpoint: Endpoint
+    trial: bool
+    """It finds out whether an ejected server is back."""
+
+
+class Pool:
+    """The servers of a service. Open it with `async with Pool(service, say=...)`, then await `complete` many times."""
+
+    def __init__(self, service: Service, *, say: Callable[[str], None]) -> None:
+        self.service, self._say = service, say
+        self.endpoints: Sequence[Endpoint] = [open_endpoint(service, url) for url in service.urls]
+        self._waiting: deque[asyncio.Future[_Slot]] = deque()
+        self._timer: asyncio.TimerHandle | None = None
+        self._answered_at = float("-inf")
+        self._busy = 0
+        """Prompts given up for 429s since the last answer."""
+        self._said_busy = False
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None,
+                        trace: TracebackType | None) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        for endpoint in self.endpoints:
+            await endpoint.close()
+
+    @property
+    def in_flight(self) -> int:
+        """Requests under way."""
+        return sum(endpoint.in_flight for endpoint in self.endpoints)
+
+    @property
+    def proven(self) -> bool:
+        """True once a server has answered with all that was asked for."""
+        return any(endpoint.proven for endpoint in self.endpoints)
+
+    @property
+    def most_in_flight(self) -> int:
+        """Requests that may ever be under way at once."""
+        return self.service.concurrency * len(self.endpoints)
+
+    async def complete(self, request: Mapping[str, Any], read: Read[Value]) -> Done[Value]:
+        """Return what `read` makes of the completion; raise Refused, GaveUp or UserError.
+
+        Of a server that has not answered yet only one prompt is asked, with all its attempts, until one is answered: a
+        wrong address, key, model or missing capability costs one request.
+        """
+        claimed: Endpoint | None = None
+        try:
+            failed, throttled, since = 0, 0, float("inf")
+            while True:
+                endpoint, trial = slot = await self._slot(claimed)
+                claimed = endpoint if endpoint.claimed else None
+                begin = time.monotonic()
+                try:
+                    value = read(endpoint, await endpoint.post(request))
+                    self._settles(endpoint)
+                    endpoint.proven = True
+                    endpoint.limit.answered(endpoint.in_flight - 1)
+                    return Done(value=value, seconds=time.monotonic() - begin, attempts=failed + throttled + 1)
+                except Refused:
+                    self._settles(endpoint)
+                    raise
+                except Passing as error:  # noted before the slot is free, so that no waiting request slips through
+                    self._note(slot, error)
+                    busy = error.kind == "throttled"
+                    throttled += busy
+                    failed += not busy and not trial  # a server busy or not back yet is not the prompt's fault
+                    since = min(since, begin) if busy else since
+                    if failed > self.service.retries or (busy and self._is_stuck(endpoint, error, since)):
+                        raise GaveUp(f"{error.reason} ({failed + throttled} attempts)", failed + throttled) from None
+                finally:
+                    endpoint.in_flight -= 1
+                    self._hand_out()
+                doublings = min(max(failed + throttled - 1, 0), MOST_DOUBLINGS)
+                backoff = min(MAX_BACKOFF_SECONDS, BACKOFF_SECONDS * 2.0**doublings)
+                await asyncio.sleep(random.uniform(0, backoff))  # full jitter: retries of many do not meet again
+        finally:
+            if claimed is not None:
+                claimed.claimed = False
+                self._hand_out()
+
+    async def _slot(self, claimed: Endpoint | None) -> _Slot:
+        """Return a slot, taken; at the claimed endpoint, unless it was ejected meanwhile."""
+        if claimed is not None:
+            while not claimed.dead:
+                pause = claimed.not_before - time.monotonic()
+                if pause <= 0:
+                    return _take(claimed)
+                await asyncio.sleep(pause)
+            claimed.claimed = False
+        given: asyncio.Future[_Slot] = asyncio.get_running_loop().create_future()
+        self._waiting.append(given)
+        self._hand_out()
+        try:
+            return await given
+        except asyncio.CancelledError:
+            if given.done() and not given.cancelled():  # handed out in the same moment: give it back
+                given.result().endpoint.in_flight -= 1
+                given.result().endpoint.claimed = False
+                self._hand_out()
+            raise
+
+    def _hand_out(self) -> None:
+        """Give free slots to those that wait; where only time is missing, set the clock."""
+        while self._waiting:
+            now = time.monotonic()
+            free = [endpoint for endpoint in self.endpoints if _free(endpoint) and endpoint.not_before <= now]
+            if not free:
+                break
+            given = self._waiting.popleft()
+            if not given.done():
+                given.set_result(_take(min(free, key=lambda one: (one.in_flight, one.started))))
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self._waiting:
+            times = [endpoint.not_before for endpoint in self.endpoints if _free(endpoint)]
+            if times:
+                pause = max(0.0, min(times) - time.monotonic())
+                self._timer = asyncio.get_running_loop().call_later(pause, self._hand_out)
+
+    def _answers(self, endpoint: Endpoint) -> None:
+        """Note an HTTP reply of any kind: the server is there."""
+        endpoint.lost = 0
+        if endpoint.dead:
+            endpoint.dead, endpoint.trials = False, 0
+            self._say(f"{endpoint.url} answers again")
+
+    def _settles(self, endpoint: Endpoint) -> None:
+        """Note that a prompt was answered or refused: the server is there, and not only busy."""
+        self._answers(endpoint)
+        self._answered_at, self._busy, self._said_busy = time.monotonic(), 0, False
+
+    def _is_stuck(self, endpoint: Endpoint, error: Passing, since: float) -> bool:
+        """Return whether to give up a prompt that has met 429s since a time; UserError where it is not the only one.
+
+        A busy server answers others meanwhile. One that answers nobody is out of quota; or the prompt is the last one,
+        and too much for its quota.
+        """
+        silent = time.monotonic() - max(since, self._answered_at)
+        if silent >= SAID_SECONDS and not self._said_busy:
+            self._said_busy = True
+            self._say(f"{endpoint.url} has answered nothing but {error.reason.split(':')[0]} for {silent:.0f} s; it is "
+                      "asked again, more and more seldom")
+        if silent < BUSY_SECONDS:
+            return False
+        self._busy += 1
+        if self._busy >= BUSY_PROMPTS:
+            raise UserError(f"{endpoint.url} has answered nothing but HTTP 429 for {silent:.0f} s: {error.reason}. "
+                            "Replies so far are stored; run the same command later, or with another server") from None
+        return True
+
+    def _note(self, slot: _Slot, error: Passing) -> None:
+        """Note what a failed attempt says about its server; raise UserError where the run cannot go on."""
+        endpoint = slot.endpoint
+        if error.wait > MAX_RETRY_AFTER_SECONDS:
+            raise UserError(f"{endpoint.url} asks to come back in {error.wait:.0f} s: {error.reason}. Replies so far "
+                            "are stored; run the same command later, or with another server") from None
+        now = time.monotonic()
+        endpoint.not_before = max(endpoint.not_before, now + error.wait)
+        if error.kind == "throttled":
+            endpoint.limit.throttled(now, endpoint.in_flight - 1)
+        else:
+            endpoint.limit.troubled()
+        if error.kind == "away" or (error.kind == "slow" and (endpoint.dead or not endpoint.proven)):
+            self._lose(slot, error, now)
+        elif error.kind != "slow":
+            self._answers(endpoint)
+
+    def _lose(self, slot: _Slot, error: Passing, now: float) -> None:
+        """Count a lost connection; eject the server after DEAD_AFTER, and stop the run when none is left.
+
+        Only a trial says that an ejected server is still away. All others were sent before it was ejected: many of them
+        can be lost in the same moment.
+        """
+        endpoint, trial = slot
+        endpoint.lost += 1
+        if endpoint.dead and not trial:
+            return
+        if endpoint.lost < (DEAD_AFTER if endpoint.proven else min(DEAD_AFTER, self.service.retries + 1)):
+            return
+        first = not endpoint.dead
+        endpoint.dead = True
+        endpoint.trials += not first
+        backoff = min(MAX_BACKOFF_SECONDS, BACKOFF_SECONDS * 2.0**endpoint.trials)
+        endpoint.not_before = max(endpoint.not_before, now + random.uniform(0.5, 1.0) * backoff)
+        enough = max(1, self.service.retries)
+        if all(one.dead and (one.trials >= enough or not one.proven) for one in self.endpoints):
+            urls, several = ", ".join(one.url for one in self.endpoints), len(self.endpoints) > 1
+            stored = " Replies so far are stored." if any(one.proven for one in self.endpoints) else ""
+            name = self.service.section if self.service.section == "judge" else "server"
+            raise UserError(f"cannot reach the {name} at {urls}: {error.reason}.{stored} {'Are' if several else 'Is'} "
+                            f"the server{'s' * several} running, and is {self.service.section}.base_url "
+                            f"{'their addresses' if several else 'its address'} (most end in /v1)?") from None
+        if first:
+            rest = sum(not one.dead for one in self.endpoints)
+            self._say(f"{endpoint.url} is away ({error.reason}); {rest} of {len(self.endpoints)} servers are left, and "
+                      "it is tried again from time to time")
+
+
+def _free(endpoint: Endpoint) -> bool:
+    """Return whether the endpoint has a slot, pauses aside."""
+    if endpoint.claimed:
+        return False
+    if endpoint.dead or not endpoint.proven:
+        return endpoint.in_flight == 0
+    return endpoint.in_flight < endpoint.limit.allowed
+
+
+def _take(endpoint: Endpoint) -> _Slot:
+    if not endpoint.proven:
+        endpoint.claimed = True
+    endpoint.in_flight += 1
+    endpoint.started += 1
+    endpoint.limit.started(endpoint.in_flight)
+    return _Slot(endpoint, trial=endpoint.dead)

@@ -1,0 +1,160 @@
+"""The records that stages pass on, and their JSONL form with errors that name file and line."""
+
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from dpo_video.core.errors import UserError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sample:
+    """One question about one clip, with the caption that the judge reads as evidence."""
+
+    id: str
+    video: str | list[str]
+    """A video file, a folder of frames, or a list of frame files; relative to `data.video_root`."""
+    prompt: str
+    caption: str
+    answer: str | None = None
+    """The gold answer; evaluation measures accuracy where it is given."""
+    start: float | None = None
+    """Seconds into the file where the clip begins."""
+    end: float | None = None
+    """Seconds into the file where the clip ends."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Candidate:
+    """One answer of the policy to one sample."""
+
+    id: str
+    """`<sample id>#<k>`, k counting from 0."""
+    sample_id: str
+    text: str
+    model: str
+    settings: str
+    """Hash of all that determines the text: model, revision, prompt, frames, sampler."""
+    seed: int
+    finish: str = "stop"
+    """`stop` when the answer ended by itself, `length` when it was cut at `max_new_tokens`."""
+    sampler: str | None = None
+    """Which of `generate.mix` drew it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Judgment:
+    """What the judge made of one candidate: a score, or None with the reason."""
+
+    candidate_id: str
+    scorer: str
+    """`<name>@<hash of the scorer file>`."""
+    judge: str
+    score: float | None
+    status: str
+    """`scored`, `unscored` (the judge answered, no valid verdict), `refused` (it never answers this prompt), `failed`
+    (no answer; the next run asks again) or `dropped` (cleaning kept it from the judge)."""
+    reason: str
+    """The judge's explanation, or why there is no score."""
+    reply: str
+    distribution: dict[str, float] | None = None
+    """Probability of each label, where the score is read from label probabilities."""
+    taken_from: str | None = None
+    """The candidate that was judged in place of this one, whose text is the same or nearly."""
+    claims: list[dict[str, Any]] | None = None
+    """Each claim of the answer with its likeliest label, its worth and its label probabilities, under `claims`."""
+    details: dict[str, Any] | None = None
+    """What else the score rests on: precision and coverage, comparisons, the scores of a jury, an escalation."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reward:
+    """What a policy makes of one candidate by itself."""
+
+    candidate_id: str
+    reward: float
+    """Beta times the answer's log-prob under the policy less that under the reference: DPO's implicit reward."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pair:
+    """A chosen and a rejected answer to one sample: all that training needs, readable by people and TRL."""
+
+    sample_id: str
+    video: str | list[str]
+    prompt: str
+    chosen: str
+    rejected: str
+    chosen_score: float | None = None
+    """The judge's; imported pairs may have none."""
+    rejected_score: float | None = None
+    source: str
+    """The pair rule or the format that made it."""
+    chosen_id: str
+    rejected_id: str
+    start: float | None = None
+    end: float | None = None
+    rejected_video: str | list[str] | None = None
+    """The clip that the rejected answer goes with, where it is another one."""
+    rejected_start: float | None = None
+    """Seconds into the rejected answer's file where its clip begins, where that is another clip."""
+    rejected_end: float | None = None
+    """Seconds into that file where it ends."""
+    rejected_corruption: str | None = None
+    """What is done to the clip of the rejected answer, its own or `rejected_video`: `reverse`, `shuffle:N` or `drop:N`,
+    N drawing the order of the frames, or those that stay (see video/corrupt.py)."""
+    extra: dict[str, Any] | None = None
+    """Fields of an imported row that are kept as they are."""
+    rejected_finish: str = "stop"
+    """`length` where the rejected answer was cut: training then leaves its end-of-turn token out."""
+    implicit_margin: float | None = None
+    """How much higher the policy's implicit reward of the chosen answer is, where rewards were given."""
+
+    @property
+    def scores(self) -> tuple[float, float]:
+        """The scores of chosen and rejected; UserError where an imported pair has none."""
+        if self.chosen_score is None or self.rejected_score is None:
+            raise UserError(f"the pair of sample {self.sample_id!r} has no scores: it was imported without. Margins "
+                            "are known of judged pairs only")
+        return self.chosen_score, self.rejected_score
+
+
+Record = TypeVar("Record", Sample, Candidate, Judgment, Reward, Pair)
+AnyRecord = Sample | Candidate | Judgment | Reward | Pair
+
+
+
+
+
+
+
+
+
+
+
+
+
+
+
+
+
+
+
+
+
+
+
+
+
+
+
+
+
+
+
+
+
+
+
+
+
+

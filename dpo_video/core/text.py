@@ -1,0 +1,68 @@
+import re
+import unicodedata
+
+TAG = re.compile(r"<(?:video|image|ImageHere|VideoHere)>\s*", re.IGNORECASE)
+"""What formats write where the clip goes; ours says that by `video`."""
+
+
+SHINGLE = 5
+"""Characters of a piece: works in scripts that put no spaces between words, too."""
+MARK = re.compile(r"[^\w\s]|_")
+MEANT = frozenset("%&@#")
+"""Punctuation to Unicode that changes what a text says."""
+HALF = re.compile(r"[\ud800-\udfff]")
+"""Half of a surrogate pair, as of an emoji that a limit of tokens cut."""
+
+
+def without_halves(text: str) -> str:
+    """Return the text with U+FFFD for each half of a surrogate pair: JSON can say one, UTF-8 cannot.
+
+    No file, tokenizer or database takes such a half, so that it would stop the run wherever it came next.
+    """
+    return text if text.isascii() else HALF.sub("\ufffd", text)
+
+
+def normalise_space(text: str) -> str:
+    """Return the text with every run of whitespace as one space."""
+    return " ".join(text.split())
+
+
+def normalise(text: str) -> str:
+    """Return the text in one case, every run of punctuation and whitespace as one space; signs of numbers stay."""
+    folded = unicodedata.normalize("NFKC", text).casefold().translate(ASCII_SPACED)
+    if not folded.isascii() or "-" in folded:  # else no mark is left that means nothing
+        folded = MARK.sub(
+            lambda found: found[0] if _is_meant(found[0], folded[found.end():found.end() + 1]) else " ", folded)
+    return normalise_space(folded)
+
+
+def same_text(text: str) -> str:
+    """Return what is equal for two texts that say the same: the normalised text, or the marks of one without words."""
+    return normalise(text) or normalise_space(text)
+
+
+def _is_meant(mark: str, following: str) -> bool:
+    if not unicodedata.category(mark).startswith("P"):
+        return True
+    return mark in MEANT or (mark == "-" and following.isdigit())
+
+
+ASCII_SPACED = "".join(" " if MARK.match(sign) and sign != "-" and not _is_meant(sign, "") else sign
+                       for sign in map(chr, range(128)))
+"""What becomes of each ASCII character whatever follows it: one pass for most texts."""
+
+
+def shingles(text: str) -> frozenset[str]:
+    """Return the pieces of 5 characters of the normalised text; a shorter text is one piece, an empty one none."""
+    plain = normalise(text)
+    if len(plain) <= SHINGLE:
+        return frozenset([plain] if plain else [])
+    return frozenset(plain[begin:begin + SHINGLE] for begin in range(len(plain) - SHINGLE + 1))
+
+
+def similarity(first: frozenset[str], second: frozenset[str]) -> float:
+    """Return Jaccard's index of two sets of pieces: shared over all, 1 for equal sets, 0 where one is empty."""
+    if not first or not second:
+        return 0.0
+    shared = len(first & second)
+    return shared / (len(first) + len(second) - shared)

@@ -1,0 +1,1 @@
+"""The samples of a run: loaded, filtered, held-out clips apart."""

@@ -1,0 +1,146 @@
+"""What is not worth a judge's call: answers that say what another one says, and answers that cleaning leaves out.
+
+Pure: the candidates of one question in, what is to be done about each out.
+"""
+
+import re
+from array import array
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from dpo_video.core.records import Candidate
+from dpo_video.core.text import same_text, shingles, similarity
+from dpo_video.recipe import CleanSettings
+
+RUN_WORDS = 4
+"""Words of a run whose return counts as repetition."""
+SPELLED_OUT = {"\u2019": "'", "can't": "cannot", "can not": "cannot", "couldn't": "could not", "don't": "do not",
+               "i'm": "i am", "wasn't": "was not"}
+GIVEN = r"(?:provided|attached|uploaded|shared|given|sent)"
+MEDIUM = rf"""
+    (?:(?:the|this|that|these|those|any|your)\ (?:(?:actual|{GIVEN})\ )?)?(?:video|clip|image|frame|footage)s?
+    (?:\ (?:contents?|clips?|files?|links?|frames?|footage))?
+    (?=\W*$|[.,;:!?)]
+        |\ (?:(?:that\ )?you|(?:that\ was\ )?{GIVEN}|itself|directly|and|or|but|so|because|since|as|here)\b)"""
+"""The clip itself: "the video", not "the video game" nor "any image on the wall", which a question may be about."""
+REFUSAL = re.compile(
+    rf"""\W*(?:(?:unfortunately|however|i\ apologi[sz]e|(?:i\ am\ )?(?:so\ |very\ )?sorry),?\ (?:but\ )?)?(?:
+        i\ (?:cannot|could\ not|am\ (?:unable|not\ able)\ to)\ (?:
+            (?:\w+\ ){{0,3}}(?:
+                (?:see|view|watch|access|analy[sz]e|process|open|describe)\ {MEDIUM}
+                | (?:view|watch|access|analy[sz]e|process|open)\ (?:(?:it|them|this|that|external\ \w+)(?=\W*$|[.,;!?]))
+                | (?:see|view|watch|assist|help)(?=\W*$|[.,;!?])
+                | (?:assist|help)\ (?:you|with)\b
+                | (?:answer|process|fulfill?)\ (?:your|this|that|the)\ request\b)
+            | [^.!?]*?\bwithout\ (?:seeing|viewing|watching|(?:having\ )?access\ to)\ {MEDIUM})
+        | i\ do\ not\ have\ (?:the\ )?(?:ability|access|capability)\b
+        | (?:as\ |i\ am\ )an?\ (?:ai|artificial|(?:large\ )?language\ model)\b
+        | (?:there\ (?:is|was)\ )?no\ (?:video|frames?|images?|clip)\ (?:(?:was|were|is|are|has\ been|have\ been)\ )?
+            (?:provided|given|attached|available)\b
+        | the\ (?:video|clip|image|frame)s?\ (?:
+            (?:is|was|are|were)\ (?:unavailable|inaccessible|not\ (?:provided|accessible))
+            | (?:could\ not|cannot)\ be\ (?:accessed|loaded|opened|played))\b)""", re.VERBOSE)
+"""How a model begins that will not or cannot answer; further on ("the man cannot see the car") it is no refusal.
+
+Nor is it one to see no dog, or not to tell a colour: questions about what is not there are answered so."""
+
+
+def screen_question(question: Sequence[Candidate], settings: CleanSettings) -> tuple[dict[str, str], dict[str, str]]:
+    """Return by id which candidate's judgment one takes, and why cleaning leaves one out (`reason: detail`).
+
+    Most are in neither. Of answers that say the same one that was not cut is judged, else the first.
+    """
+    dropped = {candidate.id: why for candidate in question if (why := why_dropped(candidate, settings))}
+    judged = [candidate for candidate in question if candidate.id not in dropped] if dropped else question
+    return same_answers(judged, least=settings.same_answer), dropped
+
+
+def same_answers(candidates: Sequence[Candidate], *, least: float) -> dict[str, str]:
+    """Return for each answer to a question that says what another does that one's id, by candidate id.
+
+    An answer joins the first kept one that it is equal to (case, punctuation and spaces aside) or `least` similar to.
+    """
+    kept: dict[str, str] = {}
+    pieces: list[tuple[frozenset[str], str]] = []
+    same: dict[str, str] = {}
+    for candidate in sorted(candidates, key=lambda candidate: candidate.finish == "length"):
+        text = same_text(candidate.text)
+        if not text:
+            continue  # an empty answer is judged as one, or refused by the stage that pairs
+        found = kept.get(text)
+        if found is None and least < 1:
+            own = shingles(text)
+            found = next((name for other, name in pieces if similarity(own, other) >= least), None)
+            if found is None:
+                pieces.append((own, candidate.id))
+        if found is None:
+            kept[text] = candidate.id
+        else:
+            same[candidate.id] = found
+    return same
+
+
+def why_dropped(candidate: Candidate, settings: CleanSettings) -> str | None:
+    """Return why cleaning keeps an answer from the judge, or None."""
+    text = candidate.text.strip()
+    if settings.drop_cut_answers and candidate.finish == "length":
+        return "cut"
+    if len(text) < settings.answer_min_length:
+        return f"too short: {len(text)} characters"
+    if settings.answer_max_length is not None and len(text) > settings.answer_max_length:
+        return f"too long: {len(text)} characters"
+    if settings.drop_refusals and is_refusal(text):
+        return f"refusal: {text[:80]}"
+    if settings.max_repetition is not None and repetition(text) > settings.max_repetition:
+        return f"repetition: {repetition(text):.2f} of its runs of {RUN_WORDS} words"
+    return None
+
+
+def is_refusal(text: str) -> bool:
+    """Return whether a text begins as a model does that will not or cannot answer, in English."""
+    plain = " ".join(text[:300].lower().split())
+    for short, full in SPELLED_OUT.items():
+        plain = plain.replace(short, full)
+    return REFUSAL.match(plain) is not None
+
+
+def repetition(text: str) -> float:
+    """Return the share of the text's runs of 4 words that repeat an earlier one; 0 for fewer than 5 words."""
+    words = same_text(text).split()
+    runs = [tuple(words[begin:begin + RUN_WORDS]) for begin in range(len(words) - RUN_WORDS + 1)]
+    return 1 - len(set(runs)) / len(runs) if runs else 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Screening:
+    """What is done about each candidate of a file, by its number; 4 bytes each."""
+
+    takes: "array[int]" = field(default_factory=lambda: array("i"))
+    """Number of the candidate whose judgment each one takes; its own where it is judged."""
+    dropped: dict[int, str] = field(default_factory=dict)
+    """Why cleaning leaves a candidate out."""
+
+    def add(self, question: Sequence[Candidate], settings: CleanSettings) -> None:
+        """Screen the next candidates of the file: all those of one question that stand side by side."""
+        begin = len(self.takes)
+        self.takes.extend(range(begin, begin + len(question)))
+        same, dropped = screen_question(question, settings)
+        if same or dropped:
+            numbers = {candidate.id: number for number, candidate in enumerate(question, start=begin)}
+            for name, other in same.items():
+                self.takes[numbers[name]] = numbers[other]
+            self.dropped.update((numbers[name], why) for name, why in dropped.items())
+
+    @property
+    def num_taken(self) -> int:
+        """Candidates that take another one's judgment."""
+        return sum(number != other for number, other in enumerate(self.takes))
+
+    @property
+    def num_judged(self) -> int:
+        """Candidates that the judge is asked about."""
+        return len(self.takes) - self.num_taken - len(self.dropped)
+
+    def is_judged(self, number: int) -> bool:
+        """Return whether the judge is asked about a candidate."""
+        return self.takes[number] == number and number not in self.dropped

@@ -1,0 +1,1 @@
+"""Stage evaluate: base and tuned model on held-out clips."""

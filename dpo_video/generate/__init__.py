@@ -1,0 +1,1 @@
+"""Stage generate: N sampled answers of the policy to each sample."""

@@ -1,0 +1,81 @@
+"""What an engine is asked for: samples, sampler, and the candidates that are missing."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from dpo_video.core.records import Candidate, Sample
+from dpo_video.models.load import Policy
+from dpo_video.models.sampling import Sampler
+from dpo_video.recipe import ModelSettings
+from dpo_video.run import Run
+from dpo_video.video import ClipRequest, VideoError, clip_request
+
+OVER_CONTEXT = "samples_over_context"
+"""Count of samples without an answer, because their prompt and the longest answer are longer than the context."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Work:
+    """Samples to answer, and how."""
+
+    samples: Sequence[Sample]
+    root: Path
+    """Folder that relative video paths start from."""
+    num_candidates: int
+    sampler: Sampler
+    adapter: Path | None = None
+    engine: Literal["local", "openai", "ray"] = "local"
+    title: str = "generate"
+    """Of the progress bar."""
+    model: ModelSettings | None = None
+    """Another model than the recipe's."""
+    instruction: str = "{prompt}"
+    """What is asked, the sample's question in it."""
+    first_number: int = 0
+    """Number of the first candidate of each sample."""
+    sampler_name: str | None = None
+    """Which sampler of a mix this is."""
+    policy: Policy | None = None
+    """The policy (with `adapter` on it) where the caller has loaded it; None loads it if anything is missing."""
+
+
+class Made(NamedTuple):
+    """Candidates in sample order, and counts."""
+
+    candidates: list[Candidate]
+    counts: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """One candidate to be written: who asks, and the store key of the answer."""
+
+    sample: Sample
+    number: int
+    seed: int
+    key: str
+
+
+def asked_text(work: Work, sample: Sample) -> str:
+    """Return what the policy is asked about a sample's clip."""
+    return work.instruction.replace("{prompt}", sample.prompt)
+
+
+def served_name(run: Run, work: Work) -> str:
+    """Return the model's name on the server."""
+    if work.model is not None:
+        return work.model.name
+    return run.recipe.generate.served_model or run.recipe.model.name
+
+
+def clip_requests(run: Run, work: Work, missing: Mapping[str, Sequence[Asked]]) -> list[ClipRequest]:
+    """Return one request per clip, in the order of the samples; what is no file at all is set aside at once."""
+    requests = []
+    for key, asked in missing.items():
+        try:
+            requests.append(clip_request(asked[0].sample, work.root))
+        except VideoError as error:
+            run.set_aside(key, error)
+    return requests

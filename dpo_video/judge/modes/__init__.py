@@ -1,0 +1,1 @@
+"""Ways of judging that take several replies: claims, pairwise, jury, cascade."""

@@ -1,0 +1,158 @@
+"""Judging without calls from here: stored replies read again, batch files written, their results taken in."""
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from dpo_video.client.endpoint import Passing, Refused
+from dpo_video.core.errors import UserError
+from dpo_video.core.progress import say
+from dpo_video.judge.ask import COUNTED_FROM, KIND
+from dpo_video.judge.backends.openai import read_completion, request_fields
+from dpo_video.judge.backends.registry import asking_instead, backend_judge, no_reply, silent_judge
+from dpo_video.judge.batch_files import BatchFiles, Results
+from dpo_video.judge.reply_keys import key_maker
+from dpo_video.judge.scorer import Scorer
+from dpo_video.judge.stage import judge
+from dpo_video.judge.types import NO_REPLY, Judge, Keep, Messages, Mode, Reply, mode_of
+from dpo_video.recipe import JudgeSettings
+from dpo_video.run import Run
+from dpo_video.store.database import in_pages
+
+
+class Lacking(Exception):
+    """Some prompts have no result in the batches: the stage cannot go on before they are asked."""
+
+
+class BatchWritten(Exception):
+    """All missing prompts stand in batch files: the stage cannot go on before their results are there."""
+
+
+def reparse(run: Run) -> dict[str, Any]:
+    """Do the judge stage from the stored replies alone; candidates without one are unscored, and counted.
+
+    No call is made, no model is loaded and nothing is stored; judgments.jsonl is written anew.
+    """
+    recipe = run.recipe.model_copy(update={
+        "judge": run.recipe.judge.model_copy(update={"max_failed_fraction": 1.0})})
+    with asking_instead(partial(silent_judge, ask=no_reply(NO_REPLY))), run.store.storing_nothing():
+        return judge(replace(run, recipe=recipe))
+
+
+def write_batches(run: Run, out: Path) -> list[Path]:
+    """Write every request that the store has no reply to as batch files; return them, none where nothing is missing.
+
+    Scorers that ask in rounds (claims: split, then check), and juries, need a batch for each round.
+    """
+    with BatchFiles(path=out) as files:
+
+        def make(settings: JudgeSettings) -> Judge:
+            if settings.backend != "openai":
+                raise UserError(f"batch files hold requests to a server, and judge.backend is {settings.backend}. Set "
+                                "judge.backend=openai and judge.model to the name that the batch's server knows")
+            silent = silent_judge(settings, no_reply(NO_REPLY))
+            return replace(silent, ask=partial(_write, settings, silent, files))
+
+        try:
+            with asking_instead(make), run.store.storing_nothing():
+                judge(run)
+        except BatchWritten:
+            pass
+    return files.written
+
+
+def _write(settings: JudgeSettings, silent: Judge, files: BatchFiles, scorer: Scorer, prompts: Iterable[Messages],
+           keep: Keep) -> None:
+    fields, key_of = request_fields(settings, mode_of(settings, scorer)), key_maker(settings, scorer, silent)
+    for messages in prompts:
+        files.add(key_of(messages), fields | {"messages": messages})
+    raise BatchWritten
+
+
+def judge_with_results(run: Run, paths: Sequence[Path]) -> dict[str, Any]:
+    """Store the results of batches under their keys, then judge as usual; return counts, with `batch` among them.
+
+    All are stored before a server is needed: it may be away, or the batch was run by a program that is none.
+    """
+    results = Results(paths)
+    used: Counter[str] = Counter()
+    unlimited = run.recipe.judge.model_copy(update={"max_failed_fraction": 1.0, "max_cost": None})  # all is paid
+    try:
+        _check_refused(results, run.recipe.judge)
+        try:
+            with asking_instead(partial(_from_results, results, used)):
+                summary = judge(replace(run, recipe=run.recipe.model_copy(update={"judge": unlimited})))
+        except Lacking:
+            say(f"batch: {used['stored']} results are stored; the prompts without one are asked now")
+            with asking_instead(_when_needed):
+                summary = judge(run)
+        unknown = sum(len(page) - len(run.store.known(KIND, page)) for page in in_pages(results.keys()))
+    finally:
+        results.close()
+    batch = {"results": results.counts["results"], "stored": used["stored"],
+             "duplicates": results.counts["duplicates"], "unknown ids": unknown, **results.reasons}
+    return summary | {"batch": batch}
+
+
+def _check_refused(results: Results, settings: JudgeSettings) -> None:
+    """Raise UserError where more of a batch was refused than may be: a refusal that is stored is not asked again."""
+    refused, total = results.counts["refused"], results.counts["results"]
+    if total >= COUNTED_FROM and refused > settings.max_failed_fraction * total:
+        raise UserError(f"--batch-in: {refused} of {total} results refuse their prompt, more than "
+                        f"judge.max_failed_fraction {settings.max_failed_fraction:g} allows, for example: "
+                        f"{results.any_refusal()}. Nothing is stored. Mend it and send the batch again, or raise "
+                        "judge.max_failed_fraction to take them in as they are")
+
+
+def _from_results(results: Results, used: Counter[str], settings: JudgeSettings) -> Judge:
+    """Return the judge of the settings, which answers from the results; Lacking where some prompt has none."""
+    silent = silent_judge(settings, no_reply(NO_REPLY))
+
+    def ask(scorer: Scorer, prompts: Iterable[Messages], keep: Keep) -> None:
+        mode, key_of, lacking = mode_of(settings, scorer), key_maker(settings, scorer, silent), False
+        for number, messages in enumerate(prompts):
+            reply = _reply(results, settings, scorer, mode, key_of(messages), proven=used["stored"] > 0)
+            if reply is None:
+                lacking = True
+            else:
+                keep(number, reply)
+                used["stored"] += 1
+        if lacking:
+            raise Lacking
+
+    return replace(silent, ask=ask)
+
+
+def _when_needed(settings: JudgeSettings) -> Judge:
+    """Return the judge of the settings, which is opened by the first prompt: without one it needs no key, no model."""
+    opened: list[Judge] = []
+
+    def ask(scorer: Scorer, prompts: Iterable[Messages], keep: Keep) -> None:
+        opened.extend([] if opened else [backend_judge(settings)])
+        opened[0].ask(scorer, prompts, keep)
+
+    def close() -> None:
+        for one in opened:
+            one.close()
+
+    return replace(silent_judge(settings, no_reply(NO_REPLY)), ask=ask, close=close)
+
+
+def _reply(results: Results, settings: JudgeSettings, scorer: Scorer, mode: Mode, key: str, *,
+           proven: bool) -> Reply | None:
+    """Return the reply or the refusal among the results, None where there is none that can be read."""
+    body, refused = results.body(key), results.refusal(key)
+    try:
+        if body is not None:
+            return read_completion(settings, scorer, mode, "the batch", body, proven=proven)
+    except Passing as error:
+        results.reasons[error.reason.split(":")[0]] += 1
+    except Refused as error:
+        refused = error.reason
+    if refused is None:
+        return None
+    results.reasons[refused.split(":")[0]] += 1
+    return Reply(status="refused", reason=refused)

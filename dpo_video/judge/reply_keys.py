@@ -1,0 +1,163 @@
+"""Keys of replies: made of all that determines a reply, for one prompt or for many answers to a question, and kept."""
+
+import hashlib
+from array import array
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dpo_video.core.records import Candidate, Sample
+from dpo_video.data.answer_filters import Screening
+from dpo_video.judge.scorer import Scorer, around, fence, user_turn
+from dpo_video.judge.types import Judge, Messages, mode_of
+from dpo_video.recipe import JudgeSettings
+from dpo_video.store.keys import ENCODE
+
+if TYPE_CHECKING:
+    from hashlib import _Hash
+
+MARK = "\0mark"
+DIGEST_BYTES = 32
+DIGEST = np.dtype(f"S{DIGEST_BYTES}")
+"""numpy hides zero bytes at the end, and compares them as the least there is: all the same for bytes of one length."""
+NO_DIGEST = bytes(DIGEST_BYTES)
+COMPARED = 50_000
+"""Digests that are compared at once."""
+
+KeyOfAnswer = Callable[[str], bytes]
+
+
+def key_maker(settings: JudgeSettings, scorer: Scorer, judge: Judge) -> Callable[[Messages], str]:
+    """Return the function from a prompt to the hash of all that determines its reply.
+
+    How a reply is read is no part of it: a new scale or threshold costs nothing. The hash is `row_key`'s, whose
+    canonical JSON is made once up to the prompt.
+    """
+    begun, end = _begin(settings, scorer, judge, messages=MARK, mark=ENCODE(MARK))
+
+    def key_of(messages: Messages) -> str:
+        digest = begun.copy()
+        digest.update((ENCODE(messages) + end).encode())
+        return digest.hexdigest()
+
+    return key_of
+
+
+def answer_keys(settings: JudgeSettings, scorer: Scorer, judge: Judge) -> Callable[[Sample], KeyOfAnswer | None]:
+    """Return `key_maker`'s hash, as bytes, by sample and then answer: what stands before the answer is hashed once.
+
+    It is None for a sample without the gold answer that the scorer needs.
+    """
+    begun, end = _begin(settings, scorer, judge, messages=user_turn(MARK), mark=ENCODE(MARK)[1:-1])
+
+    def of_sample(sample: Sample) -> KeyOfAnswer | None:
+        if not scorer.can_judge(sample.answer):
+            return None
+        pieces = around(scorer, caption=sample.caption, question=sample.prompt, reference=sample.answer)
+        first, *rest = (ENCODE(piece)[1:-1] for piece in pieces)  # JSON writes every character by itself
+        rest[-1] += end
+        begun_here = begun.copy()
+        begun_here.update(first.encode())
+
+        def key_of(answer: str) -> bytes:
+            digest = begun_here.copy()
+            digest.update(ENCODE(fence(answer))[1:-1].join(["", *rest]).encode())
+            return digest.digest()
+
+        return key_of
+
+    return of_sample
+
+
+def _begin(settings: JudgeSettings, scorer: Scorer, judge: Judge, *, messages: object,
+           mark: str) -> tuple["_Hash", str]:
+    """Return the hash of a key's canonical JSON up to the mark that its messages hold, and the text behind it."""
+    mode = mode_of(settings, scorer)
+    how: dict[str, Any] = ({"labels": list(scorer.labels), "prefix": scorer.reply_prefix} if mode == "labels"
+                           else {"temperature": settings.temperature})
+    if mode == "verdict" or settings.backend == "openai":  # a local judge writes nothing under labels
+        how["max_tokens"] = settings.max_tokens
+    if settings.repeat:
+        how["repeat"] = settings.repeat
+    text = ENCODE({"backend": settings.backend, "judge": judge.identity, "messages": messages, **how})
+    head, _, end = text.partition(mark)
+    return hashlib.sha256(head.encode()), end
+
+
+@dataclass(kw_only=True)
+class Keys:
+    """The key of each candidate's reply, 33 bytes a candidate."""
+
+    key_of: Callable[[Sample], KeyOfAnswer | None]
+    """As `answer_keys` returns it."""
+    num_made: int = 0
+    _digests: bytearray = field(default_factory=bytearray)
+    _first: bytearray = field(default_factory=bytearray)
+
+    def add(self, sample: Sample, question: Sequence[Candidate], screening: Screening) -> None:
+        """Make the keys of the next candidates of the file: those of one question that stand side by side."""
+        key_of = self.key_of(sample)
+        for number, candidate in enumerate(question, start=len(self._digests) // DIGEST_BYTES):
+            if key_of is not None and screening.is_judged(number):
+                self._digests += key_of(candidate.text)
+                self.num_made += 1
+            else:
+                self._digests += NO_DIGEST
+
+    def missing(self, order: "array[int]", stored: Iterable[str]) -> "array[int]":
+        """Return the candidates, in `order`, whose keys are not stored; of those with equal keys one."""
+        have = bytearray(NO_DIGEST)  # so that it is never empty
+        for key in stored:
+            have += bytes.fromhex(key)
+        known = np.frombuffer(have, DIGEST)
+        known.sort()
+        digests = np.frombuffer(self._digests, DIGEST)
+        numbers = np.argsort(digests, kind="stable")
+        digests = digests[numbers]
+        is_first = digests != b""
+        is_first[1:] &= digests[1:] != digests[:-1]
+        self._first = bytearray(len(order))
+        np.frombuffer(self._first, np.bool_)[numbers[is_first]] = True
+        is_missing = np.zeros(len(order), np.bool_)
+        is_missing[numbers[is_first & ~_among(digests, known)]] = True
+        asked = np.frombuffer(order, np.intc)
+        return array("i", asked[is_missing[asked]].tobytes())
+
+    def share(self, takes: "array[int]") -> None:
+        """Give those that take another candidate's judgment its key."""
+        for number, other in enumerate(takes):
+            if number != other:
+                self._digests[_span(number)] = self._digests[_span(other)]
+
+    def has(self, number: int) -> bool:
+        """Return whether a candidate has a key."""
+        return self._digests[_span(number)] != NO_DIGEST
+
+    def of(self, number: int) -> str:
+        """Return the key of a candidate that has one."""
+        return self._digests[_span(number)].hex()
+
+    @property
+    def num_different(self) -> int:
+        """Different keys, once `missing` has compared them."""
+        return sum(self._first)
+
+    def is_first(self, number: int) -> bool:
+        """Return whether the candidate's reply is counted with it: equal texts share one."""
+        return bool(self._first[number])
+
+
+def _among(digests: NDArray[Any], known: NDArray[Any]) -> NDArray[np.bool_]:
+    """Return for each digest whether it is known; both are sorted, and a part of them is compared at a time."""
+    found = np.zeros(len(digests), np.bool_)
+    for begin in range(0, len(digests), COMPARED):
+        some = digests[begin:begin + COMPARED]
+        found[begin:begin + COMPARED] = known.take(np.searchsorted(known, some), mode="clip") == some
+    return found
+
+
+def _span(number: int) -> slice:
+    return slice(DIGEST_BYTES * number, DIGEST_BYTES * (number + 1))

@@ -1,0 +1,328 @@
+"""The rules of a scorer file that span keys: which placeholders, labels and examples go with which mode."""
+
+import hashlib
+import json
+import re
+from collections.abc import Iterator
+from itertools import chain, zip_longest
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import yaml
+from pydantic import Field, PositiveInt, ValidationError
+
+from dpo_video.core.errors import UserError
+from dpo_video.core.names import did_you_mean, find_yaml
+from dpo_video.recipe import Section
+
+if TYPE_CHECKING:
+    pass
+
+PLACEHOLDER = re.compile(r"\{([a-z_]+)\}")
+ANSWERS = {"labels": ("answer",), "verdict": ("answer",), "claims": ("claim",), "pairwise": ("answer_a", "answer_b")}
+"""By mode: the placeholders that hold the text under judgment, fenced."""
+JUDGED = re.compile(rf"\{{({'|'.join(sorted({name for names in ANSWERS.values() for name in names}))})\}}")
+CONTEXT = ("caption", "question", "reference")
+VERDICT_PLACEHOLDERS = ("label", "score")
+
+
+def problems(scorer: "Scorer") -> Iterator[tuple[str, str]]:
+    """Yield the key and the problem of each rule that spans keys."""
+    judged = ANSWERS[scorer.mode]
+    yield from _placeholder_problems("prompt", scorer.prompt, (*CONTEXT, *judged))
+    yield from _placeholder_problems("verdict", scorer.verdict, VERDICT_PLACEHOLDERS)
+    for needed in ("question", *judged):
+        if "{" + needed + "}" not in scorer.prompt:
+            yield "prompt", f"needs {{{needed}}}: the judge must see it"
+    yield from _reference_problems(scorer)
+    if not PLACEHOLDER.split(scorer.verdict)[0].strip() or "\n" in scorer.verdict:
+        yield "verdict", f"must be one line that opens with a word, such as 'Score: {{score}}'; got {scorer.verdict!r}"
+    yield from _written_problems(scorer) if scorer.mode == "verdict" else _label_problems(scorer)
+    yield from _claim_problems(scorer)
+    folded = [label.casefold() for label in scorer.known_labels]
+    if len(set(folded)) < len(folded):
+        yield "labels", f"labels must differ by more than case: {scorer.known_labels}"
+    if (scorer.labels or scorer.scale) and not scorer.low <= scorer.threshold <= scorer.high:
+        yield "threshold", f"{scorer.threshold:g} lies outside the scores {scorer.low:g} to {scorer.high:g}"
+    yield from _example_problems(scorer)
+
+
+def _placeholder_problems(key: str, text: str, known: tuple[str, ...]) -> Iterator[tuple[str, str]]:
+    for name in PLACEHOLDER.findall(text):
+        if name not in known:
+            allowed = ", ".join(f"{{{item}}}" for item in known)
+            yield key, f"unknown placeholder {{{name}}}.{did_you_mean(name, known)} Known: {allowed}"
+
+
+def _label_problems(scorer: "Scorer") -> Iterator[tuple[str, str]]:
+    if len(scorer.labels) < 2:
+        yield "labels", f"`mode: {scorer.mode}` needs at least two labels with their scores"
+    for label in scorer.labels:
+        if not label or label != "".join(label.split()):
+            yield "labels", f"label {label!r} cannot be one token: give it at least one letter or digit, and no space"
+    if scorer.verdict != scorer.reply_prefix + "{label}":
+        yield "verdict", (f"under `mode: {scorer.mode}` it must be reply_prefix and the label, "
+                          f"{scorer.reply_prefix + '{label}'!r}, so that written verdicts mean the same")
+    for key in ("scale", "label_ranges"):
+        if key in scorer.model_fields_set:
+            yield key, f"belongs to `mode: verdict`; under `mode: {scorer.mode}` the labels carry the scores"
+
+
+def _reference_problems(scorer: "Scorer") -> Iterator[tuple[str, str]]:
+    if scorer.needs_reference and scorer.mode in ("claims", "pairwise"):
+        yield "needs_reference", f"belongs to `mode: labels` and `mode: verdict`, not to `mode: {scorer.mode}`"
+    if scorer.needs_reference and "{reference}" not in scorer.prompt:
+        yield "needs_reference", "is true, but the prompt has no {reference}"
+
+
+def _example_problems(scorer: "Scorer") -> Iterator[tuple[str, str]]:
+    if not scorer.examples:
+        yield "examples", "give at least one reply and the score it must parse to"
+    for example in scorer.examples:
+        if (example.score is None) == (example.unscored is None):
+            yield "examples", f"the reply {example.reply!r} needs either `score` or `unscored`"
+
+
+def _claim_problems(scorer: "Scorer") -> Iterator[tuple[str, str]]:
+    rules = scorer.claims
+    if (rules is None) == (scorer.mode == "claims"):
+        yield "claims", "give it exactly when the mode is claims: it says how an answer is taken apart"
+    if scorer.mode in ("claims", "pairwise") and scorer.labels and (scorer.low, scorer.high) != (0, 1):
+        worth = "supported 1, the worst 0" if scorer.mode == "claims" else "A better 1, B better 0, a tie between"
+        yield "labels", f"under `mode: {scorer.mode}` labels are worth 0 to 1: {worth}"
+    if rules is None:
+        return
+    yield from _placeholder_problems("claims", rules.prompt, ("caption", "question", "answer"))
+    if "{answer}" not in rules.prompt:
+        yield "claims", "its prompt needs {answer}: the judge must see what to take apart"
+    for example in rules.examples:
+        if (example.claims is None) == (example.unscored is None):
+            yield "claims", f"the reply {example.reply!r} needs either `claims` or `unscored`"
+
+
+def _written_problems(scorer: "Scorer") -> Iterator[tuple[str, str]]:
+    has_label, has_score = "{label}" in scorer.verdict, "{score}" in scorer.verdict
+    if not has_label and not has_score:
+        yield "verdict", f"needs {{score}} or {{label}}; got {scorer.verdict!r}"
+    if has_score != (scorer.scale is not None):
+        yield "scale" if scorer.scale else "verdict", "give `scale` exactly when the verdict has {score}"
+    if has_label != bool(scorer.known_labels):
+        yield "verdict", "give `labels` (or `label_ranges` beside {score}) exactly when the verdict has {label}"
+    if scorer.labels and scorer.label_ranges:
+        yield "label_ranges", "give `labels` or `label_ranges`, not both"
+    if has_label and (has_score != bool(scorer.label_ranges)):
+        yield "verdict", "with {label} and {score} it needs `label_ranges`, with {label} alone `labels`"
+    if scorer.reply_prefix:
+        yield "reply_prefix", "belongs to `mode: labels`; a written reply starts by itself"
+
+
+NO_REFERENCE = "(none given)"
+NOT_SCORING = {"name", "path", "coverage", "description", "label_names", "threshold", "examples"}
+"""What a scorer file may change without a new score: left out of the hash, so such an edit pays for no call."""
+
+
+class Scale(Section):
+    """The numbers that `{score}` of a verdict may be."""
+
+    min: float
+    max: float
+    integer: bool = True
+    """False admits 3.5."""
+
+
+class Example(Section):
+    """A reply and what it must parse to: a score, or how the reason for none begins."""
+
+    reply: str
+    score: float | None = None
+    unscored: str | None = None
+
+
+class SplitExample(Section):
+    """A reply that lists claims and what it must be read as: the claims, or how the reason for none begins."""
+
+    reply: str
+    claims: list[str] | None = None
+    unscored: str | None = None
+
+
+class ClaimRules(Section):
+    """How a `claims` scorer takes an answer apart and weighs it."""
+
+    prompt: str
+    """Asks the judge to list the claims of {answer}, a line each behind "- "; may hold {caption} and {question}."""
+    coverage: str | None = None
+    """Scorer of `mode: labels` for how much of what is asked the whole answer gives; None: precision alone."""
+    most: PositiveInt = 40
+    """An answer with more claims stays unscored."""
+    examples: list[SplitExample]
+    """Lists of claims that test the file."""
+
+
+class Scorer(Section):
+    """A scorer file, checked."""
+
+    name: str
+    path: Path
+    coverage: "Scorer | None" = None
+    """The scorer that `claims.coverage` names."""
+    description: str
+    mode: Literal["labels", "verdict", "claims", "pairwise"]
+    """`labels`: the mean under the label probabilities, one forward, no text. `verdict`: the last line of a reply.
+    `claims`: each claim of an answer by its label probabilities. `pairwise`: two answers by theirs, in both orders."""
+    prompt: str
+    """The user turn, with {caption}, {question}, {reference} and what is judged: {answer}, {claim} under `claims`,
+    {answer_a} and {answer_b} under `pairwise`; its lines come behind "> "."""
+    verdict: str
+    """The form of the last line, with {label}, {score} or both; the score is {score} where there is one."""
+    reply_prefix: str = ""
+    """The reply up to the label, under `labels`: the label probabilities are those of the next token."""
+    labels: dict[str, float] = Field(default={})
+    """Each label with its score."""
+    label_names: dict[str, str] = Field(default={})
+    """What each label means, for tables."""
+    scale: Scale | None = None
+    """Range of {score}."""
+    label_ranges: dict[str, tuple[float, float]] = Field(default={})
+    """The scores that may stand beside each label, in a verdict with both; others contradict it and are unscored."""
+    claims: ClaimRules | None = None
+    """How answers are taken apart, under `claims`."""
+    needs_reference: bool = False
+    """True: a sample without a gold answer cannot be judged. False: the prompt says that none is given."""
+    threshold: float
+    """Score from which an answer counts as good."""
+    examples: list[Example]
+    """Replies that test the file."""
+
+    @property
+    def hash(self) -> str:
+        """Hash of all that determines a score: prompt, verdict form, labels and scale."""
+        parts = self.model_dump(mode="json", exclude=NOT_SCORING)
+        claims = parts.pop("claims")
+        if self.claims is not None:
+            parts["claims"] = {key: claims[key] for key in ("prompt", "most")}
+            parts["coverage"] = self.coverage and self.coverage.hash
+        text = json.dumps(parts, sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+    @property
+    def version(self) -> str:
+        """`<name>@<hash>`, as judgments carry it."""
+        return f"{self.name}@{self.hash}"
+
+    @property
+    def known_labels(self) -> list[str]:
+        """The labels that a verdict may name."""
+        return list(self.labels or self.label_ranges)
+
+    @property
+    def low(self) -> float:
+        """The lowest score."""
+        return self.scale.min if self.scale else min(self.labels.values())
+
+    @property
+    def high(self) -> float:
+        """The highest score."""
+        return self.scale.max if self.scale else max(self.labels.values())
+
+    def can_judge(self, reference: str | None) -> bool:
+        """Return whether a sample with this gold answer, or none, can be judged."""
+        return bool(reference) or not self.needs_reference
+
+
+def load_scorer(name: str) -> Scorer:
+    """Return a shipped scorer by name, or the one in a file when `name` ends in .yaml; errors name file and line."""
+    path = find_yaml("scorers", name)
+    raw, lines = _read(path)
+    known = [key for key in Scorer.model_fields if key not in ("name", "path", "coverage")]
+    for key in raw:
+        if key not in known:
+            raise UserError(f"{path}:{lines[key]}: unknown key `{key}`.{did_you_mean(str(key), known)} "
+                            f"A scorer has: {', '.join(known)}")
+    try:
+        scorer = Scorer(name=path.stem, path=path, **raw)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = str(first["loc"][0])
+        where = key if "[key]" in first["loc"] else ".".join(str(part) for part in first["loc"])
+        if first["type"] == "missing" and len(first["loc"]) == 1:
+            meaning = Scorer.model_fields[key].description or ""
+            raise UserError(f"{path}: missing key `{key}`. {meaning}".rstrip()) from error
+        hint = ". Quote it: YAML reads bare yes, no and numbers as other types" if "string" in first["type"] else ""
+        line = lines.get(key, 1)
+        raise UserError(f"{path}:{line}: `{where}`: {first['msg']}, got {first['input']!r}{hint}") from error
+    for key, problem in problems(scorer):
+        raise UserError(f"{path}:{lines.get(key, 1)}: `{key}`: {problem}")
+    if scorer.claims is None or scorer.claims.coverage is None:
+        return scorer
+    coverage = load_scorer(scorer.claims.coverage)
+    if coverage.mode != "labels":
+        raise UserError(f"{path}:{lines['claims']}: `claims.coverage`: {coverage.name!r} has `mode: {coverage.mode}`; "
+                        "coverage is read from one scorer of `mode: labels`")
+    return scorer.model_copy(update={"coverage": coverage})
+
+
+def render(scorer: Scorer, *, caption: str, question: str, answer: str, other: str = "",
+           reference: str | None = None) -> list[dict[str, str]]:
+    """Return the chat messages that ask for one verdict: a single user turn.
+
+    Placeholders are filled in one pass, so braces in a caption stay text. `answer` is what is judged: a claim under
+    `claims`, answer A under `pairwise`, where `other` is answer B. It is fenced: see `fence`.
+    """
+    if not scorer.can_judge(reference):
+        raise UserError(f"scorer {scorer.name!r} compares with the gold answer, and this sample has none: "
+                        f"give it an `answer`. Question: {question!r}")
+    pieces = around(scorer, caption=caption, question=question, reference=reference)
+    shown = [fence(other if name == "answer_b" else answer) for name in JUDGED.findall(scorer.prompt)]
+    return user_turn("".join(chain.from_iterable(zip_longest(pieces, shown, fillvalue=""))))
+
+
+def around(scorer: Scorer, *, caption: str, question: str, reference: str | None) -> list[str]:
+    """Return the pieces of a prompt around what is judged: those before, between and behind its placeholders.
+
+    All prompts about one question share them.
+    """
+    values = {"caption": caption.strip(), "question": question.strip(),
+              "reference": reference.strip() if reference else NO_REFERENCE}
+    pieces = [PLACEHOLDER.sub(lambda match: values[match[1]], piece) for piece in JUDGED.split(scorer.prompt)[::2]]
+    pieces[-1] = pieces[-1].rstrip("\n")  # what is fenced before it ends in no line end
+    return pieces
+
+
+def user_turn(text: str) -> list[dict[str, str]]:
+    """Return the messages that say a text."""
+    return [{"role": "user", "content": text}]
+
+
+def fence(text: str) -> str:
+    """Return `text` with "> " before every line, and a space inside what a chat template could read as control tokens.
+
+    `<|im_end|>` becomes `< |im_end|>` and `[INST]` becomes `[ INST]`: text of a candidate cannot close the user turn.
+    """
+    if "<" in text:
+        text = re.sub(r"<(?=[^\s<=\d])", "< ", text)
+    if "[" in text:
+        text = re.sub(r"\[(?=/?[A-Z_]+\])", "[ ", text)
+    return "> " + "\n> ".join(text.splitlines())
+
+
+def _read(path: Path) -> tuple[dict[str, Any], dict[str, int]]:
+    """Return the top-level mapping of a YAML file and the line of each key."""
+    try:
+        text = path.read_text(encoding="utf-8")
+        node = yaml.compose(text, Loader=yaml.SafeLoader)
+        raw = yaml.safe_load(text)
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not UTF-8 text (byte {error.start})") from error
+    except yaml.MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else 1
+        raise UserError(f"{path}:{line}: not YAML: {error.problem}") from error
+    if not isinstance(node, yaml.MappingNode):
+        raise UserError(f"{path}:1: a scorer file is a mapping of keys such as `mode` and `prompt`")
+    lines: dict[str, int] = {}
+    for key, _ in node.value:
+        line = key.start_mark.line + 1
+        if key.value in lines:
+            raise UserError(f"{path}:{line}: `{key.value}` is given twice, first in line {lines[key.value]}")
+        lines[key.value] = line
+    return {str(key): value for key, value in raw.items()}, lines

@@ -1,0 +1,88 @@
+"""Video negatives: the chosen answer again, rejected where it goes with a corrupted clip or another one.
+
+A model that answers from the question alone finds both equally likely; such pairs teach it to look (conditional
+preference: mDPO, arXiv 2406.11839; on clips VistaDPO, arXiv 2504.13122).
+"""
+
+import hashlib
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from dpo_video.core.records import Pair
+from dpo_video.video import clip_key, file_name, rejected_clip_key
+
+OTHER_CLIP = "other_clip"
+DRAWN = ("shuffle", "drop")
+"""Corruptions that take a number, drawn by seed and clip: all questions about a clip share its corrupted clips."""
+NO_OTHER = "no other video file"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Negatives:
+    """Pairs with their video negatives, and how many these are."""
+
+    pairs: list[Pair]
+    """A question's negatives stand behind its pairs."""
+    counts: dict[str, int]
+    """Negatives by source."""
+    dropped: dict[str, int]
+    """Negatives that could not be made, by reason."""
+
+
+def add_negatives(pairs: Sequence[Pair], kinds: Sequence[str], *, seed: int) -> Negatives:
+    """Return the pairs and, for each question, one of each kind: its best chosen answer with the negative clip.
+
+    A question whose pairs already tell clips apart gets none. The result depends on seed and pairs only; another clip
+    is drawn from those of the pairs, and is of another file.
+    """
+    best: dict[tuple[str, str, str], Pair] = {}
+    for pair in pairs:
+        if rejected_clip_key(pair) == clip_key(pair):
+            first = best.setdefault(_question(pair), pair)
+            if _score(pair) > _score(first):
+                best[_question(pair)] = pair
+    parts = {clip_key(pair): pair for pair in best.values()}
+    last = {_question(pair): place for place, pair in enumerate(pairs)}
+    made: list[Pair] = []
+    dropped: Counter[str] = Counter()
+    for place, pair in enumerate(pairs):
+        made.append(pair)
+        chosen = best.get(_question(pair))
+        if chosen is None or last[_question(pair)] != place:
+            continue
+        for kind in dict.fromkeys(kinds):
+            negative = _negative(chosen, kind, parts, seed)
+            if negative is None:
+                dropped[NO_OTHER] += 1
+            else:
+                made.append(negative)
+    counts = Counter(pair.source for pair in made) - Counter(pair.source for pair in pairs)
+    return Negatives(pairs=made, counts=dict(counts), dropped=dict(dropped))
+
+
+def _negative(pair: Pair, kind: str, parts: Mapping[str, Pair], seed: int) -> Pair | None:
+    """Return the pair's chosen answer against itself with a negative clip; None where there is no other clip."""
+    drawn = _draw(seed, kind, clip_key(pair))
+    made = replace(pair, rejected=pair.chosen, rejected_score=None, rejected_id=pair.chosen_id, rejected_finish="stop",
+                   source=f"video_{kind}", implicit_margin=None)
+    if kind != OTHER_CLIP:
+        return replace(made, rejected_corruption=f"{kind}:{drawn}" if kind in DRAWN else kind)
+    others = [part for _, part in sorted(parts.items()) if file_name(part.video) != file_name(pair.video)]
+    if not others:
+        return None
+    other = others[drawn % len(others)]
+    return replace(made, rejected_video=other.video, rejected_start=other.start, rejected_end=other.end)
+
+
+def _question(pair: Pair) -> tuple[str, str, str]:
+    return pair.sample_id, clip_key(pair), pair.prompt
+
+
+def _score(pair: Pair) -> float:
+    return float("-inf") if pair.chosen_score is None else pair.chosen_score
+
+
+def _draw(seed: int, kind: str, clip: str) -> int:
+    """Return a number of 32 bits that depends on its arguments only."""
+    return int(hashlib.sha256(f"{seed}\n{kind}\n{clip}".encode()).hexdigest()[:8], 16)

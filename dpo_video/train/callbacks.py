@@ -1,0 +1,66 @@
+"""The progress bar of training, one line."""
+
+from collections.abc import Callable
+from contextlib import ExitStack
+from typing import Any
+
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from dpo_video.core.progress import Advance, progress
+from dpo_video.train.sampler import ClipOrder
+
+
+class StepBar(TrainerCallback):
+    """Shows optimizer steps, and the loss, margin and accuracy that were logged last."""
+
+    def __init__(self) -> None:
+        self._open = ExitStack()
+        self._advance: Advance | None = None
+        self._shown: dict[str, str] = {}
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl,
+                       **kwargs: Any) -> None:
+        """Open the bar where a resumed run stands."""
+        self._advance = self._open.enter_context(progress("train", total=state.max_steps))
+        self._advance(state.global_step)
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl,
+                    **kwargs: Any) -> None:
+        """Move on by a step."""
+        if self._advance is not None:
+            self._advance(1, **self._shown)
+
+    def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl,
+               logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
+        """Keep what the bar shows next."""
+        names = {"loss": "loss", "margin": "rewards/margins", "accuracy": "rewards/accuracies"}
+        self._shown = {name: f"{logs[key]:.3f}" for name, key in names.items() if logs and key in logs} or self._shown
+
+    def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl,
+                     **kwargs: Any) -> None:
+        """Close the bar."""
+        self._open.close()
+
+
+class _TrainBegin(TrainerCallback):
+    """Does something once the model is where it trains, before the first step."""
+
+    def __init__(self, do: Callable[[], None]) -> None:
+        self._do = do
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl,
+                       **kwargs: Any) -> None:
+        """Do it."""
+        self._do()
+
+
+class _EpochStart(TrainerCallback):
+    """Tells the order its epoch; transformers would tell only samplers that accelerate wrapped."""
+
+    def __init__(self, order: ClipOrder) -> None:
+        self._order = order
+
+    def on_epoch_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl,
+                       **kwargs: Any) -> None:
+        """Shuffle for the epoch that begins, or, after a resume, the one it was killed in."""
+        self._order.set_epoch(int(state.epoch or 0))

@@ -1,0 +1,70 @@
+"""What TRL does not log: speed, tokens that sharing saved, lengths, distance from the reference, waiting for clips.
+
+R rows, T tokens.
+"""
+
+import time
+from collections import Counter
+
+from torch import Tensor
+
+from dpo_video.train.distributed import num_processes
+from dpo_video.train.micro_batches import pair_sizes, rows_tokens, run_tokens
+from dpo_video.train.pair_batches import PairBatch
+
+TIMED = ("pairs_per_second", "tokens_per_second", "data_wait")
+"""Metrics that depend on the clock: two equal runs differ in them and in no other."""
+
+
+class Meter:
+    """Adds up what passes between two lines of the log."""
+
+    def __init__(self, *, shared: bool) -> None:
+        """Count; `shared` tells that common prefixes run once."""
+        self._shared = shared
+        self._sums: Counter[str] = Counter()
+        self._begin: float | None = None
+
+    def start(self) -> None:
+        """Start the clock, at the first step."""
+        if self._begin is None:
+            self._begin = time.monotonic()
+
+    def add(self, pairs: PairBatch) -> None:
+        """Count the pairs of a forward."""
+        rows = rows_tokens(pairs)
+        run = run_tokens(pair_sizes(pairs), shared=True) if self._shared else rows
+        self._sums.update(pairs=len(pairs.pairs), rows=rows, saved=rows - run, clips=len(pairs.clips),
+                          video=sum(len(features.embeddings) for features in pairs.features),
+                          chosen=sum(len(pair.chosen) for pair in pairs.pairs),
+                          rejected=sum(len(pair.rejected) for pair in pairs.pairs))
+
+    def add_wait(self, seconds: float) -> None:
+        """Count time for which the step waited for clips."""
+        self._sums["wait"] += seconds  # type: ignore[assignment]  # a Counter adds floats as well
+
+    def add_divergence(self, policy: Tensor, reference: Tensor, scored: Tensor) -> None:
+        """Count per-token log-probs of policy and reference (R, T - 1) where `scored` is True.
+
+        The answers were sampled from the reference, as a rule, so the mean of r - 1 - log r with r = policy /
+        reference estimates KL(reference || policy) per token (k3 in Schulman, "Approximating KL divergence", 2020);
+        chosen and rejected are picked among the samples, so it is an estimate with a bias.
+        """
+        log_ratio = (policy.detach().float() - reference.float())[scored]
+        self._sums["kl"] += float((log_ratio.exp() - 1 - log_ratio).sum())  # type: ignore[assignment]
+        self._sums["scored"] += int(scored.sum())
+
+    def take(self) -> dict[str, float]:
+        """Return the metrics since the last call, and start anew; rates count all processes: their shares are equal."""
+        sums, self._sums = self._sums, Counter()
+        now = time.monotonic()
+        begin, self._begin = self._begin, now
+        if begin is None or not sums["pairs"]:
+            return {}
+        seconds, pairs = now - begin, sums["pairs"]
+        divergence = {"kl": sums["kl"] / sums["scored"]} if sums["scored"] else {}
+        return {"pairs_per_second": pairs * num_processes() / seconds,
+                "tokens_per_second": sums["rows"] * num_processes() / seconds,
+                "data_wait": sums["wait"] / seconds, "tokens_saved": sums["saved"] / sums["rows"],
+                "video_tokens": sums["video"] / sums["clips"], "length/chosen": sums["chosen"] / pairs,
+                "length/rejected": sums["rejected"] / pairs, **divergence}

@@ -1,0 +1,1 @@
+"""The engine that runs what rows have in common once: tree, attention, forward."""
