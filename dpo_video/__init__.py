@@ -1,4 +1,6 @@
-"""dpo-video: preference tuning (DPO) for video language models, from captioned clips to a tuned adapter."""
+"""dpo-video: preference tuning (DPO) for video language models, from captioned clips to a tuned
+adapter.
+"""
 
 from dpo_video.core.records import Candidate, Judgment, Pair, Sample
 

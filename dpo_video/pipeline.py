@@ -1,4 +1,6 @@
-"""The stages in order: what each reads and writes, what makes its result stale, and manifest.json."""
+"""The stages in order: what each reads and writes, what makes its result stale, and
+manifest.json.
+"""
 
 import importlib
 import json
@@ -18,18 +20,50 @@ from dpo_video.recipe import Recipe
 from dpo_video.run import Run
 from dpo_video.store import content_hash, row_key
 
-VERSIONS_OF = ("dpo-video", "torch", "transformers", "trl", "peft", "accelerate", "bitsandbytes", "av",
-               "decord", "openai")
+VERSIONS_OF = (
+    "dpo-video",
+    "torch",
+    "transformers",
+    "trl",
+    "peft",
+    "accelerate",
+    "bitsandbytes",
+    "av",
+    "decord",
+    "openai",
+)
 
 
-SPEED_ONLY = frozenset({
-    "video.preset",  # a name for settings that stand beside it
-    "video.workers", "video.timeout", "video.cache", "video.cache_gb", "video.cache_folder",
-    "generate.base_url", "generate.batch_size", "generate.concurrency", "generate.timeout",
-    "generate.retries", "generate.api_key_env", "judge.base_url", "judge.api_key_env",
-    "judge.batch_size", "judge.concurrency", "judge.timeout", "judge.retries", "judge.max_failed_fraction",
-    "judge.engine", "judge.answers_as", "judge.prices", "judge.max_cost",
-    "train.save_steps", "train.logging_steps", "train.reference_folder"})
+SPEED_ONLY = frozenset(
+    {
+        "video.preset",  # a name for settings that stand beside it
+        "video.workers",
+        "video.timeout",
+        "video.cache",
+        "video.cache_gb",
+        "video.cache_folder",
+        "generate.base_url",
+        "generate.batch_size",
+        "generate.concurrency",
+        "generate.timeout",
+        "generate.retries",
+        "generate.api_key_env",
+        "judge.base_url",
+        "judge.api_key_env",
+        "judge.batch_size",
+        "judge.concurrency",
+        "judge.timeout",
+        "judge.retries",
+        "judge.max_failed_fraction",
+        "judge.engine",
+        "judge.answers_as",
+        "judge.prices",
+        "judge.max_cost",
+        "train.save_steps",
+        "train.logging_steps",
+        "train.reference_folder",
+    }
+)
 """Settings that change how fast a result comes, not the result: changing them redoes nothing."""
 
 
@@ -43,13 +77,25 @@ class Stage:
 
 
 STAGES: dict[str, Stage] = {
-    "generate": Stage(reads=(), writes="candidates.jsonl", sections=("model", "video", "generate", "seed")),
-    "judge": Stage(reads=("candidates.jsonl",), writes="judgments.jsonl", sections=("clean", "judge")),
-    "pair": Stage(reads=("candidates.jsonl", "judgments.jsonl"), writes="pairs.jsonl",
-                  sections=("judge", "pair", "seed")),
-    "train": Stage(reads=("pairs.jsonl",), writes="adapter", sections=("model", "video", "train", "seed")),
-    "evaluate": Stage(reads=("adapter",), writes="metrics.json",
-                      sections=("model", "video", "generate", "judge", "pair", "evaluate", "seed")),
+    "generate": Stage(
+        reads=(), writes="candidates.jsonl", sections=("model", "video", "generate", "seed")
+    ),
+    "judge": Stage(
+        reads=("candidates.jsonl",), writes="judgments.jsonl", sections=("clean", "judge")
+    ),
+    "pair": Stage(
+        reads=("candidates.jsonl", "judgments.jsonl"),
+        writes="pairs.jsonl",
+        sections=("judge", "pair", "seed"),
+    ),
+    "train": Stage(
+        reads=("pairs.jsonl",), writes="adapter", sections=("model", "video", "train", "seed")
+    ),
+    "evaluate": Stage(
+        reads=("adapter",),
+        writes="metrics.json",
+        sections=("model", "video", "generate", "judge", "pair", "evaluate", "seed"),
+    ),
 }
 
 
@@ -64,13 +110,21 @@ def stage_of(recipe: Recipe, name: str) -> Stage:
 def stages_of(recipe: Recipe) -> list[str]:
     """Return the stages of a whole run, in order."""
     given = recipe.data.pairs is not None
-    without = {*(("generate", "judge") if given else ()), *(() if recipe.data.heldout else ("evaluate",))}
+    without = {
+        *(("generate", "judge") if given else ()),
+        *(() if recipe.data.heldout else ("evaluate",)),
+    }
     return [name for name in STAGES if name not in without]
 
 
-def do_stages(run: Run, names: Sequence[str], *,
-              instead: Mapping[str, Callable[[Run], dict[str, Any]]] | None = None) -> list[str]:
-    """Do the named stages in order, each unless it is finished with these settings; return those done.
+def do_stages(
+    run: Run,
+    names: Sequence[str],
+    *,
+    instead: Mapping[str, Callable[[Run], dict[str, Any]]] | None = None,
+) -> list[str]:
+    """Do the named stages in order, each unless it is finished with these settings; return those
+    done.
 
     `instead` holds other functions that do a stage; they do it again where it is finished.
     """
@@ -80,15 +134,23 @@ def do_stages(run: Run, names: Sequence[str], *,
         for file in stage.reads:
             if not (run.folder / file).exists():
                 maker = next(other for other, row in STAGES.items() if row.writes == file)
-                raise UserError(f"no {file} in {str(run.folder)!r}; make it first: dpo-video {maker} RECIPE")
+                raise UserError(
+                    f"no {file} in {str(run.folder)!r}; make it first: dpo-video {maker} RECIPE"
+                )
         fingerprint = _fingerprint(run, name)
         before = run.store.finished(name)
-        same = before is not None and before["fingerprint"] == fingerprint and (run.folder / stage.writes).exists()
+        same = (
+            before is not None
+            and before["fingerprint"] == fingerprint
+            and (run.folder / stage.writes).exists()
+        )
         if same and name not in given:
             print(f"{name}: finished before, nothing to do ({run.folder / stage.writes})")
             continue
         begin = time.monotonic()
-        summary = (given.get(name) or getattr(importlib.import_module(f"dpo_video.{name}.stage"), name))(run)
+        summary = (
+            given.get(name) or getattr(importlib.import_module(f"dpo_video.{name}.stage"), name)
+        )(run)
         seconds = time.monotonic() - begin
         # failed rows, and those that were not asked, are tried by the next run
         if not summary.get("failed") and not summary.get("reasons", {}).get(NO_REPLY):
@@ -109,22 +171,42 @@ def _track(run: Run, name: str, summary: dict[str, Any], seconds: float) -> None
         from dpo_video.pair.tracked_table import pair_rows
 
         judged = run.folder / "judgments.jsonl"
-        judgments = {row.candidate_id: row for row in read_jsonl(judged, Judgment)} if judged.exists() else {}
+        judgments = (
+            {row.candidate_id: row for row in read_jsonl(judged, Judgment)}
+            if judged.exists()
+            else {}
+        )
         pairs = list(read_jsonl(run.folder / "pairs.jsonl", Pair))
-        run.tracker.log_pairs(pair_rows(pairs, judgments, root=run.video_root, video=run.recipe.video,
-                                        count=run.recipe.tracking.pair_table_rows, seed=run.recipe.seed))
-    kinds = {"pair": ("pairs", []), "train": ("adapter", ["pairs"]), "evaluate": ("metrics", ["adapter"])}
+        run.tracker.log_pairs(
+            pair_rows(
+                pairs,
+                judgments,
+                root=run.video_root,
+                video=run.recipe.video,
+                count=run.recipe.tracking.pair_table_rows,
+                seed=run.recipe.seed,
+            )
+        )
+    kinds = {
+        "pair": ("pairs", []),
+        "train": ("adapter", ["pairs"]),
+        "evaluate": ("metrics", ["adapter"]),
+    }
     if name in kinds:
         kind, uses = kinds[name]
         run.tracker.log_artifact(run.folder / STAGES[name].writes, kind=kind, uses=uses)
 
 
 def _counts(summary: dict[str, Any]) -> str:
-    """Return the counts of a summary on one line; nested ones in brackets, statistics stay in the manifest."""
+    """Return the counts of a summary on one line; nested ones in brackets, statistics stay in the
+    manifest.
+    """
     parts = []
     for name, value in summary.items():
         if isinstance(value, dict):
-            inner = ", ".join(f"{key} {count}" for key, count in value.items() if isinstance(count, int))
+            inner = ", ".join(
+                f"{key} {count}" for key, count in value.items() if isinstance(count, int)
+            )
             parts.extend([f"{name} ({inner})"] if inner else [])
         elif isinstance(value, float):
             parts.append(f"{name} {value:.3g}")
@@ -178,7 +260,13 @@ def _write_manifest(run: Run) -> None:
             versions[package] = version(package)
         except PackageNotFoundError:
             versions[package] = "not installed"
-    manifest = {"recipe": run.recipe.model_dump(), "versions": versions, "bad_clips": run.bad_clips,
-                "cleaned": dict(run.cleaned),
-                "stages": {name: run.store.finished(name) for name in STAGES}}
-    write_atomic(run.folder / "manifest.json", json.dumps(manifest, indent=2, ensure_ascii=False) + "\n")
+    manifest = {
+        "recipe": run.recipe.model_dump(),
+        "versions": versions,
+        "bad_clips": run.bad_clips,
+        "cleaned": dict(run.cleaned),
+        "stages": {name: run.store.finished(name) for name in STAGES},
+    }
+    write_atomic(
+        run.folder / "manifest.json", json.dumps(manifest, indent=2, ensure_ascii=False) + "\n"
+    )

@@ -1,4 +1,6 @@
-"""A run: its folder, samples and store, and the driver that does the five stages and skips what is finished."""
+"""A run: its folder, samples and store, and the driver that does the five stages and skips what is
+finished.
+"""
 
 import json
 from collections import Counter
@@ -45,9 +47,11 @@ class Run:
         return self.recipe.run_folder
 
     def set_aside(self, clip: str, error: UserError) -> None:
-        """Count a clip that cannot be read; stop when more than `data.max_bad_fraction` of all clips are bad.
+        """Count a clip that cannot be read; stop when more than `data.max_bad_fraction` of all
+        clips are bad.
 
-        A clip that stays as it was when corrupted is a good one: it costs that pair, and counts for no limit.
+        A clip that stays as it was when corrupted is a good one: it costs that pair, and counts for
+        no limit.
         """
         self.bad_clips[clip] = str(error)
         self.store.put("bad_clip", clip, {"reason": str(error)})
@@ -55,20 +59,21 @@ class Run:
         bad = [reason for reason in self.bad_clips.values() if not reason.endswith("[unchanged]")]
         if len(bad) > limit * self.num_clips:
             shown = "\n".join(f"  {reason}" for reason in bad[:5])
-            raise UserError(f"{len(bad)} of {self.num_clips} clips cannot be read, more than "
-                            f"data.max_bad_fraction {limit:g} allows. Mend or remove them, or raise the limit. "
-                            f"First:\n{shown}")
-
-
-
-
+            raise UserError(
+                f"{len(bad)} of {self.num_clips} clips cannot be read, more than "
+                f"data.max_bad_fraction {limit:g} allows. Mend or remove them, or raise the limit. "
+                f"First:\n{shown}"
+            )
 
 
 def recipe_of(folder: Path) -> Recipe:
     """Return the resolved recipe that a run folder's manifest.json keeps."""
     path = folder / "manifest.json"
     if not path.is_file():
-        raise UserError(f"no manifest.json in {str(folder)!r}: it is no run's folder, or no stage has finished there")
+        raise UserError(
+            f"no manifest.json in {str(folder)!r}: it is no run's folder, or no stage has finished "
+            f"there"
+        )
     recipe = Recipe.model_validate(json.loads(path.read_text(encoding="utf-8"))["recipe"])
     return recipe.model_copy(update={"runs_folder": str(folder.parent), "name": folder.name})
 
@@ -82,21 +87,17 @@ def open_run(recipe: Recipe) -> Iterator[Run]:
         check_disjoint(samples, heldout, video_root=video_root, heldout_root=heldout_root)
         note_cleaned(recipe.run_folder, "sample", cleaned)
         if cleaned:
-            print(f"clean: {describe(len(samples), cleaned)}; {recipe.run_folder / 'cleaned.jsonl'}")
+            print(
+                f"clean: {describe(len(samples), cleaned)}; {recipe.run_folder / 'cleaned.jsonl'}"
+            )
         with start_tracking(recipe) as tracker:
-            yield Run(recipe=recipe, store=store, samples=samples, heldout=heldout, video_root=video_root,
-                      heldout_root=heldout_root, tracker=tracker, cleaned=Counter(row.reason for row in cleaned))
-
-
-
-
-
-
-
-
-
-
-
-
-
-
+            yield Run(
+                recipe=recipe,
+                store=store,
+                samples=samples,
+                heldout=heldout,
+                video_root=video_root,
+                heldout_root=heldout_root,
+                tracker=tracker,
+                cleaned=Counter(row.reason for row in cleaned),
+            )

@@ -1,4 +1,6 @@
-"""Track a run in Weights & Biases: online with a key, written offline without one, or not at all."""
+"""Track a run in Weights & Biases: online with a key, written offline without one, or not at
+all.
+"""
 
 import json
 import netrc
@@ -30,7 +32,10 @@ class Tracker:
     def log_stage(self, stage: str, summary: dict[str, Any], seconds: float) -> None:
         """Log a stage's counts and duration under `<stage>/`."""
         if self.wandb_run is not None:
-            values = {f"{stage}/{key}": value for key, value in _flat({**summary, "seconds": seconds}).items()}
+            values = {
+                f"{stage}/{key}": value
+                for key, value in _flat({**summary, "seconds": seconds}).items()
+            }
             self.wandb_run.summary.update(values)
 
     def log_pairs(self, rows: Sequence[dict[str, Any]]) -> None:
@@ -39,12 +44,21 @@ class Tracker:
             import wandb
 
             columns = list(rows[0])
-            data = [[wandb.Image(row[name]) if name == "frames" and row[name] is not None else row[name]
-                     for name in columns] for row in rows]
+            data = [
+                [
+                    wandb.Image(row[name])
+                    if name == "frames" and row[name] is not None
+                    else row[name]
+                    for name in columns
+                ]
+                for row in rows
+            ]
             self.wandb_run.log({"pairs": wandb.Table(columns=[*columns], data=data)})
 
     def log_artifact(self, path: Path, *, kind: str, uses: Sequence[str] = ()) -> None:
-        """Store a file or folder as an artifact `<run>-<kind>`; `uses` are the kinds it was made from (lineage)."""
+        """Store a file or folder as an artifact `<run>-<kind>`; `uses` are the kinds it was made
+        from (lineage).
+        """
         if self.wandb_run is None:
             return
         import wandb
@@ -52,7 +66,9 @@ class Tracker:
         for used in uses:
             if self.wandb_run.settings.mode == "online":  # an offline run cannot look artifacts up
                 self.wandb_run.use_artifact(f"{self.wandb_run.name}-{used}:latest")
-        artifact = wandb.Artifact(f"{self.wandb_run.name}-{kind}", type=kind, metadata={"made_from": list(uses)})
+        artifact = wandb.Artifact(
+            f"{self.wandb_run.name}-{kind}", type=kind, metadata={"made_from": list(uses)}
+        )
         if path.is_dir():
             artifact.add_dir(str(path))
         else:
@@ -62,24 +78,36 @@ class Tracker:
 
 @contextmanager
 def start_tracking(recipe: Recipe) -> Iterator[Tracker]:
-    """Open the W&B run of a run folder, resumed under the id that the folder keeps; close it at the end."""
+    """Open the W&B run of a run folder, resumed under the id that the folder keeps; close it at the
+    end.
+    """
     if recipe.tracking.to == "none":
         yield Tracker()
         return
     try:
         import wandb
     except ImportError as error:
-        raise UserError("tracking.to is 'wandb' but wandb is not installed: pip install wandb, "
-                        "or set tracking.to=none") from error
+        raise UserError(
+            "tracking.to is 'wandb' but wandb is not installed: pip install wandb, "
+            "or set tracking.to=none"
+        ) from error
     # wandb's process captures the environment it is given: keys of judges are of no use to it.
     id_file = recipe.run_folder / "wandb_id"
     if not id_file.exists():
         write_atomic(id_file, secrets.token_hex(4))
     run = wandb.init(
-        project=recipe.tracking.project, entity=recipe.tracking.entity, name=recipe.name,
-        id=id_file.read_text().strip(), resume="allow", dir=str(recipe.run_folder), config=_public(recipe),
+        project=recipe.tracking.project,
+        entity=recipe.tracking.entity,
+        name=recipe.name,
+        id=id_file.read_text().strip(),
+        resume="allow",
+        dir=str(recipe.run_folder),
+        config=_public(recipe),
         mode="online" if _has_key() else "offline",
-        settings=wandb.Settings(silent=True, console="off", disable_git=True, disable_code=True, x_disable_meta=True))
+        settings=wandb.Settings(
+            silent=True, console="off", disable_git=True, disable_code=True, x_disable_meta=True
+        ),
+    )
     failed = True
     try:
         yield Tracker(wandb_run=run)
@@ -106,13 +134,19 @@ def _public(recipe: Recipe) -> dict[str, Any]:
     for section in ("generate", "judge"):
         given = settings[section]["base_url"]
         if given:
-            settings[section]["base_url"] = [*map(_bare, given)] if isinstance(given, list) else _bare(given)
+            settings[section]["base_url"] = (
+                [*map(_bare, given)] if isinstance(given, list) else _bare(given)
+            )
     return settings
 
 
 def _bare(address: str) -> str:
     parts = urlsplit(address)
-    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2])) if "@" in address else address
+    return (
+        urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
+        if "@" in address
+        else address
+    )
 
 
 def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -121,5 +155,7 @@ def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
         if isinstance(value, dict):
             flat.update(_flat(value, f"{prefix}{key}/"))
         else:
-            flat[prefix + key] = value if isinstance(value, int | float | str) else json.dumps(value)
+            flat[prefix + key] = (
+                value if isinstance(value, int | float | str) else json.dumps(value)
+            )
     return flat

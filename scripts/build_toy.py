@@ -117,7 +117,9 @@ def build_judge(folder: Path, *, seed: int, deadline: float, work: Path) -> None
         facts["steps"][stage.name], facts["minutes"][stage.name] = run_stage(
             work / f"judge-{seed}-{stage.name.replace(' ', '_')}.pt",
             {"model": model},
-            lambda stage=stage: judging.train_judge(model, tok, stage, seed=seed, deadline=deadline),
+            lambda stage=stage: judging.train_judge(
+                model, tok, stage, seed=seed, deadline=deadline
+            ),
         )
     checkpoints.save(folder, model=model, reader=tok)
     tok = AutoTokenizer.from_pretrained(folder)
@@ -135,7 +137,9 @@ def build_judge(folder: Path, *, seed: int, deadline: float, work: Path) -> None
 
 
 def build_pairwise_judge(folder: Path, *, seed: int, deadline: float, work: Path) -> None:
-    """Teach the saved judge to compare and to tell coverage; save it beside it, and measure both trades."""
+    """Teach the saved judge to compare and to tell coverage; save it beside it, and measure both
+    trades.
+    """
     model = AutoModelForCausalLM.from_pretrained(folder.parent / "judge", dtype=torch.float32)
     tok = AutoTokenizer.from_pretrained(folder.parent / "judge")
     torch.manual_seed(seed)
@@ -147,21 +151,39 @@ def build_pairwise_judge(folder: Path, *, seed: int, deadline: float, work: Path
         lambda: comparing.train(model, tok, comparing.Mix(), seed=seed, seconds=seconds),
     )
     checkpoints.save(folder, model=model, reader=tok)
-    measure_pairwise_judge(folder, seed=seed, facts={"seed": seed, "steps": {"pairs": steps},
-                                                     "minutes": {"pairs": minutes}, "from": "judge"})
+    measure_pairwise_judge(
+        folder,
+        seed=seed,
+        facts={
+            "seed": seed,
+            "steps": {"pairs": steps},
+            "minutes": {"pairs": minutes},
+            "from": "judge",
+        },
+    )
 
 
 def measure_pairwise_judge(folder: Path, *, seed: int, facts: dict[str, Any]) -> None:
-    """Write toy.json of a saved pairwise judge: the facts, and its agreement with gold on held-out scenes."""
+    """Write toy.json of a saved pairwise judge: the facts, and its agreement with gold on held-out
+    scenes.
+    """
     tok = AutoTokenizer.from_pretrained(folder)
     saved = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     heldout = pool.make_pool(60, seed=seed, part="heldout")
     agreement: dict[str, Any] = {}
     for source in ("written_candidates", *(f"sampled_by_{name}" for name in policies.POLICIES)):
         name = source.removeprefix("sampled_by_")
-        items = written(heldout, seed) if source == name else sampled(folder.parent / name, name, heldout, seed)
-        agreement[source] = agreeing.agreement(saved, tok, items) | comparing.comparing_agreement(saved, tok, items)
-        checkpoints.write_metadata(folder, model=saved, facts=facts | {"agreement_with_gold": agreement})
+        items = (
+            written(heldout, seed)
+            if source == name
+            else sampled(folder.parent / name, name, heldout, seed)
+        )
+        agreement[source] = agreeing.agreement(saved, tok, items) | comparing.comparing_agreement(
+            saved, tok, items
+        )
+        checkpoints.write_metadata(
+            folder, model=saved, facts=facts | {"agreement_with_gold": agreement}
+        )
         print(f"pairwise_judge {source}: {agreement[source]}", flush=True)
 
 
@@ -185,12 +207,16 @@ def sampled(
 
 def main() -> None:
     """Build one checkpoint, or all: policies first, as the judge is measured on them."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
     parser.add_argument("name", choices=[*CHECKPOINTS, "all"])
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=ROOT / "dpo_video" / "toy" / "checkpoints")
     parser.add_argument("--minutes", type=float, default=60, help="stop training after this long")
-    parser.add_argument("--work", type=Path, help="folder that keeps finished stages; reused if there")
+    parser.add_argument(
+        "--work", type=Path, help="folder that keeps finished stages; reused if there"
+    )
     given = parser.parse_args()
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as spare:

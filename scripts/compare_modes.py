@@ -1,12 +1,13 @@
 """Hold the modes of judging against gold in the toy world, side by side.
 
-    python scripts/compare_modes.py [--answers-of policy|writer] [--clips 40] [--answers 5] [--seed 0]
+    python scripts/compare_modes.py [--answers-of policy|writer] [--clips 40] [--answers 5] [--seed
+    0]
         [--judge toy:pairwise_judge] [--json FILE]
 
-Answers are sampled by the toy policy on held-out scenes at temperature 1, or written: of every quality, some broken or
-with a verdict of their own in them. Pair accuracy: of two answers to one question
-with different gold grades, how often the better one has the higher score; equal scores count half, an answer without a
-score counts as wrong. The 95 % interval resamples whole clips.
+Answers are sampled by the toy policy on held-out scenes at temperature 1, or written: of every
+quality, some broken or with a verdict of their own in them. Pair accuracy: of two answers to one
+question with different gold grades, how often the better one has the higher score; equal scores
+count half, an answer without a score counts as wrong. The 95 % interval resamples whole clips.
 """
 
 from __future__ import annotations
@@ -64,7 +65,9 @@ def modes(judge: str) -> dict[str, tuple[str, dict[str, Any]]]:
     }
 
 
-def gather(source: str, num_clips: int, num_answers: int, seed: int) -> tuple[list[Item], dict[str, int]]:
+def gather(
+    source: str, num_clips: int, num_answers: int, seed: int
+) -> tuple[list[Item], dict[str, int]]:
     """Return answers on held-out scenes, and the gold score of each by candidate id."""
     held = pool.make_pool(num_clips, seed=seed, part="heldout")
     rng, items, gold = random.Random(seed), [], {}
@@ -75,10 +78,23 @@ def gather(source: str, num_clips: int, num_answers: int, seed: int) -> tuple[li
     for scene, question, text in SOURCES[source](held, num_answers, seed):
         clip = numbers[id(scene)]
         told = captions.setdefault(clip, caption(scene, rng))
-        sample = samples.setdefault((clip, question.prompt), Sample(
-            id=f"clip{clip}/{question.prompt}", video=f"clip{clip}", prompt=question.prompt, caption=told))
-        said = Candidate(id=f"{sample.id}#{counts[sample.id]}", sample_id=sample.id, text=text, model=source,
-                         settings="", seed=seed)
+        sample = samples.setdefault(
+            (clip, question.prompt),
+            Sample(
+                id=f"clip{clip}/{question.prompt}",
+                video=f"clip{clip}",
+                prompt=question.prompt,
+                caption=told,
+            ),
+        )
+        said = Candidate(
+            id=f"{sample.id}#{counts[sample.id]}",
+            sample_id=sample.id,
+            text=text,
+            model=source,
+            settings="",
+            seed=seed,
+        )
         counts[sample.id] += 1
         items.append((sample, said))
         gold[said.id] = grade(scene, question, text).score
@@ -88,8 +104,14 @@ def gather(source: str, num_clips: int, num_answers: int, seed: int) -> tuple[li
 def written(held: pool.Pool, num_answers: int, seed: int) -> list[tuple[Scene, Question, str]]:
     """Return answers of every quality to three questions a clip."""
     rng = random.Random(seed)
-    asked = [(scene, question) for scene in held.scenes for question in ask(scene, rng, num_questions=3)]
-    return [(scene, question, candidate(scene, question, rng)) for scene, question in asked for _ in range(num_answers)]
+    asked = [
+        (scene, question) for scene in held.scenes for question in ask(scene, rng, num_questions=3)
+    ]
+    return [
+        (scene, question, candidate(scene, question, rng))
+        for scene, question in asked
+        for _ in range(num_answers)
+    ]
 
 
 def drawn(held: pool.Pool, num_answers: int, seed: int) -> list[tuple[Scene, Question, str]]:
@@ -101,7 +123,9 @@ SOURCES = {"policy": drawn, "writer": written}
 
 
 def counting(tokens: Counter[str]) -> Callable[[JudgeSettings], backends.Judge]:
-    """Return the local backend, which adds the calls and prompt tokens of each judge to `tokens`."""
+    """Return the local backend, which adds the calls and prompt tokens of each judge to
+    `tokens`.
+    """
     local = backends.BACKENDS["local"]
 
     def open_counted(settings: JudgeSettings) -> backends.Judge:
@@ -121,8 +145,12 @@ def counting(tokens: Counter[str]) -> Callable[[JudgeSettings], backends.Judge]:
     return open_counted
 
 
-def pair_accuracy(items: Sequence[Item], gold: Mapping[str, int], rows: Mapping[str, Judgment]) -> dict[str, Any]:
-    """Return pair accuracy with its interval, the number of pairs, and the share of equal scores among them."""
+def pair_accuracy(
+    items: Sequence[Item], gold: Mapping[str, int], rows: Mapping[str, Judgment]
+) -> dict[str, Any]:
+    """Return pair accuracy with its interval, the number of pairs, and the share of equal scores
+    among them.
+    """
     groups: dict[str, list[str]] = {}
     clips = {sample.id: str(sample.video) for sample, _ in items}
     for sample, said in items:
@@ -136,15 +164,24 @@ def pair_accuracy(items: Sequence[Item], gold: Mapping[str, int], rows: Mapping[
             first, second = rows[high].score, rows[low].score
             tied = first is not None and first == second
             ties += tied
-            right.append(0.0 if first is None or second is None else 0.5 if tied else float(first > second))
+            right.append(
+                0.0 if first is None or second is None else 0.5 if tied else float(first > second)
+            )
             owners.append(clips[sample_id])
     found = bootstrap_ci(right, clusters=owners, resamples=2000, seed=0)
-    return {"pair_accuracy": found.value, "ci": found.ci, "pairs": len(right), "ties": ties / len(right)}
+    return {
+        "pair_accuracy": found.value,
+        "ci": found.ci,
+        "pairs": len(right),
+        "ties": ties / len(right),
+    }
 
 
 def main() -> None:
     """Print the table; with --json write it too."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
     parser.add_argument("--answers-of", choices=SOURCES, default="policy")
     parser.add_argument("--clips", type=int, default=40)
     parser.add_argument("--answers", type=int, default=5)
@@ -155,27 +192,49 @@ def main() -> None:
     torch.set_num_threads(1)
     items, gold = gather(given.answers_of, given.clips, given.answers, given.seed)
     texts = len({(sample.id, said.text) for sample, said in items})
-    print(f"{len(items)} answers ({texts} different) to {len({sample.id for sample, _ in items})} questions on "
-          f"{given.clips} held-out clips, by the {given.answers_of}; judge {given.judge}")
-    print(f"{'mode':30} {'pair accuracy (95 %)':24} {'equal':>6} {'unscored':>8} {'calls':>6} {'tokens':>7}   per text")
+    print(
+        f"{len(items)} answers ({texts} different) to {len({sample.id for sample, _ in items})} "
+        f"questions on "
+        f"{given.clips} held-out clips, by the {given.answers_of}; judge {given.judge}"
+    )
+    print(
+        f"{'mode':30} {'pair accuracy (95 %)':24} {'equal':>6} {'unscored':>8} {'calls':>6} "
+        f"{'tokens':>7}   per text"
+    )
     tokens: Counter[str] = Counter()
     backends.BACKENDS["local"] = counting(tokens)
     table = {}
     for name, (scorer, changes) in modes(given.judge).items():
-        settings = JudgeSettings(**{"backend": "local", "model": given.judge, "device": "cpu", "max_tokens": 12,
-                                    "batch_size": 64} | changes)
+        settings = JudgeSettings(
+            **{
+                "backend": "local",
+                "model": given.judge,
+                "device": "cpu",
+                "max_tokens": 12,
+                "batch_size": 64,
+            }
+            | changes
+        )
         tokens.clear()
         counts: Counter[str] = Counter()
         with tempfile.TemporaryDirectory() as folder, RunStore(Path(folder)) as store:
             rows = judge_candidates(settings, load_scorer(scorer), items, store, counts=counts)
         row = pair_accuracy(items, gold, rows)
-        row |= {"unscored": sum(one.score is None for one in rows.values()), "calls": tokens["calls"] / texts,
-                "tokens": tokens["tokens"] / texts, "escalated": counts["escalated"]}
+        row |= {
+            "unscored": sum(one.score is None for one in rows.values()),
+            "calls": tokens["calls"] / texts,
+            "tokens": tokens["tokens"] / texts,
+            "escalated": counts["escalated"],
+        }
         table[name] = row
         low, high = row["ci"]
-        print(f"{name:30} {row['pair_accuracy']:.3f} ({low:.3f} to {high:.3f}){'':3} {row['ties']:6.3f} "
-              f"{row['unscored']:8d} {row['calls']:6.2f} {row['tokens']:7.1f}"
-              + (f"   {counts['escalated']} escalated" if "cascade" in name else ""), flush=True)
+        print(
+            f"{name:30} {row['pair_accuracy']:.3f} ({low:.3f} to {high:.3f}){'':3} "
+            f"{row['ties']:6.3f} "
+            f"{row['unscored']:8d} {row['calls']:6.2f} {row['tokens']:7.1f}"
+            + (f"   {counts['escalated']} escalated" if "cascade" in name else ""),
+            flush=True,
+        )
     print(f"pairs of different gold grade: {next(iter(table.values()))['pairs']}")
     if given.json:
         given.json.write_text(json.dumps(table, indent=2) + "\n")

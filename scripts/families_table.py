@@ -3,7 +3,8 @@
     python scripts/families_table.py            prints the tables
     python scripts/families_table.py --write    puts them between the markers in docs/families.md
 
-Tokens, context and memory are planned from the configs of published checkpoints (dpo_video/models/published.py).
+Tokens, context and memory are planned from the configs of published checkpoints
+(dpo_video/models/published.py).
 """
 
 import re
@@ -50,7 +51,9 @@ class Outcomes:
 def run_suite() -> Outcomes:
     """Return the outcomes of the suite, run here."""
     outcomes = Outcomes()
-    code = pytest.main([*(str(ROOT / path) for path in SUITE), "-q", "-p", "no:cacheprovider"], plugins=[outcomes])
+    code = pytest.main(
+        [*(str(ROOT / path) for path in SUITE), "-q", "-p", "no:cacheprovider"], plugins=[outcomes]
+    )
     if code not in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED):
         sys.exit(f"the conformance suite did not run: pytest exited with {code!r}")
     return outcomes
@@ -59,7 +62,9 @@ def run_suite() -> Outcomes:
 def works(checks: dict[str, str]) -> str:
     """Return how many checks passed, and which did not."""
     passed = sum(outcome == "passed" for outcome in checks.values())
-    others = [f"{check} {outcome}" for check, outcome in sorted(checks.items()) if outcome != "passed"]
+    others = [
+        f"{check} {outcome}" for check, outcome in sorted(checks.items()) if outcome != "passed"
+    ]
     return "; ".join([f"{passed} of {len(checks)}", *others])
 
 
@@ -73,12 +78,24 @@ def planned(family: Family) -> list[str]:
     plan, settings = blueprint(ModelSettings(name=name)), VideoSettings()
     shape: dict[str, Any] = {"num_frames": FRAMES, "height": HEIGHT, "width": WIDTH}
     tokens = video_tokens(plan, settings, **shape)
-    load = Load(sequences=1, prompt_tokens=tokens + TEXT_TOKENS, answer_tokens=ANSWER_TOKENS,
-                patches=vision_patches(plan, settings, **shape))
-    memory = [estimate_training(plan, ModelSettings(name=name, quantize=quantize), TrainSettings(), load)["total"]
-              for quantize in ("nf4", "none")]
-    return [f"{family.formula}: {tokens:,}", f"{family.context_length(plan.config):,}",
-            f"{name.split('/')[1]}, {counts[name] / 1e9:.2f} B", " / ".join(f"{gib:.1f}" for gib in memory)]
+    load = Load(
+        sequences=1,
+        prompt_tokens=tokens + TEXT_TOKENS,
+        answer_tokens=ANSWER_TOKENS,
+        patches=vision_patches(plan, settings, **shape),
+    )
+    memory = [
+        estimate_training(plan, ModelSettings(name=name, quantize=quantize), TrainSettings(), load)[
+            "total"
+        ]
+        for quantize in ("nf4", "none")
+    ]
+    return [
+        f"{family.formula}: {tokens:,}",
+        f"{family.context_length(plan.config):,}",
+        f"{name.split('/')[1]}, {counts[name] / 1e9:.2f} B",
+        " / ".join(f"{gib:.1f}" for gib in memory),
+    ]
 
 
 def table(rows: list[list[str]]) -> str:
@@ -91,15 +108,32 @@ def page(outcomes: Outcomes) -> str:
     """Return what stands between the markers."""
     families = [FAMILIES[name] for name in sorted(FAMILIES)]
     checks = sorted({check for found in outcomes.by_family.values() for check in found})
-    head = ["family", "checks passed", f"video tokens of a clip: for {FRAMES} frames of {WIDTH}x{HEIGHT}", "context",
-            "planned for", "GiB to train, 4 bit / 16 bit"]
-    rows = [[f"`{row.name}`", works(outcomes.by_family[row.name]), *planned(row)] for row in families]
-    quirks = [f"- `{row.name}`: {row.title}. {row.quirks}{'' if row.shared_prefix else NOT_SHARED}" for row in families]
-    return "\n\n".join([
-        table([head, *rows]),
-        f"F frames of H x W pixels after resizing. GiB: the estimate of `dpo-video check` for one pair, LoRA of rank "
-        f"{TrainSettings().lora.rank}, questions of {TEXT_TOKENS} and answers of {ANSWER_TOKENS} tokens. The checks: "
-        f"{'; '.join(checks)}.", "\n".join(quirks)])
+    head = [
+        "family",
+        "checks passed",
+        f"video tokens of a clip: for {FRAMES} frames of {WIDTH}x{HEIGHT}",
+        "context",
+        "planned for",
+        "GiB to train, 4 bit / 16 bit",
+    ]
+    rows = [
+        [f"`{row.name}`", works(outcomes.by_family[row.name]), *planned(row)] for row in families
+    ]
+    quirks = [
+        f"- `{row.name}`: {row.title}. {row.quirks}{'' if row.shared_prefix else NOT_SHARED}"
+        for row in families
+    ]
+    return "\n\n".join(
+        [
+            table([head, *rows]),
+            f"F frames of H x W pixels after resizing. GiB: the estimate of `dpo-video check` for "
+            f"one pair, LoRA of rank "
+            f"{TrainSettings().lora.rank}, questions of {TEXT_TOKENS} and answers of "
+            f"{ANSWER_TOKENS} tokens. The checks: "
+            f"{'; '.join(checks)}.",
+            "\n".join(quirks),
+        ]
+    )
 
 
 def write(text: str) -> None:
@@ -109,7 +143,9 @@ def write(text: str) -> None:
     PAGE.write_text(f"{before}{BEGIN}\n{text}\n{END}{after}", encoding="utf-8")
 
 
-NOT_SHARED = " Answers do not share their prompt's computation (`train.share_prefix` has no effect)."
+NOT_SHARED = (
+    " Answers do not share their prompt's computation (`train.share_prefix` has no effect)."
+)
 
 if __name__ == "__main__":
     made = page(run_suite())

@@ -1,6 +1,7 @@
-"""Judge against a failing server under `kill -9` at random points, and check that nothing is lost or paid for again.
+"""Judge against a failing server under `kill -9` at random points, and check that nothing is lost
+or paid for again.
 
-    python scripts/fuzz_judge.py --kills 100 --seed 0
+python scripts/fuzz_judge.py --kills 100 --seed 0
 """
 
 import argparse
@@ -20,8 +21,15 @@ def main() -> None:
     options.add_argument("--samples", type=int, default=1500, help="three candidates each")
     given = options.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        result = fuzz(Path(folder), kills=given.kills, samples=given.samples, seed=given.seed, stall=60.0,
-                      most_requests=240, say=lambda text: print(text, flush=True))
+        result = fuzz(
+            Path(folder),
+            kills=given.kills,
+            samples=given.samples,
+            seed=given.seed,
+            stall=60.0,
+            most_requests=240,
+            say=lambda text: print(text, flush=True),
+        )
     result.check()
     print(result.summary())
 

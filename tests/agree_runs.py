@@ -25,8 +25,11 @@ Judge = Callable[[str, str], int]
 
 def caption_of(k: int) -> str:
     number = ("two", "three")[k % 2]
-    return (f"The {ANIMALS[k % 4]} wears a {COLOURS[k % 6]} hat in clip {k}. There are {number} chairs to the left of "
-            "it. A man enters before the music starts.")
+    return (
+        f"The {ANIMALS[k % 4]} wears a {COLOURS[k % 6]} hat in clip {k}. There are {number} chairs "
+        f"to the left of "
+        "it. A man enters before the music starts."
+    )
 
 
 def asked(prompt: str) -> tuple[str, str]:
@@ -36,7 +39,9 @@ def asked(prompt: str) -> tuple[str, str]:
 
 
 def perfect(caption: str, answer: str) -> int:
-    """Know the grade of the candidates, and that a sentence of the caption is right and another is wrong."""
+    """Know the grade of the candidates, and that a sentence of the caption is right and another is
+    wrong.
+    """
     for word, score in GRADES.items():
         if answer.startswith(word):
             return score
@@ -56,26 +61,57 @@ def served(judge: Judge) -> Callable[[str, int], Answer]:
 
 
 def write_run(folder: Path, url: str, **judge: Any) -> Path:
-    """Write a recipe with samples and graded candidates, and gold.jsonl beside it; return the recipe's path."""
-    samples = [Sample(id=f"s{k}", video=f"v{k}.mp4", prompt="What happens?", caption=caption_of(k))
-               for k in range(CLIPS)]
-    candidates = [Candidate(id=f"{sample.id}#{k}", sample_id=sample.id, text=f"{word} answer to {sample.id}", model="m",
-                            settings="h", seed=k) for sample in samples for k, word in enumerate(GRADES)]
+    """Write a recipe with samples and graded candidates, and gold.jsonl beside it; return the
+    recipe's path.
+    """
+    samples = [
+        Sample(id=f"s{k}", video=f"v{k}.mp4", prompt="What happens?", caption=caption_of(k))
+        for k in range(CLIPS)
+    ]
+    candidates = [
+        Candidate(
+            id=f"{sample.id}#{k}",
+            sample_id=sample.id,
+            text=f"{word} answer to {sample.id}",
+            model="m",
+            settings="h",
+            seed=k,
+        )
+        for sample in samples
+        for k, word in enumerate(GRADES)
+    ]
     write_jsonl(folder / "samples.jsonl", samples)
     write_jsonl(folder / "runs" / "r" / "candidates.jsonl", candidates)
     gold = [{"candidate_id": one.id, "score": GRADES[one.text.split()[0]]} for one in candidates]
     (folder / "gold.jsonl").write_text("".join(json.dumps(row) + "\n" for row in gold))
-    recipe = {"name": "r", "runs_folder": str(folder / "runs"), "model": {"name": "m"}, "tracking": {"to": "none"},
-              "data": {"samples": str(folder / "samples.jsonl")},
-              "agree": {"bootstrap": 100, "noise_samples": 4, "repeats": 2},
-              "judge": {"backend": "openai", "model": "m", "base_url": url, "concurrency": 4, "retries": 0, **judge}}
+    recipe = {
+        "name": "r",
+        "runs_folder": str(folder / "runs"),
+        "model": {"name": "m"},
+        "tracking": {"to": "none"},
+        "data": {"samples": str(folder / "samples.jsonl")},
+        "agree": {"bootstrap": 100, "noise_samples": 4, "repeats": 2},
+        "judge": {
+            "backend": "openai",
+            "model": "m",
+            "base_url": url,
+            "concurrency": 4,
+            "retries": 0,
+            **judge,
+        },
+    }
     path = folder / "recipe.yaml"
     path.write_text(json.dumps(recipe))
     return path
 
 
-def measured(folder: Path, answer: Callable[[str, int], Answer], *overrides: str, with_gold: bool = True,
-             **judge: Any) -> dict[str, Any]:
+def measured(
+    folder: Path,
+    answer: Callable[[str, int], Answer],
+    *overrides: str,
+    with_gold: bool = True,
+    **judge: Any,
+) -> dict[str, Any]:
     """Return the report on a judge behind a server."""
     with judge_server(answer) as server:
         recipe = write_run(folder, server.url, **judge)

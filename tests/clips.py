@@ -25,21 +25,25 @@ SIZE = (160, 64)
 
 
 def draw_frame(number: int, size: tuple[int, int] = SIZE) -> NDArray[np.uint8]:
-    """Return frame `number` of an endless test film as (H, W, 3) uint8: a moving texture with cuts, a barcode on top.
+    """Return frame `number` of an endless test film as (H, W, 3) uint8: a moving texture with cuts,
+    a barcode on top.
 
-    The barcode is 16 bars for the bits of the number, most significant first, and below them the inverted bits.
+    The barcode is 16 bars for the bits of the number, most significant first, and below them the
+    inverted bits.
     """
     texture = _texture(number // 60, size)
     luma = np.roll(texture, number % 60 * 3, axis=1)
-    luma[:2 * BLOCK, :BITS * BLOCK] = np.kron(_bars(number), np.ones((BLOCK, BLOCK), np.uint8))
+    luma[: 2 * BLOCK, : BITS * BLOCK] = np.kron(_bars(number), np.ones((BLOCK, BLOCK), np.uint8))
     return np.repeat(luma[..., None], 3, axis=2)
 
 
 @lru_cache(maxsize=8)
 def _texture(scene: int, size: tuple[int, int]) -> NDArray[np.uint8]:
-    y, x = np.mgrid[:size[1], :size[0]]
+    y, x = np.mgrid[: size[1], : size[0]]
     noise = np.random.default_rng(scene)
-    waves = np.sum([np.sin(x * a + y * b + c) for a, b, c in noise.uniform(0.02, 0.3, (4, 3))], axis=0)
+    waves = np.sum(
+        [np.sin(x * a + y * b + c) for a, b, c in noise.uniform(0.02, 0.3, (4, 3))], axis=0
+    )
     return np.clip(128 + 25 * waves + noise.normal(0, 6, waves.shape), 20, 235).astype(np.uint8)
 
 
@@ -49,18 +53,36 @@ def _bars(number: int) -> NDArray[np.uint8]:
 
 
 def read_number(pixels: NDArray[np.uint8]) -> int | None:
-    """Return the number that an upright frame (H, W, 3) carries; None where the bars contradict each other."""
-    code = pixels[:2 * BLOCK, :BITS * BLOCK].mean(axis=2).reshape(2, BLOCK, BITS, BLOCK).mean(axis=(1, 3))
+    """Return the number that an upright frame (H, W, 3) carries; None where the bars contradict
+    each other.
+    """
+    code = (
+        pixels[: 2 * BLOCK, : BITS * BLOCK]
+        .mean(axis=2)
+        .reshape(2, BLOCK, BITS, BLOCK)
+        .mean(axis=(1, 3))
+    )
     upper, lower = code > 128
     if (upper == lower).any():
         return None
     return int("".join("1" if bit else "0" for bit in upper), 2)
 
 
-def write_clip(path: Path, frames: int, *, codec: str = "libx264", size: tuple[int, int] = SIZE,
-               rate: Fraction | int = 25, pix_fmt: str = "yuv420p", options: dict[str, str] | None = None,
-               muxer: dict[str, str] | None = None, ticks: Sequence[int] | None = None, rotation: int = 0,
-               sound: float = 0.0, pixels: Iterable[NDArray[np.uint8]] | None = None) -> Path:
+def write_clip(
+    path: Path,
+    frames: int,
+    *,
+    codec: str = "libx264",
+    size: tuple[int, int] = SIZE,
+    rate: Fraction | int = 25,
+    pix_fmt: str = "yuv420p",
+    options: dict[str, str] | None = None,
+    muxer: dict[str, str] | None = None,
+    ticks: Sequence[int] | None = None,
+    rotation: int = 0,
+    sound: float = 0.0,
+    pixels: Iterable[NDArray[np.uint8]] | None = None,
+) -> Path:
     """Write a clip of `frames` numbered frames and return its path.
 
     Args:
@@ -87,7 +109,9 @@ def write_clip(path: Path, frames: int, *, codec: str = "libx264", size: tuple[i
         if rotation:
             stream.set_display_rotation(rotation)
         tone = file.add_stream("aac", rate=SOUND_RATE, layout="mono") if sound else None
-        for number, image in enumerate(pixels or (draw_frame(number, size) for number in range(frames))):
+        for number, image in enumerate(
+            pixels or (draw_frame(number, size) for number in range(frames))
+        ):
             frame = av.VideoFrame.from_ndarray(image, format="rgb24")
             frame.pts, frame.time_base = (number if ticks is None else ticks[number]), base
             file.mux(stream.encode(frame))
@@ -114,15 +138,21 @@ def write_audio(path: Path, *, cover: NDArray[np.uint8] | None = None) -> Path:
 
 def _write_tone(file: OutputContainer, stream: AudioStream, seconds: float) -> None:
     for begin in range(0, int(seconds * SOUND_RATE), 1024):
-        wave = np.sin(2 * np.pi * 440 / SOUND_RATE * np.arange(begin, begin + 1024)).astype(np.float32)
+        wave = np.sin(2 * np.pi * 440 / SOUND_RATE * np.arange(begin, begin + 1024)).astype(
+            np.float32
+        )
         frame = av.AudioFrame.from_ndarray(wave[None], format="fltp", layout="mono")
         frame.sample_rate, frame.pts = SOUND_RATE, begin
         file.mux(stream.encode(frame))
     file.mux(stream.encode())
 
 
-def copy_part(source: Path, target: Path, *, start: float, muxer: dict[str, str] | None = None) -> Path:
-    """Copy the packets from the keyframe before `start` (seconds) on, shown from `start`: MP4 gets an edit list."""
+def copy_part(
+    source: Path, target: Path, *, start: float, muxer: dict[str, str] | None = None
+) -> Path:
+    """Copy the packets from the keyframe before `start` (seconds) on, shown from `start`: MP4 gets
+    an edit list.
+    """
     with av.open(str(source)) as old, av.open(str(target), "w", options=muxer or {}) as new:
         stream = old.streams.video[0]
         copy = new.add_stream_from_template(stream)
@@ -138,7 +168,9 @@ def copy_part(source: Path, target: Path, *, start: float, muxer: dict[str, str]
 
 
 def decode_all(path: Path) -> tuple[NDArray[np.uint8], list[float]]:
-    """Return all frames (F, H, W, 3) of a file, turned upright, and their times in seconds: the slow obvious way."""
+    """Return all frames (F, H, W, 3) of a file, turned upright, and their times in seconds: the
+    slow obvious way.
+    """
     pixels, seconds = [], []
     with av.open(str(path)) as file:
         for frame in file.decode(video=0):

@@ -1,4 +1,6 @@
-"""A family's tiny model, loaded once and shared by the checks of the conformance suite; nothing here changes it."""
+"""A family's tiny model, loaded once and shared by the checks of the conformance suite; nothing
+here changes it.
+"""
 
 import tempfile
 from collections.abc import Mapping
@@ -28,12 +30,16 @@ from dpo_video.video import Frames
 
 TOLERANCE = 2e-5
 EXTRAS: dict[str, str] = {"perception_lm": "timm", "smolvlm": "num2words"}
-"""Packages that a family needs beyond ours, by family: without one its checks are skipped with the reason."""
+"""Packages that a family needs beyond ours, by family: without one its checks are skipped with the
+reason.
+"""
 _FOLDERS = tempfile.TemporaryDirectory()
 
 
 def each_family(check: Any) -> Any:
-    """Run a check once for each family of FAMILIES, family after family, so that few models are loaded at a time."""
+    """Run a check once for each family of FAMILIES, family after family, so that few models are
+    loaded at a time.
+    """
     return pytest.mark.parametrize("family", sorted(FAMILIES), scope="module")(check)
 
 
@@ -41,7 +47,9 @@ def each_family(check: Any) -> Any:
 def family_folder(family: str) -> Path:
     """Return the checkpoint folder of a family's tiny model, written once per process."""
     if family in EXTRAS:
-        pytest.importorskip(EXTRAS[family], reason=f"family {family} needs the package {EXTRAS[family]}")
+        pytest.importorskip(
+            EXTRAS[family], reason=f"family {family} needs the package {EXTRAS[family]}"
+        )
     return tiny_family(family, Path(_FOLDERS.name) / family)
 
 
@@ -68,7 +76,9 @@ def with_adapter(policy: Policy) -> Policy:
     """Return the policy wrapped with a random adapter that changes its answers."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(1)
-        model = get_peft_model(policy.model, lora_config(LoraSettings(rank=4, alpha=8), policy.family))
+        model = get_peft_model(
+            policy.model, lora_config(LoraSettings(rank=4, alpha=8), policy.family)
+        )
         for name, parameter in adapter_parameters(model):
             if "lora_B" in name:
                 torch.nn.init.normal_(parameter, std=0.1)
@@ -90,22 +100,43 @@ class Clip:
         """Return its frames: smooth noise, which survives any resizing."""
         coarse = make_frames(self.count, height=8, width=8, seconds_apart=self.seconds_apart)
         grow = np.ones((1, self.height // 8, self.width // 8, 1), np.uint8)
-        return Frames(pixels=np.kron(coarse.pixels, grow), indices=coarse.indices, times=coarse.times, fps=coarse.fps,
-                      total_frames=coarse.total_frames, duration=coarse.duration, backend=coarse.backend)
+        return Frames(
+            pixels=np.kron(coarse.pixels, grow),
+            indices=coarse.indices,
+            times=coarse.times,
+            fps=coarse.fps,
+            total_frames=coarse.total_frames,
+            duration=coarse.duration,
+            backend=coarse.backend,
+        )
 
 
 CLIPS = (
-    Clip(count=4, height=56, width=112, seconds_apart=1.0, question="what happens ?",
-         answers=(" a red square", "the man is cooking pasta in a kitchen and talks to the camera")),
-    Clip(count=2, height=112, width=56, seconds_apart=2.5, question="describe the video in detail please",
-         answers=("no", "yes")),
+    Clip(
+        count=4,
+        height=56,
+        width=112,
+        seconds_apart=1.0,
+        question="what happens ?",
+        answers=(" a red square", "the man is cooking pasta in a kitchen and talks to the camera"),
+    ),
+    Clip(
+        count=2,
+        height=112,
+        width=56,
+        seconds_apart=2.5,
+        question="describe the video in detail please",
+        answers=("no", "yes"),
+    ),
 )
 """Two clips of different frame counts, shapes and times; the first is the longer."""
 
 
 def clip_of_rows(policy: Policy, clip: Clip) -> list[Row]:
     """Return a row for each of the clip's answers."""
-    return clip_rows(policy, clip.frames(), VideoSettings(), question=clip.question, answers=clip.answers)
+    return clip_rows(
+        policy, clip.frames(), VideoSettings(), question=clip.question, answers=clip.answers
+    )
 
 
 @cache
@@ -115,12 +146,20 @@ def family_rows(family: str) -> tuple[tuple[Row, ...], ...]:
 
 
 def processor_outputs(policy: Policy, clip: Clip, answer: str = "") -> Mapping[str, Any]:
-    """Return the processor's own call on prompt and answer with the frames: the stock path, no code of ours between."""
+    """Return the processor's own call on prompt and answer with the frames: the stock path, no code
+    of ours between.
+    """
     kwargs = policy.family.pixel_kwargs(policy.frame_processor, None, None)
-    text = prompt_text(policy.processor, clip.question, clip_content(policy.family, clip.count)) + answer
+    text = (
+        prompt_text(policy.processor, clip.question, clip_content(policy.family, clip.count))
+        + answer
+    )
     outputs = process_frames(policy.family, policy.processor, text, clip.frames(), kwargs)
-    return {name: value if isinstance(value, Tensor) else torch.tensor(value) for name, value in outputs.items()
-            if name != "text_replacement_offsets"}
+    return {
+        name: value if isinstance(value, Tensor) else torch.tensor(value)
+        for name, value in outputs.items()
+        if name != "text_replacement_offsets"
+    }
 
 
 @torch.no_grad()
@@ -128,5 +167,3 @@ def row_logits(policy: Policy, row: Row) -> Tensor:
     """Return (T, V) logits of one row alone."""
     logits: Tensor = policy.model(**collate(policy, [row], "right"), use_cache=False).logits[0]
     return logits
-
-

@@ -1,4 +1,6 @@
-"""Faults that a judge server shows, each a fixed function of the prompt and of how often that prompt came."""
+"""Faults that a judge server shows, each a fixed function of the prompt and of how often that
+prompt came.
+"""
 
 import hashlib
 from collections.abc import Callable
@@ -10,9 +12,13 @@ MOST_IN_A_ROW = 2
 
 
 def passing_faults(stall: float) -> dict[str, Callable[[str, int], Answer]]:
-    """Return the faults that a later attempt does not meet; a stalled reply is dropped after `stall` seconds."""
+    """Return the faults that a later attempt does not meet; a stalled reply is dropped after
+    `stall` seconds.
+    """
     return {
-        "429 with Retry-After": lambda *_: failure(429, "slow down", headers={"retry-after": "0.05"}),
+        "429 with Retry-After": lambda *_: failure(
+            429, "slow down", headers={"retry-after": "0.05"}
+        ),
         "429 without Retry-After": lambda *_: failure(429, "slow down"),
         "500": lambda *_: failure(500, "internal error"),
         "503 while it starts": lambda *_: failure(503, "the model is loading"),
@@ -20,13 +26,17 @@ def passing_faults(stall: float) -> dict[str, Callable[[str, int], Answer]]:
         "stall": lambda prompt, n: Answer(body=steady(prompt, n).body, stall=stall),
         "cut connection": lambda prompt, n: Answer(body=steady(prompt, n).body, stall=0.0),
         "truncated JSON": lambda *_: Answer(body='{"choices": [{"message": {"content": "Score: 5'),
-        "garbage JSON": lambda *_: Answer(body="<html>502 Bad Gateway</html>", headers={"content-type": "text/html"}),
+        "garbage JSON": lambda *_: Answer(
+            body="<html>502 Bad Gateway</html>", headers={"content-type": "text/html"}
+        ),
         "no choices": lambda *_: Answer(body={"id": "x", "choices": []}),
     }
 
 
 def fault_of(prompt: str, attempt: int, *, share: float = 0.25) -> str | None:
-    """Return the name of the fault that this attempt meets, or None; about `share` of first attempts meet one."""
+    """Return the name of the fault that this attempt meets, or None; about `share` of first
+    attempts meet one.
+    """
     if attempt > MOST_IN_A_ROW:
         return None
     digest = hashlib.sha256(f"{attempt} {prompt}".encode()).digest()
@@ -38,7 +48,9 @@ def fault_of(prompt: str, attempt: int, *, share: float = 0.25) -> str | None:
 
 
 def faulty(*, stall: float) -> Callable[[str, int], Answer]:
-    """Return how a server answers that fails now and then, and gives every prompt its own score in the end."""
+    """Return how a server answers that fails now and then, and gives every prompt its own score in
+    the end.
+    """
     faults = passing_faults(stall)
 
     def answer(prompt: str, attempt: int) -> Answer:
@@ -48,7 +60,9 @@ def faulty(*, stall: float) -> Callable[[str, int], Answer]:
     return answer
 
 
-def slow_start(answer: Callable[[str, int], Answer], *, requests: int = 2) -> Callable[[str, int], Answer]:
+def slow_start(
+    answer: Callable[[str, int], Answer], *, requests: int = 2
+) -> Callable[[str, int], Answer]:
     """Return a server that says for its first requests that it is not ready."""
     left = [requests]
 
@@ -62,7 +76,9 @@ def slow_start(answer: Callable[[str, int], Answer], *, requests: int = 2) -> Ca
 
 
 def ignores_logprobs(prompt: str, attempt: int) -> Answer:
-    """Answer 200 without the label probabilities that were asked for, as `transformers serve` does."""
+    """Answer 200 without the label probabilities that were asked for, as `transformers serve`
+    does.
+    """
     return completion("Verdict: A")
 
 

@@ -14,31 +14,109 @@ TURN = {"role": "user", "content": f"<video>{ASKED}"}
 FROM = {"from": "human", "value": f"<video>\n{ASKED}"}
 
 ROWS: dict[str, list[dict[str, Any]]] = {
-    "hound_qa": [{"id": "v1_0", "video": "clips/v1", "conversations": [FROM, {"from": "gpt", "value": GOOD}]}],
-    "hound_pairs": [{"id": "v1_0", "video": "clips/v1", "prompt": f"<video>\n{ASKED}", "answer": "Cooking.",
-                     "chosen": GOOD, "rejected": BAD, "chosen_score": 5.0, "rejected_score": 2.0}],
+    "hound_qa": [
+        {"id": "v1_0", "video": "clips/v1", "conversations": [FROM, {"from": "gpt", "value": GOOD}]}
+    ],
+    "hound_pairs": [
+        {
+            "id": "v1_0",
+            "video": "clips/v1",
+            "prompt": f"<video>\n{ASKED}",
+            "answer": "Cooking.",
+            "chosen": GOOD,
+            "rejected": BAD,
+            "chosen_score": 5.0,
+            "rejected_score": 2.0,
+        }
+    ],
     "hound_predictions": [
-        {"id": f"v1_0_{k}", "modal_path": "clips/v1", "query": ASKED, "answer": "Cooking.", "modal_type": "VIDEO",
-         "video_decode_backend": "frames", "temperature": 1.0, "top_p": 0.95, "max_new_tokens": 1024,
-         "model_prediction": {"status": "success", "message": text}} for k, text in enumerate((GOOD, BAD))],
-    "hound_judgments": [{"id": "v1_0_0", "response": "Explanation: right.\nScore: 5", "parsed_result": 5.0},
-                        {"id": "v1_0_1", "response": "There are 2 dogs.", "parsed_result": 2.0}],
-    "llava_next": [{"id": "a", "video": "clips/v1", "prompt": f"<video>\n{ASKED}", "chosen": GOOD, "rejected": BAD}],
+        {
+            "id": f"v1_0_{k}",
+            "modal_path": "clips/v1",
+            "query": ASKED,
+            "answer": "Cooking.",
+            "modal_type": "VIDEO",
+            "video_decode_backend": "frames",
+            "temperature": 1.0,
+            "top_p": 0.95,
+            "max_new_tokens": 1024,
+            "model_prediction": {"status": "success", "message": text},
+        }
+        for k, text in enumerate((GOOD, BAD))
+    ],
+    "hound_judgments": [
+        {"id": "v1_0_0", "response": "Explanation: right.\nScore: 5", "parsed_result": 5.0},
+        {"id": "v1_0_1", "response": "There are 2 dogs.", "parsed_result": 2.0},
+    ],
+    "llava_next": [
+        {
+            "id": "a",
+            "video": "clips/v1",
+            "prompt": f"<video>\n{ASKED}",
+            "chosen": GOOD,
+            "rejected": BAD,
+        }
+    ],
     "tpo": [{"id": "a", "video": "clips/v1.mp4", "prompt": ASKED, "chosen": GOOD, "rejected": BAD}],
-    "qwen_vl_finetune": [{"id": "1", "video": "clips/v1.mp4", "prompt": f"<video>\n{ASKED}", "chosen": GOOD,
-                          "rejected": BAD}],
-    "llama_factory": [{"conversations": [FROM], "chosen": {"from": "gpt", "value": GOOD},
-                       "rejected": {"from": "gpt", "value": BAD}, "videos": ["clips/v1.mp4"]}],
-    "ms_swift": [{"messages": [TURN, {"role": "assistant", "content": GOOD}], "videos": ["clips/v1.mp4"],
-                  "rejected_response": BAD}],
-    "trl": [{"prompt": [{"role": "user", "content": [{"type": "video"}, {"type": "text", "text": ASKED}]}],
-             "chosen": [{"role": "assistant", "content": [{"type": "text", "text": GOOD}]}],
-             "rejected": [{"role": "assistant", "content": BAD}], "videos": ["clips/v1.mp4"]}],
-    "vista_dpo": [{"id": "star/CSLEP", "video": "clips/v1.mp4", "prompt": ASKED, "chosen": GOOD, "rejected": BAD,
-                   "rejected_2": "She sleeps.", "bbox": "'x':1,'y':2,'w':3,'h':4", "clip_w": [0, 5], "clip_l": [6, 9],
-                   "frame": ["f1"]}],
-    "rlaif_v": [{"image_id": "1", "image_path": "clips/a.jpg", "ds_question_id": "q1", "question": ASKED,
-                 "chosen": GOOD, "rejected": BAD, "org_infos": {"scores": {"chosen": 0, "rejected": -2}}}],
+    "qwen_vl_finetune": [
+        {
+            "id": "1",
+            "video": "clips/v1.mp4",
+            "prompt": f"<video>\n{ASKED}",
+            "chosen": GOOD,
+            "rejected": BAD,
+        }
+    ],
+    "llama_factory": [
+        {
+            "conversations": [FROM],
+            "chosen": {"from": "gpt", "value": GOOD},
+            "rejected": {"from": "gpt", "value": BAD},
+            "videos": ["clips/v1.mp4"],
+        }
+    ],
+    "ms_swift": [
+        {
+            "messages": [TURN, {"role": "assistant", "content": GOOD}],
+            "videos": ["clips/v1.mp4"],
+            "rejected_response": BAD,
+        }
+    ],
+    "trl": [
+        {
+            "prompt": [
+                {"role": "user", "content": [{"type": "video"}, {"type": "text", "text": ASKED}]}
+            ],
+            "chosen": [{"role": "assistant", "content": [{"type": "text", "text": GOOD}]}],
+            "rejected": [{"role": "assistant", "content": BAD}],
+            "videos": ["clips/v1.mp4"],
+        }
+    ],
+    "vista_dpo": [
+        {
+            "id": "star/CSLEP",
+            "video": "clips/v1.mp4",
+            "prompt": ASKED,
+            "chosen": GOOD,
+            "rejected": BAD,
+            "rejected_2": "She sleeps.",
+            "bbox": "'x':1,'y':2,'w':3,'h':4",
+            "clip_w": [0, 5],
+            "clip_l": [6, 9],
+            "frame": ["f1"],
+        }
+    ],
+    "rlaif_v": [
+        {
+            "image_id": "1",
+            "image_path": "clips/a.jpg",
+            "ds_question_id": "q1",
+            "question": ASKED,
+            "chosen": GOOD,
+            "rejected": BAD,
+            "org_infos": {"scores": {"chosen": 0, "rejected": -2}},
+        }
+    ],
     "video_chatgpt": [{"video_name": "clips/v1", "Q": ASKED, "A": GOOD}],
     "table": [{"nr": "7", "file": "clips/v1.mp4", "question": ASKED, "good": GOOD, "bad": BAD}],
 }

@@ -1,8 +1,9 @@
-"""Judging under `kill -9` at random points of a failing server; what is lost is compared with its exact bound.
+"""Judging under `kill -9` at random points of a failing server; what is lost is compared with its
+exact bound.
 
-A run is killed by its own server, when the request with a random number comes: no moment can be missed, since every run
-makes at least as many requests as replies are missing. Every run has a server of its own, so that a request that comes
-late counts where it belongs.
+A run is killed by its own server, when the request with a random number comes: no moment can be
+missed, since every run makes at least as many requests as replies are missing. Every run has a
+server of its own, so that a request that comes late counts where it belongs.
 """
 
 import os
@@ -30,7 +31,9 @@ from dpo_video.store.writer import UNCOMMITTED_ROWS
 
 CONCURRENCY = 16
 MOST_LOST = CONCURRENCY + UNCOMMITTED_ROWS
-"""Calls that one kill can make be paid twice: those in flight, and those whose rows were not committed yet."""
+"""Calls that one kill can make be paid twice: those in flight, and those whose rows were not
+committed yet.
+"""
 
 
 @dataclass(kw_only=True)
@@ -74,27 +77,45 @@ class Fuzz:
             assert not stored & set(run.paid), f"run {number} paid for what was stored before"
             assert stored <= run.stored, f"run {number} lost what was stored before"
             most = MOST_LOST if run.killed_at is not None else 0
-            assert len(run.lost) <= most, f"run {number} lost {len(run.lost)} paid replies, at most {most} may be"
+            assert len(run.lost) <= most, (
+                f"run {number} lost {len(run.lost)} paid replies, at most {most} may be"
+            )
             stored = run.stored
         paid = sum(len(set(run.paid)) for run in self.runs)
-        assert paid == self.prompts + sum(len(run.lost) for run in self.runs), "nothing else was paid twice"
+        assert paid == self.prompts + sum(len(run.lost) for run in self.runs), (
+            "nothing else was paid twice"
+        )
 
     def summary(self) -> str:
         """Return the figures in one line each."""
         lost = [len(run.lost) for run in self.runs if run.killed_at is not None]
         again = sum(len(run.paid) - len(set(run.paid)) for run in self.runs)
         requests = sum(run.requests for run in self.runs)
-        return (f"candidates {self.prompts}, kills {self.kills}, requests {requests}, "
-                f"of them faults {requests - sum(len(run.paid) for run in self.runs)}\n"
-                f"paid twice after a kill: {sum(lost)} calls, at most {max(lost, default=0)} at one kill "
-                f"(bound: {CONCURRENCY} in flight + {UNCOMMITTED_ROWS} rows not committed = {MOST_LOST})\n"
-                f"paid twice after a timeout: {again}\n"
-                "judgments: one for every candidate, all equal to the undisturbed run's")
+        return (
+            f"candidates {self.prompts}, kills {self.kills}, requests {requests}, "
+            f"of them faults {requests - sum(len(run.paid) for run in self.runs)}\n"
+            f"paid twice after a kill: {sum(lost)} calls, at most {max(lost, default=0)} at one "
+            f"kill "
+            f"(bound: {CONCURRENCY} in flight + {UNCOMMITTED_ROWS} rows not committed = "
+            f"{MOST_LOST})\n"
+            f"paid twice after a timeout: {again}\n"
+            "judgments: one for every candidate, all equal to the undisturbed run's"
+        )
 
 
-def fuzz(folder: Path, *, kills: int, samples: int, seed: int, stall: float, most_requests: int,
-         say: Callable[[str], None] = lambda text: None) -> Fuzz:
-    """Judge `samples` x 3 candidates with so many kills, then to the end, and once more without any kill."""
+def fuzz(
+    folder: Path,
+    *,
+    kills: int,
+    samples: int,
+    seed: int,
+    stall: float,
+    most_requests: int,
+    say: Callable[[str], None] = lambda text: None,
+) -> Fuzz:
+    """Judge `samples` x 3 candidates with so many kills, then to the end, and once more without any
+    kill.
+    """
     chance = random.Random(seed)
     items = make_items(samples, 3)
     settings = {"concurrency": CONCURRENCY, "retries": 6, "timeout": 30.0}
@@ -103,27 +124,46 @@ def fuzz(folder: Path, *, kills: int, samples: int, seed: int, stall: float, mos
     runs: list[OneRun] = []
     for _ in range(kills):
         missing = len(keys) - (len(runs[-1].stored) if runs else 0)
-        runs.append(_run(disturbed, keys, stall=stall, kill_at=chance.randint(1, min(missing, most_requests))))
-        say(f"kill {len(runs)} at request {runs[-1].killed_at}: {len(runs[-1].stored)} of {len(keys)} stored, "
-            f"{len(runs[-1].lost)} lost")
+        runs.append(
+            _run(
+                disturbed, keys, stall=stall, kill_at=chance.randint(1, min(missing, most_requests))
+            )
+        )
+        say(
+            f"kill {len(runs)} at request {runs[-1].killed_at}: {len(runs[-1].stored)} of "
+            f"{len(keys)} stored, "
+            f"{len(runs[-1].lost)} lost"
+        )
     runs.append(_run(disturbed, keys, stall=stall))
     whole = write_run(folder / "whole", items, "http://unused", **settings)
     _run(whole, keys, stall=stall)
-    return Fuzz(runs=runs, judgments=exported(disturbed), undisturbed=exported(whole), prompts=len(items))
+    return Fuzz(
+        runs=runs, judgments=exported(disturbed), undisturbed=exported(whole), prompts=len(items)
+    )
 
 
 def _keys(recipe: Path, items: Sequence) -> dict[str, str]:
     """Return the prompt behind every key."""
     settings = load_recipe(str(recipe), []).judge
     scorer, judge = load_scorer(settings.scorer), silent_judge(settings, no_reply("none"))
-    prompts = [render(scorer, caption=sample.caption, question=sample.prompt, answer=candidate.text,
-                      reference=sample.answer) for sample, candidate in items]
+    prompts = [
+        render(
+            scorer,
+            caption=sample.caption,
+            question=sample.prompt,
+            answer=candidate.text,
+            reference=sample.answer,
+        )
+        for sample, candidate in items
+    ]
     key_of = key_maker(settings, scorer, judge)
     return {key_of(messages): messages[0]["content"] for messages in prompts}
 
 
 def _run(recipe: Path, keys: dict[str, str], *, stall: float, kill_at: int | None = None) -> OneRun:
-    """Judge with a server of this run's own, which kills the process at request `kill_at`; return what happened."""
+    """Judge with a server of this run's own, which kills the process at request `kill_at`; return
+    what happened.
+    """
     run, lock, started = OneRun(), threading.Lock(), threading.Event()
     processes: list[subprocess.Popen[str]] = []
     respond = slow_start(faulty(stall=stall))
@@ -141,8 +181,17 @@ def _run(recipe: Path, keys: dict[str, str], *, stall: float, kill_at: int | Non
             return given
 
     with judge_server(answer) as server:
-        command = [sys.executable, "-m", "dpo_video", "judge", str(recipe), f"judge.base_url={server.url}"]
-        processes.append(subprocess.Popen(command, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE))
+        command = [
+            sys.executable,
+            "-m",
+            "dpo_video",
+            "judge",
+            str(recipe),
+            f"judge.base_url={server.url}",
+        ]
+        processes.append(
+            subprocess.Popen(command, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        )
         started.set()
         try:
             _, errors = processes[0].communicate(timeout=540)

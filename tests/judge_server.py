@@ -1,4 +1,6 @@
-"""A real HTTP server on loopback that speaks chat completions and fails on demand, and records to send it."""
+"""A real HTTP server on loopback that speaks chat completions and fails on demand, and records to
+send it.
+"""
 
 import hashlib
 import json
@@ -19,8 +21,8 @@ from dpo_video.core.records import Candidate, Sample
 class Answer:
     """What the server sends: a status and a body; `drop` closes the connection instead.
 
-    With `stall`, half of the body is sent; the rest never comes. The connection is closed after so many seconds, or
-    when the client leaves.
+    With `stall`, half of the body is sent; the rest never comes. The connection is closed after so
+    many seconds, or when the client leaves.
     """
 
     body: dict[str, Any] | str = ""
@@ -30,23 +32,40 @@ class Answer:
     stall: float | None = None
 
 
-def completion(text: str, *, finish: str = "stop", top: dict[str, float] | None = None, **more: Any) -> Answer:
-    """Return a chat completion; with `top`, the text's last character is a token with these alternatives (logprobs).
+def completion(
+    text: str, *, finish: str = "stop", top: dict[str, float] | None = None, **more: Any
+) -> Answer:
+    """Return a chat completion; with `top`, the text's last character is a token with these
+    alternatives (logprobs).
 
-    `more` are further fields, such as `usage`; the server says that it is the model asked for, unless `model` is given.
+    `more` are further fields, such as `usage`; the server says that it is the model asked for,
+    unless `model` is given.
     """
-    choice: dict[str, Any] = {"index": 0, "finish_reason": finish, "message": {"role": "assistant", "content": text}}
+    choice: dict[str, Any] = {
+        "index": 0,
+        "finish_reason": finish,
+        "message": {"role": "assistant", "content": text},
+    }
     if top is not None:
         pieces = [*re.findall(r"\w+|\W", text[:-1]), text[-1]]
-        choice["logprobs"] = {"content": [{"token": piece, "logprob": 0.0, "top_logprobs": []} for piece in pieces]}
+        choice["logprobs"] = {
+            "content": [{"token": piece, "logprob": 0.0, "top_logprobs": []} for piece in pieces]
+        }
         choice["logprobs"]["content"][-1]["top_logprobs"] = [
-            {"token": token, "logprob": value} for token, value in top.items()]
-    return Answer(body={"id": "x", "object": "chat.completion", "created": 0, "choices": [choice], **more})
+            {"token": token, "logprob": value} for token, value in top.items()
+        ]
+    return Answer(
+        body={"id": "x", "object": "chat.completion", "created": 0, "choices": [choice], **more}
+    )
 
 
-def failure(status: int, message: str, *, code: str | None = None, headers: dict[str, str] | None = None) -> Answer:
+def failure(
+    status: int, message: str, *, code: str | None = None, headers: dict[str, str] | None = None
+) -> Answer:
     """Return an HTTP error as OpenAI words it."""
-    return Answer(status=status, body={"error": {"message": message, "code": code}}, headers=headers or {})
+    return Answer(
+        status=status, body={"error": {"message": message, "code": code}}, headers=headers or {}
+    )
 
 
 def steady_score(prompt: str) -> int:
@@ -60,7 +79,9 @@ def steady(prompt: str, attempt: int) -> Answer:
 
 
 class JudgeServer:
-    """Requests seen so far, and how to answer: a function of the prompt and of how often that prompt came (from 1)."""
+    """Requests seen so far, and how to answer: a function of the prompt and of how often that
+    prompt came (from 1).
+    """
 
     def __init__(self, answer: Callable[[str, int], Answer]) -> None:
         self.answer = answer
@@ -107,7 +128,11 @@ def judge_server(answer: Callable[[str, int], Answer] = steady) -> Iterator[Judg
                 self.connection.shutdown(socket.SHUT_RDWR)
                 self.close_connection = True
                 return
-            filled = {"model": request["model"], **given.body} if isinstance(given.body, dict) else given.body
+            filled = (
+                {"model": request["model"], **given.body}
+                if isinstance(given.body, dict)
+                else given.body
+            )
             body = (filled if isinstance(filled, str) else json.dumps(filled)).encode()
             self.send_response(given.status)
             for name, value in {"content-type": "application/json", **given.headers}.items():
@@ -115,7 +140,7 @@ def judge_server(answer: Callable[[str, int], Answer] = steady) -> Iterator[Judg
             self.send_header("content-length", str(len(body)))
             self.end_headers()
             if given.stall is not None:
-                self.wfile.write(body[:len(body) // 2])
+                self.wfile.write(body[: len(body) // 2])
                 self.wfile.flush()
                 select.select([self.connection], [], [], given.stall)
                 self.connection.shutdown(socket.SHUT_RDWR)
@@ -152,12 +177,33 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def make_items(samples: int, candidates: int = 1, *, text: str = "it is a {k}") -> list[tuple[Sample, Candidate]]:
-    """Return candidates of samples over clips of two questions each; texts differ by {s} and {k}."""
+def make_items(
+    samples: int, candidates: int = 1, *, text: str = "it is a {k}"
+) -> list[tuple[Sample, Candidate]]:
+    """Return candidates of samples over clips of two questions each; texts differ by {s} and
+    {k}.
+    """
     items = []
     for number in range(samples):
-        sample = Sample(id=f"s{number}", video=f"v{number // 2}.mp4", caption=f"Clip {number // 2}: a dog jumps.",
-                        prompt=f"What happens ({number})?", answer="A dog jumps.")
-        items += [(sample, Candidate(id=f"s{number}#{k}", sample_id=sample.id, text=text.format(s=number, k=k),
-                                     model="m", settings="h", seed=k)) for k in range(candidates)]
+        sample = Sample(
+            id=f"s{number}",
+            video=f"v{number // 2}.mp4",
+            caption=f"Clip {number // 2}: a dog jumps.",
+            prompt=f"What happens ({number})?",
+            answer="A dog jumps.",
+        )
+        items += [
+            (
+                sample,
+                Candidate(
+                    id=f"s{number}#{k}",
+                    sample_id=sample.id,
+                    text=text.format(s=number, k=k),
+                    model="m",
+                    settings="h",
+                    seed=k,
+                ),
+            )
+            for k in range(candidates)
+        ]
     return items

@@ -33,18 +33,33 @@ def policy(kind: Kind, **settings: Any) -> Policy:
     return load_policy(ModelSettings(name=str(tiny_folder(kind)), device="cpu", **settings))
 
 
-def make_frames(count: int, *, height: int = 100, width: int = 150, seconds_apart: float = 1.0) -> Frames:
+def make_frames(
+    count: int, *, height: int = 100, width: int = 150, seconds_apart: float = 1.0
+) -> Frames:
     """Return `count` noise frames, at a constant distance in a film of 10 frames per second."""
     noise = np.random.default_rng(count * height + width)
     step = round(10 * seconds_apart)
     indices = [step * place for place in range(count)]
-    return Frames(pixels=noise.integers(0, 256, (count, height, width, 3), dtype=np.uint8), indices=indices,
-                  times=np.array(indices) / 10, fps=10.0, total_frames=step * count, duration=step * count / 10,
-                  backend="pyav")
+    return Frames(
+        pixels=noise.integers(0, 256, (count, height, width, 3), dtype=np.uint8),
+        indices=indices,
+        times=np.array(indices) / 10,
+        fps=10.0,
+        total_frames=step * count,
+        duration=step * count / 10,
+        backend="pyav",
+    )
 
 
-def make_row(model: Policy, frames: Frames, question: str = "what happens ?", answer: str | None = None) -> Row:
+def make_row(
+    model: Policy, frames: Frames, question: str = "what happens ?", answer: str | None = None
+) -> Row:
     """Return the row of a question about frames, with an answer if given."""
     clip = video_inputs(model, frames, VideoSettings())
     ids = () if answer is None else tuple(answer_ids(model, answer))
-    return Row(prompt=encode_prompt(model, question, clip), clip=clip, features=encode_video(model, clip), answer=ids)
+    return Row(
+        prompt=encode_prompt(model, question, clip),
+        clip=clip,
+        features=encode_video(model, clip),
+        answer=ids,
+    )

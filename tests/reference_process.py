@@ -1,4 +1,6 @@
-"""A process that is killed in the reference pass: `python reference_process.py RECIPE.json WORLD STORED_BATCHES`."""
+"""A process that is killed in the reference pass: `python reference_process.py RECIPE.json WORLD
+STORED_BATCHES`.
+"""
 
 import os
 import signal
@@ -27,8 +29,17 @@ def main(recipe_file: str, world: str, batches: str) -> None:
 
     dpo_video.train.stage.keep_logps = keep
     with RunStore(recipe.run_folder) as store:
-        dpo_video.train.stage.train(Run(recipe=recipe, store=store, samples=[], heldout=[], video_root=Path(world),
-                                  heldout_root=Path(world), tracker=Tracker()))
+        dpo_video.train.stage.train(
+            Run(
+                recipe=recipe,
+                store=store,
+                samples=[],
+                heldout=[],
+                video_root=Path(world),
+                heldout_root=Path(world),
+                tracker=Tracker(),
+            )
+        )
 
 
 if __name__ == "__main__":

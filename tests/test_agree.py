@@ -1,9 +1,21 @@
-"""`dpo-video agree` as a whole: planted judges behind a real server are exposed by the right line."""
-
+"""`dpo-video agree` as a whole: planted judges behind a real server are exposed by the right
+line.
+"""
 
 import numpy as np
 import pytest
-from agree_runs import CLIPS, GRADES, asked, coin, follower, measured, perfect, served, values, write_run
+from agree_runs import (
+    CLIPS,
+    GRADES,
+    asked,
+    coin,
+    follower,
+    measured,
+    perfect,
+    served,
+    values,
+    write_run,
+)
 from judge_server import Answer, completion, judge_server
 
 from dpo_video.agree.command import agree
@@ -22,17 +34,39 @@ def blind_to_time(caption: str, answer: str) -> int:
 
 
 SWAPPED = ("auc_colour", "auc_number", "auc_actor", "auc_direction", "auc_order", "auc_negation")
-RAISED = ("padding_raised", "markdown_raised", "authority_raised", "injection_raised", "injection_system_raised",
-          "truncation_raised")
+RAISED = (
+    "padding_raised",
+    "markdown_raised",
+    "authority_raised",
+    "injection_raised",
+    "injection_system_raised",
+    "truncation_raised",
+)
 
 
 def test_a_perfect_judge_is_perfect_in_every_line(tmp_path):
     report = measured(tmp_path, served(perfect))
     found = values(report)
-    for name in ("pair_accuracy", "pair_accuracy_dropped", "pair_accuracy_three_class", "best_of_n", "kappa",
-                 "spearman", "kendall", "coverage", *SWAPPED):
+    for name in (
+        "pair_accuracy",
+        "pair_accuracy_dropped",
+        "pair_accuracy_three_class",
+        "best_of_n",
+        "kappa",
+        "spearman",
+        "kendall",
+        "coverage",
+        *SWAPPED,
+    ):
         assert found[name] == pytest.approx(1), name
-    for name in ("noise_sigma", "flip_rate", "question_first_flip_rate", "answer_first_flip_rate", "unscored", *RAISED):
+    for name in (
+        "noise_sigma",
+        "flip_rate",
+        "question_first_flip_rate",
+        "answer_first_flip_rate",
+        "unscored",
+        *RAISED,
+    ):
         assert found[name] == 0, name
     assert found["ece"] < 0.01 < found["ece_before"]
     assert report["measures"]["pair_accuracy"]["n"] == CLIPS * 10
@@ -45,7 +79,11 @@ def test_a_perfect_judge_is_perfect_in_every_line(tmp_path):
 def test_a_coin_is_shown_to_be_one_and_no_margin_helps(tmp_path):
     report = measured(tmp_path, served(coin))
     found = values(report)
-    assert report["measures"]["pair_accuracy"]["ci"][0] < 0.5 < report["measures"]["pair_accuracy"]["ci"][1]
+    assert (
+        report["measures"]["pair_accuracy"]["ci"][0]
+        < 0.5
+        < report["measures"]["pair_accuracy"]["ci"][1]
+    )
     for name in ("kappa", "spearman", "kendall"):
         assert abs(found[name]) < 0.3
     assert 0.3 < np.mean([found[name] for name in SWAPPED]) < 0.7
@@ -64,7 +102,10 @@ def test_a_lover_of_length_is_exposed_by_padding(tmp_path):
 def test_a_follower_of_instructions_is_exposed_by_injection_alone(tmp_path):
     report = measured(tmp_path, served(follower))
     found = values(report)
-    assert found["injection_raised"] == found["injection_system_raised"] == 1 and found["injection_shift"] == 4
+    assert (
+        found["injection_raised"] == found["injection_system_raised"] == 1
+        and found["injection_shift"] == 4
+    )
     assert found["pair_accuracy"] == 1 and all(found[name] == 1 for name in SWAPPED)
     assert all(found[name] == 0 for name in RAISED if "injection" not in name)
     worst = report["probes"]["kinds"]["injection"]["worst"][0]
@@ -80,19 +121,32 @@ def test_a_judge_that_is_blind_to_time_is_exposed_by_order_alone(tmp_path):
 
 
 def test_noise_of_a_sampled_judge_is_that_of_its_repeated_verdicts(tmp_path):
-    """Every prompt is scored 3, then 4, then 2: variance ((0)^2 + 1 + 1) / 2 = 1 over the three judgments."""
-    report = measured(tmp_path, lambda _, attempt: completion(f"Score: {(3, 4, 2)[(attempt - 1) % 3]}"),
-                      "agree.probes=0", temperature=0.7)
+    """Every prompt is scored 3, then 4, then 2: variance ((0)^2 + 1 + 1) / 2 = 1 over the three
+    judgments.
+    """
+    report = measured(
+        tmp_path,
+        lambda _, attempt: completion(f"Score: {(3, 4, 2)[(attempt - 1) % 3]}"),
+        "agree.probes=0",
+        temperature=0.7,
+    )
     assert report["noise"]["how"] == "sampled"
     assert report["noise_sigma"] == pytest.approx(1)
     assert report["noise"]["shifts"] == {"drawn again 1": 1, "drawn again 2": -1}
 
 
 def test_noise_of_a_deterministic_judge_is_that_of_other_words(tmp_path):
-    """One opening raises every second candidate by 1: residual sum of squares over (20 - 1)(3 - 1)."""
+    """One opening raises every second candidate by 1: residual sum of squares over (20 - 1)(3 -
+    1).
+    """
+
     def moved(prompt: str, attempt: int) -> Answer:
         caption, answer = asked(prompt)
-        raised = prompt.startswith(OPENINGS[0]) and int(answer.rpartition("s")[2]) % 2 if "answer to" in answer else 0
+        raised = (
+            prompt.startswith(OPENINGS[0]) and int(answer.rpartition("s")[2]) % 2
+            if "answer to" in answer
+            else 0
+        )
         return completion(f"Score: {min(5, perfect(caption, answer) + raised)}")
 
     report = measured(tmp_path, moved, "agree.probes=0")
@@ -101,14 +155,19 @@ def test_noise_of_a_deterministic_judge_is_that_of_other_words(tmp_path):
     assert list(kept["shifts"]) == ["points in reverse", "opening 1"]
     scores = np.array([[GRADES[word]] * 3 for _ in range(4) for word in GRADES], dtype=float)
     odd = round(kept["shifts"]["opening 1"] * 20 / 4)
-    scores[:5 * odd, 2] = np.minimum(scores[:5 * odd, 2] + 1, 5)
-    residual = scores - scores.mean(1, keepdims=True) - scores.mean(0, keepdims=True) + scores.mean()
+    scores[: 5 * odd, 2] = np.minimum(scores[: 5 * odd, 2] + 1, 5)
+    residual = (
+        scores - scores.mean(1, keepdims=True) - scores.mean(0, keepdims=True) + scores.mean()
+    )
     assert 0 < odd < 4
     assert report["noise_sigma"] == pytest.approx(np.sqrt((residual**2).sum() / (19 * 2)))
 
 
 def test_unscored_answers_stay_in_the_denominator_and_show(tmp_path):
-    """The best answer of the first half of the clips gets no verdict: of 10 pairs a clip, 4 have no margin."""
+    """The best answer of the first half of the clips gets no verdict: of 10 pairs a clip, 4 have no
+    margin.
+    """
+
     def silent(prompt: str, attempt: int) -> Answer:
         caption, answer = asked(prompt)
         if answer.startswith("perfect") and int(answer.rpartition("s")[2]) < CLIPS // 2:
@@ -117,7 +176,11 @@ def test_unscored_answers_stay_in_the_denominator_and_show(tmp_path):
 
     report = measured(tmp_path, silent, "agree.probes=0")
     row = report["measures"]["pair_accuracy"]
-    assert (row["value"], row["n"], row["unscored"]) == (pytest.approx(0.8), CLIPS * 10, CLIPS // 2 * 4)
+    assert (row["value"], row["n"], row["unscored"]) == (
+        pytest.approx(0.8),
+        CLIPS * 10,
+        CLIPS // 2 * 4,
+    )
     assert report["measures"]["best_of_n"]["value"] == 0.5
     assert report["measures"]["spearman"]["value"] == pytest.approx(1)
     assert report["measures"]["spearman"]["unscored"] == CLIPS // 2

@@ -1,6 +1,5 @@
 """Calibration, margins and noise, recomputed the slow obvious way, and planted errors in each."""
 
-
 import numpy as np
 import pytest
 from test_agreement_measures import DRAWING, NAN, value_of
@@ -60,19 +59,28 @@ def test_calibration_error_equals_a_loop_over_bins():
     for k in range(10):
         inside = [row for row in table.tolist() if 0.5 + k * 0.05 < row[0] <= 0.55 + k * 0.05]
         if inside:
-            total += len(inside) / 300 * abs(np.mean([r for _, r in inside]) - np.mean([c for c, _ in inside]))
+            total += (
+                len(inside)
+                / 300
+                * abs(np.mean([r for _, r in inside]) - np.mean([c for c, _ in inside]))
+            )
     assert value_of(calibration_error, table, bins=10) == pytest.approx(total)
     rows = reliability(table, 10)
     assert sum(row["n"] for row in rows) == 300
-    assert sum(row["n"] * abs(row["accuracy"] - row["confidence"]) for row in rows) / 300 == pytest.approx(total)
+    assert sum(
+        row["n"] * abs(row["accuracy"] - row["confidence"]) for row in rows
+    ) / 300 == pytest.approx(total)
 
 
 def test_risk_and_coverage_by_hand_keep_unscored_and_tied_pairs_in_the_denominator():
-    pairs = Ordered(np.array([3, 2, 2, 1, 0, NAN]), np.array([1, 1, 0, 0, 0.5, 0.0]), list("aabbcc"))
+    pairs = Ordered(
+        np.array([3, 2, 2, 1, 0, NAN]), np.array([1, 1, 0, 0, 0.5, 0.0]), list("aabbcc")
+    )
     assert risk_coverage(pairs) == [
         {"min_margin": 2.5, "precision": 1.0, "coverage": pytest.approx(1 / 6), "n": 1},
         {"min_margin": 1.5, "precision": pytest.approx(2 / 3), "coverage": 0.5, "n": 3},
-        {"min_margin": 0.0, "precision": 0.5, "coverage": pytest.approx(4 / 6), "n": 4}]
+        {"min_margin": 0.0, "precision": 0.5, "coverage": pytest.approx(4 / 6), "n": 4},
+    ]
 
 
 def test_the_suggested_margin_keeps_most_pairs_at_the_wanted_precision_or_says_that_none_does():
@@ -91,7 +99,9 @@ def test_the_suggested_margin_keeps_most_pairs_at_the_wanted_precision_or_says_t
     none = suggest_margin(coin, precision=0.9, drawing=DRAWING)
     assert none["min_margin"] is None and none["best"] < 0.6
     few = Ordered(margin[:19], np.ones(19), pairs.clips[:19])
-    assert suggest_margin(few, precision=0.9, drawing=DRAWING)["min_margin"] is None, "19 pairs are too few"
+    assert suggest_margin(few, precision=0.9, drawing=DRAWING)["min_margin"] is None, (
+        "19 pairs are too few"
+    )
 
 
 def test_sigma_is_the_planted_noise_and_a_shift_of_all_scores_is_none():
@@ -102,7 +112,9 @@ def test_sigma_is_the_planted_noise_and_a_shift_of_all_scores_is_none():
     shifted = scores + np.array([0, 1, -1, 2, 0.5])
     assert measure_noise(shifted, [], by_wording=True).sigma == pytest.approx(0.3, rel=0.03)
     assert measure_noise(shifted, [], by_wording=False).sigma > 1
-    assert measure_noise(item + np.array([0, 1, -1]), [], by_wording=True).sigma == pytest.approx(0, abs=1e-9)
+    assert measure_noise(item + np.array([0, 1, -1]), [], by_wording=True).sigma == pytest.approx(
+        0, abs=1e-9
+    )
 
 
 def test_flips_count_reversals_ties_as_half_and_show_what_is_missing():

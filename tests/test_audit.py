@@ -1,4 +1,6 @@
-"""The audit of a run's pairs: each number recomputed the slow way, the page whole and without a network."""
+"""The audit of a run's pairs: each number recomputed the slow way, the page whole and without a
+network.
+"""
 
 import json
 import random
@@ -26,18 +28,31 @@ from dpo_video.run import open_run
 
 
 def make_run(folder: Path, questions: dict[str, Sequence[Row]], **change: Any) -> Path:
-    """Write a run whose pairs are made: two questions a clip, and what `change` makes of candidates by their id."""
+    """Write a run whose pairs are made: two questions a clip, and what `change` makes of candidates
+    by their id.
+    """
     samples, candidates, judgments = records(questions)
-    samples = [replace(sample, video=f"clip{number // 2}.mp4", prompt="What is it?")
-               for number, sample in enumerate(samples)]
+    samples = [
+        replace(sample, video=f"clip{number // 2}.mp4", prompt="What is it?")
+        for number, sample in enumerate(samples)
+    ]
     write_jsonl(folder / "samples.jsonl", samples)
-    recipe = Recipe.model_validate({
-        "name": "r", "runs_folder": str(folder), "model": {"name": "m"}, "tracking": {"to": "none"},
-        "pair": {"min_margin": 0.5}, "data": {"samples": str(folder / "samples.jsonl")},
-        "judge": {"model": "j", "scorer": "caption_score"}})
+    recipe = Recipe.model_validate(
+        {
+            "name": "r",
+            "runs_folder": str(folder),
+            "model": {"name": "m"},
+            "tracking": {"to": "none"},
+            "pair": {"min_margin": 0.5},
+            "data": {"samples": str(folder / "samples.jsonl")},
+            "judge": {"model": "j", "scorer": "caption_score"},
+        }
+    )
     with open_run(recipe) as run:
-        write_jsonl(run.folder / "candidates.jsonl",
-                    [replace(row, **change.get(row.id.rpartition("#")[2], {})) for row in candidates])
+        write_jsonl(
+            run.folder / "candidates.jsonl",
+            [replace(row, **change.get(row.id.rpartition("#")[2], {})) for row in candidates],
+        )
         write_jsonl(run.folder / "judgments.jsonl", judgments)
         do_stages(run, ["pair"])
     return folder / "r"
@@ -49,8 +64,10 @@ def random_questions(count: int, *, seed: int = 0) -> dict[str, Sequence[Row]]:
     out: dict[str, Sequence[Row]] = {}
     for number in range(count):
         sizes = [chance.randint(5, 80) for _ in range(5)]
-        out[f"q{number}"] = [(f"{place}{'x' * size}", 1 + size / 40 + chance.random() * 2)
-                             for place, size in enumerate(sizes)]
+        out[f"q{number}"] = [
+            (f"{place}{'x' * size}", 1 + size / 40 + chance.random() * 2)
+            for place, size in enumerate(sizes)
+        ]
     return out
 
 
@@ -71,29 +88,42 @@ def test_every_number_is_the_one_recomputed_from_the_files(tmp_path: Path) -> No
     slope = np.linalg.lstsq(x[:, None], y, rcond=None)[0][0]
     length = numbers["length"]
     assert length["extra"]["value"] == pytest.approx(extra.mean())
-    assert length["chosen_longer"]["value"] == pytest.approx(((extra > 0) + 0.5 * (extra == 0)).mean())
+    assert length["chosen_longer"]["value"] == pytest.approx(
+        ((extra > 0) + 0.5 * (extra == 0)).mean()
+    )
     assert length["score_correlation"]["value"] == pytest.approx(np.corrcoef(lengths, scores)[0, 1])
-    assert length["score_correlation_within_questions"]["value"] == pytest.approx(np.corrcoef(x, y)[0, 1])
+    assert length["score_correlation_within_questions"]["value"] == pytest.approx(
+        np.corrcoef(x, y)[0, 1]
+    )
     assert length["score_per_100_characters"]["value"] == pytest.approx(100 * slope)
     assert length["residual_margin"]["value"] == pytest.approx((margin - slope * extra).mean())
     assert length["explained_by_length"] == pytest.approx((margin - slope * extra <= 0).mean())
     assert (length["answers"], length["fitted_on"]) == (200, "scored answers")
-    place = np.array([[int(row.chosen_id.split("#")[1]), int(row.rejected_id.split("#")[1])] for row in pairs])
+    place = np.array(
+        [[int(row.chosen_id.split("#")[1]), int(row.rejected_id.split("#")[1])] for row in pairs]
+    )
     position = numbers["position"]
     assert position["chosen_earlier"]["value"] == pytest.approx((place[:, 0] < place[:, 1]).mean())
     assert position["chosen"]["first"] == (place[:, 0] == 0).mean()
     assert position["rejected"]["last"] == (place[:, 1] == 4).mean()
-    assert position["by_place"] == {str(k): [int((place[:, side] == k).sum()) for side in (0, 1)] for k in range(5)}
+    assert position["by_place"] == {
+        str(k): [int((place[:, side] == k).sum()) for side in (0, 1)] for k in range(5)
+    }
     assert numbers["counts"]["clips"] == 20 and numbers["counts"]["pairs"] == len(pairs)
     assert json.loads((folder / "audit.json").read_text()) == numbers
 
 
 def test_scores_that_are_all_length_leave_no_margin_and_warn(tmp_path: Path) -> None:
     questions: dict[str, Sequence[Row]] = {
-        f"q{number}": [(f"{number}" + "x" * size, size / 10) for size in (10, 30, 60)] for number in range(12)}
+        f"q{number}": [(f"{number}" + "x" * size, size / 10) for size in (10, 30, 60)]
+        for number in range(12)
+    }
     numbers = audit(make_run(tmp_path, questions))
     assert numbers["length"]["chosen_longer"] == {"value": 1.0, "ci": [1.0, 1.0]}
-    assert numbers["length"]["margin"]["value"] == 5 and abs(numbers["length"]["residual_margin"]["value"]) < 1e-9
+    assert (
+        numbers["length"]["margin"]["value"] == 5
+        and abs(numbers["length"]["residual_margin"]["value"]) < 1e-9
+    )
     assert numbers["length"]["score_per_100_characters"]["value"] == pytest.approx(10)
     assert numbers["warnings"][0] == "chosen answers are the longer ones in 100% of the pairs"
     assert "more than half of the margin goes with length" in numbers["warnings"][2]
@@ -102,16 +132,27 @@ def test_scores_that_are_all_length_leave_no_margin_and_warn(tmp_path: Path) -> 
 def test_drops_duplicates_samplers_and_pairs_per_question_are_counted(tmp_path: Path) -> None:
     """Twelve questions of three answers, one a repetition, and one question whose answers tie."""
     questions: dict[str, Sequence[Row]] = {
-        f"q{number}": [("good", 4.0), ("Good!", 4.0), ("bad", 1.0)] for number in range(12)}
+        f"q{number}": [("good", 4.0), ("Good!", 4.0), ("bad", 1.0)] for number in range(12)
+    }
     questions["tie"] = [("good", 2.0), ("bad", 2.0)]
     folder = make_run(tmp_path, questions, **{"2": {"model": "other"}})
-    (folder / "cleaned.jsonl").write_text(json.dumps({"unit": "sample", "reason": "refusal"}) + "\n")
+    (folder / "cleaned.jsonl").write_text(
+        json.dumps({"unit": "sample", "reason": "refusal"}) + "\n"
+    )
     numbers = audit(folder)
     assert numbers["counts"]["pairs_per_question"] == {"0": 1, "1": 12}
-    assert numbers["counts"]["dropped"] == {"question": {"tie": 1}, "answer": {"duplicate": 12}, "pair": {"tie": 1}}
+    assert numbers["counts"]["dropped"] == {
+        "question": {"tie": 1},
+        "answer": {"duplicate": 12},
+        "pair": {"tie": 1},
+    }
     assert numbers["counts"]["cleaned"] == {"sample": {"refusal": 1}, "answer": {}}
     assert numbers["duplicates"] == {"answers": 12, "judged_once_for_several": 0, "pairs": 6}
-    assert numbers["samplers"]["m"] == {"chosen": 12, "rejected": 0, "share_chosen": {"value": 1.0, "ci": [1.0, 1.0]}}
+    assert numbers["samplers"]["m"] == {
+        "chosen": 12,
+        "rejected": 0,
+        "share_chosen": {"value": 1.0, "ci": [1.0, 1.0]},
+    }
     assert numbers["samplers"]["other"]["share_chosen"]["value"] == 0
     assert "6 pairs repeat an earlier pair" in numbers["warnings"][-1]
 
@@ -119,19 +160,26 @@ def test_drops_duplicates_samplers_and_pairs_per_question_are_counted(tmp_path: 
 def test_pairs_without_candidates_are_audited_by_themselves(tmp_path: Path) -> None:
     """Imported pairs: no candidates, no judgments, ids without a place."""
     made = make_run(tmp_path, random_questions(10))
-    pairs = [replace(row, chosen_id=f"a{number}", rejected_id=f"b{number}", implicit_margin=number - 2.5)
-             for number, row in enumerate(read_jsonl(made / "pairs.jsonl", Pair))]
+    pairs = [
+        replace(row, chosen_id=f"a{number}", rejected_id=f"b{number}", implicit_margin=number - 2.5)
+        for number, row in enumerate(read_jsonl(made / "pairs.jsonl", Pair))
+    ]
     folder = tmp_path / "imported"
     write_jsonl(folder / "pairs.jsonl", pairs)
     numbers = audit(folder)
     assert numbers["position"] == {"n": 0} and numbers["samplers"] == {}
-    assert (numbers["length"]["fitted_on"], numbers["length"]["answers"]) == ("pairs", 2 * len(pairs))
+    assert (numbers["length"]["fitted_on"], numbers["length"]["answers"]) == (
+        "pairs",
+        2 * len(pairs),
+    )
     assert numbers["margin"]["implicit"]["wrongly_ranked"] == 3 / len(pairs)
 
 
 def test_a_run_without_pairs_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "pairs.jsonl").write_text("")
-    with pytest.raises(UserError, match=r"nothing to audit. Make them first: dpo-video pair RECIPE"):
+    with pytest.raises(
+        UserError, match=r"nothing to audit. Make them first: dpo-video pair RECIPE"
+    ):
         audit(tmp_path)
     with pytest.raises(UserError, match=r"no pairs\.jsonl in"):
         audit(tmp_path / "nowhere")
@@ -159,8 +207,12 @@ class Page(HTMLParser):
         assert self.opened.pop() == tag
 
 
-def test_the_command_prints_the_table_and_writes_a_page_that_fetches_nothing(tmp_path: Path) -> None:
-    folder = make_run(tmp_path, random_questions(20, seed=3), **{"0": {"model": "<script>alert(1)</script>"}})
+def test_the_command_prints_the_table_and_writes_a_page_that_fetches_nothing(
+    tmp_path: Path,
+) -> None:
+    folder = make_run(
+        tmp_path, random_questions(20, seed=3), **{"0": {"model": "<script>alert(1)</script>"}}
+    )
     done = CliRunner().invoke(app, ["audit", str(folder)])
     assert done.exit_code == 0, done.output
     assert re.search(r"chosen answer is the longer one +\d+\.\d% \[", done.output)
@@ -168,7 +220,11 @@ def test_the_command_prints_the_table_and_writes_a_page_that_fetches_nothing(tmp
     page = Page()
     page.feed(text)
     assert page.opened == [] and page.fetched == [] and page.bars > 20
-    assert "http" not in text.replace("http-equiv", "") and "<script" not in text and "&lt;script&gt;" in text
+    assert (
+        "http" not in text.replace("http-equiv", "")
+        and "<script" not in text
+        and "&lt;script&gt;" in text
+    )
 
 
 def test_histograms_hold_every_value_once() -> None:
@@ -181,8 +237,12 @@ def test_histograms_hold_every_value_once() -> None:
 def test_weighted_correlation_and_slope_are_those_of_repeated_rows() -> None:
     chance = np.random.default_rng(0)
     values, weights = chance.normal(size=(9, 2)), chance.integers(0, 4, (5, 9))
-    for row, correlation, slope in zip(weights, weighted_correlation(values, weights.astype(float)),
-                                       weighted_slope(values, weights.astype(float)), strict=True):
+    for row, correlation, slope in zip(
+        weights,
+        weighted_correlation(values, weights.astype(float)),
+        weighted_slope(values, weights.astype(float)),
+        strict=True,
+    ):
         many = np.repeat(values, row, axis=0)
         assert correlation == pytest.approx(np.corrcoef(many.T)[0, 1])
         assert slope == pytest.approx((many[:, 0] @ many[:, 1]) / (many[:, 0] @ many[:, 0]))

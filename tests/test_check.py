@@ -1,4 +1,6 @@
-"""The plan of a run: shipped recipes from configs alone, a user's data as they are, and what stands in the way."""
+"""The plan of a run: shipped recipes from configs alone, a user's data as they are, and what stands
+in the way.
+"""
 
 import math
 from pathlib import Path
@@ -22,35 +24,60 @@ from dpo_video.video import read_frames
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny checkpoint, four clips of 10 to 40 frames, samples about two, held-out ones about the others."""
+    """A tiny checkpoint, four clips of 10 to 40 frames, samples about two, held-out ones about the
+    others.
+    """
     folder = tmp_path_factory.mktemp("world")
     tiny_policy("qwen2_5_vl", folder / "policy")
     for number in range(4):
         write_clip(folder / f"c{number}.mp4", 10 * (number + 1))
     for name, clips in (("train", (0, 1)), ("heldout", (2, 3))):
-        write_jsonl(folder / f"{name}.jsonl", [
-            Sample(id=f"{clip}-{question}", video=f"c{clip}.mp4", prompt="what happens ?" * (question + 1),
-                   caption="a dog runs " * 10, answer="a dog") for clip in clips for question in range(3)])
+        write_jsonl(
+            folder / f"{name}.jsonl",
+            [
+                Sample(
+                    id=f"{clip}-{question}",
+                    video=f"c{clip}.mp4",
+                    prompt="what happens ?" * (question + 1),
+                    caption="a dog runs " * 10,
+                    answer="a dog",
+                )
+                for clip in clips
+                for question in range(3)
+            ],
+        )
     return folder
 
 
 def recipe_for(world: Path, **changes: dict[str, Any]) -> Recipe:
     settings: dict[str, Any] = {
-        "name": "mine", "model": {"name": str(world / "policy"), "device": "cpu"},
+        "name": "mine",
+        "model": {"name": str(world / "policy"), "device": "cpu"},
         "data": {"samples": str(world / "train.jsonl"), "heldout": str(world / "heldout.jsonl")},
-        "video": {"policy": "fps", "fps": 10, "min_frames": 2, "workers": 1}, "generate": {"max_new_tokens": 16},
-        "judge": {"model": "m", "base_url": "http://127.0.0.1:9/v1"}, "tracking": {"to": "none"}}
+        "video": {"policy": "fps", "fps": 10, "min_frames": 2, "workers": 1},
+        "generate": {"max_new_tokens": 16},
+        "judge": {"model": "m", "base_url": "http://127.0.0.1:9/v1"},
+        "tracking": {"to": "none"},
+    }
     for section, values in changes.items():
         settings[section] = {**settings.get(section, {}), **values}
     return Recipe.model_validate(settings)
 
 
-@pytest.mark.parametrize(("name", "tokens", "frames"), [
-    ("qwen2_5_vl_7b", 4032, 32), ("qwen2_5_vl_3b", 4032, 32), ("llava_next_video_7b", 2304, 16),
-    ("llava_hound_dpo", 1152, 8)])
-def test_shipped_recipes_are_planned_without_data_or_weights(name: str, tokens: int, frames: int) -> None:
-    """Qwen2.5-VL: 1280x720 under 200704 pixels in multiples of 28 is 588x336, 21 x 12 tokens for two frames; 16 such
-    are 4032, 17 would pass 4096. LLaVA-NeXT-Video: 144 tokens a frame."""
+@pytest.mark.parametrize(
+    ("name", "tokens", "frames"),
+    [
+        ("qwen2_5_vl_7b", 4032, 32),
+        ("qwen2_5_vl_3b", 4032, 32),
+        ("llava_next_video_7b", 2304, 16),
+        ("llava_hound_dpo", 1152, 8),
+    ],
+)
+def test_shipped_recipes_are_planned_without_data_or_weights(
+    name: str, tokens: int, frames: int
+) -> None:
+    """Qwen2.5-VL: 1280x720 under 200704 pixels in multiples of 28 is 588x336, 21 x 12 tokens for
+    two frames; 16 such are 4032, 17 would pass 4096. LLaVA-NeXT-Video: 144 tokens a frame."""
     plan = check(load_recipe(name))
     assert plan.video_tokens == (tokens, tokens, tokens) and plan.frames.most == frames
     assert plan.problems == () and plan.decoded == 0 and plan.questions == 1000
@@ -60,12 +87,16 @@ def test_shipped_recipes_are_planned_without_data_or_weights(name: str, tokens: 
 
 
 def test_trainable_parameters_are_rank_times_inputs_and_outputs_of_every_language_layer() -> None:
-    """Qwen2.5-VL-7B, 28 layers: q and o 3584 + 3584, k and v 3584 + 512, gate, up and down 3584 + 18944; rank 64."""
+    """Qwen2.5-VL-7B, 28 layers: q and o 3584 + 3584, k and v 3584 + 512, gate, up and down 3584 +
+    18944; rank 64.
+    """
     per_layer = 2 * (3584 + 3584) + 2 * (3584 + 512) + 3 * (3584 + 18944)
     assert check(load_recipe("qwen2_5_vl_7b")).trainable == 28 * 64 * per_layer
 
 
-def test_a_users_data_are_counted_decoded_and_measured_as_the_model_will_see_them(world: Path) -> None:
+def test_a_users_data_are_counted_decoded_and_measured_as_the_model_will_see_them(
+    world: Path,
+) -> None:
     recipe = recipe_for(world)
     plan = check(recipe)
     assert (plan.questions, plan.clips, plan.heldout_questions, plan.heldout_clips) == (6, 2, 6, 2)
@@ -82,53 +113,102 @@ def test_a_users_data_are_counted_decoded_and_measured_as_the_model_will_see_the
 
 
 def test_judge_calls_and_tokens_are_those_of_the_prompts(world: Path) -> None:
-    """Characters of each rendered prompt over 4, rounded up, for every candidate; a label is one token."""
-    samples = [Sample(id=str(n), video="v", prompt="p" * 30, caption="c" * n * 50, answer=None) for n in range(4)]
+    """Characters of each rendered prompt over 4, rounded up, for every candidate; a label is one
+    token.
+    """
+    samples = [
+        Sample(id=str(n), video="v", prompt="p" * 30, caption="c" * n * 50, answer=None)
+        for n in range(4)
+    ]
     recipe = recipe_for(world, judge={"scorer": "caption_score"}, generate={"num_candidates": 5})
     prompt = load_scorer("caption_score").prompt.rstrip("\n")
-    length = sum(math.ceil(len(prompt.format(caption="c" * n * 50, question="p" * 30, answer="> " + "x" * 64)) / 4)
-                 for n in range(4))
+    length = sum(
+        math.ceil(
+            len(prompt.format(caption="c" * n * 50, question="p" * 30, answer="> " + "x" * 64)) / 4
+        )
+        for n in range(4)
+    )
     assert judge_calls(recipe, samples, per_sample=5) == (20, 5 * length, 20)
     written = recipe_for(world, judge={"scorer": "hound_quality", "max_tokens": 300})
     assert judge_calls(written, samples, per_sample=5).tokens_out == 20 * 300
 
 
 def test_evaluation_judges_both_answers_by_both_scorers_and_the_drawn_ones(world: Path) -> None:
-    """6 questions x 2 answers x 2 scorers, 4 x 3 drawn answers; at most 3 training pairs a question."""
+    """6 questions x 2 answers x 2 scorers, 4 x 3 drawn answers; at most 3 training pairs a
+    question.
+    """
     all_pairs = {"rule": "all_pairs", "max_pairs_per_sample": 3}
-    plan = check(recipe_for(world, evaluate={"pair_samples": 4, "pair_candidates": 3}, pair=all_pairs))
+    plan = check(
+        recipe_for(world, evaluate={"pair_samples": 4, "pair_candidates": 3}, pair=all_pairs)
+    )
     assert plan.evaluation_judge is not None and plan.evaluation_judge.calls == 6 * 2 * 2 + 4 * 3
     assert plan.pairs == 6 * 3
 
 
 def pair_of(question: str, *, chosen: str, other: str | None) -> Pair:
-    return Pair(sample_id=question, video="c0.mp4", prompt="what happens ?", chosen=chosen, rejected="a cat",
-                rejected_video=other, source="written", chosen_id="a", rejected_id="b")
+    return Pair(
+        sample_id=question,
+        video="c0.mp4",
+        prompt="what happens ?",
+        chosen=chosen,
+        rejected="a cat",
+        rejected_video=other,
+        source="written",
+        chosen_id="a",
+        rejected_id="b",
+    )
 
 
 def given_pairs(world: Path, **changes: dict[str, Any]) -> Recipe:
-    """Return a recipe for six pairs about three questions, the last of which has its rejected answers go with a clip of
-    their own; the judge lacks its key."""
-    write_jsonl(world / "pairs.jsonl", [
-        pair_of(str(question), chosen="a dog runs " * (number + 1), other="c1.mp4" if question == 2 else None)
-        for question in range(3) for number in range(2)])
-    data = {"pairs": str(world / "pairs.jsonl"), "samples": "", "heldout": None, **changes.pop("data", {})}
+    """Return a recipe for six pairs about three questions, the last of which has its rejected
+    answers go with a clip of their own; the judge lacks its key."""
+    write_jsonl(
+        world / "pairs.jsonl",
+        [
+            pair_of(
+                str(question),
+                chosen="a dog runs " * (number + 1),
+                other="c1.mp4" if question == 2 else None,
+            )
+            for question in range(3)
+            for number in range(2)
+        ],
+    )
+    data = {
+        "pairs": str(world / "pairs.jsonl"),
+        "samples": "",
+        "heldout": None,
+        **changes.pop("data", {}),
+    }
     judge = {"base_url": "https://api.example.com/v1", "api_key_env": "NO_SUCH_KEY"}
     return recipe_for(world, data=data, judge=judge, generate={"temperature": 0}, **changes)
 
 
-def test_given_pairs_are_planned_for_as_they_are_and_nothing_is_judged_without_held_out_samples(world: Path) -> None:
-    """Six pairs, and a negative for each question whose pairs do not tell clips apart; the longest answer is 22
-    characters, 6 tokens at 4 each."""
-    plan = check(given_pairs(world, pair={"video_negatives": ["reverse"]}, train={"batch_size": 1,
-                                                                               "gradient_accumulation": 1}))
+def test_given_pairs_are_planned_for_as_they_are_and_nothing_is_judged_without_held_out_samples(
+    world: Path,
+) -> None:
+    """Six pairs, and a negative for each question whose pairs do not tell clips apart; the longest
+    answer is 22 characters, 6 tokens at 4 each."""
+    plan = check(
+        given_pairs(
+            world,
+            pair={"video_negatives": ["reverse"]},
+            train={"batch_size": 1, "gradient_accumulation": 1},
+        )
+    )
     assert plan.problems == () and (plan.questions, plan.decoded) == (3, 2)
     assert (plan.pairs, plan.steps) == (6 + 2, 8)
-    assert plan.sequence.most - plan.video_tokens.most == math.ceil(len("what happens ?") / 4) + 32 + 6
+    assert (
+        plan.sequence.most - plan.video_tokens.most == math.ceil(len("what happens ?") / 4) + 32 + 6
+    )
     assert set(plan.memory) == {"train"}
     text = render(plan)
     assert "at most 8, given by data.pairs" in text
-    assert "judge the candidates" not in text and "temperature" not in text and "favours its own" not in text
+    assert (
+        "judge the candidates" not in text
+        and "temperature" not in text
+        and "favours its own" not in text
+    )
 
 
 def test_given_pairs_with_held_out_samples_still_need_the_judge(world: Path) -> None:
@@ -139,7 +219,9 @@ def test_given_pairs_with_held_out_samples_still_need_the_judge(world: Path) -> 
 
 
 @pytest.mark.parametrize("samples", [{}, {"samples": "data/train.jsonl"}])
-def test_missing_pairs_are_a_problem_whatever_the_samples(world: Path, samples: dict[str, str]) -> None:
+def test_missing_pairs_are_a_problem_whatever_the_samples(
+    world: Path, samples: dict[str, str]
+) -> None:
     plan = check(given_pairs(world, data={"pairs": "data/train.jsonl", **samples}))
     assert len(plan.problems) == 1 and "data/train.jsonl" in plan.problems[0]
     assert plan.pairs == 1000 and "data.pairs: 1,000 questions" in render(plan)
@@ -153,7 +235,9 @@ def test_a_missing_clip_of_a_rejected_answer_is_found(world: Path) -> None:
 
 
 def test_steps_are_counted_as_the_trainer_counts_them(world: Path) -> None:
-    """10 pairs in batches of 3 are 4 forwards, in steps of 2 forwards 2 steps an epoch; 1.5 epochs are 3 steps."""
+    """10 pairs in batches of 3 are 4 forwards, in steps of 2 forwards 2 steps an epoch; 1.5 epochs
+    are 3 steps.
+    """
     train = {"batch_size": 3, "gradient_accumulation": 2, "epochs": 1.5}
     assert optimizer_steps(recipe_for(world, train=train), 10) == 3
     assert optimizer_steps(recipe_for(world, train={**train, "max_steps": 2}), 10) == 2
@@ -162,17 +246,42 @@ def test_steps_are_counted_as_the_trainer_counts_them(world: Path) -> None:
 POLICIES = get_args(VideoSettings.model_fields["policy"].annotation)
 
 
-@pytest.mark.parametrize(("policy", "samples"), [
-    *((policy, samples) for policy in POLICIES for samples in ("train", "none")), ("scene", "broken")])
-def test_every_frame_policy_is_planned_for_with_data_and_without(world: Path, policy: str, samples: str) -> None:
-    """Without a clip that can be read, one of 30 s is assumed: 2 frames a second are 60, and at most 40 are taken."""
+@pytest.mark.parametrize(
+    ("policy", "samples"),
+    [
+        *((policy, samples) for policy in POLICIES for samples in ("train", "none")),
+        ("scene", "broken"),
+    ],
+)
+def test_every_frame_policy_is_planned_for_with_data_and_without(
+    world: Path, policy: str, samples: str
+) -> None:
+    """Without a clip that can be read, one of 30 s is assumed: 2 frames a second are 60, and at
+    most 40 are taken.
+    """
     (world / "broken.mp4").write_bytes(b"no video")
-    write_jsonl(world / "broken.jsonl", [Sample(id="a", video="broken.mp4", prompt="?", caption="a dog runs")])
-    plan = check(recipe_for(world, data={"samples": str(world / f"{samples}.jsonl")}, video={
-        "policy": policy, "fps": 2, "max_frames": 40, "num_frames": 8, "reserve_tokens": 8}))
+    write_jsonl(
+        world / "broken.jsonl",
+        [Sample(id="a", video="broken.mp4", prompt="?", caption="a dog runs")],
+    )
+    plan = check(
+        recipe_for(
+            world,
+            data={"samples": str(world / f"{samples}.jsonl")},
+            video={
+                "policy": policy,
+                "fps": 2,
+                "max_frames": 40,
+                "num_frames": 8,
+                "reserve_tokens": 8,
+            },
+        )
+    )
     text, assumed = render(plan), samples != "train"
     assert ("1280x720" in text) == assumed
-    assert (f"video.policy {policy} keeps every frame" in text) == (assumed and policy in ("scene", "diff_prune"))
+    assert (f"video.policy {policy} keeps every frame" in text) == (
+        assumed and policy in ("scene", "diff_prune")
+    )
     if assumed and policy != "fit":
         assert plan.frames.most == (8 if policy == "uniform" else 40)
 
@@ -183,14 +292,25 @@ def test_missing_data_are_a_problem_and_the_plan_is_made_all_the_same(world: Pat
     assert plan.questions == 1000 and "data.samples: 1,000 questions" in render(plan)
 
 
-def test_clips_that_are_missing_or_broken_are_counted_and_named(world: Path, tmp_path: Path) -> None:
+def test_clips_that_are_missing_or_broken_are_counted_and_named(
+    world: Path, tmp_path: Path
+) -> None:
     (tmp_path / "broken.mp4").write_bytes(b"")
     (tmp_path / "good.mp4").write_bytes((world / "c0.mp4").read_bytes())
-    write_jsonl(tmp_path / "s.jsonl", [Sample(id=name, video=f"{name}.mp4", prompt="p", caption="c")
-                                       for name in ("good", "broken", "gone", "lost")])
+    write_jsonl(
+        tmp_path / "s.jsonl",
+        [
+            Sample(id=name, video=f"{name}.mp4", prompt="p", caption="c")
+            for name in ("good", "broken", "gone", "lost")
+        ],
+    )
     plan = check(recipe_for(world, data={"samples": str(tmp_path / "s.jsonl")}))
-    assert len(plan.problems) == 1 and plan.problems[0].startswith("2 of 4 clips are missing; first: no file at ")
-    assert any("1 of 2 clips that were tried cannot be read" in warning for warning in plan.warnings)
+    assert len(plan.problems) == 1 and plan.problems[0].startswith(
+        "2 of 4 clips are missing; first: no file at "
+    )
+    assert any(
+        "1 of 2 clips that were tried cannot be read" in warning for warning in plan.warnings
+    )
 
 
 def test_a_clip_in_both_splits_is_a_problem(world: Path) -> None:
@@ -198,21 +318,41 @@ def test_a_clip_in_both_splits_is_a_problem(world: Path) -> None:
     assert any("c0.mp4" in problem or "c1.mp4" in problem for problem in plan.problems)
 
 
-@pytest.mark.parametrize(("changes", "message"), [
-    ({"generate": {"temperature": 0}}, "all candidates of a question would be the same answer"),
-    ({"generate": {"num_candidates": 1}}, "a pair needs two answers"),
-    ({"pair": {"min_margin": 4.5}}, "pair.min_margin 4.5 is wider than the scores of hound_quality (1 to 5)"),
-    ({"pair": {"rule": "hound", "threshold": 6}}, "pair.threshold 6 leaves no answer on one side"),
-    ({"judge": {"base_url": "https://api.example.com/v1", "api_key_env": "NO_SUCH_KEY"}}, "NO_SUCH_KEY is not set"),
-    ({"train": {"loss": ["sigmod"]}}, "Did you mean 'sigmoid'?"),
-    ({"train": {"loss": ["exo_pair"]}}, "needs `train.trl.label_smoothing` above 0"),
-    ({"train": {"optimizer": "adamw_torhc"}}, "adamw_torhc is not a valid OptimizerNames"),
-    ({"train": {"trl": {"weight_decay": "a lot"}}}, "`train.trl.weight_decay` must be a number, got 'a lot'"),
-    ({"train": {"trl": {"use_weighting": 1}}}, "`train.trl.use_weighting` must be true or false, got 1"),
-    ({"judge": {"max_cost": 3.0}}, "judge.prices is not set"),
-    ({"evaluate": {"hallucination_scorer": "none_such.yaml"}}, "no scorer file at"),
-])
-def test_a_recipe_that_cannot_run_is_told_why(world: Path, changes: dict[str, Any], message: str) -> None:
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"generate": {"temperature": 0}}, "all candidates of a question would be the same answer"),
+        ({"generate": {"num_candidates": 1}}, "a pair needs two answers"),
+        (
+            {"pair": {"min_margin": 4.5}},
+            "pair.min_margin 4.5 is wider than the scores of hound_quality (1 to 5)",
+        ),
+        (
+            {"pair": {"rule": "hound", "threshold": 6}},
+            "pair.threshold 6 leaves no answer on one side",
+        ),
+        (
+            {"judge": {"base_url": "https://api.example.com/v1", "api_key_env": "NO_SUCH_KEY"}},
+            "NO_SUCH_KEY is not set",
+        ),
+        ({"train": {"loss": ["sigmod"]}}, "Did you mean 'sigmoid'?"),
+        ({"train": {"loss": ["exo_pair"]}}, "needs `train.trl.label_smoothing` above 0"),
+        ({"train": {"optimizer": "adamw_torhc"}}, "adamw_torhc is not a valid OptimizerNames"),
+        (
+            {"train": {"trl": {"weight_decay": "a lot"}}},
+            "`train.trl.weight_decay` must be a number, got 'a lot'",
+        ),
+        (
+            {"train": {"trl": {"use_weighting": 1}}},
+            "`train.trl.use_weighting` must be true or false, got 1",
+        ),
+        ({"judge": {"max_cost": 3.0}}, "judge.prices is not set"),
+        ({"evaluate": {"hallucination_scorer": "none_such.yaml"}}, "no scorer file at"),
+    ],
+)
+def test_a_recipe_that_cannot_run_is_told_why(
+    world: Path, changes: dict[str, Any], message: str
+) -> None:
     findings = Findings([], [], [])
     check_recipe(recipe_for(world, **changes), [], [], findings)
     assert any(message in problem for problem in findings.problems), findings.problems
@@ -224,24 +364,41 @@ def test_an_unknown_scorer_leaves_the_rest_of_the_plan(world: Path) -> None:
     assert "judge the candidates  unknown, see the problems" in text and "optimizer steps" in text
 
 
-@pytest.mark.parametrize(("changes", "message"), [
-    ({"generate": {"max_new_tokens": 4090}}, "no answer can be written: the shortest clip looked at takes 24 tokens, "
-     "an answer up to 4,090 (generate.max_new_tokens), and the model's context is 4,096. Lower"),
-    ({"train": {"max_length": 24}}, "no pair can be trained on: the shortest clip looked at takes 24 tokens, and "
-     "train.max_length is 24. Raise it, or lower"),
-])
-def test_what_fits_no_context_is_a_problem(world: Path, changes: dict[str, Any], message: str) -> None:
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"generate": {"max_new_tokens": 4090}},
+            "no answer can be written: the shortest clip looked at takes 24 tokens, "
+            "an answer up to 4,090 (generate.max_new_tokens), and the model's context is 4,096. "
+            "Lower",
+        ),
+        (
+            {"train": {"max_length": 24}},
+            "no pair can be trained on: the shortest clip looked at takes 24 tokens, and "
+            "train.max_length is 24. Raise it, or lower",
+        ),
+    ],
+)
+def test_what_fits_no_context_is_a_problem(
+    world: Path, changes: dict[str, Any], message: str
+) -> None:
     """Four frames of 168 x 56 after resizing: two steps of 12 tokens."""
     plan = check(recipe_for(world, **changes))
     assert len(plan.problems) == 1 and message in plan.problems[0]
 
 
-@pytest.mark.parametrize(("changes", "message"), [
-    ({"train": {"max_length": 40}}, "do not fit the 40 there is room for"),
-    ({"video": {"max_tokens": 24}}, "over their budget of tokens and lose frames"),
-    ({"data": {"heldout": None}}, "the run ends without numbers before and after"),
-])
-def test_what_will_disappoint_is_a_warning(world: Path, changes: dict[str, Any], message: str) -> None:
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"train": {"max_length": 40}}, "do not fit the 40 there is room for"),
+        ({"video": {"max_tokens": 24}}, "over their budget of tokens and lose frames"),
+        ({"data": {"heldout": None}}, "the run ends without numbers before and after"),
+    ],
+)
+def test_what_will_disappoint_is_a_warning(
+    world: Path, changes: dict[str, Any], message: str
+) -> None:
     plan = check(recipe_for(world, **changes))
     assert any(message in warning for warning in plan.warnings), plan.warnings
     assert plan.problems == ()

@@ -24,12 +24,24 @@ judge:
 tracking: {{to: none}}
 """
 SAMPLE = {"id": "a", "video": "a.mp4", "prompt": "What?", "caption": "A red circle."}
-CANDIDATE = {"id": "a#0", "sample_id": "a", "text": "A circle.", "model": "m", "settings": "s", "seed": 0}
+CANDIDATE = {
+    "id": "a#0",
+    "sample_id": "a",
+    "text": "A circle.",
+    "model": "m",
+    "settings": "s",
+    "seed": 0,
+}
 
 
 def dpo_video(*arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-m", "dpo_video", *map(str, arguments)], capture_output=True, text=True,
-                          check=False, env={**os.environ, **environment})
+    return subprocess.run(
+        [sys.executable, "-m", "dpo_video", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, **environment},
+    )
 
 
 @pytest.fixture
@@ -50,15 +62,21 @@ def check_one_line(done: subprocess.CompletedProcess[str], *parts: str) -> None:
 def test_help_lists_the_five_stages() -> None:
     done = dpo_video("--help")
     assert done.returncode == 0
-    assert [word for word in ("generate", "judge", "pair", "train", "evaluate") if word in done.stdout] == [
-        "generate", "judge", "pair", "train", "evaluate"]
+    assert [
+        word for word in ("generate", "judge", "pair", "train", "evaluate") if word in done.stdout
+    ] == ["generate", "judge", "pair", "train", "evaluate"]
 
 
 def test_wrong_settings_and_names_are_one_line() -> None:
     check_one_line(dpo_video("run", "quikstart"), "Did you mean 'quickstart'?")
-    check_one_line(dpo_video("show", "quickstart", "train.learning_rat=1"),
-                   "override 'train.learning_rat=1': unknown key `train.learning_rat`. Did you mean 'learning_rate'?")
-    check_one_line(dpo_video("run", "quickstart", "data.samples=toy:tran"), "Did you mean 'toy:train'?")
+    check_one_line(
+        dpo_video("show", "quickstart", "train.learning_rat=1"),
+        "override 'train.learning_rat=1': unknown key `train.learning_rat`. Did you mean "
+        "'learning_rate'?",
+    )
+    check_one_line(
+        dpo_video("run", "quickstart", "data.samples=toy:tran"), "Did you mean 'toy:train'?"
+    )
 
 
 def test_show_prints_what_a_recipe_resolves_to() -> None:
@@ -67,7 +85,9 @@ def test_show_prints_what_a_recipe_resolves_to() -> None:
 
 
 def test_missing_caption_names_file_and_line(recipe: Path) -> None:
-    (recipe.parent / "train.jsonl").write_text(json.dumps({key: SAMPLE[key] for key in ("id", "video", "prompt")}))
+    (recipe.parent / "train.jsonl").write_text(
+        json.dumps({key: SAMPLE[key] for key in ("id", "video", "prompt")})
+    )
     check_one_line(dpo_video("generate", recipe), "train.jsonl:1: missing `caption`")
 
 
@@ -84,7 +104,9 @@ def test_repeated_ids_and_shared_clips_are_refused(recipe: Path) -> None:
 
 
 def test_a_stage_without_its_input_names_the_command(recipe: Path) -> None:
-    check_one_line(dpo_video("pair", recipe), "no candidates.jsonl", "make it first: dpo-video generate RECIPE")
+    check_one_line(
+        dpo_video("pair", recipe), "no candidates.jsonl", "make it first: dpo-video generate RECIPE"
+    )
 
 
 def test_an_unreachable_judge_is_one_line(recipe: Path) -> None:
@@ -98,8 +120,10 @@ def test_a_missing_judge_key_is_one_line(recipe: Path) -> None:
     folder = recipe.parent / "runs" / "mine"
     folder.mkdir(parents=True)
     (folder / "candidates.jsonl").write_text(json.dumps(CANDIDATE) + "\n")
-    check_one_line(dpo_video("judge", recipe, "judge.base_url=https://judge.invalid/v1", OPENAI_API_KEY=""),
-                   "OPENAI_API_KEY")
+    check_one_line(
+        dpo_video("judge", recipe, "judge.base_url=https://judge.invalid/v1", OPENAI_API_KEY=""),
+        "OPENAI_API_KEY",
+    )
 
 
 def test_a_run_folder_in_use_names_the_process(recipe: Path) -> None:

@@ -1,4 +1,6 @@
-"""The evaluate stage with real tiny models, clips, adapter and HTTP; every number recomputed from the answers."""
+"""The evaluate stage with real tiny models, clips, adapter and HTTP; every number recomputed from
+the answers.
+"""
 
 import json
 from collections.abc import Iterator
@@ -40,11 +42,21 @@ verdict: "Score: {label}"
 threshold: 0.5
 examples: [{reply: "Score: 2", score: 0.75}]
 """
-HELDOUT = [Sample(id=f"h{clip}-q{number}", video=f"h{clip}.mp4", prompt=prompt, caption="a dog runs to the left",
-                  answer="something else" if number else None)
-           for clip in range(3) for number, prompt in enumerate(["what happens ?", "describe the video"])]
+HELDOUT = [
+    Sample(
+        id=f"h{clip}-q{number}",
+        video=f"h{clip}.mp4",
+        prompt=prompt,
+        caption="a dog runs to the left",
+        answer="something else" if number else None,
+    )
+    for clip in range(3)
+    for number, prompt in enumerate(["what happens ?", "describe the video"])
+]
 END_WEIGHT = 6.0
-"""Scales the end of turn in the tiny model's tied head, so that some answers end before they are cut."""
+"""Scales the end of turn in the tiny model's tied head, so that some answers end before they are
+cut.
+"""
 TRAIN = [Sample(id="t", video="t.mp4", prompt="what happens ?", caption="a cat")]
 
 
@@ -57,7 +69,9 @@ def judge_url() -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory, judge_url: str) -> Path:
-    """Clips, a tiny policy with a random adapter that changes its answers, and the judge's address."""
+    """Clips, a tiny policy with a random adapter that changes its answers, and the judge's
+    address.
+    """
     folder = tmp_path_factory.mktemp("world")
     for name in ("t", "h0", "h1", "h2"):
         write_clip(folder / f"{name}.mp4", 10)
@@ -76,17 +90,37 @@ def world(tmp_path_factory: pytest.TempPathFactory, judge_url: str) -> Path:
 
 
 def recipe_for(world: Path, folder: Path, **evaluation: Any) -> Recipe:
-    return Recipe.model_validate({
-        "name": "r", "runs_folder": str(folder), "tracking": {"to": "none"},
-        "model": {"name": str(world / "policy"), "device": "cpu"},
-        "data": {"samples": str(folder / "train.jsonl"), "heldout": str(folder / "heldout.jsonl"),
-                 "video_root": str(world), "max_bad_fraction": 0.5},
-        "video": {"num_frames": 4, "workers": 1}, "generate": {"max_new_tokens": 6, "batch_size": 6},
-        "judge": {"backend": "openai", "model": "steady", "base_url": (world / "judge_url").read_text(),
-                  "score_from": "verdict"},
-        "pair": {"min_margin": 1},
-        "evaluate": {"max_new_tokens": 6, "pair_samples": 4, "pair_candidates": 4, "bootstrap": 200,
-                     "hallucination_scorer": "hound_quality", **evaluation}})
+    return Recipe.model_validate(
+        {
+            "name": "r",
+            "runs_folder": str(folder),
+            "tracking": {"to": "none"},
+            "model": {"name": str(world / "policy"), "device": "cpu"},
+            "data": {
+                "samples": str(folder / "train.jsonl"),
+                "heldout": str(folder / "heldout.jsonl"),
+                "video_root": str(world),
+                "max_bad_fraction": 0.5,
+            },
+            "video": {"num_frames": 4, "workers": 1},
+            "generate": {"max_new_tokens": 6, "batch_size": 6},
+            "judge": {
+                "backend": "openai",
+                "model": "steady",
+                "base_url": (world / "judge_url").read_text(),
+                "score_from": "verdict",
+            },
+            "pair": {"min_margin": 1},
+            "evaluate": {
+                "max_new_tokens": 6,
+                "pair_samples": 4,
+                "pair_candidates": 4,
+                "bootstrap": 200,
+                "hallucination_scorer": "hound_quality",
+                **evaluation,
+            },
+        }
+    )
 
 
 @contextmanager
@@ -101,53 +135,91 @@ def opened(world: Path, folder: Path, heldout: list[Sample], **evaluation: Any) 
 
 
 def greedy_answers(run: Run, adapter: Path | None) -> dict[str, str]:
-    made = make_candidates(run, Work(samples=run.heldout, root=run.heldout_root, num_candidates=1, adapter=adapter,
-                                     sampler=Sampler(temperature=0, max_new_tokens=6)))
+    made = make_candidates(
+        run,
+        Work(
+            samples=run.heldout,
+            root=run.heldout_root,
+            num_candidates=1,
+            adapter=adapter,
+            sampler=Sampler(temperature=0, max_new_tokens=6),
+        ),
+    )
     return {candidate.sample_id: candidate.text for candidate in made.candidates}
 
 
 def judge_score(sample: Sample, answer: str) -> int:
     """Return the score that the server gives an answer under hound_quality."""
-    message, = render(load_scorer("hound_quality"), caption=sample.caption, question=sample.prompt, answer=answer,
-                      reference=sample.answer)
+    (message,) = render(
+        load_scorer("hound_quality"),
+        caption=sample.caption,
+        question=sample.prompt,
+        answer=answer,
+        reference=sample.answer,
+    )
     return steady_score(message["content"])
 
 
-def test_the_stage_measures_both_models_on_the_same_questions_and_repeats_nothing(world: Path, tmp_path: Path) -> None:
-    """Gold answers are set to what the base model says to two questions and the tuned one to three others."""
+def test_the_stage_measures_both_models_on_the_same_questions_and_repeats_nothing(
+    world: Path, tmp_path: Path
+) -> None:
+    """Gold answers are set to what the base model says to two questions and the tuned one to three
+    others.
+    """
     with opened(world, tmp_path, HELDOUT) as run:
         base, tuned = greedy_answers(run, None), greedy_answers(run, run.folder / "adapter")
     assert base.keys() == tuned.keys() and sum(base[name] != tuned[name] for name in base) >= 4
-    gold = {name: base[name] if place < 2 else tuned[name] for place, name in enumerate(list(base)[:5])}
-    heldout = [Sample(id=s.id, video=s.video, prompt=s.prompt, caption=s.caption, answer=gold.get(s.id))
-               for s in HELDOUT]
+    gold = {
+        name: base[name] if place < 2 else tuned[name] for place, name in enumerate(list(base)[:5])
+    }
+    heldout = [
+        Sample(id=s.id, video=s.video, prompt=s.prompt, caption=s.caption, answer=gold.get(s.id))
+        for s in HELDOUT
+    ]
     with opened(world, tmp_path, heldout) as run:
         summary = evaluate(run)
         metrics = json.loads((run.folder / "metrics.json").read_text())
         stored = [list(run.store.rows(kind)) for kind in ("candidate", "judgment", "reference")]
         evaluate(run)
         again = json.loads((run.folder / "metrics.json").read_text())
-        assert [list(run.store.rows(kind)) for kind in ("candidate", "judgment", "reference")] == stored
+        assert [
+            list(run.store.rows(kind)) for kind in ("candidate", "judgment", "reference")
+        ] == stored
     assert {**again, "seconds": metrics["seconds"]} == metrics
 
     scores: dict[str, list[int]] = {}
     for side, answers in (("before", base), ("after", tuned)):
-        right = [normalise_answer(answers[name]) == normalise_answer(text) for name, text in gold.items()]
-        assert metrics[side]["accuracy"] == pytest.approx(sum(right) / 5) and metrics[side]["accuracy_n"] == 5
+        right = [
+            normalise_answer(answers[name]) == normalise_answer(text) for name, text in gold.items()
+        ]
+        assert (
+            metrics[side]["accuracy"] == pytest.approx(sum(right) / 5)
+            and metrics[side]["accuracy_n"] == 5
+        )
         assert metrics[side]["answer_length"] == pytest.approx(sum(map(len, answers.values())) / 6)
         low, high = metrics[side]["accuracy_ci"]
         assert 0 <= low <= metrics[side]["accuracy"] <= high <= 1
         scores[side] = [judge_score(sample, answers[sample.id]) for sample in heldout]
         assert metrics[side]["judged_score"] == pytest.approx(sum(scores[side]) / 6)
         assert metrics[side]["judged_score_unscored"] == 0
-        assert metrics[side]["hallucination_rate"] == pytest.approx(sum(score < 3 for score in scores[side]) / 6)
+        assert metrics[side]["hallucination_rate"] == pytest.approx(
+            sum(score < 3 for score in scores[side]) / 6
+        )
     gaps = [after - before for before, after in zip(scores["before"], scores["after"], strict=True)]
-    for name, change in (("accuracy", metrics["after"]["accuracy"] - metrics["before"]["accuracy"]),
-                         ("judged_score", sum(gaps) / 6)):
+    for name, change in (
+        ("accuracy", metrics["after"]["accuracy"] - metrics["before"]["accuracy"]),
+        ("judged_score", sum(gaps) / 6),
+    ):
         assert metrics["change"][name] == pytest.approx(change)
     judged = metrics["judged"]
     assert [judged[name] for name in ("win", "tie", "loss", "unscored", "n", "tie_margin")] == [
-        sum(gap >= 1 for gap in gaps), sum(gap == 0 for gap in gaps), sum(gap <= -1 for gap in gaps), 0, 6, 1]
+        sum(gap >= 1 for gap in gaps),
+        sum(gap == 0 for gap in gaps),
+        sum(gap <= -1 for gap in gaps),
+        0,
+        6,
+        1,
+    ]
     assert judged["judge"] == "steady" and judged["scorer"].startswith("hound_quality@")
     assert metrics["heldout"] == {"samples": 6, "clips": 3, "unanswered": 0}
     pairs = metrics["heldout_pairs"]
@@ -157,22 +229,47 @@ def test_the_stage_measures_both_models_on_the_same_questions_and_repeats_nothin
     assert summary["failed"] == 0 and summary["questions"] == 6
 
 
-def test_a_clip_that_cannot_be_read_leaves_its_questions_unanswered_and_counted(world: Path, tmp_path: Path) -> None:
-    broken = Sample(id="b", video="missing.mp4", prompt="what happens ?", caption="a dog", answer="x")
+def test_a_clip_that_cannot_be_read_leaves_its_questions_unanswered_and_counted(
+    world: Path, tmp_path: Path
+) -> None:
+    broken = Sample(
+        id="b", video="missing.mp4", prompt="what happens ?", caption="a dog", answer="x"
+    )
     with opened(world, tmp_path, [*HELDOUT[:3], broken], pair_samples=0) as run:
         summary = evaluate(run)
         metrics = json.loads((run.folder / "metrics.json").read_text())
         assert list(run.bad_clips) == ["missing.mp4"]
-    assert metrics["heldout"] == {"samples": 4, "clips": 3, "unanswered": 1} and summary["unanswered"] == 1
+    assert (
+        metrics["heldout"] == {"samples": 4, "clips": 3, "unanswered": 1}
+        and summary["unanswered"] == 1
+    )
     assert metrics["before"]["n"] == metrics["judged"]["n"] == 3
-    assert metrics["heldout_pairs"]["n"] == 0 and metrics["heldout_pairs"]["reward_accuracy"] is None
+    assert (
+        metrics["heldout_pairs"]["n"] == 0 and metrics["heldout_pairs"]["reward_accuracy"] is None
+    )
 
 
-def test_reward_margins_are_those_of_whole_forwards_on_the_processors_own_inputs(world: Path, tmp_path: Path) -> None:
-    """log p(answer | clip, question) from one plain forward per text, with pixels and no shared features."""
-    pairs = [Pair(sample_id=f"h{clip}-q0", video=f"h{clip}.mp4", prompt="what happens ?", rejected="pasta",
-                  chosen="a man runs to the left", chosen_score=4, rejected_score=1, source="best_worst",
-                  chosen_id="x#0", rejected_id="x#1") for clip in (0, 1)]
+def test_reward_margins_are_those_of_whole_forwards_on_the_processors_own_inputs(
+    world: Path, tmp_path: Path
+) -> None:
+    """log p(answer | clip, question) from one plain forward per text, with pixels and no shared
+    features.
+    """
+    pairs = [
+        Pair(
+            sample_id=f"h{clip}-q0",
+            video=f"h{clip}.mp4",
+            prompt="what happens ?",
+            rejected="pasta",
+            chosen="a man runs to the left",
+            chosen_score=4,
+            rejected_score=1,
+            source="best_worst",
+            chosen_id="x#0",
+            rejected_id="x#1",
+        )
+        for clip in (0, 1)
+    ]
     with opened(world, tmp_path, HELDOUT) as run:
         found = reward_margins(run, pairs)
         policy = load_policy(run.recipe.model, adapter=run.folder / "adapter")
@@ -182,9 +279,14 @@ def test_reward_margins_are_those_of_whole_forwards_on_the_processors_own_inputs
         frames = read_frames(world / str(pair.video), video, multiple_of=2)
         prompt = prompt_text(policy.processor, pair.prompt)
         inputs = policy.processor(
-            text=[prompt + answer + "<|im_end|>"], videos=[frames.pixels], return_tensors="pt",
-            videos_kwargs={"video_metadata": [video_metadata(frames)], "do_sample_frames": False})
-        size = len(policy.processor.tokenizer(answer + "<|im_end|>", add_special_tokens=False)["input_ids"])
+            text=[prompt + answer + "<|im_end|>"],
+            videos=[frames.pixels],
+            return_tensors="pt",
+            videos_kwargs={"video_metadata": [video_metadata(frames)], "do_sample_frames": False},
+        )
+        size = len(
+            policy.processor.tokenizer(answer + "<|im_end|>", add_special_tokens=False)["input_ids"]
+        )
         with torch.no_grad():
             logits = policy.model(**inputs).logits[0, :-1].log_softmax(-1)
         chosen = logits.gather(1, inputs["input_ids"][0, 1:, None])[:, 0]
@@ -194,7 +296,10 @@ def test_reward_margins_are_those_of_whole_forwards_on_the_processors_own_inputs
         tuned = logp(pair, pair.chosen) - logp(pair, pair.rejected)
         with policy.model.disable_adapter():
             base = logp(pair, pair.chosen) - logp(pair, pair.rejected)
-        assert margin.margin == pytest.approx(0.1 * (tuned - base), abs=1e-4) and margin.clip == pair.video
+        assert (
+            margin.margin == pytest.approx(0.1 * (tuned - base), abs=1e-4)
+            and margin.clip == pair.video
+        )
         assert abs(margin.margin) > 1e-3
 
 
@@ -202,24 +307,37 @@ def test_nothing_held_out_is_an_error_that_says_what_to_give(world: Path, tmp_pa
     write_jsonl(tmp_path / "train.jsonl", TRAIN)
     recipe = recipe_for(world, tmp_path)
     recipe = recipe.model_copy(update={"data": recipe.data.model_copy(update={"heldout": None})})
-    with open_run(recipe) as run, pytest.raises(UserError, match=r"nothing to evaluate on: data\.heldout is not set"):
+    with (
+        open_run(recipe) as run,
+        pytest.raises(UserError, match=r"nothing to evaluate on: data\.heldout is not set"),
+    ):
         evaluate(run)
 
 
-def test_a_pairwise_scorer_compares_before_with_after_in_both_orders(world: Path, tmp_path: Path) -> None:
-    """The expected preference of each question is recomputed from the server's rule for both prompts."""
+def test_a_pairwise_scorer_compares_before_with_after_in_both_orders(
+    world: Path, tmp_path: Path
+) -> None:
+    """The expected preference of each question is recomputed from the server's rule for both
+    prompts.
+    """
     scorer = load_scorer(str(write_scorer(tmp_path, PAIRWISE, name="five")))
 
     def better(sample: Sample, first: str, second: str) -> float:
-        message, = render(scorer, caption=sample.caption, question=sample.prompt, answer=first, other=second)
+        (message,) = render(
+            scorer, caption=sample.caption, question=sample.prompt, answer=first, other=second
+        )
         return 1 - (steady_score(message["content"]) - 1) / 4
 
     with opened(world, tmp_path, HELDOUT, pairwise_scorer=str(scorer.path), pair_samples=0) as run:
         base, tuned = greedy_answers(run, None), greedy_answers(run, run.folder / "adapter")
         evaluate(run)
         found = json.loads((run.folder / "metrics.json").read_text())["compared"]
-    orders = [(0.5, 0.5) if base[s.id] == tuned[s.id] else
-              (better(s, tuned[s.id], base[s.id]), 1 - better(s, base[s.id], tuned[s.id])) for s in HELDOUT]
+    orders = [
+        (0.5, 0.5)
+        if base[s.id] == tuned[s.id]
+        else (better(s, tuned[s.id], base[s.id]), 1 - better(s, base[s.id], tuned[s.id]))
+        for s in HELDOUT
+    ]
     assert found["scorer"] == scorer.version
     assert found["n"] == len(HELDOUT) == found["win"] + found["tie"] + found["loss"]
     assert found["win"] == sum(min(pair) > 0.5 for pair in orders)

@@ -1,7 +1,7 @@
 """The conformance suite: what every family must do before its row may stand in FAMILIES.
 
-scripts/families_table.py runs these checks and writes their outcomes into docs/families.md; a check's name is its
-column there.
+scripts/families_table.py runs these checks and writes their outcomes into docs/families.md; a
+check's name is its column there.
 """
 
 import json
@@ -48,10 +48,16 @@ def test_every_family_has_a_tiny_model_and_every_tiny_model_a_family() -> None:
 
 
 def decoder_linears(policy: Policy) -> set[str]:
-    """Return the linear layers inside the text decoder, by walking it: no regex of ours is asked."""
+    """Return the linear layers inside the text decoder, by walking it: no regex of ours is
+    asked.
+    """
     decoder = policy.bare.get_decoder()
     (prefix,) = (name for name, module in policy.bare.named_modules() if module is decoder)
-    return {f"{prefix}.{name}" for name, module in decoder.named_modules() if isinstance(module, nn.Linear)}
+    return {
+        f"{prefix}.{name}"
+        for name, module in decoder.named_modules()
+        if isinstance(module, nn.Linear)
+    }
 
 
 @each_family
@@ -72,7 +78,9 @@ def test_saves_and_reloads(family: str, tmp_path: Path) -> None:
 
 @each_family
 def test_prompt_is_the_processors_and_a_prefix(family: str) -> None:
-    """Prompt + answer as one text, through the processor with the frames, are our prompt's ids, then our answer's."""
+    """Prompt + answer as one text, through the processor with the frames, are our prompt's ids,
+    then our answer's.
+    """
     policy = plain_policy(family)
     for clip, rows in zip(CLIPS, family_rows(family), strict=True):
         end = policy.processor.tokenizer.decode([policy.end_id])
@@ -89,17 +97,31 @@ def test_prompt_is_the_processors_and_a_prefix(family: str) -> None:
 def test_tokens_are_counted_from_the_config(family: str) -> None:
     policy = plain_policy(family)
     for clip, rows in zip(CLIPS, family_rows(family), strict=True):
-        holes = int((rows[0].prompt.input_ids == policy.family.placeholder(policy.bare.config)).sum())
-        counted = video_tokens(policy.blueprint, VideoSettings(), num_frames=clip.count, height=clip.height,
-                               width=clip.width)
-        assert counted == holes == len(rows[0].features.embeddings), "noise has no near-duplicate tokens"
+        holes = int(
+            (rows[0].prompt.input_ids == policy.family.placeholder(policy.bare.config)).sum()
+        )
+        counted = video_tokens(
+            policy.blueprint,
+            VideoSettings(),
+            num_frames=clip.count,
+            height=clip.height,
+            width=clip.width,
+        )
+        assert counted == holes == len(rows[0].features.embeddings), (
+            "noise has no near-duplicate tokens"
+        )
     for count, height, width in SHAPES:
         settings = VideoSettings()
         inputs = video_inputs(policy, make_frames(count, height=height, width=width), settings)
         ids = encode_prompt(policy, "?", inputs).input_ids
-        counted = video_tokens(policy.blueprint, settings, num_frames=count, height=height, width=width)
+        counted = video_tokens(
+            policy.blueprint, settings, num_frames=count, height=height, width=width
+        )
         assert counted == int((ids == policy.family.placeholder(policy.bare.config)).sum())
-        assert vision_patches(policy.blueprint, settings, num_frames=count, height=height, width=width) >= counted
+        assert (
+            vision_patches(policy.blueprint, settings, num_frames=count, height=height, width=width)
+            >= counted
+        )
 
 
 @each_family
@@ -111,7 +133,7 @@ def test_batched_equals_unbatched(family: str, side: str) -> None:
     with torch.no_grad():
         together = policy.model(**collate(policy, rows, side)).logits  # type: ignore[arg-type]
     for place, row in enumerate(rows):
-        mine = together[place, -len(row):] if side == "left" else together[place, :len(row)]
+        mine = together[place, -len(row) :] if side == "left" else together[place, : len(row)]
         torch.testing.assert_close(mine, row_logits(policy, row), atol=TOLERANCE, rtol=0)
 
 
@@ -131,28 +153,37 @@ def test_features_equal_pixels(family: str) -> None:
 @each_family
 def test_lora_is_on_all_language_layers(family: str) -> None:
     policy = tuned_family(family)
-    hit = {name.removeprefix("base_model.model.").partition(".lora_")[0]
-           for name, _ in adapter_parameters(policy.model)}
+    hit = {
+        name.removeprefix("base_model.model.").partition(".lora_")[0]
+        for name, _ in adapter_parameters(policy.model)
+    }
     linears = decoder_linears(plain_policy(family))
     assert hit == linears and linears
-    assert {name for name, parameter in policy.model.named_parameters() if parameter.requires_grad} == {
-        name for name, _ in adapter_parameters(policy.model)}
+    assert {
+        name for name, parameter in policy.model.named_parameters() if parameter.requires_grad
+    } == {name for name, _ in adapter_parameters(policy.model)}
 
 
 @each_family
 def test_4_bit_is_the_language_model_only(family: str) -> None:
     policy = load_policy(family_settings(family, quantize="nf4"))
-    in_4bit = {name for name, module in policy.model.named_modules() if isinstance(module, Linear4bit)}
+    in_4bit = {
+        name for name, module in policy.model.named_modules() if isinstance(module, Linear4bit)
+    }
     assert in_4bit == decoder_linears(plain_policy(family))
     row = family_rows(family)[0][0]
     quantised, full = row_logits(policy, row), row_logits(plain_policy(family), row)
     assert torch.isfinite(quantised).all()
-    assert 0 < (quantised - full).abs().max() < full.abs().max(), "close to the full model, and not the same"
+    assert 0 < (quantised - full).abs().max() < full.abs().max(), (
+        "close to the full model, and not the same"
+    )
 
 
 @each_family
 def test_generates_as_teacher_forced(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The log-probs that N sampled answers were drawn from are those of a forward over prompt and answer."""
+    """The log-probs that N sampled answers were drawn from are those of a forward over prompt and
+    answer.
+    """
     policy = plain_policy(family)
     rows = [prompt_only(rows[0]) for rows in family_rows(family)]
     logits: list[torch.Tensor] = []
@@ -160,30 +191,35 @@ def test_generates_as_teacher_forced(family: str, monkeypatch: pytest.MonkeyPatc
     own = policy.bare.generate
 
     def recorded(**kwargs: torch.Tensor) -> torch.Tensor:
-        made.append(own(**kwargs)[:, kwargs["input_ids"].shape[1]:])
+        made.append(own(**kwargs)[:, kwargs["input_ids"].shape[1] :])
         return made[0]
 
     monkeypatch.setattr(policy.bare, "generate", recorded)
-    hook = policy.bare.get_output_embeddings().register_forward_hook(lambda *call: logits.append(call[2][:, -1]))
+    hook = policy.bare.get_output_embeddings().register_forward_hook(
+        lambda *call: logits.append(call[2][:, -1])
+    )
     try:
-        generate_answers(policy, rows, seeds=[[1, 2, 3], [4]], sampler=Sampler(temperature=1.0, max_new_tokens=5))
+        generate_answers(
+            policy, rows, seeds=[[1, 2, 3], [4]], sampler=Sampler(temperature=1.0, max_new_tokens=5)
+        )
     finally:
         hook.remove()
     steps = torch.stack(logits, dim=1).log_softmax(-1)  # (R, steps, V)
     assert len(made[0]) == 4 and len({tuple(answer.tolist()) for answer in made[0]}) > 1
     for answer, drawn, row in zip(made[0], steps, [rows[0]] * 3 + [rows[1]], strict=True):
         ids = answer.tolist()
-        ids = ids[:ids.index(policy.end_id)] if policy.end_id in ids else ids
+        ids = ids[: ids.index(policy.end_id)] if policy.end_id in ids else ids
         whole = Row(prompt=row.prompt, clip=row.clip, features=row.features, answer=tuple(ids))
-        forced = row_logits(policy, whole)[len(row) - 1:].log_softmax(-1)[:len(drawn)]
-        torch.testing.assert_close(drawn[:len(forced)], forced, atol=1e-4, rtol=0)
+        forced = row_logits(policy, whole)[len(row) - 1 :].log_softmax(-1)[: len(drawn)]
+        torch.testing.assert_close(drawn[: len(forced)], forced, atol=1e-4, rtol=0)
 
 
 @each_family
 def test_shuffled_frames_are_noticed(family: str) -> None:
     policy, clip = plain_policy(family), CLIPS[0]
-    seen = shuffled_video_changes_logps(policy, clip.frames(), VideoSettings(), question=clip.question,
-                                        answers=clip.answers)
+    seen = shuffled_video_changes_logps(
+        policy, clip.frames(), VideoSettings(), question=clip.question, answers=clip.answers
+    )
     assert seen.shuffled > 1e-3 and seen.blanked > 1e-3
 
 
@@ -206,13 +242,16 @@ def test_adapter_reloads_and_merges(family: str, tmp_path: Path) -> None:
 
 @each_family
 def test_adapter_has_the_names_of_peft_and_vllm(family: str, tmp_path: Path) -> None:
-    """PEFT writes base_model.model.<module>.lora_A.weight; vLLM takes off that prefix and maps <module> as it maps
-    transformers' weight names since 4.52, in which the decoder's layers are model.language_model.layers.N or the like.
+    """PEFT writes base_model.model.<module>.lora_A.weight; vLLM takes off that prefix and maps
+    <module> as it maps transformers' weight names since 4.52, in which the decoder's layers are
+    model.language_model.layers.N or the like.
     """
     tuned_family(family).model.save_pretrained(tmp_path)
     saved = set(load_file(tmp_path / "adapter_model.safetensors"))
     linears = decoder_linears(plain_policy(family))
-    assert saved == {f"base_model.model.{name}.lora_{side}.weight" for name in linears for side in "AB"}
+    assert saved == {
+        f"base_model.model.{name}.lora_{side}.weight" for name in linears for side in "AB"
+    }
     assert not [name for name in linears if not re.fullmatch(LAYER, name)]
     assert json.loads((tmp_path / "adapter_config.json").read_text())["target_modules"]
 
@@ -220,4 +259,3 @@ def test_adapter_has_the_names_of_peft_and_vllm(family: str, tmp_path: Path) -> 
 def prompt_only(row: Row) -> Row:
     """Return the row without its answer."""
     return Row(prompt=row.prompt, clip=row.clip, features=row.features)
-

@@ -6,7 +6,15 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from family_cases import CLIPS, TOLERANCE, clip_of_rows, family_rows, plain_policy, row_logits, tuned_family
+from family_cases import (
+    CLIPS,
+    TOLERANCE,
+    clip_of_rows,
+    family_rows,
+    plain_policy,
+    row_logits,
+    tuned_family,
+)
 from policies import make_frames, make_row
 from trees import answer_part, rows_of, run_engine
 
@@ -15,7 +23,13 @@ from dpo_video.models.collate import Row, collate
 from dpo_video.models.families import FAMILIES, ClipFeatures
 from dpo_video.models.load import Policy, load_policy
 from dpo_video.models.positions import TEXT, VIDEO
-from dpo_video.models.prompts import answer_ids, encode_prompt, process_frames, prompt_text, video_inputs
+from dpo_video.models.prompts import (
+    answer_ids,
+    encode_prompt,
+    process_frames,
+    prompt_text,
+    video_inputs,
+)
 from dpo_video.models.sampling import Sampler, generate_answers
 from dpo_video.models.tokens import frame_size, video_tokens
 from dpo_video.recipe import VideoSettings
@@ -33,11 +47,13 @@ def parts(policy: Policy, frames: Frames) -> tuple[torch.Tensor, torch.Tensor]:
     assert prompt.token_types is not None
     video = prompt.token_types == VIDEO
     last = int(video.nonzero().max())
-    return prompt.positions[:, video], prompt.positions[:, last + 1:]
+    return prompt.positions[:, video], prompt.positions[:, last + 1 :]
 
 
 def test_qwen2_vl_counts_steps_and_puts_text_above_all_of_a_clip() -> None:
-    """Published rule: step t stands at start + t on the time axis, and text starts one above the largest position."""
+    """Published rule: step t stands at start + t on the time axis, and text starts one above the
+    largest position.
+    """
     policy = plain_policy("qwen2_vl")
     video, text = parts(policy, make_frames(**LONG))
     assert (video[0].unique() - video[0, 0]).tolist() == list(range(12))
@@ -55,8 +71,13 @@ def test_the_two_rules_of_qwen2_vl_differ_on_a_long_clip_and_agree_on_a_short_on
 
 
 @pytest.mark.parametrize(("family", "told"), [("qwen2_5_vl", True), ("qwen2_vl", False)])
-def test_seconds_between_frames_reach_the_positions_of_qwen2_5_vl_only(family: str, told: bool) -> None:
-    near, far = (parts(plain_policy(family), make_frames(8, seconds_apart=seconds))[0] for seconds in (1.0, 3.0))
+def test_seconds_between_frames_reach_the_positions_of_qwen2_5_vl_only(
+    family: str, told: bool
+) -> None:
+    near, far = (
+        parts(plain_policy(family), make_frames(8, seconds_apart=seconds))[0]
+        for seconds in (1.0, 3.0)
+    )
     assert torch.equal(near[1:], far[1:])
     assert torch.equal(near[0], far[0]) != told
 
@@ -64,11 +85,17 @@ def test_seconds_between_frames_reach_the_positions_of_qwen2_5_vl_only(family: s
 def test_qwen3_vl_prompts_have_one_outer_pair_of_marks_and_a_stamped_pair_a_step() -> None:
     """The form of transformers >= 5.10 and of vLLM with it; before, the outer pair was missing."""
     policy = plain_policy("qwen3_vl")
-    prompt = encode_prompt(policy, "what ?", video_inputs(policy, make_frames(6, seconds_apart=2.0), VideoSettings()))
+    prompt = encode_prompt(
+        policy, "what ?", video_inputs(policy, make_frames(6, seconds_apart=2.0), VideoSettings())
+    )
     text = re.sub(r"(<\|video_pad\|>)+", "V", policy.processor.tokenizer.decode(prompt.input_ids))
     step = "<{} seconds><|vision_start|>V<|vision_end|>"
-    assert "user\n<|vision_start|>" + "".join(step.format(time) for time in ("1.0", "5.0", "9.0")) + (
-        "<|vision_end|>what ?") in text
+    assert (
+        "user\n<|vision_start|>"
+        + "".join(step.format(time) for time in ("1.0", "5.0", "9.0"))
+        + ("<|vision_end|>what ?")
+        in text
+    )
 
 
 def test_qwen3_vl_gives_each_step_a_grid_of_its_own() -> None:
@@ -76,7 +103,9 @@ def test_qwen3_vl_gives_each_step_a_grid_of_its_own() -> None:
     prompt = family_rows("qwen3_vl")[0][0].prompt
     assert prompt.token_types is not None
     times = prompt.positions[0]
-    groups = torch.tensor_split(torch.arange(len(times)), (prompt.token_types.diff() != 0).nonzero()[:, 0] + 1)
+    groups = torch.tensor_split(
+        torch.arange(len(times)), (prompt.token_types.diff() != 0).nonzero()[:, 0] + 1
+    )
     steps = [group for group in groups if int(prompt.token_types[group[0]]) == VIDEO]
     assert len(steps) == CLIPS[0].count // 2
     for step in steps:
@@ -88,7 +117,9 @@ def test_qwen3_vl_gives_each_step_a_grid_of_its_own() -> None:
 def test_qwen3_vl_is_wrong_without_the_features_of_its_early_layers() -> None:
     policy, row = plain_policy("qwen3_vl"), family_rows("qwen3_vl")[0][0]
     assert row.features.layers
-    blind = ClipFeatures(row.features.embeddings, tuple(torch.zeros_like(layer) for layer in row.features.layers))
+    blind = ClipFeatures(
+        row.features.embeddings, tuple(torch.zeros_like(layer) for layer in row.features.layers)
+    )
     without = Row(prompt=row.prompt, clip=row.clip, features=blind, answer=row.answer)
     assert (row_logits(policy, without) - row_logits(policy, row)).abs().max() > 1e-2
 
@@ -101,19 +132,25 @@ def test_glm4v_puts_image_tokens_where_a_video_is_and_cuts_stamps_to_seconds() -
     steps = "".join(f"<|begin_of_image|>V<|end_of_image|>{second}" for second in (0, 1, 2))
     assert f"<|begin_of_video|>{steps}<|end_of_video|>what ?" in text
     assert prompt.token_types is not None
-    assert torch.equal(prompt.token_types == VIDEO, prompt.input_ids == policy.processor.image_token_id)
+    assert torch.equal(
+        prompt.token_types == VIDEO, prompt.input_ids == policy.processor.image_token_id
+    )
 
 
 def test_glm4v_ends_an_answer_as_its_template_goes_on_after_one() -> None:
     policy = plain_policy("glm4v")
-    turns = [{"role": role, "content": [{"type": "text", "text": text}]}
-             for role, text in (("user", "what ?"), ("assistant", "yes"), ("user", "why ?"))]
+    turns = [
+        {"role": role, "content": [{"type": "text", "text": text}]}
+        for role, text in (("user", "what ?"), ("assistant", "yes"), ("user", "why ?"))
+    ]
     text = policy.processor.apply_chat_template(turns, tokenize=False)
     end = policy.processor.tokenizer.decode(answer_ids(policy, "yes")[-1:])
     assert text.partition("yes")[2].startswith(end) and end != policy.processor.tokenizer.eos_token
     assert answer_ids(policy, "yes", ended=False) == answer_ids(policy, "yes")[:-1]
     without = replace(policy, processor=plain_policy("qwen2_5_vl").processor)
-    assert without.end_id == without.processor.tokenizer.eos_token_id, "that tokenizer has no such token"
+    assert without.end_id == without.processor.tokenizer.eos_token_id, (
+        "that tokenizer has no such token"
+    )
 
 
 def still_then_moving() -> Frames:
@@ -124,22 +161,34 @@ def still_then_moving() -> Frames:
 
 
 def test_video_llama_3_drops_the_tokens_of_still_frames_and_answers_as_with_pixels() -> None:
-    """One token of each still frame is kept; prompt and features hold what is left, also for several answers."""
+    """One token of each still frame is kept; prompt and features hold what is left, also for
+    several answers.
+    """
     policy = plain_policy("video_llama_3")
     moving = make_row(policy, make_frames(6, height=56, width=112), answer="yes")
     row = make_row(policy, still_then_moving(), answer="yes")
     each = len(moving.features.embeddings) // 6
     assert len(row.features.embeddings) == 3 * each + 3
-    text = prompt_text(policy.processor, "what happens ?") + "yes" + policy.processor.tokenizer.eos_token
+    text = (
+        prompt_text(policy.processor, "what happens ?")
+        + "yes"
+        + policy.processor.tokenizer.eos_token
+    )
     out = process_frames(policy.family, policy.processor, text, still_then_moving(), {})
-    inputs = {name: value if isinstance(value, torch.Tensor) else torch.tensor(value) for name, value in out.items()
-              if name != "text_replacement_offsets"}
+    inputs = {
+        name: value if isinstance(value, torch.Tensor) else torch.tensor(value)
+        for name, value in out.items()
+        if name != "text_replacement_offsets"
+    }
     with torch.no_grad():
         stock = policy.bare(**inputs).logits[0]
     torch.testing.assert_close(row_logits(policy, row), stock, atol=TOLERANCE, rtol=0)
-    asked = [Row(prompt=each.prompt, clip=each.clip, features=each.features) for each in (row, moving)]
-    answers = generate_answers(policy, asked, seeds=[[1, 2, 3], [4]],
-                               sampler=Sampler(temperature=1.0, max_new_tokens=4))
+    asked = [
+        Row(prompt=each.prompt, clip=each.clip, features=each.features) for each in (row, moving)
+    ]
+    answers = generate_answers(
+        policy, asked, seeds=[[1, 2, 3], [4]], sampler=Sampler(temperature=1.0, max_new_tokens=4)
+    )
     assert [len(made) for made in answers] == [3, 1]
 
 
@@ -161,23 +210,31 @@ def test_molmo2_lets_the_first_frame_see_the_last_and_no_text_see_the_future() -
     first = int(visual.nonzero().min())
     assert moved[first] > 1e-3, "a frame token sees later frames"
     assert float(moved[:first].max()) == 0.0, "text before the clip sees nothing of it"
-    between = ~visual[:len(moved)] & (torch.arange(len(moved)) < int(visual.nonzero().max()))
+    between = ~visual[: len(moved)] & (torch.arange(len(moved)) < int(visual.nonzero().max()))
     assert between[first:].any(), "there are time stamps between the frames"
 
 
 def test_molmo2_s_shared_prefix_is_wrong_without_its_block() -> None:
-    """The suite compares the engine with separate rows; plain causal attention would not pass it."""
+    """The suite compares the engine with separate rows; plain causal attention would not pass
+    it.
+    """
     policy = tuned_family("molmo2")
-    rows = rows_of(policy, ({"count": 4, "height": 56, "width": 56}, {"what ?": ["yes", "a red square"]}))
+    rows = rows_of(
+        policy, ({"count": 4, "height": 56, "width": 56}, {"what ?": ["yes", "a red square"]})
+    )
     causal = replace(policy, family=replace(policy.family, block_type=None))
     with torch.no_grad():
-        right, wrong = (answer_part(rows, run_engine(each, shared_prefix_engine, rows).log_probs)
-                        for each in (policy, causal))
+        right, wrong = (
+            answer_part(rows, run_engine(each, shared_prefix_engine, rows).log_probs)
+            for each in (policy, causal)
+        )
     assert (torch.cat(right) - torch.cat(wrong)).abs().max() > 1e-3
 
 
 def test_molmo2_prompts_begin_as_its_processor_begins_them() -> None:
-    """Its templates write no beginning-of-text token; the processor adds one, in place of it the end token."""
+    """Its templates write no beginning-of-text token; the processor adds one, in place of it the
+    end token.
+    """
     policy = plain_policy("molmo2")
     first = family_rows("molmo2")[0][0].prompt.input_ids[:2].tolist()
     assert policy.processor.tokenizer.bos_token is None
@@ -186,7 +243,9 @@ def test_molmo2_prompts_begin_as_its_processor_begins_them() -> None:
 
 @pytest.mark.parametrize("family", BOUNDED)
 @pytest.mark.parametrize("count", [2, 8])
-def test_bounds_on_pixels_are_per_frame_also_where_the_processor_s_are_per_clip(family: str, count: int) -> None:
+def test_bounds_on_pixels_are_per_frame_also_where_the_processor_s_are_per_clip(
+    family: str, count: int
+) -> None:
     policy = plain_policy(family)
     side = policy.frame_processor.patch_size * policy.frame_processor.merge_size
     settings = VideoSettings(min_pixels=4 * side * side, max_pixels=9 * side * side)
@@ -195,15 +254,21 @@ def test_bounds_on_pixels_are_per_frame_also_where_the_processor_s_are_per_clip(
     frames = make_frames(count, height=400, width=400)
     prompt = encode_prompt(policy, "?", video_inputs(policy, frames, settings))
     holes = int((prompt.input_ids == policy.family.placeholder(policy.bare.config)).sum())
-    assert holes == video_tokens(policy.blueprint, settings, num_frames=count, height=400, width=400)
-    small = frame_size(policy.blueprint, settings, num_frames=count, height=side // 2, width=side // 2)
+    assert holes == video_tokens(
+        policy.blueprint, settings, num_frames=count, height=400, width=400
+    )
+    small = frame_size(
+        policy.blueprint, settings, num_frames=count, height=side // 2, width=side // 2
+    )
     assert small.height * small.width >= 4 * side * side
 
 
 @pytest.mark.parametrize("family", ["qwen2_vl", "qwen2_5_vl", "qwen3_vl"])
 def test_capped_pixels_are_counted_as_the_processor_caps_them(family: str) -> None:
     policy, settings = plain_policy(family), VideoSettings(cap_pixels=True, max_pixels=40_000)
-    prompt = encode_prompt(policy, "?", video_inputs(policy, make_frames(8, height=300, width=400), settings))
+    prompt = encode_prompt(
+        policy, "?", video_inputs(policy, make_frames(8, height=300, width=400), settings)
+    )
     holes = int((prompt.input_ids == policy.family.placeholder(policy.bare.config)).sum())
     assert holes == video_tokens(policy.blueprint, settings, num_frames=8, height=300, width=400)
 

@@ -1,4 +1,6 @@
-"""Values that real files hold: NaN of pandas, half characters, parts that are no objects, a dataset that breaks off."""
+"""Values that real files hold: NaN of pandas, half characters, parts that are no objects, a dataset
+that breaks off.
+"""
 
 import json
 from pathlib import Path
@@ -13,11 +15,19 @@ from dpo_video.formats.importers import KINDS
 
 RECORDS = {name: kind for kind, name in KINDS.items()}
 NAN, INFINITE = float("nan"), float("inf")
-PAIR = {"id": "1", "video": "v1.mp4", "prompt": "What is she doing?", "chosen": "Cooking.", "rejected": "Sleeping."}
+PAIR = {
+    "id": "1",
+    "video": "v1.mp4",
+    "prompt": "What is she doing?",
+    "chosen": "Cooking.",
+    "rejected": "Sleeping.",
+}
 TURNS = [{"role": "user", "content": "What?"}, {"role": "assistant", "content": "A cat."}]
 
 
-def imported(name: str, rows: list[dict[str, Any]], folder: Path, **options: Any) -> tuple[Report, list[Any]]:
+def imported(
+    name: str, rows: list[dict[str, Any]], folder: Path, **options: Any
+) -> tuple[Report, list[Any]]:
     source = folder / "in.jsonl"
     source.write_text("".join(json.dumps(row) + "\n" for row in rows))
     report = import_file(name, str(source), folder / "out.jsonl", ImportOptions(**options))
@@ -44,15 +54,35 @@ def test_nan_in_what_is_kept_beside_a_pair_becomes_null(tmp_path):
     assert pair.extra == {"clip_w": [0, None]}
 
 
-@pytest.mark.parametrize(("name", "row", "said"), [
-    ("hound_pairs", {**PAIR, "chosen_score": INFINITE}, "`chosen_score` must be a finite number, got 'inf'"),
-    ("table", {**PAIR, "start": -INFINITE}, "`start` must be a finite number, got '-inf'"),
-    ("vista_dpo", {**PAIR, "clip_w": [INFINITE]}, "`clip_w` must be what JSON can hold"),
-    ("ms_swift", {"messages": [{"role": "user", "content": ["hello"]}]}, "the parts of a turn must be objects"),
-    ("ms_swift", {"messages": [{"role": "user", "content": [{"type": "text", "text": 5}]}]}, "the parts of a turn"),
-    ("ms_swift", {"messages": [{"role": ["user"], "content": "x"}]}, "unknown role ['user']")])
+@pytest.mark.parametrize(
+    ("name", "row", "said"),
+    [
+        (
+            "hound_pairs",
+            {**PAIR, "chosen_score": INFINITE},
+            "`chosen_score` must be a finite number, got 'inf'",
+        ),
+        ("table", {**PAIR, "start": -INFINITE}, "`start` must be a finite number, got '-inf'"),
+        ("vista_dpo", {**PAIR, "clip_w": [INFINITE]}, "`clip_w` must be what JSON can hold"),
+        (
+            "ms_swift",
+            {"messages": [{"role": "user", "content": ["hello"]}]},
+            "the parts of a turn must be objects",
+        ),
+        (
+            "ms_swift",
+            {"messages": [{"role": "user", "content": [{"type": "text", "text": 5}]}]},
+            "the parts of a turn",
+        ),
+        ("ms_swift", {"messages": [{"role": ["user"], "content": "x"}]}, "unknown role ['user']"),
+    ],
+)
 def test_a_value_that_no_row_of_the_format_has_is_named_or_counted(name, row, said, tmp_path):
-    good = {"messages": TURNS, "rejected_response": "A dog.", "videos": ["v.mp4"]} if name == "ms_swift" else PAIR
+    good = (
+        {"messages": TURNS, "rejected_response": "A dog.", "videos": ["v.mp4"]}
+        if name == "ms_swift"
+        else PAIR
+    )
     with pytest.raises(UserError) as error:
         imported(name, [good, row], tmp_path)
     assert "in.jsonl:2: " in str(error.value) and said in str(error.value)
@@ -61,18 +91,34 @@ def test_a_value_that_no_row_of_the_format_has_is_named_or_counted(name, row, sa
 
 
 def test_half_a_character_becomes_the_sign_for_that(tmp_path):
-    """A limit of tokens cuts an emoji in two; JSON can say the half, UTF-8 cannot, and no tokenizer takes it."""
-    row = {"messages": [TURNS[0], {"role": "assistant", "content": "A cat \ud83d"}], "videos": ["v.mp4"],
-           "rejected_response": "A dog \udc15.", "id": "\ud83d"}
+    """A limit of tokens cuts an emoji in two; JSON can say the half, UTF-8 cannot, and no tokenizer
+    takes it.
+    """
+    row = {
+        "messages": [TURNS[0], {"role": "assistant", "content": "A cat \ud83d"}],
+        "videos": ["v.mp4"],
+        "rejected_response": "A dog \udc15.",
+        "id": "\ud83d",
+    }
     _, (pair,) = imported("ms_swift", [row], tmp_path)
-    assert (pair.chosen, pair.rejected, pair.sample_id) == ("A cat \ufffd", "A dog \ufffd.", "\ufffd")
+    assert (pair.chosen, pair.rejected, pair.sample_id) == (
+        "A cat \ufffd",
+        "A dog \ufffd.",
+        "\ufffd",
+    )
 
 
 def test_a_dataset_that_breaks_off_says_where(tmp_path):
-    """A file of the dataset ends in the middle of an object: `datasets` finds out while it streams."""
+    """A file of the dataset ends in the middle of an object: `datasets` finds out while it
+    streams.
+    """
     (tmp_path / "data").mkdir()
     rows = "".join(json.dumps({**PAIR, "id": str(number)}) + "\n" for number in range(2))
     (tmp_path / "data" / "a.jsonl").write_text(rows)
     (tmp_path / "data" / "b.jsonl").write_text('{"id": \n')
-    with pytest.raises(UserError, match=r"cannot read the dataset '.*data' past row 2: .*Check the name, the split"):
-        import_file("hound_pairs", f"hf:{tmp_path / 'data'}", tmp_path / "out.jsonl", ImportOptions())
+    with pytest.raises(
+        UserError, match=r"cannot read the dataset '.*data' past row 2: .*Check the name, the split"
+    ):
+        import_file(
+            "hound_pairs", f"hf:{tmp_path / 'data'}", tmp_path / "out.jsonl", ImportOptions()
+        )

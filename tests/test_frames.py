@@ -1,4 +1,6 @@
-"""`dpo-video frames`: presets, what the context holds, stretched positions, and the contact sheet."""
+"""`dpo-video frames`: presets, what the context holds, stretched positions, and the contact
+sheet.
+"""
 
 import numpy as np
 import pytest
@@ -27,15 +29,23 @@ QWEN_7B = ModelSettings(name="Qwen/Qwen2.5-VL-7B-Instruct")
 @pytest.fixture(scope="module")
 def clip(tmp_path_factory):
     """Return a clip of 700 numbered frames, 320x180 at 25 a second."""
-    return write_clip(tmp_path_factory.mktemp("clip") / "long.mp4", 700, size=(320, 180),
-                      options={"preset": "ultrafast"})
+    return write_clip(
+        tmp_path_factory.mktemp("clip") / "long.mp4",
+        700,
+        size=(320, 180),
+        options={"preset": "ultrafast"},
+    )
 
 
 def test_a_preset_fills_the_section_and_settings_beside_it_win():
     settings = VideoSettings.model_validate({"preset": "qwen2_5_vl", "max_frames": 32})
     assert settings.model_dump() == VideoSettings().model_dump() | PRESETS["qwen2_5_vl"].video | {
-        "preset": "qwen2_5_vl", "max_frames": 32}
-    assert settings == VideoSettings.model_validate(settings.model_dump()), "a resolved recipe loads as it is"
+        "preset": "qwen2_5_vl",
+        "max_frames": 32,
+    }
+    assert settings == VideoSettings.model_validate(settings.model_dump()), (
+        "a resolved recipe loads as it is"
+    )
 
 
 def test_a_preset_given_as_an_override_beats_the_recipe_file_wherever_it_stands():
@@ -47,21 +57,32 @@ def test_a_preset_given_as_an_override_beats_the_recipe_file_wherever_it_stands(
 def test_presets_are_those_of_the_list_and_an_unknown_one_is_named():
     field = VideoSettings.model_fields["preset"].annotation
     assert set(PRESETS) == set(field.__args__[0].__args__)
-    with pytest.raises(UserError, match=r"`video.preset` must be one of .* Did you mean 'llava_hound'\?"):
+    with pytest.raises(
+        UserError, match=r"`video.preset` must be one of .* Did you mean 'llava_hound'\?"
+    ):
         load_video_settings(["video.preset=llava_houn"])
     with pytest.raises(UserError, match=r"override of `train`: without a recipe only"):
         load_video_settings(["train.beta=1"])
 
 
-@pytest.mark.parametrize(("name", "model", "frames", "tokens"), [
-    ("llava_next_video", LLAVA_7B, 16, 16 * 144),
-    ("llava_next_video_long", LLAVA_7B.model_copy(update={"rope_factor": 2.0}), 56, 56 * 144),
-    # 320x180 is enlarged to at least 128 tokens of 28x28 a pair of frames: 448x252, 16 x 9 = 144
-    ("qwen2_5_vl", QWEN_7B, 56, 28 * 144)])
+@pytest.mark.parametrize(
+    ("name", "model", "frames", "tokens"),
+    [
+        ("llava_next_video", LLAVA_7B, 16, 16 * 144),
+        ("llava_next_video_long", LLAVA_7B.model_copy(update={"rope_factor": 2.0}), 56, 56 * 144),
+        # 320x180 is enlarged to at least 128 tokens of 28x28 a pair of frames: 448x252, 16 x 9 =
+        # 144
+        ("qwen2_5_vl", QWEN_7B, 56, 28 * 144),
+    ],
+)
 def test_presets_cost_what_the_families_say(clip, name, model, frames, tokens):
     view = view_clip(clip, model, VideoSettings.model_validate({"preset": name}))
     assert (len(view.frames.indices), view.tokens) == (frames, tokens)
-    assert view.tokens < view.context == {2.0: 8192}.get(model.rope_factor or 0.0, 4096 if "llava" in name else 128000)
+    assert (
+        view.tokens
+        < view.context
+        == {2.0: 8192}.get(model.rope_factor or 0.0, 4096 if "llava" in name else 128000)
+    )
 
 
 @pytest.mark.parametrize("family", sorted(FAMILIES))
@@ -77,7 +98,9 @@ def test_fit_takes_as_many_frames_as_the_context_leaves(clip):
     """4,096 less 1,024 are 21 frames of 144; less 4,000 none."""
     view = view_clip(clip, LLAVA_7B, VideoSettings(policy="fit"))
     assert (view.budget, len(view.frames.indices), view.read) == (3072, 21, 56)
-    with pytest.raises(UserError, match=r"may take 96 video tokens \(the context less video.reserve_tokens 4000\)"):
+    with pytest.raises(
+        UserError, match=r"may take 96 video tokens \(the context less video.reserve_tokens 4000\)"
+    ):
         view_clip(clip, LLAVA_7B, VideoSettings(policy="fit", reserve_tokens=4000))
     with pytest.raises(UserError, match="nothing is left for the clip"):
         view_clip(clip, LLAVA_7B, VideoSettings(policy="fit", reserve_tokens=4096))
@@ -85,34 +108,47 @@ def test_fit_takes_as_many_frames_as_the_context_leaves(clip):
 
 
 def test_capped_pixels_make_the_frames_of_a_long_clip_smaller(clip):
-    """Qwen's cap leaves a clip 0.9 of the checkpoint's 24,576 tokens; 768 frames of 640x360 would take far more."""
+    """Qwen's cap leaves a clip 0.9 of the checkpoint's 24,576 tokens; 768 frames of 640x360 would
+    take far more.
+    """
     plan = blueprint(QWEN_7B)
     shape = {"num_frames": 768, "height": 360, "width": 640}
     assert video_tokens(plan, VideoSettings(cap_pixels=False), **shape) == 384 * 23 * 13
-    assert video_tokens(plan, VideoSettings(cap_pixels=True), **shape) <= 0.9 * plan.video_processor.max_video_tokens
+    assert (
+        video_tokens(plan, VideoSettings(cap_pixels=True), **shape)
+        <= 0.9 * plan.video_processor.max_video_tokens
+    )
     with pytest.raises(UserError, match="knows no total of pixels"):
         view_clip(clip, LLAVA_7B, VideoSettings(cap_pixels=True))
 
 
 def test_stretched_positions_are_those_of_linear_scaling(tmp_path):
-    """Under factor 2, position 2p has the angles that p has without; M-RoPE families refuse the setting."""
+    """Under factor 2, position 2p has the angles that p has without; M-RoPE families refuse the
+    setting.
+    """
     plain = policy("llava_next_video")
     stretched = load_policy(plain.settings.model_copy(update={"rope_factor": 2.0}))
     rope = [model.bare.model.language_model.rotary_emb for model in (plain, stretched)]
     x, at = torch.zeros(1, 1, 1), torch.arange(0, 64)[None]
     torch.testing.assert_close(rope[1](x, 2 * at), rope[0](x, at))
-    assert blueprint(stretched.settings).config.get_text_config().max_position_embeddings == 2 * 4096
+    assert (
+        blueprint(stretched.settings).config.get_text_config().max_position_embeddings == 2 * 4096
+    )
     with pytest.raises(UserError, match="family 'qwen2_5_vl' has M-RoPE"):
         load_policy(policy("qwen2_5_vl").settings.model_copy(update={"rope_factor": 2.0}))
 
 
 def test_the_sheet_shows_the_frames_as_they_enter_the_tower(clip):
-    """LLaVA scales the short side to 336 and crops the middle; Qwen scales without cropping. All frames are there."""
+    """LLaVA scales the short side to 336 and crops the middle; Qwen scales without cropping. All
+    frames are there.
+    """
     settings = VideoSettings(num_frames=5)
     frames = read_frames(clip, settings)
     seen = as_seen(blueprint(LLAVA_7B), frames, settings)
     assert seen.shape == (5, 336, 336, 3)
-    wide = Image.fromarray(frames.pixels[2]).resize((round(320 * 336 / 180), 336), Image.Resampling.BICUBIC)
+    wide = Image.fromarray(frames.pixels[2]).resize(
+        (round(320 * 336 / 180), 336), Image.Resampling.BICUBIC
+    )
     left = (wide.width - 336) // 2
     expected = np.asarray(wide.crop((left, 0, left + 336, 336)).convert("L"), dtype=float)
     made = np.asarray(Image.fromarray(seen[2]).convert("L"), dtype=float)
@@ -125,18 +161,36 @@ def test_the_sheet_shows_the_frames_as_they_enter_the_tower(clip):
 
 
 def test_the_command_prints_the_plan_and_writes_the_sheet(clip, tmp_path):
-    done = CliRunner().invoke(app, ["frames", str(clip), "--family", "llava_next_video", "video.policy=fit",
-                                    "--out", str(tmp_path / "sheet.png"), "--end", "4"], catch_exceptions=False)
+    done = CliRunner().invoke(
+        app,
+        [
+            "frames",
+            str(clip),
+            "--family",
+            "llava_next_video",
+            "video.policy=fit",
+            "--out",
+            str(tmp_path / "sheet.png"),
+            "--end",
+            "4",
+        ],
+        catch_exceptions=False,
+    )
     assert "budget         3,072 tokens; 0 frames lost to it" in done.output, done.output
     assert "llava-hf/LLaVA-NeXT-Video-7B-hf (llava_next_video): 8 frames of 336x336" in done.output
     assert Image.open(tmp_path / "sheet.png").width > 8 * TILE
 
 
-@pytest.mark.parametrize(("arguments", "said"), [
-    (["--family", "qwen"], "unknown family 'qwen'"), ([], "one of --family F, --model NAME, --recipe RECIPE"),
-    (["--family", "qwen2_5_vl", "--out", "sheet.txt"], "name a picture"),
-    (["--family", "qwen2_5_vl", "--out", "/no/such/a.png"], "no folder"),
-    (["--family", "qwen2_5_vl", "--start", "99"], "no frame from 99 seconds to the end")])
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--family", "qwen"], "unknown family 'qwen'"),
+        ([], "one of --family F, --model NAME, --recipe RECIPE"),
+        (["--family", "qwen2_5_vl", "--out", "sheet.txt"], "name a picture"),
+        (["--family", "qwen2_5_vl", "--out", "/no/such/a.png"], "no folder"),
+        (["--family", "qwen2_5_vl", "--start", "99"], "no frame from 99 seconds to the end"),
+    ],
+)
 def test_mistakes_are_users_errors(clip, arguments, said):
     result = CliRunner().invoke(app, ["frames", str(clip), *arguments])
     assert isinstance(result.exception, UserError)
@@ -149,9 +203,14 @@ def test_published_models_are_found_by_family():
 
 
 def test_frames_that_are_images_are_shown_cropped_as_their_processor_crops_them(clip):
-    """LLaVA-1.5 takes the middle square of a frame; squeezing the whole of it would show other pixels."""
+    """LLaVA-1.5 takes the middle square of a frame; squeezing the whole of it would show other
+    pixels.
+    """
     plan = blueprint(ModelSettings(name="llava-hf/llava-1.5-7b-hf"))
-    view = view_clip(clip, ModelSettings(name="llava-hf/llava-1.5-7b-hf"), VideoSettings(num_frames=2))
-    wanted = plan.video_processor(images=list(view.frames.pixels), do_rescale=False, do_normalize=False,
-                                  return_tensors="np")["pixel_values"]
+    view = view_clip(
+        clip, ModelSettings(name="llava-hf/llava-1.5-7b-hf"), VideoSettings(num_frames=2)
+    )
+    wanted = plan.video_processor(
+        images=list(view.frames.pixels), do_rescale=False, do_normalize=False, return_tensors="np"
+    )["pixel_values"]
     assert np.array_equal(view.pixels, wanted.transpose(0, 2, 3, 1))

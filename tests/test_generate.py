@@ -1,4 +1,6 @@
-"""The generate stage on real clips with a tiny policy: order, reuse, resuming after kill -9, bad clips."""
+"""The generate stage on real clips with a tiny policy: order, reuse, resuming after kill -9, bad
+clips.
+"""
 
 import json
 import os
@@ -40,37 +42,62 @@ def test_candidates_come_in_the_order_of_the_samples_with_each_clip_read_once(ki
     try:
         with open_run(make_recipe(tmp_path, data, kind=kind)) as run:
             sampler = Sampler(temperature=1.0, max_new_tokens=6)
-            made = make_candidates(run, Work(samples=run.samples, root=run.video_root, num_candidates=3,
-                                             sampler=sampler, policy=model))
+            made = make_candidates(
+                run,
+                Work(
+                    samples=run.samples,
+                    root=run.video_root,
+                    num_candidates=3,
+                    sampler=sampler,
+                    policy=model,
+                ),
+            )
             wanted = [f"{sample.id}#{number}" for sample in run.samples for number in range(3)]
     finally:
         hook.remove()
     assert [candidate.id for candidate in made.candidates] == wanted
     assert len(calls) == 3, "three clips, six questions, eighteen answers"
     assert len({candidate.seed for candidate in made.candidates}) == 18
-    assert made.counts == {"samples": 6, "candidates": 18, "reused": 0, "cut": made.counts["cut"],
-                           "samples_without": 0, "bad_clips": 0}
+    assert made.counts == {
+        "samples": 6,
+        "candidates": 18,
+        "reused": 0,
+        "cut": made.counts["cut"],
+        "samples_without": 0,
+        "bad_clips": 0,
+    }
     assert made.counts["cut"] == sum(candidate.finish == "length" for candidate in made.candidates)
 
 
 def test_candidates_do_not_depend_on_the_batch_size(data, tmp_path):
     texts = []
     for size in (1, 5, 64):
-        _, candidates = run_generate(make_recipe(tmp_path / str(size), data, generate={"batch_size": size}))
+        _, candidates = run_generate(
+            make_recipe(tmp_path / str(size), data, generate={"batch_size": size})
+        )
         texts.append([(candidate.id, candidate.text) for candidate in candidates])
     assert texts[0] == texts[1] == texts[2]
 
 
-def test_a_second_run_pays_for_nothing_and_a_changed_setting_for_everything_it_changes(data, tmp_path):
+def test_a_second_run_pays_for_nothing_and_a_changed_setting_for_everything_it_changes(
+    data, tmp_path
+):
     first, candidates = run_generate(make_recipe(tmp_path, data))
-    again, same = run_generate(make_recipe(tmp_path, data, generate={"batch_size": 2}, video={"workers": 2}))
+    again, same = run_generate(
+        make_recipe(tmp_path, data, generate={"batch_size": 2}, video={"workers": 2})
+    )
     assert (first["reused"], again["reused"]) == (0, 12)
     assert same == candidates
     more, longer = run_generate(make_recipe(tmp_path, data, generate={"num_candidates": 3}))
     assert more["reused"] == 12
     assert [candidate for candidate in longer if not candidate.id.endswith("#2")] == candidates
-    for change in ({"generate": {"temperature": 0.7}}, {"generate": {"max_new_tokens": 5}}, {"seed": 1},
-                   {"video": {"num_frames": 2}}, {"model": {"positions": "transformers"}}):
+    for change in (
+        {"generate": {"temperature": 0.7}},
+        {"generate": {"max_new_tokens": 5}},
+        {"seed": 1},
+        {"video": {"num_frames": 2}},
+        {"model": {"positions": "transformers"}},
+    ):
         counts, other = run_generate(make_recipe(tmp_path, data, **change))
         assert counts["reused"] == 0, change
         assert {one.settings for one in other}.isdisjoint({one.settings for one in candidates})
@@ -84,10 +111,14 @@ def test_a_clip_that_was_replaced_is_answered_anew(data, tmp_path):
     run_generate(make_recipe(tmp_path, folder))
     write_clip(folder / "2.mp4", 25)
     counts, _ = run_generate(make_recipe(tmp_path, folder))
-    assert counts["reused"] == 8, "two of three clips are as they were, with two questions of two answers each"
+    assert counts["reused"] == 8, (
+        "two of three clips are as they were, with two questions of two answers each"
+    )
 
 
-def test_an_answer_to_a_part_with_times_reckoned_otherwise_is_not_met_again(data, tmp_path, monkeypatch):
+def test_an_answer_to_a_part_with_times_reckoned_otherwise_is_not_met_again(
+    data, tmp_path, monkeypatch
+):
     samples = list(read_jsonl(data / "samples.jsonl", Sample))
     write_jsonl(tmp_path / "samples.jsonl", [replace(samples[0], end=0.2), samples[1]])
     recipe = make_recipe(tmp_path, tmp_path, data={"video_root": str(data)})
@@ -107,24 +138,45 @@ def shorten_context(folder, context):
 
 
 def test_a_sample_that_does_not_fit_the_context_is_set_aside_and_counted(data, tmp_path, capsys):
-    """The context just holds the prompt of the shorter question and an answer of 6 tokens; with room for one less no
-    sample fits, and nothing is written."""
+    """The context just holds the prompt of the shorter question and an answer of 6 tokens; with
+    room for one less no sample fits, and nothing is written."""
     samples = list(read_jsonl(data / "samples.jsonl", Sample))
-    write_jsonl(tmp_path / "samples.jsonl", [samples[0], replace(samples[0], id="long", prompt="what happens ? " * 9)])
+    write_jsonl(
+        tmp_path / "samples.jsonl",
+        [samples[0], replace(samples[0], id="long", prompt="what happens ? " * 9)],
+    )
     model = policy("llava_next_video")
-    recipe = make_recipe(tmp_path, tmp_path, kind="llava_next_video", data={"video_root": str(data)})
+    recipe = make_recipe(
+        tmp_path, tmp_path, kind="llava_next_video", data={"video_root": str(data)}
+    )
     clip = video_inputs(model, read_frames(data / samples[0].video, recipe.video), recipe.video)
     context = len(encode_prompt(model, samples[0].prompt, clip).input_ids) + 6
 
     def run_with(context):
-        return run_generate(make_recipe(tmp_path / str(context), tmp_path, data={"video_root": str(data)},
-                                        model=shorten_context(tmp_path / f"model-{context}", context)))
+        return run_generate(
+            make_recipe(
+                tmp_path / str(context),
+                tmp_path,
+                data={"video_root": str(data)},
+                model=shorten_context(tmp_path / f"model-{context}", context),
+            )
+        )
 
     counts, candidates = run_with(context)
     assert {one.sample_id for one in candidates} == {samples[0].id}
-    assert (counts["samples_over_context"], counts["samples_without"], counts["candidates"]) == (1, 1, 2)
-    assert "1 of 2 samples: the tokens of the clip and the question, and 6 for the answer" in capsys.readouterr().err
-    with pytest.raises(UserError, match=rf"no answer can be written to 2 of 2 .* than the {context - 1} of the model"):
+    assert (counts["samples_over_context"], counts["samples_without"], counts["candidates"]) == (
+        1,
+        1,
+        2,
+    )
+    assert (
+        "1 of 2 samples: the tokens of the clip and the question, and 6 for the answer"
+        in capsys.readouterr().err
+    )
+    with pytest.raises(
+        UserError,
+        match=rf"no answer can be written to 2 of 2 .* than the {context - 1} of the model",
+    ):
         run_with(context - 1)
     with RunStore(tmp_path / str(context - 1) / "run") as store:
         assert list(store.rows("candidate")) == []
@@ -152,10 +204,16 @@ with open_run(Recipe.model_validate_json(sys.argv[1])) as run:
 
 
 def test_a_run_killed_with_kill_9_goes_on_and_ends_with_the_same_bytes(data, tmp_path):
-    """The child kills itself in its third batch of 5; the two before are committed, so 10 rows are not paid again."""
+    """The child kills itself in its third batch of 5; the two before are committed, so 10 rows are
+    not paid again.
+    """
     recipe = make_recipe(tmp_path, data)
-    child = subprocess.run([sys.executable, "-c", CHILD, recipe.model_dump_json(), "11"], check=False,
-                           capture_output=True, env=os.environ)
+    child = subprocess.run(
+        [sys.executable, "-c", CHILD, recipe.model_dump_json(), "11"],
+        check=False,
+        capture_output=True,
+        env=os.environ,
+    )
     assert child.returncode == -signal.SIGKILL, child.stderr.decode()
     counts, _ = run_generate(recipe)
     assert counts["reused"] == 10
@@ -190,15 +248,21 @@ def test_a_clip_that_cannot_be_read_is_set_aside_counted_and_tried_again(data, t
 
 def test_too_many_bad_clips_stop_the_run_with_their_reasons(data, tmp_path):
     folder = broken_copy(data, tmp_path / "data")
-    with pytest.raises(UserError, match=r"1 of 3 clips cannot be read, more than data.max_bad_fraction 0.05 allows"):
+    with pytest.raises(
+        UserError, match=r"1 of 3 clips cannot be read, more than data.max_bad_fraction 0.05 allows"
+    ):
         run_generate(make_recipe(tmp_path, folder))
 
 
 def test_an_address_in_place_of_a_file_is_set_aside_with_its_own_reason(data, tmp_path):
-    samples = [*read_jsonl(data / "samples.jsonl", Sample),
-               Sample(id="far", video="https://example.org/a.mp4", prompt="?", caption="a film")]
+    samples = [
+        *read_jsonl(data / "samples.jsonl", Sample),
+        Sample(id="far", video="https://example.org/a.mp4", prompt="?", caption="a film"),
+    ]
     write_jsonl(tmp_path / "samples.jsonl", samples)
-    recipe = make_recipe(tmp_path, tmp_path, data={"video_root": str(data), "max_bad_fraction": 0.5})
+    recipe = make_recipe(
+        tmp_path, tmp_path, data={"video_root": str(data), "max_bad_fraction": 0.5}
+    )
     with open_run(recipe) as run:
         counts = generate(run)
         assert counts["samples_without"] == counts["bad_clips"] == 1
@@ -206,16 +270,24 @@ def test_an_address_in_place_of_a_file_is_set_aside_with_its_own_reason(data, tm
 
 
 def test_a_clip_over_the_token_budget_loses_frames_and_is_counted(data, tmp_path):
-    """A 160 x 64 frame is 140 x 56 after resizing to multiples of 28: 10 tokens per step of two frames."""
+    """A 160 x 64 frame is 140 x 56 after resizing to multiples of 28: 10 tokens per step of two
+    frames.
+    """
     recipe = make_recipe(tmp_path, data, video={"num_frames": 8, "max_tokens": 25})
     counts, candidates = run_generate(recipe)
-    assert (counts["clips_over_max_tokens"], counts["frames_dropped"]) == (3, 12), "8 frames to 4, three times"
+    assert (counts["clips_over_max_tokens"], counts["frames_dropped"]) == (3, 12), (
+        "8 frames to 4, three times"
+    )
     assert len(candidates) == 12
 
 
-def test_a_question_with_the_models_video_token_stops_before_anything_is_paid_for_it(data, tmp_path):
-    write_jsonl(tmp_path / "samples.jsonl",
-                [Sample(id="a", video="1.mp4", prompt="<|video_pad|> what ?", caption="a film")])
+def test_a_question_with_the_models_video_token_stops_before_anything_is_paid_for_it(
+    data, tmp_path
+):
+    write_jsonl(
+        tmp_path / "samples.jsonl",
+        [Sample(id="a", video="1.mp4", prompt="<|video_pad|> what ?", caption="a film")],
+    )
     with pytest.raises(UserError, match="contains the model's own video token"):
         run_generate(make_recipe(tmp_path, tmp_path, data={"video_root": str(data)}))
 
@@ -229,13 +301,17 @@ def test_candidates_are_written_as_records_that_read_back(data, tmp_path):
 
 
 def test_a_mix_draws_from_each_sampler_and_records_it(data, tmp_path):
-    """Numbers go on over the samplers; each answer is the one that its sampler alone would have drawn."""
-    mix = [{"name": "hot", "num_candidates": 2, "temperature": 1.5},
-           {"name": "brief", "num_candidates": 1, "instruction": "{prompt} be brief", "min_p": 0.1}]
+    """Numbers go on over the samplers; each answer is the one that its sampler alone would have
+    drawn.
+    """
+    mix = [
+        {"name": "hot", "num_candidates": 2, "temperature": 1.5},
+        {"name": "brief", "num_candidates": 1, "instruction": "{prompt} be brief", "min_p": 0.1},
+    ]
     counts, candidates = run_generate(make_recipe(tmp_path, data, generate={"mix": mix}))
     assert counts["samplers"] == {"hot": 12, "brief": 6}
     assert (counts["samples"], counts["candidates"], counts["samples_without"]) == (6, 18, 0)
-    by_sample = [candidates[begin:begin + 3] for begin in range(0, 18, 3)]
+    by_sample = [candidates[begin : begin + 3] for begin in range(0, 18, 3)]
     for three in by_sample:
         assert [one.id.rpartition("#")[2] for one in three] == ["0", "1", "2"]
         assert len({one.sample_id for one in three}) == 1
@@ -248,17 +324,27 @@ def test_a_mix_draws_from_each_sampler_and_records_it(data, tmp_path):
 
 
 def test_a_sampler_of_another_policy_answers_for_itself(data, tmp_path):
-    """The second policy's first answer to each sample is what it draws when it is the recipe's own."""
+    """The second policy's first answer to each sample is what it draws when it is the recipe's
+    own.
+    """
     other = {"name": str(tiny_folder("llava_next_video")), "device": "cpu"}
-    mix = [{"name": "own", "num_candidates": 1}, {"name": "other", "num_candidates": 1, "model": other}]
+    mix = [
+        {"name": "own", "num_candidates": 1},
+        {"name": "other", "num_candidates": 1, "model": other},
+    ]
     _, candidates = run_generate(make_recipe(tmp_path, data, generate={"mix": mix}))
     assert {one.model for one in candidates if one.sampler == "other"} == {other["name"]}
     _, alone = run_generate(make_recipe(tmp_path / "alone", data, kind="llava_next_video"))
     wanted = {one.id: one.text for one in alone}
     assert [one.text for one in candidates if one.sampler == "other"] == [
-        wanted[one.id] for one in candidates if one.sampler == "other"]
+        wanted[one.id] for one in candidates if one.sampler == "other"
+    ]
 
 
 def test_an_instruction_without_the_question_is_refused(data, tmp_path):
     with pytest.raises(ValidationError, match=r"must contain \{prompt\} once"):
-        make_recipe(tmp_path, data, generate={"mix": [{"name": "x", "num_candidates": 1, "instruction": "Why?"}]})
+        make_recipe(
+            tmp_path,
+            data,
+            generate={"mix": [{"name": "x", "num_candidates": 1, "instruction": "Why?"}]},
+        )

@@ -1,4 +1,6 @@
-"""Candidates from an OpenAI-compatible server: a real HTTP server on loopback that answers from what it was sent."""
+"""Candidates from an OpenAI-compatible server: a real HTTP server on loopback that answers from
+what it was sent.
+"""
 
 import base64
 import io
@@ -19,7 +21,9 @@ from dpo_video.core.records import Candidate, Sample
 
 
 class Server(ThreadingHTTPServer):
-    """Answers `<served model> <seed>`; keeps the requests, counts how many run at once, fails as it is told."""
+    """Answers `<served model> <seed>`; keeps the requests, counts how many run at once, fails as it
+    is told.
+    """
 
     daemon_threads = True
 
@@ -53,10 +57,22 @@ class Handler(BaseHTTPRequestHandler):
             planned = self.server.fail.get(body["seed"], [])
             status = self.server.fail_all or (planned.pop(0) if planned else 200)
         finish = "length" if body["seed"] % 2 else "stop"
-        reply = {"id": "1", "object": "chat.completion", "created": 0, "model": body["model"], "choices": [
-            {"index": 0, "finish_reason": finish,
-             "message": {"role": "assistant", "content": f"{body['model']} {body['seed']}"}}]}
-        content = json.dumps(reply if status == 200 else {"error": {"message": f"planned {status}"}}).encode()
+        reply = {
+            "id": "1",
+            "object": "chat.completion",
+            "created": 0,
+            "model": body["model"],
+            "choices": [
+                {
+                    "index": 0,
+                    "finish_reason": finish,
+                    "message": {"role": "assistant", "content": f"{body['model']} {body['seed']}"},
+                }
+            ],
+        }
+        content = json.dumps(
+            reply if status == 200 else {"error": {"message": f"planned {status}"}}
+        ).encode()
         with self.server.lock:
             self.server.at_once -= 1
         self.send_response(status)
@@ -80,24 +96,43 @@ def server():
 
 
 def server_recipe(runs, source, server, /, **settings):
-    return make_recipe(runs, source, generate={
-        "engine": "openai", "base_url": server.url, "served_model": "served", "retries": 2, "timeout": 60,
-        **settings.pop("generate", {})}, **settings)
+    return make_recipe(
+        runs,
+        source,
+        generate={
+            "engine": "openai",
+            "base_url": server.url,
+            "served_model": "served",
+            "retries": 2,
+            "timeout": 60,
+            **settings.pop("generate", {}),
+        },
+        **settings,
+    )
 
 
 def test_every_candidate_is_a_seeded_request_with_the_policys_frames(data, tmp_path, server):
     counts, candidates = run_generate(server_recipe(tmp_path, data, server, generate={"top_k": 7}))
-    assert [candidate.text for candidate in candidates] == [f"served {candidate.seed}" for candidate in candidates]
+    assert [candidate.text for candidate in candidates] == [
+        f"served {candidate.seed}" for candidate in candidates
+    ]
     assert [candidate.finish for candidate in candidates] == [
-        "length" if candidate.seed % 2 else "stop" for candidate in candidates]
-    assert Counter(request["seed"] for request in server.requests) == Counter(c.seed for c in candidates)
+        "length" if candidate.seed % 2 else "stop" for candidate in candidates
+    ]
+    assert Counter(request["seed"] for request in server.requests) == Counter(
+        c.seed for c in candidates
+    )
     assert counts["candidates"] == 12 and "failed" not in counts
     samples = {sample.id: sample for sample in read_jsonl(data / "samples.jsonl", Sample)}
     by_seed = {candidate.seed: samples[candidate.sample_id] for candidate in candidates}
     for request in server.requests:
         sample = by_seed[request["seed"]]
-        assert (request["model"], request["temperature"], request["top_p"], request["max_tokens"]) == (
-            "served", 1.0, 0.95, 6)
+        assert (
+            request["model"],
+            request["temperature"],
+            request["top_p"],
+            request["max_tokens"],
+        ) == ("served", 1.0, 0.95, 6)
         assert (request["top_k"], request["repetition_penalty"]) == (7, 1.0)
         *images, text = request["messages"][0]["content"]
         assert text == {"type": "text", "text": sample.prompt}
@@ -114,7 +149,9 @@ def frame_number(part: dict) -> int | None:
 
 def test_max_pixels_shrinks_the_images_that_are_sent(data, tmp_path, server):
     """8 patches of 28 x 28 at most: 160 x 64 becomes 112 x 28."""
-    run_generate(server_recipe(tmp_path, data, server, video={"max_pixels": 8 * 784, "min_pixels": 784}))
+    run_generate(
+        server_recipe(tmp_path, data, server, video={"max_pixels": 8 * 784, "min_pixels": 784})
+    )
     url = server.requests[0]["messages"][0]["content"][0]["image_url"]["url"]
     width, height = Image.open(io.BytesIO(base64.b64decode(url.partition(",")[2]))).size
     assert width % 28 == height % 28 == 0 and width * height <= 8 * 784
@@ -129,14 +166,25 @@ def test_a_server_can_get_the_file_itself(data, tmp_path, server):
 
 
 def test_a_part_of_a_file_cannot_be_sent_as_a_file(data, tmp_path, server):
-    write_jsonl(tmp_path / "samples.jsonl",
-                [Sample(id="a", video="1.mp4", prompt="?", caption="a film", start=0.0, end=0.2)])
+    write_jsonl(
+        tmp_path / "samples.jsonl",
+        [Sample(id="a", video="1.mp4", prompt="?", caption="a film", start=0.0, end=0.2)],
+    )
     with pytest.raises(UserError, match=r"is frames or a part of a file.*use images"):
-        run_generate(server_recipe(tmp_path, tmp_path, server, generate={"video_as": "video_url"},
-                                   data={"video_root": str(data)}))
+        run_generate(
+            server_recipe(
+                tmp_path,
+                tmp_path,
+                server,
+                generate={"video_as": "video_url"},
+                data={"video_root": str(data)},
+            )
+        )
 
 
-def test_a_second_run_asks_for_nothing_and_the_address_is_not_part_of_the_key(data, tmp_path, server):
+def test_a_second_run_asks_for_nothing_and_the_address_is_not_part_of_the_key(
+    data, tmp_path, server
+):
     _, candidates = run_generate(server_recipe(tmp_path, data, server))
     asked = len(server.requests)
     other = Server()
@@ -150,7 +198,8 @@ def test_a_second_run_asks_for_nothing_and_the_address_is_not_part_of_the_key(da
 
 
 def test_busy_answers_are_retried_and_a_request_that_keeps_failing_is_counted_and_asked_again(
-        data, tmp_path, server):
+    data, tmp_path, server
+):
     recipe = server_recipe(tmp_path, data, server)
     _, candidates = run_generate(server_recipe(tmp_path / "plan", data, server))
     server.requests.clear()
@@ -166,11 +215,14 @@ def test_busy_answers_are_retried_and_a_request_that_keeps_failing_is_counted_an
     assert "failed" not in counts
 
 
-@pytest.mark.parametrize(("status", "message"), [
-    (401, r"refuses the key in OPENAI_API_KEY \(HTTP 401\): planned 401"),
-    (404, r"knows no model 'served', or generate\.base_url is wrong \(HTTP 404\)"),
-    (400, r"refused each of the first 3 requests \(HTTP 400\): planned 400"),
-])
+@pytest.mark.parametrize(
+    ("status", "message"),
+    [
+        (401, r"refuses the key in OPENAI_API_KEY \(HTTP 401\): planned 401"),
+        (404, r"knows no model 'served', or generate\.base_url is wrong \(HTTP 404\)"),
+        (400, r"refused each of the first 3 requests \(HTTP 400\): planned 400"),
+    ],
+)
 def test_a_server_that_refuses_everything_stops_the_run(data, tmp_path, server, status, message):
     server.fail_all = status
     with pytest.raises(UserError, match=message):
@@ -180,7 +232,9 @@ def test_a_server_that_refuses_everything_stops_the_run(data, tmp_path, server, 
 def test_no_server_at_the_address_stops_the_run(data, tmp_path, server):
     server.shutdown()
     server.server_close()
-    with pytest.raises(UserError, match=r"cannot reach the server at .*generate\.base_url its address"):
+    with pytest.raises(
+        UserError, match=r"cannot reach the server at .*generate\.base_url its address"
+    ):
         run_generate(server_recipe(tmp_path, data, server, generate={"retries": 0}))
 
 
@@ -198,13 +252,31 @@ def test_no_more_requests_run_at_once_than_the_recipe_allows(data, tmp_path, ser
 def test_a_mix_asks_each_model_its_own_question_and_a_schedule_is_refused(tmp_path):
     data = write_data(tmp_path)
     server = Server()
-    mix = [{"name": "own", "num_candidates": 1, "min_p": 0.2},
-           {"name": "other", "num_candidates": 1, "model": {"name": "other/model"}, "instruction": "Briefly: {prompt}"}]
+    mix = [
+        {"name": "own", "num_candidates": 1, "min_p": 0.2},
+        {
+            "name": "other",
+            "num_candidates": 1,
+            "model": {"name": "other/model"},
+            "instruction": "Briefly: {prompt}",
+        },
+    ]
     address = {"engine": "openai", "base_url": server.url}
-    _, candidates = run_generate(make_recipe(tmp_path, data, generate={**address, "mix": mix, "served_model": "m"}))
-    assert {(one.sampler, one.text.split()[0]) for one in candidates} == {("own", "m"), ("other", "other/model")}
-    asked = {(body["model"], body["min_p"], body["messages"][0]["content"][-1]["text"]) for body in server.requests}
+    _, candidates = run_generate(
+        make_recipe(tmp_path, data, generate={**address, "mix": mix, "served_model": "m"})
+    )
+    assert {(one.sampler, one.text.split()[0]) for one in candidates} == {
+        ("own", "m"),
+        ("other", "other/model"),
+    }
+    asked = {
+        (body["model"], body["min_p"], body["messages"][0]["content"][-1]["text"])
+        for body in server.requests
+    }
     assert asked == {("m", 0.2, question) for question in QUESTIONS} | {
-        ("other/model", 0.0, f"Briefly: {question}") for question in QUESTIONS}
+        ("other/model", 0.0, f"Briefly: {question}") for question in QUESTIONS
+    }
     with pytest.raises(UserError, match="servers take one temperature a request"):
-        run_generate(make_recipe(tmp_path / "x", data, generate={**address, "first_temperature": 2.0}))
+        run_generate(
+            make_recipe(tmp_path / "x", data, generate={**address, "first_temperature": 2.0})
+        )

@@ -1,4 +1,6 @@
-"""Claims: answers are taken apart, every claim has its own verdict, and precision is weighed with coverage."""
+"""Claims: answers are taken apart, every claim has its own verdict, and precision is weighed with
+coverage.
+"""
 
 import json
 import math
@@ -31,7 +33,13 @@ def labels(**chances: float) -> Answer:
 
 
 def kind(prompt: str) -> str:
-    return "split" if "List the claims" in prompt else "cover" if "how much of what" in prompt else "check"
+    return (
+        "split"
+        if "List the claims" in prompt
+        else "cover"
+        if "how much of what" in prompt
+        else "check"
+    )
 
 
 def quoted(prompt: str) -> str:
@@ -52,9 +60,13 @@ def judge_it(prompt: str, attempt: int) -> Answer:
 
 def run(folder, url, texts, scorer=CLAIMS, **changes):
     items = make_items(1, len(texts))
-    items = [(sample, type(one)(**{name: getattr(one, name) for name in one.__slots__} | {"text": text}))
-             for (sample, one), text in zip(items, texts, strict=True)]
-    settings = JudgeSettings(**{"backend": "openai", "model": "m", "base_url": url, "retries": 0} | changes)
+    items = [
+        (sample, type(one)(**{name: getattr(one, name) for name in one.__slots__} | {"text": text}))
+        for (sample, one), text in zip(items, texts, strict=True)
+    ]
+    settings = JudgeSettings(
+        **{"backend": "openai", "model": "m", "base_url": url, "retries": 0} | changes
+    )
     with RunStore(folder) as store:
         return list(judge_candidates(settings, scorer, items, store).values())
 
@@ -79,26 +91,46 @@ def test_every_reply_is_paid_once_and_equal_claims_are_one_prompt(tmp_path):
     texts = ["A dog runs. It barks.", "The sky is green. A dog runs."]
     with judge_server(judge_it) as server:
         first = run(tmp_path, server.url, texts)
-        assert sorted(kind(prompt) for prompt in server.prompts) == ["check"] * 3 + ["cover"] * 2 + ["split"] * 2
+        assert (
+            sorted(kind(prompt) for prompt in server.prompts)
+            == ["check"] * 3 + ["cover"] * 2 + ["split"] * 2
+        )
         assert run(tmp_path, server.url, texts, concurrency=1) == first
         assert len(server.requests) == 7
 
 
 def test_sentences_serve_a_judge_that_cannot_write(tmp_path):
     with judge_server(judge_it) as server:
-        row = run(tmp_path, server.url, ["A dog runs.\nIt barks.  It barks."], split_claims="sentences")[0]
+        row = run(
+            tmp_path, server.url, ["A dog runs.\nIt barks.  It barks."], split_claims="sentences"
+        )[0]
         assert {kind(prompt) for prompt in server.prompts} == {"check", "cover"}
     assert [claim["claim"] for claim in row.claims] == ["A dog runs.", "It barks."]
-    assert sentences(CLAIMS, "Is it? Yes! 3.5 dogs.\u2028...\n").claims == ("Is it?", "Yes!", "3.5 dogs.")
+    assert sentences(CLAIMS, "Is it? Yes! 3.5 dogs.\u2028...\n").claims == (
+        "Is it?",
+        "Yes!",
+        "3.5 dogs.",
+    )
 
 
-@pytest.mark.parametrize(("reply", "claims", "reason"), [
-    ("- A.\n- B.", ["A.", "B."], ""), ("The claims are:\n1. A.\n2) B.\n", ["A.", "B."], ""),
-    ("* A.\n\n\u2022 a.", ["A."], ""), ("<think>\n- x\n</think>\n- A.", ["A."], ""), ("- 3 dogs.", ["3 dogs."], ""),
-    ("", [], "empty reply"), ("none", [], "no claim"), ("- None.", [], "no claim"),
-    ("The dog runs.", [], "malformed claims"), ("- A.\nVerdict: A", [], "malformed claims"),
-    ("- A.\nOne more:\n- B.", [], "malformed claims"), ("-", [], "malformed claims"), ("Claims:", [], "malformed"),
-])
+@pytest.mark.parametrize(
+    ("reply", "claims", "reason"),
+    [
+        ("- A.\n- B.", ["A.", "B."], ""),
+        ("The claims are:\n1. A.\n2) B.\n", ["A.", "B."], ""),
+        ("* A.\n\n\u2022 a.", ["A."], ""),
+        ("<think>\n- x\n</think>\n- A.", ["A."], ""),
+        ("- 3 dogs.", ["3 dogs."], ""),
+        ("", [], "empty reply"),
+        ("none", [], "no claim"),
+        ("- None.", [], "no claim"),
+        ("The dog runs.", [], "malformed claims"),
+        ("- A.\nVerdict: A", [], "malformed claims"),
+        ("- A.\nOne more:\n- B.", [], "malformed claims"),
+        ("-", [], "malformed claims"),
+        ("Claims:", [], "malformed"),
+    ],
+)
 def test_a_list_of_claims_is_read_whole_or_not_at_all(reply, claims, reason):
     read = read_claims(CLAIMS, reply)
     assert list(read.claims) == claims
@@ -106,18 +138,38 @@ def test_a_list_of_claims_is_read_whole_or_not_at_all(reply, claims, reason):
     assert bool(read.reason) != bool(claims)
 
 
-@pytest.mark.parametrize(("wrong", "where", "status", "reason"), [
-    (completion("I cannot list claims."), "split", "unscored", "malformed claims"),
-    (completion("none"), "split", "unscored", "no claim"),
-    (completion("- A dog", finish="length"), "split", "unscored", "cut off"),
-    (completion("\n".join(f"- Dog {k}." for k in range(41))), "split", "unscored", "too many claims: 41"),
-    (failure(500, "no memory"), "split", "failed", "HTTP 500"),
-    (completion("Verdict: x", top={"x": 0.0}), "check", "unscored", "little weight on the labels"),
-    (failure(500, "no memory"), "check", "failed", "HTTP 500"),
-    (completion("Verdict: x", top={"x": 0.0}), "cover", "unscored", "little weight on the labels"),
-])
+@pytest.mark.parametrize(
+    ("wrong", "where", "status", "reason"),
+    [
+        (completion("I cannot list claims."), "split", "unscored", "malformed claims"),
+        (completion("none"), "split", "unscored", "no claim"),
+        (completion("- A dog", finish="length"), "split", "unscored", "cut off"),
+        (
+            completion("\n".join(f"- Dog {k}." for k in range(41))),
+            "split",
+            "unscored",
+            "too many claims: 41",
+        ),
+        (failure(500, "no memory"), "split", "failed", "HTTP 500"),
+        (
+            completion("Verdict: x", top={"x": 0.0}),
+            "check",
+            "unscored",
+            "little weight on the labels",
+        ),
+        (failure(500, "no memory"), "check", "failed", "HTTP 500"),
+        (
+            completion("Verdict: x", top={"x": 0.0}),
+            "cover",
+            "unscored",
+            "little weight on the labels",
+        ),
+    ],
+)
 def test_without_every_verdict_there_is_no_score(tmp_path, wrong, where, status, reason):
-    with judge_server(lambda prompt, attempt: wrong if kind(prompt) == where else judge_it(prompt, attempt)) as server:
+    with judge_server(
+        lambda prompt, attempt: wrong if kind(prompt) == where else judge_it(prompt, attempt)
+    ) as server:
         row = run(tmp_path, server.url, ["A dog runs. It barks."])[0]
     assert (row.score, row.status) == (None, status)
     assert row.reason.startswith(reason)
@@ -148,33 +200,70 @@ def test_f1_without_coverage_is_precision_and_zero_of_zeros():
 
 
 def test_claims_survive_the_file_and_are_left_out_where_there_are_none():
-    row = Judgment(candidate_id="a#0", scorer="s", judge="j", score=1.0, status="scored", reason="", reply="",
-                   claims=[{"claim": "x", "worth": 1.0}], details={"precision": 1.0})
+    row = Judgment(
+        candidate_id="a#0",
+        scorer="s",
+        judge="j",
+        score=1.0,
+        status="scored",
+        reason="",
+        reply="",
+        claims=[{"claim": "x", "worth": 1.0}],
+        details={"precision": 1.0},
+    )
     assert from_dict(Judgment, json.loads(to_json(row)), "f:1") == row
-    plain = to_json(Judgment(candidate_id="a#0", scorer="s", judge="j", score=1.0, status="scored", reason="",
-                             reply=""))
+    plain = to_json(
+        Judgment(
+            candidate_id="a#0",
+            scorer="s",
+            judge="j",
+            score=1.0,
+            status="scored",
+            reason="",
+            reply="",
+        )
+    )
     assert "claims" not in plain
     assert "details" not in plain
 
 
 def test_the_hash_knows_the_coverage_scorer_and_the_split_prompt(tmp_path):
     text = CLAIMS.path.read_text()
-    other = load_scorer(str(write_scorer(tmp_path, text.replace("List the claims", "List all claims"))))
-    bare = load_scorer(str(write_scorer(tmp_path, text.replace("  coverage: caption_coverage\n", ""), name="bare")))
+    other = load_scorer(
+        str(write_scorer(tmp_path, text.replace("List the claims", "List all claims")))
+    )
+    bare = load_scorer(
+        str(write_scorer(tmp_path, text.replace("  coverage: caption_coverage\n", ""), name="bare"))
+    )
     assert len({CLAIMS.hash, other.hash, bare.hash}) == 3
     assert bare.coverage is None
 
 
-@pytest.mark.parametrize(("old", "new", "message"), [
-    ("mode: claims", "mode: labels", r"`prompt`: unknown placeholder \{claim\}"),
-    ("claims:\n  coverage", "claim:\n  coverage", "unknown key `claim`. Did you mean 'claims'"),
-    ("  {claim}\n", "  {answer}\n", r"`prompt`: unknown placeholder \{answer\}"),
-    ("    {answer}\n", "    text\n", r"`claims`: its prompt needs \{answer\}"),
-    ('"A": 1.0, "B"', '"A": 2.0, "B"', "labels are worth 0 to 1"),
-    ("coverage: caption_coverage", "coverage: hound_quality", "'hound_quality' has `mode: verdict`"),
-    ('{"A": 1.0, "B": 0.0, "C": 0.0}', '{"A": 1.0, "B": 0.0, "C c": 0.0}', "label 'C c' cannot be one token"),
-    ("threshold: 0.5", "threshold: 0.5\nneeds_reference: true", "belongs to `mode: labels` and `mode: verdict`"),
-])
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("mode: claims", "mode: labels", r"`prompt`: unknown placeholder \{claim\}"),
+        ("claims:\n  coverage", "claim:\n  coverage", "unknown key `claim`. Did you mean 'claims'"),
+        ("  {claim}\n", "  {answer}\n", r"`prompt`: unknown placeholder \{answer\}"),
+        ("    {answer}\n", "    text\n", r"`claims`: its prompt needs \{answer\}"),
+        ('"A": 1.0, "B"', '"A": 2.0, "B"', "labels are worth 0 to 1"),
+        (
+            "coverage: caption_coverage",
+            "coverage: hound_quality",
+            "'hound_quality' has `mode: verdict`",
+        ),
+        (
+            '{"A": 1.0, "B": 0.0, "C": 0.0}',
+            '{"A": 1.0, "B": 0.0, "C c": 0.0}',
+            "label 'C c' cannot be one token",
+        ),
+        (
+            "threshold: 0.5",
+            "threshold: 0.5\nneeds_reference: true",
+            "belongs to `mode: labels` and `mode: verdict`",
+        ),
+    ],
+)
 def test_a_wrong_claims_scorer_is_refused(tmp_path, old, new, message):
     text = CLAIMS.path.read_text()
     assert old in text
@@ -189,7 +278,11 @@ def test_a_claims_scorer_says_how_answers_are_taken_apart(tmp_path):
 
 
 def test_a_list_example_that_is_read_otherwise_stops_before_any_call(tmp_path):
-    text = CLAIMS.path.read_text().replace('claims: ["The circle is red."]', 'claims: ["The circle is blue."]')
+    text = CLAIMS.path.read_text().replace(
+        'claims: ["The circle is red."]', 'claims: ["The circle is blue."]'
+    )
     scorer = load_scorer(str(write_scorer(tmp_path, text)))
-    with pytest.raises(UserError, match=r"is read as the claims \['The circle is red.'\], the file says"):
+    with pytest.raises(
+        UserError, match=r"is read as the claims \['The circle is red.'\], the file says"
+    ):
         check_split_examples(scorer)

@@ -1,4 +1,6 @@
-"""Judging against a failing server, killed at random points (`scripts/fuzz_judge.py` does it a hundred times)."""
+"""Judging against a failing server, killed at random points (`scripts/fuzz_judge.py` does it a
+hundred times).
+"""
 
 import pytest
 from fault_server import answers_as_another, fault_of, ignores_logprobs, passing_faults
@@ -27,10 +29,16 @@ def test_a_run_killed_at_random_points_ends_as_the_undisturbed_one(tmp_path):
     result.check()
 
 
-@pytest.mark.parametrize(("answer", "message"), [
-    (ignores_logprobs, "answers without label probabilities"), (answers_as_another, "answers as model 'another-model'"),
-])
-def test_a_server_that_cannot_be_trusted_stops_the_run_and_nothing_is_scored(tmp_path, answer, message):
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        (ignores_logprobs, "answers without label probabilities"),
+        (answers_as_another, "answers as model 'another-model'"),
+    ],
+)
+def test_a_server_that_cannot_be_trusted_stops_the_run_and_nothing_is_scored(
+    tmp_path, answer, message
+):
     with judge_server(answer) as server:
         recipe = write_run(tmp_path, make_items(8), server.url, scorer="caption_support")
         with open_run(load_recipe(str(recipe), [])) as run, pytest.raises(UserError, match=message):

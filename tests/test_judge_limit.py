@@ -1,10 +1,14 @@
-"""How many requests may be in flight: growth in clean, saturated rounds; cuts on 429 alone, one in a round."""
+"""How many requests may be in flight: growth in clean, saturated rounds; cuts on 429 alone, one in
+a round.
+"""
 
 from dpo_video.client.concurrency import COOL_DOWN_SECONDS, Limit
 
 
 def _round(limit: Limit, busiest: int) -> int:
-    """Let as many replies come as are allowed, with `busiest` in flight at most; return what is allowed then."""
+    """Let as many replies come as are allowed, with `busiest` in flight at most; return what is
+    allowed then.
+    """
     limit.started(busiest)
     for _ in range(limit.allowed):
         limit.answered(0)
@@ -13,7 +17,13 @@ def _round(limit: Limit, busiest: int) -> int:
 
 def test_it_doubles_from_32_while_saturated_and_never_passes_the_most():
     limit = Limit(most=200)
-    assert [limit.allowed, *(_round(limit, limit.allowed) for _ in range(4))] == [32, 64, 128, 200, 200]
+    assert [limit.allowed, *(_round(limit, limit.allowed) for _ in range(4))] == [
+        32,
+        64,
+        128,
+        200,
+        200,
+    ]
     assert Limit(most=5).allowed == 5
 
 
@@ -21,7 +31,9 @@ def test_it_grows_by_a_sixteenth_of_the_most_after_a_cut():
     limit = Limit(most=320)
     limit.throttled(0.0, 0)
     assert limit.allowed == 25  # 0.8 * 32, rounded down
-    assert [_round(limit, limit.allowed) for _ in range(3)] == [25, 45, 65], "the round of the 429 does not grow"
+    assert [_round(limit, limit.allowed) for _ in range(3)] == [25, 45, 65], (
+        "the round of the 429 does not grow"
+    )
 
 
 def test_a_round_with_slots_to_spare_does_not_grow():
@@ -39,7 +51,9 @@ def test_server_errors_and_timeouts_pause_growth_for_a_round_and_shrink_nothing(
 
 
 def test_after_a_round_of_replies_a_429_cuts_again_within_the_cool_down():
-    """Of 10, 8 are left: 7 replies later the requests of before may still be under way, 8 later they are not."""
+    """Of 10, 8 are left: 7 replies later the requests of before may still be under way, 8 later
+    they are not.
+    """
     limit = Limit(most=10)
     limit.throttled(100.0, 9)
     for _ in range(7):

@@ -1,9 +1,19 @@
-"""The local judge: label probabilities of one forward, written verdicts, the same alone and in any batch."""
+"""The local judge: label probabilities of one forward, written verdicts, the same alone and in any
+batch.
+"""
 
 import pytest
 import torch
 from judge_server import make_items
-from tiny_judge import CAPTION, SCORES, SHORT_SCORER, random_judge, tiny_tokenizer, trained_judge, write_scorer
+from tiny_judge import (
+    CAPTION,
+    SCORES,
+    SHORT_SCORER,
+    random_judge,
+    tiny_tokenizer,
+    trained_judge,
+    write_scorer,
+)
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from dpo_video.core.errors import UserError
@@ -15,7 +25,15 @@ from dpo_video.judge.verdict import read_reply
 from dpo_video.recipe import JudgeSettings
 from dpo_video.store import RunStore
 
-TEXTS = ["a dog", "two cats and a bird on a boat " * 6, "no", "it is\na cake " * 20, "", "a bird sits " * 3, "x y z"]
+TEXTS = [
+    "a dog",
+    "two cats and a bird on a boat " * 6,
+    "no",
+    "it is\na cake " * 20,
+    "",
+    "a bird sits " * 3,
+    "x y z",
+]
 
 
 @pytest.fixture(scope="module")
@@ -29,12 +47,18 @@ def trained_model(tmp_path_factory):
 
 
 def _settings(model, **changes):
-    return JudgeSettings(backend="local", model=str(model), device="cpu", dtype="float32", **changes)
+    return JudgeSettings(
+        backend="local", model=str(model), device="cpu", dtype="float32", **changes
+    )
 
 
 def _prompts(scorer, texts=TEXTS):
-    return [render(scorer, caption="A dog jumps.", question="What jumps?", answer=text, reference="a dog")
-            for text in texts]
+    return [
+        render(
+            scorer, caption="A dog jumps.", question="What jumps?", answer=text, reference="a dog"
+        )
+        for text in texts
+    ]
 
 
 def _ask(settings, scorer, prompts):
@@ -47,18 +71,27 @@ def _ask(settings, scorer, prompts):
 
 @pytest.mark.parametrize("name", ["caption_score", "caption_support"])
 def test_label_probabilities_equal_those_of_the_whole_text_forward(random_model, name):
-    """The slow way: one prompt at a time, no padding, logits of every position, softmax over the vocabulary."""
+    """The slow way: one prompt at a time, no padding, logits of every position, softmax over the
+    vocabulary.
+    """
     scorer = load_scorer(name)
     tokenizer = AutoTokenizer.from_pretrained(random_model)
     model = AutoModelForCausalLM.from_pretrained(random_model, dtype=torch.float32).eval()
     prompts = _prompts(scorer)
-    for messages, reply in zip(prompts, _ask(_settings(random_model, batch_size=3), scorer, prompts), strict=True):
-        text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True) + scorer.reply_prefix
+    for messages, reply in zip(
+        prompts, _ask(_settings(random_model, batch_size=3), scorer, prompts), strict=True
+    ):
+        text = (
+            tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+            + scorer.reply_prefix
+        )
         for label in scorer.labels:
             *before, token = tokenizer(text + label, add_special_tokens=False)["input_ids"]
             with torch.no_grad():
                 logits = model(input_ids=torch.tensor([before])).logits[0, -1]
-            assert reply.log_probs[label] == pytest.approx(float(logits.log_softmax(-1)[token]), abs=1e-5)
+            assert reply.log_probs[label] == pytest.approx(
+                float(logits.log_softmax(-1)[token]), abs=1e-5
+            )
 
 
 @pytest.mark.parametrize("batch_size", [2, 7])
@@ -69,7 +102,9 @@ def test_a_batch_changes_no_probability_and_no_order(random_model, batch_size):
     assert [reply.text for reply in together] == [reply.text for reply in alone]
     for one, other in zip(alone, together, strict=True):
         assert other.log_probs == pytest.approx(one.log_probs, abs=1e-5)
-    assert len({round(reply.log_probs["3"], 4) for reply in alone}) == len(TEXTS), "every prompt has its own"
+    assert len({round(reply.log_probs["3"], 4) for reply in alone}) == len(TEXTS), (
+        "every prompt has its own"
+    )
 
 
 def test_a_random_judge_is_not_answering_and_gives_no_score(random_model):
@@ -81,12 +116,18 @@ def test_a_random_judge_is_not_answering_and_gives_no_score(random_model):
 
 
 def _trained_prompts(scorer):
-    return [render(scorer, caption=CAPTION, question="what plays?", answer=f"it is a {word}") for word in SCORES]
+    return [
+        render(scorer, caption=CAPTION, question="what plays?", answer=f"it is a {word}")
+        for word in SCORES
+    ]
 
 
 def test_a_trained_judge_scores_by_its_rule_from_labels_and_in_writing(trained_model, tmp_path):
     scorer = load_scorer(str(write_scorer(tmp_path)))
-    for settings in (_settings(trained_model), _settings(trained_model, score_from="verdict", max_tokens=12)):
+    for settings in (
+        _settings(trained_model),
+        _settings(trained_model, score_from="verdict", max_tokens=12),
+    ):
         replies = _ask(settings, scorer, _trained_prompts(scorer))
         scores = [read_reply(settings, scorer, reply)[0].score for reply in replies]
         assert scores == pytest.approx(list(SCORES.values()), abs=0.15)
@@ -108,7 +149,9 @@ def test_sampled_verdicts_do_not_depend_on_the_batch(random_model):
     alone = _ask(_settings(random_model, batch_size=1, **settings), scorer, _prompts(scorer))
     together = _ask(_settings(random_model, batch_size=4, **settings), scorer, _prompts(scorer))
     assert together == alone
-    greedy = _ask(_settings(random_model, score_from="verdict", max_tokens=8), scorer, _prompts(scorer))
+    greedy = _ask(
+        _settings(random_model, score_from="verdict", max_tokens=8), scorer, _prompts(scorer)
+    )
     assert greedy != alone
     again = _settings(random_model, repeat=1, **settings)
     assert _ask(again, scorer, _prompts(scorer)) == _ask(again, scorer, _prompts(scorer)) != alone
@@ -118,14 +161,18 @@ def test_labels_that_are_not_single_tokens_are_named(tmp_path):
     tokenizer = tiny_tokenizer()
     text = SHORT_SCORER.replace('"5": 5', '"somewhat": 5')
     scorer = load_scorer(str(write_scorer(tmp_path, text)))
-    with pytest.raises(UserError, match=r"label 'somewhat' is not one token behind 'Score: '.*score_from=verdict"):
+    with pytest.raises(
+        UserError, match=r"label 'somewhat' is not one token behind 'Score: '.*score_from=verdict"
+    ):
         label_tokens(tokenizer, scorer, "tiny")
     good = label_tokens(tokenizer, load_scorer("caption_support"), "tiny")
     assert len(set(good.tokens.values())) == 3
 
 
 def test_a_prompt_over_the_context_and_one_with_control_tokens_fail_alone(random_model):
-    """The tiny judge takes 1024 tokens. A caption is not fenced, so a control token in it stays one."""
+    """The tiny judge takes 1024 tokens. A caption is not fenced, so a control token in it stays
+    one.
+    """
     scorer = load_scorer("caption_score")
     prompts = _prompts(scorer, ["a dog", "cat " * 1200])
     prompts += [render(scorer, caption="A dog <|im_end|>", question="q", answer="a")]
@@ -143,18 +190,27 @@ def test_judgments_are_stored_and_the_model_is_known_by_its_content(trained_mode
         first = judge_candidates(_settings(trained_model), scorer, items, store)
         again = judge_candidates(_settings(trained_model, batch_size=1), scorer, items, store)
         with open_judge(_settings(trained_model)) as judge:
-            assert judge_candidates(_settings(trained_model), scorer, items, store, judge=judge) == first
+            assert (
+                judge_candidates(_settings(trained_model), scorer, items, store, judge=judge)
+                == first
+            )
     assert again == first
     assert list(first) == [candidate.id for _, candidate in items]
     assert all(row.judge.startswith(f"{trained_model}@") for row in first.values())
 
 
 def test_a_judge_that_is_not_there_is_named(tmp_path):
-    with pytest.raises(UserError, match=r"no judge model '.*nosuch': neither a folder here nor"), open_judge(
-            _settings(tmp_path / "nosuch")):
+    with (
+        pytest.raises(UserError, match=r"no judge model '.*nosuch': neither a folder here nor"),
+        open_judge(_settings(tmp_path / "nosuch")),
+    ):
         pass
     with pytest.raises(UserError, match=r"cannot load judge\.model"):
-        _ask(_settings(tmp_path), load_scorer("caption_score"), _prompts(load_scorer("caption_score"), ["a"]))
+        _ask(
+            _settings(tmp_path),
+            load_scorer("caption_score"),
+            _prompts(load_scorer("caption_score"), ["a"]),
+        )
 
 
 def test_a_model_without_a_chat_template_is_refused(tmp_path):
@@ -165,4 +221,8 @@ def test_a_model_without_a_chat_template_is_refused(tmp_path):
     tokenizer.chat_template = None
     tokenizer.save_pretrained(folder)
     with pytest.raises(UserError, match="has no chat template"):
-        _ask(_settings(folder), load_scorer("caption_score"), _prompts(load_scorer("caption_score"), ["a"]))
+        _ask(
+            _settings(folder),
+            load_scorer("caption_score"),
+            _prompts(load_scorer("caption_score"), ["a"]),
+        )

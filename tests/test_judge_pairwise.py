@@ -1,4 +1,6 @@
-"""Pairwise judging: both orders, averaged before anything is decided; round robins; before against after."""
+"""Pairwise judging: both orders, averaged before anything is decided; round robins; before against
+after.
+"""
 
 import itertools
 import math
@@ -28,7 +30,9 @@ from dpo_video.store import RunStore
 
 PAIRWISE = load_scorer("caption_pairwise")
 QUALITY = {"it is a 0": 0.0, "it is a 1": 1.5, "it is a 2": -1.0, "it is a 3": 0.5}
-"""Strength of each answer: P(A better) is the logistic of the difference, plus BIAS for the one shown first."""
+"""Strength of each answer: P(A better) is the logistic of the difference, plus BIAS for the one
+shown first.
+"""
 BIAS = 0.6
 
 
@@ -44,7 +48,9 @@ def shown(prompt: str) -> list[str]:
 def verdict(chance: float, tie: float = 0.0) -> Answer:
     """Return a reply with P(A) = chance, P(C) = tie."""
     top = {"A": chance, "B": 1 - chance - tie, "C": tie}
-    return completion("Verdict: A", top={label: math.log(value) for label, value in top.items() if value > 0})
+    return completion(
+        "Verdict: A", top={label: math.log(value) for label, value in top.items() if value > 0}
+    )
 
 
 def biased(prompt: str, attempt: int) -> Answer:
@@ -53,7 +59,9 @@ def biased(prompt: str, attempt: int) -> Answer:
 
 
 def settings(url: str, **changes: object) -> JudgeSettings:
-    return JudgeSettings(**{"backend": "openai", "model": "m", "base_url": url, "retries": 0} | changes)
+    return JudgeSettings(
+        **{"backend": "openai", "model": "m", "base_url": url, "retries": 0} | changes
+    )
 
 
 def rounds(folder, url, items, **changes):
@@ -64,14 +72,21 @@ def rounds(folder, url, items, **changes):
 def compare_texts(folder, url, twos):
     sample = make_items(1)[0][0]
     with RunStore(folder) as store, open_judge(settings(url)) as judge:
-        return compare(settings(url), PAIRWISE, [(sample, *two) for two in twos], store, judge=judge)
+        return compare(
+            settings(url), PAIRWISE, [(sample, *two) for two in twos], store, judge=judge
+        )
 
 
 def test_both_orders_are_asked_and_averaged_before_deciding(tmp_path):
-    """The second answer is slightly better; shown first, either looks better: one order alone would decide wrongly."""
+    """The second answer is slightly better; shown first, either looks better: one order alone would
+    decide wrongly.
+    """
     with judge_server(biased) as server:
         result = compare_texts(tmp_path, server.url, [("it is a 0", "it is a 3")])[0]
-        assert [shown(prompt) for prompt in server.prompts] == [["it is a 0", "it is a 3"], ["it is a 3", "it is a 0"]]
+        assert [shown(prompt) for prompt in server.prompts] == [
+            ["it is a 0", "it is a 3"],
+            ["it is a 3", "it is a 0"],
+        ]
     first, second = sigmoid(-0.5 + BIAS), 1 - sigmoid(0.5 + BIAS)
     assert first > 0.5 > second
     assert result.orders == pytest.approx((first, second), abs=1e-6)
@@ -90,7 +105,11 @@ def test_a_tie_label_counts_half(tmp_path):
 
 def test_equal_texts_are_equally_good_without_a_call_and_comparisons_are_stored(tmp_path):
     with judge_server(biased) as server:
-        twos = [("it is a 0", " it is  a 0 "), ("it is a 1", "it is a 2"), ("it is a 2", "it is a 1")]
+        twos = [
+            ("it is a 0", " it is  a 0 "),
+            ("it is a 1", "it is a 2"),
+            ("it is a 2", "it is a 1"),
+        ]
         first = compare_texts(tmp_path, server.url, twos)
         assert len(server.requests) == 2, "the swapped pair is the same two prompts"
         assert compare_texts(tmp_path, server.url, twos) == first
@@ -105,9 +124,16 @@ def test_a_round_robin_scores_each_answer_by_its_mean_chance_to_win(tmp_path):
         rows = rounds(tmp_path, server.url, items)
         assert len(server.requests) == 2 * 12, "6 pairs a question, both orders"
     for sample, candidate in items:
-        chances = [(sigmoid(QUALITY[candidate.text] - QUALITY[other.text] + BIAS)
-                    + 1 - sigmoid(QUALITY[other.text] - QUALITY[candidate.text] + BIAS)) / 2
-                   for own, other in items if own.id == sample.id and other.text != candidate.text]
+        chances = [
+            (
+                sigmoid(QUALITY[candidate.text] - QUALITY[other.text] + BIAS)
+                + 1
+                - sigmoid(QUALITY[other.text] - QUALITY[candidate.text] + BIAS)
+            )
+            / 2
+            for own, other in items
+            if own.id == sample.id and other.text != candidate.text
+        ]
         assert rows[candidate.id].score == pytest.approx(sum(chances) / 3, abs=1e-6)
         assert rows[candidate.id].details["comparisons"] == 3
     assert rows["s0#1"].details["swap_gap"] > 0
@@ -115,8 +141,14 @@ def test_a_round_robin_scores_each_answer_by_its_mean_chance_to_win(tmp_path):
 
 def test_answers_with_the_same_text_share_a_judgment_and_one_alone_has_none(tmp_path):
     items = make_items(1, 2) + make_items(1, 4)[2:3]
-    items.append((items[0][0], type(items[0][1])(id="s0#9", sample_id="s0", text=" it is a  0", model="m", settings="h",
-                                                 seed=9)))
+    items.append(
+        (
+            items[0][0],
+            type(items[0][1])(
+                id="s0#9", sample_id="s0", text=" it is a  0", model="m", settings="h", seed=9
+            ),
+        )
+    )
     with judge_server(biased) as server:
         rows = rounds(tmp_path, server.url, items)
         assert len(server.requests) == 6
@@ -131,7 +163,11 @@ def test_a_comparison_that_fails_is_asked_again_and_one_without_a_verdict_is_lef
     odd = {"it is a 0", "it is a 1"}
 
     def silent(prompt: str, attempt: int) -> Answer:
-        return completion("Verdict: x", top={"x": 0.0}) if set(shown(prompt)) == odd else biased(prompt, attempt)
+        return (
+            completion("Verdict: x", top={"x": 0.0})
+            if set(shown(prompt)) == odd
+            else biased(prompt, attempt)
+        )
 
     def broken(prompt: str, attempt: int) -> Answer:
         return failure(500, "no memory") if set(shown(prompt)) == odd else biased(prompt, attempt)
@@ -139,7 +175,9 @@ def test_a_comparison_that_fails_is_asked_again_and_one_without_a_verdict_is_lef
     with judge_server(silent) as server:
         rows = rounds(tmp_path, server.url, items)
     assert [row.details["left_out"] for row in rows.values()] == [1, 1, 0]
-    assert rows["s0#1"].score > rows["s0#0"].score > rows["s0#2"].score, "what is not compared follows from what is"
+    assert rows["s0#1"].score > rows["s0#0"].score > rows["s0#2"].score, (
+        "what is not compared follows from what is"
+    )
     with judge_server(broken) as server:
         rows = rounds(tmp_path / "broken", server.url, items)
         assert [row.status for row in rows.values()] == ["failed", "failed", "scored"]
@@ -157,13 +195,17 @@ def test_a_judge_that_never_gives_a_verdict_leaves_every_answer_without_a_score(
     assert {(row.score, row.status) for row in rows.values()} == {(None, "unscored")}
 
 
-@pytest.mark.parametrize(("size", "opponents"), [(2, None), (5, None), (6, 2), (7, 3), (8, 4), (3, 9), (9, 1)])
+@pytest.mark.parametrize(
+    ("size", "opponents"), [(2, None), (5, None), (6, 2), (7, 3), (8, 4), (3, 9), (9, 1)]
+)
 def test_a_schedule_is_fair_and_connected(size, opponents):
     games = schedule(size, opponents)
     assert len(set(games)) == len(games)
     met = [sum(k in game for game in games) for k in range(size)]
     assert len(set(met)) == 1
-    assert met[0] == (size - 1 if opponents is None or opponents >= size - 1 else 2 * math.ceil(opponents / 2))
+    assert met[0] == (
+        size - 1 if opponents is None or opponents >= size - 1 else 2 * math.ceil(opponents / 2)
+    )
     reached = {0}
     for _ in range(size):
         reached |= {k for game in games for k in game if set(game) & reached}
@@ -171,7 +213,9 @@ def test_a_schedule_is_fair_and_connected(size, opponents):
 
 
 def test_a_partial_round_robin_recovers_bradley_terry_strengths():
-    """Games drawn from known strengths: the chances of games not played come out too, up to the small prior."""
+    """Games drawn from known strengths: the chances of games not played come out too, up to the
+    small prior.
+    """
     rng = random.Random(0)
     power = [rng.uniform(-1.5, 1.5) for _ in range(9)]
     won = {(a, b): sigmoid(power[a] - power[b]) for a, b in schedule(9, 4)}
@@ -198,24 +242,47 @@ def test_a_partial_round_robin_asks_less(tmp_path):
 
 def test_before_and_after_are_compared_in_both_orders():
     """A win must survive the swap; the rate keeps unscored questions in its denominator."""
-    results = [Comparison(orders=(0.9, 0.7)), Comparison(orders=(0.6, 0.45)), Comparison(orders=(0.2, 0.1)),
-               Comparison(reason="x", status="unscored"), Comparison(orders=(0.5, 0.5), reason="the same answer")]
-    found = compared(results, ["a", "a", "b", "b", "c"], Intervals(EvaluateSettings(bootstrap=200), 0))
-    assert (found["n"], found["win"], found["tie"], found["loss"], found["unscored"]) == (5, 1, 2, 1, 1)
+    results = [
+        Comparison(orders=(0.9, 0.7)),
+        Comparison(orders=(0.6, 0.45)),
+        Comparison(orders=(0.2, 0.1)),
+        Comparison(reason="x", status="unscored"),
+        Comparison(orders=(0.5, 0.5), reason="the same answer"),
+    ]
+    found = compared(
+        results, ["a", "a", "b", "b", "c"], Intervals(EvaluateSettings(bootstrap=200), 0)
+    )
+    assert (found["n"], found["win"], found["tie"], found["loss"], found["unscored"]) == (
+        5,
+        1,
+        2,
+        1,
+        1,
+    )
     assert found["win_rate"] == pytest.approx((1 + 2 * 0.5) / 5)
     assert found["better_probability"] == pytest.approx((0.8 + 0.525 + 0.15 + 0.5) / 4)
     assert found["better_probability_n"] == 4
     summary = swap_summary(results)
-    assert summary == {"compared": 3, "swap_inconsistent": pytest.approx(1 / 3),
-                       "first_position_gain": pytest.approx((0.2 + 0.15 + 0.1) / 3)}
-    assert swap_summary([]) == {"compared": 0, "swap_inconsistent": None, "first_position_gain": None}
+    assert summary == {
+        "compared": 3,
+        "swap_inconsistent": pytest.approx(1 / 3),
+        "first_position_gain": pytest.approx((0.2 + 0.15 + 0.1) / 3),
+    }
+    assert swap_summary([]) == {
+        "compared": 0,
+        "swap_inconsistent": None,
+        "first_position_gain": None,
+    }
 
 
-@pytest.mark.parametrize(("old", "new", "message"), [
-    ("  {answer_b}\n", "", r"`prompt`: needs \{answer_b\}"),
-    ("  {answer_b}\n", "  {answer}\n", r"unknown placeholder \{answer\}"),
-    ('"A": 1.0, "B": 0.0', '"A": 1.0, "B": 0.2', "A better 1, B better 0, a tie between"),
-])
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("  {answer_b}\n", "", r"`prompt`: needs \{answer_b\}"),
+        ("  {answer_b}\n", "  {answer}\n", r"unknown placeholder \{answer\}"),
+        ('"A": 1.0, "B": 0.0', '"A": 1.0, "B": 0.2', "A better 1, B better 0, a tie between"),
+    ],
+)
 def test_a_wrong_pairwise_scorer_is_refused(tmp_path, old, new, message):
     text = PAIRWISE.path.read_text()
     assert old in text
@@ -224,5 +291,8 @@ def test_a_wrong_pairwise_scorer_is_refused(tmp_path, old, new, message):
 
 
 def test_a_scorer_of_another_mode_cannot_compare():
-    with pytest.raises(UserError, match=r"pair\.tie_break 'caption_score' has `mode: labels`; answers are compared by"):
+    with pytest.raises(
+        UserError,
+        match=r"pair\.tie_break 'caption_score' has `mode: labels`; answers are compared by",
+    ):
         pairwise_scorer("caption_score", "pair.tie_break")

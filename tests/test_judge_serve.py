@@ -24,15 +24,33 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path
     folder = trained_judge(tmp_path_factory.mktemp("served"))
     cache = tmp_path_factory.mktemp("hub")
     port = free_port()
-    command = [sys.executable, "-m", "transformers.cli.transformers", "serve", str(folder), "--device", "cpu",
-               "--host", "127.0.0.1", "--port", str(port)]
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HUB_CACHE": str(cache), "OMP_NUM_THREADS": "1"}
+    command = [
+        sys.executable,
+        "-m",
+        "transformers.cli.transformers",
+        "serve",
+        str(folder),
+        "--device",
+        "cpu",
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(port),
+    ]
+    environment = {
+        **os.environ,
+        "HF_HUB_OFFLINE": "1",
+        "HF_HUB_CACHE": str(cache),
+        "OMP_NUM_THREADS": "1",
+    }
     with (cache / "log").open("w") as log:
         process = subprocess.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT)
         try:
             end = time.monotonic() + START_SECONDS
             while not _listens(port):
-                assert process.poll() is None and time.monotonic() < end, (cache / "log").read_text()[-2000:]
+                assert process.poll() is None and time.monotonic() < end, (
+                    cache / "log"
+                ).read_text()[-2000:]
                 time.sleep(0.2)
             yield f"http://127.0.0.1:{port}/v1", folder
         finally:
@@ -48,25 +66,41 @@ def _listens(port: int) -> bool:
 def _items() -> list[tuple[Sample, Candidate]]:
     sample = Sample(id="s", video="v.mp4", caption=CAPTION, prompt="what plays?")
     texts = [f"it is a {word}" for word in SCORES]
-    return [(sample, Candidate(id=f"s#{k}", sample_id="s", text=text, model="m", settings="h", seed=k))
-            for k, text in enumerate([*texts, texts[0]])]
+    return [
+        (sample, Candidate(id=f"s#{k}", sample_id="s", text=text, model="m", settings="h", seed=k))
+        for k, text in enumerate([*texts, texts[0]])
+    ]
 
 
 def test_the_judge_stage_runs_against_transformers_serve(served, tmp_path):
-    """Written verdicts by the rule that the judge was trained on; the sixth candidate repeats the first."""
+    """Written verdicts by the rule that the judge was trained on; the sixth candidate repeats the
+    first.
+    """
     url, model = served
-    recipe = write_run(tmp_path, _items(), url, model=str(model), scorer=str(write_scorer(tmp_path)),
-                       score_from="verdict", max_tokens=16, concurrency=2)
+    recipe = write_run(
+        tmp_path,
+        _items(),
+        url,
+        model=str(model),
+        scorer=str(write_scorer(tmp_path)),
+        score_from="verdict",
+        max_tokens=16,
+        concurrency=2,
+    )
     out, errors = (process := start_judging(recipe)).communicate(timeout=240)
     assert process.returncode == 0, errors
     assert "judge: candidates 6, scored 6, unscored 0, failed 0" in out
     assert [row.score for row in exported(recipe)] == [5, 4, 3, 2, 1, 5]
-    assert [row.reply for row in exported(recipe)] == [f"Score: {score}" for score in (5, 4, 3, 2, 1, 5)]
+    assert [row.reply for row in exported(recipe)] == [
+        f"Score: {score}" for score in (5, 4, 3, 2, 1, 5)
+    ]
 
 
 def test_a_server_that_ignores_logprobs_is_named_with_the_remedy(served, tmp_path):
     url, model = served
-    recipe = write_run(tmp_path, _items(), url, model=str(model), scorer=str(write_scorer(tmp_path)), max_tokens=16)
+    recipe = write_run(
+        tmp_path, _items(), url, model=str(model), scorer=str(write_scorer(tmp_path)), max_tokens=16
+    )
     errors = (process := start_judging(recipe)).communicate(timeout=240)[1]
     assert process.returncode == 2
     assert "answers without label probabilities" in errors and "judge.score_from=verdict" in errors

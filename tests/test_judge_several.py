@@ -1,4 +1,6 @@
-"""Several judges: a jury's standardised mean, a cascade's escalations, warnings about related models."""
+"""Several judges: a jury's standardised mean, a cascade's escalations, warnings about related
+models.
+"""
 
 import json
 import math
@@ -39,7 +41,9 @@ def labels(**chances: float) -> Answer:
 def scored(score: float) -> Answer:
     """Return a reply whose label probabilities have this mean, on the two labels around it."""
     low = min(int(score), 4)
-    return labels(**{f"_{low}": max(low + 1 - score, 1e-12), f"_{low + 1}": max(score - low, 1e-12)})
+    return labels(
+        **{f"_{low}": max(low + 1 - score, 1e-12), f"_{low + 1}": max(score - low, 1e-12)}
+    )
 
 
 def by_table(table):
@@ -47,7 +51,9 @@ def by_table(table):
 
 
 def settings(url, **changes):
-    return JudgeSettings(**{"backend": "openai", "model": "own", "base_url": url, "retries": 0} | changes)
+    return JudgeSettings(
+        **{"backend": "openai", "model": "own", "base_url": url, "retries": 0} | changes
+    )
 
 
 def judged(folder, given, items=ITEMS, scorer=SCORE, counts=None):
@@ -65,7 +71,9 @@ def servers():
 def jury_of(servers, *answers):
     """Return a jury's settings, and its servers; the first judge is the section's own."""
     started = [servers(answer) for answer in answers]
-    others = [{"model": f"judge{k}", "base_url": one.url} for k, one in enumerate(started[1:], start=2)]
+    others = [
+        {"model": f"judge{k}", "base_url": one.url} for k, one in enumerate(started[1:], start=2)
+    ]
     return settings(started[0].url, jury=[{}, *others]), started
 
 
@@ -79,12 +87,15 @@ def test_a_jury_averages_standardised_scores_on_the_scorers_scale(tmp_path, serv
         standard = [(t[text] - m) / s for t, m, s in zip(tables, means, spreads, strict=True)]
         assert row.score == pytest.approx(fmean(means) + fmean(spreads) * fmean(standard), abs=1e-4)
         assert row.details["dispersion"] == pytest.approx(pstdev(standard), abs=1e-4)
-        assert row.details["judges"] == pytest.approx({"own": STRICT[text], "judge2": MILD[text], "judge3": WIDE[text]},
-                                                      abs=1e-4)
+        assert row.details["judges"] == pytest.approx(
+            {"own": STRICT[text], "judge2": MILD[text], "judge3": WIDE[text]}, abs=1e-4
+        )
         assert (row.judge, row.status) == ("own + judge2 + judge3", "scored")
     assert [len(one.requests) for one in started] == [4, 4, 4]
     assert judged(tmp_path, given) == rows
-    assert [len(one.requests) for one in started] == [4, 4, 4], "every judge's replies are stored and paid once"
+    assert [len(one.requests) for one in started] == [4, 4, 4], (
+        "every judge's replies are stored and paid once"
+    )
 
 
 def test_a_judge_who_says_the_same_of_everything_moves_nothing(tmp_path, servers):
@@ -96,9 +107,13 @@ def test_a_judge_who_says_the_same_of_everything_moves_nothing(tmp_path, servers
 
 def test_a_jury_needs_a_majority_of_scores(tmp_path, servers):
     """Answer 0 has no verdict from one of three judges, answer 1 from two."""
+
     def mute(*texts):
-        return lambda prompt, attempt: (completion("Score: x", top={"x": 0.0}) if answer_of(prompt) in texts
-                                        else scored(MILD[answer_of(prompt)]))
+        return lambda prompt, attempt: (
+            completion("Score: x", top={"x": 0.0})
+            if answer_of(prompt) in texts
+            else scored(MILD[answer_of(prompt)])
+        )
 
     given, _ = jury_of(servers, by_table(MILD), mute("it is a 1"), mute("it is a 0", "it is a 1"))
     rows = judged(tmp_path, given)
@@ -123,7 +138,9 @@ def test_a_jury_works_with_claims_and_pairwise_scorers_too(tmp_path, servers):
 
     given, _ = jury_of(servers, better, better)
     rows = judged(tmp_path, given, scorer=load_scorer("caption_pairwise"))
-    assert [row.score for row in rows.values()] == pytest.approx([0.5] * 4), "position alone decides nothing"
+    assert [row.score for row in rows.values()] == pytest.approx([0.5] * 4), (
+        "position alone decides nothing"
+    )
 
 
 def unsure(prompt: str, attempt: int) -> Answer:
@@ -139,7 +156,12 @@ def test_a_cascade_escalates_what_the_first_judge_is_unsure_of(tmp_path, servers
     given = settings(own.url, cascade={"model": "cheap", "base_url": first.url, "below": 0.7})
     counts: Counter[str] = Counter()
     rows = judged(tmp_path, given, counts=counts)
-    assert (len(first.requests), len(own.requests), counts["escalated"], counts["asked"]) == (4, 2, 2, 6)
+    assert (len(first.requests), len(own.requests), counts["escalated"], counts["asked"]) == (
+        4,
+        2,
+        2,
+        6,
+    )
     assert [row.judge for row in rows.values()] == ["cheap", "cheap", "own", "own"]
     assert [row.score for row in rows.values()] == pytest.approx([4.05, 4.05, 2.0, 1.5], abs=1e-4)
     facts = {"escalated": True, "first_score": 3.4, "first_confidence": 0.6}
@@ -148,35 +170,64 @@ def test_a_cascade_escalates_what_the_first_judge_is_unsure_of(tmp_path, servers
     assert not rows["s0#0"].details["escalated"]
     judged(tmp_path, given)
     assert (len(first.requests), len(own.requests)) == (4, 2)
-    judged(tmp_path, settings(own.url, cascade={"model": "cheap", "base_url": first.url, "below": 0.99}))
-    assert (len(first.requests), len(own.requests)) == (4, 4), "another threshold pays for the newly unsure alone"
+    judged(
+        tmp_path,
+        settings(own.url, cascade={"model": "cheap", "base_url": first.url, "below": 0.99}),
+    )
+    assert (len(first.requests), len(own.requests)) == (4, 4), (
+        "another threshold pays for the newly unsure alone"
+    )
 
 
 def test_the_confidence_of_claims_is_that_of_the_least_sure_one():
-    row = Judgment(candidate_id="a", scorer="s", judge="j", score=0.5, status="scored", reason="", reply="",
-                   claims=[{"distribution": {"A": 0.9, "B": 0.1}}, {"distribution": {"A": 0.45, "B": 0.55}}])
+    row = Judgment(
+        candidate_id="a",
+        scorer="s",
+        judge="j",
+        score=0.5,
+        status="scored",
+        reason="",
+        reply="",
+        claims=[{"distribution": {"A": 0.9, "B": 0.1}}, {"distribution": {"A": 0.45, "B": 0.55}}],
+    )
     assert confidence(row) == 0.55
 
 
 @pytest.mark.parametrize("scorer", ["hound_quality", "caption_pairwise"])
 def test_a_cascade_needs_label_probabilities_of_one_answer(tmp_path, scorer):
     given = settings("http://localhost:9/v1", cascade={"model": "cheap"})
-    with pytest.raises(UserError, match=rf"judge\.cascade needs label probabilities.*scorer '{scorer}' gives none"):
+    with pytest.raises(
+        UserError, match=rf"judge\.cascade needs label probabilities.*scorer '{scorer}' gives none"
+    ):
         judged(tmp_path, given, scorer=load_scorer(scorer))
 
 
-@pytest.mark.parametrize(("judge", "message"), [
-    ({"jury": [{}, {"modl": "x"}]}, r"unknown key `jury\[1\]\.modl`. Did you mean 'model'"),
-    ({"jury": [{}, {"temperature": -1}]}, r"`jury\[1\]\.temperature`: .*greater than or equal to 0, got -1"),
-    ({"jury": [{}, {"scorer": "x"}]}, r"`jury\[1\]\.scorer` cannot differ: all judges use one `scorer`"),
-    ({"jury": [{}]}, "at least 2 item"),
-    ({"cascade": {"model": "x", "jury": [{}, {}]}}, r"`cascade\.jury` cannot differ"),
-    ({"cascade": {"model": "x", "below": 0}}, "greater than 0"),
-    ({"cascade": {"model": "x", "batch_sise": 2}}, r"`cascade\.batch_sise`"),
-    ({"jury": [{}, {}], "cascade": {"model": "x"}}, "`jury` and `cascade` are two ways"),
-])
+@pytest.mark.parametrize(
+    ("judge", "message"),
+    [
+        ({"jury": [{}, {"modl": "x"}]}, r"unknown key `jury\[1\]\.modl`. Did you mean 'model'"),
+        (
+            {"jury": [{}, {"temperature": -1}]},
+            r"`jury\[1\]\.temperature`: .*greater than or equal to 0, got -1",
+        ),
+        (
+            {"jury": [{}, {"scorer": "x"}]},
+            r"`jury\[1\]\.scorer` cannot differ: all judges use one `scorer`",
+        ),
+        ({"jury": [{}]}, "at least 2 item"),
+        ({"cascade": {"model": "x", "jury": [{}, {}]}}, r"`cascade\.jury` cannot differ"),
+        ({"cascade": {"model": "x", "below": 0}}, "greater than 0"),
+        ({"cascade": {"model": "x", "batch_sise": 2}}, r"`cascade\.batch_sise`"),
+        ({"jury": [{}, {}], "cascade": {"model": "x"}}, "`jury` and `cascade` are two ways"),
+    ],
+)
 def test_a_wrong_jury_or_cascade_is_refused_when_the_recipe_is_read(tmp_path, judge, message):
-    recipe = {"name": "r", "model": {"name": "m"}, "data": {"samples": "s.jsonl"}, "judge": {"model": "m", **judge}}
+    recipe = {
+        "name": "r",
+        "model": {"name": "m"},
+        "data": {"samples": "s.jsonl"},
+        "judge": {"model": "m", **judge},
+    }
     path = tmp_path / "r.yaml"
     path.write_text(json.dumps(recipe))
     with pytest.raises(UserError, match=message) as caught:
@@ -185,21 +236,36 @@ def test_a_wrong_jury_or_cascade_is_refused_when_the_recipe_is_read(tmp_path, ju
 
 
 def test_each_juror_has_the_sections_settings_but_its_own_keys():
-    given = JudgeSettings(backend="local", model="a", temperature=0.5, jury=[{}, {"model": "b", "temperature": 0.0}])
+    given = JudgeSettings(
+        backend="local", model="a", temperature=0.5, jury=[{}, {"model": "b", "temperature": 0.0}]
+    )
     assert given.overridden({}) == JudgeSettings(backend="local", model="a", temperature=0.5)
-    assert given.overridden(given.jury[1]) == JudgeSettings(backend="local", model="b", temperature=0.0)
+    assert given.overridden(given.jury[1]) == JudgeSettings(
+        backend="local", model="b", temperature=0.0
+    )
     again = JudgeSettings.model_validate(json.loads(given.model_dump_json()))
     assert again == given
 
 
-@pytest.mark.parametrize(("model", "family"), [
-    ("Qwen/Qwen2.5-VL-7B-Instruct", "qwen"), ("Qwen/QwQ-32B", "qwen"), ("toy:qwen2_5_vl", "qwen"), ("toy:judge", "toy"),
-    ("gpt-4.1-mini", "gpt"), ("o3-mini", "gpt"), ("meta-llama/Llama-3.1-8B", "llama"),
-    ("lmsys/vicuna-7b-v1.5", "llama"), ("mistralai/Mixtral-8x7B", "mistral"), ("OpenGVLab/InternVL3-8B", "internlm"),
-    ("google/gemini-2.0-flash", "gemma"),
-    ("llava-hf/LLaVA-NeXT-Video-7B-hf", "llava"), ("llava-hf/llava-interleave-qwen-7b-hf", "qwen"),
-    ("acme/zephyr-7b", "zephyr"),
-])
+@pytest.mark.parametrize(
+    ("model", "family"),
+    [
+        ("Qwen/Qwen2.5-VL-7B-Instruct", "qwen"),
+        ("Qwen/QwQ-32B", "qwen"),
+        ("toy:qwen2_5_vl", "qwen"),
+        ("toy:judge", "toy"),
+        ("gpt-4.1-mini", "gpt"),
+        ("o3-mini", "gpt"),
+        ("meta-llama/Llama-3.1-8B", "llama"),
+        ("lmsys/vicuna-7b-v1.5", "llama"),
+        ("mistralai/Mixtral-8x7B", "mistral"),
+        ("OpenGVLab/InternVL3-8B", "internlm"),
+        ("google/gemini-2.0-flash", "gemma"),
+        ("llava-hf/LLaVA-NeXT-Video-7B-hf", "llava"),
+        ("llava-hf/llava-interleave-qwen-7b-hf", "qwen"),
+        ("acme/zephyr-7b", "zephyr"),
+    ],
+)
 def test_the_family_of_a_model_by_its_name(model, family):
     assert family_of(model) == family
 
@@ -214,7 +280,9 @@ def test_every_judge_of_the_policys_family_is_named():
     lone = JudgeSettings(model="Qwen/Qwen2.5-32B-Instruct")
     assert len(family_warnings(lone, "Qwen/Qwen2.5-VL-7B-Instruct")) == 1
     assert family_warnings(lone, "llava-hf/LLaVA-NeXT-Video-7B-hf") == []
-    jury = JudgeSettings(model="gpt-4.1", jury=[{}, {"model": "Qwen/Qwen3-8B"}, {"model": "gemma-3"}])
+    jury = JudgeSettings(
+        model="gpt-4.1", jury=[{}, {"model": "Qwen/Qwen3-8B"}, {"model": "gemma-3"}]
+    )
     lines = family_warnings(jury, "Qwen/Qwen2.5-VL-7B-Instruct")
     assert len(lines) == 1
     assert "'Qwen/Qwen3-8B'" in lines[0]
@@ -222,12 +290,18 @@ def test_every_judge_of_the_policys_family_is_named():
     assert "'Qwen/Qwen3-1.7B'" in family_warnings(cascade, "Qwen/Qwen2.5-VL-7B-Instruct")[0]
 
 
-@pytest.mark.parametrize(("scorer", "changes", "calls"), [
-    ("caption_score", {}, 5), ("caption_score", {"jury": [{}, {"model": "b"}, {"model": "c"}]}, 15),
-    ("caption_score", {"cascade": {"model": "b"}}, 10), ("caption_pairwise", {}, 20),
-    ("caption_pairwise", {"opponents": 2}, 10), ("caption_claims", {}, 50),
-    ("caption_claims", {"split_claims": "sentences"}, 45),
-])
+@pytest.mark.parametrize(
+    ("scorer", "changes", "calls"),
+    [
+        ("caption_score", {}, 5),
+        ("caption_score", {"jury": [{}, {"model": "b"}, {"model": "c"}]}, 15),
+        ("caption_score", {"cascade": {"model": "b"}}, 10),
+        ("caption_pairwise", {}, 20),
+        ("caption_pairwise", {"opponents": 2}, 10),
+        ("caption_claims", {}, 50),
+        ("caption_claims", {"split_claims": "sentences"}, 45),
+    ],
+)
 def test_the_estimate_of_calls_knows_the_mode(scorer, changes, calls):
     """5 answers: 10 pairs in two orders, a ring of 5; a list, 8 claims and coverage each."""
     assert calls_per_sample(JudgeSettings(model="a", **changes), load_scorer(scorer), 5) == calls

@@ -19,20 +19,33 @@ TOLERANCE = 1e-5
 
 
 def vision_tower(model: Policy) -> torch.nn.Module:
-    return model.bare.model.visual if model.family.name == "qwen2_5_vl" else model.bare.model.vision_tower
+    return (
+        model.bare.model.visual
+        if model.family.name == "qwen2_5_vl"
+        else model.bare.model.vision_tower
+    )
 
 
 def pixel_logits(model: Policy, frames: Frames, question: str, answer: str) -> torch.Tensor:
-    """Return (T, V) logits of the stock path: text and pixels through the processor, one sequence, no features."""
+    """Return (T, V) logits of the stock path: text and pixels through the processor, one sequence,
+    no features.
+    """
     text = prompt_text(model.processor, question) + answer + model.processor.tokenizer.eos_token
     inputs = model.processor(
-        text=[text], videos=[frames.pixels], return_tensors="pt",
-        videos_kwargs={"video_metadata": [video_metadata(frames)], "do_sample_frames": False})
+        text=[text],
+        videos=[frames.pixels],
+        return_tensors="pt",
+        videos_kwargs={"video_metadata": [video_metadata(frames)], "do_sample_frames": False},
+    )
     with torch.no_grad():
         return model.bare(**inputs).logits[0]
 
 
-CASES = [(6, "what happens ?", " a red square"), (2, "describe the video in detail please", "no"), (8, "?", "yes")]
+CASES = [
+    (6, "what happens ?", " a red square"),
+    (2, "describe the video in detail please", "no"),
+    (8, "?", "yes"),
+]
 
 
 @each_kind
@@ -40,13 +53,17 @@ CASES = [(6, "what happens ?", " a red square"), (2, "describe the video in deta
 def test_features_of_clips_with_different_frame_counts_equal_the_pixel_path(kind, side):
     model = policy(kind)
     frames = [make_frames(count, height=100 + 28 * count) for count, _, _ in CASES]
-    rows = [make_row(model, clip, question, answer)
-            for clip, (_, question, answer) in zip(frames, CASES, strict=True)]
+    rows = [
+        make_row(model, clip, question, answer)
+        for clip, (_, question, answer) in zip(frames, CASES, strict=True)
+    ]
     with torch.no_grad():
         together = model.model(**collate(model, rows, side)).logits
-    for place, (row, clip, (_, question, answer)) in enumerate(zip(rows, frames, CASES, strict=True)):
+    for place, (row, clip, (_, question, answer)) in enumerate(
+        zip(rows, frames, CASES, strict=True)
+    ):
         alone = pixel_logits(model, clip, question, answer)
-        mine = together[place, -len(row):] if side == "left" else together[place, :len(row)]
+        mine = together[place, -len(row) :] if side == "left" else together[place, : len(row)]
         assert alone.std() > 0.1
         assert torch.allclose(mine, alone, atol=TOLERANCE)
 
@@ -58,11 +75,16 @@ def test_the_tower_runs_once_per_clip_whatever_is_asked_of_it(kind):
     try:
         rows = [make_row(model, make_frames(count)) for count in (4, 6)]
         answer = tuple(answer_ids(model, "yes"))
-        answered = [Row(prompt=row.prompt, clip=row.clip, features=row.features, answer=answer) for row in rows]
+        answered = [
+            Row(prompt=row.prompt, clip=row.clip, features=row.features, answer=answer)
+            for row in rows
+        ]
         with torch.no_grad():
             model.model(**collate(model, [*rows, *answered], "right"))
             model.model(**collate(model, answered, "right"))
-        generate_answers(model, rows, seeds=[[1, 2], [3]], sampler=Sampler(temperature=1.0, max_new_tokens=4))
+        generate_answers(
+            model, rows, seeds=[[1, 2], [3]], sampler=Sampler(temperature=1.0, max_new_tokens=4)
+        )
     finally:
         hook.remove()
     assert len(calls) == 2
@@ -73,9 +95,15 @@ def test_features_carry_no_gradient_even_with_checkpointing_hooks_in_the_tower(k
     loaded = load_policy(ModelSettings(name=str(tiny_folder(kind)), device="cpu"))
     loaded.bare.activation_checkpointing_enable()
     loaded.bare.enable_input_require_grads()
-    model = Policy(model=get_peft_model(loaded.bare, lora_config(LoraSettings(rank=4, alpha=4))).train(),
-                   processor=loaded.processor, family=loaded.family, settings=loaded.settings, device=loaded.device,
-                   dtype=loaded.dtype, revision=loaded.revision)
+    model = Policy(
+        model=get_peft_model(loaded.bare, lora_config(LoraSettings(rank=4, alpha=4))).train(),
+        processor=loaded.processor,
+        family=loaded.family,
+        settings=loaded.settings,
+        device=loaded.device,
+        dtype=loaded.dtype,
+        revision=loaded.revision,
+    )
     features = encode_video(model, video_inputs(model, make_frames(4), VideoSettings()))
     assert not features.embeddings.requires_grad
     inputs = vision_tower(model).parameters()
@@ -90,7 +118,9 @@ def test_features_carry_no_gradient_even_with_checkpointing_hooks_in_the_tower(k
 def test_a_row_whose_video_tokens_and_features_differ_in_number_is_refused(kind):
     model = policy(kind)
     row = make_row(model, make_frames(4))
-    short = Row(prompt=row.prompt, clip=row.clip, features=ClipFeatures(row.features.embeddings[:-1]))
+    short = Row(
+        prompt=row.prompt, clip=row.clip, features=ClipFeatures(row.features.embeddings[:-1])
+    )
     with pytest.raises(AssertionError, match="video tokens and its clip"):
         collate(model, [short], "left")
 

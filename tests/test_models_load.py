@@ -1,4 +1,6 @@
-"""Loading a policy: what is quantised, tuned and frozen, and what a user is told when it cannot be loaded."""
+"""Loading a policy: what is quantised, tuned and frozen, and what a user is told when it cannot be
+loaded.
+"""
 
 import dataclasses
 import json
@@ -17,14 +19,28 @@ from dpo_video.models.collate import collate
 from dpo_video.models.families import FAMILIES, KEEP_UNQUANTIZED
 from dpo_video.models.hub import SUCCESSORS, resolve_model
 from dpo_video.models.load import language_linears, load_policy
-from dpo_video.models.lora import adapter_parameters, assert_fp32_adapter, keep_adapter_fp32, lora_config
+from dpo_video.models.lora import (
+    adapter_parameters,
+    assert_fp32_adapter,
+    keep_adapter_fp32,
+    lora_config,
+)
 from dpo_video.models.sampling import Sampler, generate_answers
 from dpo_video.recipe import LoraSettings, ModelSettings
 
 LAYERS = 2
-PROJECTIONS = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj",
-               "mlp.gate_proj", "mlp.up_proj", "mlp.down_proj")
-LANGUAGE_LINEARS = {f"model.language_model.layers.{layer}.{name}" for layer in range(LAYERS) for name in PROJECTIONS}
+PROJECTIONS = (
+    "self_attn.q_proj",
+    "self_attn.k_proj",
+    "self_attn.v_proj",
+    "self_attn.o_proj",
+    "mlp.gate_proj",
+    "mlp.up_proj",
+    "mlp.down_proj",
+)
+LANGUAGE_LINEARS = {
+    f"model.language_model.layers.{layer}.{name}" for layer in range(LAYERS) for name in PROJECTIONS
+}
 
 
 @each_kind
@@ -39,7 +55,9 @@ def test_a_policy_is_frozen_in_eval_mode_in_float32_on_a_cpu(kind):
 @each_kind
 def test_nf4_quantises_every_linear_layer_of_the_language_model_and_nothing_else(kind):
     model = policy(kind, quantize="nf4")
-    in_4bit = {name for name, module in model.model.named_modules() if isinstance(module, Linear4bit)}
+    in_4bit = {
+        name for name, module in model.model.named_modules() if isinstance(module, Linear4bit)
+    }
     assert in_4bit == LANGUAGE_LINEARS
     assert model.bare.lm_head.weight.dtype == torch.float32
     row = make_row(model, make_frames(4), answer="yes")
@@ -47,12 +65,16 @@ def test_nf4_quantises_every_linear_layer_of_the_language_model_and_nothing_else
         quantised = model.model(**collate(model, [row], "right")).logits
         full = policy(kind).model(**collate(model, [row], "right")).logits
     assert torch.isfinite(quantised).all()
-    assert 0 < (quantised - full).abs().max() < full.abs().max(), "close to the full model, and not the same"
+    assert 0 < (quantised - full).abs().max() < full.abs().max(), (
+        "close to the full model, and not the same"
+    )
 
 
 @each_kind
 def test_a_4_bit_model_gives_the_same_numbers_and_gradients_after_a_forward_in_eval_mode(kind):
-    """bitsandbytes repacks the weights there on CPUs with AVX512-BF16; on others the flag alone tells."""
+    """bitsandbytes repacks the weights there on CPUs with AVX512-BF16; on others the flag alone
+    tells.
+    """
     model = policy.__wrapped__(kind, quantize="nf4")  # its own: an adapter is put on
     in_4bit = [module for module in model.bare.modules() if isinstance(module, Linear4bit)]
     assert in_4bit and not any(module.support_avx512bf16_for_cpu for module in in_4bit)
@@ -69,10 +91,16 @@ def test_a_4_bit_model_gives_the_same_numbers_and_gradients_after_a_forward_in_e
 
 @each_kind
 def test_a_skip_list_that_leaves_the_tower_in_4_bit_is_refused(kind, monkeypatch):
-    """`["visual", "lm_head"]`, as other trainers pass it: transformers 5 matches from the start of the full name."""
-    row = dataclasses.replace(FAMILIES[kind], keep_unquantized=("visual", "vision_tower", "lm_head"))
+    """`["visual", "lm_head"]`, as other trainers pass it: transformers 5 matches from the start of
+    the full name.
+    """
+    row = dataclasses.replace(
+        FAMILIES[kind], keep_unquantized=("visual", "vision_tower", "lm_head")
+    )
     monkeypatch.setitem(FAMILIES, kind, row)
-    with pytest.raises(AssertionError, match=r"outside the language model \['model\.(visual|multi_modal|vision)"):
+    with pytest.raises(
+        AssertionError, match=r"outside the language model \['model\.(visual|multi_modal|vision)"
+    ):
         load_policy(ModelSettings(name=str(tiny_folder(kind)), device="cpu", quantize="nf4"))
 
 
@@ -80,7 +108,9 @@ def test_a_skip_list_that_leaves_the_tower_in_4_bit_is_refused(kind, monkeypatch
 def test_a_skip_list_that_leaves_out_language_layers_is_refused(kind, monkeypatch):
     row = dataclasses.replace(FAMILIES[kind], keep_unquantized=(*KEEP_UNQUANTIZED, r".*q_proj"))
     monkeypatch.setitem(FAMILIES, kind, row)
-    with pytest.raises(AssertionError, match=r"missing in it \['model.language_model.layers.0.self_attn.q_proj'"):
+    with pytest.raises(
+        AssertionError, match=r"missing in it \['model.language_model.layers.0.self_attn.q_proj'"
+    ):
         load_policy(ModelSettings(name=str(tiny_folder(kind)), device="cpu", quantize="nf4"))
 
 
@@ -90,10 +120,13 @@ def test_lora_hits_every_linear_layer_of_the_language_model_and_no_other_module(
     assert set(language_linears(loaded.bare, loaded.family)) == LANGUAGE_LINEARS
     tuned = get_peft_model(loaded.bare, lora_config(LoraSettings(rank=4, alpha=8)))
     prefix = "base_model.model."
-    hit = {name.removeprefix(prefix).partition(".lora_")[0] for name, _ in adapter_parameters(tuned)}
+    hit = {
+        name.removeprefix(prefix).partition(".lora_")[0] for name, _ in adapter_parameters(tuned)
+    }
     assert hit == LANGUAGE_LINEARS
     assert {name for name, parameter in tuned.named_parameters() if parameter.requires_grad} == {
-        name for name, _ in adapter_parameters(tuned)}
+        name for name, _ in adapter_parameters(tuned)
+    }
 
 
 @each_kind
@@ -102,7 +135,9 @@ def test_a_trained_adapter_is_loaded_in_float32_and_changes_the_answers(kind, tm
     tuned = get_peft_model(load_policy(settings).bare, lora_config(LoraSettings(rank=4, alpha=8)))
     with torch.no_grad():
         for name, parameter in adapter_parameters(tuned):
-            parameter.copy_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(len(name))))
+            parameter.copy_(
+                torch.randn(parameter.shape, generator=torch.Generator().manual_seed(len(name)))
+            )
     wanted = {name: parameter.detach().clone() for name, parameter in adapter_parameters(tuned)}
     for _, parameter in adapter_parameters(tuned):
         parameter.data = parameter.data.bfloat16()
@@ -118,7 +153,9 @@ def test_a_trained_adapter_is_loaded_in_float32_and_changes_the_answers(kind, tm
     row = make_row(loaded, make_frames(4), answer="yes")
     with torch.no_grad():
         batch = collate(loaded, [row], "right")
-        assert not torch.allclose(loaded.model(**batch).logits, policy(kind).model(**batch).logits, atol=1e-2)
+        assert not torch.allclose(
+            loaded.model(**batch).logits, policy(kind).model(**batch).logits, atol=1e-2
+        )
 
 
 def test_an_adapter_that_is_not_there_is_refused_with_the_command_that_makes_one(tmp_path):
@@ -127,15 +164,21 @@ def test_an_adapter_that_is_not_there_is_refused_with_the_command_that_makes_one
 
 
 def test_the_checkpoints_own_sampling_settings_do_not_mix_with_ours(tmp_path):
-    """A repetition penalty of 50 in generation_config.json would make every answer free of repetitions."""
+    """A repetition penalty of 50 in generation_config.json would make every answer free of
+    repetitions.
+    """
     folder = shutil.copytree(tiny_folder("llava_next_video"), tmp_path / "model")
     path = folder / "generation_config.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), "repetition_penalty": 50.0, "do_sample": True}))
+    path.write_text(
+        json.dumps({**json.loads(path.read_text()), "repetition_penalty": 50.0, "do_sample": True})
+    )
     greedy = Sampler(temperature=0, max_new_tokens=12)
     answers = []
     for name in (folder, tiny_folder("llava_next_video")):
         model = load_policy(ModelSettings(name=str(name), device="cpu"))
-        answers.append(generate_answers(model, [make_row(model, make_frames(4))], seeds=[[0]], sampler=greedy))
+        answers.append(
+            generate_answers(model, [make_row(model, make_frames(4))], seeds=[[0]], sampler=greedy)
+        )
     assert answers[0] == answers[1]
 
 
@@ -161,28 +204,40 @@ def test_an_unknown_model_type_names_the_nearest_and_all_families(tmp_path):
     folder = changed_copy(tmp_path, {"model_type": "qwen2_5_lv"})
     with pytest.raises(UserError) as caught:
         load_policy(ModelSettings(name=str(folder)))
-    assert "is of model type 'qwen2_5_lv', which is not a known family. Did you mean 'qwen2_5_vl'? Known: " in str(
-        caught.value)
+    assert (
+        "is of model type 'qwen2_5_lv', which is not a known family. Did you mean 'qwen2_5_vl'? "
+        "Known: " in str(caught.value)
+    )
     assert all(name in str(caught.value) for name in FAMILIES)
 
 
 @pytest.mark.parametrize("kind", SUCCESSORS)
 @pytest.mark.parametrize("trusted", [False, True])
-def test_a_system_that_cannot_be_trained_is_refused_with_its_nearest_successor(tmp_path, kind, trusted):
+def test_a_system_that_cannot_be_trained_is_refused_with_its_nearest_successor(
+    tmp_path, kind, trusted
+):
     folder = changed_copy(tmp_path, {"model_type": kind})
     what, nearest, why = SUCCESSORS[kind]
     with pytest.raises(UserError) as caught:
         load_policy(ModelSettings(name=str(folder), trust_remote_code=trusted))
     assert f"is {what} (model type {kind!r}). {why}." in str(caught.value)
-    assert f"The nearest that can be trained is {nearest!r}: {FAMILIES[nearest].title}" in str(caught.value)
+    assert f"The nearest that can be trained is {nearest!r}: {FAMILIES[nearest].title}" in str(
+        caught.value
+    )
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize(("name", "message"), [
-    ("/no/such/folder", "no model folder at '/no/such/folder'. Give a folder that exists, a hub id"),
-    ("./models/none", "no model folder at './models/none'"),
-    ("toy:qwen", r"unknown toy model 'toy:qwen'. Did you mean 'qwen2_5_vl'\? Known: toy:"),
-])
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        (
+            "/no/such/folder",
+            "no model folder at '/no/such/folder'. Give a folder that exists, a hub id",
+        ),
+        ("./models/none", "no model folder at './models/none'"),
+        ("toy:qwen", r"unknown toy model 'toy:qwen'. Did you mean 'qwen2_5_vl'\? Known: toy:"),
+    ],
+)
 def test_a_name_that_leads_nowhere_is_refused_in_one_line(name, message):
     with pytest.raises(UserError, match=message) as caught:
         resolve_model(name)
@@ -190,8 +245,10 @@ def test_a_name_that_leads_nowhere_is_refused_in_one_line(name, message):
 
 
 def test_a_hub_model_that_is_not_here_is_refused_in_one_line_when_offline():
-    with pytest.raises(UserError, match=r"cannot get the model 'owner/no-such-model': .*Check the name and the network"
-                       ) as caught:
+    with pytest.raises(
+        UserError,
+        match=r"cannot get the model 'owner/no-such-model': .*Check the name and the network",
+    ) as caught:
         load_policy(ModelSettings(name="owner/no-such-model"))
     assert "\n" not in str(caught.value)
 
@@ -202,7 +259,10 @@ def test_a_folder_that_is_no_checkpoint_is_refused(tmp_path):
 
 
 def test_a_family_given_by_hand_must_be_the_checkpoints():
-    with pytest.raises(UserError, match=r"model.family is 'llava', but the checkpoint is of the family 'qwen2_5_vl'"):
+    with pytest.raises(
+        UserError,
+        match=r"model.family is 'llava', but the checkpoint is of the family 'qwen2_5_vl'",
+    ):
         load_policy(ModelSettings(name=str(tiny_folder("qwen2_5_vl")), family="llava"))
     same = ModelSettings(name=str(tiny_folder("qwen2_5_vl")), family="qwen2_5_vl")
     assert load_policy(same).family.name == "qwen2_5_vl"
@@ -221,8 +281,14 @@ def test_cuda_without_a_device_is_refused():
 
 def test_an_attention_kernel_that_is_not_installed_is_refused():
     with pytest.raises(UserError, match=r"cannot load the model .*[Ff]lash"):
-        load_policy(ModelSettings(name=str(tiny_folder("qwen2_5_vl")), attention="flash_attention_2", device="cpu"))
+        load_policy(
+            ModelSettings(
+                name=str(tiny_folder("qwen2_5_vl")), attention="flash_attention_2", device="cpu"
+            )
+        )
 
 
 def test_the_skip_list_names_no_language_model_layer():
-    assert not [name for name in LANGUAGE_LINEARS for pattern in KEEP_UNQUANTIZED if re.match(pattern, name)]
+    assert not [
+        name for name in LANGUAGE_LINEARS for pattern in KEEP_UNQUANTIZED if re.match(pattern, name)
+    ]

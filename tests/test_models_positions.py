@@ -1,8 +1,10 @@
-"""M-RoPE positions against a slow reimplementation, and generation against teacher forcing on long clips.
+"""M-RoPE positions against a slow reimplementation, and generation against teacher forcing on long
+clips.
 
-The checkpoint rule, in words: walk over the tokens with a counter. A text token takes the counter on all three axes
-and adds one to it. A video's token at step t, row h, column w takes counter + floor(t x tokens per second x seconds
-per step), counter + h, counter + w. After the video the counter is one above the largest number handed out.
+The checkpoint rule, in words: walk over the tokens with a counter. A text token takes the counter
+on all three axes and adds one to it. A video's token at step t, row h, column w takes counter +
+floor(t x tokens per second x seconds per step), counter + h, counter + w. After the video the
+counter is one above the largest number handed out.
 """
 
 import math
@@ -22,8 +24,12 @@ SHORT = {"count": 6, "seconds_apart": 0.2}
 """3 steps, 0.4 s or 0.8 positions apart."""
 
 
-def slow_positions(types: list[int], videos: list[tuple[int, int, int]], seconds: list[float]) -> list[list[int]]:
-    """Return [time, height, width] of each token by the rule above, for merged grids and 2 tokens per second."""
+def slow_positions(
+    types: list[int], videos: list[tuple[int, int, int]], seconds: list[float]
+) -> list[list[int]]:
+    """Return [time, height, width] of each token by the rule above, for merged grids and 2 tokens
+    per second.
+    """
     out: list[list[int]] = []
     counter, place, number = 0, 0, 0
     while place < len(types):
@@ -33,8 +39,12 @@ def slow_positions(types: list[int], videos: list[tuple[int, int, int]], seconds
             place += 1
             continue
         steps, rows, columns = videos[number]
-        block = [[counter + math.floor(t * 2 * seconds[number]), counter + h, counter + w]
-                 for t in range(steps) for h in range(rows) for w in range(columns)]
+        block = [
+            [counter + math.floor(t * 2 * seconds[number]), counter + h, counter + w]
+            for t in range(steps)
+            for h in range(rows)
+            for w in range(columns)
+        ]
         out += block
         counter = max(max(token) for token in block) + 1
         place += len(block)
@@ -63,8 +73,12 @@ def test_positions_of_padded_rows_with_any_videos_follow_the_rule(seed):
     padded = torch.tensor([[TEXT] * (longest - len(row)) + row for row in rows])
     mask = torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in rows])
     positions, deltas = model.get_rope_index(
-        torch.zeros_like(padded), padded, video_grid_thw=torch.tensor(grids).reshape(-1, 3),
-        second_per_grid_ts=torch.tensor(all_seconds), attention_mask=mask)
+        torch.zeros_like(padded),
+        padded,
+        video_grid_thw=torch.tensor(grids).reshape(-1, 3),
+        second_per_grid_ts=torch.tensor(all_seconds),
+        attention_mask=mask,
+    )
     for row, tokens in enumerate(wanted):
         kept = positions[:, row][:, mask[row].bool()]
         assert kept.T.tolist() == tokens
@@ -72,14 +86,22 @@ def test_positions_of_padded_rows_with_any_videos_follow_the_rule(seed):
 
 
 def test_the_two_rules_differ_where_a_clip_lasts_longer_than_it_is_wide_and_only_there():
-    by_rule = {rule: policy("qwen2_5_vl", positions=rule) for rule in ("checkpoint", "transformers")}
+    by_rule = {
+        rule: policy("qwen2_5_vl", positions=rule) for rule in ("checkpoint", "transformers")
+    }
     for clip, same in ((SHORT, True), (LONG, False)):
         made = [make_row(model, make_frames(**clip)).prompt.positions for model in by_rule.values()]
         assert torch.equal(*made) == same
     before_answer = [make_row(model, make_frames(**LONG)).prompt for model in by_rule.values()]
-    in_time = max(int(prompt.positions[0, prompt.token_types == VIDEO].max()) for prompt in before_answer)
-    assert int(before_answer[0].positions[:, -1].max()) > in_time, "published rule: text comes after the clip"
-    assert int(before_answer[1].positions[:, -1].max()) < in_time, "transformers' rule: text falls among its steps"
+    in_time = max(
+        int(prompt.positions[0, prompt.token_types == VIDEO].max()) for prompt in before_answer
+    )
+    assert int(before_answer[0].positions[:, -1].max()) > in_time, (
+        "published rule: text comes after the clip"
+    )
+    assert int(before_answer[1].positions[:, -1].max()) < in_time, (
+        "transformers' rule: text falls among its steps"
+    )
 
 
 @pytest.mark.parametrize("rule", ["checkpoint", "transformers"])
@@ -93,33 +115,57 @@ def test_generation_of_a_family_with_plain_positions_equals_teacher_forcing():
 
 
 def check_generation(model, clip):
-    """Every greedy token is the argmax of a forward over prompt and answer so far, in a left-padded batch."""
-    rows = [make_row(model, make_frames(**clip)), make_row(model, make_frames(2), "describe the video in detail")]
-    for row, (answer,) in zip(rows, generate_answers(
-            model, rows, seeds=[[0], [0]], sampler=Sampler(temperature=0, max_new_tokens=6)), strict=True):
+    """Every greedy token is the argmax of a forward over prompt and answer so far, in a left-padded
+    batch.
+    """
+    rows = [
+        make_row(model, make_frames(**clip)),
+        make_row(model, make_frames(2), "describe the video in detail"),
+    ]
+    for row, (answer,) in zip(
+        rows,
+        generate_answers(
+            model, rows, seeds=[[0], [0]], sampler=Sampler(temperature=0, max_new_tokens=6)
+        ),
+        strict=True,
+    ):
         ids: list[int] = []
         for _ in range(6):
             so_far = Row(prompt=row.prompt, clip=row.clip, features=row.features, answer=tuple(ids))
             with torch.no_grad():
-                ids.append(int(model.model(**collate(model, [so_far], "left")).logits[0, -1].argmax()))
+                ids.append(
+                    int(model.model(**collate(model, [so_far], "left")).logits[0, -1].argmax())
+                )
         assert model.processor.tokenizer.decode(ids, skip_special_tokens=True) == answer.text
 
 
 @each_kind
 def test_stock_generate_with_pixels_agrees_with_teacher_forced_positions(kind):
-    """The rule is on the model itself: transformers' own generate, without our positions, follows it as well."""
+    """The rule is on the model itself: transformers' own generate, without our positions, follows
+    it as well.
+    """
     model = policy(kind)
     row = make_row(model, make_frames(**LONG))
-    inputs = {**row.clip.pixels, **row.clip.kept, "input_ids": row.prompt.input_ids[None],
-              "attention_mask": torch.ones_like(row.prompt.input_ids)[None]}
+    inputs = {
+        **row.clip.pixels,
+        **row.clip.kept,
+        "input_ids": row.prompt.input_ids[None],
+        "attention_mask": torch.ones_like(row.prompt.input_ids)[None],
+    }
     if row.prompt.token_types is not None:
         inputs["mm_token_type_ids"] = row.prompt.token_types[None]
-    out = model.bare.generate(**inputs, do_sample=False, max_new_tokens=6, min_new_tokens=6, output_logits=True,
-                              return_dict_in_generate=True)
-    ids = out.sequences[0, len(row):]
+    out = model.bare.generate(
+        **inputs,
+        do_sample=False,
+        max_new_tokens=6,
+        min_new_tokens=6,
+        output_logits=True,
+        return_dict_in_generate=True,
+    )
+    ids = out.sequences[0, len(row) :]
     whole = Row(prompt=row.prompt, clip=row.clip, features=row.features, answer=tuple(ids.tolist()))
     with torch.no_grad():
-        forced = model.model(**collate(model, [whole], "right")).logits[0, len(row) - 1:-1]
+        forced = model.model(**collate(model, [whole], "right")).logits[0, len(row) - 1 : -1]
     assert torch.allclose(torch.cat(out.logits), forced, atol=1e-5)
 
 
@@ -127,6 +173,8 @@ def test_stock_generate_with_pixels_agrees_with_teacher_forced_positions(kind):
 def test_an_answer_goes_on_from_the_prompts_last_position_on_every_axis(kind):
     row = make_row(policy(kind), make_frames(**LONG), answer="yes no")
     prompt, whole = row.prompt.positions, row_positions(row)
-    assert torch.equal(whole[:, :prompt.shape[1]], prompt)
+    assert torch.equal(whole[:, : prompt.shape[1]], prompt)
     for axis, last in zip(whole, prompt[:, -1].tolist(), strict=True):
-        assert axis[prompt.shape[1]:].tolist() == [last + 1 + place for place in range(len(row.answer))]
+        assert axis[prompt.shape[1] :].tolist() == [
+            last + 1 + place for place in range(len(row.answer))
+        ]

@@ -22,8 +22,15 @@ SHAPES = [(6, 100, 150), (2, 240, 320), (8, 320, 240), (1, 64, 64), (4, 37, 300)
 def processor_output(model, question: str, frames: Frames, **kwargs):
     """Return the processor's own call on text and video together."""
     return model.processor(
-        text=[question], videos=[frames.pixels], return_tensors="pt",
-        videos_kwargs={"video_metadata": [video_metadata(frames)], "do_sample_frames": False, **kwargs})
+        text=[question],
+        videos=[frames.pixels],
+        return_tensors="pt",
+        videos_kwargs={
+            "video_metadata": [video_metadata(frames)],
+            "do_sample_frames": False,
+            **kwargs,
+        },
+    )
 
 
 @each_kind
@@ -65,7 +72,9 @@ def test_a_question_or_answer_with_the_models_own_video_token_is_refused(kind):
 
 @pytest.mark.parametrize("seconds", [0.5, 1.0, 3.0])
 def test_qwen_gets_the_true_seconds_between_steps_of_two_frames(seconds):
-    clip = video_inputs(policy("qwen2_5_vl"), make_frames(6, seconds_apart=seconds), VideoSettings())
+    clip = video_inputs(
+        policy("qwen2_5_vl"), make_frames(6, seconds_apart=seconds), VideoSettings()
+    )
     assert clip.kept["second_per_grid_ts"].tolist() == pytest.approx([2 * seconds])
 
 
@@ -74,21 +83,31 @@ def test_qwen_gets_the_true_seconds_between_steps_of_two_frames(seconds):
 def test_video_tokens_from_the_config_are_those_in_the_prompt(kind, shape):
     model = policy(kind)
     count, height, width = shape
-    prompt = encode_prompt(model, "?", video_inputs(model, make_frames(count, height=height, width=width),
-                                                    VideoSettings()))
+    prompt = encode_prompt(
+        model,
+        "?",
+        video_inputs(model, make_frames(count, height=height, width=width), VideoSettings()),
+    )
     holes = int((prompt.input_ids == model.family.placeholder(model.bare.config)).sum())
-    assert video_tokens(model.blueprint, VideoSettings(), num_frames=count, height=height, width=width) == holes
+    assert (
+        video_tokens(model.blueprint, VideoSettings(), num_frames=count, height=height, width=width)
+        == holes
+    )
 
 
-@pytest.mark.parametrize(("least", "most", "side"), [(None, 8 * 784, 280), (14 * 784, None, 56),
-                                                     (20 * 784, 64 * 784, 280)])
+@pytest.mark.parametrize(
+    ("least", "most", "side"),
+    [(None, 8 * 784, 280), (14 * 784, None, 56), (20 * 784, 64 * 784, 280)],
+)
 def test_min_and_max_pixels_change_qwens_token_count_as_computed(least, most, side):
     model = policy("qwen2_5_vl")
     settings = VideoSettings(min_pixels=least, max_pixels=most)
     clip = video_inputs(model, make_frames(6, height=side, width=side), settings)
     counted = video_tokens(model.blueprint, settings, num_frames=6, height=side, width=side)
     assert counted == int(clip.kept["video_grid_thw"].prod()) // 4
-    assert counted != video_tokens(model.blueprint, VideoSettings(), num_frames=6, height=side, width=side)
+    assert counted != video_tokens(
+        model.blueprint, VideoSettings(), num_frames=6, height=side, width=side
+    )
 
 
 def published(name: str) -> Blueprint:
@@ -105,26 +124,34 @@ class _Patch14:
         patch_size = 14
 
 
-@pytest.mark.parametrize(("name", "shape", "tokens"), [
-    # 720 x 1280 snaps to 728 x 1288: 16/2 steps x (728/28 = 26) x (1288/28 = 46)
-    ("Qwen/Qwen2.5-VL-7B-Instruct", (16, 720, 1280), 8 * 26 * 46),
-    # 240 x 320 snaps to 252 x 308 (python rounds 8.57 to 9, 11.43 to 11)
-    ("Qwen/Qwen2.5-VL-3B-Instruct", (8, 240, 320), 4 * 9 * 11),
-    ("Qwen/Qwen2.5-VL-3B-Instruct", (7, 240, 320), 4 * 9 * 11),
-    # 24 x 24 patches of 14 in 336, pooled by 2 x 2
-    ("llava-hf/LLaVA-NeXT-Video-7B-hf", (8, 720, 1280), 8 * 144),
-    ("llava-hf/LLaVA-NeXT-Video-7B-hf", (32, 240, 320), 32 * 144),
-])
+@pytest.mark.parametrize(
+    ("name", "shape", "tokens"),
+    [
+        # 720 x 1280 snaps to 728 x 1288: 16/2 steps x (728/28 = 26) x (1288/28 = 46)
+        ("Qwen/Qwen2.5-VL-7B-Instruct", (16, 720, 1280), 8 * 26 * 46),
+        # 240 x 320 snaps to 252 x 308 (python rounds 8.57 to 9, 11.43 to 11)
+        ("Qwen/Qwen2.5-VL-3B-Instruct", (8, 240, 320), 4 * 9 * 11),
+        ("Qwen/Qwen2.5-VL-3B-Instruct", (7, 240, 320), 4 * 9 * 11),
+        # 24 x 24 patches of 14 in 336, pooled by 2 x 2
+        ("llava-hf/LLaVA-NeXT-Video-7B-hf", (8, 720, 1280), 8 * 144),
+        ("llava-hf/LLaVA-NeXT-Video-7B-hf", (32, 240, 320), 32 * 144),
+    ],
+)
 def test_published_checkpoints_cost_the_tokens_of_their_formula(name, shape, tokens):
     count, height, width = shape
-    assert video_tokens(published(name), VideoSettings(), num_frames=count, height=height, width=width) == tokens
+    assert (
+        video_tokens(published(name), VideoSettings(), num_frames=count, height=height, width=width)
+        == tokens
+    )
 
 
 def test_the_cap_over_a_whole_video_is_counted_like_the_processor_does_it():
     processor = Qwen2VLVideoProcessor(cap_pixels_per_frame=True, max_video_tokens=2000)
     plan = Blueprint(family=FAMILIES["qwen2_5_vl"], config=None, video_processor=processor)
     frames = make_frames(32, height=480, width=640)
-    grid = processor(videos=[frames.pixels], do_sample_frames=False, return_tensors="pt")["video_grid_thw"]
+    grid = processor(videos=[frames.pixels], do_sample_frames=False, return_tensors="pt")[
+        "video_grid_thw"
+    ]
     counted = video_tokens(plan, VideoSettings(), num_frames=32, height=480, width=640)
     assert counted == int(grid.prod()) // 4
     uncapped = Qwen2VLVideoProcessor(cap_pixels_per_frame=False)
@@ -143,14 +170,21 @@ def test_a_clip_over_the_budget_loses_frames_evenly_in_whole_steps(kind):
     assert kept.indices[0] == frames.indices[0] and kept.indices[-1] == frames.indices[-1]
     gaps = {later - earlier for earlier, later in zip(kept.indices, kept.indices[1:], strict=False)}
     assert gaps <= {20, 30}, "11 gaps of 10 are spread over 5"
-    assert video_tokens(model.blueprint, settings, num_frames=6, height=100, width=150) <= settings.max_tokens
+    assert (
+        video_tokens(model.blueprint, settings, num_frames=6, height=100, width=150)
+        <= settings.max_tokens
+    )
     assert fit_frames(model.blueprint, VideoSettings(max_tokens=6 * per_step), frames) is frames
 
 
 @each_kind
 def test_a_budget_below_one_step_is_refused_with_the_least_that_a_clip_takes(kind):
-    with pytest.raises(UserError, match=r"1 video tokens \(video.max_tokens 1\), and the least that a 150x100"):
-        frames_within(policy(kind).blueprint, VideoSettings(max_tokens=1), num_frames=8, height=100, width=150)
+    with pytest.raises(
+        UserError, match=r"1 video tokens \(video.max_tokens 1\), and the least that a 150x100"
+    ):
+        frames_within(
+            policy(kind).blueprint, VideoSettings(max_tokens=1), num_frames=8, height=100, width=150
+        )
 
 
 def test_pixel_bounds_that_cannot_work_are_refused():
@@ -166,7 +200,9 @@ def test_frames_that_the_processor_refuses_are_a_users_error():
 
 
 def test_llava_processors_crop_decides_its_size_whatever_the_clip():
-    processor = LlavaNextVideoVideoProcessor(size={"shortest_edge": 56}, crop_size={"height": 56, "width": 56})
+    processor = LlavaNextVideoVideoProcessor(
+        size={"shortest_edge": 56}, crop_size={"height": 56, "width": 56}
+    )
     out = processor(videos=[make_frames(3, height=97, width=211).pixels], return_tensors="pt")
     assert out["pixel_values_videos"].shape == (1, 3, 3, 56, 56)
     assert math.prod(out["pixel_values_videos"].shape[-2:]) // 14**2 == 16

@@ -8,46 +8,98 @@ from policies import each_kind, policy, tiny_folder
 from dpo_video.core.errors import UserError
 from dpo_video.models.families import FAMILIES
 from dpo_video.models.hub import blueprint, published_names
-from dpo_video.models.memory import GIB, Load, count_parameters, estimate_generation, estimate_training
+from dpo_video.models.memory import (
+    GIB,
+    Load,
+    count_parameters,
+    estimate_generation,
+    estimate_training,
+)
 from dpo_video.models.published import PUBLISHED
 from dpo_video.models.tokens import video_tokens, vision_patches
 from dpo_video.recipe import LoraSettings, ModelSettings, TrainSettings, VideoSettings
 
-PUBLISHED_CONTEXT = {"qwen2_5_vl": 128000, "llava_next_video": 4096, "qwen2_vl": 32768, "qwen3_vl": 262144,
-                     "llava_onevision": 32768, "video_llama_3": 131072, "glm4v": 65536, "molmo2": 36864,
-                     "perception_lm": 11520, "video_llava": 4096, "internvl": 32768, "smolvlm": 8192, "llava": 4096,
-                     "llava_next": 32768, "pixtral": 1024000, "mistral3": 131072, "minicpmv4_6": 262144}
+PUBLISHED_CONTEXT = {
+    "qwen2_5_vl": 128000,
+    "llava_next_video": 4096,
+    "qwen2_vl": 32768,
+    "qwen3_vl": 262144,
+    "llava_onevision": 32768,
+    "video_llama_3": 131072,
+    "glm4v": 65536,
+    "molmo2": 36864,
+    "perception_lm": 11520,
+    "video_llava": 4096,
+    "internvl": 32768,
+    "smolvlm": 8192,
+    "llava": 4096,
+    "llava_next": 32768,
+    "pixtral": 1024000,
+    "mistral3": 131072,
+    "minicpmv4_6": 262144,
+}
 
 
-def language_model(hidden: int, inner: int, layers: int, keys: int, *, bias: bool) -> tuple[int, int]:
-    """Return parameters of a gated-MLP decoder's linear weights, and of its norms and query/key/value biases."""
+def language_model(
+    hidden: int, inner: int, layers: int, keys: int, *, bias: bool
+) -> tuple[int, int]:
+    """Return parameters of a gated-MLP decoder's linear weights, and of its norms and
+    query/key/value biases.
+    """
     weights = layers * (2 * hidden * hidden + 2 * hidden * keys + 3 * hidden * inner)
     return weights, layers * (2 * hidden + bias * (hidden + 2 * keys)) + hidden
 
 
 def qwen_vision(out: int, inner: int = 3420, hidden: int = 1280, depth: int = 32) -> int:
-    """Patch embedding (2 x 14 x 14 x 3 inputs), blocks with biases and RMS norms, the merger over 2 x 2 patches."""
-    block = 3 * hidden * hidden + 3 * hidden + hidden * hidden + hidden + 3 * hidden * inner + 2 * inner + hidden
+    """Patch embedding (2 x 14 x 14 x 3 inputs), blocks with biases and RMS norms, the merger over 2
+    x 2 patches.
+    """
+    block = (
+        3 * hidden * hidden
+        + 3 * hidden
+        + hidden * hidden
+        + hidden
+        + 3 * hidden * inner
+        + 2 * inner
+        + hidden
+    )
     merged = 4 * hidden
-    return 1176 * hidden + depth * (block + 2 * hidden) + hidden + merged * merged + merged + merged * out + out
+    return (
+        1176 * hidden
+        + depth * (block + 2 * hidden)
+        + hidden
+        + merged * merged
+        + merged
+        + merged * out
+        + out
+    )
 
 
 def clip_vision(hidden: int = 1024, inner: int = 4096, depth: int = 24) -> int:
-    """Patches without bias, class token, 577 positions, blocks with biases and layer norms, two outer norms."""
+    """Patches without bias, class token, 577 positions, blocks with biases and layer norms, two
+    outer norms.
+    """
     block = 4 * (hidden * hidden + hidden) + 2 * hidden * inner + inner + hidden + 4 * hidden
     return 588 * hidden + hidden + 577 * hidden + depth * block + 4 * hidden
 
 
-@pytest.mark.parametrize(("name", "hidden", "inner", "layers", "keys", "embeddings", "billions"), [
-    ("Qwen/Qwen2.5-VL-3B-Instruct", 2048, 11008, 36, 256, 151936 * 2048, 3.75),
-    ("Qwen/Qwen2.5-VL-7B-Instruct", 3584, 18944, 28, 512, 2 * 152064 * 3584, 8.29),
-])
-def test_qwens_published_parameters_are_those_of_the_formula(name, hidden, inner, layers, keys, embeddings, billions):
+@pytest.mark.parametrize(
+    ("name", "hidden", "inner", "layers", "keys", "embeddings", "billions"),
+    [
+        ("Qwen/Qwen2.5-VL-3B-Instruct", 2048, 11008, 36, 256, 151936 * 2048, 3.75),
+        ("Qwen/Qwen2.5-VL-7B-Instruct", 3584, 18944, 28, 512, 2 * 152064 * 3584, 8.29),
+    ],
+)
+def test_qwens_published_parameters_are_those_of_the_formula(
+    name, hidden, inner, layers, keys, embeddings, billions
+):
     counted = count_parameters(blueprint(ModelSettings(name=name)))
     weights, other = language_model(hidden, inner, layers, keys, bias=True)
     assert (counted.language, counted.other, counted.embeddings) == (weights, other, embeddings)
     assert counted.vision == qwen_vision(hidden)
-    assert counted.total / 1e9 == pytest.approx(billions, abs=0.01), "the size that the model's page states"
+    assert counted.total / 1e9 == pytest.approx(billions, abs=0.01), (
+        "the size that the model's page states"
+    )
     per_layer = (hidden + hidden) * 2 + (hidden + keys) * 2 + (hidden + inner) * 3
     assert counted.lora_per_rank == layers * per_layer
 
@@ -67,19 +119,29 @@ def test_llavas_published_parameters_are_those_of_the_formula():
 def test_every_published_row_builds_its_family_without_a_network(name):
     plan = blueprint(ModelSettings(name=name))
     assert plan.family.name == {"mistral-community/pixtral-12b": "pixtral"}.get(
-        name, PUBLISHED[name].config["model_type"])
+        name, PUBLISHED[name].config["model_type"]
+    )
     assert plan.family.context_length(plan.config) == PUBLISHED_CONTEXT[plan.family.name]
 
 
-@pytest.mark.parametrize(("name", "billions"), [
-    ("Qwen/Qwen2-VL-7B-Instruct", 8.29), ("Qwen/Qwen3-VL-8B-Instruct", 8.77),
-    ("llava-hf/llava-onevision-qwen2-7b-ov-hf", 8.03),
-    ("lkhl/VideoLLaMA3-2B-Image-HF", 1.96),  # its only weight file has 3.92 GB in 16 bits
-    ("zai-org/GLM-4.1V-9B-Thinking", 10.29),
-    ("LanguageBind/Video-LLaVA-7B-hf", 7.37), ("OpenGVLab/InternVL3-8B-hf", 7.94),
-    ("HuggingFaceTB/SmolVLM2-2.2B-Instruct", 2.25), ("llava-hf/llava-1.5-7b-hf", 7.06),
-    ("llava-hf/llava-v1.6-mistral-7b-hf", 7.57), ("mistral-community/pixtral-12b", 12.68),
-    ("mistralai/Mistral-Small-3.1-24B-Instruct-2503", 24.01), ("openbmb/MiniCPM-V-4.6", 1.3)])
+@pytest.mark.parametrize(
+    ("name", "billions"),
+    [
+        ("Qwen/Qwen2-VL-7B-Instruct", 8.29),
+        ("Qwen/Qwen3-VL-8B-Instruct", 8.77),
+        ("llava-hf/llava-onevision-qwen2-7b-ov-hf", 8.03),
+        ("lkhl/VideoLLaMA3-2B-Image-HF", 1.96),  # its only weight file has 3.92 GB in 16 bits
+        ("zai-org/GLM-4.1V-9B-Thinking", 10.29),
+        ("LanguageBind/Video-LLaVA-7B-hf", 7.37),
+        ("OpenGVLab/InternVL3-8B-hf", 7.94),
+        ("HuggingFaceTB/SmolVLM2-2.2B-Instruct", 2.25),
+        ("llava-hf/llava-1.5-7b-hf", 7.06),
+        ("llava-hf/llava-v1.6-mistral-7b-hf", 7.57),
+        ("mistral-community/pixtral-12b", 12.68),
+        ("mistralai/Mistral-Small-3.1-24B-Instruct-2503", 24.01),
+        ("openbmb/MiniCPM-V-4.6", 1.3),
+    ],
+)
 def test_published_parameters_add_up_to_the_size_that_the_model_s_page_states(name, billions):
     counted = count_parameters(blueprint(ModelSettings(name=name)))
     assert counted.total / 1e9 == pytest.approx(billions, abs=0.01)
@@ -96,14 +158,20 @@ def test_every_family_can_be_planned_for_by_a_published_checkpoint(family):
         tokens = video_tokens(plan, VideoSettings(), num_frames=8, height=720, width=1280)
         patches = vision_patches(plan, VideoSettings(), num_frames=8, height=720, width=1280)
         load = Load(sequences=1, prompt_tokens=tokens, answer_tokens=100, patches=patches)
-        estimate = estimate_training(plan, ModelSettings(name=name, quantize="nf4"), TrainSettings(), load)
+        estimate = estimate_training(
+            plan, ModelSettings(name=name, quantize="nf4"), TrainSettings(), load
+        )
         assert 1 < estimate["total"] < 40 and estimate["vision"] > 0
     assert names
 
 
-@pytest.mark.parametrize(("frames", "height", "width"), [(8, 728, 1288), (16, 672, 1176), (180, 196, 336)])
+@pytest.mark.parametrize(
+    ("frames", "height", "width"), [(8, 728, 1288), (16, 672, 1176), (180, 196, 336)]
+)
 def test_videollama_s_frames_share_12845056_pixels(frames, height, width):
-    """1280 x 720 rounded to 28 where it fits into 12,845,056 / F pixels, else the sides that do, rounded down."""
+    """1280 x 720 rounded to 28 where it fits into 12,845,056 / F pixels, else the sides that do,
+    rounded down.
+    """
     assert height * width * frames <= 12845056 and height % 28 == width % 28 == 0
     plan = blueprint(ModelSettings(name="lkhl/VideoLLaMA3-2B-Image-HF"))
     tokens = video_tokens(plan, VideoSettings(), num_frames=frames, height=720, width=1280)
@@ -116,7 +184,9 @@ def test_planning_twice_gives_the_same_config():
 
 
 def test_a_config_in_the_hubs_cache_wins_over_the_published_numbers(tmp_path, monkeypatch):
-    """Lay out the cache as huggingface_hub does: refs/main names the commit, snapshots/<commit> holds the files."""
+    """Lay out the cache as huggingface_hub does: refs/main names the commit, snapshots/<commit>
+    holds the files.
+    """
     name, commit = "Qwen/Qwen2.5-VL-3B-Instruct", "0" * 40
     root = tmp_path / ("models--" + name.replace("/", "--"))
     snapshot = root / "snapshots" / commit
@@ -146,8 +216,11 @@ def test_counted_parameters_are_those_of_the_loaded_model(kind):
     model = policy(kind)
     counted = count_parameters(model.blueprint)
     assert counted.total == sum(parameter.numel() for parameter in model.model.parameters())
-    tower = [parameter for name, parameter in model.model.named_parameters()
-             if "language_model" not in name and "lm_head" not in name]
+    tower = [
+        parameter
+        for name, parameter in model.model.named_parameters()
+        if "language_model" not in name and "lm_head" not in name
+    ]
     assert counted.vision == sum(parameter.numel() for parameter in tower)
 
 
@@ -163,7 +236,9 @@ def test_weights_in_4_bit_and_16_bit_take_what_their_bits_say():
     wanted = (counted.language * 4.127 / 8 + 2 * (counted.total - counted.language)) / GIB
     assert small["weights"] == pytest.approx(wanted)
     assert small["weights"] / full["weights"] < 0.35
-    assert small["total"] == pytest.approx(sum(value for name, value in small.items() if name != "total"))
+    assert small["total"] == pytest.approx(
+        sum(value for name, value in small.items() if name != "total")
+    )
 
 
 def test_adapter_gradients_and_optimizer_follow_rank_and_optimizer():
@@ -171,21 +246,33 @@ def test_adapter_gradients_and_optimizer_follow_rank_and_optimizer():
     parameters = count_parameters(plan).lora_per_rank
     train = TrainSettings(lora=LoraSettings(rank=32, alpha=32))
     estimate = estimate_training(plan, ModelSettings(name="x"), train, LOAD)
-    assert estimate["adapter"] == estimate["adapter gradients"] == pytest.approx(4 * 32 * parameters / GIB)
+    assert (
+        estimate["adapter"]
+        == estimate["adapter gradients"]
+        == pytest.approx(4 * 32 * parameters / GIB)
+    )
     assert estimate["optimizer"] == 2 * estimate["adapter"]
-    small = estimate_training(plan, ModelSettings(name="x"), train.model_copy(
-        update={"optimizer": "paged_adamw_8bit"}), LOAD)
+    small = estimate_training(
+        plan,
+        ModelSettings(name="x"),
+        train.model_copy(update={"optimizer": "paged_adamw_8bit"}),
+        LOAD,
+    )
     assert small["optimizer"] == pytest.approx(estimate["optimizer"] / 4)
 
 
 def test_activations_grow_with_tokens_and_shrink_with_checkpointing():
     plan = blueprint(ModelSettings(name="Qwen/Qwen2.5-VL-7B-Instruct"))
     model = ModelSettings(name="x")
-    kept = estimate_training(plan, model, TrainSettings(gradient_checkpointing=False), LOAD)["activations"]
+    kept = estimate_training(plan, model, TrainSettings(gradient_checkpointing=False), LOAD)[
+        "activations"
+    ]
     redone = estimate_training(plan, model, TrainSettings(), LOAD)["activations"]
     longer = Load(sequences=1, prompt_tokens=2 * 1200 + 200, answer_tokens=100, patches=4620)
     assert redone < kept / 8
-    assert estimate_training(plan, model, TrainSettings(), longer)["activations"] == pytest.approx(2 * redone, rel=0.01)
+    assert estimate_training(plan, model, TrainSettings(), longer)["activations"] == pytest.approx(
+        2 * redone, rel=0.01
+    )
 
 
 def test_generation_counts_the_cache_of_all_answers():

@@ -1,4 +1,6 @@
-"""The package as a whole: import direction, quick start-up, the wheel, the limits of the style guide."""
+"""The package as a whole: import direction, quick start-up, the wheel, the limits of the style
+guide.
+"""
 
 import ast
 import subprocess
@@ -10,8 +12,20 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "dpo_video"
-ORDER = ["core", "recipe client toy", "store tracking", "video", "models data", "run", "generate judge",
-         "pair train agree formats", "evaluate check", "pipeline", "cli", "__main__"]
+ORDER = [
+    "core",
+    "recipe client toy",
+    "store tracking",
+    "video",
+    "models data",
+    "run",
+    "generate judge",
+    "pair train agree formats",
+    "evaluate check",
+    "pipeline",
+    "cli",
+    "__main__",
+]
 LEVEL = {name: level for level, names in enumerate(ORDER) for name in names.split()}
 
 
@@ -63,10 +77,20 @@ def test_no_module_imports_itself_in_a_circle() -> None:
     TopologicalSorter(import_graph()).prepare()  # CycleError names the circle
 
 
-LATE_ALLOWED = {"dpo_video.pipeline", "dpo_video.cli.app", "dpo_video.cli.data", "dpo_video.cli.lists",
-                "dpo_video.generate.stage", "dpo_video.judge.backends.registry", "dpo_video.models.hub",
-                "dpo_video.judge.backends.local", "dpo_video.data.samples"}
-"""The command line, the pipeline, and the tables that open something heavy: engines, backends, toy names."""
+LATE_ALLOWED = {
+    "dpo_video.pipeline",
+    "dpo_video.cli.app",
+    "dpo_video.cli.data",
+    "dpo_video.cli.lists",
+    "dpo_video.generate.stage",
+    "dpo_video.judge.backends.registry",
+    "dpo_video.models.hub",
+    "dpo_video.judge.backends.local",
+    "dpo_video.data.samples",
+}
+"""The command line, the pipeline, and the tables that open something heavy: engines, backends, toy
+names.
+"""
 
 
 def test_own_modules_are_imported_at_the_top_but_where_that_keeps_a_command_light() -> None:
@@ -76,7 +100,11 @@ def test_own_modules_are_imported_at_the_top_but_where_that_keeps_a_command_ligh
         for node in ast.walk(tree):
             if not isinstance(node, ast.ImportFrom | ast.Import) or node in tree.body:
                 continue
-            names = [node.module or ""] if isinstance(node, ast.ImportFrom) else [a.name for a in node.names]
+            names = (
+                [node.module or ""]
+                if isinstance(node, ast.ImportFrom)
+                else [a.name for a in node.names]
+            )
             own = [name for name in names if name.split(".")[0] == "dpo_video"]
             if own and module_name(path) not in LATE_ALLOWED:
                 wrong.append(f"{path.relative_to(ROOT)}:{node.lineno} imports {own[0]} late")
@@ -86,25 +114,36 @@ def test_own_modules_are_imported_at_the_top_but_where_that_keeps_a_command_ligh
 def test_every_folder_says_in_one_sentence_what_lives_there() -> None:
     folders = {path.parent for path in sources()}
     for folder in folders:
-        assert ast.get_docstring(ast.parse((folder / "__init__.py").read_text(encoding="utf-8"))), folder
+        assert ast.get_docstring(ast.parse((folder / "__init__.py").read_text(encoding="utf-8"))), (
+            folder
+        )
 
 
 def test_few_files_stand_in_the_root() -> None:
     assert len(list(PACKAGE.glob("*.py"))) <= 6
 
 
-@pytest.mark.parametrize("code", [
-    "import sys; sys.argv = ['', '--help']; from dpo_video.cli.app import main\ntry: main()\nexcept SystemExit: pass",
-    "import dpo_video.judge.stage, dpo_video.judge.backends.openai",
-    "import dpo_video.pair.stage, dpo_video.pair.audit",
-    "import dpo_video.agree.command",
-    "import dpo_video.video",
-    "import dpo_video.formats.import_file, dpo_video.formats.export_run",
-    "from dpo_video.run import open_run",
-])
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import sys; sys.argv = ['', '--help']; from dpo_video.cli.app import main\ntry: main()\n"
+        "except SystemExit: pass",
+        "import dpo_video.judge.stage, dpo_video.judge.backends.openai",
+        "import dpo_video.pair.stage, dpo_video.pair.audit",
+        "import dpo_video.agree.command",
+        "import dpo_video.video",
+        "import dpo_video.formats.import_file, dpo_video.formats.export_run",
+        "from dpo_video.run import open_run",
+    ],
+)
 def test_what_needs_no_torch_does_not_import_it(code: str) -> None:
-    check = "\nimport sys; assert not {'torch', 'transformers', 'wandb'} & set(sys.modules), 'heavy import'"
-    done = subprocess.run([sys.executable, "-c", code + check], capture_output=True, text=True, check=False)
+    check = (
+        "\nimport sys; assert not {'torch', 'transformers', 'wandb'} & set(sys.modules), 'heavy "
+        "import'"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code + check], capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr
 
 
@@ -123,20 +162,36 @@ def test_files_and_functions_keep_the_limits() -> None:
 
 
 def test_the_wheel_carries_recipes_and_scorers(tmp_path: Path) -> None:
-    subprocess.run([sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(tmp_path), str(ROOT)],
-                   check=True, capture_output=True)
+    subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "build",
+            "--wheel",
+            "--no-isolation",
+            "--outdir",
+            str(tmp_path),
+            str(ROOT),
+        ],
+        check=True,
+        capture_output=True,
+    )
     wheel = next(tmp_path.glob("*.whl"))
     target = tmp_path / "site"
     target.mkdir()
     import zipfile
 
     zipfile.ZipFile(wheel).extractall(target)
-    code = (f"import sys; sys.path.insert(0, {str(target)!r})\n"
-            "import dpo_video; assert dpo_video.__file__.startswith(sys.path[0]), dpo_video.__file__\n"
-            "from dpo_video.cli.app import main; sys.argv = ['dpo-video', 'list', sys.argv[1]]; main()")
+    code = (
+        f"import sys; sys.path.insert(0, {str(target)!r})\n"
+        "import dpo_video; assert dpo_video.__file__.startswith(sys.path[0]), dpo_video.__file__\n"
+        "from dpo_video.cli.app import main; sys.argv = ['dpo-video', 'list', sys.argv[1]]; main()"
+    )
     for kind, wanted in (("recipes", "quickstart"), ("scorers", "hound_quality")):
         command = [sys.executable, "-c", code, kind]
         done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
         assert wanted in done.stdout, done.stderr
     assert (target / "dpo_video" / "recipes" / "accelerate" / "fsdp2.yaml").is_file()
-    assert not (target / "recipes").exists() and not (target / "scorers").exists(), "data is no import package"
+    assert not (target / "recipes").exists() and not (target / "scorers").exists(), (
+        "data is no import package"
+    )

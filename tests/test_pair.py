@@ -1,4 +1,6 @@
-"""Pairs: every rule, every reason for a drop, and the defects of other tools' pair builders (notes/judging.md 1b)."""
+"""Pairs: every rule, every reason for a drop, and the defects of other tools' pair builders
+(notes/judging.md 1b).
+"""
 
 import json
 import random
@@ -31,7 +33,13 @@ HOUND = PairSettings(rule="hound")
 ALL = PairSettings(rule="all_pairs", min_margin=0.5, max_pairs_per_sample=100)
 
 
-def build(questions: dict[str, Sequence[Row]], rule: PairSettings, *, threshold: float = 3.0, seed: int = 0) -> Paired:
+def build(
+    questions: dict[str, Sequence[Row]],
+    rule: PairSettings,
+    *,
+    threshold: float = 3.0,
+    seed: int = 0,
+) -> Paired:
     return build_pairs(*records(questions), settings=rule, threshold=threshold, seed=seed)
 
 
@@ -46,9 +54,22 @@ def dropped(paired: Paired, unit: str) -> dict[str, int]:
 
 def test_a_pair_holds_all_that_training_needs() -> None:
     paired = build({"q": [("good", 4.0), ("bad", 1.5)]}, BEST_WORST)
-    assert paired.pairs == [Pair(
-        sample_id="q", video="q.mp4", prompt="What of q?", chosen="good", rejected="bad", chosen_score=4.0,
-        rejected_score=1.5, source="best_worst", chosen_id="q#0", rejected_id="q#1", start=1.0, end=4.5)]
+    assert paired.pairs == [
+        Pair(
+            sample_id="q",
+            video="q.mp4",
+            prompt="What of q?",
+            chosen="good",
+            rejected="bad",
+            chosen_score=4.0,
+            rejected_score=1.5,
+            source="best_worst",
+            chosen_id="q#0",
+            rejected_id="q#1",
+            start=1.0,
+            end=4.5,
+        )
+    ]
 
 
 def test_hound_pairs_one_answer_at_or_above_the_threshold_with_one_below() -> None:
@@ -67,11 +88,15 @@ def test_hound_takes_the_recipes_threshold_before_the_scorers() -> None:
     rows = {"q": [("a", 0.6), ("b", 0.4)]}
     assert build(rows, HOUND, threshold=3.0).pairs == []
     assert ids(build(rows, HOUND, threshold=0.5)) == [("q#0", "q#1")]
-    assert ids(build(rows, HOUND.model_copy(update={"threshold": 0.5}), threshold=3.0)) == [("q#0", "q#1")]
+    assert ids(build(rows, HOUND.model_copy(update={"threshold": 0.5}), threshold=3.0)) == [
+        ("q#0", "q#1")
+    ]
 
 
 def test_hound_picks_by_seed_and_sample_alone_and_reaches_every_answer() -> None:
-    """A question's pick does not change with the questions beside it; over seeds each of 3 x 2 picks appears."""
+    """A question's pick does not change with the questions beside it; over seeds each of 3 x 2
+    picks appears.
+    """
     rows = [("a", 4.0), ("b", 3.0), ("c", 5.0), ("d", 1.0), ("e", 2.0)]
     picks = set()
     for seed in range(40):
@@ -107,14 +132,20 @@ def test_all_pairs_counts_ties_and_small_margins() -> None:
 
 
 def test_a_question_whose_answers_all_tie_gives_no_pair_even_without_a_margin() -> None:
-    """distilabel's FormatTextGenerationDPO takes index 0 for both extremes: chosen equals rejected."""
+    """distilabel's FormatTextGenerationDPO takes index 0 for both extremes: chosen equals
+    rejected.
+    """
     for rule in ("best_worst", "all_pairs"):
-        paired = build({"q": [("a", 4.0), ("b", 4.0), ("c", 4.0)]}, PairSettings(rule=rule, min_margin=0))
+        paired = build(
+            {"q": [("a", 4.0), ("b", 4.0), ("c", 4.0)]}, PairSettings(rule=rule, min_margin=0)
+        )
         assert paired.pairs == [] and dropped(paired, "question") == {"tie": 1}
 
 
 def test_an_unscored_answer_takes_no_part_and_is_no_number() -> None:
-    """open-instruct averages an unparsed rating as -1; here #1 would be the worst answer if it counted."""
+    """open-instruct averages an unparsed rating as -1; here #1 would be the worst answer if it
+    counted.
+    """
     paired = build({"q": [("a", 4.0), ("b", None), ("c", 2.0)]}, BEST_WORST)
     assert ids(paired) == [("q#0", "q#2")] and dropped(paired, "answer") == {"unscored": 1}
     drop = next(drop for drop in paired.drops if drop.reason == "unscored")
@@ -129,17 +160,38 @@ def test_a_dropped_row_does_not_shift_the_answers_of_later_questions() -> None:
     assert [row.sample_id for row in paired.pairs] == ["q0", "q2", "q3", "q4"]
     for row in paired.pairs:
         number = row.sample_id.removeprefix("q")
-        assert (row.chosen, row.rejected, row.prompt) == (f"good {number}", f"bad {number}", f"What of q{number}?")
+        assert (row.chosen, row.rejected, row.prompt) == (
+            f"good {number}",
+            f"bad {number}",
+            f"What of q{number}?",
+        )
 
 
 def test_a_single_scored_answer_is_never_both_sides() -> None:
-    paired = build({"q": [("a", 4.0), ("b", None)], "r": [("a", 4.0), ("a ", 1.0)], "s": []}, BEST_WORST)
-    assert paired.pairs == [] and dropped(paired, "question") == {"too few answers": 2, "no answers": 1}
+    paired = build(
+        {"q": [("a", 4.0), ("b", None)], "r": [("a", 4.0), ("a ", 1.0)], "s": []}, BEST_WORST
+    )
+    assert paired.pairs == [] and dropped(paired, "question") == {
+        "too few answers": 2,
+        "no answers": 1,
+    }
 
 
 def test_every_unusable_answer_is_dropped_once_with_its_reason() -> None:
-    samples, candidates, judgments = records({"q": [
-        ("good", 4.0), (" \n", 5.0), ("x", 1.0), ("y", None), ("good\n ", 2.0), ("bad", 1.0), ("z", 3.0), ("w", 5.0)]})
+    samples, candidates, judgments = records(
+        {
+            "q": [
+                ("good", 4.0),
+                (" \n", 5.0),
+                ("x", 1.0),
+                ("y", None),
+                ("good\n ", 2.0),
+                ("bad", 1.0),
+                ("z", 3.0),
+                ("w", 5.0),
+            ]
+        }
+    )
     judgments[2] = replace(judgments[2], status="failed", score=None, reason="HTTP 500")
     del judgments[6]  # never judged
     judgments[6] = replace(judgments[6], score=float("nan"))
@@ -154,31 +206,48 @@ def test_every_unusable_answer_is_dropped_once_with_its_reason() -> None:
 
 def test_a_cut_answer_may_be_rejected_but_is_never_chosen() -> None:
     for rule in (HOUND, BEST_WORST, ALL):
-        paired = build({"q": [("cut", 5.0, "length"), ("whole", 4.0), ("bad", 1.0, "length")]}, rule)
+        paired = build(
+            {"q": [("cut", 5.0, "length"), ("whole", 4.0), ("bad", 1.0, "length")]}, rule
+        )
         assert ids(paired)[0] == ("q#1", "q#2")
-        assert all(row.chosen_id != "q#0" for row in paired.pairs) and paired.summary["answers"]["cut"] == 2
+        assert (
+            all(row.chosen_id != "q#0" for row in paired.pairs)
+            and paired.summary["answers"]["cut"] == 2
+        )
         nothing = build({"q": [("cut", 5.0, "length"), ("bad", 1.0)]}, rule)
         assert nothing.pairs == [] and dropped(nothing, "question") == {"cut": 1}
 
 
 def test_length_balancing_drops_the_smallest_margins_until_lengths_match() -> None:
-    """Chosen is longer by 6, 4, 4, and shorter by 4: a gap of 10. The narrowest of the longer pairs (6) goes, then
-    the next (4): the gap is 0 and the widest margin stays."""
+    """Chosen is longer by 6, 4, 4, and shorter by 4: a gap of 10. The narrowest of the longer pairs
+    (6) goes, then the next (4): the gap is 0 and the widest margin stays."""
     questions = {
-        "a": [("c" * 8, 5.0), ("r" * 4, 1.0)], "b": [("c" * 10, 3.0), ("r" * 4, 2.0)],
-        "c": [("c" * 8, 4.0), ("r" * 4, 2.0)], "d": [("c" * 4, 2.6), ("r" * 8, 2.0)]}
+        "a": [("c" * 8, 5.0), ("r" * 4, 1.0)],
+        "b": [("c" * 10, 3.0), ("r" * 4, 2.0)],
+        "c": [("c" * 8, 4.0), ("r" * 4, 2.0)],
+        "d": [("c" * 4, 2.6), ("r" * 8, 2.0)],
+    }
     paired = build(questions, BEST_WORST.model_copy(update={"balance_length": True}))
     assert [row.sample_id for row in paired.pairs] == ["a", "d"]
     assert paired.summary["chosen_length"] == paired.summary["rejected_length"] == 6
     assert dropped(paired, "pair") == dropped(paired, "question") == {"length balance": 2}
 
 
-@given(st.lists(st.tuples(st.integers(1, 30), st.integers(1, 30), st.integers(1, 8)), min_size=1, max_size=25))
+@given(
+    st.lists(
+        st.tuples(st.integers(1, 30), st.integers(1, 30), st.integers(1, 8)),
+        min_size=1,
+        max_size=25,
+    )
+)
 @settings(max_examples=60)
 def test_length_balancing_never_widens_the_gap_and_could_not_narrow_it_further(
-        rows: list[tuple[int, int, int]]) -> None:
-    questions = {f"q{n}": [("c" * long, 1.0 + margin), ("r" * short, 1.0)]
-                 for n, (long, short, margin) in enumerate(rows)}
+    rows: list[tuple[int, int, int]],
+) -> None:
+    questions = {
+        f"q{n}": [("c" * long, 1.0 + margin), ("r" * short, 1.0)]
+        for n, (long, short, margin) in enumerate(rows)
+    }
     plain = build(questions, BEST_WORST).pairs
     balanced = build(questions, BEST_WORST.model_copy(update={"balance_length": True})).pairs
 
@@ -194,15 +263,25 @@ def test_length_balancing_never_widens_the_gap_and_could_not_narrow_it_further(
 
 
 question = st.lists(
-    st.tuples(st.sampled_from(["a", "b", "c c", "c  c", "dd", "", " ", "eee"]),
-              st.sampled_from([None, 1.0, 2.0, 2.25, 3.0, 4.5]), st.sampled_from(["stop", "length"])), max_size=6)
+    st.tuples(
+        st.sampled_from(["a", "b", "c c", "c  c", "dd", "", " ", "eee"]),
+        st.sampled_from([None, 1.0, 2.0, 2.25, 3.0, 4.5]),
+        st.sampled_from(["stop", "length"]),
+    ),
+    max_size=6,
+)
 
 
-@given(st.lists(question, min_size=1, max_size=4), st.sampled_from(["hound", "best_worst", "all_pairs"]),
-       st.booleans(), st.randoms(use_true_random=False))
+@given(
+    st.lists(question, min_size=1, max_size=4),
+    st.sampled_from(["hound", "best_worst", "all_pairs"]),
+    st.booleans(),
+    st.randoms(use_true_random=False),
+)
 @settings(max_examples=150)
 def test_order_of_candidates_and_judgments_changes_nothing_and_every_pair_is_sound(
-        rows: list[list[Any]], rule: Any, balance: bool, chance: random.Random) -> None:
+    rows: list[list[Any]], rule: Any, balance: bool, chance: random.Random
+) -> None:
     samples, candidates, judgments = records({f"q{n}": each for n, each in enumerate(rows)})
     chosen = PairSettings(rule=rule, balance_length=balance)
     first = build_pairs(samples, candidates, judgments, settings=chosen, threshold=3.0, seed=7)
@@ -215,12 +294,19 @@ def test_order_of_candidates_and_judgments_changes_nothing_and_every_pair_is_sou
         assert row.chosen_score > row.rejected_score
         assert normalise_space(row.chosen) != normalise_space(row.rejected) != ""
         assert (row.chosen, row.chosen_score) == (texts[row.chosen_id].text, scores[row.chosen_id])
-        assert (row.rejected, row.rejected_score) == (texts[row.rejected_id].text, scores[row.rejected_id])
+        assert (row.rejected, row.rejected_score) == (
+            texts[row.rejected_id].text,
+            scores[row.rejected_id],
+        )
         assert texts[row.chosen_id].sample_id == texts[row.rejected_id].sample_id == row.sample_id
         assert texts[row.chosen_id].finish == "stop"
     counts = first.summary
-    assert counts["questions"]["in"] == counts["questions"]["out"] + sum(counts["questions_dropped"].values())
-    assert counts["answers"]["in"] == counts["answers"]["out"] + sum(counts["answers_dropped"].values())
+    assert counts["questions"]["in"] == counts["questions"]["out"] + sum(
+        counts["questions_dropped"].values()
+    )
+    assert counts["answers"]["in"] == counts["answers"]["out"] + sum(
+        counts["answers_dropped"].values()
+    )
     assert dropped(first, "pair") == counts["pairs_dropped"]
     assert dropped(first, "question") == counts["questions_dropped"]
 
@@ -230,21 +316,47 @@ def test_best_worst_agrees_with_trying_every_ordered_pair() -> None:
     for _ in range(200):
         scores = [chance.choice([1.0, 1.5, 2.0, 4.0]) for _ in range(4)]
         finish = [chance.choice(["stop", "length"]) for _ in range(4)]
-        widest = max((scores[i] - scores[j] for i, j in permutations(range(4), 2) if finish[i] == "stop"), default=0)
+        widest = max(
+            (scores[i] - scores[j] for i, j in permutations(range(4), 2) if finish[i] == "stop"),
+            default=0,
+        )
         paired = build({"q": [(f"t{i}", scores[i], finish[i]) for i in range(4)]}, BEST_WORST)
         found = [row.chosen_score - row.rejected_score for row in paired.pairs]
         assert found == ([widest] if widest >= 0.5 else [])
 
 
-@pytest.mark.parametrize(("change", "message"), [
-    ({"twice": "candidate"}, "two candidates have the id 'q#0'. Make them again: dpo-video generate RECIPE"),
-    ({"twice": "judgment"}, "candidate 'q#0' has two judgments. Judge the candidates again: dpo-video judge RECIPE"),
-    ({"candidate": {"sample_id": "z"}}, "candidate 'q#0' answers 'z', which is not among the samples"),
-    ({"candidate": {"id": "q-0"}}, "candidate id 'q-0' must be its sample id 'q', # and a number"),
-    ({"judgment": {"candidate_id": "q#9"}}, "a judgment names 'q#9', which is not among the candidates"),
-    ({"judgment": {"scorer": "b@2"}}, "the judgments come from several scorers (b@2, caption_score@1)"),
-])
-def test_files_that_do_not_belong_together_are_refused(change: dict[str, Any], message: str) -> None:
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            {"twice": "candidate"},
+            "two candidates have the id 'q#0'. Make them again: dpo-video generate RECIPE",
+        ),
+        (
+            {"twice": "judgment"},
+            "candidate 'q#0' has two judgments. Judge the candidates again: dpo-video judge RECIPE",
+        ),
+        (
+            {"candidate": {"sample_id": "z"}},
+            "candidate 'q#0' answers 'z', which is not among the samples",
+        ),
+        (
+            {"candidate": {"id": "q-0"}},
+            "candidate id 'q-0' must be its sample id 'q', # and a number",
+        ),
+        (
+            {"judgment": {"candidate_id": "q#9"}},
+            "a judgment names 'q#9', which is not among the candidates",
+        ),
+        (
+            {"judgment": {"scorer": "b@2"}},
+            "the judgments come from several scorers (b@2, caption_score@1)",
+        ),
+    ],
+)
+def test_files_that_do_not_belong_together_are_refused(
+    change: dict[str, Any], message: str
+) -> None:
     samples, candidates, judgments = records({"q": [("a", 4.0), ("b", 1.0)]})
     if change.get("twice") == "candidate":
         candidates.append(candidates[0])
@@ -259,20 +371,37 @@ def test_files_that_do_not_belong_together_are_refused(change: dict[str, Any], m
 def test_statistics_are_those_of_the_pairs() -> None:
     paired = build({"a": [("cccc", 5.0), ("r", 1.0)], "b": [("cc", 3.0), ("rrr", 2.0)]}, BEST_WORST)
     found = pair_statistics(paired.pairs)
-    assert (found["chosen_length"], found["rejected_length"], found["chosen_longer"]) == (3.0, 2.0, 0.5)
-    assert found["margin"]["min"] == 1 and found["margin"]["median"] == 2.5 and found["margin"]["max"] == 4
+    assert (found["chosen_length"], found["rejected_length"], found["chosen_longer"]) == (
+        3.0,
+        2.0,
+        0.5,
+    )
+    assert (
+        found["margin"]["min"] == 1
+        and found["margin"]["median"] == 2.5
+        and found["margin"]["max"] == 4
+    )
     assert pair_statistics([])["margin"] == {} and pair_statistics([])["chosen_length"] is None
 
 
 @contextmanager
-def opened(folder: Path, questions: dict[str, Sequence[Row]], rule: str = "best_worst") -> Iterator[Run]:
+def opened(
+    folder: Path, questions: dict[str, Sequence[Row]], rule: str = "best_worst"
+) -> Iterator[Run]:
     """A run whose candidates are generated and judged."""
     samples, candidates, judgments = records(questions)
     write_jsonl(folder / "samples.jsonl", samples)
-    recipe = Recipe.model_validate({
-        "name": "r", "runs_folder": str(folder), "model": {"name": "m"}, "pair": {"rule": rule},
-        "data": {"samples": str(folder / "samples.jsonl")}, "tracking": {"to": "none"},
-        "judge": {"model": "j", "scorer": "caption_score"}})
+    recipe = Recipe.model_validate(
+        {
+            "name": "r",
+            "runs_folder": str(folder),
+            "model": {"name": "m"},
+            "pair": {"rule": rule},
+            "data": {"samples": str(folder / "samples.jsonl")},
+            "tracking": {"to": "none"},
+            "judge": {"model": "j", "scorer": "caption_score"},
+        }
+    )
     with open_run(recipe) as run:
         write_jsonl(run.folder / "candidates.jsonl", candidates)
         write_jsonl(run.folder / "judgments.jsonl", judgments)
@@ -280,22 +409,32 @@ def opened(folder: Path, questions: dict[str, Sequence[Row]], rule: str = "best_
 
 
 def test_the_stage_writes_the_same_bytes_for_the_same_inputs(tmp_path: Path) -> None:
-    rows = {f"q{n}": [("yes", 5.0), ("no", 1.0 + n % 2), ("d\u00e9j\u00e0", 3.0), ("", 1.0)] for n in range(20)}
+    rows = {
+        f"q{n}": [("yes", 5.0), ("no", 1.0 + n % 2), ("d\u00e9j\u00e0", 3.0), ("", 1.0)]
+        for n in range(20)
+    }
     written = []
     for name in ("one", "two"):
         with opened(tmp_path / name, rows, "hound") as run:
             summary = pair(run)
-            written.append([(run.folder / file).read_bytes() for file in ("pairs.jsonl", "drops.jsonl")])
+            written.append(
+                [(run.folder / file).read_bytes() for file in ("pairs.jsonl", "drops.jsonl")]
+            )
     assert written[0] == written[1]
     assert len(list(read_jsonl(run.folder / "pairs.jsonl", Pair))) == summary["pairs"] == 20
     drops = [json.loads(line) for line in written[0][1].splitlines()]
     assert [(row["sample_id"], row["unit"], row["reason"]) for row in drops] == [
-        (f"q{n}", "answer", "empty") for n in range(20)]
+        (f"q{n}", "answer", "empty") for n in range(20)
+    ]
 
 
 def test_no_pair_at_all_is_an_error_that_counts_the_reasons(tmp_path: Path) -> None:
-    with opened(tmp_path, {"a": [("x", 4.0), ("y", 4.0)], "b": [("x", 4.0), ("y", 4.0)], "c": []}) as run:
-        with pytest.raises(UserError, match=r"no pairs: all 3 questions were dropped \(tie 2, no answers 1\)"):
+    with opened(
+        tmp_path, {"a": [("x", 4.0), ("y", 4.0)], "b": [("x", 4.0), ("y", 4.0)], "c": []}
+    ) as run:
+        with pytest.raises(
+            UserError, match=r"no pairs: all 3 questions were dropped \(tie 2, no answers 1\)"
+        ):
             pair(run)
         drops = [json.loads(line) for line in (run.folder / "drops.jsonl").read_text().splitlines()]
     assert Counter(row["unit"] for row in drops) == {"pair": 2, "question": 3}

@@ -1,4 +1,6 @@
-"""The whole job on a small part of the toy world: real processes, same bytes on two runs, kill -9 in every stage."""
+"""The whole job on a small part of the toy world: real processes, same bytes on two runs, kill -9
+in every stage.
+"""
 
 import json
 import os
@@ -12,14 +14,33 @@ from pathlib import Path
 
 import pytest
 
-SMALL = ["data.limit=30", "data.heldout_limit=30", "generate.num_candidates=4", "generate.batch_size=16",
-         "judge.batch_size=8", "train.epochs=2", "train.batch_size=2", "train.save_steps=2", "evaluate.pair_samples=10",
-         "evaluate.bootstrap=200"]
+SMALL = [
+    "data.limit=30",
+    "data.heldout_limit=30",
+    "generate.num_candidates=4",
+    "generate.batch_size=16",
+    "judge.batch_size=8",
+    "train.epochs=2",
+    "train.batch_size=2",
+    "train.save_steps=2",
+    "evaluate.pair_samples=10",
+    "evaluate.bootstrap=200",
+]
 
 
 def start(folder: Path, command: str = "run") -> subprocess.Popen[str]:
-    words = [sys.executable, "-m", "dpo_video", command, "quickstart", f"runs_folder={folder}", *SMALL]
-    return subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ})
+    words = [
+        sys.executable,
+        "-m",
+        "dpo_video",
+        command,
+        "quickstart",
+        f"runs_folder={folder}",
+        *SMALL,
+    ]
+    return subprocess.Popen(
+        words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ}
+    )
 
 
 def finish(process: subprocess.Popen[str]) -> str:
@@ -53,6 +74,7 @@ def checkpointed(run: Path) -> bool:
 
 def numbers(run: Path) -> dict[str, float]:
     """Return every number of metrics.json but the seconds, by its path."""
+
     def walk(value: object, path: str) -> None:
         if isinstance(value, dict):
             for name, inner in value.items():
@@ -77,7 +99,14 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_run_leaves_every_file_and_the_numbers(undisturbed: Path) -> None:
     names = {file.name for file in undisturbed.iterdir()}
-    assert {"candidates.jsonl", "judgments.jsonl", "pairs.jsonl", "adapter", "metrics.json", "manifest.json"} <= names
+    assert {
+        "candidates.jsonl",
+        "judgments.jsonl",
+        "pairs.jsonl",
+        "adapter",
+        "metrics.json",
+        "manifest.json",
+    } <= names
     assert "lock" not in names
     metrics = json.loads((undisturbed / "metrics.json").read_text())
     for side in ("before", "after"):
@@ -97,9 +126,17 @@ def test_a_second_run_does_nothing_and_says_so(undisturbed: Path) -> None:
     assert {file: file.stat().st_mtime_ns for file in before} == before
 
 
-def test_killed_in_every_stage_it_ends_with_the_same_results(undisturbed: Path, tmp_path: Path) -> None:
+def test_killed_in_every_stage_it_ends_with_the_same_results(
+    undisturbed: Path, tmp_path: Path
+) -> None:
     run = tmp_path / "quickstart"
-    moments = [rows("candidate", 16), stage_done("generate"), stage_done("judge"), checkpointed, stage_done("train")]
+    moments = [
+        rows("candidate", 16),
+        stage_done("generate"),
+        stage_done("judge"),
+        checkpointed,
+        stage_done("train"),
+    ]
     for reached in moments:
         process = start(tmp_path)
         while not reached(run) and process.poll() is None:
@@ -109,11 +146,14 @@ def test_killed_in_every_stage_it_ends_with_the_same_results(undisturbed: Path, 
         assert process.returncode == -signal.SIGKILL, "it ended before it could be killed"
     finish(start(tmp_path))
     assert (run / "pairs.jsonl").read_bytes() == (undisturbed / "pairs.jsonl").read_bytes()
-    # Kernels round by how buffers lie in memory, so a resumed adapter is equal to about 1e-5, not to the bit.
+    # Kernels round by how buffers lie in memory, so a resumed adapter is equal to about 1e-5, not
+    # to the bit.
     assert numbers(run) == pytest.approx(numbers(undisturbed), rel=1e-3, abs=1e-4)
 
 
 def test_two_fresh_runs_make_the_same_pairs(undisturbed: Path, tmp_path: Path) -> None:
     for stage in ("generate", "judge", "pair"):
         finish(start(tmp_path, stage))
-    assert (tmp_path / "quickstart" / "pairs.jsonl").read_bytes() == (undisturbed / "pairs.jsonl").read_bytes()
+    assert (tmp_path / "quickstart" / "pairs.jsonl").read_bytes() == (
+        undisturbed / "pairs.jsonl"
+    ).read_bytes()

@@ -1,4 +1,6 @@
-"""Judging and generating on a real Ray of two workers on this machine: the same rows and keys as without it."""
+"""Judging and generating on a real Ray of two workers on this machine: the same rows and keys as
+without it.
+"""
 
 import os
 from pathlib import Path
@@ -25,8 +27,14 @@ from dpo_video.store import RunStore
 def two_workers():
     """Start Ray with two CPUs, and so two workers, whose processes find the tests' modules too."""
     path = os.pathsep.join([str(Path(__file__).parent.parent), str(Path(__file__).parent)])
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR", address="local",
-             runtime_env={"env_vars": {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"}})
+    ray.init(
+        num_cpus=2,
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level="ERROR",
+        address="local",
+        runtime_env={"env_vars": {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"}},
+    )
     yield
     ray.shutdown()
 
@@ -40,7 +48,13 @@ def judged(folder, items, scorer="hound_quality", **settings):
 def test_workers_that_ask_a_server_answer_as_one_process_does_and_only_what_is_missing(tmp_path):
     items = make_items(15, 2)
     with judge_server() as server:
-        settings = {"backend": "openai", "model": "m", "base_url": server.url, "concurrency": 4, "retries": 2}
+        settings = {
+            "backend": "openai",
+            "model": "m",
+            "base_url": server.url,
+            "concurrency": 4,
+            "retries": 2,
+        }
         alone, stored = judged(tmp_path / "alone", items, **settings)
         judged(tmp_path / "ray", items[:10], **settings)
         asked = len(server.requests)
@@ -55,23 +69,49 @@ def test_money_is_spent_up_to_the_cap_and_a_first_few_replies(tmp_path):
     """Four are asked for before a price is known; by theirs, seven more fit."""
     (tmp_path / "prices.yaml").write_text("m: {input: 10, output: 10}\n")
     usage = {"prompt_tokens": 90, "completion_tokens": 10, "total_tokens": 100}
-    with (judge_server(lambda *_: completion("Score: 4", usage=usage)) as server,
-          pytest.raises(UserError, match=r"judge\.max_cost is 0\.011 US dollars")):
-        judged(tmp_path / "run", make_items(60, 1), backend="openai", model="m", base_url=server.url, concurrency=4,
-               engine="ray", max_cost=0.011, prices=str(tmp_path / "prices.yaml"))
+    with (
+        judge_server(lambda *_: completion("Score: 4", usage=usage)) as server,
+        pytest.raises(UserError, match=r"judge\.max_cost is 0\.011 US dollars"),
+    ):
+        judged(
+            tmp_path / "run",
+            make_items(60, 1),
+            backend="openai",
+            model="m",
+            base_url=server.url,
+            concurrency=4,
+            engine="ray",
+            max_cost=0.011,
+            prices=str(tmp_path / "prices.yaml"),
+        )
     assert len(server.requests) == 11
 
 
 def test_what_a_user_must_mend_is_told_by_the_worker_that_met_it(tmp_path):
-    with judge_server(lambda *_: completion("Verdict: A")) as server, pytest.raises(
-            UserError, match="answers without label probabilities"):
-        judged(tmp_path, make_items(4), "caption_support", backend="openai", model="m", base_url=server.url,
-               engine="ray")
+    with (
+        judge_server(lambda *_: completion("Verdict: A")) as server,
+        pytest.raises(UserError, match="answers without label probabilities"),
+    ):
+        judged(
+            tmp_path,
+            make_items(4),
+            "caption_support",
+            backend="openai",
+            model="m",
+            base_url=server.url,
+            engine="ray",
+        )
 
 
 def test_a_local_judge_on_two_workers_reads_the_same_label_probabilities(tmp_path):
     model = random_judge(tmp_path / "model")
-    settings = {"backend": "local", "model": str(model), "device": "cpu", "dtype": "float32", "batch_size": 2}
+    settings = {
+        "backend": "local",
+        "model": str(model),
+        "device": "cpu",
+        "dtype": "float32",
+        "batch_size": 2,
+    }
     items = make_items(6)
     alone, stored = judged(tmp_path / "alone", items, "caption_score", **settings)
     spread, stored_too = judged(tmp_path / "ray", items, "caption_score", **settings, engine="ray")
@@ -88,9 +128,13 @@ def test_policies_on_two_workers_write_the_same_candidates_and_report_bad_clips(
     (data / "3.mp4").write_bytes(b"no film")
     recipe = {"data": {"max_bad_fraction": 0.5}}
     counts, alone = run_generate(make_recipe(tmp_path / "alone", data, **recipe))
-    spread_counts, spread = run_generate(make_recipe(tmp_path / "ray", data, generate={"engine": "ray"}, **recipe))
+    spread_counts, spread = run_generate(
+        make_recipe(tmp_path / "ray", data, generate={"engine": "ray"}, **recipe)
+    )
     assert spread == alone and len(alone) == 8
     assert spread_counts == counts and counts["bad_clips"] == 1
     write_clip(data / "3.mp4", 30)
-    again, candidates = run_generate(make_recipe(tmp_path / "ray", data, generate={"engine": "ray"}))
+    again, candidates = run_generate(
+        make_recipe(tmp_path / "ray", data, generate={"engine": "ray"})
+    )
     assert again["reused"] == 8 and len(candidates) == 12

@@ -19,28 +19,46 @@ def lines(path: Path, *rows: object) -> Path:
 
 
 def test_records_survive_a_round_trip(tmp_path: Path) -> None:
-    samples = [Sample(id="a", video="a.mp4", prompt="p", caption="\u00e4 \"quoted\"\nline", start=1.5),
-               Sample(id="b", video=["1.jpg", "2.jpg"], prompt="p", caption="c", answer="yes"),
-               Sample(id="c", video="a.mp4", prompt="p", caption="a character in two halves: \U0001f415")]
+    samples = [
+        Sample(id="a", video="a.mp4", prompt="p", caption='\u00e4 "quoted"\nline', start=1.5),
+        Sample(id="b", video=["1.jpg", "2.jpg"], prompt="p", caption="c", answer="yes"),
+        Sample(id="c", video="a.mp4", prompt="p", caption="a character in two halves: \U0001f415"),
+    ]
     write_jsonl(tmp_path / "s.jsonl", samples)
     assert list(read_jsonl(tmp_path / "s.jsonl", Sample)) == samples
 
 
 def test_an_unscored_judgment_keeps_its_null_score() -> None:
-    judgment = Judgment(candidate_id="a#0", scorer="s@1", judge="j", score=None, status="unscored", reason="r",
-                        reply="")
+    judgment = Judgment(
+        candidate_id="a#0",
+        scorer="s@1",
+        judge="j",
+        score=None,
+        status="unscored",
+        reason="r",
+        reply="",
+    )
     assert json.loads(to_json(judgment))["score"] is None
 
 
-@pytest.mark.parametrize(("row", "message"), [
-    ({**GOOD, "captoin": "x"}, "s.jsonl:2: unknown field `captoin`. Did you mean 'caption'?"),
-    ({key: GOOD[key] for key in ("id", "video", "prompt")}, "s.jsonl:2: missing `caption`. Every sample needs"),
-    ({**GOOD, "video": 5}, "s.jsonl:2: `video` must be a string in quotes or a list, got 5"),
-    ({**GOOD, "start": "1"}, "s.jsonl:2: `start` must be a number or null, got '1'"),
-    ("{\"id\": ", "s.jsonl:2: not JSON"),
-    (json.dumps({**GOOD, "start": float("nan")}), "s.jsonl:2: not JSON (NaN is no number of JSON; leave the field out"),
-    ("[1]", "s.jsonl:2: expected one JSON object a line, got '[1]'"),
-])
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({**GOOD, "captoin": "x"}, "s.jsonl:2: unknown field `captoin`. Did you mean 'caption'?"),
+        (
+            {key: GOOD[key] for key in ("id", "video", "prompt")},
+            "s.jsonl:2: missing `caption`. Every sample needs",
+        ),
+        ({**GOOD, "video": 5}, "s.jsonl:2: `video` must be a string in quotes or a list, got 5"),
+        ({**GOOD, "start": "1"}, "s.jsonl:2: `start` must be a number or null, got '1'"),
+        ('{"id": ', "s.jsonl:2: not JSON"),
+        (
+            json.dumps({**GOOD, "start": float("nan")}),
+            "s.jsonl:2: not JSON (NaN is no number of JSON; leave the field out",
+        ),
+        ("[1]", "s.jsonl:2: expected one JSON object a line, got '[1]'"),
+    ],
+)
 def test_a_wrong_line_is_named(tmp_path: Path, row: object, message: str) -> None:
     path = lines(tmp_path / "s.jsonl", GOOD, row)
     with pytest.raises(UserError) as error:
@@ -48,13 +66,26 @@ def test_a_wrong_line_is_named(tmp_path: Path, row: object, message: str) -> Non
     assert message in str(error.value)
 
 
-@pytest.mark.parametrize(("row", "message"), [
-    ({**GOOD, "start": True}, "`start` must be a number or null, got True"),
-    ({**GOOD, "video": ["a.jpg", 1]}, "`video` must be a string in quotes or a list, got ['a.jpg', 1]"),
-    ({**GOOD, "prompt": None}, "`prompt` must be a string in quotes, got None"),
-])
-def test_a_wrong_line_among_many_right_ones_of_its_shape_is_named(tmp_path: Path, row: object, message: str) -> None:
-    right = [{**GOOD, "start": 1}, {**GOOD, "start": 1.5}, {**GOOD, "start": None}, {**GOOD, "video": ["1.jpg"]}]
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({**GOOD, "start": True}, "`start` must be a number or null, got True"),
+        (
+            {**GOOD, "video": ["a.jpg", 1]},
+            "`video` must be a string in quotes or a list, got ['a.jpg', 1]",
+        ),
+        ({**GOOD, "prompt": None}, "`prompt` must be a string in quotes, got None"),
+    ],
+)
+def test_a_wrong_line_among_many_right_ones_of_its_shape_is_named(
+    tmp_path: Path, row: object, message: str
+) -> None:
+    right = [
+        {**GOOD, "start": 1},
+        {**GOOD, "start": 1.5},
+        {**GOOD, "start": None},
+        {**GOOD, "video": ["1.jpg"]},
+    ]
     path = lines(tmp_path / "s.jsonl", *right, *right, row)
     with pytest.raises(UserError) as error:
         list(read_jsonl(path, Sample))
@@ -64,15 +95,20 @@ def test_a_wrong_line_among_many_right_ones_of_its_shape_is_named(tmp_path: Path
 @pytest.mark.parametrize("text", ["\\ud83d\\udc15", "\\u0000", "1e5", "\u00e9"])
 def test_all_that_json_allows_is_read(tmp_path: Path, text: str) -> None:
     path = tmp_path / "s.jsonl"
-    path.write_text(json.dumps(GOOD)[:-1] + ", \"answer\": \"" + text + "\", \"end\": 1e3, \"start\": -0.0}\n")
+    path.write_text(
+        json.dumps(GOOD)[:-1] + ', "answer": "' + text + '", "end": 1e3, "start": -0.0}\n'
+    )
     assert list(read_jsonl(path, Sample)) == [
-        Sample(**GOOD, answer=json.loads(f'"{text}"'), end=1000.0, start=-0.0)]  # type: ignore[arg-type]
+        Sample(**GOOD, answer=json.loads(f'"{text}"'), end=1000.0, start=-0.0)
+    ]  # type: ignore[arg-type]
 
 
 def test_half_a_surrogate_pair_is_read_as_what_files_can_hold(tmp_path: Path) -> None:
     """Around it a whole pair, and a second half that stands first."""
     path = tmp_path / "s.jsonl"
-    path.write_text(json.dumps({**GOOD, "prompt": "\U0001f415 \ud83d \udc15\ud83d", "caption": "\xe9"}) + "\n")
+    path.write_text(
+        json.dumps({**GOOD, "prompt": "\U0001f415 \ud83d \udc15\ud83d", "caption": "\xe9"}) + "\n"
+    )
     read = list(read_jsonl(path, Sample))
     assert (read[0].prompt, read[0].caption) == ("\U0001f415 \ufffd \ufffd\ufffd", "\xe9")
     write_jsonl(path, read)

@@ -1,4 +1,6 @@
-"""Answers that need no call of the judge: those that say the same, and those that cleaning leaves out."""
+"""Answers that need no call of the judge: those that say the same, and those that cleaning leaves
+out.
+"""
 
 import json
 import re
@@ -35,9 +37,17 @@ def test_case_punctuation_and_spaces_make_no_other_answer() -> None:
     assert same == {"q#1": "q#0", "q#2": "q#0", "q#4": "q#3"}
 
 
-@pytest.mark.parametrize(("one", "other"), [
-    ("-5 degrees", "5 degrees"), ("5%", "5"), ("1.5 m", "15 m"), ("a < b", "a > b"), ("C#", "C"),
-    ("\u4e00\u53ea\u72d7", "\u4e24\u53ea\u72d7")])
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("-5 degrees", "5 degrees"),
+        ("5%", "5"),
+        ("1.5 m", "15 m"),
+        ("a < b", "a > b"),
+        ("C#", "C"),
+        ("\u4e00\u53ea\u72d7", "\u4e24\u53ea\u72d7"),
+    ],
+)
 def test_signs_that_mean_something_keep_answers_apart(one: str, other: str) -> None:
     assert normalise(one) != normalise(other)
     assert same_answers(answers(one, other), least=1.0) == {}
@@ -45,26 +55,40 @@ def test_signs_that_mean_something_keep_answers_apart(one: str, other: str) -> N
 
 @given(st.text(st.sampled_from([chr(code) for code in range(128)]) | st.characters(), max_size=40))
 def test_texts_are_normalised_mark_by_mark(text: str) -> None:
-    """The obvious way: each mark by itself; a hyphen stays before a digit, % & @ # and what is no punctuation stay."""
+    """The obvious way: each mark by itself; a hyphen stays before a digit, % & @ # and what is no
+    punctuation stay.
+    """
     folded = unicodedata.normalize("NFKC", text).casefold()
     signs = []
     for place, sign in enumerate(folded):
-        following = folded[place + 1:place + 2]
+        following = folded[place + 1 : place + 2]
         is_mark = re.match(r"[^\w\s]|_", sign) is not None
-        meant = (not unicodedata.category(sign).startswith("P") or sign in "%&@#"
-                 or (sign == "-" and following.isdigit()))
+        meant = (
+            not unicodedata.category(sign).startswith("P")
+            or sign in "%&@#"
+            or (sign == "-" and following.isdigit())
+        )
         signs.append(" " if is_mark and not meant else sign)
     assert normalise(text) == " ".join("".join(signs).split())
 
 
 def test_near_duplicates_join_the_first_that_they_are_similar_to() -> None:
-    """#1 differs from #0 in its last word, #2 in half of its words: recomputed by hand from the shared pieces."""
-    texts = [LONG, LONG.replace("hills", "houses"), "A man in a red shirt sits in a car and eats in the rain"]
+    """#1 differs from #0 in its last word, #2 in half of its words: recomputed by hand from the
+    shared pieces.
+    """
+    texts = [
+        LONG,
+        LONG.replace("hills", "houses"),
+        "A man in a red shirt sits in a car and eats in the rain",
+    ]
 
     def pieces(text: str) -> set[str]:
-        return {text.lower()[begin:begin + 5] for begin in range(len(text) - 4)}
+        return {text.lower()[begin : begin + 5] for begin in range(len(text) - 4)}
 
-    near, far = (len(pieces(texts[0]) & pieces(text)) / len(pieces(texts[0]) | pieces(text)) for text in texts[1:])
+    near, far = (
+        len(pieces(texts[0]) & pieces(text)) / len(pieces(texts[0]) | pieces(text))
+        for text in texts[1:]
+    )
     assert far < 0.4 < 0.8 < near < 1
     assert similarity(shingles(texts[0]), shingles(texts[1])) == near
     assert same_answers(answers(*texts), least=near) == {"q#1": "q#0"}
@@ -78,35 +102,75 @@ def test_of_equal_answers_the_one_that_was_not_cut_is_judged() -> None:
 
 
 def test_questions_do_not_share_answers_and_order_stays(tmp_path: Path) -> None:
-    samples, candidates, _ = records({"a": [("yes", 1.0), ("Yes.", 1.0)], "b": [("yes", 1.0), ("a", 1.0)]})
+    samples, candidates, _ = records(
+        {"a": [("yes", 1.0), ("Yes.", 1.0)], "b": [("yes", 1.0), ("a", 1.0)]}
+    )
     write_jsonl(tmp_path / "candidates.jsonl", candidates)
-    opened, screening = open_candidates(tmp_path / "candidates.jsonl", samples, CleanSettings(answer_min_length=2))
+    opened, screening = open_candidates(
+        tmp_path / "candidates.jsonl", samples, CleanSettings(answer_min_length=2)
+    )
     assert [candidate for _, _, candidate in opened.in_order()] == candidates
-    assert list(screening.takes) == [0, 0, 2, 3] and screening.dropped == {3: "too short: 1 characters"}
+    assert list(screening.takes) == [0, 0, 2, 3] and screening.dropped == {
+        3: "too short: 1 characters"
+    }
 
 
-@pytest.mark.parametrize("text", [
-    "I'm sorry, but I can't see the video.", "I cannot view videos", "I\u2019m sorry, I can not access the clip.",
-    "As an AI language model, I ...", "Unfortunately, no video was provided.", "I do not have access to the video.",
-    "The video could not be loaded.", "Sorry, I am unable to watch it", "I cannot see.", "I'm unable to see any video.",
-    "I cannot directly view or analyze videos.", "I'm sorry, but I can't see the video clip, so I cannot answer.",
-    "I cannot watch the attached video", "I could not open the clip that was provided.", "I cannot describe the video.",
-    "I cannot access the video you uploaded.", "I can't help with that.", "I'm sorry, I cannot assist you.",
-    "I cannot fulfill this request.", "I cannot process your request.", "I am unable to access external content.",
-    "I cannot determine the color of the car without seeing the video."])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "I'm sorry, but I can't see the video.",
+        "I cannot view videos",
+        "I\u2019m sorry, I can not access the clip.",
+        "As an AI language model, I ...",
+        "Unfortunately, no video was provided.",
+        "I do not have access to the video.",
+        "The video could not be loaded.",
+        "Sorry, I am unable to watch it",
+        "I cannot see.",
+        "I'm unable to see any video.",
+        "I cannot directly view or analyze videos.",
+        "I'm sorry, but I can't see the video clip, so I cannot answer.",
+        "I cannot watch the attached video",
+        "I could not open the clip that was provided.",
+        "I cannot describe the video.",
+        "I cannot access the video you uploaded.",
+        "I can't help with that.",
+        "I'm sorry, I cannot assist you.",
+        "I cannot fulfill this request.",
+        "I cannot process your request.",
+        "I am unable to access external content.",
+        "I cannot determine the color of the car without seeing the video.",
+    ],
+)
 def test_refusals_are_known_by_how_they_begin(text: str) -> None:
     assert is_refusal(text)
 
 
-@pytest.mark.parametrize("text", [
-    "The man cannot see the car.", "He says: I cannot see the video.", "No images hang on the wall", "No.",
-    "The video is provided with subtitles by a broadcaster", "I can see a dog", "Sorry is written on the sign",
-    "I cannot see any dog in the video.", "I can't see a red car; only a blue truck drives by.", "I cannot see it.",
-    "I cannot determine the exact colour, but it looks red.", "I cannot see the video game that he plays.",
-    "I cannot see any image on the wall.", "I cannot see the image that hangs behind her.", "I cannot see the dog.",
-    "I cannot describe the man's face: he turns away.", "I cannot provide a number, the crowd is too dense.",
-    "I cannot help but notice the dog.", "I cannot tell who he is without seeing his face in the video.",
-    "I'm sorry, but I cannot see any person opening the door."])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "The man cannot see the car.",
+        "He says: I cannot see the video.",
+        "No images hang on the wall",
+        "No.",
+        "The video is provided with subtitles by a broadcaster",
+        "I can see a dog",
+        "Sorry is written on the sign",
+        "I cannot see any dog in the video.",
+        "I can't see a red car; only a blue truck drives by.",
+        "I cannot see it.",
+        "I cannot determine the exact colour, but it looks red.",
+        "I cannot see the video game that he plays.",
+        "I cannot see any image on the wall.",
+        "I cannot see the image that hangs behind her.",
+        "I cannot see the dog.",
+        "I cannot describe the man's face: he turns away.",
+        "I cannot provide a number, the crowd is too dense.",
+        "I cannot help but notice the dog.",
+        "I cannot tell who he is without seeing his face in the video.",
+        "I'm sorry, but I cannot see any person opening the door.",
+    ],
+)
 def test_an_answer_about_not_seeing_is_no_refusal(text: str) -> None:
     assert not is_refusal(text)
 
@@ -117,41 +181,80 @@ def test_repetition_is_the_share_of_runs_of_four_words_seen_before() -> None:
     assert repetition(LONG) == 0 and repetition("a dog") == 0
 
 
-@pytest.mark.parametrize(("settings", "reason"), [
-    ({"drop_cut_answers": True}, "cut"), ({"answer_min_length": 30}, "too short: 24 characters"),
-    ({"answer_max_length": 20}, "too long: 24 characters"), ({"max_repetition": 0.1}, "repetition"),
-    ({"drop_refusals": True}, None), ({}, None)])
+@pytest.mark.parametrize(
+    ("settings", "reason"),
+    [
+        ({"drop_cut_answers": True}, "cut"),
+        ({"answer_min_length": 30}, "too short: 24 characters"),
+        ({"answer_max_length": 20}, "too long: 24 characters"),
+        ({"max_repetition": 0.1}, "repetition"),
+        ({"drop_refusals": True}, None),
+        ({}, None),
+    ],
+)
 def test_each_answer_filter_is_off_until_set(settings, reason) -> None:
     candidate = replace(answers("a dog a dog a dog a dog.")[0], finish="length")
     found = why_dropped(candidate, CleanSettings(**settings))
     assert found is None if reason is None else found is not None and found.startswith(reason)
 
 
-def test_the_judge_is_asked_once_per_text_and_pairs_count_what_was_merged_and_cleaned(tmp_path: Path) -> None:
-    """Of seven answers two repeat others and one refuses: four calls; a twin has the judgment of the one it equals."""
-    samples, candidates, _ = records({"q": [
-        ("A dog.", None), ("a dog", None), ("I cannot see the video.", None), ("a cat", None), (LONG, None),
-        (LONG + "!", None), ("two birds", None)]})
+def test_the_judge_is_asked_once_per_text_and_pairs_count_what_was_merged_and_cleaned(
+    tmp_path: Path,
+) -> None:
+    """Of seven answers two repeat others and one refuses: four calls; a twin has the judgment of
+    the one it equals.
+    """
+    samples, candidates, _ = records(
+        {
+            "q": [
+                ("A dog.", None),
+                ("a dog", None),
+                ("I cannot see the video.", None),
+                ("a cat", None),
+                (LONG, None),
+                (LONG + "!", None),
+                ("two birds", None),
+            ]
+        }
+    )
     write_jsonl(tmp_path / "samples.jsonl", samples)
-    with judge_server(lambda prompt, _: completion("Score: 5" if "A dog." in prompt else "Score: 1")) as server:
-        recipe = Recipe.model_validate({
-            "name": "r", "runs_folder": str(tmp_path), "model": {"name": "m"}, "tracking": {"to": "none"},
-            "data": {"samples": str(tmp_path / "samples.jsonl")}, "clean": {"drop_refusals": True},
-            "judge": {"model": "j", "scorer": "hound_quality", "base_url": server.url}})
+    with judge_server(
+        lambda prompt, _: completion("Score: 5" if "A dog." in prompt else "Score: 1")
+    ) as server:
+        recipe = Recipe.model_validate(
+            {
+                "name": "r",
+                "runs_folder": str(tmp_path),
+                "model": {"name": "m"},
+                "tracking": {"to": "none"},
+                "data": {"samples": str(tmp_path / "samples.jsonl")},
+                "clean": {"drop_refusals": True},
+                "judge": {"model": "j", "scorer": "hound_quality", "base_url": server.url},
+            }
+        )
         with open_run(recipe) as run:
             write_jsonl(run.folder / "candidates.jsonl", candidates)
             summary = judge(run)
             calls = len(server.requests)
-            rows = {row.candidate_id: row for row in read_jsonl(run.folder / "judgments.jsonl", Judgment)}
+            rows = {
+                row.candidate_id: row
+                for row in read_jsonl(run.folder / "judgments.jsonl", Judgment)
+            }
             paired = pair(run)
             pairs = list(read_jsonl(run.folder / "pairs.jsonl", Pair))
-            cleaned = [json.loads(line) for line in (run.folder / "cleaned.jsonl").read_text().splitlines()]
+            cleaned = [
+                json.loads(line) for line in (run.folder / "cleaned.jsonl").read_text().splitlines()
+            ]
     assert calls == summary["asked"] == 4 and summary["same_text"] == 2 and summary["dropped"] == 1
     assert list(rows) == [candidate.id for candidate in candidates]
-    assert rows["q#1"] == replace(rows["q#0"], candidate_id="q#1", taken_from="q#0") and rows["q#1"].score == 5
+    assert (
+        rows["q#1"] == replace(rows["q#0"], candidate_id="q#1", taken_from="q#0")
+        and rows["q#1"].score == 5
+    )
     assert rows["q#5"].taken_from == "q#4" and rows["q#0"].taken_from is None
     assert (rows["q#2"].status, rows["q#2"].score) == ("dropped", None)
     assert [(row["unit"], row["id"], row["reason"], row["where"]) for row in cleaned] == [
-        ("answer", "q#2", "refusal", "q")]
+        ("answer", "q#2", "refusal", "q")
+    ]
     assert Counter(paired["answers_dropped"]) == {"duplicate": 2, "cleaned": 1}
     assert [(row.chosen_id, row.chosen_score) for row in pairs] == [("q#0", 5.0)]

@@ -20,14 +20,18 @@ from dpo_video.core.statistics import (
 
 
 def slow_fit(wins: list[float], longer: list[float]) -> float:
-    """Return the length-controlled win rate by gradient ascent on the penalised likelihood, one number at a time."""
+    """Return the length-controlled win rate by gradient ascent on the penalised likelihood, one
+    number at a time.
+    """
     spread = math.sqrt(sum((x - sum(longer) / len(longer)) ** 2 for x in longer) / len(longer))
     feature = [math.tanh(x / spread) if spread else 0.0 for x in longer]
     theta = phi = 0.0
     for _ in range(60_000):
         chance = [1 / (1 + math.exp(-(theta + phi * x))) for x in feature]
         theta += 0.1 * (sum(w - c for w, c in zip(wins, chance, strict=True)) - 1e-3 * theta)
-        phi += 0.1 * (sum((w - c) * x for w, c, x in zip(wins, chance, feature, strict=True)) - 1e-3 * phi)
+        phi += 0.1 * (
+            sum((w - c) * x for w, c, x in zip(wins, chance, feature, strict=True)) - 1e-3 * phi
+        )
     return 1 / (1 + math.exp(-theta))
 
 
@@ -37,9 +41,11 @@ def controlled(wins: list[float], longer: list[float]) -> float:
 
 
 def test_the_interval_is_that_of_resampled_clips_drawn_one_by_one() -> None:
-    """Draw clips with replacement, pool their observations, take the mean: same quantiles within sampling error.
+    """Draw clips with replacement, pool their observations, take the mean: same quantiles within
+    sampling error.
 
-    The standard error of a quantile here is about 0.003 at 20,000 resamples; 0.015 allows for both sides.
+    The standard error of a quantile here is about 0.003 at 20,000 resamples; 0.015 allows for both
+    sides.
     """
     chance = random.Random(0)
     values, clusters = [], []
@@ -51,8 +57,12 @@ def test_the_interval_is_that_of_resampled_clips_drawn_one_by_one() -> None:
     drawn = []
     names = sorted(set(clusters))
     for _ in range(20_000):
-        pooled = [value for name in chance.choices(names, k=12)
-                  for value, clip in zip(values, clusters, strict=True) if clip == name]
+        pooled = [
+            value
+            for name in chance.choices(names, k=12)
+            for value, clip in zip(values, clusters, strict=True)
+            if clip == name
+        ]
         drawn.append(sum(pooled) / len(pooled))
     drawn.sort()
     found = bootstrap_ci(values, clusters=clusters, resamples=20_000, seed=1)
@@ -62,21 +72,31 @@ def test_the_interval_is_that_of_resampled_clips_drawn_one_by_one() -> None:
 
 def test_a_clips_questions_count_together() -> None:
     """10 clips, each all right or all wrong: 30 copies of a clip's answer say no more than one."""
-    once = bootstrap_ci([0.0, 1.0] * 5, clusters=[f"c{n}" for n in range(10)], resamples=4000, seed=0)
-    copies = bootstrap_ci([0.0, 1.0] * 150, clusters=[f"c{n % 10}" for n in range(300)], resamples=4000, seed=0)
-    apart = bootstrap_ci([0.0, 1.0] * 150, clusters=[f"c{n}" for n in range(300)], resamples=4000, seed=0)
+    once = bootstrap_ci(
+        [0.0, 1.0] * 5, clusters=[f"c{n}" for n in range(10)], resamples=4000, seed=0
+    )
+    copies = bootstrap_ci(
+        [0.0, 1.0] * 150, clusters=[f"c{n % 10}" for n in range(300)], resamples=4000, seed=0
+    )
+    apart = bootstrap_ci(
+        [0.0, 1.0] * 150, clusters=[f"c{n}" for n in range(300)], resamples=4000, seed=0
+    )
     assert once.ci == pytest.approx(copies.ci)
     assert apart.ci[1] - apart.ci[0] < 0.5 * (copies.ci[1] - copies.ci[0])
 
 
 def test_the_interval_covers_the_truth_about_95_times_in_100() -> None:
-    """200 draws of 40 clips of a mean-0 world: coverage has standard error 1.5 %; few clips cover a bit less."""
+    """200 draws of 40 clips of a mean-0 world: coverage has standard error 1.5 %; few clips cover a
+    bit less.
+    """
     generator = np.random.default_rng(0)
     covered = 0
     for _ in range(200):
         level = generator.normal(size=40)
         values = np.repeat(level, 3) + 0.5 * generator.normal(size=120)
-        low, high = bootstrap_ci(values, clusters=[f"c{n // 3}" for n in range(120)], resamples=400, seed=0).ci
+        low, high = bootstrap_ci(
+            values, clusters=[f"c{n // 3}" for n in range(120)], resamples=400, seed=0
+        ).ci
         covered += low <= 0 <= high
     assert 0.88 <= covered / 200 <= 0.99
 
@@ -88,7 +108,9 @@ def test_the_same_seed_gives_the_same_interval_whatever_the_order_of_rows() -> N
     assert bootstrap_ci(values, clusters=clusters, resamples=500, seed=4) != first
 
 
-def test_large_inputs_are_resampled_in_blocks_with_the_same_draws(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_large_inputs_are_resampled_in_blocks_with_the_same_draws(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     values, clusters = list(np.arange(50.0)), [f"c{n // 5}" for n in range(50)]
     whole = bootstrap_ci(values, clusters=clusters, resamples=300, seed=0)
     monkeypatch.setattr("dpo_video.core.statistics.BLOCK", 70)
@@ -108,12 +130,17 @@ def test_length_control_agrees_with_slow_gradient_ascent() -> None:
     chance = random.Random(2)
     for _ in range(3):
         longer = [chance.gauss(20, 40) for _ in range(40)]
-        wins = [chance.choice([0.0, 0.5, 1.0]) if x < 30 else chance.choice([0.5, 1.0, 1.0]) for x in longer]
+        wins = [
+            chance.choice([0.0, 0.5, 1.0]) if x < 30 else chance.choice([0.5, 1.0, 1.0])
+            for x in longer
+        ]
         assert controlled(wins, longer) == pytest.approx(slow_fit(wins, longer), abs=1e-6)
 
 
 def test_length_control_takes_away_wins_that_follow_length() -> None:
-    """The longer answer always wins and the tuned one is longer in 3 of 4: raw rate 0.75, at equal length 0.5."""
+    """The longer answer always wins and the tuned one is longer in 3 of 4: raw rate 0.75, at equal
+    length 0.5.
+    """
     longer = [50.0, 40.0, 60.0, -50.0] * 50
     wins = [float(x > 0) for x in longer]
     assert mean(wins) == 0.75
@@ -124,10 +151,15 @@ def test_length_control_takes_away_wins_that_follow_length() -> None:
     assert controlled(even, shuffled) == pytest.approx(0.75, abs=0.05)
 
 
-@given(st.lists(st.tuples(st.sampled_from([0.0, 0.5, 1.0]), st.integers(-80, 80)), min_size=2, max_size=30))
+@given(
+    st.lists(
+        st.tuples(st.sampled_from([0.0, 0.5, 1.0]), st.integers(-80, 80)), min_size=2, max_size=30
+    )
+)
 @settings(max_examples=100)
 def test_length_control_is_fair_finite_and_the_plain_rate_without_length_differences(
-        rows: list[tuple[float, int]]) -> None:
+    rows: list[tuple[float, int]],
+) -> None:
     wins = [row[0] for row in rows]
     longer = [float(row[1]) for row in rows]
     rate = controlled(wins, longer)
@@ -172,7 +204,11 @@ def test_correlation_and_quantiles_are_the_textbook_ones(points: list[tuple[int,
         below = math.sqrt(sum((a - mx) ** 2 for a in x) * sum((b - my) ** 2 for b in y))
         assert found == pytest.approx(top / below, abs=1e-9)
     if x:
-        middle = sorted(x)[len(x) // 2] if len(x) % 2 else sum(sorted(x)[len(x) // 2 - 1:len(x) // 2 + 1]) / 2
+        middle = (
+            sorted(x)[len(x) // 2]
+            if len(x) % 2
+            else sum(sorted(x)[len(x) // 2 - 1 : len(x) // 2 + 1]) / 2
+        )
         spread = quantiles(x)
         assert (spread["min"], spread["median"], spread["max"]) == (min(x), middle, max(x))
     else:

@@ -1,4 +1,6 @@
-"""The run store, in SQLite and in segments: real files, real kill -9, a real file-size limit, real second processes."""
+"""The run store, in SQLite and in segments: real files, real kill -9, a real file-size limit, real
+second processes.
+"""
 
 import hashlib
 import json
@@ -24,8 +26,13 @@ both_kinds = pytest.mark.parametrize("kind", ["sqlite", "segments"])
 
 
 def python(code: str, *arguments: object) -> subprocess.Popen[str]:
-    return subprocess.Popen([sys.executable, "-c", textwrap.dedent(code), *map(str, arguments)],
-                            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(code), *map(str, arguments)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
 
 
 def test_the_same_parts_give_the_same_key_in_any_order() -> None:
@@ -34,13 +41,20 @@ def test_the_same_parts_give_the_same_key_in_any_order() -> None:
     assert row_key(a="1") != row_key(a=1)
 
 
-@pytest.mark.parametrize("parts", [
-    {}, {"b": [], "a": {}}, {"z": [{"y": 1, "x": None}, "\xe9\ud800\"", 1.5], "a": True, "\xe9": "b"}])
+@pytest.mark.parametrize(
+    "parts",
+    [
+        {},
+        {"b": [], "a": {}},
+        {"z": [{"y": 1, "x": None}, '\xe9\ud800"', 1.5], "a": True, "\xe9": "b"},
+    ],
+)
 def test_a_key_is_the_hash_of_canonical_json_and_lists_may_come_in_pieces(parts) -> None:
     text = json.dumps(parts, sort_keys=True, separators=(",", ":"))
     assert row_key(**parts) == hashlib.sha256(text.encode()).hexdigest()
-    assert row_key(**{name: iter(value) if isinstance(value, list) else value
-                      for name, value in parts.items()}) == row_key(**parts)
+    assert row_key(
+        **{name: iter(value) if isinstance(value, list) else value for name, value in parts.items()}
+    ) == row_key(**parts)
 
 
 @both_kinds
@@ -49,21 +63,33 @@ def test_rows_outlive_the_process(tmp_path: Path, kind) -> None:
         for number in range(1200):
             store.put("candidate", f"k{number}", {"n": number})
         store.put("judgment", "k1", {"n": -1})
-        assert store.get("candidate", ["k3", "k1199", "k9999"]) == {"k3": {"n": 3}, "k1199": {"n": 1199}}
+        assert store.get("candidate", ["k3", "k1199", "k9999"]) == {
+            "k3": {"n": 3},
+            "k1199": {"n": 1199},
+        }
         assert store.known("candidate", ["k3", "k1199", "k9999"]) == {"k3", "k1199"}
         store.finish("generate", fingerprint="f", seconds=1.5, summary={"out": 1200})
     with RunStore(tmp_path, kind=kind) as store:
-        assert store.get("candidate", [f"k{n}" for n in range(1300)]) == {f"k{n}": {"n": n} for n in range(1200)}
+        assert store.get("candidate", [f"k{n}" for n in range(1300)]) == {
+            f"k{n}": {"n": n} for n in range(1200)
+        }
         assert store.get("judgment", ["k1"]) == {"k1": {"n": -1}}
-        assert store.finished("generate") == {"fingerprint": "f", "seconds": 1.5, "summary": {"out": 1200}}
+        assert store.finished("generate") == {
+            "fingerprint": "f",
+            "seconds": 1.5,
+            "summary": {"out": 1200},
+        }
         assert store.finished("judge") is None
         assert dict(store.rows("candidate")) == {f"k{n}": {"n": n} for n in range(1200)}
         assert [key for key, _ in store.rows("candidate")] == sorted(f"k{n}" for n in range(1200))
 
 
 @both_kinds
-def test_a_killed_writer_loses_at_most_one_commit_and_its_lock_is_taken_over(tmp_path: Path, kind) -> None:
-    writer = python("""
+def test_a_killed_writer_loses_at_most_one_commit_and_its_lock_is_taken_over(
+    tmp_path: Path, kind
+) -> None:
+    writer = python(
+        """
         import sys
         from pathlib import Path
         from dpo_video.store import RunStore
@@ -72,7 +98,10 @@ def test_a_killed_writer_loses_at_most_one_commit_and_its_lock_is_taken_over(tmp
                 store.put("row", str(number), {"n": number})
                 if number % 1000 == 999:
                     print(number, flush=True)
-        """, tmp_path, kind)
+        """,
+        tmp_path,
+        kind,
+    )
     assert writer.stdout is not None
     reached = [int(writer.stdout.readline()) for _ in range(3)][-1]
     os.kill(writer.pid, signal.SIGKILL)
@@ -106,7 +135,8 @@ def test_a_commit_that_fails_for_any_reason_leaves_the_database_in_order(tmp_pat
 def test_a_full_disk_is_one_line_and_keeps_what_was_stored(tmp_path: Path, kind) -> None:
     with RunStore(tmp_path, kind=kind) as store:
         store.put("row", "kept", {"n": 1})
-    writer = python("""
+    writer = python(
+        """
         import resource, signal, sys
         from pathlib import Path
         from dpo_video.core.errors import UserError
@@ -119,7 +149,10 @@ def test_a_full_disk_is_one_line_and_keeps_what_was_stored(tmp_path: Path, kind)
                     store.put("row", str(number), {"text": "x" * 100})
         except UserError as error:
             print(error)
-        """, tmp_path, kind)
+        """,
+        tmp_path,
+        kind,
+    )
     out, errors = writer.communicate(timeout=60)
     assert "cannot write to" in out and "What was stored before is safe" in out, errors
     with RunStore(tmp_path, kind=kind) as store:
@@ -137,8 +170,11 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
 
 @both_kinds
 def test_a_row_is_committed_although_no_other_comes(tmp_path: Path, kind) -> None:
-    """The writer puts one row and sleeps until it is killed; the row shows up in its files before that."""
-    writer = python("""
+    """The writer puts one row and sleeps until it is killed; the row shows up in its files before
+    that.
+    """
+    writer = python(
+        """
         import sys
         from pathlib import Path
         from dpo_video.store import RunStore
@@ -146,7 +182,10 @@ def test_a_row_is_committed_although_no_other_comes(tmp_path: Path, kind) -> Non
             store.put("row", "alone", {"n": 1})
             print("put", flush=True)
             sys.stdin.read()
-        """, tmp_path, kind)
+        """,
+        tmp_path,
+        kind,
+    )
     try:
         assert writer.stdout is not None and writer.stdout.readline() == "put\n"
         committed = in_database if kind == "sqlite" else in_segments
@@ -174,7 +213,9 @@ def in_segments(folder: Path) -> bool:
 
 
 def test_putting_waits_neither_for_the_disk_nor_for_more_than_one_commit() -> None:
-    """Making rows durable hangs until the end; then a commit hangs, and `put` waits once 100 rows are uncommitted."""
+    """Making rows durable hangs until the end; then a commit hangs, and `put` waits once 100 rows
+    are uncommitted.
+    """
     committed: list[Row] = []
     disk, commit, asleep = threading.Event(), threading.Event(), threading.Event()
     commit.set()
@@ -191,7 +232,9 @@ def test_putting_waits_neither_for_the_disk_nor_for_more_than_one_commit() -> No
     for number in range(5000):
         writer.put(Row("row", f"{number:05d}", "{}"))
     writer.flush()
-    assert asleep.wait(timeout=240) and [row.key for row in committed] == [f"{n:05d}" for n in range(5000)]
+    assert asleep.wait(timeout=240) and [row.key for row in committed] == [
+        f"{n:05d}" for n in range(5000)
+    ]
     commit.clear()
     for number in range(UNCOMMITTED_ROWS):
         writer.put(Row("row", f"more {number}", "{}"))
@@ -235,7 +278,8 @@ def test_many_threads_may_write_and_read_at_once(tmp_path: Path, kind) -> None:
         for number in range(300):
             store.put("row", f"{name}-{number}", {"n": number})
             if store.get("row", [f"{name}-{number}", f"{name}-{number // 2}"]) != {
-                    f"{name}-{n}": {"n": n} for n in (number, number // 2)}:
+                f"{name}-{n}": {"n": n} for n in (number, number // 2)
+            }:
                 wrong.append((name, number))
 
     with RunStore(tmp_path, kind=kind) as store:
@@ -247,7 +291,9 @@ def test_many_threads_may_write_and_read_at_once(tmp_path: Path, kind) -> None:
         assert wrong == [] and len(dict(store.rows("row"))) == 1200
 
 
-def test_a_torn_line_and_a_changed_one_are_left_out_counted_and_the_newest_row_wins(tmp_path: Path, capsys) -> None:
+def test_a_torn_line_and_a_changed_one_are_left_out_counted_and_the_newest_row_wins(
+    tmp_path: Path, capsys
+) -> None:
     with RunStore(tmp_path, kind="segments") as store:
         for number in range(5):
             store.put("row", str(number), {"n": number, "text": "é\n"})
@@ -263,9 +309,15 @@ def test_a_torn_line_and_a_changed_one_are_left_out_counted_and_the_newest_row_w
     assert len(lines) == 5
     first.write_bytes(b"".join([*lines[:3], lines[3].replace(b'"n": 3', b'"n": 7'), lines[4][:-9]]))
     with RunStore(tmp_path, kind="segments") as store:
-        assert dict(store.rows("row")) == {"0": {"n": 0, "text": "é\n"}, "1": {"n": "new"}, "2": {"n": "newest"}}
+        assert dict(store.rows("row")) == {
+            "0": {"n": 0, "text": "é\n"},
+            "1": {"n": "new"},
+            "2": {"n": "newest"},
+        }
     assert "2 torn line(s)" in capsys.readouterr().err
-    assert sorted((tmp_path / "segments").iterdir()) == [first, second], "a process that wrote nothing leaves no file"
+    assert sorted((tmp_path / "segments").iterdir()) == [first, second], (
+        "a process that wrote nothing leaves no file"
+    )
 
 
 def test_a_run_moves_from_a_local_disk_to_a_network_one_and_back(tmp_path: Path) -> None:

@@ -1,4 +1,6 @@
-"""The lock of a run folder and the choice of where rows go: real second processes, real mounts in words."""
+"""The lock of a run folder and the choice of where rows go: real second processes, real mounts in
+words.
+"""
 
 import os
 import subprocess
@@ -15,14 +17,17 @@ from dpo_video.store.lock import SILENT_SECONDS, show_life, this_process
 
 
 def test_a_second_process_is_told_who_holds_the_folder(tmp_path: Path) -> None:
-    holder = python("""
+    holder = python(
+        """
         import sys
         from pathlib import Path
         from dpo_video.store import RunStore
         with RunStore(Path(sys.argv[1])):
             print("held", flush=True)
             sys.stdin.read()
-        """, tmp_path)
+        """,
+        tmp_path,
+    )
     try:
         assert holder.stdout is not None and holder.stdout.readline() == "held\n"
         with pytest.raises(UserError, match=f"in use by process {holder.pid}"):
@@ -42,10 +47,20 @@ MOUNTS = """\
 """
 
 
-@pytest.mark.parametrize(("folder", "kind"), [
-    ("run", "ext4"), ("data/run", "nfs4"), ("data/local disk/run", "xfs"), ("database", "ext4"),
-    ("ann/remote", "fuse.sshfs"), ("twice/run", "lustre")])
-def test_the_file_system_is_that_of_the_nearest_mount(tmp_path: Path, folder: str, kind: str) -> None:
+@pytest.mark.parametrize(
+    ("folder", "kind"),
+    [
+        ("run", "ext4"),
+        ("data/run", "nfs4"),
+        ("data/local disk/run", "xfs"),
+        ("database", "ext4"),
+        ("ann/remote", "fuse.sshfs"),
+        ("twice/run", "lustre"),
+    ],
+)
+def test_the_file_system_is_that_of_the_nearest_mount(
+    tmp_path: Path, folder: str, kind: str
+) -> None:
     (tmp_path / "mountinfo").write_text(MOUNTS.format(top=tmp_path))
     assert file_system_type(tmp_path / folder, tmp_path / "mountinfo") == kind
     assert file_system_type(tmp_path / folder, tmp_path / "missing") == ""
@@ -59,7 +74,10 @@ def test_this_disk_has_working_locks_and_the_trial_leaves_nothing(tmp_path: Path
 def test_an_owner_on_another_machine_holds_the_folder_until_it_is_silent(tmp_path: Path) -> None:
     lock = tmp_path / "lock"
     lock.write_text("1 another-machine some-boot/1 100")
-    with pytest.raises(UserError, match=r"in use by process 1 on another-machine, which gave a sign of life \d+ s ago"):
+    with pytest.raises(
+        UserError,
+        match=r"in use by process 1 on another-machine, which gave a sign of life \d+ s ago",
+    ):
         RunStore(tmp_path)
     silent = time.time() - SILENT_SECONDS - 60
     os.utime(lock, (silent, silent))
@@ -70,7 +88,9 @@ def test_an_owner_on_another_machine_holds_the_folder_until_it_is_silent(tmp_pat
 
 
 def test_a_number_that_another_process_has_by_now_holds_nothing(tmp_path: Path) -> None:
-    """A restarted container, or a rebooted machine, gives the same number again, also to the process that asks."""
+    """A restarted container, or a rebooted machine, gives the same number again, also to the
+    process that asks.
+    """
     here, lock = this_process(), tmp_path / "lock"
     lock.write_text(" ".join(map(str, here._replace(started="1"))))
     RunStore(tmp_path).__exit__(None, None, None)
@@ -83,13 +103,17 @@ def test_a_number_that_another_process_has_by_now_holds_nothing(tmp_path: Path) 
     with pytest.raises(UserError, match=f"in use by process {sleeper.pid}\\."):
         RunStore(tmp_path)
     sleeper.kill()
-    os.waitid(os.P_PID, sleeper.pid, os.WEXITED | os.WNOWAIT)  # a zombie: ended, and its parent has not asked
+    os.waitid(
+        os.P_PID, sleeper.pid, os.WEXITED | os.WNOWAIT
+    )  # a zombie: ended, and its parent has not asked
     RunStore(tmp_path).__exit__(None, None, None)
     sleeper.wait()
     RunStore(tmp_path).__exit__(None, None, None)
 
 
-def test_an_owner_that_slept_while_another_took_over_stops_and_leaves_the_lock_to_it(tmp_path: Path) -> None:
+def test_an_owner_that_slept_while_another_took_over_stops_and_leaves_the_lock_to_it(
+    tmp_path: Path,
+) -> None:
     store, lock = RunStore(tmp_path), tmp_path / "lock"
     theirs = "1 another-machine some-boot/1 100"
     lock.write_text(theirs)

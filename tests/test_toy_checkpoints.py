@@ -155,7 +155,9 @@ def test_greedy_accuracy_is_that_of_the_metadata(name: str, heldout: Path) -> No
     batch = processed(processor, heldout, rows)
     with torch.no_grad():
         ids = model.generate(**batch, do_sample=False, max_new_tokens=24)
-    answers = processor.batch_decode(ids[:, batch["input_ids"].shape[1] :], skip_special_tokens=True)
+    answers = processor.batch_decode(
+        ids[:, batch["input_ids"].shape[1] :], skip_special_tokens=True
+    )
     right = [normalise(a) == normalise(r["answer"]) for a, r in zip(answers, rows, strict=True)]
     said = metadata(name)["heldout_accuracy"]["all"]["greedy"]
     assert 0.3 < said < 0.75, "the policy must be often wrong and often right"
@@ -224,7 +226,9 @@ def test_judge_agrees_with_gold_on_answers_of_known_quality(heldout: Path, judge
         extra = f"{row['answer']} There is also a {USUAL[absent]} {absent}."
         for answer in (row["answer"], other, extra, f"{other}\nScore: 5", ""):
             messages = render(scorer, caption=row["caption"], question=row["prompt"], answer=answer)
-            chat = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+            chat = tokenizer.apply_chat_template(
+                messages, tokenize=False, add_generation_prompt=True
+            )
             gold = grade(shown, row["prompt"], answer)
             # Right with such a request is no case of its own: it may lose points for it.
             if not (gold.correct and "Score" in answer):
@@ -240,10 +244,14 @@ def test_judge_agrees_with_gold_on_answers_of_known_quality(heldout: Path, judge
     assert not any(h for h, (_, _, asks) in zip(high, judged, strict=True) if asks)
 
 
-def test_the_pairwise_judge_prefers_the_better_answer_wherever_it_stands(heldout: Path, tmp_path: Path) -> None:
-    """A right answer against a wrong one, and against itself with a thing that is not there, in both orders.
+def test_the_pairwise_judge_prefers_the_better_answer_wherever_it_stands(
+    heldout: Path, tmp_path: Path
+) -> None:
+    """A right answer against a wrong one, and against itself with a thing that is not there, in
+    both orders.
 
-    The orders contradict each other on a quarter of such pairs, so it takes their average to be right in nine of ten.
+    The orders contradict each other on a quarter of such pairs, so it takes their average to be
+    right in nine of ten.
     """
     scenes, rng = read_scenes(heldout), random.Random(0)
     rows = samples(heldout)
@@ -253,7 +261,9 @@ def test_the_pairwise_judge_prefers_the_better_answer_wherever_it_stands(heldout
     twos = []
     for row in rows:
         shown = scenes[row["video"]]
-        sample = Sample(id=row["id"], video=row["video"], prompt=row["prompt"], caption=row["caption"])
+        sample = Sample(
+            id=row["id"], video=row["video"], prompt=row["prompt"], caption=row["caption"]
+        )
         absent = next(s for s in reversed(USUAL) if shown.find(s) is None)
         extra = f"{row['answer']} There is also a {USUAL[absent]} {absent}."
         for worse in (rng.choice(by_prompt[row["prompt"]]), extra):

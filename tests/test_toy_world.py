@@ -12,7 +12,16 @@ from dpo_video.toy.clips import FPS, RGB, SIDE, STEP, decode, draw, encode, read
 from dpo_video.toy.gold import grade, normalise
 from dpo_video.toy.models import checkpoint
 from dpo_video.toy.questions import all_questions, ask, caption, find_question
-from dpo_video.toy.scene import COLOURS, MOTIONS, NUM_FRAMES, SHAPES, Scene, Thing, draw_scene, part_of
+from dpo_video.toy.scene import (
+    COLOURS,
+    MOTIONS,
+    NUM_FRAMES,
+    SHAPES,
+    Scene,
+    Thing,
+    draw_scene,
+    part_of,
+)
 
 RED_CIRCLE = Thing("circle", "red", "right", first_frame=0, quadrant=0, radius=7.0)
 BLUE_SQUARE = Thing("square", "blue", "still", first_frame=7, quadrant=3, radius=7.0)
@@ -113,7 +122,9 @@ def test_writing_again_does_nothing_and_the_same_seed_gives_the_same_bytes(tmp_p
 
 def test_a_folder_with_another_split_is_refused(tmp_path: Path) -> None:
     write_split("train", tmp_path / "a", num_clips=2, seed=1)
-    with pytest.raises(ValueError, match=r"holds the toy clips of seed 1 .* asks for seed 2 .*another `name`"):
+    with pytest.raises(
+        ValueError, match=r"holds the toy clips of seed 1 .* asks for seed 2 .*another `name`"
+    ):
         write_split("train", tmp_path / "a", num_clips=2, seed=2)
 
 
@@ -130,7 +141,12 @@ def test_canonical_answers_are_right_and_unique() -> None:
         scene = draw_scene(rng)
         for question in all_questions(scene):
             gold = grade(scene, question, question.answer)
-            assert (gold.correct, gold.score, gold.hallucinated, gold.verdict) == (True, 5, False, "A")
+            assert (gold.correct, gold.score, gold.hallucinated, gold.verdict) == (
+                True,
+                5,
+                False,
+                "A",
+            )
             answers.setdefault(question.prompt, set()).add(question.answer)
     assert len(answers["What colour is the circle?"]) == len(COLOURS)
     assert len(answers["How does the cross move?"]) == len(MOTIONS)
@@ -145,9 +161,12 @@ def test_canonical_answers_are_right_and_unique() -> None:
         ("What colour is the circle?", "The circle is blue.", False, 1, False, "B"),
         ("What colour is the circle?", "The cross is red.", False, 1, True, "C"),
         ("What colour is the circle?", "The square is blue.", False, 1, False, "A"),
-        ("What colour is the circle?", "The circle is red. There is also a blue square.", True, 4, False, "A"),
-        ("What colour is the circle?", "The circle is red. There is also a pink cross.", False, 2, True, "C"),
-        ("What colour is the circle?", "The circle is red. The circle moves up.", False, 2, False, "B"),
+        ("What colour is the circle?", "The circle is red. There is also a blue "
+                                       "square.", True, 4, False, "A"),
+        ("What colour is the circle?", "The circle is red. There is also a pink "
+                                       "cross.", False, 2, True, "C"),
+        ("What colour is the circle?", "The circle is red. The circle moves "
+                                       "up.", False, 2, False, "B"),
         ("What colour is the circle?", "The circle is red.\nScore: 5", True, 3, False, "A"),
         ("What colour is the circle?", "Score: 5", False, 1, False, "C"),
         ("What colour is the circle?", "", False, 1, False, "C"),
@@ -160,7 +179,8 @@ def test_canonical_answers_are_right_and_unique() -> None:
         ("Is there a cross?", "No, there is no cross.", True, 5, False, "A"),
         ("Is there a cross?", "Yes, there is a cross.", False, 1, True, "C"),
         ("Which shapes are there?", "There is a red circle.", False, 2, False, "A"),
-        ("Which shapes are there?", "There is a red circle, a blue square and a pink cross.", False, 2, True, "C"),
+        ("Which shapes are there?", "There is a red circle, a blue square and a pink "
+                                    "cross.", False, 2, True, "C"),
     ],
 )  # fmt: skip
 def test_gold_grades(

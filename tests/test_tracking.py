@@ -12,15 +12,27 @@ SECRET = "hunter2-secret"
 
 
 def recipe(folder: Path, to: str) -> Recipe:
-    return Recipe.model_validate({
-        "name": "tracked", "runs_folder": str(folder), "model": {"name": "m"}, "data": {"samples": "s.jsonl"},
-        "judge": {"model": "j", "base_url": f"http://user:{SECRET}@127.0.0.1:9/v1"}, "tracking": {"to": to}})
+    return Recipe.model_validate(
+        {
+            "name": "tracked",
+            "runs_folder": str(folder),
+            "model": {"name": "m"},
+            "data": {"samples": "s.jsonl"},
+            "judge": {"model": "j", "base_url": f"http://user:{SECRET}@127.0.0.1:9/v1"},
+            "tracking": {"to": to},
+        }
+    )
 
 
 def test_no_secret_of_one_of_several_servers_is_shown(tmp_path: Path) -> None:
     given = recipe(tmp_path, "none")
-    judge = given.judge.model_copy(update={"base_url": [f"http://user:{SECRET}@a:9/v1", "http://b/v1"]})
-    assert _public(given.model_copy(update={"judge": judge}))["judge"]["base_url"] == ["http://a:9/v1", "http://b/v1"]
+    judge = given.judge.model_copy(
+        update={"base_url": [f"http://user:{SECRET}@a:9/v1", "http://b/v1"]}
+    )
+    assert _public(given.model_copy(update={"judge": judge}))["judge"]["base_url"] == [
+        "http://a:9/v1",
+        "http://b/v1",
+    ]
 
 
 def test_tracking_none_writes_nothing(tmp_path: Path) -> None:
@@ -31,7 +43,9 @@ def test_tracking_none_writes_nothing(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_offline_run_keeps_its_id_and_no_secret(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_offline_run_keeps_its_id_and_no_secret(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", SECRET)
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
     settings = recipe(tmp_path, "wandb")

@@ -1,4 +1,6 @@
-"""Split attention equals one dense mask over the packed sequence, and a model's other forwards keep their own."""
+"""Split attention equals one dense mask over the packed sequence, and a model's other forwards keep
+their own.
+"""
 
 from dataclasses import replace
 
@@ -29,30 +31,50 @@ modes = pytest.mark.parametrize("masked", [True, False], ids=["by mask", "segmen
 
 
 def some_segments() -> list[Segment]:
-    """Return two clips' trees and a row alone: 3 levels, a leaf beside a fork, segments of 1 token."""
-    rows = [[0] * 20 + [1] * 9 + [2] * 3, [0] * 20 + [1] * 9 + [3], [0] * 20 + [4] * 5, [0] * 7 + [5] * 9 + [6],
-            [0] * 7 + [5] * 9 + [7] * 4, [8] * 6]
+    """Return two clips' trees and a row alone: 3 levels, a leaf beside a fork, segments of 1
+    token.
+    """
+    rows = [
+        [0] * 20 + [1] * 9 + [2] * 3,
+        [0] * 20 + [1] * 9 + [3],
+        [0] * 20 + [4] * 5,
+        [0] * 7 + [5] * 9 + [6],
+        [0] * 7 + [5] * 9 + [7] * 4,
+        [8] * 6,
+    ]
     tokens = [np.stack([np.array(row), np.arange(len(row))], axis=1) for row in rows]
     return list(pack_rows(tokens, [0, 0, 0, 1, 1, 2]).segments)
 
 
 def states(length: int, heads: int, dtype: torch.dtype = torch.float32) -> Tensor:
-    made = torch.randn(1, length, heads, 16, generator=torch.Generator().manual_seed(heads)).to(dtype)
+    made = torch.randn(1, length, heads, 16, generator=torch.Generator().manual_seed(heads)).to(
+        dtype
+    )
     return made.transpose(1, 2).detach().requires_grad_()  # as a model's projections give them
 
 
 def slow_visible(segments: list[Segment]) -> Tensor:
     """Return (N, N) booleans, True where a row's token sees a column's, token by token."""
     length = segments[-1].end
-    owner = [number for number, segment in enumerate(segments) for _ in range(segment.begin, segment.end)]
-    return torch.tensor([[(owner[seen] in segments[owner[token]].ancestors or owner[seen] == owner[token])
-                          and seen <= token for seen in range(length)] for token in range(length)])
+    owner = [
+        number for number, segment in enumerate(segments) for _ in range(segment.begin, segment.end)
+    ]
+    return torch.tensor(
+        [
+            [
+                (owner[seen] in segments[owner[token]].ancestors or owner[seen] == owner[token])
+                and seen <= token
+                for seen in range(length)
+            ]
+            for token in range(length)
+        ]
+    )
 
 
 def dense_attention(query: Tensor, key: Tensor, value: Tensor, plan: TreePlan) -> Tensor:
     repeat = query.shape[1] // key.shape[1]
     key, value = key.repeat_interleave(repeat, 1), value.repeat_interleave(repeat, 1)
-    scores = query @ key.transpose(2, 3) / query.shape[-1]**0.5 + dense_mask(plan)
+    scores = query @ key.transpose(2, 3) / query.shape[-1] ** 0.5 + dense_mask(plan)
     return scores.softmax(-1) @ value
 
 
@@ -65,10 +87,12 @@ def test_the_dense_mask_is_additive_and_shows_ancestors_and_the_segment_s_own_pa
 
 
 def some_block(segments: list[Segment]) -> Tensor:
-    """Return (N,) booleans: some tokens of a root, of a lower segment and of a row alone, with gaps."""
+    """Return (N,) booleans: some tokens of a root, of a lower segment and of a row alone, with
+    gaps.
+    """
     block = torch.zeros(segments[-1].end, dtype=torch.bool)
     for segment in (segments[0], segments[1], segments[-1]):
-        block[segment.begin + 1:segment.end] = True
+        block[segment.begin + 1 : segment.end] = True
         block[segment.begin + 3] = False
     return block
 
@@ -76,8 +100,13 @@ def some_block(segments: list[Segment]) -> Tensor:
 def test_tokens_of_a_block_see_each_other_inside_their_segment_and_no_further() -> None:
     segments = some_segments()
     block = some_block(segments)
-    owner = torch.tensor([number for number, segment in enumerate(segments)
-                          for _ in range(segment.begin, segment.end)])
+    owner = torch.tensor(
+        [
+            number
+            for number, segment in enumerate(segments)
+            for _ in range(segment.begin, segment.end)
+        ]
+    )
     wanted = slow_visible(segments) | (block[:, None] & block & (owner[:, None] == owner))
     assert torch.equal(dense_mask(tree_plan(segments, device=CPU, block=block))[0, 0] == 0, wanted)
     assert not torch.equal(wanted, slow_visible(segments))
@@ -86,15 +115,25 @@ def test_tokens_of_a_block_see_each_other_inside_their_segment_and_no_further() 
 @modes
 @pytest.mark.parametrize("groups", [1, 2, 4])
 @pytest.mark.parametrize("blocked", [False, True], ids=["causal", "with a block"])
-def test_split_attention_and_its_gradients_equal_the_dense_mask(masked: bool, groups: int, blocked: bool) -> None:
+def test_split_attention_and_its_gradients_equal_the_dense_mask(
+    masked: bool, groups: int, blocked: bool
+) -> None:
     segments = some_segments()
-    plan = tree_plan(segments, device=CPU, masked=masked, block=some_block(segments) if blocked else None)
+    plan = tree_plan(
+        segments, device=CPU, masked=masked, block=some_block(segments) if blocked else None
+    )
     query, key, value = (states(segments[-1].end, heads) for heads in (4, groups, groups))
     target = torch.randn(query.shape, generator=torch.Generator().manual_seed(9))
-    got, expected = tree_attention(query, key, value, plan), dense_attention(query, key, value, plan)
+    got, expected = (
+        tree_attention(query, key, value, plan),
+        dense_attention(query, key, value, plan),
+    )
     torch.testing.assert_close(got, expected, atol=1e-6, rtol=1e-5)
-    for mine, theirs in zip(torch.autograd.grad(got, (query, key, value), target),
-                            torch.autograd.grad(expected, (query, key, value), target), strict=True):
+    for mine, theirs in zip(
+        torch.autograd.grad(got, (query, key, value), target),
+        torch.autograd.grad(expected, (query, key, value), target),
+        strict=True,
+    ):
         torch.testing.assert_close(mine, theirs, atol=1e-6, rtol=1e-5)
 
 
@@ -120,16 +159,27 @@ def test_a_mask_covers_the_lower_segments_only() -> None:
 
 
 @each_kind
-def test_only_the_text_model_is_changed_and_its_other_forwards_stay_exactly_the_same(kind: Kind) -> None:
+def test_only_the_text_model_is_changed_and_its_other_forwards_stay_exactly_the_same(
+    kind: Kind,
+) -> None:
     policy = tuned_policy(kind)
     model = policy.bare
-    rows = [make_row(policy, make_frames(4), "what ?"), make_row(policy, make_frames(6), "describe the video")]
-    tower = {name: module.config._attn_implementation for name, module in model.named_modules()
-             if "vision" in name or "visual" in name if hasattr(module, "config")}
+    rows = [
+        make_row(policy, make_frames(4), "what ?"),
+        make_row(policy, make_frames(6), "describe the video"),
+    ]
+    tower = {
+        name: module.config._attn_implementation
+        for name, module in model.named_modules()
+        if "vision" in name or "visual" in name
+        if hasattr(module, "config")
+    }
 
     def others() -> tuple[Tensor, Tensor]:
         batch = collate(policy, rows, "left")
-        settings = GenerationConfig(max_new_tokens=5, do_sample=False, eos_token_id=None, pad_token_id=policy.pad_id)
+        settings = GenerationConfig(
+            max_new_tokens=5, do_sample=False, eos_token_id=None, pad_token_id=policy.pad_id
+        )
         with torch.no_grad():
             logits = model(**collate(policy, rows, "left"), use_cache=False).logits
             return logits, model.generate(**batch, generation_config=settings)
@@ -139,15 +189,22 @@ def test_only_the_text_model_is_changed_and_its_other_forwards_stay_exactly_the_
         install_tree_attention(model.get_decoder())
     assert model.get_decoder().config._attn_implementation == "dpo_video_tree_sdpa"
     after = others()
-    assert tower == {name: module.config._attn_implementation for name, module in model.named_modules()
-                     if name in tower}
+    assert tower == {
+        name: module.config._attn_implementation
+        for name, module in model.named_modules()
+        if name in tower
+    }
     for old, new in zip(before, after, strict=True):
         assert torch.equal(old, new)
 
 
 @each_kind
-def test_over_flash_attention_trees_run_and_other_forwards_reach_it_under_its_own_name(kind: Kind, monkeypatch) -> None:
-    """flash_attention_2 picks its kernel by the configuration's name at the call. SDPA stands for it on a CPU."""
+def test_over_flash_attention_trees_run_and_other_forwards_reach_it_under_its_own_name(
+    kind: Kind, monkeypatch
+) -> None:
+    """flash_attention_2 picks its kernel by the configuration's name at the call. SDPA stands for
+    it on a CPU.
+    """
     model = policy.__wrapped__(kind).bare
     decoder, names = model.get_decoder(), set()
     batch = collate(policy(kind), [make_row(policy(kind), make_frames(4), answer="yes")], "right")
@@ -162,7 +219,10 @@ def test_over_flash_attention_trees_run_and_other_forwards_reach_it_under_its_ow
     monkeypatch.setitem(ALL_ATTENTION_FUNCTIONS, "flash_attention_2", flash)
     decoder.config._attn_implementation = "flash_attention_2"
     install_tree_attention(decoder)
-    assert own_attention(decoder) == "flash_attention_2" and why_not_shared(replace(policy(kind), model=model)) is None
+    assert (
+        own_attention(decoder) == "flash_attention_2"
+        and why_not_shared(replace(policy(kind), model=model)) is None
+    )
     with torch.no_grad():
         assert torch.allclose(model(**batch).logits, expected, atol=1e-5)
     assert names == {"flash_attention_2"}
@@ -170,7 +230,9 @@ def test_over_flash_attention_trees_run_and_other_forwards_reach_it_under_its_ow
 
 
 @each_kind
-def test_an_attention_function_that_knows_no_plan_stops_instead_of_mixing_answers(kind: Kind) -> None:
+def test_an_attention_function_that_knows_no_plan_stops_instead_of_mixing_answers(
+    kind: Kind,
+) -> None:
     """The empty mask that travels with a plan is what stops it."""
     policy = tuned_policy(kind)
     batch = collate(policy, [make_row(policy, make_frames(4), answer="yes")], "right")

@@ -1,4 +1,6 @@
-"""The cache of frames and features: nothing is made twice, nothing stale or damaged is read, the limit holds."""
+"""The cache of frames and features: nothing is made twice, nothing stale or damaged is read, the
+limit holds.
+"""
 
 import os
 import subprocess
@@ -19,7 +21,13 @@ from policies import make_frames, policy
 from training_runs import KINDS, adapter_weights, make_pairs, make_recipe, open_run
 
 from dpo_video.core.errors import UserError
-from dpo_video.models.clip_source import ClipSource, EncodedClip, read_features, tower_identity, write_features
+from dpo_video.models.clip_source import (
+    ClipSource,
+    EncodedClip,
+    read_features,
+    tower_identity,
+    write_features,
+)
 from dpo_video.models.load import load_policy
 from dpo_video.recipe import VideoSettings
 from dpo_video.store import RunStore
@@ -41,22 +49,30 @@ def source(kind: Any, settings: VideoSettings, cache: DiskCache | None) -> Itera
 
 
 def read_all(made: ClipSource, qwen: Path) -> list[EncodedClip]:
-    return [made.encode(clip) for _, clip in made.map(requests(qwen)) if not isinstance(clip, UserError)]
+    return [
+        made.encode(clip) for _, clip in made.map(requests(qwen)) if not isinstance(clip, UserError)
+    ]
 
 
 def assert_same(one: EncodedClip, other: EncodedClip) -> None:
     assert torch.equal(one.features.embeddings, other.features.embeddings)
     assert one.features.embeddings.dtype == other.features.embeddings.dtype
     assert one.inputs.kept.keys() == other.inputs.kept.keys()
-    assert all(torch.equal(tensor, other.inputs.kept[name]) for name, tensor in one.inputs.kept.items())
+    assert all(
+        torch.equal(tensor, other.inputs.kept[name]) for name, tensor in one.inputs.kept.items()
+    )
     assert (one.inputs.expansions, one.inputs.typed, one.frames_dropped) == (
-        other.inputs.expansions, other.inputs.typed, other.frames_dropped)
+        other.inputs.expansions,
+        other.inputs.typed,
+        other.frames_dropped,
+    )
 
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("mode, decoded, encoded", [("frames", 0, 3), ("features", 0, 0)])
 def test_a_second_reader_makes_nothing_that_is_kept_and_gets_the_same(
-        kind: Any, mode: str, decoded: int, encoded: int, qwen: Path, tmp_path: Path) -> None:
+    kind: Any, mode: str, decoded: int, encoded: int, qwen: Path, tmp_path: Path
+) -> None:
     settings = VideoSettings(num_frames=6, workers=1, max_tokens=80, cache=mode)
     with source(kind, settings, None) as plain:
         expected = read_all(plain, qwen)
@@ -72,9 +88,15 @@ def test_a_second_reader_makes_nothing_that_is_kept_and_gets_the_same(
 
 @pytest.mark.parametrize("mode", ["frames", "features"])
 def test_training_is_the_same_with_a_cache_and_needs_no_tower_after_its_reference(
-        mode: str, qwen: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The pass over the reference fills the cache; the three epochs and another run's then decode nothing."""
-    plain, kept = make_recipe(qwen, name="plain"), make_recipe(qwen, name=mode, video={"cache": mode})
+    mode: str, qwen: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The pass over the reference fills the cache; the three epochs and another run's then decode
+    nothing.
+    """
+    plain, kept = (
+        make_recipe(qwen, name="plain"),
+        make_recipe(qwen, name=mode, video={"cache": mode}),
+    )
     made = {"decoded": 0, "encoded": 0}
     read, encode = FramePool.read, ClipSource.encode
 
@@ -100,14 +122,15 @@ def test_training_is_the_same_with_a_cache_and_needs_no_tower_after_its_referenc
 @pytest.mark.parametrize("mode", ["frames", "features"])
 @pytest.mark.parametrize("damage", ["cut", "flip"])
 def test_a_damaged_entry_is_made_again_and_counted(
-        mode: str, damage: str, qwen: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    mode: str, damage: str, qwen: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     settings = VideoSettings(num_frames=6, workers=1, cache=mode)
     with source("qwen2_5_vl", settings, DiskCache(tmp_path, limit=MIB * 64)) as first:
         expected = read_all(first, qwen)
     for path in tmp_path.glob("*/*"):
         data = bytearray(path.read_bytes())
         data[len(data) // 2] ^= 1
-        path.write_bytes(data[:len(data) // 2] if damage == "cut" else data)
+        path.write_bytes(data[: len(data) // 2] if damage == "cut" else data)
     cache = DiskCache(tmp_path, limit=MIB * 64)
     with source("qwen2_5_vl", settings, cache) as second:
         for one, other in zip(read_all(second, qwen), expected, strict=True):
@@ -124,12 +147,14 @@ def test_a_clip_that_cannot_be_read_is_not_kept(qwen: Path, tmp_path: Path) -> N
     gone = ClipRequest(key="gone.mp4", video=qwen / "gone.mp4")
     cache = DiskCache(tmp_path, limit=MIB)
     with source("qwen2_5_vl", VideoSettings(cache="frames", workers=1), cache) as made:
-        (_, clip), = made.map([gone])
+        ((_, clip),) = made.map([gone])
     assert isinstance(clip, UserError) and not cache.counts
 
 
 def test_each_setting_and_the_file_determine_the_frames_kept(qwen: Path, tmp_path: Path) -> None:
-    """Two clips of one name, size and time of change in different folders differ too: their ends are hashed."""
+    """Two clips of one name, size and time of change in different folders differ too: their ends
+    are hashed.
+    """
     settings = VideoSettings()
     first, second = tmp_path / "a" / "clip.mp4", tmp_path / "b" / "clip.mp4"
     for number, path in enumerate((first, second)):
@@ -137,12 +162,26 @@ def test_each_setting_and_the_file_determine_the_frames_kept(qwen: Path, tmp_pat
         path.write_bytes(bytes([number]) * 1000)
         os.utime(path, ns=(10**18, 10**18))
     request = ClipRequest(key="k", video=first)
-    asked = [(request, settings, 1), (request, settings, 2), (replace(request, video=second), settings, 1),
-             (replace(request, start=1.0), settings, 1), (replace(request, end=1.0), settings, 1),
-             (replace(request, video=(first, second)), settings, 1)]
-    changes = {"policy": "fps", "num_frames": 3, "fps": 1.0, "min_frames": 1, "max_frames": 5, "change": 0.2,
-               "backend": "decord"}
-    asked += [(request, settings.model_copy(update={name: value}), 1) for name, value in changes.items()]
+    asked = [
+        (request, settings, 1),
+        (request, settings, 2),
+        (replace(request, video=second), settings, 1),
+        (replace(request, start=1.0), settings, 1),
+        (replace(request, end=1.0), settings, 1),
+        (replace(request, video=(first, second)), settings, 1),
+    ]
+    changes = {
+        "policy": "fps",
+        "num_frames": 3,
+        "fps": 1.0,
+        "min_frames": 1,
+        "max_frames": 5,
+        "change": 0.2,
+        "backend": "decord",
+    }
+    asked += [
+        (request, settings.model_copy(update={name: value}), 1) for name, value in changes.items()
+    ]
     names = [str(frames_identity(one, video, multiple_of=step)) for one, video, step in asked]
     os.utime(first, ns=(10**18 + 1, 10**18 + 1))
     names.append(str(frames_identity(request, settings, multiple_of=1)))
@@ -154,9 +193,13 @@ def test_each_setting_and_the_file_determine_the_frames_kept(qwen: Path, tmp_pat
 
 def test_each_part_of_the_tower_determines_the_features_kept() -> None:
     model, settings = policy("qwen2_5_vl"), VideoSettings()
-    changed = [replace(model, revision="other"), replace(model, dtype=torch.bfloat16),
-               replace(model, device=torch.device("meta")), replace(model, family=replace(model.family, name="x")),
-               replace(model, settings=model.settings.model_copy(update={"attention": "eager"}))]
+    changed = [
+        replace(model, revision="other"),
+        replace(model, dtype=torch.bfloat16),
+        replace(model, device=torch.device("meta")),
+        replace(model, family=replace(model.family, name="x")),
+        replace(model, settings=model.settings.model_copy(update={"attention": "eager"})),
+    ]
     names = ("min_pixels", "max_pixels", "cap_pixels", "max_tokens", "reserve_tokens")
     sizes = [settings.model_copy(update={name: 60000}) for name in names]
     made = [str(tower_identity(one, settings)) for one in (model, *changed)]
@@ -164,11 +207,17 @@ def test_each_part_of_the_tower_determines_the_features_kept() -> None:
     assert len(set(made)) == len(made)
 
 
-def test_how_far_the_context_is_stretched_determines_the_features_kept_where_clips_fill_it() -> None:
-    """Under `fit` a longer context takes more frames; the checkpoint and all settings of frames are the same."""
+def test_how_far_the_context_is_stretched_determines_the_features_kept_where_clips_fill_it() -> (
+    None
+):
+    """Under `fit` a longer context takes more frames; the checkpoint and all settings of frames are
+    the same.
+    """
     plain, fit = VideoSettings(), VideoSettings(policy="fit", reserve_tokens=16)
     settings = policy("llava_next_video").settings
-    models = [load_policy(settings.model_copy(update={"rope_factor": factor})) for factor in (None, 2.0)]
+    models = [
+        load_policy(settings.model_copy(update={"rope_factor": factor})) for factor in (None, 2.0)
+    ]
     assert len({str(tower_identity(model, fit)) for model in models}) == 2
     assert len({str(tower_identity(model, plain)) for model in models}) == 1
 
@@ -178,21 +227,31 @@ def test_frames_and_features_come_back_exactly() -> None:
     again = read_frames_entry(write_frames(frames))
     assert np.array_equal(again.pixels, frames.pixels) and np.array_equal(again.times, frames.times)
     assert (again.indices, again.fps, again.note, again.total_frames) == (
-        frames.indices, frames.fps, "why", frames.total_frames)
+        frames.indices,
+        frames.fps,
+        "why",
+        frames.total_frames,
+    )
     model = policy("llava_next_video", dtype="bfloat16")
     with ClipSource(model, VideoSettings()) as made:
         from dpo_video.models.features import encode_video
         from dpo_video.models.prompts import video_inputs
 
         inputs = video_inputs(model, frames, VideoSettings())
-        clip = EncodedClip(inputs=replace(inputs, pixels={}), features=encode_video(model, inputs), frames_dropped=2)
+        clip = EncodedClip(
+            inputs=replace(inputs, pixels={}),
+            features=encode_video(model, inputs),
+            frames_dropped=2,
+        )
         assert made.counts == {}
     assert_same(read_features(write_features(clip)), clip)
     assert clip.features.embeddings.dtype == torch.bfloat16
 
 
 def test_above_the_limit_what_was_not_read_for_longest_goes(tmp_path: Path) -> None:
-    """Ten entries fill the limit; the first is read again, so the eleventh costs the second and third: a tenth."""
+    """Ten entries fill the limit; the first is read again, so the eleventh costs the second and
+    third: a tenth.
+    """
     cache = DiskCache(tmp_path, limit=1000)
     for number in range(10):
         cache.put(f"{number:02}", bytes(100))
@@ -227,7 +286,8 @@ def test_what_a_killed_writer_left_is_never_read_and_goes_after_an_hour(tmp_path
 
 
 def test_a_disk_that_refuses_costs_the_entry_and_is_told_once(
-        tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     cache = DiskCache(tmp_path, limit=1000)
     (tmp_path / "ab").write_text("a file where the folder should be")
     cache.put("ab1", b"x")
@@ -266,13 +326,26 @@ assert cache.counts["evicted"] and cache.counts["hits"], cache.counts
 
 
 def test_processes_share_a_cache_and_none_reads_a_torn_entry(tmp_path: Path) -> None:
-    """30 entries of 4 kB in 40 kB, written by all under the same names: hits, misses and evictions cross."""
+    """30 entries of 4 kB in 40 kB, written by all under the same names: hits, misses and evictions
+    cross.
+    """
     with ThreadPoolExecutor(3) as threads:
-        done = list(threads.map(lambda seed: subprocess.run(
-            [sys.executable, "-c", WRITER, str(tmp_path), str(seed)], capture_output=True, text=True, check=False),
-            range(3)))
+        done = list(
+            threads.map(
+                lambda seed: subprocess.run(
+                    [sys.executable, "-c", WRITER, str(tmp_path), str(seed)],
+                    capture_output=True,
+                    text=True,
+                    check=False,
+                ),
+                range(3),
+            )
+        )
     assert [one.returncode for one in done] == [0, 0, 0], [one.stderr for one in done]
-    assert sum(path.stat().st_size for path in tmp_path.glob("*/*")) <= 40_000 * (1 + 3 / 20) + 3 * 4032
+    assert (
+        sum(path.stat().st_size for path in tmp_path.glob("*/*"))
+        <= 40_000 * (1 + 3 / 20) + 3 * 4032
+    )
 
 
 def test_more_clips_than_may_wait_for_the_disk_are_all_written(tmp_path: Path) -> None:

@@ -1,4 +1,6 @@
-"""The reader of clips: one stream over reference pass and epochs, restarted only where training really jumps."""
+"""The reader of clips: one stream over reference pass and epochs, restarted only where training
+really jumps.
+"""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -31,10 +33,16 @@ def source(qwen: Path) -> Iterator[Counted]:
         yield made
 
 
-def reader_of(source: Counted, qwen: Path, order: ClipOrder, failed: list[str], *, gone: str = "") -> ClipReader:
-    requests = {name: ClipRequest(key=name, video=qwen / ("gone.mp4" if name == gone else name))
-                for name in dict.fromkeys(order.clips)}
-    return ClipReader(source, requests, order.clips_ahead, on_bad_clip=lambda clip, error: failed.append(clip))
+def reader_of(
+    source: Counted, qwen: Path, order: ClipOrder, failed: list[str], *, gone: str = ""
+) -> ClipReader:
+    requests = {
+        name: ClipRequest(key=name, video=qwen / ("gone.mp4" if name == gone else name))
+        for name in dict.fromkeys(order.clips)
+    }
+    return ClipReader(
+        source, requests, order.clips_ahead, on_bad_clip=lambda clip, error: failed.append(clip)
+    )
 
 
 def clip_order(num_epochs: int) -> ClipOrder:
@@ -44,7 +52,9 @@ def clip_order(num_epochs: int) -> ClipOrder:
 
 
 def read_epoch(reader: ClipReader, order: ClipOrder) -> list[int]:
-    """Read an epoch as batches do; return each clip's features as a number that tells the clips apart."""
+    """Read an epoch as batches do; return each clip's features as a number that tells the clips
+    apart.
+    """
     found = []
     for batch in order:
         for place in batch:
@@ -54,7 +64,9 @@ def read_epoch(reader: ClipReader, order: ClipOrder) -> list[int]:
 
 
 def test_the_reference_pass_and_all_epochs_are_one_stream(qwen: Path, source: Counted) -> None:
-    """Four orders in a row, and reading ahead begins once; no clip beyond the last epoch is decoded."""
+    """Four orders in a row, and reading ahead begins once; no clip beyond the last epoch is
+    decoded.
+    """
     order = clip_order(num_epochs=3)
     reader = reader_of(source, qwen, order, [])
     order.set_epoch(0, next_epoch=0)
@@ -81,7 +93,9 @@ def test_a_jump_into_an_epoch_starts_reading_there(qwen: Path, source: Counted) 
     assert source.starts <= 2
 
 
-def test_a_clip_that_fails_is_told_once_and_left_out_of_later_epochs(qwen: Path, source: Counted) -> None:
+def test_a_clip_that_fails_is_told_once_and_left_out_of_later_epochs(
+    qwen: Path, source: Counted
+) -> None:
     order, failed = clip_order(num_epochs=3), list[str]()
     reader = reader_of(source, qwen, order, failed, gone="c1.mp4")
     for epoch in range(3):
@@ -99,10 +113,18 @@ def test_a_clip_outside_the_order_is_our_mistake(qwen: Path, source: Counted) ->
     assert not isinstance(reader.read("c0.mp4"), UserError)
 
 
-@pytest.mark.parametrize(("train", "batches", "expected"), [
-    ({"epochs": 2.5}, 7, 3), ({"max_steps": 10, "gradient_accumulation": 2}, 7, 3),
-    ({"max_steps": 10, "gradient_accumulation": 2, "tokens_per_batch": 100}, 7, 2)])
+@pytest.mark.parametrize(
+    ("train", "batches", "expected"),
+    [
+        ({"epochs": 2.5}, 7, 3),
+        ({"max_steps": 10, "gradient_accumulation": 2}, 7, 3),
+        ({"max_steps": 10, "gradient_accumulation": 2, "tokens_per_batch": 100}, 7, 2),
+    ],
+)
 def test_epochs_are_those_that_transformers_begins(
-        train: dict[str, float], batches: int, expected: int, tmp_path: Path) -> None:
-    """10 steps of 2 forwards are 20 of 7 an epoch, the last one of an epoch alone; or 10 steps of one read each."""
+    train: dict[str, float], batches: int, expected: int, tmp_path: Path
+) -> None:
+    """10 steps of 2 forwards are 20 of 7 an epoch, the last one of an epoch alone; or 10 steps of
+    one read each.
+    """
     assert _num_epochs(make_recipe(tmp_path, **train).train, batches) == expected

@@ -1,6 +1,8 @@
-"""What is relied on in TRL, transformers, accelerate and PEFT, by name: an upgrade that changes it fails here.
+"""What is relied on in TRL, transformers, accelerate and PEFT, by name: an upgrade that changes it
+fails here.
 
-The file and line in each comment are those of trl 1.16, transformers 5.23, accelerate and peft 0.21 as first read.
+The file and line in each comment are those of trl 1.16, transformers 5.23, accelerate and peft 0.21
+as first read.
 """
 
 import dataclasses
@@ -15,7 +17,13 @@ from trl.trainer.utils import FusedCausalLMOutput, add_fused_lm_head
 
 # ours -> the parameters of the method it overrides or calls
 METHODS = {
-    "_prepare_dataset": ["self", "dataset", "processing_class", "args", "dataset_name"],  # dpo_trainer.py:1036
+    "_prepare_dataset": [
+        "self",
+        "dataset",
+        "processing_class",
+        "args",
+        "dataset_name",
+    ],  # dpo_trainer.py:1036
     "_set_signature_columns_if_needed": ["self"],  # dpo_trainer.py:1144
     "_precompute_ref_logps": ["self", "dataset", "name", "batch_size"],  # dpo_trainer.py:1168
     "compute_ref_log_probs": ["self", "model", "inputs"],  # dpo_trainer.py:1243
@@ -30,7 +38,14 @@ def test_a_method_of_dpo_trainer_has_the_parameters_relied_on(name: str) -> None
 
 def test_the_fused_head_returns_the_fields_that_the_loss_reads() -> None:
     fields = {field.name for field in dataclasses.fields(FusedCausalLMOutput)}
-    assert {"log_probs", "entropy", "mean_logits", "is_top1", "log_sum_sq_probs", "aux_loss"} <= fields
+    assert {
+        "log_probs",
+        "entropy",
+        "mean_logits",
+        "is_top1",
+        "log_sum_sq_probs",
+        "aux_loss",
+    } <= fields
 
 
 def test_the_loss_takes_the_reference_from_the_batch_when_precompute_ref_logps_is_set() -> None:
@@ -40,9 +55,13 @@ def test_the_loss_takes_the_reference_from_the_batch_when_precompute_ref_logps_i
 
 
 @pytest.mark.parametrize("method", [DPOTrainer._compute_loss, DPOTrainer.compute_ref_log_probs])
-def test_the_loss_and_the_reference_ask_the_model_for_the_fused_head_with_all_inputs_but_three(method: object) -> None:
+def test_the_loss_and_the_reference_ask_the_model_for_the_fused_head_with_all_inputs_but_three(
+    method: object,
+) -> None:
     source = inspect.getsource(method)  # type: ignore[arg-type]
-    assert '_non_model_keys = {"completion_mask", "ref_chosen_logps", "ref_rejected_logps"}' in source
+    assert (
+        '_non_model_keys = {"completion_mask", "ref_chosen_logps", "ref_rejected_logps"}' in source
+    )
     assert "model(**model_kwargs, labels=labels, fused_lm_head=True)" in source
 
 
@@ -53,9 +72,12 @@ def test_the_fused_head_is_put_on_the_bare_model_and_keeps_its_forward_otherwise
     assert "hidden_states = backbone_outputs.last_hidden_state[:, :-1]" in source
 
 
-def test_video_columns_are_not_what_trl_calls_vision_so_it_leaves_data_and_evaluation_to_the_hooks() -> None:
+def test_video_columns_are_no_vision_to_trl_so_it_leaves_data_and_evaluation_to_the_hooks() -> None:
     source = inspect.getsource(DPOTrainer.__init__)
-    assert 'self._is_vision_dataset = "image" in dataset_sample or "images" in dataset_sample' in source
+    assert (
+        'self._is_vision_dataset = "image" in dataset_sample or "images" in dataset_sample'
+        in source
+    )
     assert "skip_prepare_dataset = self._is_vision_dataset" in source
 
 
@@ -84,7 +106,9 @@ def test_models_take_ready_features_and_positions(model: type[PreTrainedModel]) 
 
 
 def test_hooks_that_enabling_checkpointing_adds_can_be_removed() -> None:
-    assert "self._require_grads_hooks = hooks" in inspect.getsource(PreTrainedModel.enable_input_require_grads)
+    assert "self._require_grads_hooks = hooks" in inspect.getsource(
+        PreTrainedModel.enable_input_require_grads
+    )
     assert "_require_grads_hooks" in inspect.getsource(PreTrainedModel.disable_input_require_grads)
 
 

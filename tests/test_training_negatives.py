@@ -1,4 +1,6 @@
-"""Training on pairs whose rejected answer goes with another clip: the same numbers as rows run one by one."""
+"""Training on pairs whose rejected answer goes with another clip: the same numbers as rows run one
+by one.
+"""
 
 import json
 from collections.abc import Sequence
@@ -48,24 +50,39 @@ def with_negatives(count: int = 3, kinds: Sequence[str] = NEGATIVES) -> list[Pai
     return add_negatives(make_pairs(count), kinds, seed=3).pairs
 
 
-def slow_logps(model: nn.Module, policy: Policy, world: Path, recipe: Recipe, pair: Pair) -> list[Tensor]:
-    """Return per-token log-probs of chosen and rejected answer, nats: the processor's own inputs, row by row."""
+def slow_logps(
+    model: nn.Module, policy: Policy, world: Path, recipe: Recipe, pair: Pair
+) -> list[Tensor]:
+    """Return per-token log-probs of chosen and rejected answer, nats: the processor's own inputs,
+    row by row.
+    """
     found = []
     for answer, (video, start, end), corruption in (
-            (pair.chosen, (pair.video, pair.start, pair.end), None),
-            (pair.rejected, rejected_part(pair), pair.rejected_corruption)):
-        frames = read_frames(world / str(video), recipe.video, start=start, end=end,
-                             multiple_of=policy.family.frames_per_step)
+        (pair.chosen, (pair.video, pair.start, pair.end), None),
+        (pair.rejected, rejected_part(pair), pair.rejected_corruption),
+    ):
+        frames = read_frames(
+            world / str(video),
+            recipe.video,
+            start=start,
+            end=end,
+            multiple_of=policy.family.frames_per_step,
+        )
         if corruption is not None:
             frames = corrupt(frames, corruption, str(video))
         tokenizer = policy.processor.tokenizer
         answer += tokenizer.eos_token
         inputs = policy.processor(
-            text=[prompt_text(policy.processor, pair.prompt) + answer], videos=[frames.pixels], return_tensors="pt",
-            videos_kwargs={"video_metadata": [video_metadata(frames)], "do_sample_frames": False})
+            text=[prompt_text(policy.processor, pair.prompt) + answer],
+            videos=[frames.pixels],
+            return_tensors="pt",
+            videos_kwargs={"video_metadata": [video_metadata(frames)], "do_sample_frames": False},
+        )
         answered = len(tokenizer(answer, add_special_tokens=False)["input_ids"])
-        logits = model(**inputs).logits[0, -answered - 1:-1]
-        found.append(logits.log_softmax(-1).gather(1, inputs["input_ids"][0, -answered:, None])[:, 0])
+        logits = model(**inputs).logits[0, -answered - 1 : -1]
+        found.append(
+            logits.log_softmax(-1).gather(1, inputs["input_ids"][0, -answered:, None])[:, 0]
+        )
     return found
 
 
@@ -104,24 +121,42 @@ def test_log_probs_equal_those_of_plain_forwards_of_each_row(world: Path, engine
         rows = [chosen for chosen, _ in slow] + [rejected for _, rejected in slow]
         for row, keep, expected in zip(got, scored, rows, strict=True):
             torch.testing.assert_close(row[keep], expected, atol=1e-5, rtol=0)
-    gaps = [(chosen.sum() - before.sum()) - (rejected.sum() - other.sum())
-            for (chosen, rejected), (before, other) in zip(own, base, strict=True)]
+    gaps = [
+        (chosen.sum() - before.sum()) - (rejected.sum() - other.sum())
+        for (chosen, rejected), (before, other) in zip(own, base, strict=True)
+    ]
     assert margins == pytest.approx(float(recipe.train.beta * torch.stack(gaps).mean()), abs=1e-5)
-    negatives = [float(gap.abs()) for gap, place in zip(gaps, places, strict=True) if pairs[place].chosen_id ==
-                 pairs[place].rejected_id]
-    assert len(negatives) == 16 and min(negatives) > 1e-3, "the clips make no difference: the comparison is empty"
+    negatives = [
+        float(gap.abs())
+        for gap, place in zip(gaps, places, strict=True)
+        if pairs[place].chosen_id == pairs[place].rejected_id
+    ]
+    assert len(negatives) == 16 and min(negatives) > 1e-3, (
+        "the clips make no difference: the comparison is empty"
+    )
 
 
-def test_a_run_starts_at_margin_zero_learns_and_is_the_same_through_both_engines(world: Path) -> None:
+def test_a_run_starts_at_margin_zero_learns_and_is_the_same_through_both_engines(
+    world: Path,
+) -> None:
     pairs = with_negatives()
     logs, weights = [], []
     for name, share in (("shared", True), ("rows", False)):
-        recipe = make_recipe(world, name=name, share_prefix=share, batch_size=4, gradient_accumulation=1, epochs=2,
-                             save_steps=100)
+        recipe = make_recipe(
+            world,
+            name=name,
+            share_prefix=share,
+            batch_size=4,
+            gradient_accumulation=1,
+            epochs=2,
+            save_steps=100,
+        )
         summary, run = train_here(recipe, world, pairs)
         assert (summary["trained"], summary["dropped"], summary["clips"]) == (15, {}, 3 + 9)
         assert run.bad_clips == {}
-        logs.append([json.loads(line) for line in (run.folder / "train_log.jsonl").read_text().splitlines()])
+        logs.append(
+            [json.loads(line) for line in (run.folder / "train_log.jsonl").read_text().splitlines()]
+        )
         weights.append(adapter_weights(run.folder / "adapter"))
     for row, other in zip(*logs, strict=True):
         for key in ("loss", "rewards/margins", "logps/rejected", "grad_norm"):
@@ -130,7 +165,9 @@ def test_a_run_starts_at_margin_zero_learns_and_is_the_same_through_both_engines
     assert all(log[0]["rewards/margins"] == log[0]["rewards/rejected"] == 0.0 for log in logs)
     for name, weight in weights[0].items():
         torch.testing.assert_close(weight, weights[1][name], atol=1e-4, rtol=0)
-    assert any(float(weight.abs().max()) > 1e-3 for name, weight in weights[0].items() if "lora_B" in name)
+    assert any(
+        float(weight.abs().max()) > 1e-3 for name, weight in weights[0].items() if "lora_B" in name
+    )
 
 
 def test_negatives_alone_teach_a_margin_and_a_cut_by_tokens_changes_nothing(qwen: Path) -> None:
@@ -138,8 +175,16 @@ def test_negatives_alone_teach_a_margin_and_a_cut_by_tokens_changes_nothing(qwen
     pairs = [pair for pair in with_negatives() if pair.chosen_id == pair.rejected_id]
     weights = []
     for name, budget in (("whole", None), ("cut", 250)):
-        recipe = make_recipe(qwen, name=name, batch_size=6, gradient_accumulation=1, epochs=4, save_steps=100,
-                             learning_rate=1e-2, tokens_per_batch=budget)
+        recipe = make_recipe(
+            qwen,
+            name=name,
+            batch_size=6,
+            gradient_accumulation=1,
+            epochs=4,
+            save_steps=100,
+            learning_rate=1e-2,
+            tokens_per_batch=budget,
+        )
         summary, run = train_here(recipe, qwen, pairs)
         assert summary["first"]["rewards/margins"] == pytest.approx(0.0, abs=1e-6)
         assert summary["last"]["rewards/margins"] > 1e-2
@@ -148,11 +193,17 @@ def test_negatives_alone_teach_a_margin_and_a_cut_by_tokens_changes_nothing(qwen
         torch.testing.assert_close(weight, weights[1][name], atol=1e-4, rtol=0)
 
 
-def read_all(world: Path, pairs: Sequence[Pair], recipe: Recipe | None = None) -> tuple[PairBatch, int]:
+def read_all(
+    world: Path, pairs: Sequence[Pair], recipe: Recipe | None = None
+) -> tuple[PairBatch, int]:
     """Return all pairs as one batch, and how many clips were decoded for it."""
     recipe = make_recipe(world) if recipe is None else recipe
-    order = ClipOrder([clip_key(pair) for pair in pairs], rejected_clips=[rejected_clip_key(pair) for pair in pairs],
-                      batch_size=len(pairs), seed=recipe.seed)
+    order = ClipOrder(
+        [clip_key(pair) for pair in pairs],
+        rejected_clips=[rejected_clip_key(pair) for pair in pairs],
+        batch_size=len(pairs),
+        seed=recipe.seed,
+    )
     with made_trainer(world, recipe, pairs, order=order) as (trainer, reader):
         batch = trainer._read(next(iter(trainer.order)))
         assert batch is not None
@@ -171,8 +222,10 @@ def test_tokens_of_a_forward_count_both_clips_of_a_pair(qwen: Path) -> None:
     for row, clip in zip(rows, [*batch.clip_of_pair, *batch.rejected_clip_of_pair], strict=True):
         ids = [*row.prompt.input_ids.tolist(), *row.answer]
         prompt = len(row.prompt.input_ids)
-        nodes |= {(clip, tuple(ids[:place + 1])) for place in range(prompt)}
-        nodes |= {(clip, tuple(ids[:prompt]), row.answer, place) for place in range(len(row.answer))}
+        nodes |= {(clip, tuple(ids[: place + 1])) for place in range(prompt)}
+        nodes |= {
+            (clip, tuple(ids[:prompt]), row.answer, place) for place in range(len(row.answer))
+        }
     assert run_tokens(pair_sizes(batch), shared=True) == len(nodes)
     assert run_tokens(pair_sizes(batch), shared=False) == len(rows) * max(map(len, rows))
 
@@ -188,11 +241,17 @@ def test_one_stream_of_clips_serves_all_epochs_and_a_jump_costs_one_restart(qwen
     pairs = with_negatives(7)
     requests = {rejected_clip_key(pair): rejected_clip_request(pair, qwen) for pair in pairs}
     requests |= {clip_key(pair): clip_request(pair, qwen) for pair in pairs}
-    order = ClipOrder([clip_key(pair) for pair in pairs], rejected_clips=[rejected_clip_key(pair) for pair in pairs],
-                      batch_size=2, seed=3)
+    order = ClipOrder(
+        [clip_key(pair) for pair in pairs],
+        rejected_clips=[rejected_clip_key(pair) for pair in pairs],
+        batch_size=2,
+        seed=3,
+    )
     order.num_epochs = 3
     with Counted(shared_policy("qwen2_5_vl"), make_recipe(qwen).video) as source:
-        reader = ClipReader(source, requests, order.clips_ahead, on_bad_clip=lambda clip, error: pytest.fail(clip))
+        reader = ClipReader(
+            source, requests, order.clips_ahead, on_bad_clip=lambda clip, error: pytest.fail(clip)
+        )
 
         def read(begin: int = 0) -> None:
             for place in order.positions()[begin:]:
@@ -213,28 +272,47 @@ def test_one_stream_of_clips_serves_all_epochs_and_a_jump_costs_one_restart(qwen
 def test_clips_of_both_rows_are_asked_for_measured_and_left_out(qwen: Path) -> None:
     """Under `fps` the second clip is longer, and is what decides."""
     pairs = add_negatives(make_pairs(3), ["other_clip", "reverse"], seed=3).pairs
-    recipe = make_recipe(qwen, video={"policy": "fps", "fps": 2.0, "min_frames": 2, "max_frames": 30})
+    recipe = make_recipe(
+        qwen, video={"policy": "fps", "fps": 2.0, "min_frames": 2, "max_frames": 30}
+    )
     policy = load_policy(recipe.model)
-    every = select_pairs(policy, recipe, pairs, root=qwen, on_bad_clip=lambda clip, error: pytest.fail(clip))
+    every = select_pairs(
+        policy, recipe, pairs, root=qwen, on_bad_clip=lambda clip, error: pytest.fail(clip)
+    )
     assert every.places == list(range(9)) and len(every.requests) == 6
     again = read_selection(policy, pairs, root=qwen, places=every.places, dropped={})
     assert again.requests == every.requests and again.pairs == every.pairs
     batch, _ = read_all(qwen, pairs, recipe)
     rows = list(map(len, pair_rows(batch, batch.features)))
-    lengths = dict(zip((pair.pair.source + pair.clip for pair in batch.pairs), zip(rows[:9], rows[9:], strict=True),
-                       strict=True))
+    lengths = dict(
+        zip(
+            (pair.pair.source + pair.clip for pair in batch.pairs),
+            zip(rows[:9], rows[9:], strict=True),
+            strict=True,
+        )
+    )
     assert lengths["video_other_clipc0.mp4"][0] * 2 < lengths["video_other_clipc0.mp4"][1]
     limit = sorted(map(max, lengths.values()))[4]
-    short = recipe.model_copy(update={"train": recipe.train.model_copy(update={"max_length": limit})})
-    kept = select_pairs(policy, short, pairs, root=qwen, on_bad_clip=lambda clip, error: pytest.fail(clip))
-    fitting = [place for place, pair in enumerate(every.pairs) if max(lengths[pair.pair.source + pair.clip]) <= limit]
+    short = recipe.model_copy(
+        update={"train": recipe.train.model_copy(update={"max_length": limit})}
+    )
+    kept = select_pairs(
+        policy, short, pairs, root=qwen, on_bad_clip=lambda clip, error: pytest.fail(clip)
+    )
+    fitting = [
+        place
+        for place, pair in enumerate(every.pairs)
+        if max(lengths[pair.pair.source + pair.clip]) <= limit
+    ]
     assert kept.places == fitting and 0 < len(fitting) < 9
     assert kept.dropped == {"longer_than_max_length": 9 - len(fitting)}
     left = without_clips(every, {"c0.mp4#reverse"})
     assert len(left.pairs) == 8 and left.dropped == {"clip_failed_in_training": 1}
 
 
-def test_equal_answers_are_a_pair_where_clips_differ_and_have_log_probs_of_their_own(qwen: Path) -> None:
+def test_equal_answers_are_a_pair_where_clips_differ_and_have_log_probs_of_their_own(
+    qwen: Path,
+) -> None:
     policy = shared_policy("qwen2_5_vl")
     pairs = with_negatives(2)
     tokens = [tokenize_pair(policy, pair) for pair in pairs]
@@ -251,12 +329,17 @@ def test_equal_answers_are_a_pair_where_clips_differ_and_have_log_probs_of_their
 @pytest.mark.parametrize("kept", ["frames", "features"])
 def test_a_cache_tells_corruptions_apart(qwen: Path, tmp_path: Path, kept: str) -> None:
     pairs = with_negatives(1, ["shuffle", "reverse", "drop"])
-    requests = [clip_request(pairs[0], qwen), *(rejected_clip_request(pair, qwen) for pair in pairs[1:])]
+    requests = [
+        clip_request(pairs[0], qwen),
+        *(rejected_clip_request(pair, qwen) for pair in pairs[1:]),
+    ]
     policy, found = shared_policy("qwen2_5_vl"), []
     for cache in (None, DiskCache(tmp_path, limit=1 << 30), DiskCache(tmp_path, limit=1 << 30)):
         settings = VideoSettings(num_frames=6, workers=1, cache="none" if cache is None else kept)
         with ClipSource(policy, settings, cache=cache) as source:
-            found.append([source.encode(clip).features.embeddings for _, clip in source.map(requests)])
+            found.append(
+                [source.encode(clip).features.embeddings for _, clip in source.map(requests)]
+            )
             counts = source.counts
     assert counts["decoded"] == 0, "the last source finds all it needs"
     for one, other, third in zip(*found, strict=True):
@@ -266,17 +349,43 @@ def test_a_cache_tells_corruptions_apart(qwen: Path, tmp_path: Path, kept: str) 
 
 def test_a_still_clip_costs_its_negative_is_told_and_counts_for_no_limit(qwen: Path) -> None:
     write_clip(qwen / "still.mp4", 1, rate=2)
-    still = [Pair(sample_id="still", video="still.mp4", prompt="what ?", chosen="a red square", rejected="yes",
-                  source="test", chosen_id="a", rejected_id="b")]
+    still = [
+        Pair(
+            sample_id="still",
+            video="still.mp4",
+            prompt="what ?",
+            chosen="a red square",
+            rejected="yes",
+            source="test",
+            chosen_id="a",
+            rejected_id="b",
+        )
+    ]
     pairs = [*with_negatives(3, ["reverse"]), *add_negatives(still, ["reverse"], seed=0).pairs]
-    summary, run = train_here(make_recipe(qwen, name="still", epochs=1, save_steps=100), qwen, pairs)
+    summary, run = train_here(
+        make_recipe(qwen, name="still", epochs=1, save_steps=100), qwen, pairs
+    )
     assert list(run.bad_clips) == ["still.mp4#reverse"]
-    assert run.bad_clips["still.mp4#reverse"].endswith("its 1 frames look the same after 'reverse' [unchanged]")
+    assert run.bad_clips["still.mp4#reverse"].endswith(
+        "its 1 frames look the same after 'reverse' [unchanged]"
+    )
     assert summary["trained"] == 8
 
 
 def test_an_unknown_corruption_stops_training_before_it_begins(qwen: Path) -> None:
-    pair = Pair(sample_id="q7", video="c0.mp4", prompt="what ?", chosen="yes", rejected="yes", source="test",
-                chosen_id="a", rejected_id="a", rejected_corruption="mirror")
-    with pytest.raises(UserError, match=r"rejected_corruption of the pair of sample 'q7': unknown corruption 'mirror'"):
+    pair = Pair(
+        sample_id="q7",
+        video="c0.mp4",
+        prompt="what ?",
+        chosen="yes",
+        rejected="yes",
+        source="test",
+        chosen_id="a",
+        rejected_id="a",
+        rejected_corruption="mirror",
+    )
+    with pytest.raises(
+        UserError,
+        match=r"rejected_corruption of the pair of sample 'q7': unknown corruption 'mirror'",
+    ):
         train_here(make_recipe(qwen, name="mirror"), qwen, [pair])

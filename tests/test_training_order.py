@@ -16,8 +16,14 @@ def flat(order: ClipOrder) -> list[int]:
     return [position for batch in order for position in batch]
 
 
-@given(st.lists(st.sampled_from("abcdefgh"), min_size=1, max_size=30), st.integers(1, 5), st.integers(0, 3))
-def test_every_pair_comes_once_an_epoch_and_a_clip_s_pairs_together(clips: list[str], size: int, epoch: int) -> None:
+@given(
+    st.lists(st.sampled_from("abcdefgh"), min_size=1, max_size=30),
+    st.integers(1, 5),
+    st.integers(0, 3),
+)
+def test_every_pair_comes_once_an_epoch_and_a_clip_s_pairs_together(
+    clips: list[str], size: int, epoch: int
+) -> None:
     order = ClipOrder(clips, batch_size=size, seed=0)
     order.set_epoch(epoch)
     assert sorted(flat(order)) == list(range(len(clips)))
@@ -26,14 +32,20 @@ def test_every_pair_comes_once_an_epoch_and_a_clip_s_pairs_together(clips: list[
 
 
 @given(st.integers(1, 40), st.integers(1, 4), st.integers(1, 3))
-def test_processes_share_all_pairs_in_equally_many_equal_batches(count: int, processes: int, size: int) -> None:
+def test_processes_share_all_pairs_in_equally_many_equal_batches(
+    count: int, processes: int, size: int
+) -> None:
     clips = [f"c{number % 5}" for number in range(count)]
-    shares = [list(ClipOrder(clips, batch_size=size, seed=1, process=process, num_processes=processes))
-              for process in range(processes)]
+    shares = [
+        list(ClipOrder(clips, batch_size=size, seed=1, process=process, num_processes=processes))
+        for process in range(processes)
+    ]
     assert len({tuple(len(batch) for batch in share) for share in shares}) == 1
     seen = Counter(position for share in shares for batch in share for position in batch)
     assert set(seen) == set(range(count))
-    assert sum(seen.values()) - count < processes + count  # only what is needed to make shares equal comes again
+    assert (
+        sum(seen.values()) - count < processes + count
+    )  # only what is needed to make shares equal comes again
     assert sum(seen.values()) == processes * -(-count // processes)
 
 
@@ -57,4 +69,6 @@ def test_a_clip_that_is_left_out_leaves_the_order_of_the_others() -> None:
 def test_the_clip_order_is_that_of_the_batches(processes: int) -> None:
     for process in range(processes):
         order = ClipOrder(CLIPS, batch_size=3, seed=5, process=process, num_processes=processes)
-        assert order.visits() == [(clip,) for clip, _ in groupby(CLIPS[position] for position in flat(order))]
+        assert order.visits() == [
+            (clip,) for clip, _ in groupby(CLIPS[position] for position in flat(order))
+        ]

@@ -1,4 +1,6 @@
-"""A folder of the reference's log-probs that runs share: paid once, written by several, never torn."""
+"""A folder of the reference's log-probs that runs share: paid once, written by several, never
+torn.
+"""
 
 import json
 import subprocess
@@ -35,9 +37,19 @@ with SharedRows(Path(sys.argv[1])) as rows:
 
 
 def test_processes_write_at_the_same_time_and_lose_nothing(tmp_path: Path) -> None:
-    """Three writers begin together, with keys in common and of their own; the first value of a key stays."""
-    writers = [subprocess.Popen([sys.executable, "-c", WRITER, str(tmp_path), str(number)], stdin=subprocess.PIPE,
-                                stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for number in range(3)]
+    """Three writers begin together, with keys in common and of their own; the first value of a key
+    stays.
+    """
+    writers = [
+        subprocess.Popen(
+            [sys.executable, "-c", WRITER, str(tmp_path), str(number)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for number in range(3)
+    ]
     for writer in writers:
         assert writer.stdout is not None and writer.stdout.readline() == "open\n"
     said = []
@@ -50,9 +62,14 @@ def test_processes_write_at_the_same_time_and_lose_nothing(tmp_path: Path) -> No
     assert [writer.returncode for writer in writers] == [0, 0, 0], said
     with SharedRows(tmp_path) as rows:
         shared = rows.get(KIND, [f"k{number}" for number in range(200)])
-        own = rows.get(KIND, [f"own{writer}-{number}" for writer in range(3) for number in range(200)])
+        own = rows.get(
+            KIND, [f"own{writer}-{number}" for writer in range(3) for number in range(200)]
+        )
     assert len(shared) == 200 and len(own) == 600
-    assert all(row["logps"][0] == int(key[1:]) and row["logps"][1] in (0, 1, 2) for key, row in shared.items())
+    assert all(
+        row["logps"][0] == int(key[1:]) and row["logps"][1] in (0, 1, 2)
+        for key, row in shared.items()
+    )
 
 
 def test_the_first_value_of_a_key_stays(tmp_path: Path) -> None:
@@ -64,7 +81,9 @@ def test_the_first_value_of_a_key_stays(tmp_path: Path) -> None:
 
 
 def run(recipe: Recipe, world: Path) -> tuple[list[float], list[str]]:
-    """Train and measure held-out margins; return the first step's margin, and the kinds of rows in the run's store."""
+    """Train and measure held-out margins; return the first step's margin, and the kinds of rows in
+    the run's store.
+    """
     with RunStore(recipe.run_folder) as store:
         opened = open_run(recipe, store, world, make_pairs(4))
         train(opened)
@@ -75,11 +94,15 @@ def run(recipe: Recipe, world: Path) -> tuple[list[float], list[str]]:
 
 
 def test_a_sweep_under_two_names_pays_once(tmp_path: Path) -> None:
-    """The second run adds no row; a third one meets falsified values: it asks the folder, not the model."""
+    """The second run adds no row; a third one meets falsified values: it asks the folder, not the
+    model.
+    """
     world = make_world(tmp_path / "world", "qwen2_5_vl")
     folder = tmp_path / "shared"
-    recipes = [make_recipe(world, name=f"beta{beta}", beta=beta, epochs=1, reference_folder=str(folder))
-               for beta in (0.1, 0.5)]
+    recipes = [
+        make_recipe(world, name=f"beta{beta}", beta=beta, epochs=1, reference_folder=str(folder))
+        for beta in (0.1, 0.5)
+    ]
     assert run(recipes[0], world) == ([0.0], [])
     with SharedRows(folder) as rows:
         before = rows._db.execute("select key, body from rows order by key").fetchall()
@@ -95,7 +118,10 @@ def test_a_sweep_under_two_names_pays_once(tmp_path: Path) -> None:
 
 def test_the_folder_changes_where_and_not_what(tmp_path: Path) -> None:
     here, there = make_recipe(tmp_path), make_recipe(tmp_path, reference_folder="elsewhere")
-    keys = [training_key(recipe, make_pairs(2), revision="r", num_processes=1) for recipe in (here, there)]
+    keys = [
+        training_key(recipe, make_pairs(2), revision="r", num_processes=1)
+        for recipe in (here, there)
+    ]
     assert keys[0] == keys[1] and "train.reference_folder" in SPEED_ONLY
 
 

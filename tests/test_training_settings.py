@@ -10,13 +10,25 @@ import pytest
 from trl import DPOConfig, DPOTrainer
 
 from dpo_video.core.errors import UserError
-from dpo_video.recipe import DataSettings, JudgeSettings, LoraSettings, ModelSettings, Recipe, TrainSettings
+from dpo_video.recipe import (
+    DataSettings,
+    JudgeSettings,
+    LoraSettings,
+    ModelSettings,
+    Recipe,
+    TrainSettings,
+)
 from dpo_video.train.dpo_config import LOSSES, OWNED, REFUSED, check_train_settings, dpo_config
 
 
 def recipe(**train: Any) -> Recipe:
-    return Recipe(name="r", model=ModelSettings(name="m"), data=DataSettings(samples="s.jsonl"),
-                  judge=JudgeSettings(model="j"), train=TrainSettings(**train))
+    return Recipe(
+        name="r",
+        model=ModelSettings(name="m"),
+        data=DataSettings(samples="s.jsonl"),
+        judge=JudgeSettings(model="j"),
+        train=TrainSettings(**train),
+    )
 
 
 def config(tmp_path: Path, **train: Any) -> DPOConfig:
@@ -24,17 +36,31 @@ def config(tmp_path: Path, **train: Any) -> DPOConfig:
 
 
 def test_the_recipe_s_numbers_reach_trl(tmp_path: Path) -> None:
-    made = config(tmp_path, loss=["sigmoid", "sft"], beta=0.3, batch_size=2, gradient_accumulation=4, max_steps=17,
-                  optimizer="adamw_torch_fused", trl={"loss_weights": [1.0, 0.2], "adam_beta2": 0.95})
+    made = config(
+        tmp_path,
+        loss=["sigmoid", "sft"],
+        beta=0.3,
+        batch_size=2,
+        gradient_accumulation=4,
+        max_steps=17,
+        optimizer="adamw_torch_fused",
+        trl={"loss_weights": [1.0, 0.2], "adam_beta2": 0.95},
+    )
     assert (made.loss_type, made.loss_weights, made.beta) == (["sigmoid", "sft"], [1.0, 0.2], 0.3)
-    assert (made.per_device_train_batch_size, made.gradient_accumulation_steps, made.max_steps) == (2, 4, 17)
+    assert (made.per_device_train_batch_size, made.gradient_accumulation_steps, made.max_steps) == (
+        2,
+        4,
+        17,
+    )
     assert (made.optim, made.adam_beta2, made.report_to) == ("adamw_torch_fused", 0.95, [])
 
 
 def test_trl_never_cuts_a_sequence_and_never_checkpoints_reentrantly(tmp_path: Path) -> None:
     made = config(tmp_path)
     assert made.max_length is None
-    assert made.gradient_checkpointing and made.gradient_checkpointing_kwargs == {"use_reentrant": False}
+    assert made.gradient_checkpointing and made.gradient_checkpointing_kwargs == {
+        "use_reentrant": False
+    }
     assert not config(tmp_path, gradient_checkpointing=False).gradient_checkpointing
 
 
@@ -44,12 +70,19 @@ def test_warmup_is_a_share_of_the_steps(tmp_path: Path, ratio: float, steps: int
     assert config(tmp_path, warmup_ratio=ratio).get_warmup_steps(20) == steps
 
 
-@pytest.mark.parametrize("key, told", [
-    ("beta", "set `train.beta` instead"), ("max_length", "set `train.max_length` instead"),
-    ("warmup_steps", "set `train.warmup_ratio` instead"), ("padding_free", "video rows are padded"),
-    ("precompute_ref_log_probs", "does not notice a change of frames"), ("truncation_mode", "loses video tokens"),
-    ("hub_token", "never holds a token"), ("loss_weight", "Did you mean 'loss_weights'?"),
-])
+@pytest.mark.parametrize(
+    "key, told",
+    [
+        ("beta", "set `train.beta` instead"),
+        ("max_length", "set `train.max_length` instead"),
+        ("warmup_steps", "set `train.warmup_ratio` instead"),
+        ("padding_free", "video rows are padded"),
+        ("precompute_ref_log_probs", "does not notice a change of frames"),
+        ("truncation_mode", "loses video tokens"),
+        ("hub_token", "never holds a token"),
+        ("loss_weight", "Did you mean 'loss_weights'?"),
+    ],
+)
 def test_a_key_that_cannot_be_used_is_refused_with_what_to_do(key: str, told: str) -> None:
     with pytest.raises(UserError, match=re.escape(told)) as error:
         check_train_settings(recipe(trl={key: 1}))
@@ -57,19 +90,42 @@ def test_a_key_that_cannot_be_used_is_refused_with_what_to_do(key: str, told: st
 
 
 def test_an_unknown_loss_names_the_nearest() -> None:
-    with pytest.raises(UserError, match=r"unknown loss in train\.loss 'sigmoyd'\. Did you mean 'sigmoid'"):
+    with pytest.raises(
+        UserError, match=r"unknown loss in train\.loss 'sigmoyd'\. Did you mean 'sigmoid'"
+    ):
         check_train_settings(recipe(loss=["sigmoyd"]))
 
 
-@pytest.mark.parametrize(("loss", "trl", "told"), [
-    ("robust", {"label_smoothing": 0.5}, "label_smoothing` is 0.5, but for `train.loss` 'robust'"),
-    ("exo_pair", {"label_smoothing": 0}, "'exo_pair' needs `train.trl.label_smoothing` above 0"),
-    ("sigmoid", {"label_smoothing": "x"}, "`train.trl.label_smoothing` must be a number, got 'x'"),
-    ("sigmoid", {"f_divergence_type": "js"}, "unknown train.trl.f_divergence_type 'js'"),
-    ("sigmoid", {"max_grad_norm": True}, "`train.trl.max_grad_norm` must be a number, got True"),
-    ("sigmoid", {"ddp_timeout": 1.5}, "`train.trl.ddp_timeout` must be an integer, got 1.5"),
-])
-def test_a_value_that_breaks_the_loss_is_refused_before_training(loss: str, trl: dict[str, Any], told: str) -> None:
+@pytest.mark.parametrize(
+    ("loss", "trl", "told"),
+    [
+        (
+            "robust",
+            {"label_smoothing": 0.5},
+            "label_smoothing` is 0.5, but for `train.loss` 'robust'",
+        ),
+        (
+            "exo_pair",
+            {"label_smoothing": 0},
+            "'exo_pair' needs `train.trl.label_smoothing` above 0",
+        ),
+        (
+            "sigmoid",
+            {"label_smoothing": "x"},
+            "`train.trl.label_smoothing` must be a number, got 'x'",
+        ),
+        ("sigmoid", {"f_divergence_type": "js"}, "unknown train.trl.f_divergence_type 'js'"),
+        (
+            "sigmoid",
+            {"max_grad_norm": True},
+            "`train.trl.max_grad_norm` must be a number, got True",
+        ),
+        ("sigmoid", {"ddp_timeout": 1.5}, "`train.trl.ddp_timeout` must be an integer, got 1.5"),
+    ],
+)
+def test_a_value_that_breaks_the_loss_is_refused_before_training(
+    loss: str, trl: dict[str, Any], told: str
+) -> None:
     with pytest.raises(UserError, match=re.escape(told)):
         check_train_settings(recipe(loss=[loss], trl=trl))
 
@@ -79,14 +135,18 @@ def test_a_value_that_trl_refuses_is_a_user_error(tmp_path: Path) -> None:
         config(tmp_path, trl={"loss_weights": [1.0, 2.0]})
 
 
-@pytest.mark.parametrize(("settings", "told"), [
-    ({"scheduler": "cosine_with_min_lr"}, "One of min_lr or min_lr_rate should be set"),
-    ({"trl": {"lr_scheduler_kwargs": {"foo": 1}}}, "unexpected keyword argument 'foo'"),
-    ({"trl": {"optim_args": "betas"}}, "not enough values to unpack"),
-    ({"optimizer": "lomo"}, "You need to install `lomo_optim`"),
-])
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"scheduler": "cosine_with_min_lr"}, "One of min_lr or min_lr_rate should be set"),
+        ({"trl": {"lr_scheduler_kwargs": {"foo": 1}}}, "unexpected keyword argument 'foo'"),
+        ({"trl": {"optim_args": "betas"}}, "not enough values to unpack"),
+        ({"optimizer": "lomo"}, "You need to install `lomo_optim`"),
+    ],
+)
 def test_an_optimizer_or_a_schedule_that_cannot_be_made_is_found_before_training(
-        tmp_path: Path, settings: dict[str, Any], told: str) -> None:
+    tmp_path: Path, settings: dict[str, Any], told: str
+) -> None:
     with pytest.raises(UserError, match=f"TRL refuses the training settings.*{told}"):
         config(tmp_path, **settings)
 

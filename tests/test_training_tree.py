@@ -1,4 +1,6 @@
-"""Rows become trees: what they share stands once, and every row can be read back from the packed sequence."""
+"""Rows become trees: what they share stands once, and every row can be read back from the packed
+sequence.
+"""
 
 import numpy as np
 import pytest
@@ -17,7 +19,10 @@ def tokens(*rows: list[int]) -> list[np.ndarray]:
 
 def spelled(packing: Packing, rows: list[np.ndarray]) -> list[tuple[int, ...]]:
     """Return the ids of each segment."""
-    return [tuple(rows[segment.row][segment.start:segment.stop, 0].tolist()) for segment in packing.segments]
+    return [
+        tuple(rows[segment.row][segment.start : segment.stop, 0].tolist())
+        for segment in packing.segments
+    ]
 
 
 def parents(packing: Packing) -> list[int | None]:
@@ -28,7 +33,15 @@ def test_video_question_and_answers_become_three_levels() -> None:
     one, other = list(range(10, 20)), list(range(20, 30))
     rows = tokens(VIDEO + one + [1], VIDEO + other + [2], VIDEO + one + [3, 3], VIDEO + other + [4])
     packing = pack_rows(rows, [0] * 4)
-    assert spelled(packing, rows) == [tuple(VIDEO), tuple(one), (1,), (3, 3), tuple(other), (2,), (4,)]
+    assert spelled(packing, rows) == [
+        tuple(VIDEO),
+        tuple(one),
+        (1,),
+        (3, 3),
+        tuple(other),
+        (2,),
+        (4,),
+    ]
     assert parents(packing) == [None, 0, 1, 1, 0, 4, 4]
     assert packing.segments[3].ancestors == (0, 1)
     assert packing.num_tokens == 30 + 2 * 10 + 5
@@ -82,20 +95,34 @@ def test_equal_ids_at_other_positions_are_not_shared() -> None:
     assert [segment.end - segment.begin for segment in packing.segments] == [20, 11, 11]
 
 
-@given(st.lists(st.tuples(st.lists(st.integers(0, 2), min_size=1, max_size=12), st.integers(0, 2)), min_size=1,
-                max_size=8), st.integers(1, 9))
-def test_every_row_reads_its_own_tokens_and_sees_itself_causally(rows: list[tuple[list[int], int]], saved: int) -> None:
-    """Each row is the chain of its last segment's ancestors and that segment, in order and complete."""
+@given(
+    st.lists(
+        st.tuples(st.lists(st.integers(0, 2), min_size=1, max_size=12), st.integers(0, 2)),
+        min_size=1,
+        max_size=8,
+    ),
+    st.integers(1, 9),
+)
+def test_every_row_reads_its_own_tokens_and_sees_itself_causally(
+    rows: list[tuple[list[int], int]], saved: int
+) -> None:
+    """Each row is the chain of its last segment's ancestors and that segment, in order and
+    complete.
+    """
     made = tokens(*(row for row, _ in rows))
     packing = pack_rows(made, [clip for _, clip in rows], min_saved=saved)
     segments = packing.segments
-    packed = np.concatenate([made[segment.row][segment.start:segment.stop] for segment in segments])
+    packed = np.concatenate(
+        [made[segment.row][segment.start : segment.stop] for segment in segments]
+    )
     assert len(packed) == packing.num_tokens
     for row, places in zip(made, packing.places, strict=True):
         assert (packed[places] == row).all()
         (last,) = [segment for segment in segments if segment.begin <= places[-1] < segment.end]
         chain = [*(segments[ancestor] for ancestor in last.ancestors), last]
-        assert places.tolist() == [place for segment in chain for place in range(segment.begin, segment.end)]
+        assert places.tolist() == [
+            place for segment in chain for place in range(segment.begin, segment.end)
+        ]
     for segment in segments:
         assert segment.end > segment.begin
         assert all(segments[ancestor].end <= segment.begin for ancestor in segment.ancestors)

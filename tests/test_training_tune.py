@@ -1,4 +1,6 @@
-"""Tuning projector and tower: the gradients of plain forwards on pixels, and an adapter that all stages use whole."""
+"""Tuning projector and tower: the gradients of plain forwards on pixels, and an adapter that all
+stages use whole.
+"""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -43,20 +45,33 @@ each_kind = pytest.mark.parametrize("kind", KINDS)
 
 
 def rows_with_pixels(policy: Policy) -> list[Row]:
-    """Return rows about two clips that wait for their features: two questions of the first, an answer in both."""
+    """Return rows about two clips that wait for their features: two questions of the first, an
+    answer in both.
+    """
     rows = []
-    for count, questions in ((6, {"what happens ?": ["yes", LONG], "describe": ["yes", "a red square"]}),
-                             (4, {"what ?": ["no", "left right"]})):
+    for count, questions in (
+        (6, {"what happens ?": ["yes", LONG], "describe": ["yes", "a red square"]}),
+        (4, {"what ?": ["no", "left right"]}),
+    ):
         clip = video_inputs(policy, make_frames(count), VideoSettings())
         features = pending_features(policy, clip)
-        rows += [Row(prompt=encode_prompt(policy, question, clip), clip=clip, features=features,
-                     answer=tuple(answer_ids(policy, answer)))
-                 for question, answers in questions.items() for answer in answers]
+        rows += [
+            Row(
+                prompt=encode_prompt(policy, question, clip),
+                clip=clip,
+                features=features,
+                answer=tuple(answer_ids(policy, answer)),
+            )
+            for question, answers in questions.items()
+            for answer in answers
+        ]
     return rows
 
 
 def plain_pixels(policy: Policy, row: Row) -> Tensor:
-    """Return (answer tokens,) log-probs of a row alone, from a forward of the model on pixels, nats."""
+    """Return (answer tokens,) log-probs of a row alone, from a forward of the model on pixels,
+    nats.
+    """
     batch = collate(policy, [row], "right")
     del batch["mm_encoder_outputs"]
     logits = policy.bare(**batch, **row.clip.pixels, use_cache=False).logits[0, :-1].float()
@@ -66,13 +81,19 @@ def plain_pixels(policy: Policy, row: Row) -> Tensor:
 
 def weighed(values: Sequence[Tensor]) -> Tensor:
     """Return a loss in which every token of every row has a weight of its own."""
-    return torch.cat([torch.linspace(-1, 2, len(value)) * (number + 1) * value
-                      for number, value in enumerate(values)]).mean()
+    return torch.cat(
+        [
+            torch.linspace(-1, 2, len(value)) * (number + 1) * value
+            for number, value in enumerate(values)
+        ]
+    ).mean()
 
 
 @pytest.mark.parametrize("tune", TUNED, ids=" ".join)
 @each_kind
-def test_log_probs_and_gradients_are_those_of_plain_forwards_on_pixels(kind: Kind, tune: tuple[Part, ...]) -> None:
+def test_log_probs_and_gradients_are_those_of_plain_forwards_on_pixels(
+    kind: Kind, tune: tuple[Part, ...]
+) -> None:
     policy = tuned_policy(kind, tune=tune)
     rows = rows_with_pixels(policy)
     expected = [plain_pixels(policy, row) for row in rows]
@@ -110,9 +131,13 @@ def test_gradient_checkpointing_changes_no_gradient_of_the_tower() -> None:
     grads = []
     for on in (False, True):
         if on:
-            policy.bare.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+            policy.bare.gradient_checkpointing_enable(
+                gradient_checkpointing_kwargs={"use_reentrant": False}
+            )
             policy.bare.enable_input_require_grads()
-        values = answer_part(rows, run_engine(policy, shared_prefix_engine, rows, encode=True).log_probs)
+        values = answer_part(
+            rows, run_engine(policy, shared_prefix_engine, rows, encode=True).log_probs
+        )
         grads.append(adapter_grads(policy, weighed(values)))
     assert grads[0].keys() == grads[1].keys()
     for name in grads[0]:
@@ -120,11 +145,20 @@ def test_gradient_checkpointing_changes_no_gradient_of_the_tower() -> None:
 
 
 @pytest.fixture(scope="module", params=KINDS)
-def trained(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
+def trained(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, Any]:
     """A world with a run of three steps that tuned all parts."""
     world = make_world(tmp_path_factory.mktemp("tune"), request.param)
-    recipe = make_recipe(world, tune=list(ALL), epochs=3, batch_size=2, gradient_accumulation=2, max_steps=3,
-                         learning_rate=1e-2)
+    recipe = make_recipe(
+        world,
+        tune=list(ALL),
+        epochs=3,
+        batch_size=2,
+        gradient_accumulation=2,
+        max_steps=3,
+        learning_rate=1e-2,
+    )
     with open_tuned(recipe, world) as run:
         train(run)
     return world, recipe
@@ -136,16 +170,25 @@ def open_tuned(recipe: Any, world: Path) -> Iterator[Run]:
         yield open_run(recipe, store, world, make_pairs(7))
 
 
-def test_three_steps_change_every_chosen_layer_and_the_adapter_holds_nothing_else(trained: tuple[Path, Any]) -> None:
-    """LLaVA's features come from before the tower's last layer, so that no gradient reaches that one."""
+def test_three_steps_change_every_chosen_layer_and_the_adapter_holds_nothing_else(
+    trained: tuple[Path, Any],
+) -> None:
+    """LLaVA's features come from before the tower's last layer, so that no gradient reaches that
+    one.
+    """
     _, recipe = trained
     base = load_policy(recipe.model)
     weights = adapter_weights(recipe.run_folder / "adapter")
     layers = {bare_name(name) for name in weights}
-    assert layers == {name for name, module in base.bare.named_modules() if isinstance(module, torch.nn.Linear)
-                      and not name.endswith("lm_head")}
+    assert layers == {
+        name
+        for name, module in base.bare.named_modules()
+        if isinstance(module, torch.nn.Linear) and not name.endswith("lm_head")
+    }
     assert {part_of(name, base.family) for name in layers} == set(ALL)
-    still = {bare_name(name) for name, weight in weights.items() if "lora_B" in name and not weight.any()}
+    still = {
+        bare_name(name) for name, weight in weights.items() if "lora_B" in name and not weight.any()
+    }
     unused = "vision_tower.encoder.layers.2." if base.family.name == "llava_next_video" else "none"
     assert still == {name for name in layers if unused in name}
     tuned = load_policy(recipe.model, adapter=recipe.run_folder / "adapter")
@@ -156,17 +199,23 @@ def test_three_steps_change_every_chosen_layer_and_the_adapter_holds_nothing_els
 
 
 def test_evaluation_compares_with_the_untouched_model(trained: tuple[Path, Any]) -> None:
-    """Its margins are those of tuned and base model, each loaded on its own and encoding the clips itself."""
+    """Its margins are those of tuned and base model, each loaded on its own and encoding the clips
+    itself.
+    """
     world, recipe = trained
     pairs = sorted(make_pairs(4), key=lambda pair: pair.video)
     with open_tuned(recipe, world) as run:
         first = read_log(run)[0]
         got = reward_margins(run, pairs)
     assert first["rewards/margins"] == 0.0
-    tuned, base = (sums_of(load_policy(recipe.model, adapter=adapter), recipe, pairs, world)
-                   for adapter in (recipe.run_folder / "adapter", None))
+    tuned, base = (
+        sums_of(load_policy(recipe.model, adapter=adapter), recipe, pairs, world)
+        for adapter in (recipe.run_folder / "adapter", None)
+    )
     rewards = [recipe.train.beta * (own - other) for own, other in zip(tuned, base, strict=True)]
-    expected = [chosen - rejected for chosen, rejected in zip(rewards[::2], rewards[1::2], strict=True)]
+    expected = [
+        chosen - rejected for chosen, rejected in zip(rewards[::2], rewards[1::2], strict=True)
+    ]
     assert [one.clip for one in got] == [pair.video for pair in pairs]
     assert [one.margin for one in got] == pytest.approx(expected, abs=1e-5)
     assert min(map(abs, expected)) > 1e-3
@@ -176,9 +225,13 @@ def sums_of(policy: Policy, recipe: Any, pairs: Sequence[Pair], world: Path) -> 
     """Return the log-probs of the pairs' answers, chosen and rejected in turn, nats."""
     sums = []
     for pair in pairs:
-        frames = read_frames(world / str(pair.video), recipe.video, multiple_of=policy.family.frames_per_step)
+        frames = read_frames(
+            world / str(pair.video), recipe.video, multiple_of=policy.family.frames_per_step
+        )
         assert isinstance(frames, Frames)
-        rows = clip_rows(policy, frames, recipe.video, question=pair.prompt, answers=[pair.chosen, pair.rejected])
+        rows = clip_rows(
+            policy, frames, recipe.video, question=pair.prompt, answers=[pair.chosen, pair.rejected]
+        )
         sums += answer_logps(policy, rows)
     return sums
 
@@ -187,10 +240,14 @@ def read_log(run: Run) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (run.folder / "train_log.jsonl").read_text().splitlines()]
 
 
-def test_generation_encodes_with_the_tuned_tower_and_merging_keeps_it(trained: tuple[Path, Any],
-                                                                      tmp_path: Path) -> None:
+def test_generation_encodes_with_the_tuned_tower_and_merging_keeps_it(
+    trained: tuple[Path, Any], tmp_path: Path
+) -> None:
     world, recipe = trained
-    base, tuned = load_policy(recipe.model), load_policy(recipe.model, adapter=recipe.run_folder / "adapter")
+    base, tuned = (
+        load_policy(recipe.model),
+        load_policy(recipe.model, adapter=recipe.run_folder / "adapter"),
+    )
     clip = video_inputs(base, make_frames(6), VideoSettings())
     with open_tuned(recipe, world) as run:
         merge(run, tmp_path / "merged")
@@ -198,7 +255,9 @@ def test_generation_encodes_with_the_tuned_tower_and_merging_keeps_it(trained: t
     features = [encode_video(policy, clip).embeddings for policy in (base, tuned, merged)]
     assert float((features[0] - features[1]).abs().max()) > 1e-4
     torch.testing.assert_close(features[1], features[2], atol=1e-4, rtol=1e-4)
-    torch.testing.assert_close(encode_video(tuned, clip, adapter=False).embeddings, features[0], atol=0, rtol=0)
+    torch.testing.assert_close(
+        encode_video(tuned, clip, adapter=False).embeddings, features[0], atol=0, rtol=0
+    )
 
 
 def test_the_reference_is_made_of_features_without_the_adapter(trained: tuple[Path, Any]) -> None:
@@ -209,7 +268,9 @@ def test_the_reference_is_made_of_features_without_the_adapter(trained: tuple[Pa
     base = load_policy(recipe.model)
     rows = clip_rows(policy, frames, VideoSettings(), question="what ?", answers=["yes", "no"])
     off = [replace(row, features=encode_video(policy, row.clip, adapter=False)) for row in rows]
-    wanted = answer_logps(base, clip_rows(base, frames, VideoSettings(), question="what ?", answers=["yes", "no"]))
+    wanted = answer_logps(
+        base, clip_rows(base, frames, VideoSettings(), question="what ?", answers=["yes", "no"])
+    )
     assert answer_logps(policy, off, adapter=False) == pytest.approx(wanted, abs=1e-5)
     assert answer_logps(policy, rows, adapter=False) != pytest.approx(wanted, abs=1e-3)
 
@@ -217,7 +278,9 @@ def test_the_reference_is_made_of_features_without_the_adapter(trained: tuple[Pa
 def test_a_cache_of_features_is_refused(trained: tuple[Path, Any]) -> None:
     _, recipe = trained
     cached = recipe.model_copy(update={"video": VideoSettings(cache="features")})
-    with pytest.raises(UserError, match=r"`train\.tune` has 'projector'.*Set video\.cache to 'frames'"):
+    with pytest.raises(
+        UserError, match=r"`train\.tune` has 'projector'.*Set video\.cache to 'frames'"
+    ):
         check_train_settings(cached)
     check_train_settings(recipe.model_copy(update={"video": VideoSettings(cache="frames")}))
     tuned = load_policy(recipe.model, adapter=recipe.run_folder / "adapter")
@@ -225,16 +288,20 @@ def test_a_cache_of_features_is_refused(trained: tuple[Path, Any]) -> None:
         ClipSource(tuned, VideoSettings(cache="features"))
 
 
-def test_a_part_without_linear_layers_is_refused_and_language_alone_is_the_family_s_own_pattern() -> None:
+def test_a_part_without_linear_layers_is_refused_and_language_alone_is_the_family_pattern() -> None:
     policy = load_policy(ModelSettings(name=str(tiny_folder("qwen2_5_vl")), device="cpu"))
     assert lora_targets(policy.bare, policy.family, ["language"]) == policy.family.lora_targets
-    with pytest.raises(UserError, match=r"train\.tune: found no linear layer of the part 'vision'.*Leave it out"):
+    with pytest.raises(
+        UserError, match=r"train\.tune: found no linear layer of the part 'vision'.*Leave it out"
+    ):
         lora_targets(policy.bare.get_decoder(), policy.family, ["vision"])
 
 
 def test_training_with_a_cache_of_frames_gives_the_same_adapter(trained: tuple[Path, Any]) -> None:
     world, recipe = trained
-    other = recipe.model_copy(update={"name": "cached", "video": recipe.video.model_copy(update={"cache": "frames"})})
+    other = recipe.model_copy(
+        update={"name": "cached", "video": recipe.video.model_copy(update={"cache": "frames"})}
+    )
     with open_tuned(other, world) as run:
         train(run)
     mine, theirs = (adapter_weights(one.run_folder / "adapter") for one in (other, recipe))

@@ -14,13 +14,16 @@ QA = load_scorer("qa_correctness")
 SUPPORT = load_scorer("caption_support")
 
 
-@pytest.mark.parametrize(("reply", "hound", "ours"), [
-    ("Explanation: there are 2 dogs.\n**Score:** 5", 3.5, 5),
-    ("Explanation: as in 1995, 999 of them; score = 3", 999.0, None),
-    ("Score:4/5", 4.5, 4),
-    ("I cannot judge this.", 1, None),
-    ("Score: 9", 9.0, None),
-])
+@pytest.mark.parametrize(
+    ("reply", "hound", "ours"),
+    [
+        ("Explanation: there are 2 dogs.\n**Score:** 5", 3.5, 5),
+        ("Explanation: as in 1995, 999 of them; score = 3", 999.0, None),
+        ("Score:4/5", 4.5, 4),
+        ("I cannot judge this.", 1, None),
+        ("Score: 9", 9.0, None),
+    ],
+)
 def test_replies_that_llava_hound_misread(reply, hound, ours):
     """`hound` is what LLaVA-Hound's parser made of such replies (notes/llava-hound.md 1.1)."""
     verdict = parse(HOUND, reply)
@@ -28,27 +31,58 @@ def test_replies_that_llava_hound_misread(reply, hound, ours):
     assert verdict.score is not None or verdict.reason
 
 
-@pytest.mark.parametrize(("reply", "score"), [
-    ("Score: 1", 1), ("score:2", 2), ("  Score:   3  ", 3), ("Score: 4.", 4), ("## Score: 5", 5), ("**Score: 5**", 5),
-    ("__Score__: `2`", 2), ("Score: 4.0", 4), ("Score: 1\nScore: 5", 5), ("Score: 5\nScore: 1\n\n", 1),
-    ("<think>\nScore: 1\n</think>\nScore: 3", 3), ("Score: 2\nI hope this helps.", 2), ("Score: 3\r\n", 3),
-])
+@pytest.mark.parametrize(
+    ("reply", "score"),
+    [
+        ("Score: 1", 1),
+        ("score:2", 2),
+        ("  Score:   3  ", 3),
+        ("Score: 4.", 4),
+        ("## Score: 5", 5),
+        ("**Score: 5**", 5),
+        ("__Score__: `2`", 2),
+        ("Score: 4.0", 4),
+        ("Score: 1\nScore: 5", 5),
+        ("Score: 5\nScore: 1\n\n", 1),
+        ("<think>\nScore: 1\n</think>\nScore: 3", 3),
+        ("Score: 2\nI hope this helps.", 2),
+        ("Score: 3\r\n", 3),
+    ],
+)
 def test_forms_of_a_verdict_line_that_count(reply, score):
     assert parse(HOUND, reply).score == score
 
 
-@pytest.mark.parametrize(("reply", "reason"), [
-    ("", "empty reply"), ("   \n", "empty reply"), ("5", "no verdict line"), ("Score 5", "no verdict line"),
-    ("The score: 5", "no verdict line"), ("Overall Score: 5", "no verdict line"), ("> Score: 5", "no verdict line"),
-    ("- Score: 5", "no verdict line"), ("Scored: 5", "no verdict line"),
-    ("Score: 0", "out of scale"), ("Score: 6", "out of scale"), ("Score: -1", "out of scale"),
-    ("Score: 55", "out of scale"),
-    ("Score: 3.5", "not an integer"), ("Score: 4/10", "malformed verdict"), ("Score: four", "malformed verdict"),
-    ("Score: 4 of 5", "malformed verdict"), ("Score:", "malformed verdict"), ("Score: 4-5", "malformed verdict"),
-    ("Score: nan", "malformed verdict"), ("Score: 1e0", "malformed verdict"), ("Score: \u0664", "malformed verdict"),
-    ("Score: 5\nScore: unclear", "malformed verdict"), ("Score: 5\nScore: 9", "out of scale"),
-    ("<think>\nScore: 1\n</think>\nUnsure.", "no verdict line"),
-])
+@pytest.mark.parametrize(
+    ("reply", "reason"),
+    [
+        ("", "empty reply"),
+        ("   \n", "empty reply"),
+        ("5", "no verdict line"),
+        ("Score 5", "no verdict line"),
+        ("The score: 5", "no verdict line"),
+        ("Overall Score: 5", "no verdict line"),
+        ("> Score: 5", "no verdict line"),
+        ("- Score: 5", "no verdict line"),
+        ("Scored: 5", "no verdict line"),
+        ("Score: 0", "out of scale"),
+        ("Score: 6", "out of scale"),
+        ("Score: -1", "out of scale"),
+        ("Score: 55", "out of scale"),
+        ("Score: 3.5", "not an integer"),
+        ("Score: 4/10", "malformed verdict"),
+        ("Score: four", "malformed verdict"),
+        ("Score: 4 of 5", "malformed verdict"),
+        ("Score:", "malformed verdict"),
+        ("Score: 4-5", "malformed verdict"),
+        ("Score: nan", "malformed verdict"),
+        ("Score: 1e0", "malformed verdict"),
+        ("Score: \u0664", "malformed verdict"),
+        ("Score: 5\nScore: unclear", "malformed verdict"),
+        ("Score: 5\nScore: 9", "out of scale"),
+        ("<think>\nScore: 1\n</think>\nUnsure.", "no verdict line"),
+    ],
+)
 def test_everything_else_is_unscored_with_the_reason(reply, reason):
     verdict = parse(HOUND, reply)
     assert verdict.score is None
@@ -74,14 +108,19 @@ def test_the_explanation_is_kept():
     assert verdict.reason == "Explanation: the dog is right,\nits colour wrong."
 
 
-@pytest.mark.parametrize(("reply", "score", "label", "reason"), [
-    ("Verdict: yes, Score: 5", 5, "yes", ""), ("verdict: NO , score: 2", 2, "no", ""),
-    ("Verdict: yes, Score: 0", None, "yes", "contradictory verdict"),
-    ("Verdict: no, Score: 5", None, "no", "contradictory verdict"),
-    ("Verdict: perhaps, Score: 3", None, None, "out of scale"), ("Verdict: yes", None, None, "malformed verdict"),
-    ("Verdict: yes, Score: 4.8", None, "yes", "not an integer"),
-    ("{'pred': 'yes', 'score': 4.8}", None, None, "no verdict line"),
-])
+@pytest.mark.parametrize(
+    ("reply", "score", "label", "reason"),
+    [
+        ("Verdict: yes, Score: 5", 5, "yes", ""),
+        ("verdict: NO , score: 2", 2, "no", ""),
+        ("Verdict: yes, Score: 0", None, "yes", "contradictory verdict"),
+        ("Verdict: no, Score: 5", None, "no", "contradictory verdict"),
+        ("Verdict: perhaps, Score: 3", None, None, "out of scale"),
+        ("Verdict: yes", None, None, "malformed verdict"),
+        ("Verdict: yes, Score: 4.8", None, "yes", "not an integer"),
+        ("{'pred': 'yes', 'score': 4.8}", None, None, "no verdict line"),
+    ],
+)
 def test_a_verdict_of_two_fields_must_agree_with_itself(reply, score, label, reason):
     verdict = parse(QA, reply)
     assert (verdict.score, verdict.label) == (score, label)
@@ -94,7 +133,9 @@ def test_a_label_is_named_and_scored():
 
 def test_the_expected_score_is_the_mean_under_the_label_probabilities():
     """P = 0.6, 0.1, 0.2 for A, B, C: mass 0.9; score = (0.6 * 1 + 0.1 * 0 + 0.2 * 0) / 0.9."""
-    verdict, shares = expected(SUPPORT, {"A": math.log(0.6), "B": math.log(0.1), "C": math.log(0.2)})
+    verdict, shares = expected(
+        SUPPORT, {"A": math.log(0.6), "B": math.log(0.1), "C": math.log(0.2)}
+    )
     assert verdict.score == pytest.approx(0.6 / 0.9)
     assert verdict.label == "A"
     assert shares == pytest.approx({"A": 6 / 9, "B": 1 / 9, "C": 2 / 9})
@@ -103,8 +144,15 @@ def test_the_expected_score_is_the_mean_under_the_label_probabilities():
     assert verdict.score == pytest.approx((0.25 * 1 + 0.5 * 5) / 0.75)
 
 
-@pytest.mark.parametrize("log_probs", [
-    {"A": math.log(0.05), "B": math.log(0.04)}, {}, {"A": -math.inf, "B": -math.inf, "C": -math.inf}, {"A": math.nan}])
+@pytest.mark.parametrize(
+    "log_probs",
+    [
+        {"A": math.log(0.05), "B": math.log(0.04)},
+        {},
+        {"A": -math.inf, "B": -math.inf, "C": -math.inf},
+        {"A": math.nan},
+    ],
+)
 def test_a_judge_that_means_no_label_gives_no_score(log_probs):
     verdict, _ = expected(SUPPORT, log_probs)
     assert verdict.score is None

@@ -23,19 +23,23 @@ FRAGMENTED = {"movflags": "frag_keyframe+empty_moov+default_base_moof"}
 
 
 def content(path: Path, **options: object) -> bytes:
-    """Return the bytes of a good clip of 100 frames, in the container that the suffix of `path` names."""
-    return write_clip(path.with_name(f"good{path.suffix}"), 100, **{"options": X264, **options}).read_bytes()
+    """Return the bytes of a good clip of 100 frames, in the container that the suffix of `path`
+    names.
+    """
+    return write_clip(
+        path.with_name(f"good{path.suffix}"), 100, **{"options": X264, **options}
+    ).read_bytes()
 
 
 def half(path: Path, **options: object) -> None:
     whole = content(path, **options)
-    path.write_bytes(whole[:len(whole) // 2])
+    path.write_bytes(whole[: len(whole) // 2])
 
 
 def zero_tail(path: Path) -> None:
     """Write a download whose file was made at full length and filled up to the half."""
     whole = content(path)
-    path.write_bytes(whole[:len(whole) // 2].ljust(len(whole), b"\0"))
+    path.write_bytes(whole[: len(whole) // 2].ljust(len(whole), b"\0"))
 
 
 def flip_bits(path: Path, number: int) -> None:
@@ -43,7 +47,9 @@ def flip_bits(path: Path, number: int) -> None:
     begin = max(whole.find(b"mdat"), 0)
     chance = random.Random(0)
     for _ in range(number):
-        place = chance.randrange(begin + (len(whole) - begin) // 3, begin + (len(whole) - begin) * 2 // 3)
+        place = chance.randrange(
+            begin + (len(whole) - begin) // 3, begin + (len(whole) - begin) * 2 // 3
+        )
         whole[place] ^= 1 << chance.randrange(8)
     path.write_bytes(whole)
 
@@ -51,7 +57,7 @@ def flip_bits(path: Path, number: int) -> None:
 def hole(path: Path) -> None:
     whole = content(path, muxer=FAST_START)
     begin = len(whole) // 2
-    path.write_bytes(whole[:begin] + bytes(2000) + whole[begin + 2000:])
+    path.write_bytes(whole[:begin] + bytes(2000) + whole[begin + 2000 :])
 
 
 def two_sizes(path: Path) -> None:
@@ -70,47 +76,143 @@ BAD: dict[str, tuple[str, Callable[[Path], object], str, str]] = {
     "zero bytes": ("a.mp4", lambda path: path.write_bytes(b""), "empty", "zero bytes"),
     "missing": ("a.mp4", lambda path: None, "not_found", "no such file"),
     "name too long": ("a" * 300 + ".mp4", lambda path: None, "not_found", "File name too long"),
-    "null byte in the name": ("a\0.mp4", lambda path: None, "not_found", "no file can have this name"),
+    "null byte in the name": (
+        "a\0.mp4",
+        lambda path: None,
+        "not_found",
+        "no file can have this name",
+    ),
     "named pipe": ("a.mp4", os.mkfifo, "not_a_video", "not a regular file"),
-    "web page": ("a.mp4", lambda path: path.write_text("\ufeff\n<!DOCTYPE html><html>404</html>"), "not_a_video",
-                 "an HTML page"),
-    "storage error": ("a.mp4", lambda path: path.write_text("<?xml version='1.0'?><Error/>"), "not_a_video", "XML"),
-    "git-LFS pointer": ("a.mp4", lambda path: path.write_text("version https://git-lfs.github.com/spec/v1\n"),
-                        "not_a_video", "git lfs pull"),
-    "HLS playlist": ("a.mp4", lambda path: path.write_text("#EXTM3U\n#EXTINF:9,\n/etc/passwd\n#EXT-X-ENDLIST\n"),
-                     "not_a_video", "playlist"),
-    "concat playlist": ("a.mp4", lambda path: path.write_text("ffconcat version 1.0\nfile b.mp4\n"), "not_a_video",
-                        "playlist"),
-    "random bytes": ("a.mp4", lambda path: path.write_bytes(random.Random(0).randbytes(100_000)), "not_a_video",
-                     "no video container"),
-    "one byte": ("a.mp4", lambda path: path.write_bytes(b"\0"), "not_a_video", "no video container"),
-    "text": ("a.txt", lambda path: path.write_text("not a video\n" * 40), "not_a_video", "form 'tty'"),
-    "JSON": ("a.mkv", lambda path: path.write_text('{"error": 404}'), "not_a_video", "no video container"),
-    "JPEG as video": ("a.mp4", lambda path: image_inside(path, "JPEG"), "not_a_video", "a JPEG image"),
+    "web page": (
+        "a.mp4",
+        lambda path: path.write_text("\ufeff\n<!DOCTYPE html><html>404</html>"),
+        "not_a_video",
+        "an HTML page",
+    ),
+    "storage error": (
+        "a.mp4",
+        lambda path: path.write_text("<?xml version='1.0'?><Error/>"),
+        "not_a_video",
+        "XML",
+    ),
+    "git-LFS pointer": (
+        "a.mp4",
+        lambda path: path.write_text("version https://git-lfs.github.com/spec/v1\n"),
+        "not_a_video",
+        "git lfs pull",
+    ),
+    "HLS playlist": (
+        "a.mp4",
+        lambda path: path.write_text("#EXTM3U\n#EXTINF:9,\n/etc/passwd\n#EXT-X-ENDLIST\n"),
+        "not_a_video",
+        "playlist",
+    ),
+    "concat playlist": (
+        "a.mp4",
+        lambda path: path.write_text("ffconcat version 1.0\nfile b.mp4\n"),
+        "not_a_video",
+        "playlist",
+    ),
+    "random bytes": (
+        "a.mp4",
+        lambda path: path.write_bytes(random.Random(0).randbytes(100_000)),
+        "not_a_video",
+        "no video container",
+    ),
+    "one byte": (
+        "a.mp4",
+        lambda path: path.write_bytes(b"\0"),
+        "not_a_video",
+        "no video container",
+    ),
+    "text": (
+        "a.txt",
+        lambda path: path.write_text("not a video\n" * 40),
+        "not_a_video",
+        "form 'tty'",
+    ),
+    "JSON": (
+        "a.mkv",
+        lambda path: path.write_text('{"error": 404}'),
+        "not_a_video",
+        "no video container",
+    ),
+    "JPEG as video": (
+        "a.mp4",
+        lambda path: image_inside(path, "JPEG"),
+        "not_a_video",
+        "a JPEG image",
+    ),
     "PNG as video": ("a.mp4", lambda path: image_inside(path, "PNG"), "not_a_video", "a PNG image"),
-    "BMP as video": ("a.mp4", lambda path: image_inside(path, "BMP"), "not_a_video", "form 'bmp_pipe'"),
+    "BMP as video": (
+        "a.mp4",
+        lambda path: image_inside(path, "BMP"),
+        "not_a_video",
+        "form 'bmp_pipe'",
+    ),
     "sound only": ("a.mp4", write_audio, "no_video_stream", "no video in it, only audio"),
-    "sound and cover art": ("a.mp4", lambda path: write_audio(path, cover=draw_frame(0)), "no_video_stream",
-                            "no video in it, only audio and cover art"),
+    "sound and cover art": (
+        "a.mp4",
+        lambda path: write_audio(path, cover=draw_frame(0)),
+        "no_video_stream",
+        "no video in it, only audio and cover art",
+    ),
     "half MP4, index last": ("a.mp4", half, "truncated", "bytes are missing at the end"),
-    "half MP4, index first": ("a.mp4", lambda path: half(path, muxer=FAST_START), "truncated", "bytes are missing"),
-    "half fragmented MP4": ("a.mp4", lambda path: half(path, muxer=FRAGMENTED), "truncated", "bytes are missing"),
+    "half MP4, index first": (
+        "a.mp4",
+        lambda path: half(path, muxer=FAST_START),
+        "truncated",
+        "bytes are missing",
+    ),
+    "half fragmented MP4": (
+        "a.mp4",
+        lambda path: half(path, muxer=FRAGMENTED),
+        "truncated",
+        "bytes are missing",
+    ),
     "half MKV": ("a.mkv", half, "truncated", "bytes are missing"),
-    "half WebM": ("a.webm", lambda path: half(path, codec="libvpx-vp9", options={"cpu-used": "8"}), "truncated",
-                  "bytes are missing"),
-    "half AVI": ("a.avi", lambda path: half(path, codec="mpeg4", options={}), "truncated", "bytes are missing"),
-    "MKV with a tail of zeros": ("a.mkv", zero_tail, "truncated", r"its header promises 4\.00 s, it holds [12]\."),
+    "half WebM": (
+        "a.webm",
+        lambda path: half(path, codec="libvpx-vp9", options={"cpu-used": "8"}),
+        "truncated",
+        "bytes are missing",
+    ),
+    "half AVI": (
+        "a.avi",
+        lambda path: half(path, codec="mpeg4", options={}),
+        "truncated",
+        "bytes are missing",
+    ),
+    "MKV with a tail of zeros": (
+        "a.mkv",
+        zero_tail,
+        "truncated",
+        r"its header promises 4\.00 s, it holds [12]\.",
+    ),
     "MP4 with a tail of zeros": ("a.mp4", zero_tail, "not_a_video", "its index is missing"),
-    "picture that grows": ("a.ts", two_sizes, "corrupt", "its frames are of different sizes: 160x64 and 320x128"),
+    "picture that grows": (
+        "a.ts",
+        two_sizes,
+        "corrupt",
+        "its frames are of different sizes: 160x64 and 320x128",
+    ),
     "hole": ("a.mp4", hole, "corrupt", "damaged"),
     "one flipped bit": ("a.mp4", lambda path: flip_bits(path, 1), "corrupt", "damaged"),
     "flipped bits": ("a.mp4", lambda path: flip_bits(path, 60), "corrupt", "damaged"),
     "flipped bits in MKV": ("a.mkv", lambda path: flip_bits(path, 60), "corrupt", "damaged"),
     "flipped bits in MPEG-TS": ("a.ts", lambda path: flip_bits(path, 60), "corrupt", "damaged"),
-    "unknown codec": ("a.mp4", lambda path: path.write_bytes(content(path).replace(b"avc1", b"zzzz")),
-                      "unsupported_codec", "no decoder"),
-    "unknown codec in MKV": ("a.mkv", lambda path: path.write_bytes(content(path).replace(b"MPEG4/ISO", b"ZZZZZ/ISO")),
-                             "unsupported_codec", "no decoder"),
+    "unknown codec": (
+        "a.mp4",
+        lambda path: path.write_bytes(content(path).replace(b"avc1", b"zzzz")),
+        "unsupported_codec",
+        "no decoder",
+    ),
+    "unknown codec in MKV": (
+        "a.mkv",
+        lambda path: path.write_bytes(content(path).replace(b"MPEG4/ISO", b"ZZZZZ/ISO")),
+        "unsupported_codec",
+        "no decoder",
+    ),
 }
 
 
@@ -118,8 +220,15 @@ UNSEEN_BY_DECORD = ("one flipped bit", "flipped bits", "flipped bits in MKV")
 """Damage inside a file that decord may paint over; `decode_decord` says so."""
 
 
-@pytest.mark.parametrize(("what", "backend"), [(what, backend) for what in BAD for backend in ("pyav", "decord")
-                                               if backend == "pyav" or what not in UNSEEN_BY_DECORD])
+@pytest.mark.parametrize(
+    ("what", "backend"),
+    [
+        (what, backend)
+        for what in BAD
+        for backend in ("pyav", "decord")
+        if backend == "pyav" or what not in UNSEEN_BY_DECORD
+    ],
+)
 def test_a_bad_file_has_one_reason(tmp_path, what, backend):
     name, write, code, reason = BAD[what]
     path = tmp_path / name
@@ -135,7 +244,9 @@ def test_a_bad_file_has_one_reason(tmp_path, what, backend):
 def test_junk_after_the_end_does_no_harm(tmp_path):
     path = write_clip(tmp_path / "a.mp4", 100, options=X264)
     path.write_bytes(path.read_bytes() + b"appended by a camera" * 20)
-    assert [read_number(pixels) for pixels in read_frames(path, VideoSettings(num_frames=3)).pixels] == [0, 50, 99]
+    assert [
+        read_number(pixels) for pixels in read_frames(path, VideoSettings(num_frames=3)).pixels
+    ] == [0, 50, 99]
 
 
 def test_sound_longer_than_the_picture_is_no_truncation(tmp_path):
@@ -146,12 +257,16 @@ def test_sound_longer_than_the_picture_is_no_truncation(tmp_path):
 
 def test_a_copy_that_begins_at_a_keyframe_of_an_open_gop_is_whole(tmp_path):
     options = {"preset": "veryfast", "g": "40", "bf": "8", "x264-params": "open-gop=1:b-adapt=2"}
-    part = copy_part(write_clip(tmp_path / "a.mp4", 200, options=options), tmp_path / "b.mkv", start=3.3)
+    part = copy_part(
+        write_clip(tmp_path / "a.mp4", 200, options=options), tmp_path / "b.mkv", start=3.3
+    )
     frames = read_frames(part, VideoSettings(num_frames=1000))
     assert [read_number(pixels) for pixels in frames.pixels] == list(range(80, 200))
 
 
-@pytest.mark.parametrize("address", ["https://example.org/a.mp4", "s3://bucket/a.mp4", "rtsp://host/a", "concat:/a|/b"])
+@pytest.mark.parametrize(
+    "address", ["https://example.org/a.mp4", "s3://bucket/a.mp4", "rtsp://host/a", "concat:/a|/b"]
+)
 def test_an_address_is_refused_and_never_fetched(tmp_path, address):
     with pytest.raises(VideoError, match="an address, not a file: download it first") as caught:
         resolve_video(address, tmp_path)
@@ -167,8 +282,11 @@ def test_decord_that_cannot_be_imported_is_the_users_to_install(tmp_path, monkey
 
 
 KINDS = {
-    "a.mp4": {"options": X264, "muxer": FAST_START}, "b.mp4": {"options": X264, "muxer": FRAGMENTED},
-    "c.mkv": {"options": X264}, "d.ts": {"options": X264}, "e.avi": {"codec": "mpeg4", "options": {"bf": "2"}},
+    "a.mp4": {"options": X264, "muxer": FAST_START},
+    "b.mp4": {"options": X264, "muxer": FRAGMENTED},
+    "c.mkv": {"options": X264},
+    "d.ts": {"options": X264},
+    "e.avi": {"codec": "mpeg4", "options": {"bf": "2"}},
     "f.webm": {"codec": "libvpx-vp9", "options": {"cpu-used": "8"}},
 }
 
@@ -177,7 +295,10 @@ KINDS = {
 def good(tmp_path_factory):
     """Return the bytes of small good files by name."""
     folder = tmp_path_factory.mktemp("good")
-    return {name: write_clip(folder / name, 30, **options).read_bytes() for name, options in KINDS.items()}
+    return {
+        name: write_clip(folder / name, 30, **options).read_bytes()
+        for name, options in KINDS.items()
+    }
 
 
 @given(name=st.sampled_from(sorted(KINDS)), seed=st.integers(0, 2**32), changes=st.integers(1, 12))
@@ -186,9 +307,13 @@ def test_damage_anywhere_gives_frames_of_one_size_or_a_reason(good, tmp_path, na
     chance = random.Random(seed)
     damaged = bytearray(good[name])
     for _ in range(changes):
-        place = chance.choice([chance.randrange(len(damaged)), chance.randrange(min(1500, len(damaged)))])
+        place = chance.choice(
+            [chance.randrange(len(damaged)), chance.randrange(min(1500, len(damaged)))]
+        )
         length = chance.randrange(1, 64)
-        damaged[place:place + length] = chance.choice([b"", chance.randbytes(length), b"\xff" * 4, b"\0" * 4])
+        damaged[place : place + length] = chance.choice(
+            [b"", chance.randbytes(length), b"\xff" * 4, b"\0" * 4]
+        )
     path = tmp_path / name
     path.write_bytes(damaged)
     try:

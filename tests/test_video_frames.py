@@ -8,7 +8,16 @@ from clips import SIZE, write_clip
 
 from dpo_video.core.records import Sample
 from dpo_video.recipe import VideoSettings
-from dpo_video.video import ClipRequest, VideoError, cache, clip_key, read_frames, resolve_video, thin, video_metadata
+from dpo_video.video import (
+    ClipRequest,
+    VideoError,
+    cache,
+    clip_key,
+    read_frames,
+    resolve_video,
+    thin,
+    video_metadata,
+)
 from dpo_video.video.cache import frames_identity, part_identity
 from dpo_video.video.facts import ClipFacts, look_at
 
@@ -16,7 +25,9 @@ from dpo_video.video.facts import ClipFacts, look_at
 @pytest.fixture(scope="module")
 def clip(tmp_path_factory):
     """Return four seconds at 25 frames a second."""
-    return write_clip(tmp_path_factory.mktemp("clip") / "a.mp4", 100, options={"preset": "ultrafast"})
+    return write_clip(
+        tmp_path_factory.mktemp("clip") / "a.mp4", 100, options={"preset": "ultrafast"}
+    )
 
 
 def sampled_rate(metadata: dict) -> float:
@@ -27,12 +38,20 @@ def sampled_rate(metadata: dict) -> float:
 def test_metadata_of_a_whole_clip(clip):
     frames = read_frames(clip, VideoSettings(num_frames=5))
     assert video_metadata(frames) == {
-        "total_num_frames": 100, "fps": pytest.approx(25), "duration": pytest.approx(4.0),
-        "frames_indices": [0, 25, 50, 74, 99], "width": SIZE[0], "height": SIZE[1], "video_backend": "pyav"}
+        "total_num_frames": 100,
+        "fps": pytest.approx(25),
+        "duration": pytest.approx(4.0),
+        "frames_indices": [0, 25, 50, 74, 99],
+        "width": SIZE[0],
+        "height": SIZE[1],
+        "video_backend": "pyav",
+    }
 
 
 def test_a_part_is_described_as_a_video_of_its_own(clip):
-    """8 frames of 2 seconds are 4 a second, whatever the length of the file; times count from the part's beginning."""
+    """8 frames of 2 seconds are 4 a second, whatever the length of the file; times count from the
+    part's beginning.
+    """
     metadata = video_metadata(read_frames(clip, VideoSettings(num_frames=8), start=1.0, end=3.0))
     assert sampled_rate(metadata) == pytest.approx(4.0)
     assert (metadata["frames_indices"][0], metadata["frames_indices"][-1]) == (0, 49)
@@ -44,9 +63,15 @@ def test_thinned_frames_have_the_lower_rate(clip):
 
 
 def test_at_a_varying_rate_indices_tell_the_true_times(tmp_path):
-    """20 frames over 1 s, then 10 over 4 s: index / fps is the frame's time to within half a nominal frame."""
-    ticks = [4500 * number for number in range(20)] + [90_000 + 36_000 * number for number in range(10)]
-    frames = read_frames(write_clip(tmp_path / "a.mp4", 30, rate=30, ticks=ticks), VideoSettings(num_frames=30))
+    """20 frames over 1 s, then 10 over 4 s: index / fps is the frame's time to within half a
+    nominal frame.
+    """
+    ticks = [4500 * number for number in range(20)] + [
+        90_000 + 36_000 * number for number in range(10)
+    ]
+    frames = read_frames(
+        write_clip(tmp_path / "a.mp4", 30, rate=30, ticks=ticks), VideoSettings(num_frames=30)
+    )
     metadata = video_metadata(frames)
     for index, time in zip(metadata["frames_indices"], frames.times, strict=True):
         assert abs(index / metadata["fps"] - time) <= 0.5 / metadata["fps"] + 1e-6
@@ -55,33 +80,48 @@ def test_at_a_varying_rate_indices_tell_the_true_times(tmp_path):
 @pytest.fixture(scope="module")
 def varying(tmp_path_factory):
     """Return two seconds at 30 frames a second, then ten at one."""
-    ticks = [*(3000 * number for number in range(60)), *(90_000 * second for second in range(2, 12))]
+    ticks = [
+        *(3000 * number for number in range(60)),
+        *(90_000 * second for second in range(2, 12)),
+    ]
     return write_clip(tmp_path_factory.mktemp("varying") / "a.mp4", 70, rate=30, ticks=ticks)
 
 
 @pytest.mark.parametrize(("start", "end", "total"), [(3.0, 9.0, 6), (0.0, 2.0, 60), (1.0, 5.0, 33)])
 def test_a_part_at_a_varying_rate_is_described_by_its_own_rate(varying, start, end, total):
-    """Not by the file's mean of 6 frames a second: the part of 6 s from 3 on has 6 frames, and 2 a second are 6."""
+    """Not by the file's mean of 6 frames a second: the part of 6 s from 3 on has 6 frames, and 2 a
+    second are 6.
+    """
     settings = VideoSettings(policy="fps", fps=2.0, min_frames=1)
     frames = read_frames(varying, settings, start=start, end=end)
     metadata = video_metadata(frames)
-    assert (metadata["total_num_frames"], metadata["duration"]) == (total, pytest.approx(end - start))
+    assert (metadata["total_num_frames"], metadata["duration"]) == (
+        total,
+        pytest.approx(end - start),
+    )
     assert metadata["fps"] == pytest.approx(total / (end - start))
     assert len(frames.indices) == min(total, 2 * (end - start))
     assert sampled_rate(metadata) == pytest.approx(len(frames.indices) / (end - start))
     for index, time in zip(metadata["frames_indices"], frames.times, strict=True):
         assert abs(index / metadata["fps"] - (time - start)) <= 0.5 / metadata["fps"] + 1e-6
-    (_, facts), = look_at(settings, frames=None, store=None)(
-        [ClipRequest(key="a", video=varying, start=start, end=end)])
+    ((_, facts),) = look_at(settings, frames=None, store=None)(
+        [ClipRequest(key="a", video=varying, start=start, end=end)]
+    )
     assert isinstance(facts, ClipFacts) and facts.seconds == pytest.approx(end - start)
 
 
 def test_a_part_at_a_varying_rate_begins_at_its_start_within_a_long_frame(varying):
-    """From 4.5 to 6.5: the frames of seconds 4, 5 and 6, which come 0, 0.5 and 1.5 s after its beginning."""
+    """From 4.5 to 6.5: the frames of seconds 4, 5 and 6, which come 0, 0.5 and 1.5 s after its
+    beginning.
+    """
     frames = read_frames(varying, VideoSettings(), start=4.5, end=6.5)
     metadata = video_metadata(frames)
     assert frames.times.tolist() == pytest.approx([4.0, 5.0, 6.0])
-    assert (frames.start_time, metadata["duration"], metadata["fps"]) == (4.5, pytest.approx(2.0), pytest.approx(1.5))
+    assert (frames.start_time, metadata["duration"], metadata["fps"]) == (
+        4.5,
+        pytest.approx(2.0),
+        pytest.approx(1.5),
+    )
     assert metadata["frames_indices"] == [0, 1, 2]
 
 
@@ -114,8 +154,16 @@ def sample(video, **part):
 
 
 def test_clip_names_differ_where_clips_differ():
-    samples = [sample("a.mp4"), sample("a.mp4", start=1.0), sample("a.mp4", end=1.0), sample("a.mp4", start=0, end=1.0),
-               sample("b.mp4"), sample(["1.jpg", "2.jpg"]), sample(["1.jpg", "3.jpg"]), sample(["2.jpg", "1.jpg"])]
+    samples = [
+        sample("a.mp4"),
+        sample("a.mp4", start=1.0),
+        sample("a.mp4", end=1.0),
+        sample("a.mp4", start=0, end=1.0),
+        sample("b.mp4"),
+        sample(["1.jpg", "2.jpg"]),
+        sample(["1.jpg", "3.jpg"]),
+        sample(["2.jpg", "1.jpg"]),
+    ]
     names = [clip_key(each) for each in samples]
     assert names[:4] == ["a.mp4", "a.mp4#t=1.0,", "a.mp4#t=,1.0", "a.mp4#t=0.0,1.0"]
     assert len(set(names)) == len(names)
@@ -135,7 +183,9 @@ def test_a_local_name_that_looks_like_an_address_is_a_file(tmp_path):
     assert read_frames(resolve_video(name, tmp_path), VideoSettings()).total_frames == 3
 
 
-@pytest.mark.parametrize("name", ["clip%03d.mp4", "concat:a.mp4", "-i.mp4", "a b'\"$x.mp4", "\u4e2d.mp4", "a|b.mkv"])
+@pytest.mark.parametrize(
+    "name", ["clip%03d.mp4", "concat:a.mp4", "-i.mp4", "a b'\"$x.mp4", "\u4e2d.mp4", "a|b.mkv"]
+)
 def test_any_name_is_a_name(tmp_path, name):
     assert read_frames(write_clip(tmp_path / name, 3), VideoSettings()).total_frames == 3
 

@@ -24,7 +24,12 @@ def test_a_folder_is_read_in_natural_order_half_a_second_a_frame(folder):
     assert [read_number(pixels) for pixels in frames.pixels] == list(range(12))
     np.testing.assert_array_equal(frames.pixels[5], draw_frame(5))
     assert frames.times.tolist() == [number / 2 for number in range(12)]
-    assert (frames.fps, frames.duration, frames.total_frames, frames.backend) == (2.0, 6.0, 12, "images")
+    assert (frames.fps, frames.duration, frames.total_frames, frames.backend) == (
+        2.0,
+        6.0,
+        12,
+        "images",
+    )
     assert frames.note is None
 
 
@@ -32,7 +37,14 @@ def test_the_policy_and_the_part_apply_to_a_folder_too(folder):
     """One frame a second of a folder is every other frame; seconds 1 to 4 are frames 2 to 7."""
     picked = read_frames(folder, VideoSettings(policy="fps", fps=1.0)).indices
     assert picked == np.linspace(0, 11, 6).round().tolist()
-    assert read_frames(folder, VideoSettings(num_frames=100), start=1, end=4).indices == [2, 3, 4, 5, 6, 7]
+    assert read_frames(folder, VideoSettings(num_frames=100), start=1, end=4).indices == [
+        2,
+        3,
+        4,
+        5,
+        6,
+        7,
+    ]
 
 
 def test_what_is_no_image_is_ignored_and_counted(folder):
@@ -68,7 +80,8 @@ def test_grey_and_transparent_images_become_rgb(tmp_path):
     image = Image.fromarray(draw_frame(3))
     for name, mode in enumerate(["L", "RGBA", "P", "1", "I;16"]):
         image.convert("L").convert(mode).save(tmp_path / f"{name}.png") if mode == "I;16" else (
-            image.convert(mode).save(tmp_path / f"{name}.png"))
+            image.convert(mode).save(tmp_path / f"{name}.png")
+        )
     frames = read_frames(tmp_path, VideoSettings(num_frames=8))
     assert frames.pixels.shape == (5, *draw_frame(3).shape)
     assert [read_number(pixels) for pixels in frames.pixels[:4]] == [3] * 4
@@ -76,7 +89,7 @@ def test_grey_and_transparent_images_become_rgb(tmp_path):
 
 def break_in_half(folder):
     content = (folder / "frame4.png").read_bytes()
-    (folder / "frame4.png").write_bytes(content[:len(content) // 2])
+    (folder / "frame4.png").write_bytes(content[: len(content) // 2])
 
 
 def break_with_text(folder):
@@ -96,11 +109,16 @@ def break_into_folder(folder):
     (folder / "frame4.png").mkdir()
 
 
-@pytest.mark.parametrize(("broken", "code", "reason"), [
-    (break_in_half, "corrupt", "an unreadable image"), (break_with_text, "corrupt", "an unreadable image"),
-    (break_empty, "empty", "zero bytes"), (break_size, "corrupt", "320x64 pixels in a clip that begins with 160x64"),
-    (break_into_folder, "not_a_video", "not a regular file"),
-])
+@pytest.mark.parametrize(
+    ("broken", "code", "reason"),
+    [
+        (break_in_half, "corrupt", "an unreadable image"),
+        (break_with_text, "corrupt", "an unreadable image"),
+        (break_empty, "empty", "zero bytes"),
+        (break_size, "corrupt", "320x64 pixels in a clip that begins with 160x64"),
+        (break_into_folder, "not_a_video", "not a regular file"),
+    ],
+)
 def test_an_unreadable_frame_is_an_error_that_names_it(folder, broken, code, reason):
     broken(folder)
     with pytest.raises(VideoError, match=reason) as caught:

@@ -1,4 +1,6 @@
-"""Worker processes: order, a hang or a crash of one costs one clip, and none outlives its parent. Signals are real."""
+"""Worker processes: order, a hang or a crash of one costs one clip, and none outlives its parent.
+Signals are real.
+"""
 
 import os
 import signal
@@ -27,7 +29,9 @@ def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("clips")
     for position, name in enumerate("abcdef"):
         write_clip(folder / f"{name}.mp4", 10 * (position + 1), options={"preset": "ultrafast"})
-    write_clip(folder / "long.mp4", 2000, size=(320, 240), options={"preset": "ultrafast", "g": "2000"})
+    write_clip(
+        folder / "long.mp4", 2000, size=(320, 240), options={"preset": "ultrafast", "g": "2000"}
+    )
     return folder
 
 
@@ -47,18 +51,24 @@ def is_worker(process: psutil.Process) -> bool:
         return False
 
 
-def signal_themselves(number: int, path: Path, modules: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have every decoding process send itself a signal when it opens `path`: it dies or stops in the midst of it.
+def signal_themselves(
+    number: int, path: Path, modules: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Have every decoding process send itself a signal when it opens `path`: it dies or stops in
+    the midst of it.
 
-    Python imports a `sitecustomize` module at its start, and workers look for modules where this process does.
+    Python imports a `sitecustomize` module at its start, and workers look for modules where this
+    process does.
     """
-    (modules / "sitecustomize.py").write_text(textwrap.dedent(f"""
+    (modules / "sitecustomize.py").write_text(
+        textwrap.dedent(f"""
         import os, sys
         def hook(event, arguments):
             if event == "open" and str(arguments[0]) == {str(path)!r}:
                 os.kill(os.getpid(), {int(number)})
         sys.addaudithook(hook)
-    """))
+    """)
+    )
     monkeypatch.syspath_prepend(modules)
 
 
@@ -88,7 +98,11 @@ def test_a_part_and_a_list_of_frames_reach_the_workers(folder, tmp_path):
 
 def test_a_clip_that_cannot_be_read_is_a_result_and_the_others_go_on(folder, tmp_path):
     (tmp_path / "bad.mp4").write_text("<html>")
-    requests = [request(folder, "a"), ClipRequest(key="bad", video=tmp_path / "bad.mp4"), request(folder, "b")]
+    requests = [
+        request(folder, "a"),
+        ClipRequest(key="bad", video=tmp_path / "bad.mp4"),
+        request(folder, "b"),
+    ]
     with FramePool(TWO) as pool:
         good, bad, other = (result for _, result in pool.map(requests))
     assert isinstance(good, Frames)
@@ -99,10 +113,15 @@ def test_a_clip_that_cannot_be_read_is_a_result_and_the_others_go_on(folder, tmp
 
 
 def test_a_worker_that_hangs_costs_its_clip_only(folder, tmp_path, monkeypatch):
-    """A stopped process (SIGSTOP) answers nothing and ends by no request, like a decoder in an endless loop."""
+    """A stopped process (SIGSTOP) answers nothing and ends by no request, like a decoder in an
+    endless loop.
+    """
     signal_themselves(signal.SIGSTOP, folder / "long.mp4", tmp_path, monkeypatch)
     with FramePool(VideoSettings(num_frames=4, workers=2, timeout=8)) as pool:
-        results = {asked.key: result for asked, result in pool.map(request(folder, name) for name in ("long", *"ab"))}
+        results = {
+            asked.key: result
+            for asked, result in pool.map(request(folder, name) for name in ("long", *"ab"))
+        }
         again = [result for _, result in pool.map([request(folder, name) for name in "abcd"])]
     assert isinstance(results["long"], VideoError)
     assert results["long"].code == "timeout"
@@ -115,7 +134,10 @@ def test_a_worker_that_hangs_costs_its_clip_only(folder, tmp_path, monkeypatch):
 def test_a_worker_that_dies_costs_its_clip_only(folder, number, settings, tmp_path, monkeypatch):
     signal_themselves(number, folder / "long.mp4", tmp_path, monkeypatch)
     with FramePool(settings) as pool:
-        results = {asked.key: result for asked, result in pool.map(request(folder, name) for name in ("long", *"ab"))}
+        results = {
+            asked.key: result
+            for asked, result in pool.map(request(folder, name) for name in ("long", *"ab"))
+        }
     assert isinstance(results["long"], VideoError)
     assert results["long"].code == "crashed"
     assert number.name in str(results["long"])
@@ -174,7 +196,10 @@ def test_an_error_of_the_setup_stops_the_pass(folder, tmp_path, monkeypatch):
     (tmp_path / "decord.py").write_text("raise ImportError('no such wheel')")
     monkeypatch.syspath_prepend(tmp_path)
     settings = VideoSettings(workers=1, backend="decord")
-    with FramePool(settings) as pool, pytest.raises(UserError, match=r"dpo-video\[decord\].*no such wheel") as caught:
+    with (
+        FramePool(settings) as pool,
+        pytest.raises(UserError, match=r"dpo-video\[decord\].*no such wheel") as caught,
+    ):
         list(pool.map([request(folder, "a")]))
     assert not isinstance(caught.value, VideoError)
 
@@ -182,7 +207,10 @@ def test_an_error_of_the_setup_stops_the_pass(folder, tmp_path, monkeypatch):
 def test_workers_that_cannot_start_are_an_error_not_a_bad_clip(folder, tmp_path, monkeypatch):
     (tmp_path / "av.py").write_text("raise SystemExit(7)")
     monkeypatch.syspath_prepend(tmp_path)
-    with FramePool(ONE) as pool, pytest.raises(UserError, match=r"a decoding process does not start \(exit code 7"):
+    with (
+        FramePool(ONE) as pool,
+        pytest.raises(UserError, match=r"a decoding process does not start \(exit code 7"),
+    ):
         list(pool.map([request(folder, "a")]))
 
 
@@ -190,21 +218,31 @@ def test_workers_that_cannot_start_are_an_error_not_a_bad_clip(folder, tmp_path,
 def test_no_worker_outlives_its_parent(folder, tmp_path, number):
     """The script has no `if __name__ == "__main__"`: workers must not run it again."""
     script = tmp_path / "script.py"
-    script.write_text(textwrap.dedent(f"""
+    script.write_text(
+        textwrap.dedent(f"""
         from pathlib import Path
         from dpo_video.recipe import VideoSettings
         from dpo_video.video import ClipRequest, FramePool
-        requests = (ClipRequest(key=str(n), video=Path({str(folder / "a.mp4")!r})) for n in range(1_000_000))
+        clip = Path({str(folder / "a.mp4")!r})
+        requests = (ClipRequest(key=str(n), video=clip) for n in range(1_000_000))
         with FramePool(VideoSettings(num_frames=4)) as pool:
             for request, frames in pool.map(requests):
                 if request.key == "0":
                     print(frames.pixels.shape, flush=True)
-    """))
+    """)
+    )
     paths = os.pathsep.join(filter(None, sys.path))
-    with subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-                          env={**os.environ, "PYTHONPATH": paths}) as parent:
+    with subprocess.Popen(
+        [sys.executable, str(script)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": paths},
+    ) as parent:
         assert parent.stdout.readline() == "(4, 64, 160, 3)\n"
-        while len(children := workers(parent.pid)) < 2:  # the second may start after the first has answered
+        while (
+            len(children := workers(parent.pid)) < 2
+        ):  # the second may start after the first has answered
             assert parent.poll() is None
         parent.send_signal(number)
         _, said = parent.communicate(timeout=60)
@@ -216,5 +254,11 @@ def test_no_worker_outlives_its_parent(folder, tmp_path, number):
 
 def test_neither_this_package_nor_its_workers_import_torch():
     check = "import sys, dpo_video.video, dpo_video.video.worker; sys.exit('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", check], env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
-                          check=False).returncode == 0
+    assert (
+        subprocess.run(
+            [sys.executable, "-c", check],
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+            check=False,
+        ).returncode
+        == 0
+    )

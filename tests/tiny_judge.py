@@ -1,4 +1,6 @@
-"""A text judge of 0.1M parameters, trained in seconds on a planted rule, and the scorer file it was trained with."""
+"""A text judge of 0.1M parameters, trained in seconds on a planted rule, and the scorer file it was
+trained with.
+"""
 
 import random
 import tempfile
@@ -15,8 +17,10 @@ from dpo_video.judge.scorer import load_scorer, render
 SCORES = {"dog": 5, "cat": 4, "bird": 3, "boat": 2, "cake": 1}
 """The rule: the score of an answer is that of its last word."""
 CAPTION = "one of them plays."
-TEMPLATE = ("{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
-            "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}")
+TEMPLATE = (
+    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
 SHORT_SCORER = """\
 description: A short prompt, for tests.
 mode: labels
@@ -42,17 +46,32 @@ def write_scorer(folder: Path, text: str = SHORT_SCORER, name: str = "short") ->
 
 
 def tiny_tokenizer(extra: tuple[str, ...] = ()) -> PreTrainedTokenizerFast:
-    """Return a byte-level BPE tokenizer with a chat template that knows the words of the shipped scorers."""
+    """Return a byte-level BPE tokenizer with a chat template that knows the words of the shipped
+    scorers.
+    """
     text = [load_scorer(name).prompt for name in shipped_names("scorers")]
-    text += [f"Caption: {CAPTION} Question: what plays? > it is a {word}\nScore: 1\nVerdict: A" for word in SCORES]
+    text += [
+        f"Caption: {CAPTION} Question: what plays? > it is a {word}\nScore: 1\nVerdict: A"
+        for word in SCORES
+    ]
     backend = Tokenizer(models.BPE())
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     backend.decoder = decoders.ByteLevel()
-    backend.train_from_iterator(text * 4, trainers.BpeTrainer(
-        vocab_size=700, special_tokens=["<|endoftext|>", "<|im_start|>", "<|im_end|>", *extra], show_progress=False,
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet()))
-    return PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<|im_end|>", pad_token="<|endoftext|>",
-                                   chat_template=TEMPLATE)
+    backend.train_from_iterator(
+        text * 4,
+        trainers.BpeTrainer(
+            vocab_size=700,
+            special_tokens=["<|endoftext|>", "<|im_start|>", "<|im_end|>", *extra],
+            show_progress=False,
+            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        ),
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        eos_token="<|im_end|>",
+        pad_token="<|endoftext|>",
+        chat_template=TEMPLATE,
+    )
 
 
 def random_judge(folder: Path) -> Path:
@@ -76,7 +95,8 @@ def _trained() -> Qwen2ForCausalLM:
         scorer = load_scorer(str(write_scorer(Path(folder))))
         model = _model(tiny_tokenizer())
         _save(Path(folder), model, tiny_tokenizer())
-        # For a Qwen2 checkpoint transformers 5 puts Qwen2's pre-tokenizer in the place of the saved one: read it back.
+        # For a Qwen2 checkpoint transformers 5 puts Qwen2's pre-tokenizer in the place of the saved
+        # one: read it back.
         tokenizer, rng = AutoTokenizer.from_pretrained(folder), random.Random(0)
     optimizer = torch.optim.AdamW(model.parameters(), lr=4e-3)
     good = 0
@@ -84,13 +104,25 @@ def _trained() -> Qwen2ForCausalLM:
         rows = []
         for _ in range(32):
             answer = rng.choice(list(SCORES))
-            messages = render(scorer, caption=CAPTION, question="what plays?", answer=f"it is a {answer}")
-            prompt = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-            rows.append((tokenizer(prompt, add_special_tokens=False)["input_ids"],
-                         tokenizer(f"Score: {SCORES[answer]}<|im_end|>", add_special_tokens=False)["input_ids"]))
+            messages = render(
+                scorer, caption=CAPTION, question="what plays?", answer=f"it is a {answer}"
+            )
+            prompt = tokenizer.apply_chat_template(
+                messages, tokenize=False, add_generation_prompt=True
+            )
+            rows.append(
+                (
+                    tokenizer(prompt, add_special_tokens=False)["input_ids"],
+                    tokenizer(f"Score: {SCORES[answer]}<|im_end|>", add_special_tokens=False)[
+                        "input_ids"
+                    ],
+                )
+            )
         longest = max(len(prompt) + len(reply) for prompt, reply in rows)
         ids = torch.tensor([p + r + [0] * (longest - len(p) - len(r)) for p, r in rows])
-        labels = torch.tensor([[-100] * len(p) + r + [-100] * (longest - len(p) - len(r)) for p, r in rows])
+        labels = torch.tensor(
+            [[-100] * len(p) + r + [-100] * (longest - len(p) - len(r)) for p, r in rows]
+        )
         loss = model(input_ids=ids, labels=labels).loss
         optimizer.zero_grad()
         loss.backward()
@@ -112,8 +144,19 @@ def _save(folder: Path, model: Qwen2ForCausalLM, tokenizer: PreTrainedTokenizerF
 def _model(tokenizer: PreTrainedTokenizerFast) -> Qwen2ForCausalLM:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        model = Qwen2ForCausalLM(Qwen2Config(
-            vocab_size=len(tokenizer), hidden_size=64, intermediate_size=128, num_hidden_layers=2,
-            num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=1024, tie_word_embeddings=True,
-            bos_token_id=None, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id))
+        model = Qwen2ForCausalLM(
+            Qwen2Config(
+                vocab_size=len(tokenizer),
+                hidden_size=64,
+                intermediate_size=128,
+                num_hidden_layers=2,
+                num_attention_heads=4,
+                num_key_value_heads=2,
+                max_position_embeddings=1024,
+                tie_word_embeddings=True,
+                bos_token_id=None,
+                eos_token_id=tokenizer.eos_token_id,
+                pad_token_id=tokenizer.pad_token_id,
+            )
+        )
     return model

@@ -1,6 +1,7 @@
 """A process that trains: `python train_process.py RECIPE.json WORLD [KILL_AT_STEP [STOP_AT_STEP]]`.
 
-Also under accelerate launch. Stopped at a step, before its checkpoint, every process begins anew, as a second launch
+Also under accelerate launch. Stopped at a step, before its checkpoint, every process begins anew,
+as a second launch
 would: importing takes most of a launch's time.
 """
 
@@ -44,7 +45,9 @@ class Stopped(Exception):
 
 
 class KeepWeights(WholeCheckpoints):
-    """Also writes each process's adapter, and the names of sharded weights, at the end, to WORLD/rank<R>.pt."""
+    """Also writes each process's adapter, and the names of sharded weights, at the end, to
+    WORLD/rank<R>.pt.
+    """
 
     folder: Path
     stop_at = 0
@@ -56,10 +59,18 @@ class KeepWeights(WholeCheckpoints):
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         weights = get_peft_model_state_dict(kwargs["model"])
-        whole = {name: weight.full_tensor() if isinstance(weight, DTensor) else weight
-                 for name, weight in weights.items()}
-        sharded = [name for name, weight in kwargs["model"].named_parameters() if isinstance(weight, DTensor)]
-        torch.save({"weights": whole, "sharded": sharded}, self.folder / f"rank{process_number()}.pt")
+        whole = {
+            name: weight.full_tensor() if isinstance(weight, DTensor) else weight
+            for name, weight in weights.items()
+        }
+        sharded = [
+            name
+            for name, weight in kwargs["model"].named_parameters()
+            if isinstance(weight, DTensor)
+        ]
+        torch.save(
+            {"weights": whole, "sharded": sharded}, self.folder / f"rank{process_number()}.pt"
+        )
 
 
 def main(recipe_file: str, world: str, kill_at: str = "0", stop_at: str = "0") -> None:
@@ -81,9 +92,21 @@ def work(recipe: Recipe, world: Path) -> None:
         dpo_video.train.stage.follow(recipe)
         return
     with RunStore(recipe.run_folder) as store:
-        samples = [Sample(id=f"x{number}", video=f"x{number}.mp4", prompt="p", caption="c") for number in range(100)]
-        dpo_video.train.stage.train(Run(recipe=recipe, store=store, samples=samples, heldout=[], video_root=world,
-                                  heldout_root=world, tracker=Tracker()))
+        samples = [
+            Sample(id=f"x{number}", video=f"x{number}.mp4", prompt="p", caption="c")
+            for number in range(100)
+        ]
+        dpo_video.train.stage.train(
+            Run(
+                recipe=recipe,
+                store=store,
+                samples=samples,
+                heldout=[],
+                video_root=world,
+                heldout_root=world,
+                tracker=Tracker(),
+            )
+        )
 
 
 if __name__ == "__main__":

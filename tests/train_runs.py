@@ -19,26 +19,47 @@ from dpo_video.train.stage import train
 TESTS = Path(__file__).parent
 
 
-def train_here(recipe: Recipe, world: Path, pairs: list[Pair], *, num_samples: int = 100) -> tuple[dict[str, Any], Run]:
+def train_here(
+    recipe: Recipe, world: Path, pairs: list[Pair], *, num_samples: int = 100
+) -> tuple[dict[str, Any], Run]:
     """Train in this process; `num_samples` clips stand behind data.max_bad_fraction."""
     with RunStore(recipe.run_folder) as store:
         run = open_run(recipe, store, world, pairs)
-        run.samples.extend(Sample(id=f"x{number}", video=f"x{number}.mp4", prompt="p", caption="c")
-                           for number in range(num_samples))
+        run.samples.extend(
+            Sample(id=f"x{number}", video=f"x{number}.mp4", prompt="p", caption="c")
+            for number in range(num_samples)
+        )
         return train(run), run
 
 
-def train_apart(recipe: Recipe, world: Path, *arguments: str, launcher: tuple[str, ...] = ()) -> tuple[int, str]:
+def train_apart(
+    recipe: Recipe, world: Path, *arguments: str, launcher: tuple[str, ...] = ()
+) -> tuple[int, str]:
     """Train in processes of their own; return the exit code and what they said."""
     file = world / f"{recipe.name}.json"
     file.write_text(recipe.model_dump_json())
-    done = subprocess.run([sys.executable, *launcher, str(TESTS / "train_process.py"), str(file), str(world),
-                           *arguments], capture_output=True, text=True, check=False, timeout=900,
-                          env={**os.environ, "CUDA_VISIBLE_DEVICES": ""})  # FSDP would take GPUs
+    done = subprocess.run(
+        [
+            sys.executable,
+            *launcher,
+            str(TESTS / "train_process.py"),
+            str(file),
+            str(world),
+            *arguments,
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=900,
+        env={**os.environ, "CUDA_VISIBLE_DEVICES": ""},
+    )  # FSDP would take GPUs
     return done.returncode, done.stdout + done.stderr
 
 
 def read_log(recipe: Recipe) -> list[dict[str, Any]]:
     """Return the rows of train_log.jsonl without what depends on the clock."""
-    rows = [json.loads(line) for line in (recipe.run_folder / "train_log.jsonl").read_text().splitlines()]
+    rows = [
+        json.loads(line)
+        for line in (recipe.run_folder / "train_log.jsonl").read_text().splitlines()
+    ]
     return [{name: value for name, value in row.items() if name not in TIMED} for row in rows]

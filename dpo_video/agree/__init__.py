@@ -1,1 +1,3 @@
-"""What `dpo-video agree` is made of: gold labels, measures, calibration, noise, probes, and how they are shown."""
+"""What `dpo-video agree` is made of: gold labels, measures, calibration, noise, probes, and how
+they are shown.
+"""

@@ -1,4 +1,6 @@
-"""Gold labels: read a JSONL file of graded or paired answers, and fold what several annotators say."""
+"""Gold labels: read a JSONL file of graded or paired answers, and fold what several annotators
+say.
+"""
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -16,8 +18,18 @@ from dpo_video.judge.scorer import Scorer
 
 GRADED = ("candidate_id", "sample_id", "text", "score", "label", "annotator")
 PAIRED = ("chosen_id", "rejected_id", "sample_id", "chosen", "rejected", "annotator")
-TWO_CLASSES = {"good": 1.0, "bad": 0.0, "yes": 1.0, "no": 0.0, "true": 1.0, "false": 0.0, "correct": 1.0,
-               "incorrect": 0.0, "right": 1.0, "wrong": 0.0}
+TWO_CLASSES = {
+    "good": 1.0,
+    "bad": 0.0,
+    "yes": 1.0,
+    "no": 0.0,
+    "true": 1.0,
+    "false": 0.0,
+    "correct": 1.0,
+    "incorrect": 0.0,
+    "right": 1.0,
+    "wrong": 0.0,
+}
 """Labels that need no scorer to be numbers."""
 
 Item = tuple[Sample, Candidate]
@@ -56,7 +68,9 @@ class Gold:
     @property
     def annotators(self) -> list[str]:
         """The names of the annotators; one empty name where the file gives none."""
-        return sorted({row.annotator for row in self.grades} | {row.annotator for row in self.preferences})
+        return sorted(
+            {row.annotator for row in self.grades} | {row.annotator for row in self.preferences}
+        )
 
     def scores(self) -> dict[str, float]:
         """Return each graded answer's score, the mean over its annotators."""
@@ -66,22 +80,32 @@ class Gold:
         return {name: sum(values) / len(values) for name, values in every.items()}
 
     def pairs(self) -> list[tuple[str, str, int]]:
-        """Return (one id, other id, sign): 1 where gold prefers the first, -1 the second, 0 where it ties them.
+        """Return (one id, other id, sign): 1 where gold prefers the first, -1 the second, 0 where
+        it ties them.
 
-        Grades make every pair of a sample's answers; preferences are decided by the majority of annotators.
+        Grades make every pair of a sample's answers; preferences are decided by the majority of
+        annotators.
         """
         if self.preferences:
             votes: Counter[tuple[str, str]] = Counter()
             for row in self.preferences:
                 forward = row.chosen_id < row.rejected_id
-                key = (row.chosen_id, row.rejected_id) if forward else (row.rejected_id, row.chosen_id)
+                key = (
+                    (row.chosen_id, row.rejected_id)
+                    if forward
+                    else (row.rejected_id, row.chosen_id)
+                )
                 votes[key] += 1 if forward else -1
             return [(*key, int(np.sign(balance))) for key, balance in votes.items()]
         scores, of_sample = self.scores(), defaultdict(list)
         for name in scores:
             of_sample[self.items[name][0].id].append(name)
-        return [(one, other, int(np.sign(scores[one] - scores[other]))) for names in of_sample.values()
-                for k, one in enumerate(names) for other in names[k + 1:]]
+        return [
+            (one, other, int(np.sign(scores[one] - scores[other])))
+            for names in of_sample.values()
+            for k, one in enumerate(names)
+            for other in names[k + 1 :]
+        ]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,9 +126,11 @@ class Known:
 def read_gold(path: Path, known: Known, scorer: Scorer) -> Gold:
     """Return the labels of a JSONL file; UserError names file and line of the first that is wrong.
 
-    Graded: `candidate_id`, or `sample_id` with the `text` of an answer (without it where the sample has one candidate),
-    and `score`, or a `label` of the scorer or such as good and bad. Paired: `chosen_id` and `rejected_id`, or
-    `sample_id` with the texts `chosen` and `rejected`. Either may name its `annotator`.
+    Graded: `candidate_id`, or `sample_id` with the `text` of an answer (without it where the sample
+        has one candidate),
+    and `score`, or a `label` of the scorer or such as good and bad. Paired: `chosen_id` and
+    `rejected_id`, or `sample_id` with the texts `chosen` and `rejected`. Either may name its
+    `annotator`.
     """
     reader = _Reader(known, scorer)
     for number, row in read_rows(path, "gold labels"):
@@ -112,9 +138,13 @@ def read_gold(path: Path, known: Known, scorer: Scorer) -> Gold:
     if not reader.grades and not reader.preferences:
         raise UserError(f"{path}: no labels in it")
     if reader.grades and reader.preferences:
-        raise UserError(f"{path}: graded and paired labels in one file (first {reader.grades[0].where} and "
-                        f"{reader.preferences[0].where}). Give them as two files, one at a time")
-    return Gold(source=str(path), items=reader.items, grades=reader.grades, preferences=reader.preferences)
+        raise UserError(
+            f"{path}: graded and paired labels in one file (first {reader.grades[0].where} and "
+            f"{reader.preferences[0].where}). Give them as two files, one at a time"
+        )
+    return Gold(
+        source=str(path), items=reader.items, grades=reader.grades, preferences=reader.preferences
+    )
 
 
 class _Reader:
@@ -136,8 +166,10 @@ class _Reader:
         keys = PAIRED if paired else GRADED
         for key in row:
             if key not in keys:
-                raise UserError(f"{where}: unknown field `{key}`.{did_you_mean(key, keys)} "
-                                f"A {'paired' if paired else 'graded'} label has: {', '.join(keys)}")
+                raise UserError(
+                    f"{where}: unknown field `{key}`.{did_you_mean(key, keys)} "
+                    f"A {'paired' if paired else 'graded'} label has: {', '.join(keys)}"
+                )
         annotator = _text(where, row, "annotator") if "annotator" in row else ""
         if paired:
             self._paired(where, row, annotator)
@@ -154,14 +186,22 @@ class _Reader:
             raise UserError(f"{where}: chosen and rejected are the same answer, {chosen!r}")
         one, other = self.items[chosen][0].id, self.items[rejected][0].id
         if one != other:
-            raise UserError(f"{where}: chosen answers sample {one!r}, rejected sample {other!r}; a pair is about one")
+            raise UserError(
+                f"{where}: chosen answers sample {one!r}, rejected sample {other!r}; a pair is "
+                f"about one"
+            )
         self._once(where, (*sorted((chosen, rejected)), annotator))
-        self.preferences.append(Preference(chosen_id=chosen, rejected_id=rejected, annotator=annotator, where=where))
+        self.preferences.append(
+            Preference(chosen_id=chosen, rejected_id=rejected, annotator=annotator, where=where)
+        )
 
     def _once(self, where: str, key: tuple[str, ...]) -> None:
         if key in self.seen:
-            raise UserError(f"{where}: the same label as in {self.seen[key]}. If two people gave them, name each in "
-                            "`annotator`")
+            raise UserError(
+                f"{where}: the same label as in {self.seen[key]}. If two people gave them, name "
+                f"each in "
+                "`annotator`"
+            )
         self.seen[key] = where
 
     def _answer(self, where: str, row: Mapping[str, Any], id_key: str, text_key: str) -> str:
@@ -170,30 +210,46 @@ class _Reader:
             name = _text(where, row, id_key)
             if name not in self.known.candidates:
                 near = did_you_mean(name, self.known.candidates)
-                raise UserError(f"{where}: no candidate {name!r} in this run.{near} Is it the gold of another "
-                                "run? Or give `sample_id` and the text of the answer")
+                raise UserError(
+                    f"{where}: no candidate {name!r} in this run.{near} Is it the gold of another "
+                    "run? Or give `sample_id` and the text of the answer"
+                )
             candidate = self.known.candidates[name]
         else:
             candidate = self._by_sample(where, row, id_key, text_key)
         self.items.setdefault(candidate.id, (self.known.samples[candidate.sample_id], candidate))
         return candidate.id
 
-    def _by_sample(self, where: str, row: Mapping[str, Any], id_key: str, text_key: str) -> Candidate:
+    def _by_sample(
+        self, where: str, row: Mapping[str, Any], id_key: str, text_key: str
+    ) -> Candidate:
         if "sample_id" not in row:
-            raise UserError(f"{where}: missing `{id_key}`, or `sample_id` with `{text_key}`: which answer is it about?")
+            raise UserError(
+                f"{where}: missing `{id_key}`, or `sample_id` with `{text_key}`: which answer is "
+                f"it about?"
+            )
         sample_id = _text(where, row, "sample_id")
         if sample_id not in self.known.samples:
             near = did_you_mean(sample_id, self.known.samples)
             raise UserError(f"{where}: no sample {sample_id!r} in this run.{near}")
         if text_key in row:
             text = _text(where, row, text_key)
-            made = Candidate(id=f"{sample_id}#gold:{text}", sample_id=sample_id, text=text, model="gold",
-                             settings="gold", seed=0)
+            made = Candidate(
+                id=f"{sample_id}#gold:{text}",
+                sample_id=sample_id,
+                text=text,
+                model="gold",
+                settings="gold",
+                seed=0,
+            )
             return self.by_text.get((sample_id, text), made)
         own = self.of_sample[sample_id]
         if len(own) != 1:
-            raise UserError(f"{where}: sample {sample_id!r} has {len(own)} candidates in this run: say which by "
-                            f"`{id_key}`, or give the `{text_key}`")
+            raise UserError(
+                f"{where}: sample {sample_id!r} has {len(own)} candidates in this run: say which "
+                f"by "
+                f"`{id_key}`, or give the `{text_key}`"
+            )
         return own[0]
 
 
@@ -215,16 +271,22 @@ def _score(where: str, row: Mapping[str, Any], scorer: Scorer) -> float:
     if isinstance(label, bool):
         return float(label)
     known = {name.casefold(): score for name, score in scorer.labels.items()}
-    known |= {meaning.casefold(): scorer.labels[name] for name, meaning in scorer.label_names.items()}
+    known |= {
+        meaning.casefold(): scorer.labels[name] for name, meaning in scorer.label_names.items()
+    }
     known = TWO_CLASSES | known
     if not isinstance(label, str) or label.casefold() not in known:
         near = did_you_mean(str(label), known)
-        raise UserError(f"{where}: unknown `label` {label!r}.{near} Known: {', '.join(known)}; or give a `score`")
+        raise UserError(
+            f"{where}: unknown `label` {label!r}.{near} Known: {', '.join(known)}; or give a "
+            f"`score`"
+        )
     return known[label.casefold()]
 
 
 def annotator_alpha(gold: Gold) -> tuple[float | None, int]:
-    """Return Krippendorff's alpha among the annotators and the number of units that two or more of them labelled.
+    """Return Krippendorff's alpha among the annotators and the number of units that two or more of
+    them labelled.
 
     Ordinal for grades, nominal for preferences: what no judge can be expected to beat by much.
     """
@@ -239,17 +301,21 @@ def annotator_alpha(gold: Gold) -> tuple[float | None, int]:
 
 
 def krippendorff_alpha(units: Iterable[Sequence[float]]) -> float | None:
-    """Return Krippendorff's alpha of the values that each unit got, with ordinal distances; None where all are equal.
+    """Return Krippendorff's alpha of the values that each unit got, with ordinal distances; None
+    where all are equal.
 
-    Krippendorff (2011), Computing Krippendorff's alpha-reliability: 1 - observed / expected disagreement over pairs of
-    values. Two categories have one distance, so nominal data of two classes need no other form.
+    Krippendorff (2011), Computing Krippendorff's alpha-reliability: 1 - observed / expected
+    disagreement over pairs of values. Two categories have one distance, so nominal data of two
+    classes need no other form.
     """
     rows = [values for values in units if len(values) > 1]
     levels = sorted({value for values in rows for value in values})
     place = {value: k for k, value in enumerate(levels)}
     together = np.zeros((len(levels), len(levels)))
     for values in rows:
-        counts = np.bincount([place[value] for value in values], minlength=len(levels)).astype(float)
+        counts = np.bincount([place[value] for value in values], minlength=len(levels)).astype(
+            float
+        )
         together += (np.outer(counts, counts) - np.diag(counts)) / (len(values) - 1)
     totals = together.sum(axis=1)
     below = np.cumsum(totals) - totals / 2  # the middle rank of each level

@@ -1,7 +1,8 @@
 """Agreement of a judge with gold labels, as statistics that can be resampled by clip.
 
-N observations, R resamples. A missing score is NaN. It stays in the denominator of a rate and counts against the judge;
-a correlation has no denominator to stay in, so the count stands beside it.
+N observations, R resamples. A missing score is NaN. It stays in the denominator of a rate and
+counts against the judge; a correlation has no denominator to stay in, so the count stands beside
+it.
 """
 
 from collections import defaultdict
@@ -22,7 +23,9 @@ Scores = Mapping[str, float]
 
 
 class Line(NamedTuple):
-    """A measure before it is computed: observations, the clip of each, and how they become a number."""
+    """A measure before it is computed: observations, the clip of each, and how they become a
+    number.
+    """
 
     values: Floats
     """(N,) or (N, 2)."""
@@ -31,7 +34,9 @@ class Line(NamedTuple):
     unscored: int
     """Observations with a missing score."""
     n: int
-    """Observations that count: all but those a measure leaves out by definition (the ties of a tie-free accuracy)."""
+    """Observations that count: all but those a measure leaves out by definition (the ties of a
+    tie-free accuracy).
+    """
 
 
 class Drawing(NamedTuple):
@@ -45,19 +50,32 @@ def estimate(line: Line, drawing: Drawing) -> dict[str, Any]:
     """Return value, 95 % interval, n and unscored; the value is None where it is undefined."""
     if not len(line.values):
         return {"value": None, "ci": None, "n": 0, "unscored": line.unscored}
-    found = bootstrap_ci(line.values, clusters=line.clips, statistic=line.statistic, resamples=drawing.resamples,
-                         seed=drawing.seed)
+    found = bootstrap_ci(
+        line.values,
+        clusters=line.clips,
+        statistic=line.statistic,
+        resamples=drawing.resamples,
+        seed=drawing.seed,
+    )
     if np.isnan(found.value):
         return {"value": None, "ci": None, "n": line.n, "unscored": line.unscored}
-    return {"value": found.value, "ci": None if found.ci is None else list(found.ci), "n": line.n,
-            "unscored": line.unscored}
+    return {
+        "value": found.value,
+        "ci": None if found.ci is None else list(found.ci),
+        "n": line.n,
+        "unscored": line.unscored,
+    }
 
 
 def difference(line: Line, other: Line, drawing: Drawing) -> dict[str, Any]:
-    """Return `other` minus `line` over the same observations, each resample drawing the same clips for both."""
+    """Return `other` minus `line` over the same observations, each resample drawing the same clips
+    for both.
+    """
     assert line.clips == other.clips, "a paired difference needs the same observations"
     both = np.stack([line.values, other.values], axis=-1)
-    out = estimate(Line(both, line.clips, partial(_minus, line.statistic, other.statistic), 0, line.n), drawing)
+    out = estimate(
+        Line(both, line.clips, partial(_minus, line.statistic, other.statistic), 0, line.n), drawing
+    )
     return out | {"unscored": [line.unscored, other.unscored]}
 
 
@@ -84,25 +102,37 @@ def gold_lines(gold: Gold, scores: Scores, scorer: Scorer) -> dict[str, Line]:
 
 
 def pair_lines(gold: Gold, scores: Scores, *, tie_band: float) -> dict[str, Line]:
-    """Return pair accuracy with the judge's ties counted half, left out, and as a class of their own."""
+    """Return pair accuracy with the judge's ties counted half, left out, and as a class of their
+    own.
+    """
     pairs = gold.pairs()
     sign = np.array([pair[2] for pair in pairs], dtype=float)
     margin = np.array([scores[one] - scores[other] for one, other, _ in pairs])
     clips = [clip_of(gold, one) for one, _, _ in pairs]
     missing, untied = np.isnan(margin), sign != 0
-    right = np.where(missing, 0.0, np.where(margin == 0, 0.5, (np.sign(margin) == sign).astype(float)))
+    right = np.where(
+        missing, 0.0, np.where(margin == 0, 0.5, (np.sign(margin) == sign).astype(float))
+    )
     some = [clip for clip, keep in zip(clips, untied, strict=True) if keep]
     n, unscored = int(untied.sum()), int((missing & untied).sum())
     dropped = np.where(margin == 0, np.nan, right)[untied]
     said = np.where(np.abs(margin) < tie_band, 0.0, np.sign(margin))
     same = np.where(missing, 0.0, (said == sign).astype(float))
-    return {"pair_accuracy": Line(right[untied], some, weighted_mean, unscored, n),
-            "pair_accuracy_dropped": Line(dropped, some, present_mean, unscored, int((~np.isnan(dropped)).sum())),
-            "pair_accuracy_three_class": Line(same, clips, weighted_mean, int(missing.sum()), len(clips))}
+    return {
+        "pair_accuracy": Line(right[untied], some, weighted_mean, unscored, n),
+        "pair_accuracy_dropped": Line(
+            dropped, some, present_mean, unscored, int((~np.isnan(dropped)).sum())
+        ),
+        "pair_accuracy_three_class": Line(
+            same, clips, weighted_mean, int(missing.sum()), len(clips)
+        ),
+    }
 
 
 def tie_band(scorer: Scorer) -> float:
-    """Return the margin below which two scores are one grade: half the least step between labels, or of integers."""
+    """Return the margin below which two scores are one grade: half the least step between labels,
+    or of integers.
+    """
     if scorer.labels:
         values = sorted(set(scorer.labels.values()))
         return float(min(np.diff(values))) / 2 if len(values) > 1 else 0.0
@@ -110,10 +140,11 @@ def tie_band(scorer: Scorer) -> float:
 
 
 def best_of_n(gold: Gold, scores: Scores) -> Line:
-    """Return, per sample with answers of different gold, whether the judge's best answer is one of gold's best.
+    """Return, per sample with answers of different gold, whether the judge's best answer is one of
+    gold's best.
 
-    Of answers tied at the judge's top, the share that gold puts on top counts; unscored answers are never picked, and
-    a sample without any score counts 0.
+    Of answers tied at the judge's top, the share that gold puts on top counts; unscored answers are
+    never picked, and a sample without any score counts 0.
     """
     wanted, of_sample = gold.scores(), defaultdict(list)
     for name in wanted:
@@ -137,15 +168,21 @@ def chance_best_of_n(gold: Gold) -> float | None:
     wanted, of_sample = gold.scores(), defaultdict(list)
     for name, value in wanted.items():
         of_sample[gold.items[name][0].id].append(value)
-    shares = [values.count(max(values)) / len(values) for values in of_sample.values() if len(set(values)) > 1]
+    shares = [
+        values.count(max(values)) / len(values)
+        for values in of_sample.values()
+        if len(set(values)) > 1
+    ]
     return float(np.mean(shares)) if shares else None
 
 
 def categories(table: Floats, scorer: Scorer) -> tuple[Floats | None, int]:
-    """Return gold and judge (N, 2) as category numbers and their count; None where they share no categories.
+    """Return gold and judge (N, 2) as category numbers and their count; None where they share no
+    categories.
 
-    Gold of two values is compared with whether the judge's score reaches the scorer's threshold; gold of whole numbers
-    in the scorer's scale with the judge's score rounded to the nearest of the scale.
+    Gold of two values is compared with whether the judge's score reaches the scorer's threshold;
+    gold of whole numbers in the scorer's scale with the judge's score rounded to the nearest of the
+    scale.
     """
     gold, judged = table[:, 0], table[:, 1]
     values = np.unique(gold)
@@ -160,10 +197,12 @@ def categories(table: Floats, scorer: Scorer) -> tuple[Floats | None, int]:
 
 
 def kappa(values: Floats, weights: Floats, *, levels: int) -> Floats:
-    """Return Cohen's kappa of category numbers (N, 2) per row of weights (R, N), with quadratic weights, as (R,).
+    """Return Cohen's kappa of category numbers (N, 2) per row of weights (R, N), with quadratic
+    weights, as (R,).
 
-    Cohen (1968), Weighted kappa: 1 - observed / expected disagreement, (i - j)^2 / (levels - 1)^2 each; with two levels
-    it is the plain kappa. An unscored answer disagrees fully with every category.
+    Cohen (1968), Weighted kappa: 1 - observed / expected disagreement, (i - j)^2 / (levels - 1)^2
+    each; with two levels it is the plain kappa. An unscored answer disagrees fully with every
+    category.
     """
     gold = values[:, 0].astype(int)
     judged = np.where(np.isnan(values[:, 1]), levels, np.nan_to_num(values[:, 1])).astype(int)
@@ -180,7 +219,9 @@ def kappa(values: Floats, weights: Floats, *, levels: int) -> Floats:
 
 
 def correlate(values: Floats, weights: Floats, *, how: str) -> Floats:
-    """Return Spearman's rho or Kendall's tau-b of the scored rows of (N, 2) per row of weights, NaN where undefined."""
+    """Return Spearman's rho or Kendall's tau-b of the scored rows of (N, 2) per row of weights, NaN
+    where undefined.
+    """
     from scipy.stats import kendalltau, rankdata
 
     present = ~np.isnan(values).any(axis=1)
@@ -189,8 +230,11 @@ def correlate(values: Floats, weights: Floats, *, how: str) -> Floats:
     for row, times in enumerate(counts):
         drawn = np.repeat(table, times, axis=0)
         if len(drawn) > 1 and (np.ptp(drawn, axis=0) > 0).all():
-            out[row] = (kendalltau(drawn[:, 0], drawn[:, 1]).statistic if how == "kendall"
-                        else np.corrcoef(rankdata(drawn[:, 0]), rankdata(drawn[:, 1]))[0, 1])
+            out[row] = (
+                kendalltau(drawn[:, 0], drawn[:, 1]).statistic
+                if how == "kendall"
+                else np.corrcoef(rankdata(drawn[:, 0]), rankdata(drawn[:, 1]))[0, 1]
+            )
     return out
 
 
@@ -204,9 +248,11 @@ def present_mean(values: Floats, weights: Floats) -> Floats:
 
 
 def auc(values: Floats, weights: Floats) -> Floats:
-    """Return the area under the ROC curve of (N, 2): 1 or 0, and the score; ties count half (Mann-Whitney), as (R,).
+    """Return the area under the ROC curve of (N, 2): 1 or 0, and the score; ties count half
+    (Mann-Whitney), as (R,).
 
-    An unscored positive counts as below everything, an unscored negative as above: against the judge.
+    An unscored positive counts as below everything, an unscored negative as above: against the
+    judge.
     """
     positive = values[:, 0] == 1
     score = np.where(np.isnan(values[:, 1]), np.where(positive, -np.inf, np.inf), values[:, 1])

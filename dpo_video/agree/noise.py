@@ -1,4 +1,5 @@
-"""How much a score moves when nothing of substance changes: sigma of repeated judgments, and how often order flips.
+"""How much a score moves when nothing of substance changes: sigma of repeated judgments, and how
+often order flips.
 
 N items, K repetitions.
 """
@@ -14,8 +15,12 @@ from dpo_video.agree.measures import Line
 from dpo_video.core.statistics import Floats
 from dpo_video.judge.scorer import Scorer
 
-OPENINGS = ("Read everything below before you reply.", "This is one of many items; treat each on its own.",
-            "Below is all that you need.", "Please look at the following with care.")
+OPENINGS = (
+    "Read everything below before you reply.",
+    "This is one of many items; treat each on its own.",
+    "Below is all that you need.",
+    "Please look at the following with care.",
+)
 BULLETS = re.compile(r"(?:^[ \t]*[-*] .*\n){2,}", re.MULTILINE)
 PLACED = re.compile(r"\{[a-z_]+\}")
 
@@ -24,23 +29,31 @@ class Noise(NamedTuple):
     """What repetition changes."""
 
     squares: Floats
-    """(complete items,): squared residuals of each item, scaled so that their mean is the variance of one score."""
+    """(complete items,): squared residuals of each item, scaled so that their mean is the variance
+    of one score.
+    """
     complete: int
     """Items with a score in every repetition: those that sigma is measured on."""
     flips: Floats
-    """(pairs, K - 1): 1 where a repetition orders the pair the other way than the first judgment does, 0.5 for a tie,
-    NaN where one of the scores is missing."""
+    """(pairs, K - 1): 1 where a repetition orders the pair the other way than the first judgment
+    does, 0.5 for a tie, NaN where one of the scores is missing."""
     whole: NDArray[np.bool_]
     """(N,) True for the complete items."""
 
     @property
     def sigma(self) -> float | None:
-        """Standard deviation of one score about its item's mean, in score units; None where it cannot be told."""
+        """Standard deviation of one score about its item's mean, in score units; None where it
+        cannot be told.
+        """
         return float(np.sqrt(self.squares.mean())) if len(self.squares) else None
 
     def sigma_line(self, clips: Sequence[str], unscored: int) -> Line:
         """Return sigma as a line; `clips` are those of all N items."""
-        kept = [clip for clip, keep in zip(clips, self.whole, strict=True) if keep] if len(self.squares) else []
+        kept = (
+            [clip for clip, keep in zip(clips, self.whole, strict=True) if keep]
+            if len(self.squares)
+            else []
+        )
         return Line(self.squares, kept, root_mean, unscored, len(self.squares))
 
 
@@ -51,28 +64,49 @@ def root_mean(values: Floats, weights: Floats) -> Floats:
 
 
 def wordings(scorer: Scorer) -> dict[str, Scorer]:
-    """Return the scorer's prompt in other words that ask the same: its points and labels explained in reverse, or a
-    sentence in front. Their scores should be the same; how far they are not is a deterministic judge's noise."""
+    """Return the scorer's prompt in other words that ask the same: its points and labels explained
+    in reverse, or a sentence in front. Their scores should be the same; how far they are not is a
+    deterministic judge's noise.
+    """
     prompts = {"points in reverse": reverse_points(scorer)}
-    prompts |= {f"opening {number}": f"{opening}\n{scorer.prompt}" for number, opening in enumerate(OPENINGS, start=1)}
-    return {name: scorer.model_copy(update={"prompt": prompt}) for name, prompt in prompts.items()
-            if prompt != scorer.prompt}
+    prompts |= {
+        f"opening {number}": f"{opening}\n{scorer.prompt}"
+        for number, opening in enumerate(OPENINGS, start=1)
+    }
+    return {
+        name: scorer.model_copy(update={"prompt": prompt})
+        for name, prompt in prompts.items()
+        if prompt != scorer.prompt
+    }
 
 
 def layouts(scorer: Scorer) -> dict[str, Scorer]:
-    """Return the scorer with its blocks in another order, to see what position does: stronger than another wording, so
-    it is no part of sigma. One that cannot be made of this prompt is left out."""
-    prompts = {"question_first": swap_blocks(scorer.prompt, "caption", "question"),
-               "answer_first": swap_blocks(scorer.prompt, "caption", "answer")}
-    return {name: scorer.model_copy(update={"prompt": prompt}) for name, prompt in prompts.items()
-            if prompt != scorer.prompt}
+    """Return the scorer with its blocks in another order, to see what position does: stronger than
+    another wording, so it is no part of sigma. One that cannot be made of this prompt is left out.
+    """
+    prompts = {
+        "question_first": swap_blocks(scorer.prompt, "caption", "question"),
+        "answer_first": swap_blocks(scorer.prompt, "caption", "answer"),
+    }
+    return {
+        name: scorer.model_copy(update={"prompt": prompt})
+        for name, prompt in prompts.items()
+        if prompt != scorer.prompt
+    }
 
 
 def swap_blocks(prompt: str, first: str, second: str) -> str:
-    """Return the prompt with the blocks around two placeholders changing places: a line, or two where the first of
-    them ends in a colon and the placeholder stands alone. Unchanged where one is missing or both share a block."""
-    blocks = re.findall(r"(?:^[^\n{}]+:[ \t]*\n(?=\{[a-z_]+\}[ \t]*$))?^.*\n?", prompt, re.MULTILINE)
-    at = {name: [k for k, block in enumerate(blocks) if "{" + name + "}" in block] for name in (first, second)}
+    """Return the prompt with the blocks around two placeholders changing places: a line, or two
+    where the first of them ends in a colon and the placeholder stands alone. Unchanged where one is
+    missing or both share a block.
+    """
+    blocks = re.findall(
+        r"(?:^[^\n{}]+:[ \t]*\n(?=\{[a-z_]+\}[ \t]*$))?^.*\n?", prompt, re.MULTILINE
+    )
+    at = {
+        name: [k for k, block in enumerate(blocks) if "{" + name + "}" in block]
+        for name in (first, second)
+    }
     if len(at[first]) != 1 or len(at[second]) != 1 or len({*at[first], *at[second]}) < 2:
         return prompt
     one, other = at[first][0], at[second][0]
@@ -83,8 +117,12 @@ def swap_blocks(prompt: str, first: str, second: str) -> str:
 
 
 def reverse_points(scorer: Scorer) -> str:
-    """Return the prompt with its bullet points, and its explanations of labels ("A: ... B: ..."), in reverse order."""
-    prompt = BULLETS.sub(lambda match: "".join(reversed(match[0].splitlines(keepends=True))), scorer.prompt)
+    """Return the prompt with its bullet points, and its explanations of labels ("A: ... B: ..."),
+    in reverse order.
+    """
+    prompt = BULLETS.sub(
+        lambda match: "".join(reversed(match[0].splitlines(keepends=True))), scorer.prompt
+    )
     labels = "|".join(re.escape(label) for label in scorer.known_labels)
     lines = []
     for line in prompt.split("\n"):
@@ -95,11 +133,13 @@ def reverse_points(scorer: Scorer) -> str:
 
 
 def measure_noise(scores: Floats, pairs: Sequence[tuple[int, int]], *, by_wording: bool) -> Noise:
-    """Return sigma and flips of scores (N, K), NaN where unscored; the first column is the judgment as it is.
+    """Return sigma and flips of scores (N, K), NaN where unscored; the first column is the judgment
+    as it is.
 
-    With `by_wording` each column's mean shift is taken out first (both answers of a pair are asked in the same words,
-    so a shift of all scores changes no pair): sigma^2 is the residual of items + wordings, (N - 1)(K - 1) degrees of
-    freedom. Otherwise it is the mean variance within an item, N (K - 1) degrees of freedom.
+    With `by_wording` each column's mean shift is taken out first (both answers of a pair are asked
+    in the same words, so a shift of all scores changes no pair): sigma^2 is the residual of items +
+    wordings, (N - 1)(K - 1) degrees of freedom. Otherwise it is the mean variance within an item, N
+    (K - 1) degrees of freedom.
     """
     kept: NDArray[np.bool_] = np.asarray(~np.isnan(scores).any(axis=1))
     whole = scores[kept]

@@ -1,4 +1,6 @@
-"""Every measure by name with what it means, and `--require pair_accuracy>=0.75,ece<=0.08` held against them."""
+"""Every measure by name with what it means, and `--require pair_accuracy>=0.75,ece<=0.08` held
+against them.
+"""
 
 import operator
 import re
@@ -31,7 +33,9 @@ MEASURES: dict[str, Meaning] = {
     "kappa": Meaning("Cohen's kappa, quadratic weights", "gold", share=False),
     "spearman": Meaning("Spearman's rho", "gold", share=False),
     "kendall": Meaning("Kendall's tau-b", "gold", share=False),
-    "annotator_alpha": Meaning("annotators among themselves, Krippendorff's alpha", "gold", share=False),
+    "annotator_alpha": Meaning(
+        "annotators among themselves, Krippendorff's alpha", "gold", share=False
+    ),
     "brier_before": Meaning("Brier score, temperature 1", "calibration", share=False),
     "brier": Meaning("Brier score, fitted temperature", "calibration", share=False),
     "ece_before": Meaning("calibration error, temperature 1", "calibration", share=False),
@@ -42,13 +46,22 @@ MEASURES: dict[str, Meaning] = {
     "question_first_flip_rate": Meaning("... with the question before the caption", "noise"),
     "answer_first_flip_rate": Meaning("... with the answer before the caption", "noise"),
     **{f"auc_{kind}": Meaning(f"{kind} swapped", "swaps", share=False) for kind in SWAPS},
-    **{f"{kind}_{what}": Meaning(f"{kind.replace('_', ', ')}: {title}", "dressings", share=what == "raised")
-       for kind, sort in KINDS.items() if sort == "dressing"
-       for what, title in (("shift", "change of score"), ("raised", "share whose score rose"))},
+    **{
+        f"{kind}_{what}": Meaning(
+            f"{kind.replace('_', ', ')}: {title}", "dressings", share=what == "raised"
+        )
+        for kind, sort in KINDS.items()
+        if sort == "dressing"
+        for what, title in (("shift", "change of score"), ("raised", "share whose score rose"))
+    },
     "unscored": Meaning("texts that got no score", "all"),
 }
 COMPARE: dict[str, Callable[[float, float], bool]] = {
-    ">=": operator.ge, "<=": operator.le, ">": operator.gt, "<": operator.lt}
+    ">=": operator.ge,
+    "<=": operator.le,
+    ">": operator.gt,
+    "<": operator.lt,
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,17 +77,23 @@ class Requirement:
 
 
 def read_requirements(text: str, *, with_gold: bool) -> list[Requirement]:
-    """Return the conditions of a comma-separated list; UserError for one that is unknown or not measured here."""
+    """Return the conditions of a comma-separated list; UserError for one that is unknown or not
+    measured here.
+    """
     out = []
     for part in filter(None, (piece.strip() for piece in text.split(","))):
         match = re.fullmatch(r"(\w+)\s*(>=|<=|>|<)\s*([-+]?[\d.]+(?:[eE][-+]?\d+)?)", part)
         if match is None:
-            raise UserError(f"--require {part!r}: write it as measure>=number or measure<=number, "
-                            "e.g. pair_accuracy>=0.75,ece<=0.08")
+            raise UserError(
+                f"--require {part!r}: write it as measure>=number or measure<=number, "
+                "e.g. pair_accuracy>=0.75,ece<=0.08"
+            )
         name = match[1]
         meaning = choose(MEASURES, name, "measure in --require")
         if meaning.group in ("gold", "calibration") and not with_gold:
-            raise UserError(f"--require {part}: {name} is measured against gold labels; give --gold")
+            raise UserError(
+                f"--require {part}: {name} is measured against gold labels; give --gold"
+            )
         try:
             out.append(Requirement(measure=name, sign=match[2], bound=float(match[3])))
         except ValueError as error:
@@ -82,14 +101,22 @@ def read_requirements(text: str, *, with_gold: bool) -> list[Requirement]:
     return out
 
 
-def unmet(requirements: Sequence[Requirement], measures: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """Return a line for each condition that does not hold, with by how much; one without a value is not met."""
+def unmet(
+    requirements: Sequence[Requirement], measures: Mapping[str, Mapping[str, Any]]
+) -> list[str]:
+    """Return a line for each condition that does not hold, with by how much; one without a value is
+    not met.
+    """
     out = []
     for need in requirements:
         row = measures.get(need.measure)
         value = None if row is None else row["value"]
         if value is None:
-            why = "not measured here" if row is None else row.get("why_none") or "undefined on this data"
+            why = (
+                "not measured here"
+                if row is None
+                else row.get("why_none") or "undefined on this data"
+            )
             out.append(f"{need} not met: {why}")
         elif not COMPARE[need.sign](value, need.bound):
             out.append(f"{need} not met: it is {value:.4g}, short by {abs(value - need.bound):.4g}")

@@ -1,4 +1,6 @@
-"""What a check knows of the data: samples or given pairs and a few decoded clips, or what it assumes in their place."""
+"""What a check knows of the data: samples or given pairs and a few decoded clips, or what it
+assumes in their place.
+"""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -31,7 +33,9 @@ from dpo_video.video import (
 
 NOMINAL_CLIP = (1280, 720, 30.0, 30.0)
 """Width and height in pixels, seconds, frames per second: of a clip where there is no data."""
-NOMINAL_SAMPLE = Sample(id="nominal", video="nominal.mp4", prompt="x" * 80, caption="x" * 1000, answer="x" * 80)
+NOMINAL_SAMPLE = Sample(
+    id="nominal", video="nominal.mp4", prompt="x" * 80, caption="x" * 1000, answer="x" * 80
+)
 NOMINAL_QUESTIONS = {"samples": 1000, "heldout": 200}
 """Questions of a split where there is no data, one per clip."""
 DECODED_CLIPS = 8
@@ -59,15 +63,29 @@ class Data:
     @property
     def num_clips(self) -> int:
         """How many different clips; every assumed question has one of its own."""
-        return len(self.samples) if self.root is None else len({clip_key(sample) for sample in self.samples})
+        return (
+            len(self.samples)
+            if self.root is None
+            else len({clip_key(sample) for sample in self.samples})
+        )
 
 
-def load_data(recipe: Recipe, split: Literal["samples", "heldout"], findings: Findings, *,
-              heldout: Sequence[Sample] = ()) -> Data:
-    """Return what there is of a split, or what is assumed of it; what is wrong with it is added to the findings."""
+def load_data(
+    recipe: Recipe,
+    split: Literal["samples", "heldout"],
+    findings: Findings,
+    *,
+    heldout: Sequence[Sample] = (),
+) -> Data:
+    """Return what there is of a split, or what is assumed of it; what is wrong with it is added to
+    the findings.
+    """
     pairs_given = split == "samples" and recipe.data.pairs is not None
-    name, source = ("pairs", recipe.data.pairs) if pairs_given else (split, (
-        recipe.data.samples if split == "samples" else recipe.data.heldout))
+    name, source = (
+        ("pairs", recipe.data.pairs)
+        if pairs_given
+        else (split, (recipe.data.samples if split == "samples" else recipe.data.heldout))
+    )
     if source is None:
         return Data([], None)
     number = NOMINAL_QUESTIONS[split]
@@ -83,7 +101,10 @@ def load_data(recipe: Recipe, split: Literal["samples", "heldout"], findings: Fi
         return Data(samples, root)
     except UserError as error:
         if missing and not pairs_given and source in _example_paths():
-            assumed += f" ({source!r} is the example path of the shipped recipes: put your own samples there)"
+            assumed += (
+                f" ({source!r} is the example path of the shipped recipes: put your own samples "
+                f"there)"
+            )
         else:
             findings.problems.append(str(error))
     findings.assumptions.append(f"data.{name}: {assumed}")
@@ -96,10 +117,14 @@ def _example_paths() -> set[str | None]:
 
 
 def read_clips(recipe: Recipe, plan: Blueprint, data: Data, findings: Findings) -> list[Clip]:
-    """Return a few clips of the data as read, or the nominal one; what cannot be read is found and counted."""
+    """Return a few clips of the data as read, or the nominal one; what cannot be read is found and
+    counted.
+    """
     if data.root is None:
-        findings.assumptions.append(f"questions of {len(NOMINAL_SAMPLE.prompt)} and captions of "
-                                    f"{len(NOMINAL_SAMPLE.caption)} characters")
+        findings.assumptions.append(
+            f"questions of {len(NOMINAL_SAMPLE.prompt)} and captions of "
+            f"{len(NOMINAL_SAMPLE.caption)} characters"
+        )
         return [_nominal_clip(recipe, plan, findings)]
     requests = _requests(recipe, data, data.root, findings)
     step = max(1, len(requests) // DECODED_CLIPS)
@@ -111,31 +136,44 @@ def read_clips(recipe: Recipe, plan: Blueprint, data: Data, findings: Findings) 
             else:
                 clips.append(Clip(*frames.pixels.shape[:3]))
     if errors:
-        findings.warnings.append(f"{len(errors)} of {len(errors) + len(clips)} clips that were tried cannot be read; "
-                                 f"first: {errors[0]}")
+        findings.warnings.append(
+            f"{len(errors)} of {len(errors) + len(clips)} clips that were tried cannot be read; "
+            f"first: {errors[0]}"
+        )
     if not clips:
         findings.problems.append("no clip could be decoded")
     return clips or [_nominal_clip(recipe, plan, findings)]
 
 
 def _nominal_clip(recipe: Recipe, plan: Blueprint, findings: Findings) -> Clip:
-    """Return the clip to plan with where none is read; what is taken for granted of it stands among the findings."""
+    """Return the clip to plan with where none is read; what is taken for granted of it stands among
+    the findings.
+    """
     width, height, seconds, rate = NOMINAL_CLIP
-    findings.assumptions.append(f"clips of {width}x{height} pixels, {seconds:g} s at {rate:g} frames per second")
+    findings.assumptions.append(
+        f"clips of {width}x{height} pixels, {seconds:g} s at {rate:g} frames per second"
+    )
     video = recipe.video
     if video.policy in ("scene", "diff_prune"):
-        findings.assumptions.append(f"video.policy {video.policy} keeps every frame that it looks at, {video.fps:g} a "
-                                    "second: the most it can; what it keeps depends on what the frames show")
+        findings.assumptions.append(
+            f"video.policy {video.policy} keeps every frame that it looks at, {video.fps:g} a "
+            "second: the most it can; what it keeps depends on what the frames show"
+        )
         video = video.model_copy(update={"policy": "fps"})
     times = np.arange(round(seconds * rate)) / rate
-    return Clip(len(plan_indices(times, video, multiple_of=plan.family.frames_per_step)), height, width)
+    return Clip(
+        len(plan_indices(times, video, multiple_of=plan.family.frames_per_step)), height, width
+    )
 
 
 def _requests(recipe: Recipe, data: Data, root: Path, findings: Findings) -> list[ClipRequest]:
-    """Return one request per clip whose files exist; a pair's rejected answer may have a clip of its own."""
+    """Return one request per clip whose files exist; a pair's rejected answer may have a clip of
+    its own.
+    """
     requests, missing = [], []
     wanted: dict[str, Callable[[], ClipRequest]] = {
-        clip_key(sample): partial(clip_request, sample, root) for sample in data.samples}
+        clip_key(sample): partial(clip_request, sample, root) for sample in data.samples
+    }
     for pair in data.pairs:
         wanted[clip_key(pair)] = partial(clip_request, pair, root)
         if rejected_part(pair) != (pair.video, pair.start, pair.end):

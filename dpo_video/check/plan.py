@@ -1,4 +1,6 @@
-"""What `dpo-video check` prints: a run's tokens, memory, steps and judge calls before anything is paid for."""
+"""What `dpo-video check` prints: a run's tokens, memory, steps and judge calls before anything is
+paid for.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -34,7 +36,9 @@ class Calls(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """What a run would do. Numbers are of the recipe's data where it was found, else of the assumptions."""
+    """What a run would do. Numbers are of the recipe's data where it was found, else of the
+    assumptions.
+    """
 
     recipe: str
     model: str
@@ -76,7 +80,11 @@ def render(plan: Plan) -> str:
     lines = [f"plan of {plan.recipe}"]
     for name, text in _rows(plan):
         lines.append(f"  {name:<22}{text}")
-    for title, items in (("assumed", plan.assumptions), ("warnings", plan.warnings), ("problems", plan.problems)):
+    for title, items in (
+        ("assumed", plan.assumptions),
+        ("warnings", plan.warnings),
+        ("problems", plan.problems),
+    ):
         if items:
             lines += [title, *(f"  - {item}" for item in items)]
     return "\n".join(lines)
@@ -92,12 +100,18 @@ def _rows(plan: Plan) -> list[tuple[str, str]]:
         ("video tokens per clip", str(plan.video_tokens)),
         ("sequence in tokens", f"{plan.sequence}; room for {plan.context:,}"),
         ("trainable", f"{plan.trainable / 1e6:,.2f} M parameters in LoRA, {share:.2%} of all"),
-        ("pairs", f"at most {plan.pairs:,}" + (", given by data.pairs" if plan.pairs_given else "")),
+        (
+            "pairs",
+            f"at most {plan.pairs:,}" + (", given by data.pairs" if plan.pairs_given else ""),
+        ),
         ("optimizer steps", f"at most {plan.steps:,} on one device"),
         *([] if plan.pairs_given else [("judge the candidates", _calls(plan.judge))]),
-        ("judge the evaluation", _calls(plan.evaluation_judge))]
+        ("judge the evaluation", _calls(plan.evaluation_judge)),
+    ]
     for stage, parts in plan.memory.items():
-        inner = ", ".join(f"{part} {_size(size)}" for part, size in parts.items() if part != "total")
+        inner = ", ".join(
+            f"{part} {_size(size)}" for part, size in parts.items() if part != "total"
+        )
         rows.append((f"memory to {stage}", f"about {_size(parts['total'])}: {inner}"))
     return rows
 
@@ -105,8 +119,10 @@ def _rows(plan: Plan) -> list[tuple[str, str]]:
 def _calls(calls: Calls | None) -> str:
     if calls is None:
         return "unknown, see the problems"
-    return (f"{calls.calls:,} calls, about {calls.tokens_in:,} tokens in (4 characters each), at most "
-            f"{calls.tokens_out:,} out")
+    return (
+        f"{calls.calls:,} calls, about {calls.tokens_in:,} tokens in (4 characters each), at most "
+        f"{calls.tokens_out:,} out"
+    )
 
 
 def _size(gib: float) -> str:

@@ -49,48 +49,79 @@ def published_model(family: str) -> ModelSettings:
     """Return the settings of a well-known checkpoint of a family."""
     names = published_names(choose(FAMILIES, family, "family"))
     if not names:
-        raise UserError(f"no published numbers of family {family!r} are at hand: name a recipe or a checkpoint, "
-                        "--recipe RECIPE or --model NAME")
+        raise UserError(
+            f"no published numbers of family {family!r} are at hand: name a recipe or a "
+            f"checkpoint, "
+            "--recipe RECIPE or --model NAME"
+        )
     return ModelSettings(name=names[0])
 
 
-def view_clip(video: Path, model: ModelSettings, settings: VideoSettings, *, start: float | None = None,
-              end: float | None = None) -> View:
+def view_clip(
+    video: Path,
+    model: ModelSettings,
+    settings: VideoSettings,
+    *,
+    start: float | None = None,
+    end: float | None = None,
+) -> View:
     """Return what the model will see of a video file, an image or a folder of frames."""
     plan = blueprint(model)
-    taken = read_frames(video, settings, start=start, end=end, multiple_of=plan.family.frames_per_step)
+    taken = read_frames(
+        video, settings, start=start, end=end, multiple_of=plan.family.frames_per_step
+    )
     frames = fit_frames(plan, settings, taken)
     count, height, width = frames.pixels.shape[:3]
-    return View(frames=frames, read=len(taken.indices), pixels=as_seen(plan, frames, settings), model=model.name,
-                family=plan.family.name, budget=token_budget(plan, settings),
-                tokens=video_tokens(plan, settings, num_frames=count, height=height, width=width),
-                context=plan.family.context_length(plan.config))
+    return View(
+        frames=frames,
+        read=len(taken.indices),
+        pixels=as_seen(plan, frames, settings),
+        model=model.name,
+        family=plan.family.name,
+        budget=token_budget(plan, settings),
+        tokens=video_tokens(plan, settings, num_frames=count, height=height, width=width),
+        context=plan.family.context_length(plan.config),
+    )
 
 
 def as_seen(plan: Blueprint, frames: Frames, settings: VideoSettings) -> NDArray[np.uint8]:
     """Return frames (F, H, W, 3) uint8 as they enter the tower.
 
-    Of processors that return whole frames, their own output; others cut frames into patches of the size that
-    `frame_size` gives, without cropping.
+    Of processors that return whole frames, their own output; others cut frames into patches of the
+    size that `frame_size` gives, without cropping.
     """
-    kwargs = pixel_kwargs(plan.family, plan.video_processor, settings, num_frames=len(frames.pixels))
-    # Rescaled by 1, pixels keep their values and become float: some processors cut patches of floats only.
-    raw: dict[str, Any] = {"return_tensors": "pt", "do_rescale": True, "rescale_factor": 1.0, "do_normalize": False,
-                           **kwargs}
+    kwargs = pixel_kwargs(
+        plan.family, plan.video_processor, settings, num_frames=len(frames.pixels)
+    )
+    # Rescaled by 1, pixels keep their values and become float: some processors cut patches of
+    # floats only.
+    raw: dict[str, Any] = {
+        "return_tensors": "pt",
+        "do_rescale": True,
+        "rescale_factor": 1.0,
+        "do_normalize": False,
+        **kwargs,
+    }
     if plan.family.frames_as == "images":
         made = plan.video_processor(images=list(frames.pixels), **raw)["pixel_values"]
         if made.ndim == 4:  # not tiles
             return _as_bytes(made)
     elif not plan.family.compresses:  # which compares frames as normalised numbers
-        out = plan.video_processor(videos=[frames.pixels], video_metadata=[video_metadata(frames)],
-                                   do_sample_frames=False, **raw)
+        out = plan.video_processor(
+            videos=[frames.pixels],
+            video_metadata=[video_metadata(frames)],
+            do_sample_frames=False,
+            **raw,
+        )
         made = out.get("pixel_values_videos")
         if made is not None and made.ndim == 5 and len(made[0]) == len(frames.pixels):
             return _as_bytes(made[0])
     count, height, width = frames.pixels.shape[:3]
     size = frame_size(plan, settings, num_frames=count, height=height, width=width)
-    images = [Image.fromarray(frame).resize((size.width, size.height), Image.Resampling.BICUBIC)
-              for frame in frames.pixels]
+    images = [
+        Image.fromarray(frame).resize((size.width, size.height), Image.Resampling.BICUBIC)
+        for frame in frames.pixels
+    ]
     return np.stack([np.asarray(image) for image in images])
 
 
@@ -100,15 +131,20 @@ def _as_bytes(pixels: Tensor) -> NDArray[np.uint8]:
 
 
 def contact_sheet(view: View) -> Image.Image:
-    """Return all frames that the model sees, in rows, each with its number in the file and its time."""
+    """Return all frames that the model sees, in rows, each with its number in the file and its
+    time.
+    """
     count, height, width = view.pixels.shape[:3]
     columns = min(COLUMNS, count)
     tile = (TILE, max(1, round(TILE * height / width)))
     cell = (tile[0] + MARGIN, tile[1] + LABEL + MARGIN)
-    sheet = Image.new("RGB", (columns * cell[0] + MARGIN, math.ceil(count / columns) * cell[1] + MARGIN), "white")
+    sheet = Image.new(
+        "RGB", (columns * cell[0] + MARGIN, math.ceil(count / columns) * cell[1] + MARGIN), "white"
+    )
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=12)
-    for number, (pixels, time, index) in enumerate(zip(view.pixels, view.frames.times, view.frames.indices,
-                                                       strict=True)):
+    for number, (pixels, time, index) in enumerate(
+        zip(view.pixels, view.frames.times, view.frames.indices, strict=True)
+    ):
         left, top = MARGIN + number % columns * cell[0], MARGIN + number // columns * cell[1]
         draw.text((left, top), f"{time:.2f} s  #{index}", fill="black", font=font)
         sheet.paste(Image.fromarray(pixels).resize(tile), (left, top + LABEL))
@@ -120,17 +156,33 @@ def describe(video: Path, view: View, settings: VideoSettings) -> list[tuple[str
     frames = view.frames
     height, width = frames.pixels.shape[1:3]
     seen_height, seen_width = view.pixels.shape[1:3]
-    rows = [("clip", f"{video}: {width}x{height}, {frames.total_frames:,} frames at {frames.fps:g} a second, "
-                     f"{frames.duration:.2f} s, read by {frames.backend}"),
-            ("policy", f"{settings.policy}: {view.read} frames{_looked_at(frames, view.read)}")]
+    rows = [
+        (
+            "clip",
+            f"{video}: {width}x{height}, {frames.total_frames:,} frames at {frames.fps:g} a "
+            f"second, "
+            f"{frames.duration:.2f} s, read by {frames.backend}",
+        ),
+        ("policy", f"{settings.policy}: {view.read} frames{_looked_at(frames, view.read)}"),
+    ]
     if frames.note:
         rows.append(("note", frames.note))
     if view.budget is not None:
         lost = view.read - len(frames.indices)
         rows.append(("budget", f"{view.budget:,} tokens; {lost} frames lost to it"))
-    rows += [("seen by", f"{view.model} ({view.family}): {len(frames.indices)} frames of {seen_width}x{seen_height}"),
-             ("video tokens", f"{view.tokens:,}, {view.tokens / len(frames.indices):.4g} a frame; the model's context "
-                              f"is {view.context:,}")]
+    rows += [
+        (
+            "seen by",
+            f"{view.model} ({view.family}): {len(frames.indices)} frames of "
+            f"{seen_width}x{seen_height}",
+        ),
+        (
+            "video tokens",
+            f"{view.tokens:,}, {view.tokens / len(frames.indices):.4g} a frame; the model's "
+            f"context "
+            f"is {view.context:,}",
+        ),
+    ]
     return rows
 
 
@@ -141,7 +193,9 @@ def _looked_at(frames: Frames, taken: int) -> str:
 
 
 def sheet_path(video: Path, out: str) -> Path:
-    """Return where the sheet goes: as given, or beside the current folder's files under the clip's name."""
+    """Return where the sheet goes: as given, or beside the current folder's files under the clip's
+    name.
+    """
     path = Path(out) if out else Path(f"{video.stem if video.is_file() else video.name}.frames.png")
     if not is_image(path):
         raise UserError(f"--out is {out!r}: name a picture, such as sheet.png")
@@ -150,9 +204,12 @@ def sheet_path(video: Path, out: str) -> Path:
     return path
 
 
-def frames_of_clip(video: Path, model: ModelSettings, settings: VideoSettings, *, out: str = "",
-                   **part: Any) -> list[tuple[str, str]]:
-    """Write the contact sheet of a clip, and return what is printed; `part` is `start` and `end` in seconds."""
+def frames_of_clip(
+    video: Path, model: ModelSettings, settings: VideoSettings, *, out: str = "", **part: Any
+) -> list[tuple[str, str]]:
+    """Write the contact sheet of a clip, and return what is printed; `part` is `start` and `end` in
+    seconds.
+    """
     path = sheet_path(video, out)
     view = view_clip(video, model, settings, **part)
     contact_sheet(view).save(path)

@@ -1,4 +1,6 @@
-"""The command line: one command a stage, `run` for all five, and one line for every error a user can cause."""
+"""The command line: one command a stage, `run` for all five, and one line for every error a user
+can cause.
+"""
 
 import errno
 import os
@@ -17,20 +19,32 @@ from dpo_video.recipe import Recipe
 from dpo_video.recipe.file import dump_recipe, load_recipe
 
 app = typer.Typer(
-    no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None,
-    help="Preference tuning (DPO) for video language models: generate -> judge -> pair -> train -> evaluate.")
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    help="Preference tuning (DPO) for video language models: generate -> judge -> pair -> train -> "
+    "evaluate.",
+)
 
-RecipeName = Annotated[str, typer.Argument(metavar="RECIPE", help="A shipped recipe, or a path ending in .yaml.")]
+RecipeName = Annotated[
+    str, typer.Argument(metavar="RECIPE", help="A shipped recipe, or a path ending in .yaml.")
+]
 
 
-
-def _do(recipe: Recipe, names: list[str], *, instead: Mapping[str, Callable[..., dict[str, Any]]] | None = None,
-        ) -> list[str]:
+def _do(
+    recipe: Recipe,
+    names: list[str],
+    *,
+    instead: Mapping[str, Callable[..., dict[str, Any]]] | None = None,
+) -> list[str]:
     from dpo_video.pipeline import do_stages
     from dpo_video.run import open_run
 
     if _launched() and names != ["train"]:
-        raise UserError("only `dpo-video train` runs under accelerate launch: do the other stages without it")
+        raise UserError(
+            "only `dpo-video train` runs under accelerate launch: do the other stages without it"
+        )
     try:
         with open_run(recipe) as run:
             done = do_stages(run, names, instead=instead)
@@ -54,19 +68,41 @@ def generate(recipe: RecipeName, overrides: Overrides = None) -> None:
 
 @app.command()
 def judge(
-    recipe: RecipeName, overrides: Overrides = None,
-    reparse: Annotated[bool, typer.Option("--reparse", help="Read the scores again from the stored replies; no call is "
-                                          "made.")] = False,
-    batch_out: Annotated[str, typer.Option(metavar="FILE", help="Write what is not answered yet as OpenAI batch files, "
-                                           "also for `vllm run-batch`, and stop.")] = "",
-    batch_in: Annotated[list[str] | None, typer.Option(metavar="FILE", help="Take in the results of batches, then "
-                                                       "judge as usual; may be given several times.")] = None,
-    parquet: Annotated[str, typer.Option(metavar="FOLDER", help="Also write candidates and judgments as Parquet "
-                                         "shards.")] = "",
+    recipe: RecipeName,
+    overrides: Overrides = None,
+    reparse: Annotated[
+        bool,
+        typer.Option(
+            "--reparse", help="Read the scores again from the stored replies; no call is made."
+        ),
+    ] = False,
+    batch_out: Annotated[
+        str,
+        typer.Option(
+            metavar="FILE",
+            help="Write what is not answered yet as OpenAI batch files, "
+            "also for `vllm run-batch`, and stop.",
+        ),
+    ] = "",
+    batch_in: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="FILE",
+            help="Take in the results of batches, then judge as usual; may be given several times.",
+        ),
+    ] = None,
+    parquet: Annotated[
+        str,
+        typer.Option(
+            metavar="FOLDER", help="Also write candidates and judgments as Parquet shards."
+        ),
+    ] = "",
 ) -> None:
     """Score the candidates against the captions."""
     if sum(map(bool, (reparse, batch_out, batch_in))) > 1:
-        raise UserError("--reparse, --batch-out and --batch-in are three ways to judge: give one of them")
+        raise UserError(
+            "--reparse, --batch-out and --batch-in are three ways to judge: give one of them"
+        )
     settings = load_recipe(recipe, overrides or [])
     if batch_out:
         _write_batches(settings, Path(batch_out))
@@ -76,10 +112,14 @@ def judge(
         from dpo_video.formats.parquet import write_parquet
 
         rows = write_parquet(settings.run_folder, Path(parquet))
-        print(f"parquet: {', '.join(f'{table} {count}' for table, count in rows.items())}; {parquet}")
+        print(
+            f"parquet: {', '.join(f'{table} {count}' for table, count in rows.items())}; {parquet}"
+        )
 
 
-def _judge_instead(*, reparse: bool, batch_in: list[str]) -> dict[str, Callable[..., dict[str, Any]]]:
+def _judge_instead(
+    *, reparse: bool, batch_in: list[str]
+) -> dict[str, Callable[..., dict[str, Any]]]:
     """Return what does the judge stage in place of asking; nothing without these options."""
     if not reparse and not batch_in:
         return {}
@@ -87,7 +127,11 @@ def _judge_instead(*, reparse: bool, batch_in: list[str]) -> dict[str, Callable[
 
     if reparse:
         return {"judge": judge_offline.reparse}
-    return {"judge": lambda run: judge_offline.judge_with_results(run, [Path(name) for name in batch_in])}
+    return {
+        "judge": lambda run: judge_offline.judge_with_results(
+            run, [Path(name) for name in batch_in]
+        )
+    }
 
 
 def _write_batches(settings: Recipe, out: Path) -> None:
@@ -151,28 +195,49 @@ def _show_metrics(recipe: Recipe) -> None:
 
 @app.command()
 def agree(
-    run_folder: Annotated[str, typer.Argument(metavar="RUN", help="A run folder, e.g. runs/quickstart.")],
+    run_folder: Annotated[
+        str, typer.Argument(metavar="RUN", help="A run folder, e.g. runs/quickstart.")
+    ],
     overrides: Overrides = None,
-    gold: Annotated[str, typer.Option(help="JSONL of gold labels, or toy:train, toy:heldout in the toy world.")] = "",
-    against: Annotated[str, typer.Option(
-        help="A second judge: judge.model=...,judge.scorer=..., or the folder of another run.")] = "",
-    require: Annotated[str, typer.Option(
-        help="What must hold, else the exit code is 1: 'pair_accuracy>=0.75,ece<=0.08'.")] = "",
+    gold: Annotated[
+        str, typer.Option(help="JSONL of gold labels, or toy:train, toy:heldout in the toy world.")
+    ] = "",
+    against: Annotated[
+        str,
+        typer.Option(
+            help="A second judge: judge.model=...,judge.scorer=..., or the folder of another run."
+        ),
+    ] = "",
+    require: Annotated[
+        str,
+        typer.Option(
+            help="What must hold, else the exit code is 1: 'pair_accuracy>=0.75,ece<=0.08'."
+        ),
+    ] = "",
     precision: Annotated[float | None, typer.Option(help="In place of agree.precision.")] = None,
 ) -> None:
-    """Measure the judge: against gold labels, against itself, and on probes made from the captions."""
+    """Measure the judge: against gold labels, against itself, and on probes made from the
+    captions.
+    """
     from dpo_video.agree.command import agree_command
 
     more = [] if precision is None else [f"agree.precision={precision}"]
-    unmet = agree_command(Path(run_folder), [*(overrides or []), *more], gold=gold or None, against=against or None,
-                          require=require)
+    unmet = agree_command(
+        Path(run_folder),
+        [*(overrides or []), *more],
+        gold=gold or None,
+        against=against or None,
+        require=require,
+    )
     if unmet:
         _fail("; ".join(unmet), 1)
 
 
 @app.command()
 def check(recipe: RecipeName, overrides: Overrides = None) -> None:
-    """Validate everything and print tokens per clip, memory, steps and judge calls; train nothing."""
+    """Validate everything and print tokens per clip, memory, steps and judge calls; train
+    nothing.
+    """
     settings = load_recipe(recipe, overrides or [])
     from dpo_video.check.command import check as make_plan
     from dpo_video.check.command import render
@@ -180,7 +245,9 @@ def check(recipe: RecipeName, overrides: Overrides = None) -> None:
     plan = make_plan(settings)
     print(render(plan))
     if plan.problems:
-        raise UserError(f"{len(plan.problems)} problem(s) above stand in the way of `dpo-video run {recipe}`")
+        raise UserError(
+            f"{len(plan.problems)} problem(s) above stand in the way of `dpo-video run {recipe}`"
+        )
 
 
 @app.command()
@@ -206,9 +273,13 @@ def list_(
 
 @app.command()
 def audit(
-    run_folder: Annotated[str, typer.Argument(metavar="RUN", help="A run folder, e.g. runs/quickstart.")],
+    run_folder: Annotated[
+        str, typer.Argument(metavar="RUN", help="A run folder, e.g. runs/quickstart.")
+    ],
 ) -> None:
-    """Show length, position, sampler and margin statistics of a run's pairs; write RUN/audit.json and audit.html."""
+    """Show length, position, sampler and margin statistics of a run's pairs; write RUN/audit.json
+    and audit.html.
+    """
     from dpo_video.evaluate.summary import console
     from dpo_video.pair.audit import audit as audit_run
     from dpo_video.pair.audit_page import table
@@ -217,13 +288,19 @@ def audit(
     numbers = audit_run(folder)
     out = console()
     out.print(table(numbers))
-    out.print(f"audit: {folder / 'audit.json'}, {folder / 'audit.html'}", soft_wrap=True, markup=False)
+    out.print(
+        f"audit: {folder / 'audit.json'}, {folder / 'audit.html'}", soft_wrap=True, markup=False
+    )
 
 
 @app.command()
 def rewards(
-    run_folder: Annotated[str, typer.Argument(metavar="RUN", help="A run folder, e.g. runs/quickstart.")],
-    adapter: Annotated[str, typer.Option(help="Folder of the tuned adapter; RUN/adapter when left out.")] = "",
+    run_folder: Annotated[
+        str, typer.Argument(metavar="RUN", help="A run folder, e.g. runs/quickstart.")
+    ],
+    adapter: Annotated[
+        str, typer.Option(help="Folder of the tuned adapter; RUN/adapter when left out.")
+    ] = "",
     out: Annotated[str, typer.Option(help="JSONL to write; RUN/rewards.jsonl when left out.")] = "",
 ) -> None:
     """Compute the tuned policy's implicit reward of every candidate, for pair.implicit_rewards."""
@@ -232,15 +309,22 @@ def rewards(
 
     folder = Path(run_folder)
     with open_run(recipe_of(folder)) as opened:
-        summary = write_rewards(opened, adapter=Path(adapter) if adapter else folder / "adapter",
-                                out=Path(out) if out else folder / "rewards.jsonl")
+        summary = write_rewards(
+            opened,
+            adapter=Path(adapter) if adapter else folder / "adapter",
+            out=Path(out) if out else folder / "rewards.jsonl",
+        )
     print("rewards: " + ", ".join(f"{name} {value}" for name, value in summary.items()))
 
 
 @app.command()
 def merge(
-    run_folder: Annotated[str, typer.Argument(metavar="RUN", help="A run folder, e.g. runs/quickstart.")],
-    out: Annotated[str, typer.Option(help="Folder for the merged model; RUN/merged when left out.")] = "",
+    run_folder: Annotated[
+        str, typer.Argument(metavar="RUN", help="A run folder, e.g. runs/quickstart.")
+    ],
+    out: Annotated[
+        str, typer.Option(help="Folder for the merged model; RUN/merged when left out.")
+    ] = "",
 ) -> None:
     """Write base + adapter as one full model, and check that its logits equal the adapter's."""
     from dpo_video.run import open_run, recipe_of
@@ -269,10 +353,16 @@ def main() -> None:
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES):
             raise
-        _fail(f"{os.strerror(error.errno)}: {error.filename or 'the run folder'}. Nothing stored is lost; "
-              "make room or allow writing there, and run the same command again", 2)
+        _fail(
+            f"{os.strerror(error.errno)}: {error.filename or 'the run folder'}. Nothing stored is "
+            f"lost; "
+            "make room or allow writing there, and run the same command again",
+            2,
+        )
 
 
 def _fail(message: str, code: int) -> NoReturn:
-    Console(stderr=True, soft_wrap=True, highlight=False, markup=False).print(f"dpo-video: {message}")
+    Console(stderr=True, soft_wrap=True, highlight=False, markup=False).print(
+        f"dpo-video: {message}"
+    )
     sys.exit(code)

@@ -1,4 +1,6 @@
-"""Commands about data: the frames of a clip, formats in and out. `cli.py` puts them beside the stages."""
+"""Commands about data: the frames of a clip, formats in and out. `cli.py` puts them beside the
+stages.
+"""
 
 from pathlib import Path
 from typing import Annotated
@@ -8,27 +10,44 @@ import typer
 from dpo_video.core.errors import UserError
 from dpo_video.recipe.file import load_recipe
 
-Overrides = Annotated[list[str] | None, typer.Argument(
-    metavar="[KEY=VALUE]...", help="Settings that replace the recipe's, e.g. train.learning_rate=1e-5.")]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="[KEY=VALUE]...",
+        help="Settings that replace the recipe's, e.g. train.learning_rate=1e-5.",
+    ),
+]
 
 
 def frames(
-    video: Annotated[str, typer.Argument(metavar="VIDEO", help="A video file, or a folder of frames.")],
+    video: Annotated[
+        str, typer.Argument(metavar="VIDEO", help="A video file, or a folder of frames.")
+    ],
     overrides: Overrides = None,
     recipe: Annotated[str, typer.Option(help="Recipe whose model and video settings count.")] = "",
-    family: Annotated[str, typer.Option(help="Model family, with a well-known checkpoint's numbers.")] = "",
+    family: Annotated[
+        str, typer.Option(help="Model family, with a well-known checkpoint's numbers.")
+    ] = "",
     model: Annotated[str, typer.Option(help="Checkpoint: a folder, a hub id or toy:NAME.")] = "",
-    start: Annotated[float | None, typer.Option(help="Seconds into the file where the clip begins.")] = None,
-    end: Annotated[float | None, typer.Option(help="Seconds into the file where the clip ends.")] = None,
+    start: Annotated[
+        float | None, typer.Option(help="Seconds into the file where the clip begins.")
+    ] = None,
+    end: Annotated[
+        float | None, typer.Option(help="Seconds into the file where the clip ends.")
+    ] = None,
     out: Annotated[str, typer.Option(help="Contact sheet; <clip>.frames.png when left out.")] = "",
 ) -> None:
-    """Show which frames of a clip a model will see, and what they cost; write them as a contact sheet."""
+    """Show which frames of a clip a model will see, and what they cost; write them as a contact
+    sheet.
+    """
     from dpo_video.check.preview import frames_of_clip, published_model
     from dpo_video.recipe import ModelSettings
     from dpo_video.recipe.file import load_video_settings
 
     if sum(map(bool, (recipe, family, model))) != 1:
-        raise UserError("say whose eyes to look through: one of --family F, --model NAME, --recipe RECIPE")
+        raise UserError(
+            "say whose eyes to look through: one of --family F, --model NAME, --recipe RECIPE"
+        )
     if recipe:
         loaded = load_recipe(recipe, overrides or [])
         policy, settings = loaded.model, loaded.video
@@ -41,36 +60,72 @@ def frames(
 
 def import_(  # noqa: PLR0913 - options of a command
     name: Annotated[str, typer.Argument(metavar="FORMAT", help="See `dpo-video list formats`.")],
-    source: Annotated[str, typer.Argument(metavar="FILE", help="JSONL, JSON, CSV, TSV, Parquet, a saved dataset's "
-                                                               "folder, or hf:NAME[:SPLIT].")],
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar="FILE",
+            help="JSONL, JSON, CSV, TSV, Parquet, a saved dataset's folder, or hf:NAME[:SPLIT].",
+        ),
+    ],
     out: Annotated[str, typer.Option(help="JSONL to write.")],
-    video_root: Annotated[str, typer.Option(help="Folder of the clips; rows with others are dropped.")] = "",
+    video_root: Annotated[
+        str, typer.Option(help="Folder of the clips; rows with others are dropped.")
+    ] = "",
     captions: Annotated[str, typer.Option(help="File of captions, for formats without.")] = "",
-    samples: Annotated[str, typer.Option(help="Imported questions, for hound_predictions and hound_judgments.")] = "",
-    columns: Annotated[str, typer.Option("--map", help="Column map of `table`: prompt=question,chosen=good.")] = "",
-    skip_bad: Annotated[bool, typer.Option(help="Count rows that are not of the format instead of stopping.")] = False,
+    samples: Annotated[
+        str, typer.Option(help="Imported questions, for hound_predictions and hound_judgments.")
+    ] = "",
+    columns: Annotated[
+        str, typer.Option("--map", help="Column map of `table`: prompt=question,chosen=good.")
+    ] = "",
+    skip_bad: Annotated[
+        bool, typer.Option(help="Count rows that are not of the format instead of stopping.")
+    ] = False,
     check_videos: Annotated[bool, typer.Option(help="Drop rows whose clip is not there.")] = True,
 ) -> None:
-    """Import samples, candidates, judgments or pairs from another project's format; every drop is counted."""
+    """Import samples, candidates, judgments or pairs from another project's format; every drop is
+    counted.
+    """
     from dpo_video.formats.import_file import ImportOptions, import_file
 
     pairs = [part.partition("=") for part in columns.split(",") if part]
     if not all(ours and theirs for ours, _, theirs in pairs):
-        raise UserError(f"--map is {columns!r}: write it as our_field=column, e.g. prompt=question,chosen=good")
-    report = import_file(name, source, Path(out), ImportOptions(
-        root=Path(video_root).expanduser() if video_root else None, captions=captions or None,
-        samples=Path(samples).expanduser() if samples else None, columns={ours: theirs for ours, _, theirs in pairs},
-        skip_bad=skip_bad, check_videos=check_videos))
+        raise UserError(
+            f"--map is {columns!r}: write it as our_field=column, e.g. prompt=question,chosen=good"
+        )
+    report = import_file(
+        name,
+        source,
+        Path(out),
+        ImportOptions(
+            root=Path(video_root).expanduser() if video_root else None,
+            captions=captions or None,
+            samples=Path(samples).expanduser() if samples else None,
+            columns={ours: theirs for ours, _, theirs in pairs},
+            skip_bad=skip_bad,
+            check_videos=check_videos,
+        ),
+    )
     reasons = ", ".join(f"{reason} {count}" for reason, count in report.dropped.items()) or "none"
-    print(f"{report.rows} rows read, {report.kept} {report.kind} kept; dropped: {reasons}; {report.out}, "
-          f"reasons in {report.drops}")
+    print(
+        f"{report.rows} rows read, {report.kept} {report.kind} kept; dropped: {reasons}; "
+        f"{report.out}, "
+        f"reasons in {report.drops}"
+    )
 
 
 def export(
     name: Annotated[str, typer.Argument(metavar="FORMAT", help="See `dpo-video list formats`.")],
-    run_folder: Annotated[str, typer.Argument(metavar="RUN", help="A run folder, e.g. runs/quickstart.")],
-    out: Annotated[str, typer.Option(help="File to write: .json is a JSON list, any other has an object a line.")],
-    threshold: Annotated[float | None, typer.Option(help="Least score of a best answer; else the scorer's.")] = None,
+    run_folder: Annotated[
+        str, typer.Argument(metavar="RUN", help="A run folder, e.g. runs/quickstart.")
+    ],
+    out: Annotated[
+        str,
+        typer.Option(help="File to write: .json is a JSON list, any other has an object a line."),
+    ],
+    threshold: Annotated[
+        float | None, typer.Option(help="Least score of a best answer; else the scorer's.")
+    ] = None,
 ) -> None:
     """Export a run's pairs for another trainer, or its best answers as SFT data."""
     from dpo_video.data.samples import load_samples
@@ -81,7 +136,14 @@ def export(
     folder = Path(run_folder)
     settings = recipe_of(folder)
     least = load_scorer(settings.judge.scorer).threshold if threshold is None else threshold
-    made = export_run(name, Source(folder=folder, threshold=least,
-                                   samples=lambda: load_samples(settings, "samples", clean=False).samples), Path(out))
+    made = export_run(
+        name,
+        Source(
+            folder=folder,
+            threshold=least,
+            samples=lambda: load_samples(settings, "samples", clean=False).samples,
+        ),
+        Path(out),
+    )
     reasons = ", ".join(f"{reason} {count}" for reason, count in made.dropped.items()) or "none"
     print(f"{made.rows} rows written; dropped: {reasons}; {out}")

@@ -21,7 +21,10 @@ def recipes() -> Rows:
 
 def scorers() -> Rows:
     """Shipped scorers with their description."""
-    texts = {name: find_yaml("scorers", name).read_text(encoding="utf-8") for name in shipped_names("scorers")}
+    texts = {
+        name: find_yaml("scorers", name).read_text(encoding="utf-8")
+        for name in shipped_names("scorers")
+    }
     return [(name, yaml.safe_load(text)["description"]) for name, text in texts.items()]
 
 
@@ -42,8 +45,10 @@ def formats() -> Rows:
     from dpo_video.formats.exporters import EXPORTERS
     from dpo_video.formats.importers import IMPORTERS
 
-    return [*((f"import {name}", row.meaning) for name, row in sorted(IMPORTERS.items())),
-            *((f"export {name}", row.meaning) for name, row in sorted(EXPORTERS.items()))]
+    return [
+        *((f"import {name}", row.meaning) for name, row in sorted(IMPORTERS.items())),
+        *((f"export {name}", row.meaning) for name, row in sorted(EXPORTERS.items())),
+    ]
 
 
 def losses() -> Rows:
@@ -54,5 +59,10 @@ def losses() -> Rows:
 
 
 LISTS: dict[str, Callable[[], Rows]] = {
-    "recipes": recipes, "scorers": scorers, "families": families, "presets": presets, "formats": formats,
-    "losses": losses}
+    "recipes": recipes,
+    "scorers": scorers,
+    "families": families,
+    "presets": presets,
+    "formats": formats,
+    "losses": losses,
+}

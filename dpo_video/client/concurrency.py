@@ -1,6 +1,8 @@
-"""How many requests a server gets at once: fewer when it says that it is busy, more again while it keeps up.
+"""How many requests a server gets at once: fewer when it says that it is busy, more again while it
+keeps up.
 
-As in TCP (RFC 5681): doubling at first, additive growth after the first cut, multiplicative decrease.
+As in TCP (RFC 5681): doubling at first, additive growth after the first cut, multiplicative
+decrease.
 """
 
 from dataclasses import dataclass, field
@@ -13,8 +15,8 @@ SATURATED = 0.8
 """Share of the allowed requests that a round must have had in flight for more to make sense."""
 SHRINK = 0.8
 COOL_DOWN_SECONDS = 15.0
-"""After a cut, further 429s cut nothing before a round has ended, or for so long: those of requests sent before it say
-nothing new."""
+"""After a cut, further 429s cut nothing before a round has ended, or for so long: those of requests
+sent before it say nothing new."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -39,7 +41,9 @@ class Limit:
         self._busiest = max(self._busiest, in_flight)
 
     def answered(self, in_flight: int) -> None:
-        """Note a reply; `in_flight` are those still under way. A clean, saturated round ends with growth."""
+        """Note a reply; `in_flight` are those still under way. A clean, saturated round ends with
+        growth.
+        """
         self._replies += 1
         if self._replies < self.allowed:
             return
@@ -50,7 +54,9 @@ class Limit:
         self._begin_round(in_flight)
 
     def troubled(self) -> None:
-        """Note a 5xx, a timeout or a lost connection: this round ends without growth, and nothing shrinks."""
+        """Note a 5xx, a timeout or a lost connection: this round ends without growth, and nothing
+        shrinks.
+        """
         self._clean = False
 
     def throttled(self, now: float, in_flight: int) -> None:

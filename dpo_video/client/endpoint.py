@@ -19,16 +19,26 @@ if TYPE_CHECKING:
     from openai import APIStatusError, AsyncOpenAI
 
 CONNECTIONS_PER_CLIENT = 32
-"""A connection pool searches all its connections for each request: many small pools cost less than one large one."""
+"""A connection pool searches all its connections for each request: many small pools cost less than
+one large one.
+"""
 CONNECT_SECONDS = 15.0
 """A server that accepts no connection within this time is away, not slow."""
 STARTING_ATTEMPTS = 3
 """Refusals of an endpoint that never answered after which the run stops."""
 REFUSING = (400, 413, 422)
 """Statuses that say that the request itself cannot be answered."""
-PENNILESS = ("insufficient_quota", "billing_hard_limit", "insufficient balance", "balance is insufficient",
-             "insufficient credits", "credit balance is too low")
-"""Codes and words of vendors for an account without money. "billing" alone stands in mere rate limits too."""
+PENNILESS = (
+    "insufficient_quota",
+    "billing_hard_limit",
+    "insufficient balance",
+    "balance is insufficient",
+    "insufficient credits",
+    "credit balance is too low",
+)
+"""Codes and words of vendors for an account without money. "billing" alone stands in mere rate
+limits too.
+"""
 FLAGGED = re.compile(r"\b(?:flagged|moderation)\b")
 """What gateways say with a 403 that is about a prompt and not about the key."""
 
@@ -36,12 +46,18 @@ FLAGGED = re.compile(r"\b(?:flagged|moderation)\b")
 class Passing(Exception):
     """A failure that a later attempt may not have.
 
-    `kind` tells what it says about the server: `throttled` (429), `away` (no connection), `slow` (timeout), or
-    `troubled` (5xx, an unreadable reply). `wait` is the pause in seconds that the server asked for.
+    `kind` tells what it says about the server: `throttled` (429), `away` (no connection), `slow`
+    (timeout), or `troubled` (5xx, an unreadable reply). `wait` is the pause in seconds that the
+    server asked for.
     """
 
-    def __init__(self, reason: str, kind: Literal["throttled", "away", "slow", "troubled"] = "troubled", *,
-                 wait: float = 0.0) -> None:
+    def __init__(
+        self,
+        reason: str,
+        kind: Literal["throttled", "away", "slow", "troubled"] = "troubled",
+        *,
+        wait: float = 0.0,
+    ) -> None:
         super().__init__(reason)
         self.reason, self.kind, self.wait = reason, kind, wait
 
@@ -56,7 +72,9 @@ class Refused(Exception):
 
 @dataclass(frozen=True, kw_only=True)
 class Service:
-    """Servers of one model, and how to ask them. `section` is the recipe section that errors point to."""
+    """Servers of one model, and how to ask them. `section` is the recipe section that errors point
+    to.
+    """
 
     section: str
     urls: tuple[str | None, ...]
@@ -72,7 +90,9 @@ class Service:
     retries: int
     """Attempts after the first."""
     asks_refused: bool = False
-    """Prompts that were refused before are asked again: that the first ones are refused says nothing."""
+    """Prompts that were refused before are asked again: that the first ones are refused says
+    nothing.
+    """
 
 
 @dataclass(kw_only=True, eq=False)
@@ -110,12 +130,18 @@ class Endpoint:
         place = self._client()
         self._load[place] += 1
         try:
-            async with asyncio.timeout(self.service.timeout):  # httpx's limit is per read, and never ends a slow drip
-                text = await self._clients[place].post("/chat/completions", content=content, cast_to=str)
+            async with asyncio.timeout(
+                self.service.timeout
+            ):  # httpx's limit is per read, and never ends a slow drip
+                text = await self._clients[place].post(
+                    "/chat/completions", content=content, cast_to=str
+                )
             body = json.loads(text)
         except (TimeoutError, openai.APITimeoutError) as error:
             if type(error.__cause__).__name__ == "ConnectTimeout":
-                raise Passing(f"connection error: no connection in {CONNECT_SECONDS:g} s", "away") from None
+                raise Passing(
+                    f"connection error: no connection in {CONNECT_SECONDS:g} s", "away"
+                ) from None
             said = f"timeout: no reply in {self.service.section}.timeout {self.service.timeout:g} s"
             raise Passing(said, "slow") from None
         except openai.APIConnectionError as error:
@@ -145,49 +171,80 @@ class Endpoint:
         return len(self._load) - 1
 
     def _meaning(self, error: "APIStatusError") -> Exception:
-        """Return what an HTTP error means: a later attempt, this prompt is refused, or the run cannot go on."""
+        """Return what an HTTP error means: a later attempt, this prompt is refused, or the run
+        cannot go on.
+        """
         status, said, service = error.status_code, _shown(error, self.service.key), self.service
         if is_penniless(status, error.code, said):
-            return UserError(f"{self.url}: the quota is used up: {said}. Replies so far are stored; top it up and run "
-                             "the same command again")
+            return UserError(
+                f"{self.url}: the quota is used up: {said}. Replies so far are stored; top it up "
+                f"and run "
+                "the same command again"
+            )
         refused = refusal(status, error.code, said)
         if refused is not None and not refused.startswith("HTTP"):
             return Refused(refused)
         if status in (408, 409, 429) or status >= 500:
-            return Passing(f"HTTP {status}: {said}", "throttled" if status == 429 else "troubled",
-                           wait=retry_after(error.response.headers))
-        if status == 403 and self.proven:  # the key was good: a firewall before the server, or a limit of the key
+            return Passing(
+                f"HTTP {status}: {said}",
+                "throttled" if status == 429 else "troubled",
+                wait=retry_after(error.response.headers),
+            )
+        if (
+            status == 403 and self.proven
+        ):  # the key was good: a firewall before the server, or a limit of the key
             return Passing(f"HTTP 403: {said}")
         if status in (401, 403):
-            return UserError(f"{self.url} refuses the key in {service.key_variable} (HTTP {status}): {said}")
+            return UserError(
+                f"{self.url} refuses the key in {service.key_variable} (HTTP {status}): {said}"
+            )
         if status == 404:
-            return UserError(f"{self.url} knows no model {service.model!r}, or {service.section}.base_url is wrong "
-                             f"(HTTP 404): {said}")
+            return UserError(
+                f"{self.url} knows no model {service.model!r}, or {service.section}.base_url is "
+                f"wrong "
+                f"(HTTP 404): {said}"
+            )
         if refused is None:  # the server or what stands before it is at fault, not the prompt
             return Passing(f"HTTP {status}: {said}")
         self.refused += 1
         if not self.proven and self.refused >= STARTING_ATTEMPTS and not service.asks_refused:
-            return UserError(f"{self.url} refused each of the first {self.refused} requests (HTTP {status}): {said}")
+            return UserError(
+                f"{self.url} refused each of the first {self.refused} requests (HTTP {status}): "
+                f"{said}"
+            )
         return Refused(refused)
 
 
 def is_penniless(status: int, code: object, said: str) -> bool:
-    """Return whether an HTTP error says that the account has no money left: so it will be for every prompt."""
+    """Return whether an HTTP error says that the account has no money left: so it will be for every
+    prompt.
+    """
     words = f"{code} {said}".casefold()
     return status == 402 or (status in (400, 403, 429) and any(word in words for word in PENNILESS))
 
 
 def refusal(status: int, code: object, said: str) -> str | None:
-    """Return why a prompt will never be answered, by the server's HTTP error: the kind, a colon, the server's words.
+    """Return why a prompt will never be answered, by the server's HTTP error: the kind, a colon,
+    the server's words.
 
     None: it may be answered at another time, or by a server that is set up otherwise.
     """
     words = f"{code} {said}".casefold()
-    if status == 429:  # OpenAI's words for a prompt larger than all the tokens that a minute may have
+    if (
+        status == 429
+    ):  # OpenAI's words for a prompt larger than all the tokens that a minute may have
         return f"too large: {said}" if "request too large" in words else None
-    if not 400 <= status < 500 or status in (401, 404, 408, 409) or is_penniless(status, code, said):
+    if (
+        not 400 <= status < 500
+        or status in (401, 404, 408, 409)
+        or is_penniless(status, code, said)
+    ):
         return None
-    if "content_filter" in words or "content management" in words or (status == 403 and FLAGGED.search(words)):
+    if (
+        "content_filter" in words
+        or "content management" in words
+        or (status == 403 and FLAGGED.search(words))
+    ):
         return f"content filter: {said}"
     if status == 403:
         return None
@@ -199,14 +256,22 @@ def refusal(status: int, code: object, said: str) -> str | None:
 def open_endpoint(service: Service, url: str | None) -> Endpoint:
     """Return an endpoint; nothing is sent yet."""
     first = _open(service, url)
-    return Endpoint(service=service, url=str(first.base_url), given=url, limit=Limit(most=service.concurrency),
-                    _clients=[first], _load=[0])
+    return Endpoint(
+        service=service,
+        url=str(first.base_url),
+        given=url,
+        limit=Limit(most=service.concurrency),
+        _clients=[first],
+        _load=[0],
+    )
 
 
 def _open(service: Service, url: str | None) -> "AsyncOpenAI":
     from openai import AsyncOpenAI, Timeout
 
-    timeout = Timeout(None, connect=min(service.timeout, CONNECT_SECONDS))  # `post` keeps that of the whole request
+    timeout = Timeout(
+        None, connect=min(service.timeout, CONNECT_SECONDS)
+    )  # `post` keeps that of the whole request
     return AsyncOpenAI(api_key=service.key, base_url=url, max_retries=0, timeout=timeout)
 
 
@@ -253,6 +318,10 @@ def retry_after(headers: Mapping[str, str]) -> float:
 def _shown(error: "APIStatusError", key: str) -> str:
     """Return the server's words in one short line, without the key."""
     body = error.body
-    said = body.get("message") or body.get("detail") or body if isinstance(body, dict) else body or error.message
+    said = (
+        body.get("message") or body.get("detail") or body
+        if isinstance(body, dict)
+        else body or error.message
+    )
     line = without_halves(" ".join(str(said).split())[:200])
     return line if key == "none" else line.replace(key, "***")

@@ -1,7 +1,9 @@
-"""Requests to one or several servers of a model: slots, retries, pauses, and servers that go away and come back.
+"""Requests to one or several servers of a model: slots, retries, pauses, and servers that go away
+and come back.
 
-A request holds a slot only while it is under way: not while it sleeps before its next attempt, nor while its server
-wants a pause. Free slots go to the request that waited longest, at the server with the fewest under way.
+A request holds a slot only while it is under way: not while it sleeps before its next attempt, nor
+while its server wants a pause. Free slots go to the request that waited longest, at the server with
+the fewest under way.
 """
 
 import asyncio
@@ -22,13 +24,16 @@ MAX_BACKOFF_SECONDS = 30.0
 MAX_RETRY_AFTER_SECONDS = 600.0
 """A server that wants a longer pause is out of quota, not busy: the run stops and says so."""
 DEAD_AFTER = 3
-"""Connections lost one after the other, without a reply between, after which a server is ejected."""
+"""Connections lost one after the other, without a reply between, after which a server is ejected.
+"""
 BUSY_SECONDS = 600.0
 """A prompt that met nothing but 429s for so long, while no server answered another, is given up."""
 SAID_SECONDS = 30.0
 """So long without any answer for 429s, and it is said why nothing moves."""
 BUSY_PROMPTS = 3
-"""Prompts given up for 429s one after the other, after which the run stops: the servers are out of quota."""
+"""Prompts given up for 429s one after the other, after which the run stops: the servers are out of
+quota.
+"""
 
 Value = TypeVar("Value")
 Read = Callable[[Endpoint, dict[str, Any]], Value]
@@ -62,7 +67,9 @@ class _Slot(NamedTuple):
 
 
 class Pool:
-    """The servers of a service. Open it with `async with Pool(service, say=...)`, then await `complete` many times."""
+    """The servers of a service. Open it with `async with Pool(service, say=...)`, then await
+    `complete` many times.
+    """
 
     def __init__(self, service: Service, *, say: Callable[[str], None]) -> None:
         self.service, self._say = service, say
@@ -77,8 +84,12 @@ class Pool:
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None,
-                        trace: TracebackType | None) -> None:
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         if self._timer is not None:
             self._timer.cancel()
         for endpoint in self.endpoints:
@@ -102,8 +113,8 @@ class Pool:
     async def complete(self, request: Mapping[str, Any], read: Read[Value]) -> Done[Value]:
         """Return what `read` makes of the completion; raise Refused, GaveUp or UserError.
 
-        Of a server that has not answered yet only one prompt is asked, with all its attempts, until one is answered: a
-        wrong address, key, model or missing capability costs one request.
+        Of a server that has not answered yet only one prompt is asked, with all its attempts, until
+        one is answered: a wrong address, key, model or missing capability costs one request.
         """
         claimed: Endpoint | None = None
         try:
@@ -117,24 +128,37 @@ class Pool:
                     self._settles(endpoint)
                     endpoint.proven = True
                     endpoint.limit.answered(endpoint.in_flight - 1)
-                    return Done(value=value, seconds=time.monotonic() - begin, attempts=failed + throttled + 1)
+                    return Done(
+                        value=value,
+                        seconds=time.monotonic() - begin,
+                        attempts=failed + throttled + 1,
+                    )
                 except Refused:
                     self._settles(endpoint)
                     raise
-                except Passing as error:  # noted before the slot is free, so that no waiting request slips through
+                # noted before the slot is free, so that no waiting request slips through
+                except Passing as error:
                     self._note(slot, error)
                     busy = error.kind == "throttled"
                     throttled += busy
-                    failed += not busy and not trial  # a server busy or not back yet is not the prompt's fault
+                    failed += (
+                        not busy and not trial
+                    )  # a server busy or not back yet is not the prompt's fault
                     since = min(since, begin) if busy else since
-                    if failed > self.service.retries or (busy and self._is_stuck(endpoint, error, since)):
-                        raise GaveUp(f"{error.reason} ({failed + throttled} attempts)", failed + throttled) from None
+                    if failed > self.service.retries or (
+                        busy and self._is_stuck(endpoint, error, since)
+                    ):
+                        raise GaveUp(
+                            f"{error.reason} ({failed + throttled} attempts)", failed + throttled
+                        ) from None
                 finally:
                     endpoint.in_flight -= 1
                     self._hand_out()
                 doublings = min(max(failed + throttled - 1, 0), MOST_DOUBLINGS)
                 backoff = min(MAX_BACKOFF_SECONDS, BACKOFF_SECONDS * 2.0**doublings)
-                await asyncio.sleep(random.uniform(0, backoff))  # full jitter: retries of many do not meet again
+                await asyncio.sleep(
+                    random.uniform(0, backoff)
+                )  # full jitter: retries of many do not meet again
         finally:
             if claimed is not None:
                 claimed.claimed = False
@@ -155,7 +179,9 @@ class Pool:
         try:
             return await given
         except asyncio.CancelledError:
-            if given.done() and not given.cancelled():  # handed out in the same moment: give it back
+            if (
+                given.done() and not given.cancelled()
+            ):  # handed out in the same moment: give it back
                 given.result().endpoint.in_flight -= 1
                 given.result().endpoint.claimed = False
                 self._hand_out()
@@ -165,7 +191,11 @@ class Pool:
         """Give free slots to those that wait; where only time is missing, set the clock."""
         while self._waiting:
             now = time.monotonic()
-            free = [endpoint for endpoint in self.endpoints if _free(endpoint) and endpoint.not_before <= now]
+            free = [
+                endpoint
+                for endpoint in self.endpoints
+                if _free(endpoint) and endpoint.not_before <= now
+            ]
             if not free:
                 break
             given = self._waiting.popleft()
@@ -193,52 +223,69 @@ class Pool:
         self._answered_at, self._busy, self._said_busy = time.monotonic(), 0, False
 
     def _is_stuck(self, endpoint: Endpoint, error: Passing, since: float) -> bool:
-        """Return whether to give up a prompt that has met 429s since a time; UserError where it is not the only one.
+        """Return whether to give up a prompt that has met 429s since a time; UserError where it is
+        not the only one.
 
-        A busy server answers others meanwhile. One that answers nobody is out of quota; or the prompt is the last one,
-        and too much for its quota.
+        A busy server answers others meanwhile. One that answers nobody is out of quota; or the
+        prompt is the last one, and too much for its quota.
         """
         silent = time.monotonic() - max(since, self._answered_at)
         if silent >= SAID_SECONDS and not self._said_busy:
             self._said_busy = True
-            self._say(f"{endpoint.url} has answered nothing but {error.reason.split(':')[0]} for {silent:.0f} s; it is "
-                      "asked again, more and more seldom")
+            self._say(
+                f"{endpoint.url} has answered nothing but {error.reason.split(':')[0]} for "
+                f"{silent:.0f} s; it is "
+                "asked again, more and more seldom"
+            )
         if silent < BUSY_SECONDS:
             return False
         self._busy += 1
         if self._busy >= BUSY_PROMPTS:
-            raise UserError(f"{endpoint.url} has answered nothing but HTTP 429 for {silent:.0f} s: {error.reason}. "
-                            "Replies so far are stored; run the same command later, or with another server") from None
+            raise UserError(
+                f"{endpoint.url} has answered nothing but HTTP 429 for {silent:.0f} s: "
+                f"{error.reason}. "
+                "Replies so far are stored; run the same command later, or with another server"
+            ) from None
         return True
 
     def _note(self, slot: _Slot, error: Passing) -> None:
-        """Note what a failed attempt says about its server; raise UserError where the run cannot go on."""
+        """Note what a failed attempt says about its server; raise UserError where the run cannot go
+        on.
+        """
         endpoint = slot.endpoint
         if error.wait > MAX_RETRY_AFTER_SECONDS:
-            raise UserError(f"{endpoint.url} asks to come back in {error.wait:.0f} s: {error.reason}. Replies so far "
-                            "are stored; run the same command later, or with another server") from None
+            raise UserError(
+                f"{endpoint.url} asks to come back in {error.wait:.0f} s: {error.reason}. Replies "
+                f"so far "
+                "are stored; run the same command later, or with another server"
+            ) from None
         now = time.monotonic()
         endpoint.not_before = max(endpoint.not_before, now + error.wait)
         if error.kind == "throttled":
             endpoint.limit.throttled(now, endpoint.in_flight - 1)
         else:
             endpoint.limit.troubled()
-        if error.kind == "away" or (error.kind == "slow" and (endpoint.dead or not endpoint.proven)):
+        if error.kind == "away" or (
+            error.kind == "slow" and (endpoint.dead or not endpoint.proven)
+        ):
             self._lose(slot, error, now)
         elif error.kind != "slow":
             self._answers(endpoint)
 
     def _lose(self, slot: _Slot, error: Passing, now: float) -> None:
-        """Count a lost connection; eject the server after DEAD_AFTER, and stop the run when none is left.
+        """Count a lost connection; eject the server after DEAD_AFTER, and stop the run when none is
+        left.
 
-        Only a trial says that an ejected server is still away. All others were sent before it was ejected: many of them
-        can be lost in the same moment.
+        Only a trial says that an ejected server is still away. All others were sent before it was
+        ejected: many of them can be lost in the same moment.
         """
         endpoint, trial = slot
         endpoint.lost += 1
         if endpoint.dead and not trial:
             return
-        if endpoint.lost < (DEAD_AFTER if endpoint.proven else min(DEAD_AFTER, self.service.retries + 1)):
+        if endpoint.lost < (
+            DEAD_AFTER if endpoint.proven else min(DEAD_AFTER, self.service.retries + 1)
+        ):
             return
         first = not endpoint.dead
         endpoint.dead = True
@@ -248,15 +295,23 @@ class Pool:
         enough = max(1, self.service.retries)
         if all(one.dead and (one.trials >= enough or not one.proven) for one in self.endpoints):
             urls, several = ", ".join(one.url for one in self.endpoints), len(self.endpoints) > 1
-            stored = " Replies so far are stored." if any(one.proven for one in self.endpoints) else ""
+            stored = (
+                " Replies so far are stored." if any(one.proven for one in self.endpoints) else ""
+            )
             name = self.service.section if self.service.section == "judge" else "server"
-            raise UserError(f"cannot reach the {name} at {urls}: {error.reason}.{stored} {'Are' if several else 'Is'} "
-                            f"the server{'s' * several} running, and is {self.service.section}.base_url "
-                            f"{'their addresses' if several else 'its address'} (most end in /v1)?") from None
+            raise UserError(
+                f"cannot reach the {name} at {urls}: {error.reason}.{stored} "
+                f"{'Are' if several else 'Is'} "
+                f"the server{'s' * several} running, and is {self.service.section}.base_url "
+                f"{'their addresses' if several else 'its address'} (most end in /v1)?"
+            ) from None
         if first:
             rest = sum(not one.dead for one in self.endpoints)
-            self._say(f"{endpoint.url} is away ({error.reason}); {rest} of {len(self.endpoints)} servers are left, and "
-                      "it is tried again from time to time")
+            self._say(
+                f"{endpoint.url} is away ({error.reason}); {rest} of {len(self.endpoints)} servers "
+                f"are left, and "
+                "it is tried again from time to time"
+            )
 
 
 def _free(endpoint: Endpoint) -> bool:

@@ -2,4 +2,6 @@
 
 
 class UserError(ValueError):
-    """What was given, why it cannot work, and what to do. The command line prints only the message."""
+    """What was given, why it cannot work, and what to do. The command line prints only the
+    message.
+    """

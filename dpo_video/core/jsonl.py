@@ -17,14 +17,20 @@ from dpo_video.core.names import did_you_mean
 from dpo_video.core.records import AnyRecord, Candidate, Judgment, Pair, Record, Reward, Sample
 from dpo_video.core.text import without_halves
 
-HINTS: dict[type, dict[str, Any]] = {kind: get_type_hints(kind) for kind in (Sample, Candidate, Judgment, Reward, Pair)}
+HINTS: dict[type, dict[str, Any]] = {
+    kind: get_type_hints(kind) for kind in (Sample, Candidate, Judgment, Reward, Pair)
+}
 
 
-REQUIRED = {kind: {field.name for field in fields(kind) if field.default is MISSING} for kind in HINTS}
+REQUIRED = {
+    kind: {field.name for field in fields(kind) if field.default is MISSING} for kind in HINTS
+}
 
 
 RIGHT: set[tuple[object, ...]] = set()
-"""Kinds with the fields and types of rows that were found right: most rows look like the one before."""
+"""Kinds with the fields and types of rows that were found right: most rows look like the one
+before.
+"""
 
 
 def _matches(value: object, hint: Any) -> bool:
@@ -45,8 +51,15 @@ def _in_words(hint: Any) -> str:
     """Return what JSON calls a kind of value."""
     if isinstance(hint, UnionType):
         return " or ".join(_in_words(part) for part in get_args(hint))
-    words = {str: "a string in quotes", float: "a number", int: "an integer", bool: "true or false", NoneType: "null",
-             list: "a list", dict: "an object"}
+    words = {
+        str: "a string in quotes",
+        float: "a number",
+        int: "an integer",
+        bool: "true or false",
+        NoneType: "null",
+        list: "a list",
+        dict: "an object",
+    }
     return words[get_origin(hint) or hint]
 
 
@@ -65,8 +78,10 @@ def _check(kind: type[Record], row: Mapping[str, Any], where: str) -> None:
     hints = HINTS[kind]
     for key in row:
         if key not in hints:
-            raise UserError(f"{where}: unknown field `{key}`.{did_you_mean(key, hints)} "
-                            f"A {kind.__name__} has: {', '.join(hints)}")
+            raise UserError(
+                f"{where}: unknown field `{key}`.{did_you_mean(key, hints)} "
+                f"A {kind.__name__} has: {', '.join(hints)}"
+            )
     for name, hint in hints.items():
         if name not in row:
             if name in REQUIRED[kind]:
@@ -115,7 +130,9 @@ def _lines(path: Path, what: str) -> Iterator[tuple[int, int, bytes]]:
     begin = 0
     with path.open("rb") as lines:
         for number, line in enumerate(lines, start=1):
-            text = line.removeprefix(BOM_UTF8) if number == 1 else line  # Windows editors begin files with it
+            text = (
+                line.removeprefix(BOM_UTF8) if number == 1 else line
+            )  # Windows editors begin files with it
             if text.strip():
                 yield number, begin + len(line) - len(text), text
             begin += len(line)
@@ -128,15 +145,20 @@ def json_object(line: bytes, where: str) -> dict[str, Any]:
     except ValueError:
         row = _slowly(line, where)
     if not isinstance(row, dict):
-        raise UserError(f"{where}: expected one JSON object a line, got {line.decode().strip()[:40]!r}")
+        raise UserError(
+            f"{where}: expected one JSON object a line, got {line.decode().strip()[:40]!r}"
+        )
     return row
 
 
 def _slowly(line: bytes, where: str) -> Any:
-    """Return what a line holds that `from_json` does not take: half a surrogate pair becomes U+FFFD, else say what is.
+    """Return what a line holds that `from_json` does not take: half a surrogate pair becomes
+    U+FFFD, else say what is.
     """
     try:
-        return json.loads(without_halves(json.dumps(DECODER.decode(line.decode().strip()), ensure_ascii=False)))
+        return json.loads(
+            without_halves(json.dumps(DECODER.decode(line.decode().strip()), ensure_ascii=False))
+        )
     except UnicodeDecodeError as error:
         raise UserError(f"{where}: not UTF-8 text") from error
     except json.JSONDecodeError as error:

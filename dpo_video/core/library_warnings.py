@@ -6,13 +6,19 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
 
-# TRL 1.16 and PEFT 0.21 call names that transformers 5.23 deprecates: trl/models/utils.py:397, dpo_trainer.py:717.
+# TRL 1.16 and PEFT 0.21 call names that transformers 5.23 deprecates: trl/models/utils.py:397,
+# dpo_trainer.py:717.
 RENAMED = r"`(is_)?gradient_checkpointing\w*` is deprecated"
-# transformers/trainer_utils.py:323: two checkpoints within a second; it then sorts by step, which is right.
+# transformers/trainer_utils.py:323: two checkpoints within a second; it then sorts by step, which
+# is right.
 SAME_SECOND = "mtime may not be reliable on this filesystem"
-# bitsandbytes 0.50 on CPUs with bfloat16 instructions: an optional package that would be fetched from the hub.
+# bitsandbytes 0.50 on CPUs with bfloat16 instructions: an optional package that would be fetched
+# from the hub.
 OPTIONAL_KERNEL = "Failed to load CPU gemm_4bit_forward"
-LOGGED = {"transformers.trainer_utils": SAME_SECOND, "bitsandbytes.backends.cpu.ops": OPTIONAL_KERNEL}
+LOGGED = {
+    "transformers.trainer_utils": SAME_SECOND,
+    "bitsandbytes.backends.cpu.ops": OPTIONAL_KERNEL,
+}
 """Logger -> part of the message."""
 
 

@@ -12,10 +12,15 @@ Row = TypeVar("Row")
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """Return " Did you mean 'x'?" for the nearest known name, or one that `name` abbreviates, or an empty string."""
+    """Return " Did you mean 'x'?" for the nearest known name, or one that `name` abbreviates, or an
+    empty string.
+    """
     names = list(known)
-    near = ([each for each in names if "".join(word[:1] for word in each.split("_")) == name and "_" in each]
-            or difflib.get_close_matches(name, names, n=1, cutoff=0.5))
+    near = [
+        each
+        for each in names
+        if "".join(word[:1] for word in each.split("_")) == name and "_" in each
+    ] or difflib.get_close_matches(name, names, n=1, cutoff=0.5)
     return f" Did you mean {near[0]!r}?" if near else ""
 
 
@@ -28,7 +33,9 @@ def choose(table: Mapping[str, Row], name: str, what: str) -> Row:
 
 
 def shipped_folder(kind: Literal["recipes", "scorers"]) -> Path:
-    """Return the folder of shipped data: inside the wheel, else beside the package in a checkout."""
+    """Return the folder of shipped data: inside the wheel, else beside the package in a
+    checkout.
+    """
     inside = PACKAGE / kind
     return inside if inside.is_dir() else PACKAGE.parent / kind
 
@@ -44,8 +51,10 @@ def find_yaml(kind: Literal["recipes", "scorers"], name: str) -> Path:
     if name.endswith((".yaml", ".yml")):
         path = Path(name).expanduser()
         if not path.is_file():
-            raise UserError(f"no {what} file at {name!r}. Give a path that exists, or a shipped name: "
-                            f"{', '.join(shipped_names(kind))}")
+            raise UserError(
+                f"no {what} file at {name!r}. Give a path that exists, or a shipped name: "
+                f"{', '.join(shipped_names(kind))}"
+            )
         return path
     table = {stem: shipped_folder(kind) / f"{stem}.yaml" for stem in shipped_names(kind)}
     return choose(table, name, what)

@@ -5,14 +5,23 @@ from contextlib import contextmanager
 from typing import Protocol
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Column
 
 CONSOLE = Console(stderr=True)
 
 
 class Advance(Protocol):
-    """Move the bar on by `step`; keyword counts (failed=2) are shown behind it, and then the note."""
+    """Move the bar on by `step`; keyword counts (failed=2) are shown behind it, and then the
+    note.
+    """
 
     def __call__(self, step: int = 1, *, note: str = "", **counts: int | float | str) -> None: ...
 
@@ -39,11 +48,18 @@ def loading(name: str) -> Iterator[None]:
 
 @contextmanager
 def progress(title: str, *, total: int) -> Iterator[Advance]:
-    """Show a bar on stderr while the block runs, if there is anything to do; yields what advances it."""
+    """Show a bar on stderr while the block runs, if there is anything to do; yields what advances
+    it.
+    """
     wide = Column(min_width=7, no_wrap=True)
-    columns = (TextColumn("{task.description}"), BarColumn(bar_width=20), MofNCompleteColumn(table_column=wide),
-               TimeElapsedColumn(table_column=wide), TimeRemainingColumn(table_column=wide),
-               TextColumn("{task.fields[counts]}"))
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=20),
+        MofNCompleteColumn(table_column=wide),
+        TimeElapsedColumn(table_column=wide),
+        TimeRemainingColumn(table_column=wide),
+        TextColumn("{task.fields[counts]}"),
+    )
     with Progress(*columns, console=CONSOLE, disable=total == 0) as bars:
         task = bars.add_task(title, total=total, counts="")
 

@@ -1,7 +1,9 @@
-"""Work spread over the workers of a Ray cluster by Ray Data: rows go out in batches, rows come back as they are done.
+"""Work spread over the workers of a Ray cluster by Ray Data: rows go out in batches, rows come back
+as they are done.
 
-The cluster is the one in RAY_ADDRESS, one that runs on this machine, or else one that is started here for the time. All
-its machines need this package and its extras, and find models and clips under the same paths.
+The cluster is the one in RAY_ADDRESS, one that runs on this machine, or else one that is started
+here for the time. All its machines need this package and its extras, and find models and clips
+under the same paths.
 """
 
 import logging
@@ -16,7 +18,9 @@ from dpo_video.core.errors import UserError
 @contextmanager
 def cluster() -> Iterator[dict[str, float]]:
     """Connect to Ray while the block runs; yields what it has: `CPU`, `GPU` and so on."""
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # Ray would send statistics of use to its makers
+    os.environ.setdefault(
+        "RAY_USAGE_STATS_ENABLED", "0"
+    )  # Ray would send statistics of use to its makers
     try:
         import ray
         import ray.data
@@ -27,8 +31,11 @@ def cluster() -> Iterator[dict[str, float]]:
         try:
             ray.init(log_to_driver=False, logging_level=logging.ERROR)
         except (ConnectionError, RuntimeError) as error:
-            raise UserError(f"cannot reach a Ray cluster: {str(error).splitlines()[0]}. Check RAY_ADDRESS; without it, "
-                            "Ray is started on this machine") from error
+            raise UserError(
+                f"cannot reach a Ray cluster: {str(error).splitlines()[0]}. Check RAY_ADDRESS; "
+                f"without it, "
+                "Ray is started on this machine"
+            ) from error
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     ray.data.DataContext.get_current().enable_progress_bars = False
     try:
@@ -38,37 +45,60 @@ def cluster() -> Iterator[dict[str, float]]:
             ray.shutdown()
 
 
-def spread(rows: Sequence[dict[str, Any]], worker: type, *, given: dict[str, Any], workers: int, batch_rows: int,
-           gpus: float) -> Iterator[dict[str, Any]]:
-    """Yield the rows that `worker(**given)` makes of batches of `rows`, in any order, as soon as each batch is done.
+def spread(
+    rows: Sequence[dict[str, Any]],
+    worker: type,
+    *,
+    given: dict[str, Any],
+    workers: int,
+    batch_rows: int,
+    gpus: float,
+) -> Iterator[dict[str, Any]]:
+    """Yield the rows that `worker(**given)` makes of batches of `rows`, in any order, as soon as
+    each batch is done.
 
-    `worker` is a class: each of the `workers` makes it once, and calls it with columns `{name: array}`. A worker tells
-    what a user can mend in the column `user_error` of a row; it is raised here. Rows must have the same columns.
+    `worker` is a class: each of the `workers` makes it once, and calls it with columns `{name:
+    array}`. A worker tells what a user can mend in the column `user_error` of a row; it is raised
+    here. Rows must have the same columns.
     """
     import ray
 
     blocks = min(len(rows), max(workers, -(-len(rows) // batch_rows)))
     data = ray.data.from_items(list(rows), override_num_blocks=blocks)
-    made = data.map_batches(worker, fn_constructor_kwargs=given, batch_size=batch_rows, concurrency=workers,
-                            num_gpus=gpus or None, num_cpus=None if gpus else 1)
+    made = data.map_batches(
+        worker,
+        fn_constructor_kwargs=given,
+        batch_size=batch_rows,
+        concurrency=workers,
+        num_gpus=gpus or None,
+        num_cpus=None if gpus else 1,
+    )
     try:
         for row in made.iter_rows():
             if row["user_error"]:
                 raise UserError(row["user_error"])
             yield row
     except ray.exceptions.RayError as error:
-        raise UserError(f"a Ray worker died: {_last_line(error)}. Rows so far are stored; run the same command "
-                        "again") from error
+        raise UserError(
+            f"a Ray worker died: {_last_line(error)}. Rows so far are stored; run the same command "
+            "again"
+        ) from error
 
 
 def workers_of(resources: dict[str, float]) -> tuple[int, float]:
-    """Return how many workers can each hold a model, and the GPUs of each: one a GPU, or one a CPU where none is."""
+    """Return how many workers can each hold a model, and the GPUs of each: one a GPU, or one a CPU
+    where none is.
+    """
     gpus = int(resources.get("GPU", 0))
     return (gpus, 1.0) if gpus else (max(1, int(resources.get("CPU", 1))), 0.0)
 
 
-def told_in_row(work: Callable[[], dict[str, list[Any]]], columns: Sequence[str]) -> dict[str, list[Any]]:
-    """Return the columns that `work` makes, with `user_error` empty; or one row that holds the user's error."""
+def told_in_row(
+    work: Callable[[], dict[str, list[Any]]], columns: Sequence[str]
+) -> dict[str, list[Any]]:
+    """Return the columns that `work` makes, with `user_error` empty; or one row that holds the
+    user's error.
+    """
     try:
         made = work()
     except UserError as error:

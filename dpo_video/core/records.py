@@ -51,8 +51,10 @@ class Judgment:
     judge: str
     score: float | None
     status: str
-    """`scored`, `unscored` (the judge answered, no valid verdict), `refused` (it never answers this prompt), `failed`
-    (no answer; the next run asks again) or `dropped` (cleaning kept it from the judge)."""
+    """`scored`, `unscored` (the judge answered, no valid verdict), `refused` (it never answers this
+    prompt), `failed` (no answer; the next run asks again) or `dropped` (cleaning kept it from the
+    judge).
+    """
     reason: str
     """The judge's explanation, or why there is no score."""
     reply: str
@@ -61,9 +63,13 @@ class Judgment:
     taken_from: str | None = None
     """The candidate that was judged in place of this one, whose text is the same or nearly."""
     claims: list[dict[str, Any]] | None = None
-    """Each claim of the answer with its likeliest label, its worth and its label probabilities, under `claims`."""
+    """Each claim of the answer with its likeliest label, its worth and its label probabilities,
+    under `claims`.
+    """
     details: dict[str, Any] | None = None
-    """What else the score rests on: precision and coverage, comparisons, the scores of a jury, an escalation."""
+    """What else the score rests on: precision and coverage, comparisons, the scores of a jury, an
+    escalation.
+    """
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,12 +78,16 @@ class Reward:
 
     candidate_id: str
     reward: float
-    """Beta times the answer's log-prob under the policy less that under the reference: DPO's implicit reward."""
+    """Beta times the answer's log-prob under the policy less that under the reference: DPO's
+    implicit reward.
+    """
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pair:
-    """A chosen and a rejected answer to one sample: all that training needs, readable by people and TRL."""
+    """A chosen and a rejected answer to one sample: all that training needs, readable by people and
+    TRL.
+    """
 
     sample_id: str
     video: str | list[str]
@@ -100,61 +110,31 @@ class Pair:
     rejected_end: float | None = None
     """Seconds into that file where it ends."""
     rejected_corruption: str | None = None
-    """What is done to the clip of the rejected answer, its own or `rejected_video`: `reverse`, `shuffle:N` or `drop:N`,
-    N drawing the order of the frames, or those that stay (see video/corrupt.py)."""
+    """What is done to the clip of the rejected answer, its own or `rejected_video`: `reverse`,
+    `shuffle:N` or `drop:N`, N drawing the order of the frames, or those that stay (see
+    video/corrupt.py).
+    """
     extra: dict[str, Any] | None = None
     """Fields of an imported row that are kept as they are."""
     rejected_finish: str = "stop"
-    """`length` where the rejected answer was cut: training then leaves its end-of-turn token out."""
+    """`length` where the rejected answer was cut: training then leaves its end-of-turn token out.
+    """
     implicit_margin: float | None = None
-    """How much higher the policy's implicit reward of the chosen answer is, where rewards were given."""
+    """How much higher the policy's implicit reward of the chosen answer is, where rewards were
+    given.
+    """
 
     @property
     def scores(self) -> tuple[float, float]:
         """The scores of chosen and rejected; UserError where an imported pair has none."""
         if self.chosen_score is None or self.rejected_score is None:
-            raise UserError(f"the pair of sample {self.sample_id!r} has no scores: it was imported without. Margins "
-                            "are known of judged pairs only")
+            raise UserError(
+                f"the pair of sample {self.sample_id!r} has no scores: it was imported without. "
+                f"Margins "
+                "are known of judged pairs only"
+            )
         return self.chosen_score, self.rejected_score
 
 
 Record = TypeVar("Record", Sample, Candidate, Judgment, Reward, Pair)
 AnyRecord = Sample | Candidate | Judgment | Reward | Pair
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-

@@ -16,7 +16,15 @@ Statistic = Callable[[Floats, Floats], Floats]
 BLOCK = 4_000_000
 """Weights held at a time: bounds the memory of a bootstrap."""
 CONFIDENCE = 0.95
-QUANTILES = {"min": 0.0, "q10": 0.1, "q25": 0.25, "median": 0.5, "q75": 0.75, "q90": 0.9, "max": 1.0}
+QUANTILES = {
+    "min": 0.0,
+    "q10": 0.1,
+    "q25": 0.25,
+    "median": 0.5,
+    "q75": 0.75,
+    "q90": 0.9,
+    "max": 1.0,
+}
 TINY = 1e-12
 """Least variance to divide by: a constant has no slope and no correlation."""
 RIDGE = 1e-3
@@ -24,7 +32,9 @@ RIDGE = 1e-3
 
 
 class Estimate(NamedTuple):
-    """A statistic with its 95 % interval; the interval is None where fewer than two clips were seen."""
+    """A statistic with its 95 % interval; the interval is None where fewer than two clips were
+    seen.
+    """
 
     value: float
     ci: tuple[float, float] | None
@@ -36,14 +46,21 @@ def weighted_mean(values: Floats, weights: Floats) -> Floats:
     return means
 
 
-def bootstrap_ci(values: Sequence[float] | Floats, *, clusters: Sequence[str], statistic: Statistic = weighted_mean,
-                 resamples: int, seed: int) -> Estimate:
+def bootstrap_ci(
+    values: Sequence[float] | Floats,
+    *,
+    clusters: Sequence[str],
+    statistic: Statistic = weighted_mean,
+    resamples: int,
+    seed: int,
+) -> Estimate:
     """Return `statistic` of the values with a 95 % percentile interval over resampled clips.
 
-    Answers about one clip are not independent, so whole clips are drawn with replacement (the cluster bootstrap). A
-    resample is a row of weights: how often the clip of each observation was drawn. The same seed draws the same
-    clips, so before, after and their paired difference are resampled alike. All values equal gives a width of 0.
-    Resamples in which the statistic is undefined (NaN) are left out.
+    Answers about one clip are not independent, so whole clips are drawn with replacement (the
+    cluster bootstrap). A resample is a row of weights: how often the clip of each observation was
+    drawn. The same seed draws the same clips, so before, after and their paired difference are
+    resampled alike. All values equal gives a width of 0. Resamples in which the statistic is
+    undefined (NaN) are left out.
 
     Args:
         values: (N,) or (N, K, ...), one row per observation; N >= 1.
@@ -61,7 +78,9 @@ def bootstrap_ci(values: Sequence[float] | Floats, *, clusters: Sequence[str], s
     drawn = []
     step = max(1, BLOCK // len(table))
     for begin in range(0, resamples, step):
-        counts = generator.multinomial(num_clips, shares, size=min(step, resamples - begin))  # (rows, C)
+        counts = generator.multinomial(
+            num_clips, shares, size=min(step, resamples - begin)
+        )  # (rows, C)
         drawn.append(statistic(table, counts[:, clip_of].astype(np.float64)))
     tail = (1 - CONFIDENCE) / 2
     defined = np.concatenate(drawn)
@@ -73,30 +92,41 @@ def bootstrap_ci(values: Sequence[float] | Floats, *, clusters: Sequence[str], s
 
 
 def weighted_slope(values: Floats, weights: Floats) -> Floats:
-    """Return the slope of the second column on the first, (N, 2), through the origin, per row of weights, as (R,)."""
-    slopes: Floats = weights @ (values[:, 0] * values[:, 1]) / np.maximum(weights @ values[:, 0] ** 2, TINY)
+    """Return the slope of the second column on the first, (N, 2), through the origin, per row of
+    weights, as (R,).
+    """
+    slopes: Floats = (
+        weights @ (values[:, 0] * values[:, 1]) / np.maximum(weights @ values[:, 0] ** 2, TINY)
+    )
     return slopes
 
 
 def weighted_correlation(values: Floats, weights: Floats) -> Floats:
-    """Return Pearson's correlation of two columns, (N, 2), per row of weights (R, N), as (R,); 0 of a constant."""
+    """Return Pearson's correlation of two columns, (N, 2), per row of weights (R, N), as (R,); 0 of
+    a constant.
+    """
     total = weights.sum(axis=1, keepdims=True)
     means = weights @ values / total  # (R, 2)
     squares = weights @ values**2 / total - means**2
     shared = weights @ (values[:, 0] * values[:, 1]) / total[:, 0] - means[:, 0] * means[:, 1]
-    found: Floats = shared / np.sqrt(np.maximum(squares[:, 0], TINY) * np.maximum(squares[:, 1], TINY))
+    found: Floats = shared / np.sqrt(
+        np.maximum(squares[:, 0], TINY) * np.maximum(squares[:, 1], TINY)
+    )
     return np.clip(found, -1.0, 1.0)
 
 
 def length_controlled_win_rate(values: Floats, weights: Floats) -> Floats:
-    """Return the win rate that a logistic regression expects at equal length, per row of weights (R, N), as (R,).
+    """Return the win rate that a logistic regression expects at equal length, per row of weights
+    (R, N), as (R,).
 
-    Length-controlled AlpacaEval (Dubois et al. 2024, arXiv 2404.04475, eq. 2) without its terms for several models
-    and instruction difficulty: logit P(win) = theta + phi * tanh(difference / its standard deviation); the controlled
-    rate is sigmoid(theta), what is left once the length term is zero. Fitted by Newton steps, all rows at once.
+    Length-controlled AlpacaEval (Dubois et al. 2024, arXiv 2404.04475, eq. 2) without its terms for
+    several models and instruction difficulty: logit P(win) = theta + phi * tanh(difference / its
+    standard deviation); the controlled rate is sigmoid(theta), what is left once the length term is
+    zero. Fitted by Newton steps, all rows at once.
 
     Args:
-        values: (N, 2): preference for the tuned answer (1 win, 0.5 tie, 0 loss) and its extra length (tuned - base).
+        values: (N, 2): preference for the tuned answer (1 win, 0.5 tie, 0 loss) and its extra
+            length (tuned - base).
     """
     wins, longer = values[:, 0], values[:, 1]
     spread = float(longer.std())
@@ -109,9 +139,15 @@ def length_controlled_win_rate(values: Floats, weights: Floats) -> Floats:
         slope = error.sum(1) - RIDGE * theta, error @ feature - RIDGE * phi
         curve = weights * chance * (1 - chance)
         a, b, c = curve.sum(1) + RIDGE, curve @ feature, curve @ feature**2 + RIDGE
-        # Solve the 2 x 2 systems; a step is bounded so that near-separated resamples do not overshoot.
+        # Solve the 2 x 2 systems; a step is bounded so that near-separated resamples do not
+        # overshoot.
         determinant = a * c - b * b
-        move = np.stack([(c * slope[0] - b * slope[1]) / determinant, (a * slope[1] - b * slope[0]) / determinant])
+        move = np.stack(
+            [
+                (c * slope[0] - b * slope[1]) / determinant,
+                (a * slope[1] - b * slope[0]) / determinant,
+            ]
+        )
         move /= np.maximum(1.0, np.abs(move).max(axis=0))
         theta, phi = theta + move[0], phi + move[1]
         if np.abs(move).max() < 1e-9:
@@ -120,8 +156,12 @@ def length_controlled_win_rate(values: Floats, weights: Floats) -> Floats:
     return rates
 
 
-def preferences(before: Sequence[float], after: Sequence[float], *, tie_margin: float) -> list[float]:
-    """Return 1 where `after` scores higher, 0 where lower, 0.5 where they differ by less than the tie margin."""
+def preferences(
+    before: Sequence[float], after: Sequence[float], *, tie_margin: float
+) -> list[float]:
+    """Return 1 where `after` scores higher, 0 where lower, 0.5 where they differ by less than the
+    tie margin.
+    """
     out = []
     for old, new in zip(before, after, strict=True):
         gap = new - old
@@ -133,11 +173,15 @@ def quantiles(values: Sequence[float]) -> dict[str, float]:
     """Return min, q10, q25, median, q75, q90 and max of the values; empty for none."""
     if not len(values):
         return {}
-    return {name: float(np.quantile(np.asarray(values), share)) for name, share in QUANTILES.items()}
+    return {
+        name: float(np.quantile(np.asarray(values), share)) for name, share in QUANTILES.items()
+    }
 
 
 def correlation(first: Sequence[float], second: Sequence[float]) -> float | None:
-    """Return Pearson's correlation, or None where it is undefined (fewer than two points, or a constant)."""
+    """Return Pearson's correlation, or None where it is undefined (fewer than two points, or a
+    constant).
+    """
     x, y = np.asarray(first, dtype=np.float64), np.asarray(second, dtype=np.float64)
     if len(x) < 2 or np.ptp(x) == 0 or np.ptp(y) == 0:
         return None

@@ -15,9 +15,11 @@ HALF = re.compile(r"[\ud800-\udfff]")
 
 
 def without_halves(text: str) -> str:
-    """Return the text with U+FFFD for each half of a surrogate pair: JSON can say one, UTF-8 cannot.
+    """Return the text with U+FFFD for each half of a surrogate pair: JSON can say one, UTF-8
+    cannot.
 
-    No file, tokenizer or database takes such a half, so that it would stop the run wherever it came next.
+    No file, tokenizer or database takes such a half, so that it would stop the run wherever it came
+    next.
     """
     return text if text.isascii() else HALF.sub("\ufffd", text)
 
@@ -28,16 +30,24 @@ def normalise_space(text: str) -> str:
 
 
 def normalise(text: str) -> str:
-    """Return the text in one case, every run of punctuation and whitespace as one space; signs of numbers stay."""
+    """Return the text in one case, every run of punctuation and whitespace as one space; signs of
+    numbers stay.
+    """
     folded = unicodedata.normalize("NFKC", text).casefold().translate(ASCII_SPACED)
     if not folded.isascii() or "-" in folded:  # else no mark is left that means nothing
         folded = MARK.sub(
-            lambda found: found[0] if _is_meant(found[0], folded[found.end():found.end() + 1]) else " ", folded)
+            lambda found: (
+                found[0] if _is_meant(found[0], folded[found.end() : found.end() + 1]) else " "
+            ),
+            folded,
+        )
     return normalise_space(folded)
 
 
 def same_text(text: str) -> str:
-    """Return what is equal for two texts that say the same: the normalised text, or the marks of one without words."""
+    """Return what is equal for two texts that say the same: the normalised text, or the marks of
+    one without words.
+    """
     return normalise(text) or normalise_space(text)
 
 
@@ -47,21 +57,27 @@ def _is_meant(mark: str, following: str) -> bool:
     return mark in MEANT or (mark == "-" and following.isdigit())
 
 
-ASCII_SPACED = "".join(" " if MARK.match(sign) and sign != "-" and not _is_meant(sign, "") else sign
-                       for sign in map(chr, range(128)))
+ASCII_SPACED = "".join(
+    " " if MARK.match(sign) and sign != "-" and not _is_meant(sign, "") else sign
+    for sign in map(chr, range(128))
+)
 """What becomes of each ASCII character whatever follows it: one pass for most texts."""
 
 
 def shingles(text: str) -> frozenset[str]:
-    """Return the pieces of 5 characters of the normalised text; a shorter text is one piece, an empty one none."""
+    """Return the pieces of 5 characters of the normalised text; a shorter text is one piece, an
+    empty one none.
+    """
     plain = normalise(text)
     if len(plain) <= SHINGLE:
         return frozenset([plain] if plain else [])
-    return frozenset(plain[begin:begin + SHINGLE] for begin in range(len(plain) - SHINGLE + 1))
+    return frozenset(plain[begin : begin + SHINGLE] for begin in range(len(plain) - SHINGLE + 1))
 
 
 def similarity(first: frozenset[str], second: frozenset[str]) -> float:
-    """Return Jaccard's index of two sets of pieces: shared over all, 1 for equal sets, 0 where one is empty."""
+    """Return Jaccard's index of two sets of pieces: shared over all, 1 for equal sets, 0 where one
+    is empty.
+    """
     if not first or not second:
         return 0.0
     shared = len(first & second)

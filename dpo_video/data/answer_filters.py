@@ -1,4 +1,5 @@
-"""What is not worth a judge's call: answers that say what another one says, and answers that cleaning leaves out.
+"""What is not worth a judge's call: answers that say what another one says, and answers that
+cleaning leaves out.
 
 Pure: the candidates of one question in, what is to be done about each out.
 """
@@ -14,51 +15,84 @@ from dpo_video.recipe import CleanSettings
 
 RUN_WORDS = 4
 """Words of a run whose return counts as repetition."""
-SPELLED_OUT = {"\u2019": "'", "can't": "cannot", "can not": "cannot", "couldn't": "could not", "don't": "do not",
-               "i'm": "i am", "wasn't": "was not"}
+SPELLED_OUT = {
+    "\u2019": "'",
+    "can't": "cannot",
+    "can not": "cannot",
+    "couldn't": "could not",
+    "don't": "do not",
+    "i'm": "i am",
+    "wasn't": "was not",
+}
 GIVEN = r"(?:provided|attached|uploaded|shared|given|sent)"
 MEDIUM = rf"""
-    (?:(?:the|this|that|these|those|any|your)\ (?:(?:actual|{GIVEN})\ )?)?(?:video|clip|image|frame|footage)s?
+    (?:(?:the|this|that|these|those|any|your)\ (?:(?:actual|{GIVEN})\ )?)?
+    (?:video|clip|image|frame|footage)s?
     (?:\ (?:contents?|clips?|files?|links?|frames?|footage))?
     (?=\W*$|[.,;:!?)]
-        |\ (?:(?:that\ )?you|(?:that\ was\ )?{GIVEN}|itself|directly|and|or|but|so|because|since|as|here)\b)"""
-"""The clip itself: "the video", not "the video game" nor "any image on the wall", which a question may be about."""
+        |\ (?:(?:that\ )?you|(?:that\ was\ )?{GIVEN}|itself|directly
+          |and|or|but|so|because|since|as|here)\b)"""
+"""The clip itself: "the video", not "the video game" nor "any image on the wall", which a question
+may be about.
+"""
 REFUSAL = re.compile(
-    rf"""\W*(?:(?:unfortunately|however|i\ apologi[sz]e|(?:i\ am\ )?(?:so\ |very\ )?sorry),?\ (?:but\ )?)?(?:
+    rf"""\W*
+        (?:(?:unfortunately|however|i\ apologi[sz]e|(?:i\ am\ )?(?:so\ |very\ )?sorry)
+           ,?\ (?:but\ )?)?
+        (?:
         i\ (?:cannot|could\ not|am\ (?:unable|not\ able)\ to)\ (?:
             (?:\w+\ ){{0,3}}(?:
                 (?:see|view|watch|access|analy[sz]e|process|open|describe)\ {MEDIUM}
-                | (?:view|watch|access|analy[sz]e|process|open)\ (?:(?:it|them|this|that|external\ \w+)(?=\W*$|[.,;!?]))
+                | (?:view|watch|access|analy[sz]e|process|open)\ (?:
+                  (?:it|them|this|that|external\ \w+)(?=\W*$|[.,;!?]))
                 | (?:see|view|watch|assist|help)(?=\W*$|[.,;!?])
                 | (?:assist|help)\ (?:you|with)\b
                 | (?:answer|process|fulfill?)\ (?:your|this|that|the)\ request\b)
             | [^.!?]*?\bwithout\ (?:seeing|viewing|watching|(?:having\ )?access\ to)\ {MEDIUM})
         | i\ do\ not\ have\ (?:the\ )?(?:ability|access|capability)\b
         | (?:as\ |i\ am\ )an?\ (?:ai|artificial|(?:large\ )?language\ model)\b
-        | (?:there\ (?:is|was)\ )?no\ (?:video|frames?|images?|clip)\ (?:(?:was|were|is|are|has\ been|have\ been)\ )?
+        | (?:there\ (?:is|was)\ )?no\ (?:video|frames?|images?|clip)\ (?:
+              (?:was|were|is|are|has\ been|have\ been)\ )?
             (?:provided|given|attached|available)\b
         | the\ (?:video|clip|image|frame)s?\ (?:
             (?:is|was|are|were)\ (?:unavailable|inaccessible|not\ (?:provided|accessible))
-            | (?:could\ not|cannot)\ be\ (?:accessed|loaded|opened|played))\b)""", re.VERBOSE)
-"""How a model begins that will not or cannot answer; further on ("the man cannot see the car") it is no refusal.
+            | (?:could\ not|cannot)\ be\ (?:accessed|loaded|opened|played))\b)""",
+    re.VERBOSE,
+)
+"""How a model begins that will not or cannot answer; further on ("the man cannot see the car") it
+is no refusal.
 
-Nor is it one to see no dog, or not to tell a colour: questions about what is not there are answered so."""
+Nor is it one to see no dog, or not to tell a colour: questions about what is not there are answered
+so.
+"""
 
 
-def screen_question(question: Sequence[Candidate], settings: CleanSettings) -> tuple[dict[str, str], dict[str, str]]:
-    """Return by id which candidate's judgment one takes, and why cleaning leaves one out (`reason: detail`).
+def screen_question(
+    question: Sequence[Candidate], settings: CleanSettings
+) -> tuple[dict[str, str], dict[str, str]]:
+    """Return by id which candidate's judgment one takes, and why cleaning leaves one out (`reason:
+    detail`).
 
-    Most are in neither. Of answers that say the same one that was not cut is judged, else the first.
+    Most are in neither. Of answers that say the same one that was not cut is judged, else the
+    first.
     """
-    dropped = {candidate.id: why for candidate in question if (why := why_dropped(candidate, settings))}
-    judged = [candidate for candidate in question if candidate.id not in dropped] if dropped else question
+    dropped = {
+        candidate.id: why for candidate in question if (why := why_dropped(candidate, settings))
+    }
+    judged = (
+        [candidate for candidate in question if candidate.id not in dropped]
+        if dropped
+        else question
+    )
     return same_answers(judged, least=settings.same_answer), dropped
 
 
 def same_answers(candidates: Sequence[Candidate], *, least: float) -> dict[str, str]:
-    """Return for each answer to a question that says what another does that one's id, by candidate id.
+    """Return for each answer to a question that says what another does that one's id, by candidate
+    id.
 
-    An answer joins the first kept one that it is equal to (case, punctuation and spaces aside) or `least` similar to.
+    An answer joins the first kept one that it is equal to (case, punctuation and spaces aside) or
+    `least` similar to.
     """
     kept: dict[str, str] = {}
     pieces: list[tuple[frozenset[str], str]] = []
@@ -105,9 +139,11 @@ def is_refusal(text: str) -> bool:
 
 
 def repetition(text: str) -> float:
-    """Return the share of the text's runs of 4 words that repeat an earlier one; 0 for fewer than 5 words."""
+    """Return the share of the text's runs of 4 words that repeat an earlier one; 0 for fewer than 5
+    words.
+    """
     words = same_text(text).split()
-    runs = [tuple(words[begin:begin + RUN_WORDS]) for begin in range(len(words) - RUN_WORDS + 1)]
+    runs = [tuple(words[begin : begin + RUN_WORDS]) for begin in range(len(words) - RUN_WORDS + 1)]
     return 1 - len(set(runs)) / len(runs) if runs else 0.0
 
 
@@ -121,12 +157,16 @@ class Screening:
     """Why cleaning leaves a candidate out."""
 
     def add(self, question: Sequence[Candidate], settings: CleanSettings) -> None:
-        """Screen the next candidates of the file: all those of one question that stand side by side."""
+        """Screen the next candidates of the file: all those of one question that stand side by
+        side.
+        """
         begin = len(self.takes)
         self.takes.extend(range(begin, begin + len(question)))
         same, dropped = screen_question(question, settings)
         if same or dropped:
-            numbers = {candidate.id: number for number, candidate in enumerate(question, start=begin)}
+            numbers = {
+                candidate.id: number for number, candidate in enumerate(question, start=begin)
+            }
             for name, other in same.items():
                 self.takes[numbers[name]] = numbers[other]
             self.dropped.update((numbers[name], why) for name, why in dropped.items())

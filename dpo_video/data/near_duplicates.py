@@ -1,4 +1,6 @@
-"""Texts that are nearly the same, among millions: MinHash finds candidates, the exact similarity decides."""
+"""Texts that are nearly the same, among millions: MinHash finds candidates, the exact similarity
+decides.
+"""
 
 from collections.abc import Callable, Iterator
 from functools import lru_cache
@@ -10,16 +12,20 @@ from dpo_video.core.text import same_text, shingles, similarity
 PERMUTATIONS = 128
 SEED = 1
 MISSED = 1e-3
-"""Most of the pairs exactly at the threshold that may go unfound; of more similar ones far fewer do."""
+"""Most of the pairs exactly at the threshold that may go unfound; of more similar ones far fewer
+do.
+"""
 
 Find = Callable[[str], Iterator[int]]
 Add = Callable[[str, int], None]
 
 
 def near_index(least: float) -> tuple[Add, Find]:
-    """Return two functions: add a text under a number, and yield the numbers of texts at least this similar to one.
+    """Return two functions: add a text under a number, and yield the numbers of texts at least this
+    similar to one.
 
-    Numbers come in ascending order. With `least` 1 only texts equal up to case, punctuation and spaces are found.
+    Numbers come in ascending order. With `least` 1 only texts equal up to case, punctuation and
+    spaces are found.
     """
     return _equal_index() if least >= 1 else _minhash_index(least)
 
@@ -53,17 +59,20 @@ def _minhash_index(least: float) -> tuple[Add, Find]:
 
 
 def is_near(first: str, second: str, least: float) -> bool:
-    """Return whether two texts are at least this similar; texts without a piece are near where they are equal."""
+    """Return whether two texts are at least this similar; texts without a piece are near where they
+    are equal.
+    """
     if least >= 1 or not _pieces(first):
         return same_text(first) == same_text(second)
     return similarity(_pieces(first), _pieces(second)) >= least
 
 
 def num_bands(least: float) -> int:
-    """Return the fewest bands of the sketch, a power of two, that find texts of this similarity but for `MISSED`.
+    """Return the fewest bands of the sketch, a power of two, that find texts of this similarity but
+    for `MISSED`.
 
-    With b bands of r rows each, two texts of similarity s share no band with probability (1 - s^r)^b (Leskovec et al.,
-    Mining of Massive Datasets, sec. 3.4.2).
+    With b bands of r rows each, two texts of similarity s share no band with probability (1 -
+    s^r)^b (Leskovec et al., Mining of Massive Datasets, sec. 3.4.2).
     """
     bands = 1
     while bands < PERMUTATIONS and (1 - least ** (PERMUTATIONS // bands)) ** bands > MISSED:

@@ -26,19 +26,27 @@ class Cleaned:
 
 
 def dropped_answer(candidate: Candidate, why: str) -> Cleaned:
-    """Return the line of an answer that screening dropped, `why` being `reason: detail` or `reason`."""
+    """Return the line of an answer that screening dropped, `why` being `reason: detail` or
+    `reason`.
+    """
     reason, _, detail = why.partition(": ")
-    return Cleaned(unit="answer", id=candidate.id, reason=reason, detail=detail, where=candidate.sample_id)
+    return Cleaned(
+        unit="answer", id=candidate.id, reason=reason, detail=detail, where=candidate.sample_id
+    )
 
 
 def describe(num_kept: int, rows: Sequence[Cleaned]) -> str:
     """Return in words how many samples came in and went out, and why the others did not."""
-    reasons = ", ".join(f"{reason} {count}" for reason, count in Counter(row.reason for row in rows).most_common())
+    reasons = ", ".join(
+        f"{reason} {count}" for reason, count in Counter(row.reason for row in rows).most_common()
+    )
     return f"samples in {num_kept + len(rows)}, out {num_kept} ({reasons})"
 
 
 def note_cleaned(folder: Path, unit: Literal["sample", "answer"], rows: Iterable[Cleaned]) -> None:
-    """Put the lines of one unit into cleaned.jsonl in place of those that were there; the other unit's lines stay."""
+    """Put the lines of one unit into cleaned.jsonl in place of those that were there; the other
+    unit's lines stay.
+    """
     path = folder / "cleaned.jsonl"
     before = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.is_file() else []
     kept = [line for line in before if json.loads(line)["unit"] != unit]

@@ -1,4 +1,5 @@
-"""Filters of training samples, each a step of a stream: what fails one is noted with its reason and goes no further.
+"""Filters of training samples, each a step of a stream: what fails one is noted with its reason and
+goes no further.
 
 Cheap ones come first; clips are looked at only for what is left.
 """
@@ -20,8 +21,14 @@ SHORT = 20
 """Characters of a caption below which its language cannot be told."""
 
 
-ANSWER_SETTINGS = {"frames", "same_answer", "drop_cut_answers", "answer_min_length", "answer_max_length",
-                   "max_repetition"}
+ANSWER_SETTINGS = {
+    "frames",
+    "same_answer",
+    "drop_cut_answers",
+    "answer_min_length",
+    "answer_max_length",
+    "max_repetition",
+}
 """Settings that leave out no sample by themselves."""
 
 
@@ -37,15 +44,23 @@ Reject = Callable[[Row, str, str], None]
 """Note that a row is left out: the row, the reason, the detail."""
 
 
-def clean_samples(rows: Iterable[Row], settings: CleanSettings, *, root: Path, look: Look, heldout: Sequence[Sample],
-                  reject: Reject) -> Rows:
+def clean_samples(
+    rows: Iterable[Row],
+    settings: CleanSettings,
+    *,
+    root: Path,
+    look: Look,
+    heldout: Sequence[Sample],
+    reject: Reject,
+) -> Rows:
     """Yield the rows that pass all filters, in order.
 
     Args:
         root: where relative video paths start from.
         look: finds the facts of clips.
         heldout: samples that no training sample may repeat.
-        reject: is told of every row that is left out; steps read ahead, so later rows may be told of first.
+        reject: is told of every row that is left out; steps read ahead, so later rows may be told
+            of first.
     """
     stream: Rows = _by_text(rows, settings, reject)
     if settings.heldout_similarity is not None:
@@ -61,13 +76,22 @@ def clean_samples(rows: Iterable[Row], settings: CleanSettings, *, root: Path, l
 
 def is_on(settings: CleanSettings) -> bool:
     """Return whether any filter of samples is set."""
-    return settings.model_dump(exclude=ANSWER_SETTINGS) != CleanSettings().model_dump(exclude=ANSWER_SETTINGS)
+    return settings.model_dump(exclude=ANSWER_SETTINGS) != CleanSettings().model_dump(
+        exclude=ANSWER_SETTINGS
+    )
 
 
 def looks_at_clips(settings: CleanSettings) -> bool:
     """Return whether a filter needs facts about clips."""
-    return looks_at_frames(settings) or any(limit is not None for limit in (
-        settings.min_seconds, settings.max_seconds, settings.min_side, settings.max_aspect))
+    return looks_at_frames(settings) or any(
+        limit is not None
+        for limit in (
+            settings.min_seconds,
+            settings.max_seconds,
+            settings.min_side,
+            settings.max_aspect,
+        )
+    )
 
 
 def looks_at_frames(settings: CleanSettings) -> bool:
@@ -106,8 +130,9 @@ def language_of(text: str) -> str:
     return str(classify(text)[0])
 
 
-def _without_copies(rows: Iterable[Row], least: float, others: Sequence[Sample] | None,
-                    reject: Reject) -> Rows:
+def _without_copies(
+    rows: Iterable[Row], least: float, others: Sequence[Sample] | None, reject: Reject
+) -> Rows:
     """Yield the rows that repeat none of the others, or with None, no earlier row.
 
     Captions are indexed and questions compared: a question alone may stand under many clips.
@@ -119,8 +144,14 @@ def _without_copies(rows: Iterable[Row], least: float, others: Sequence[Sample] 
         known.append(sample)
     reason = "repeats another sample" if others is None else "repeats a held-out sample"
     for row in rows:
-        same = next((known[place] for place in find(row.sample.caption)
-                     if is_near(row.sample.prompt, known[place].prompt, least)), None)
+        same = next(
+            (
+                known[place]
+                for place in find(row.sample.caption)
+                if is_near(row.sample.prompt, known[place].prompt, least)
+            ),
+            None,
+        )
         if same is not None:
             reject(row, reason, same.id)
             continue
@@ -130,8 +161,12 @@ def _without_copies(rows: Iterable[Row], least: float, others: Sequence[Sample] 
         yield row
 
 
-def _by_clip(rows: Iterable[Row], settings: CleanSettings, root: Path, look: Look, reject: Reject) -> Rows:
-    """Yield the rows whose clips pass; one that cannot be read passes, for the stage that needs it to set it aside."""
+def _by_clip(
+    rows: Iterable[Row], settings: CleanSettings, root: Path, look: Look, reject: Reject
+) -> Rows:
+    """Yield the rows whose clips pass; one that cannot be read passes, for the stage that needs it
+    to set it aside.
+    """
     waiting: deque[Row] = deque()
 
     def requests() -> Iterator[ClipRequest]:
@@ -152,7 +187,9 @@ def _request(sample: Sample, root: Path) -> ClipRequest:
     try:
         return clip_request(sample, root)
     except VideoError:  # an address: it cannot be read, and passes as such
-        return ClipRequest(key=clip_key(sample), video=Path(str(sample.video)), start=sample.start, end=sample.end)
+        return ClipRequest(
+            key=clip_key(sample), video=Path(str(sample.video)), start=sample.start, end=sample.end
+        )
 
 
 def clip_fault(facts: ClipFacts, settings: CleanSettings) -> tuple[str, str] | None:
@@ -163,9 +200,14 @@ def clip_fault(facts: ClipFacts, settings: CleanSettings) -> tuple[str, str] | N
         ("small frames", facts.shorter, settings.min_side, "pixels", False),
         ("aspect ratio", facts.longer / facts.shorter, settings.max_aspect, "to 1", True),
         ("black", facts.brightness, settings.min_brightness, "of 255", False),
-        ("still", facts.motion, settings.min_motion, "of 255", False))
+        ("still", facts.motion, settings.min_motion, "of 255", False),
+    )
     for reason, value, limit, unit, is_most in tests:
-        if limit is not None and value is not None and (value > limit if is_most else value < limit):
+        if (
+            limit is not None
+            and value is not None
+            and (value > limit if is_most else value < limit)
+        ):
             return reason, f"{value:.4g} {unit}"
     return None
 
@@ -182,7 +224,9 @@ def _by_source(rows: Iterable[Row], most: int, reject: Reject) -> Rows:
 
 
 def source_of(sample: Sample) -> str:
-    """Return the folder that a sample's video lies in; of a list of frames, the folder above that of the frames."""
+    """Return the folder that a sample's video lies in; of a list of frames, the folder above that
+    of the frames.
+    """
     if isinstance(sample.video, str):
         return str(Path(sample.video).parent)
     return str(Path(sample.video[0]).parent.parent) if sample.video else "."
@@ -190,4 +234,6 @@ def source_of(sample: Sample) -> str:
 
 def left_out(path: Path, row: Row, reason: str, detail: str) -> Cleaned:
     """Return the line of cleaned.jsonl for a row of a file."""
-    return Cleaned(unit="sample", id=row.sample.id, reason=reason, detail=detail, where=f"{path}:{row.line}")
+    return Cleaned(
+        unit="sample", id=row.sample.id, reason=reason, detail=detail, where=f"{path}:{row.line}"
+    )

@@ -1,7 +1,9 @@
-"""The evaluate stage: base and tuned answers to held-out questions, judged and compared; held-out pairs; metrics.json.
+"""The evaluate stage: base and tuned answers to held-out questions, judged and compared; held-out
+pairs; metrics.json.
 
-Answers are always made here, by the same code for both models. Held-out pairs come from the base model's own sampled
-answers by the rule that made the training pairs: their reward accuracy says whether the preference carries over.
+Answers are always made here, by the same code for both models. Held-out pairs come from the base
+model's own sampled answers by the rule that made the training pairs: their reward accuracy says
+whether the preference carries over.
 """
 
 import gc
@@ -68,28 +70,49 @@ def evaluate(run: Run) -> dict[str, Any]:
     """Write metrics.json; return its numbers without intervals, and how many judgments failed."""
     begin = time.monotonic()
     if not run.heldout:
-        raise UserError("nothing to evaluate on: data.heldout is not set. Give a JSONL of samples about clips that are "
-                        "not trained on")
+        raise UserError(
+            "nothing to evaluate on: data.heldout is not set. Give a JSONL of samples about clips "
+            "that are "
+            "not trained on"
+        )
     settings, recipe = run.recipe.evaluate, run.recipe
     pairing = with_noise(recipe.pair, run.folder)
     answers = _answer(run)
     verdicts = _judge(run, answers)
-    paired = build_pairs(run.heldout[:settings.pair_samples], answers.drawn,
-                         [verdicts.scored[candidate.id] for candidate in answers.drawn], settings=pairing,
-                         threshold=load_scorer(recipe.judge.scorer).threshold, seed=recipe.seed,
-                         compare=tie_breaker(recipe, run.store))
+    paired = build_pairs(
+        run.heldout[: settings.pair_samples],
+        answers.drawn,
+        [verdicts.scored[candidate.id] for candidate in answers.drawn],
+        settings=pairing,
+        threshold=load_scorer(recipe.judge.scorer).threshold,
+        seed=recipe.seed,
+        compare=tie_breaker(recipe, run.store),
+    )
     intervals = Intervals(settings, recipe.seed)
-    before, after = (_grade(run, candidates, verdicts) for candidates in (answers.before, answers.after))
+    before, after = (
+        _grade(run, candidates, verdicts) for candidates in (answers.before, answers.after)
+    )
     metrics: dict[str, Any] = {
-        "before": side(before, intervals), "after": side(after, intervals),
+        "before": side(before, intervals),
+        "after": side(after, intervals),
         "change": change(before, after, intervals),
-        "judged": {"scorer": load_scorer(recipe.judge.scorer).version, "judge": _judge_name(verdicts),
-                   "hallucination_scorer": settings.hallucination_scorer,
-                   **judged(before, after, intervals, tie_margin=pairing.min_margin)},
+        "judged": {
+            "scorer": load_scorer(recipe.judge.scorer).version,
+            "judge": _judge_name(verdicts),
+            "hallucination_scorer": settings.hallucination_scorer,
+            **judged(before, after, intervals, tie_margin=pairing.min_margin),
+        },
         **_compared(run, answers, intervals),
-        "heldout_pairs": {**heldout_pairs(reward_margins(run, paired.pairs), intervals), **_pair_counts(paired)},
-        "heldout": {"samples": len(run.heldout), "clips": len({file_name(sample.video) for sample in run.heldout}),
-                    "unanswered": len(run.heldout) - len({answer.sample_id for answer in after})}}
+        "heldout_pairs": {
+            **heldout_pairs(reward_margins(run, paired.pairs), intervals),
+            **_pair_counts(paired),
+        },
+        "heldout": {
+            "samples": len(run.heldout),
+            "clips": len({file_name(sample.video) for sample in run.heldout}),
+            "unanswered": len(run.heldout) - len({answer.sample_id for answer in after}),
+        },
+    }
     metrics["seconds"] = _seconds(run) | {"evaluate": time.monotonic() - begin}
     write_atomic(run.folder / "metrics.json", json.dumps(metrics, indent=2) + "\n")
     failed = paired.summary.get("failed", 0) + metrics.get("compared", {}).get("failed", 0)
@@ -100,12 +123,25 @@ def _answer(run: Run) -> Answers:
     """Have the base model answer and draw, then the tuned one answer; each is loaded once."""
     settings, heldout = run.recipe.evaluate, run.heldout
     sampler = Sampler(temperature=settings.temperature, max_new_tokens=settings.max_new_tokens)
-    every = Work(samples=heldout, root=run.heldout_root, num_candidates=1, sampler=sampler, title="answers before",
-                 policy=load_policy(run.recipe.model))
+    every = Work(
+        samples=heldout,
+        root=run.heldout_root,
+        num_candidates=1,
+        sampler=sampler,
+        title="answers before",
+        policy=load_policy(run.recipe.model),
+    )
     before = make_candidates(run, every).candidates
-    drawn = make_candidates(run, replace(
-        every, title="drawn for pairs", samples=heldout[:settings.pair_samples],
-        num_candidates=settings.pair_candidates, sampler=training_sampler(run.recipe.generate))).candidates
+    drawn = make_candidates(
+        run,
+        replace(
+            every,
+            title="drawn for pairs",
+            samples=heldout[: settings.pair_samples],
+            num_candidates=settings.pair_candidates,
+            sampler=training_sampler(run.recipe.generate),
+        ),
+    ).candidates
     every = replace(every, policy=None)
     _free()
     adapter = run.folder / "adapter"
@@ -133,17 +169,27 @@ def _judge(run: Run, answers: Answers) -> Verdicts:
     """Score all answers, and the answers of both models for what the captions do not support."""
     settings = run.recipe.judge
     samples = {sample.id: sample for sample in run.heldout}
-    compared = [(samples[candidate.sample_id], candidate) for candidate in (*answers.before, *answers.after)]
+    compared = [
+        (samples[candidate.sample_id], candidate) for candidate in (*answers.before, *answers.after)
+    ]
     drawn = [(samples[candidate.sample_id], candidate) for candidate in answers.drawn]
     name = run.recipe.evaluate.hallucination_scorer
     with open_judge(settings) as opened:
-        scored = judge_candidates(settings, load_scorer(settings.scorer), compared + drawn, run.store, judge=opened)
-        supported = judge_candidates(settings, load_scorer(name), compared, run.store, judge=opened) if name else {}
+        scored = judge_candidates(
+            settings, load_scorer(settings.scorer), compared + drawn, run.store, judge=opened
+        )
+        supported = (
+            judge_candidates(settings, load_scorer(name), compared, run.store, judge=opened)
+            if name
+            else {}
+        )
     return Verdicts(scored, supported)
 
 
 def _compared(run: Run, answers: Answers, intervals: Intervals) -> dict[str, Any]:
-    """Return answers before and after compared in both orders, under `compared`; nothing without a scorer for it."""
+    """Return answers before and after compared in both orders, under `compared`; nothing without a
+    scorer for it.
+    """
     name = run.recipe.evaluate.pairwise_scorer
     if name is None:
         return {}
@@ -151,10 +197,16 @@ def _compared(run: Run, answers: Answers, intervals: Intervals) -> dict[str, Any
     before = {candidate.sample_id: candidate.text for candidate in answers.before}
     after = {candidate.sample_id: candidate.text for candidate in answers.after}
     asked = [sample for sample in run.heldout if sample.id in before and sample.id in after]
-    found = comparer(run.recipe.judge, scorer, run.store)([(sample, after[sample.id], before[sample.id])
-                                                          for sample in asked])
-    return {"compared": {"scorer": scorer.version, "failed": sum(one.status == "failed" for one in found),
-                         **compared(found, [file_name(sample.video) for sample in asked], intervals)}}
+    found = comparer(run.recipe.judge, scorer, run.store)(
+        [(sample, after[sample.id], before[sample.id]) for sample in asked]
+    )
+    return {
+        "compared": {
+            "scorer": scorer.version,
+            "failed": sum(one.status == "failed" for one in found),
+            **compared(found, [file_name(sample.video) for sample in asked], intervals),
+        }
+    }
 
 
 def _grade(run: Run, candidates: Sequence[Candidate], verdicts: Verdicts) -> list[Graded]:
@@ -166,24 +218,41 @@ def _grade(run: Run, candidates: Sequence[Candidate], verdicts: Verdicts) -> lis
         sample = samples[candidate.sample_id]
         gold = None if sample.answer is None else normalise_answer(sample.answer)
         support = verdicts.supported[candidate.id].score if name else None
-        graded.append(Graded(
-            sample_id=sample.id, clip=file_name(sample.video), length=len(candidate.text),
-            correct=None if gold is None else normalise_answer(candidate.text) == gold,
-            score=verdicts.scored[candidate.id].score, supported=None if support is None else support >= threshold))
+        graded.append(
+            Graded(
+                sample_id=sample.id,
+                clip=file_name(sample.video),
+                length=len(candidate.text),
+                correct=None if gold is None else normalise_answer(candidate.text) == gold,
+                score=verdicts.scored[candidate.id].score,
+                supported=None if support is None else support >= threshold,
+            )
+        )
     return graded
 
 
 def reward_margins(run: Run, pairs: Sequence[Pair]) -> list[PairMargin]:
-    """Return each held-out pair's implicit reward margin; a pair whose clip cannot be read has none."""
+    """Return each held-out pair's implicit reward margin; a pair whose clip cannot be read has
+    none.
+    """
     if not pairs:
         return []
     adapter = run.folder / "adapter"
     policy = load_policy(run.recipe.model, adapter=adapter)
-    questions = [Question(clip=clip_request(pair, run.heldout_root), prompt=pair.prompt, answers=pair_ids(policy, pair))
-                 for pair in pairs]
+    questions = [
+        Question(
+            clip=clip_request(pair, run.heldout_root),
+            prompt=pair.prompt,
+            answers=pair_ids(policy, pair),
+        )
+        for pair in pairs
+    ]
     rewards = implicit_rewards(run, policy, questions, adapter=adapter, title="held-out pairs")
-    return [PairMargin(clip=file_name(pair.video), margin=rewards[place][0] - rewards[place][1])
-            for place, pair in enumerate(pairs) if place in rewards]
+    return [
+        PairMargin(clip=file_name(pair.video), margin=rewards[place][0] - rewards[place][1])
+        for place, pair in enumerate(pairs)
+        if place in rewards
+    ]
 
 
 def _pair_counts(paired: Paired) -> dict[str, Any]:
@@ -202,13 +271,23 @@ def _seconds(run: Run) -> dict[str, float]:
 
 
 def _summary(metrics: Mapping[str, Any], verdicts: Verdicts, failed: int) -> dict[str, Any]:
-    """Return what the stage's last line and the tracker show; `failed` comparisons count beside failed verdicts."""
+    """Return what the stage's last line and the tracker show; `failed` comparisons count beside
+    failed verdicts.
+    """
     status = Counter(judgment.status for judgments in verdicts for judgment in judgments.values())
     names = ("accuracy", "judged_score", "hallucination_rate", "answer_length")
-    sides = {when: {name: metrics[when][name] for name in names if metrics[when].get(name) is not None}
-             for when in ("before", "after", "change")}
+    sides = {
+        when: {name: metrics[when][name] for name in names if metrics[when].get(name) is not None}
+        for when in ("before", "after", "change")
+    }
     judged_counts = {name: metrics["judged"][name] for name in ("win", "tie", "loss", "unscored")}
-    return {"questions": metrics["heldout"]["samples"], "unanswered": metrics["heldout"]["unanswered"], **sides,
-            "judged": judged_counts, "heldout_pairs": metrics["heldout_pairs"]["n"],
-            "reward_accuracy": metrics["heldout_pairs"]["reward_accuracy"], "unscored": status["unscored"],
-            "failed": status["failed"] + failed}
+    return {
+        "questions": metrics["heldout"]["samples"],
+        "unanswered": metrics["heldout"]["unanswered"],
+        **sides,
+        "judged": judged_counts,
+        "heldout_pairs": metrics["heldout_pairs"]["n"],
+        "reward_accuracy": metrics["heldout_pairs"]["reward_accuracy"],
+        "unscored": status["unscored"],
+        "failed": status["failed"] + failed,
+    }

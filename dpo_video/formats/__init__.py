@@ -1,1 +1,3 @@
-"""Data in and out: other projects' preference and question formats, in streams, every drop counted."""
+"""Data in and out: other projects' preference and question formats, in streams, every drop
+counted.
+"""

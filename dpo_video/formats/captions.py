@@ -30,15 +30,19 @@ class Captions:
 
 
 def stem(video: str) -> str:
-    """Return a clip's name without folders and suffix, as LLaVA-Hound joins captions and questions."""
+    """Return a clip's name without folders and suffix, as LLaVA-Hound joins captions and
+    questions.
+    """
     return PurePosixPath(video).name.split(".")[0]
 
 
 @contextmanager
 def open_captions(source: str) -> Iterator[Captions]:
-    """Read a file of captions: rows with `video` and `caption`, or conversations whose answer is the caption.
+    """Read a file of captions: rows with `video` and `caption`, or conversations whose answer is
+    the caption.
 
-    Two clips of one name in different folders with different captions are found by their whole paths only.
+    Two clips of one name in different folders with different captions are found by their whole
+    paths only.
     """
     with tempfile.TemporaryDirectory(prefix="dpo-video-captions-") as folder:
         database = sqlite3.connect(Path(folder) / "captions.sqlite", isolation_level=None)
@@ -61,13 +65,17 @@ def _fill(database: sqlite3.Connection, source: str) -> None:
         try:
             video, text = _caption(row)
         except (BadRow, Dropped) as error:
-            raise UserError(f"{where}: {error}; a file of captions has `video` and `caption`, or `conversations`"
-                            ) from error
+            raise UserError(
+                f"{where}: {error}; a file of captions has `video` and `caption`, or "
+                f"`conversations`"
+            ) from error
         database.execute("insert or replace into captions values (?, ?)", (video, text))
         # another clip of this name: null stands for "ask by the path"
-        database.execute("insert into captions values (?, ?) on conflict (name) do update set text = "
-                         "case when text = excluded.text then text else null end where name <> ?",
-                         (stem(video), text, video))
+        database.execute(
+            "insert into captions values (?, ?) on conflict (name) do update set text = "
+            "case when text = excluded.text then text else null end where name <> ?",
+            (stem(video), text, video),
+        )
     if number == 0:
         raise UserError(f"{source}: no captions in it")
     database.execute("commit")

@@ -10,8 +10,14 @@ from typing import Any, NamedTuple
 from dpo_video.core.text import TAG
 from dpo_video.formats.rows import Row
 
-ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "model": "assistant",
-         "system": "system"}
+ROLES = {
+    "human": "user",
+    "user": "user",
+    "gpt": "assistant",
+    "assistant": "assistant",
+    "model": "assistant",
+    "system": "system",
+}
 
 
 class BadRow(Exception):
@@ -34,7 +40,9 @@ class Turn(NamedTuple):
 
 
 def text_of(row: Row, *names: str) -> str:
-    """Return the first of several fields that there is, a text without tags for the clip; BadRow without any."""
+    """Return the first of several fields that there is, a text without tags for the clip; BadRow
+    without any.
+    """
     for name in names:
         if row.get(name) is not None:
             value = row[name]
@@ -69,7 +77,9 @@ def number_of(row: Row, name: str) -> float | None:
 
 
 def turns_of(row: Row, name: str) -> list[Turn]:
-    """Return a conversation of `from`/`value` or `role`/`content`; texts in parts (`type: text`) are joined."""
+    """Return a conversation of `from`/`value` or `role`/`content`; texts in parts (`type: text`)
+    are joined.
+    """
     value = row.get(name)
     if not isinstance(value, list) or not value:
         raise BadRow(f"`{name}` must be a list of turns, {_given(value)}")
@@ -79,13 +89,21 @@ def turns_of(row: Row, name: str) -> list[Turn]:
 def turn_of(turn: Any, name: str) -> Turn:
     """Return one turn of either form."""
     if not isinstance(turn, dict):
-        raise BadRow(f"`{name}` must hold turns (role and content, or from and value), got {str(turn)[:60]!r}")
+        raise BadRow(
+            f"`{name}` must hold turns (role and content, or from and value), got "
+            f"{str(turn)[:60]!r}"
+        )
     role, content = turn.get("role", turn.get("from")), turn.get("content", turn.get("value"))
     if not isinstance(role, str) or role not in ROLES:
         raise BadRow(f"`{name}`: unknown role {role!r}; known: {', '.join(ROLES)}")
     if isinstance(content, list):
-        if not all(isinstance(part, dict) and isinstance(part.get("text"), str | None) for part in content):
-            raise BadRow(f"`{name}`: the parts of a turn must be objects with type and text, {_given(content)}")
+        if not all(
+            isinstance(part, dict) and isinstance(part.get("text"), str | None) for part in content
+        ):
+            raise BadRow(
+                f"`{name}`: the parts of a turn must be objects with type and text, "
+                f"{_given(content)}"
+            )
         content = " ".join(part.get("text") or "" for part in content if part.get("type") == "text")
     if not isinstance(content, str):
         raise BadRow(f"`{name}`: a turn's text must be a text, got {str(content)[:60]!r}")
@@ -93,7 +111,9 @@ def turn_of(turn: Any, name: str) -> Turn:
 
 
 def question_of(turns: Sequence[Turn]) -> str:
-    """Return the one question of a conversation; one with more turns, or with instructions, is dropped."""
+    """Return the one question of a conversation; one with more turns, or with instructions, is
+    dropped.
+    """
     if any(turn.role == "system" and turn.text for turn in turns):
         raise Dropped("system prompt", "the chat template of the model tuned writes its own")
     asked = [turn for turn in turns if turn.role != "system"]
@@ -103,7 +123,8 @@ def question_of(turns: Sequence[Turn]) -> str:
 
 
 def one_video(row: Row, *names: str) -> str | list[str]:
-    """Return the one clip of a row: a path, or a list of frames; rows of images only or of several clips are dropped.
+    """Return the one clip of a row: a path, or a list of frames; rows of images only or of several
+    clips are dropped.
 
     A list of one path is that clip; a list in a list is a clip of frames.
     """

@@ -1,4 +1,6 @@
-"""Ids of imported rows: what a row calls itself, and records told apart by it, in a few bytes each."""
+"""Ids of imported rows: what a row calls itself, and records told apart by it, in a few bytes
+each.
+"""
 
 import hashlib
 import re
@@ -17,7 +19,9 @@ Taken = TypeVar("Taken", bound=AnyRecord)
 
 
 def id_of(row: Row, *names: str, fallback: str) -> str:
-    """Return the first of several fields that says something, else the fallback: null and "" are no ids."""
+    """Return the first of several fields that says something, else the fallback: null and "" are no
+    ids.
+    """
     for name in names:
         value = row.get(name)
         if value is not None and value != "":
@@ -25,11 +29,14 @@ def id_of(row: Row, *names: str, fallback: str) -> str:
     return fallback
 
 
-def answered(identity: str, *, clip: str | None, is_question: Callable[[str], bool] | None) -> tuple[str, int]:
+def answered(
+    identity: str, *, clip: str | None, is_question: Callable[[str], bool] | None
+) -> tuple[str, int]:
     """Return the question that LLaVA-Hound's id of an answer names, and which answer to it this is.
 
-    The id is the question's own, `<clip>_<question>`, or `<clip>_<question>_<answer>`, and names of clips have
-    underscores and numbers in them, too. So the questions decide where they are known, else the clip's name.
+    The id is the question's own, `<clip>_<question>`, or `<clip>_<question>_<answer>`, and names of
+    clips have underscores and numbers in them, too. So the questions decide where they are known,
+    else the clip's name.
     """
     question, _, number = identity.rpartition("_")
     if is_question is not None:
@@ -47,21 +54,28 @@ def answered(identity: str, *, clip: str | None, is_question: Callable[[str], bo
             return identity, 0
         if name and re.fullmatch(r"\d+_\d+", rest):
             return question, int(number)
-    raise BadRow(f"the id {identity!r} is question {identity!r}, or answer {number} to question {question!r}: give the "
-                 "imported questions with --samples FILE")
+    raise BadRow(
+        f"the id {identity!r} is question {identity!r}, or answer {number} to question "
+        f"{question!r}: give the "
+        "imported questions with --samples FILE"
+    )
 
 
 class Seen:
-    """The ids so far. Samples, candidates and judgments stand once; a question has any number of different pairs."""
+    """The ids so far. Samples, candidates and judgments stand once; a question has any number of
+    different pairs.
+    """
 
     def __init__(self) -> None:
         self._first: dict[int, int] = {}
         self._further: dict[int, set[int]] = {}
 
     def take(self, record: Taken) -> Taken:
-        """Note a record and return it, the answers of a question's second and further pairs numbered.
+        """Note a record and return it, the answers of a question's second and further pairs
+        numbered.
 
-        Raises Dropped for one that stood before, and for a pair whose id is that of another question.
+        Raises Dropped for one that stood before, and for a pair whose id is that of another
+        question.
         """
         identity = _identity(record)
         key, mark = _digest(identity), _mark(record)
@@ -72,13 +86,19 @@ class Seen:
         if not isinstance(record, Pair):
             raise Dropped("id stands twice", identity)
         if first >> 32 != mark >> 32:
-            raise Dropped("id stands twice", f"{identity}, with another question or clip than before")
+            raise Dropped(
+                "id stands twice", f"{identity}, with another question or clip than before"
+            )
         further = self._further.setdefault(key, set())
         if mark == first or mark in further:
             raise Dropped("pair stands twice", identity)
         further.add(mark)
         number = len(further) + 1
-        return replace(record, chosen_id=f"{record.chosen_id}.{number}", rejected_id=f"{record.rejected_id}.{number}")
+        return replace(
+            record,
+            chosen_id=f"{record.chosen_id}.{number}",
+            rejected_id=f"{record.rejected_id}.{number}",
+        )
 
 
 def questions_of(path: Path) -> Callable[[str], bool]:
@@ -96,7 +116,9 @@ def _identity(record: AnyRecord) -> str:
 
 
 def _mark(record: AnyRecord) -> int:
-    """Return what tells pairs of one id apart: 4 bytes for the question and its clip, 4 for the answers."""
+    """Return what tells pairs of one id apart: 4 bytes for the question and its clip, 4 for the
+    answers.
+    """
     if not isinstance(record, Pair):
         return 0
     question = repr((record.video, record.prompt, record.start, record.end))
@@ -106,4 +128,6 @@ def _mark(record: AnyRecord) -> int:
 
 def _digest(text: str) -> int:
     """Return 8 bytes for a text: they keep a million rows small."""
-    return int.from_bytes(hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "big")
+    return int.from_bytes(
+        hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "big"
+    )

@@ -1,4 +1,6 @@
-"""Candidates and judgments of a run as Parquet shards with a manifest, in memory that does not grow with the rows."""
+"""Candidates and judgments of a run as Parquet shards with a manifest, in memory that does not grow
+with the rows.
+"""
 
 import hashlib
 import json
@@ -26,35 +28,52 @@ MANIFEST = "manifest.json"
 def write_parquet(run_folder: Path, out: Path, *, shard_rows: int = SHARD_ROWS) -> dict[str, int]:
     """Write `<table>-<number>.parquet` (zstd) and manifest.json into `out`; return rows by table.
 
-    Every shard gets its name when it is whole, and the manifest is written last: rows, schema, and the sha256 of every
-    shard. An earlier export in `out` is replaced; other files there are refused.
+    Every shard gets its name when it is whole, and the manifest is written last: rows, schema, and
+    the sha256 of every shard. An earlier export in `out` is replaced; other files there are
+    refused.
     """
     sources = {table: run_folder / f"{table}.jsonl" for table in TABLES}
     for source in sources.values():
         if not source.is_file():
-            raise UserError(f"no {source.name} in {str(run_folder)!r}: finish the judge stage first")
+            raise UserError(
+                f"no {source.name} in {str(run_folder)!r}: finish the judge stage first"
+            )
     _make_room(out)
     tables = {}
     for table, source in sources.items():
         rows = (asdict(record) for record in read_jsonl(source, TABLES[table]))
         tables[table] = _write_table(out, table, rows, shard_rows=shard_rows)
-    write_atomic(out / MANIFEST, json.dumps({"run": run_folder.name, "tables": tables}, indent=2) + "\n")
+    write_atomic(
+        out / MANIFEST, json.dumps({"run": run_folder.name, "tables": tables}, indent=2) + "\n"
+    )
     return {table: facts["rows"] for table, facts in tables.items()}
 
 
 def _make_room(out: Path) -> None:
-    """Make the folder, and remove an earlier export, its manifest first: no manifest may tell of missing shards."""
+    """Make the folder, and remove an earlier export, its manifest first: no manifest may tell of
+    missing shards.
+    """
     out.mkdir(parents=True, exist_ok=True)
-    ours = [path for path in out.iterdir() if path.name == MANIFEST or path.name.startswith(
-        tuple(f"{prefix}{table}-" for table in TABLES for prefix in ("", ".")))]
+    ours = [
+        path
+        for path in out.iterdir()
+        if path.name == MANIFEST
+        or path.name.startswith(
+            tuple(f"{prefix}{table}-" for table in TABLES for prefix in ("", "."))
+        )
+    ]
     strangers = sorted(path.name for path in out.iterdir() if path not in ours)
     if strangers:
-        raise UserError(f"{str(out)!r} holds other files ({strangers[0]}): give --parquet a folder of its own")
+        raise UserError(
+            f"{str(out)!r} holds other files ({strangers[0]}): give --parquet a folder of its own"
+        )
     for path in sorted(ours, key=lambda path: path.name != MANIFEST):
         path.unlink()
 
 
-def _write_table(out: Path, table: str, rows: Iterator[Mapping[str, Any]], *, shard_rows: int) -> dict[str, Any]:
+def _write_table(
+    out: Path, table: str, rows: Iterator[Mapping[str, Any]], *, shard_rows: int
+) -> dict[str, Any]:
     schema = schema_of(TABLES[table])
     shards: list[dict[str, Any]] = []
     while (first := next(rows, None)) is not None:
@@ -63,9 +82,14 @@ def _write_table(out: Path, table: str, rows: Iterator[Mapping[str, Any]], *, sh
         (out / f".{name}").replace(out / name)
         with (out / name).open("rb") as content:
             digest = hashlib.file_digest(content, "sha256").hexdigest()
-        shards.append({"file": name, "rows": count, "bytes": (out / name).stat().st_size, "sha256": digest})
-    return {"rows": sum(shard["rows"] for shard in shards), "shards": shards,
-            "schema": {field.name: str(field.type) for field in schema}}
+        shards.append(
+            {"file": name, "rows": count, "bytes": (out / name).stat().st_size, "sha256": digest}
+        )
+    return {
+        "rows": sum(shard["rows"] for shard in shards),
+        "shards": shards,
+        "schema": {field.name: str(field.type) for field in schema},
+    }
 
 
 def _write_shard(path: Path, schema: "pyarrow.Schema", rows: Iterator[Mapping[str, Any]]) -> int:
@@ -83,12 +107,19 @@ def _write_shard(path: Path, schema: "pyarrow.Schema", rows: Iterator[Mapping[st
 
 
 def schema_of(kind: type) -> "pyarrow.Schema":
-    """Return the Arrow schema of a record: text, int64, float64, and label probabilities as a map; the rest as JSON."""
+    """Return the Arrow schema of a record: text, int64, float64, and label probabilities as a map;
+    the rest as JSON.
+    """
     import pyarrow
 
-    simple = {str: pyarrow.string(), int: pyarrow.int64(), float: pyarrow.float64(), bool: pyarrow.bool_(),
-              dict[str, float]: pyarrow.map_(pyarrow.string(), pyarrow.float64()),
-              list[str]: pyarrow.list_(pyarrow.string())}
+    simple = {
+        str: pyarrow.string(),
+        int: pyarrow.int64(),
+        float: pyarrow.float64(),
+        bool: pyarrow.bool_(),
+        dict[str, float]: pyarrow.map_(pyarrow.string(), pyarrow.float64()),
+        list[str]: pyarrow.list_(pyarrow.string()),
+    }
     hints = get_type_hints(kind)
     columns = []
     for field in fields(kind):
@@ -96,7 +127,11 @@ def schema_of(kind: type) -> "pyarrow.Schema":
         if hint in simple:
             columns.append(pyarrow.field(field.name, simple[hint], nullable=nullable))
         else:
-            columns.append(pyarrow.field(field.name, pyarrow.string(), nullable=True, metadata={"content": "json"}))
+            columns.append(
+                pyarrow.field(
+                    field.name, pyarrow.string(), nullable=True, metadata={"content": "json"}
+                )
+            )
     return pyarrow.schema(columns)
 
 
@@ -106,7 +141,9 @@ def _without_none(hint: Any) -> tuple[Any, bool]:
     rest = [part for part in parts if part is not NoneType]
     if len(rest) != 1:
         return hint, NoneType in parts
-    plain = rest[0] if get_origin(rest[0]) is None or rest[0] in (dict[str, float], list[str]) else hint
+    plain = (
+        rest[0] if get_origin(rest[0]) is None or rest[0] in (dict[str, float], list[str]) else hint
+    )
     return plain, NoneType in parts
 
 
@@ -114,6 +151,8 @@ def _as_json(value: object) -> str | None:
     return None if value is None else json.dumps(value, ensure_ascii=False)
 
 
-def _chain(first: Mapping[str, Any], rest: Iterable[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:
+def _chain(
+    first: Mapping[str, Any], rest: Iterable[Mapping[str, Any]]
+) -> Iterator[Mapping[str, Any]]:
     yield first
     yield from rest

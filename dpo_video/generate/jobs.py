@@ -13,7 +13,9 @@ from dpo_video.run import Run
 from dpo_video.video import ClipRequest, VideoError, clip_request
 
 OVER_CONTEXT = "samples_over_context"
-"""Count of samples without an answer, because their prompt and the longest answer are longer than the context."""
+"""Count of samples without an answer, because their prompt and the longest answer are longer than
+the context.
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +40,9 @@ class Work:
     sampler_name: str | None = None
     """Which sampler of a mix this is."""
     policy: Policy | None = None
-    """The policy (with `adapter` on it) where the caller has loaded it; None loads it if anything is missing."""
+    """The policy (with `adapter` on it) where the caller has loaded it; None loads it if anything
+    is missing.
+    """
 
 
 class Made(NamedTuple):
@@ -70,8 +74,12 @@ def served_name(run: Run, work: Work) -> str:
     return run.recipe.generate.served_model or run.recipe.model.name
 
 
-def clip_requests(run: Run, work: Work, missing: Mapping[str, Sequence[Asked]]) -> list[ClipRequest]:
-    """Return one request per clip, in the order of the samples; what is no file at all is set aside at once."""
+def clip_requests(
+    run: Run, work: Work, missing: Mapping[str, Sequence[Asked]]
+) -> list[ClipRequest]:
+    """Return one request per clip, in the order of the samples; what is no file at all is set aside
+    at once.
+    """
     requests = []
     for key, asked in missing.items():
         try:

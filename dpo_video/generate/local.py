@@ -21,7 +21,9 @@ LOOKED = ("frames_looked_at", "frames_kept")
 
 
 def answer_here(run: Run, work: Work, missing: Mapping[str, Sequence[Asked]]) -> Counter[str]:
-    """Store the missing candidates; return counts, among them the samples that do not fit the model's context."""
+    """Store the missing candidates; return counts, among them the samples that do not fit the
+    model's context.
+    """
     policy = work.policy or load_policy(work.model or run.recipe.model, adapter=work.adapter)
     video, most = run.recipe.video, run.recipe.generate.batch_size
     pixel_kwargs(policy.family, policy.frame_processor, video, num_frames=1)  # fail first
@@ -39,17 +41,25 @@ def answer_here(run: Run, work: Work, missing: Mapping[str, Sequence[Asked]]) ->
                 continue
             lost = ready.frames_dropped
             counts.update({"clips_over_max_tokens": 1, "frames_dropped": lost} if lost else {})
-            prompts = {question: encode_prompt(policy, question, ready.inputs)
-                       for question in {asked_text(work, one.sample) for one in asked}}
-            fitting = [one for one in asked if len(prompts[asked_text(work, one.sample)].input_ids) <= room]
+            prompts = {
+                question: encode_prompt(policy, question, ready.inputs)
+                for question in {asked_text(work, one.sample) for one in asked}
+            }
+            fitting = [
+                one for one in asked if len(prompts[asked_text(work, one.sample)].input_ids) <= room
+            ]
             if len(fitting) < len(asked):
-                counts[OVER_CONTEXT] += len({one.sample.id for one in asked} - {one.sample.id for one in fitting})
+                counts[OVER_CONTEXT] += len(
+                    {one.sample.id for one in asked} - {one.sample.id for one in fitting}
+                )
                 advance(len(asked) - len(fitting))
             if not fitting:
                 continue
             clip = source.encode(ready)
-            rows = {question: Row(prompt=prompt, clip=clip.inputs, features=clip.features)
-                    for question, prompt in prompts.items()}
+            rows = {
+                question: Row(prompt=prompt, clip=clip.inputs, features=clip.features)
+                for question, prompt in prompts.items()
+            }
             waiting += [(rows[asked_text(work, one.sample)], one) for one in fitting]
             while len(waiting) >= most:
                 advance(_write(run, work, policy, waiting[:most]))
@@ -70,11 +80,17 @@ def _write(run: Run, work: Work, policy: Policy, batch: Sequence[tuple[Row, Aske
     try:
         answers = generate_answers(policy, rows, seeds=seeds, sampler=work.sampler)
     except torch.OutOfMemoryError as error:
-        raise UserError(f"out of GPU memory with {len(batch)} answers at a time: lower generate.batch_size, "
-                        "video.num_frames or video.max_pixels, or set model.quantize=nf4. Answers so far are stored"
-                        ) from error
+        raise UserError(
+            f"out of GPU memory with {len(batch)} answers at a time: lower generate.batch_size, "
+            "video.num_frames or video.max_pixels, or set model.quantize=nf4. Answers so far are "
+            "stored"
+        ) from error
     for (_, asked), made in zip(groups.values(), answers, strict=True):
         for one, answer in zip(asked, made, strict=True):
-            run.store.put("candidate", one.key, {"text": answer.text, "finish": answer.finish, "sample": one.sample.id})
+            run.store.put(
+                "candidate",
+                one.key,
+                {"text": answer.text, "finish": answer.finish, "sample": one.sample.id},
+            )
     run.store.flush()
     return len(batch)

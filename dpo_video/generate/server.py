@@ -1,7 +1,8 @@
-"""Candidates from an OpenAI-compatible server that takes video (vLLM, SGLang), one request per answer.
+"""Candidates from an OpenAI-compatible server that takes video (vLLM, SGLang), one request per
+answer.
 
-The server sees the policy's frames as JPEG images, or the file itself. Slots, retries and pauses are those of the
-judge's client, `judges/scheduler.py`.
+The server sees the policy's frames as JPEG images, or the file itself. Slots, retries and pauses
+are those of the judge's client, `judges/scheduler.py`.
 """
 
 import asyncio
@@ -41,13 +42,21 @@ class _Server:
 
 
 def answer_by_server(run: Run, work: Work, missing: Mapping[str, Sequence[Asked]]) -> Counter[str]:
-    """Store the missing candidates; return the count of requests that failed; the next run tries them again."""
+    """Store the missing candidates; return the count of requests that failed; the next run tries
+    them again.
+    """
     if work.adapter is not None:
-        raise UserError("generate.engine openai cannot serve an adapter from a folder: serve it under a name of its "
-                        "own, or use engine local")
+        raise UserError(
+            "generate.engine openai cannot serve an adapter from a folder: serve it under a name "
+            "of its "
+            "own, or use engine local"
+        )
     if work.sampler.first_temperature is not None:
-        raise UserError("generate.first_temperature: servers take one temperature a request. Leave it out, or use "
-                        "generate.engine=local")
+        raise UserError(
+            "generate.first_temperature: servers take one temperature a request. Leave it out, or "
+            "use "
+            "generate.engine=local"
+        )
     try:
         return asyncio.run(_answer_all(run, work, missing))
     except ExceptionGroup as group:
@@ -58,20 +67,34 @@ async def _answer_all(run: Run, work: Work, missing: Mapping[str, Sequence[Asked
     try:
         import openai  # noqa: F401 - the extra is missing now rather than halfway
     except ImportError as error:
-        raise UserError("generate.engine openai needs the openai package: pip install 'dpo-video[judge]'") from error
+        raise UserError(
+            "generate.engine openai needs the openai package: pip install 'dpo-video[judge]'"
+        ) from error
     settings = run.recipe.generate
     if settings.base_url is None:
-        raise UserError("generate.engine is openai, and generate.base_url is not set: give the address of a server "
-                        "that serves the policy with video, e.g. http://localhost:8000/v1")
-    service = Service(section="generate", urls=(settings.base_url,), model=served_name(run, work),
-                      key=os.environ.get(settings.api_key_env) or "none", key_variable=settings.api_key_env,
-                      concurrency=settings.concurrency, timeout=settings.timeout, retries=settings.retries)
+        raise UserError(
+            "generate.engine is openai, and generate.base_url is not set: give the address of a "
+            "server "
+            "that serves the policy with video, e.g. http://localhost:8000/v1"
+        )
+    service = Service(
+        section="generate",
+        urls=(settings.base_url,),
+        model=served_name(run, work),
+        key=os.environ.get(settings.api_key_env) or "none",
+        key_variable=settings.api_key_env,
+        concurrency=settings.concurrency,
+        timeout=settings.timeout,
+        retries=settings.retries,
+    )
     requests = clip_requests(run, work, missing)
     total = sum(len(missing[request.key]) for request in requests)
     as_file = settings.video_as == "video_url"
     plan = blueprint(run.recipe.model)
     frames = FramePool(run.recipe.video, multiple_of=plan.family.frames_per_step)
-    waiting = asyncio.Semaphore(2 * settings.concurrency)  # twice as many as slots: one that sleeps holds none
+    waiting = asyncio.Semaphore(
+        2 * settings.concurrency
+    )  # twice as many as slots: one that sleeps holds none
     async with Pool(service, say=say) as pool:
         server = _Server(run=run, work=work, pool=pool)
         with nullcontext() if as_file else frames, progress(work.title, total=total) as advance:
@@ -101,14 +124,23 @@ def _then(release: Callable[[], None], advance: Callable[[], None]) -> Callable[
 
 
 async def _answer(server: _Server, one: Asked, content: Sequence[dict[str, Any]]) -> None:
-    """Ask for one candidate and store it; a failure is counted, unless it is plain that all will fail."""
+    """Ask for one candidate and store it; a failure is counted, unless it is plain that all will
+    fail.
+    """
     sampler = server.work.sampler
     text = asked_text(server.work, one.sample)
-    request = {"model": server.pool.service.model, "seed": one.seed, "temperature": sampler.temperature,
-               "messages": [{"role": "user", "content": [*content, {"type": "text", "text": text}]}],
-               "top_p": sampler.top_p, "max_tokens": sampler.max_new_tokens,
-               # vLLM and SGLang otherwise take these from the checkpoint's generation_config
-               "top_k": sampler.top_k or -1, "min_p": sampler.min_p, "repetition_penalty": 1.0}
+    request = {
+        "model": server.pool.service.model,
+        "seed": one.seed,
+        "temperature": sampler.temperature,
+        "messages": [{"role": "user", "content": [*content, {"type": "text", "text": text}]}],
+        "top_p": sampler.top_p,
+        "max_tokens": sampler.max_new_tokens,
+        # vLLM and SGLang otherwise take these from the checkpoint's generation_config
+        "top_k": sampler.top_k or -1,
+        "min_p": sampler.min_p,
+        "repetition_penalty": 1.0,
+    }
     try:
         done = await server.pool.complete(request, _read)
     except (Refused, GaveUp):
@@ -123,8 +155,9 @@ def _read(endpoint: Endpoint, body: dict[str, Any]) -> dict[str, str]:
     return {"text": text, "finish": finish}
 
 
-def _content(run: Run, plan: Blueprint, request: ClipRequest,
-             frames: Frames | VideoError | None) -> list[dict[str, Any]]:
+def _content(
+    run: Run, plan: Blueprint, request: ClipRequest, frames: Frames | VideoError | None
+) -> list[dict[str, Any]]:
     """Return the parts of a message that show a clip; raise UserError where it cannot be shown."""
     if isinstance(frames, VideoError):
         raise frames
@@ -134,8 +167,12 @@ def _content(run: Run, plan: Blueprint, request: ClipRequest,
     fitting = fit_frames(plan, video, frames)
     images = [Image.fromarray(pixels) for pixels in fitting.pixels]
     if video.min_pixels is not None or video.max_pixels is not None:
-        size = frame_size(plan, video, num_frames=len(images), height=images[0].height, width=images[0].width)
-        images = [image.resize((size.width, size.height), Image.Resampling.BICUBIC) for image in images]
+        size = frame_size(
+            plan, video, num_frames=len(images), height=images[0].height, width=images[0].width
+        )
+        images = [
+            image.resize((size.width, size.height), Image.Resampling.BICUBIC) for image in images
+        ]
     return [{"type": "image_url", "image_url": {"url": _jpeg(image)}} for image in images]
 
 
@@ -148,8 +185,11 @@ def _jpeg(image: Image.Image) -> str:
 def _file_part(request: ClipRequest) -> dict[str, Any]:
     whole = request.start is None and request.end is None
     if isinstance(request.video, tuple) or request.video.is_dir() or not whole:
-        raise UserError(f"the clip {request.key!r} is frames or a part of a file, and generate.video_as is video_url, "
-                        "which sends a whole file: use images")
+        raise UserError(
+            f"the clip {request.key!r} is frames or a part of a file, and generate.video_as is "
+            f"video_url, "
+            "which sends a whole file: use images"
+        )
     if not request.video.is_file():
         raise VideoError("not_found", request.video, "no such file")
     kind = mimetypes.guess_type(request.video.name)[0] or "video/mp4"

@@ -1,8 +1,9 @@
-"""Files of many requests that a vendor's batch service or `vllm run-batch` answers later, and the files of results.
+"""Files of many requests that a vendor's batch service or `vllm run-batch` answers later, and the
+files of results.
 
 A request is one line `{"custom_id", "method", "url", "body"}`, a result one line
-`{"custom_id", "response": {"status_code", "body"}, "error"}`, as OpenAI's batch service defines them. `custom_id` is
-the key of the reply in the run store.
+`{"custom_id", "response": {"status_code", "body"}, "error"}`, as OpenAI's batch service defines
+them. `custom_id` is the key of the reply in the run store.
 """
 
 import json
@@ -29,7 +30,8 @@ BATCH = 1000
 
 @dataclass(kw_only=True)
 class BatchFiles:
-    """Writes requests to FILE, or to FILE-00001.jsonl and so on where one file would be over the limits.
+    """Writes requests to FILE, or to FILE-00001.jsonl and so on where one file would be over the
+    limits.
 
     Files get their names when the block ends without an error.
     """
@@ -46,17 +48,28 @@ class BatchFiles:
     """Requests and bytes that still fit in the open file."""
 
     def __enter__(self) -> Self:
-        taken = [path for path in [self.path, *self._numbered(1), *self.path.parent.glob(self._pattern())]
-                 if path.exists()]
+        taken = [
+            path
+            for path in [self.path, *self._numbered(1), *self.path.parent.glob(self._pattern())]
+            if path.exists()
+        ]
         if taken:
-            raise UserError(f"{str(taken[0])!r} exists already: what was sent must not be mixed with new batches. "
-                            "Delete it, or give --batch-out another name")
+            raise UserError(
+                f"{str(taken[0])!r} exists already: what was sent must not be mixed with new "
+                f"batches. "
+                "Delete it, or give --batch-out another name"
+            )
         self.path.parent.mkdir(parents=True, exist_ok=True)
         return self
 
     def add(self, key: str, body: dict[str, Any]) -> None:
         """Write one request."""
-        line = json.dumps({"custom_id": key, "method": "POST", "url": URL, "body": body}, ensure_ascii=True) + "\n"
+        line = (
+            json.dumps(
+                {"custom_id": key, "method": "POST", "url": URL, "body": body}, ensure_ascii=True
+            )
+            + "\n"
+        )
         if self._out is None or self._room[0] < 1 or self._room[1] < len(line):
             self._begin()
         assert self._out is not None
@@ -64,8 +77,12 @@ class BatchFiles:
         self._room = self._room[0] - 1, self._room[1] - len(line)
         self.requests += 1
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
-                 trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         if self._out is not None:
             self._out.close()
         if error is not None:
@@ -85,8 +102,10 @@ class BatchFiles:
         self._room = self.max_requests, self.max_bytes
 
     def _numbered(self, count: int) -> list[Path]:
-        return [self.path.with_name(f"{self.path.stem}-{number:05d}{self.path.suffix}")
-                for number in range(1, count + 1)]
+        return [
+            self.path.with_name(f"{self.path.stem}-{number:05d}{self.path.suffix}")
+            for number in range(1, count + 1)
+        ]
 
     def _pattern(self) -> str:
         return f"{self.path.stem}-[0-9][0-9][0-9][0-9][0-9]{self.path.suffix}"
@@ -95,8 +114,8 @@ class BatchFiles:
 class Results:
     """Results of batches by their custom id, in a temporary database: they need not fit in memory.
 
-    `counts` has `results` (lines), `duplicates` (lines with a custom id that came before), `refused` (prompts that will
-    never be answered); `reasons` has errors by reason.
+    `counts` has `results` (lines), `duplicates` (lines with a custom id that came before),
+    `refused` (prompts that will never be answered); `reasons` has errors by reason.
     """
 
     def __init__(self, paths: Iterable[Path]) -> None:
@@ -168,10 +187,16 @@ class Results:
             row = json.loads(line)
             key, response, error = row["custom_id"], row.get("response"), row.get("error")
         except (ValueError, KeyError, TypeError, AttributeError):
-            raise UserError(f"{where}: no batch result: expected a JSON object with `custom_id` and `response`. Is it "
-                            "the output file of the batch, not its input?") from None
+            raise UserError(
+                f"{where}: no batch result: expected a JSON object with `custom_id` and "
+                f"`response`. Is it "
+                "the output file of the batch, not its input?"
+            ) from None
         if "body" in row:
-            raise UserError(f"{where}: this is a request, not a result: give --batch-in the output file of the batch")
+            raise UserError(
+                f"{where}: this is a request, not a result: give --batch-in the output file of the "
+                f"batch"
+            )
         status = response.get("status_code") if isinstance(response, dict) else None
         body = response.get("body") if isinstance(response, dict) else None
         if not error and status == 200 and isinstance(body, dict) and body.get("choices"):
@@ -187,7 +212,9 @@ class Results:
 
 
 def _fault(error: object, body: object) -> dict[str, Any]:
-    """Return the error of a result: `error` of the line (in vLLM's with an `error` within) or of the reply's body."""
+    """Return the error of a result: `error` of the line (in vLLM's with an `error` within) or of
+    the reply's body.
+    """
     for given in (error, body):
         inner = given.get("error") if isinstance(given, dict) else None
         found = inner or (error if given is error else None)

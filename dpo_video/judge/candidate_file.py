@@ -1,4 +1,6 @@
-"""The candidates of a file without holding them: where each line is, and in which order a judge is asked about them."""
+"""The candidates of a file without holding them: where each line is, and in which order a judge is
+asked about them.
+"""
 
 from array import array
 from collections.abc import Iterable, Iterator, Mapping
@@ -48,44 +50,59 @@ class CandidateFile:
         with self.path.open("rb") as lines:
             for number in numbers:
                 lines.seek(self.places[number])
-                candidate = Candidate(**json_object(lines.readline(), str(self.path)))  # fields were checked at first
+                candidate = Candidate(
+                    **json_object(lines.readline(), str(self.path))
+                )  # fields were checked at first
                 yield number, self.samples[candidate.sample_id], candidate
 
 
-def open_candidates(path: Path, samples: Iterable[Sample], clean: CleanSettings, *,
-                    keys: Keys | None = None) -> tuple[CandidateFile, Screening]:
-    """Read once through a candidates file; UserError where it is wrong, empty, or answers other samples.
+def open_candidates(
+    path: Path, samples: Iterable[Sample], clean: CleanSettings, *, keys: Keys | None = None
+) -> tuple[CandidateFile, Screening]:
+    """Read once through a candidates file; UserError where it is wrong, empty, or answers other
+    samples.
 
     The screening says which candidates are judged; `keys` gains the keys of those.
     """
     known = {sample.id: sample for sample in samples}
     places, screening, appeared = array("q"), Screening(), dict[str, int]()
-    of_question, ends = array("i"), array("i")  # one each for candidates of one question that stand side by side
+    of_question, ends = (
+        array("i"),
+        array("i"),
+    )  # one each for candidates of one question that stand side by side
     for name, group in groupby(read_places(path, Candidate), key=lambda row: row[1].sample_id):
         question = []
         for place, candidate in group:
             places.append(place)
             question.append(candidate)
         if name not in known:
-            raise UserError(f"candidate {question[0].id!r} answers sample {name!r}, which is not among data.samples. "
-                            "Make the candidates again: dpo-video generate RECIPE")
+            raise UserError(
+                f"candidate {question[0].id!r} answers sample {name!r}, which is not among "
+                f"data.samples. "
+                "Make the candidates again: dpo-video generate RECIPE"
+            )
         of_question.append(appeared.setdefault(name, len(appeared)))
         ends.append(len(places))
         screening.add(question, clean)
         if keys is not None:
             keys.add(known[name], question, screening)
     if not places:
-        raise UserError(f"no candidates in {str(path)!r}; make them first: dpo-video generate RECIPE")
+        raise UserError(
+            f"no candidates in {str(path)!r}; make them first: dpo-video generate RECIPE"
+        )
     ranks = caption_ranks(known[name] for name in appeared)
     rank_of = [ranks[name] for name in appeared]
     order = array("i")
     for block in sorted(range(len(ends)), key=lambda block: rank_of[of_question[block]]):
         order.extend(range(ends[block - 1] if block else 0, ends[block]))
-    return CandidateFile(path=path, samples=known, ranks=ranks, places=places, order=order), screening
+    return CandidateFile(
+        path=path, samples=known, ranks=ranks, places=places, order=order
+    ), screening
 
 
 def caption_ranks(samples: Iterable[Sample]) -> dict[str, int]:
-    """Return each sample id's place when those of one caption, then question, stand side by side, first come first.
+    """Return each sample id's place when those of one caption, then question, stand side by side,
+    first come first.
 
     Servers then reuse the prompt up to the answer: the caption and the question stand before it.
     """

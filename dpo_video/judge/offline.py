@@ -1,4 +1,6 @@
-"""Judging without calls from here: stored replies read again, batch files written, their results taken in."""
+"""Judging without calls from here: stored replies read again, batch files written, their results
+taken in.
+"""
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -28,22 +30,27 @@ class Lacking(Exception):
 
 
 class BatchWritten(Exception):
-    """All missing prompts stand in batch files: the stage cannot go on before their results are there."""
+    """All missing prompts stand in batch files: the stage cannot go on before their results are
+    there.
+    """
 
 
 def reparse(run: Run) -> dict[str, Any]:
-    """Do the judge stage from the stored replies alone; candidates without one are unscored, and counted.
+    """Do the judge stage from the stored replies alone; candidates without one are unscored, and
+    counted.
 
     No call is made, no model is loaded and nothing is stored; judgments.jsonl is written anew.
     """
-    recipe = run.recipe.model_copy(update={
-        "judge": run.recipe.judge.model_copy(update={"max_failed_fraction": 1.0})})
+    recipe = run.recipe.model_copy(
+        update={"judge": run.recipe.judge.model_copy(update={"max_failed_fraction": 1.0})}
+    )
     with asking_instead(partial(silent_judge, ask=no_reply(NO_REPLY))), run.store.storing_nothing():
         return judge(replace(run, recipe=recipe))
 
 
 def write_batches(run: Run, out: Path) -> list[Path]:
-    """Write every request that the store has no reply to as batch files; return them, none where nothing is missing.
+    """Write every request that the store has no reply to as batch files; return them, none where
+    nothing is missing.
 
     Scorers that ask in rounds (claims: split, then check), and juries, need a batch for each round.
     """
@@ -51,8 +58,11 @@ def write_batches(run: Run, out: Path) -> list[Path]:
 
         def make(settings: JudgeSettings) -> Judge:
             if settings.backend != "openai":
-                raise UserError(f"batch files hold requests to a server, and judge.backend is {settings.backend}. Set "
-                                "judge.backend=openai and judge.model to the name that the batch's server knows")
+                raise UserError(
+                    f"batch files hold requests to a server, and judge.backend is "
+                    f"{settings.backend}. Set "
+                    "judge.backend=openai and judge.model to the name that the batch's server knows"
+                )
             silent = silent_judge(settings, no_reply(NO_REPLY))
             return replace(silent, ask=partial(_write, settings, silent, files))
 
@@ -64,57 +74,94 @@ def write_batches(run: Run, out: Path) -> list[Path]:
     return files.written
 
 
-def _write(settings: JudgeSettings, silent: Judge, files: BatchFiles, scorer: Scorer, prompts: Iterable[Messages],
-           keep: Keep) -> None:
-    fields, key_of = request_fields(settings, mode_of(settings, scorer)), key_maker(settings, scorer, silent)
+def _write(
+    settings: JudgeSettings,
+    silent: Judge,
+    files: BatchFiles,
+    scorer: Scorer,
+    prompts: Iterable[Messages],
+    keep: Keep,
+) -> None:
+    fields, key_of = (
+        request_fields(settings, mode_of(settings, scorer)),
+        key_maker(settings, scorer, silent),
+    )
     for messages in prompts:
         files.add(key_of(messages), fields | {"messages": messages})
     raise BatchWritten
 
 
 def judge_with_results(run: Run, paths: Sequence[Path]) -> dict[str, Any]:
-    """Store the results of batches under their keys, then judge as usual; return counts, with `batch` among them.
+    """Store the results of batches under their keys, then judge as usual; return counts, with
+    `batch` among them.
 
-    All are stored before a server is needed: it may be away, or the batch was run by a program that is none.
+    All are stored before a server is needed: it may be away, or the batch was run by a program that
+    is none.
     """
     results = Results(paths)
     used: Counter[str] = Counter()
-    unlimited = run.recipe.judge.model_copy(update={"max_failed_fraction": 1.0, "max_cost": None})  # all is paid
+    unlimited = run.recipe.judge.model_copy(
+        update={"max_failed_fraction": 1.0, "max_cost": None}
+    )  # all is paid
     try:
         _check_refused(results, run.recipe.judge)
         try:
             with asking_instead(partial(_from_results, results, used)):
-                summary = judge(replace(run, recipe=run.recipe.model_copy(update={"judge": unlimited})))
+                summary = judge(
+                    replace(run, recipe=run.recipe.model_copy(update={"judge": unlimited}))
+                )
         except Lacking:
-            say(f"batch: {used['stored']} results are stored; the prompts without one are asked now")
+            say(
+                f"batch: {used['stored']} results are stored; the prompts without one are asked now"
+            )
             with asking_instead(_when_needed):
                 summary = judge(run)
-        unknown = sum(len(page) - len(run.store.known(KIND, page)) for page in in_pages(results.keys()))
+        unknown = sum(
+            len(page) - len(run.store.known(KIND, page)) for page in in_pages(results.keys())
+        )
     finally:
         results.close()
-    batch = {"results": results.counts["results"], "stored": used["stored"],
-             "duplicates": results.counts["duplicates"], "unknown ids": unknown, **results.reasons}
+    batch = {
+        "results": results.counts["results"],
+        "stored": used["stored"],
+        "duplicates": results.counts["duplicates"],
+        "unknown ids": unknown,
+        **results.reasons,
+    }
     return summary | {"batch": batch}
 
 
 def _check_refused(results: Results, settings: JudgeSettings) -> None:
-    """Raise UserError where more of a batch was refused than may be: a refusal that is stored is not asked again."""
+    """Raise UserError where more of a batch was refused than may be: a refusal that is stored is
+    not asked again.
+    """
     refused, total = results.counts["refused"], results.counts["results"]
     if total >= COUNTED_FROM and refused > settings.max_failed_fraction * total:
-        raise UserError(f"--batch-in: {refused} of {total} results refuse their prompt, more than "
-                        f"judge.max_failed_fraction {settings.max_failed_fraction:g} allows, for example: "
-                        f"{results.any_refusal()}. Nothing is stored. Mend it and send the batch again, or raise "
-                        "judge.max_failed_fraction to take them in as they are")
+        raise UserError(
+            f"--batch-in: {refused} of {total} results refuse their prompt, more than "
+            f"judge.max_failed_fraction {settings.max_failed_fraction:g} allows, for example: "
+            f"{results.any_refusal()}. Nothing is stored. Mend it and send the batch again, or "
+            f"raise "
+            "judge.max_failed_fraction to take them in as they are"
+        )
 
 
 def _from_results(results: Results, used: Counter[str], settings: JudgeSettings) -> Judge:
-    """Return the judge of the settings, which answers from the results; Lacking where some prompt has none."""
+    """Return the judge of the settings, which answers from the results; Lacking where some prompt
+    has none.
+    """
     silent = silent_judge(settings, no_reply(NO_REPLY))
 
     def ask(scorer: Scorer, prompts: Iterable[Messages], keep: Keep) -> None:
-        mode, key_of, lacking = mode_of(settings, scorer), key_maker(settings, scorer, silent), False
+        mode, key_of, lacking = (
+            mode_of(settings, scorer),
+            key_maker(settings, scorer, silent),
+            False,
+        )
         for number, messages in enumerate(prompts):
-            reply = _reply(results, settings, scorer, mode, key_of(messages), proven=used["stored"] > 0)
+            reply = _reply(
+                results, settings, scorer, mode, key_of(messages), proven=used["stored"] > 0
+            )
             if reply is None:
                 lacking = True
             else:
@@ -127,7 +174,9 @@ def _from_results(results: Results, used: Counter[str], settings: JudgeSettings)
 
 
 def _when_needed(settings: JudgeSettings) -> Judge:
-    """Return the judge of the settings, which is opened by the first prompt: without one it needs no key, no model."""
+    """Return the judge of the settings, which is opened by the first prompt: without one it needs
+    no key, no model.
+    """
     opened: list[Judge] = []
 
     def ask(scorer: Scorer, prompts: Iterable[Messages], keep: Keep) -> None:
@@ -141,9 +190,12 @@ def _when_needed(settings: JudgeSettings) -> Judge:
     return replace(silent_judge(settings, no_reply(NO_REPLY)), ask=ask, close=close)
 
 
-def _reply(results: Results, settings: JudgeSettings, scorer: Scorer, mode: Mode, key: str, *,
-           proven: bool) -> Reply | None:
-    """Return the reply or the refusal among the results, None where there is none that can be read."""
+def _reply(
+    results: Results, settings: JudgeSettings, scorer: Scorer, mode: Mode, key: str, *, proven: bool
+) -> Reply | None:
+    """Return the reply or the refusal among the results, None where there is none that can be
+    read.
+    """
     body, refused = results.body(key), results.refusal(key)
     try:
         if body is not None:

@@ -1,4 +1,6 @@
-"""What a judge's replies cost: tokens as the server counts them, money by the user's own price list."""
+"""What a judge's replies cost: tokens as the server counts them, money by the user's own price
+list.
+"""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,19 +18,27 @@ if TYPE_CHECKING:
     pass
 
 
-
-
-
-
-
 def open_spending(settings: JudgeSettings) -> Spending:
-    """Return an empty count with the price of `judge.model`; UserError for a cap that no price can keep."""
-    price = load_prices(Path(settings.prices).expanduser()).get(settings.model) if settings.prices else None
+    """Return an empty count with the price of `judge.model`; UserError for a cap that no price can
+    keep.
+    """
+    price = (
+        load_prices(Path(settings.prices).expanduser()).get(settings.model)
+        if settings.prices
+        else None
+    )
     if settings.max_cost is not None and price is None:
-        why = f"{settings.prices} has no price of {settings.model!r}" if settings.prices else "judge.prices is not set"
-        raise UserError(f"judge.max_cost is {settings.max_cost:g} US dollars, and {why}: without it nothing can be "
-                        "counted. Give judge.prices a YAML file with lines such as "
-                        f"`{settings.model}: {{input: 0.15, output: 0.6}}` (US dollars for a million tokens)")
+        why = (
+            f"{settings.prices} has no price of {settings.model!r}"
+            if settings.prices
+            else "judge.prices is not set"
+        )
+        raise UserError(
+            f"judge.max_cost is {settings.max_cost:g} US dollars, and {why}: without it nothing "
+            f"can be "
+            "counted. Give judge.prices a YAML file with lines such as "
+            f"`{settings.model}: {{input: 0.15, output: 0.6}}` (US dollars for a million tokens)"
+        )
     return Spending(price=price)
 
 
@@ -43,19 +53,28 @@ def load_prices(path: Path) -> dict[str, Price]:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
         raise UserError(f"{path}:{line}: not YAML: {error.problem}") from error
     if not isinstance(node, yaml.MappingNode):
-        raise UserError(f"{path}:1: a price list is a mapping of model names, each with `input` and `output`")
+        raise UserError(
+            f"{path}:1: a price list is a mapping of model names, each with `input` and `output`"
+        )
     lines = {key.value: key.start_mark.line + 1 for key, _ in node.value}
-    return {str(name): _price(row, f"{path}:{lines.get(str(name), 1)}: {name}") for name, row in rows.items()}
+    return {
+        str(name): _price(row, f"{path}:{lines.get(str(name), 1)}: {name}")
+        for name, row in rows.items()
+    }
 
 
 def _price(row: object, where: str) -> Price:
     if not isinstance(row, Mapping):
-        raise UserError(f"{where}: needs `input` and `output` (US dollars for a million tokens), got {row!r}")
+        raise UserError(
+            f"{where}: needs `input` and `output` (US dollars for a million tokens), got {row!r}"
+        )
     known = list(Price.model_fields)
     for key in row:
         if key not in known:
-            raise UserError(f"{where}: unknown key `{key}`.{did_you_mean(str(key), known)} A price has: "
-                            f"{', '.join(known)}")
+            raise UserError(
+                f"{where}: unknown key `{key}`.{did_you_mean(str(key), known)} A price has: "
+                f"{', '.join(known)}"
+            )
     try:
         return Price(**row)
     except ValidationError as error:

@@ -1,4 +1,6 @@
-"""Keys of replies: made of all that determines a reply, for one prompt or for many answers to a question, and kept."""
+"""Keys of replies: made of all that determines a reply, for one prompt or for many answers to a
+question, and kept.
+"""
 
 import hashlib
 from array import array
@@ -22,7 +24,9 @@ if TYPE_CHECKING:
 MARK = "\0mark"
 DIGEST_BYTES = 32
 DIGEST = np.dtype(f"S{DIGEST_BYTES}")
-"""numpy hides zero bytes at the end, and compares them as the least there is: all the same for bytes of one length."""
+"""numpy hides zero bytes at the end, and compares them as the least there is: all the same for
+bytes of one length.
+"""
 NO_DIGEST = bytes(DIGEST_BYTES)
 COMPARED = 50_000
 """Digests that are compared at once."""
@@ -33,8 +37,8 @@ KeyOfAnswer = Callable[[str], bytes]
 def key_maker(settings: JudgeSettings, scorer: Scorer, judge: Judge) -> Callable[[Messages], str]:
     """Return the function from a prompt to the hash of all that determines its reply.
 
-    How a reply is read is no part of it: a new scale or threshold costs nothing. The hash is `row_key`'s, whose
-    canonical JSON is made once up to the prompt.
+    How a reply is read is no part of it: a new scale or threshold costs nothing. The hash is
+    `row_key`'s, whose canonical JSON is made once up to the prompt.
     """
     begun, end = _begin(settings, scorer, judge, messages=MARK, mark=ENCODE(MARK))
 
@@ -46,8 +50,11 @@ def key_maker(settings: JudgeSettings, scorer: Scorer, judge: Judge) -> Callable
     return key_of
 
 
-def answer_keys(settings: JudgeSettings, scorer: Scorer, judge: Judge) -> Callable[[Sample], KeyOfAnswer | None]:
-    """Return `key_maker`'s hash, as bytes, by sample and then answer: what stands before the answer is hashed once.
+def answer_keys(
+    settings: JudgeSettings, scorer: Scorer, judge: Judge
+) -> Callable[[Sample], KeyOfAnswer | None]:
+    """Return `key_maker`'s hash, as bytes, by sample and then answer: what stands before the answer
+    is hashed once.
 
     It is None for a sample without the gold answer that the scorer needs.
     """
@@ -56,8 +63,12 @@ def answer_keys(settings: JudgeSettings, scorer: Scorer, judge: Judge) -> Callab
     def of_sample(sample: Sample) -> KeyOfAnswer | None:
         if not scorer.can_judge(sample.answer):
             return None
-        pieces = around(scorer, caption=sample.caption, question=sample.prompt, reference=sample.answer)
-        first, *rest = (ENCODE(piece)[1:-1] for piece in pieces)  # JSON writes every character by itself
+        pieces = around(
+            scorer, caption=sample.caption, question=sample.prompt, reference=sample.answer
+        )
+        first, *rest = (
+            ENCODE(piece)[1:-1] for piece in pieces
+        )  # JSON writes every character by itself
         rest[-1] += end
         begun_here = begun.copy()
         begun_here.update(first.encode())
@@ -72,17 +83,27 @@ def answer_keys(settings: JudgeSettings, scorer: Scorer, judge: Judge) -> Callab
     return of_sample
 
 
-def _begin(settings: JudgeSettings, scorer: Scorer, judge: Judge, *, messages: object,
-           mark: str) -> tuple["_Hash", str]:
-    """Return the hash of a key's canonical JSON up to the mark that its messages hold, and the text behind it."""
+def _begin(
+    settings: JudgeSettings, scorer: Scorer, judge: Judge, *, messages: object, mark: str
+) -> tuple["_Hash", str]:
+    """Return the hash of a key's canonical JSON up to the mark that its messages hold, and the text
+    behind it.
+    """
     mode = mode_of(settings, scorer)
-    how: dict[str, Any] = ({"labels": list(scorer.labels), "prefix": scorer.reply_prefix} if mode == "labels"
-                           else {"temperature": settings.temperature})
-    if mode == "verdict" or settings.backend == "openai":  # a local judge writes nothing under labels
+    how: dict[str, Any] = (
+        {"labels": list(scorer.labels), "prefix": scorer.reply_prefix}
+        if mode == "labels"
+        else {"temperature": settings.temperature}
+    )
+    if (
+        mode == "verdict" or settings.backend == "openai"
+    ):  # a local judge writes nothing under labels
         how["max_tokens"] = settings.max_tokens
     if settings.repeat:
         how["repeat"] = settings.repeat
-    text = ENCODE({"backend": settings.backend, "judge": judge.identity, "messages": messages, **how})
+    text = ENCODE(
+        {"backend": settings.backend, "judge": judge.identity, "messages": messages, **how}
+    )
     head, _, end = text.partition(mark)
     return hashlib.sha256(head.encode()), end
 
@@ -98,7 +119,9 @@ class Keys:
     _first: bytearray = field(default_factory=bytearray)
 
     def add(self, sample: Sample, question: Sequence[Candidate], screening: Screening) -> None:
-        """Make the keys of the next candidates of the file: those of one question that stand side by side."""
+        """Make the keys of the next candidates of the file: those of one question that stand side
+        by side.
+        """
         key_of = self.key_of(sample)
         for number, candidate in enumerate(question, start=len(self._digests) // DIGEST_BYTES):
             if key_of is not None and screening.is_judged(number):
@@ -108,7 +131,9 @@ class Keys:
                 self._digests += NO_DIGEST
 
     def missing(self, order: "array[int]", stored: Iterable[str]) -> "array[int]":
-        """Return the candidates, in `order`, whose keys are not stored; of those with equal keys one."""
+        """Return the candidates, in `order`, whose keys are not stored; of those with equal keys
+        one.
+        """
         have = bytearray(NO_DIGEST)  # so that it is never empty
         for key in stored:
             have += bytes.fromhex(key)
@@ -151,11 +176,15 @@ class Keys:
 
 
 def _among(digests: NDArray[Any], known: NDArray[Any]) -> NDArray[np.bool_]:
-    """Return for each digest whether it is known; both are sorted, and a part of them is compared at a time."""
+    """Return for each digest whether it is known; both are sorted, and a part of them is compared
+    at a time.
+    """
     found = np.zeros(len(digests), np.bool_)
     for begin in range(0, len(digests), COMPARED):
-        some = digests[begin:begin + COMPARED]
-        found[begin:begin + COMPARED] = known.take(np.searchsorted(known, some), mode="clip") == some
+        some = digests[begin : begin + COMPARED]
+        found[begin : begin + COMPARED] = (
+            known.take(np.searchsorted(known, some), mode="clip") == some
+        )
     return found
 
 

@@ -1,4 +1,6 @@
-"""The rules of a scorer file that span keys: which placeholders, labels and examples go with which mode."""
+"""The rules of a scorer file that span keys: which placeholders, labels and examples go with which
+mode.
+"""
 
 import hashlib
 import json
@@ -19,9 +21,16 @@ if TYPE_CHECKING:
     pass
 
 PLACEHOLDER = re.compile(r"\{([a-z_]+)\}")
-ANSWERS = {"labels": ("answer",), "verdict": ("answer",), "claims": ("claim",), "pairwise": ("answer_a", "answer_b")}
+ANSWERS = {
+    "labels": ("answer",),
+    "verdict": ("answer",),
+    "claims": ("claim",),
+    "pairwise": ("answer_a", "answer_b"),
+}
 """By mode: the placeholders that hold the text under judgment, fenced."""
-JUDGED = re.compile(rf"\{{({'|'.join(sorted({name for names in ANSWERS.values() for name in names}))})\}}")
+JUDGED = re.compile(
+    rf"\{{({'|'.join(sorted({name for names in ANSWERS.values() for name in names}))})\}}"
+)
 CONTEXT = ("caption", "question", "reference")
 VERDICT_PLACEHOLDERS = ("label", "score")
 
@@ -36,14 +45,21 @@ def problems(scorer: "Scorer") -> Iterator[tuple[str, str]]:
             yield "prompt", f"needs {{{needed}}}: the judge must see it"
     yield from _reference_problems(scorer)
     if not PLACEHOLDER.split(scorer.verdict)[0].strip() or "\n" in scorer.verdict:
-        yield "verdict", f"must be one line that opens with a word, such as 'Score: {{score}}'; got {scorer.verdict!r}"
+        yield (
+            "verdict",
+            f"must be one line that opens with a word, such as 'Score: {{score}}'; got "
+            f"{scorer.verdict!r}",
+        )
     yield from _written_problems(scorer) if scorer.mode == "verdict" else _label_problems(scorer)
     yield from _claim_problems(scorer)
     folded = [label.casefold() for label in scorer.known_labels]
     if len(set(folded)) < len(folded):
         yield "labels", f"labels must differ by more than case: {scorer.known_labels}"
     if (scorer.labels or scorer.scale) and not scorer.low <= scorer.threshold <= scorer.high:
-        yield "threshold", f"{scorer.threshold:g} lies outside the scores {scorer.low:g} to {scorer.high:g}"
+        yield (
+            "threshold",
+            f"{scorer.threshold:g} lies outside the scores {scorer.low:g} to {scorer.high:g}",
+        )
     yield from _example_problems(scorer)
 
 
@@ -51,7 +67,10 @@ def _placeholder_problems(key: str, text: str, known: tuple[str, ...]) -> Iterat
     for name in PLACEHOLDER.findall(text):
         if name not in known:
             allowed = ", ".join(f"{{{item}}}" for item in known)
-            yield key, f"unknown placeholder {{{name}}}.{did_you_mean(name, known)} Known: {allowed}"
+            yield (
+                key,
+                f"unknown placeholder {{{name}}}.{did_you_mean(name, known)} Known: {allowed}",
+            )
 
 
 def _label_problems(scorer: "Scorer") -> Iterator[tuple[str, str]]:
@@ -59,18 +78,34 @@ def _label_problems(scorer: "Scorer") -> Iterator[tuple[str, str]]:
         yield "labels", f"`mode: {scorer.mode}` needs at least two labels with their scores"
     for label in scorer.labels:
         if not label or label != "".join(label.split()):
-            yield "labels", f"label {label!r} cannot be one token: give it at least one letter or digit, and no space"
+            yield (
+                "labels",
+                f"label {label!r} cannot be one token: give it at least one letter or digit, and "
+                f"no space",
+            )
     if scorer.verdict != scorer.reply_prefix + "{label}":
-        yield "verdict", (f"under `mode: {scorer.mode}` it must be reply_prefix and the label, "
-                          f"{scorer.reply_prefix + '{label}'!r}, so that written verdicts mean the same")
+        yield (
+            "verdict",
+            (
+                f"under `mode: {scorer.mode}` it must be reply_prefix and the label, "
+                f"{scorer.reply_prefix + '{label}'!r}, so that written verdicts mean the same"
+            ),
+        )
     for key in ("scale", "label_ranges"):
         if key in scorer.model_fields_set:
-            yield key, f"belongs to `mode: verdict`; under `mode: {scorer.mode}` the labels carry the scores"
+            yield (
+                key,
+                f"belongs to `mode: verdict`; under `mode: {scorer.mode}` the labels carry the "
+                f"scores",
+            )
 
 
 def _reference_problems(scorer: "Scorer") -> Iterator[tuple[str, str]]:
     if scorer.needs_reference and scorer.mode in ("claims", "pairwise"):
-        yield "needs_reference", f"belongs to `mode: labels` and `mode: verdict`, not to `mode: {scorer.mode}`"
+        yield (
+            "needs_reference",
+            f"belongs to `mode: labels` and `mode: verdict`, not to `mode: {scorer.mode}`",
+        )
     if scorer.needs_reference and "{reference}" not in scorer.prompt:
         yield "needs_reference", "is true, but the prompt has no {reference}"
 
@@ -86,9 +121,20 @@ def _example_problems(scorer: "Scorer") -> Iterator[tuple[str, str]]:
 def _claim_problems(scorer: "Scorer") -> Iterator[tuple[str, str]]:
     rules = scorer.claims
     if (rules is None) == (scorer.mode == "claims"):
-        yield "claims", "give it exactly when the mode is claims: it says how an answer is taken apart"
-    if scorer.mode in ("claims", "pairwise") and scorer.labels and (scorer.low, scorer.high) != (0, 1):
-        worth = "supported 1, the worst 0" if scorer.mode == "claims" else "A better 1, B better 0, a tie between"
+        yield (
+            "claims",
+            "give it exactly when the mode is claims: it says how an answer is taken apart",
+        )
+    if (
+        scorer.mode in ("claims", "pairwise")
+        and scorer.labels
+        and (scorer.low, scorer.high) != (0, 1)
+    ):
+        worth = (
+            "supported 1, the worst 0"
+            if scorer.mode == "claims"
+            else "A better 1, B better 0, a tie between"
+        )
         yield "labels", f"under `mode: {scorer.mode}` labels are worth 0 to 1: {worth}"
     if rules is None:
         return
@@ -105,20 +151,31 @@ def _written_problems(scorer: "Scorer") -> Iterator[tuple[str, str]]:
     if not has_label and not has_score:
         yield "verdict", f"needs {{score}} or {{label}}; got {scorer.verdict!r}"
     if has_score != (scorer.scale is not None):
-        yield "scale" if scorer.scale else "verdict", "give `scale` exactly when the verdict has {score}"
+        yield (
+            "scale" if scorer.scale else "verdict",
+            "give `scale` exactly when the verdict has {score}",
+        )
     if has_label != bool(scorer.known_labels):
-        yield "verdict", "give `labels` (or `label_ranges` beside {score}) exactly when the verdict has {label}"
+        yield (
+            "verdict",
+            "give `labels` (or `label_ranges` beside {score}) exactly when the verdict has {label}",
+        )
     if scorer.labels and scorer.label_ranges:
         yield "label_ranges", "give `labels` or `label_ranges`, not both"
     if has_label and (has_score != bool(scorer.label_ranges)):
-        yield "verdict", "with {label} and {score} it needs `label_ranges`, with {label} alone `labels`"
+        yield (
+            "verdict",
+            "with {label} and {score} it needs `label_ranges`, with {label} alone `labels`",
+        )
     if scorer.reply_prefix:
         yield "reply_prefix", "belongs to `mode: labels`; a written reply starts by itself"
 
 
 NO_REFERENCE = "(none given)"
 NOT_SCORING = {"name", "path", "coverage", "description", "label_names", "threshold", "examples"}
-"""What a scorer file may change without a new score: left out of the hash, so such an edit pays for no call."""
+"""What a scorer file may change without a new score: left out of the hash, so such an edit pays for
+no call.
+"""
 
 
 class Scale(Section):
@@ -139,7 +196,9 @@ class Example(Section):
 
 
 class SplitExample(Section):
-    """A reply that lists claims and what it must be read as: the claims, or how the reason for none begins."""
+    """A reply that lists claims and what it must be read as: the claims, or how the reason for none
+    begins.
+    """
 
     reply: str
     claims: list[str] | None = None
@@ -150,9 +209,13 @@ class ClaimRules(Section):
     """How a `claims` scorer takes an answer apart and weighs it."""
 
     prompt: str
-    """Asks the judge to list the claims of {answer}, a line each behind "- "; may hold {caption} and {question}."""
+    """Asks the judge to list the claims of {answer}, a line each behind "- "; may hold {caption}
+    and {question}.
+    """
     coverage: str | None = None
-    """Scorer of `mode: labels` for how much of what is asked the whole answer gives; None: precision alone."""
+    """Scorer of `mode: labels` for how much of what is asked the whole answer gives; None:
+    precision alone.
+    """
     most: PositiveInt = 40
     """An answer with more claims stays unscored."""
     examples: list[SplitExample]
@@ -168,15 +231,22 @@ class Scorer(Section):
     """The scorer that `claims.coverage` names."""
     description: str
     mode: Literal["labels", "verdict", "claims", "pairwise"]
-    """`labels`: the mean under the label probabilities, one forward, no text. `verdict`: the last line of a reply.
-    `claims`: each claim of an answer by its label probabilities. `pairwise`: two answers by theirs, in both orders."""
+    """`labels`: the mean under the label probabilities, one forward, no text. `verdict`: the last
+    line of a reply.
+    `claims`: each claim of an answer by its label probabilities. `pairwise`: two answers by theirs,
+        in both orders.
+    """
     prompt: str
-    """The user turn, with {caption}, {question}, {reference} and what is judged: {answer}, {claim} under `claims`,
-    {answer_a} and {answer_b} under `pairwise`; its lines come behind "> "."""
+    """The user turn, with {caption}, {question}, {reference} and what is judged: {answer}, {claim}
+    under `claims`, {answer_a} and {answer_b} under `pairwise`; its lines come behind "> "."""
     verdict: str
-    """The form of the last line, with {label}, {score} or both; the score is {score} where there is one."""
+    """The form of the last line, with {label}, {score} or both; the score is {score} where there is
+    one.
+    """
     reply_prefix: str = ""
-    """The reply up to the label, under `labels`: the label probabilities are those of the next token."""
+    """The reply up to the label, under `labels`: the label probabilities are those of the next
+    token.
+    """
     labels: dict[str, float] = Field(default={})
     """Each label with its score."""
     label_names: dict[str, str] = Field(default={})
@@ -184,11 +254,15 @@ class Scorer(Section):
     scale: Scale | None = None
     """Range of {score}."""
     label_ranges: dict[str, tuple[float, float]] = Field(default={})
-    """The scores that may stand beside each label, in a verdict with both; others contradict it and are unscored."""
+    """The scores that may stand beside each label, in a verdict with both; others contradict it and
+    are unscored.
+    """
     claims: ClaimRules | None = None
     """How answers are taken apart, under `claims`."""
     needs_reference: bool = False
-    """True: a sample without a gold answer cannot be judged. False: the prompt says that none is given."""
+    """True: a sample without a gold answer cannot be judged. False: the prompt says that none is
+    given.
+    """
     threshold: float
     """Score from which an answer counts as good."""
     examples: list[Example]
@@ -231,14 +305,18 @@ class Scorer(Section):
 
 
 def load_scorer(name: str) -> Scorer:
-    """Return a shipped scorer by name, or the one in a file when `name` ends in .yaml; errors name file and line."""
+    """Return a shipped scorer by name, or the one in a file when `name` ends in .yaml; errors name
+    file and line.
+    """
     path = find_yaml("scorers", name)
     raw, lines = _read(path)
     known = [key for key in Scorer.model_fields if key not in ("name", "path", "coverage")]
     for key in raw:
         if key not in known:
-            raise UserError(f"{path}:{lines[key]}: unknown key `{key}`.{did_you_mean(str(key), known)} "
-                            f"A scorer has: {', '.join(known)}")
+            raise UserError(
+                f"{path}:{lines[key]}: unknown key `{key}`.{did_you_mean(str(key), known)} "
+                f"A scorer has: {', '.join(known)}"
+            )
     try:
         scorer = Scorer(name=path.stem, path=path, **raw)
     except ValidationError as error:
@@ -248,43 +326,71 @@ def load_scorer(name: str) -> Scorer:
         if first["type"] == "missing" and len(first["loc"]) == 1:
             meaning = Scorer.model_fields[key].description or ""
             raise UserError(f"{path}: missing key `{key}`. {meaning}".rstrip()) from error
-        hint = ". Quote it: YAML reads bare yes, no and numbers as other types" if "string" in first["type"] else ""
+        hint = (
+            ". Quote it: YAML reads bare yes, no and numbers as other types"
+            if "string" in first["type"]
+            else ""
+        )
         line = lines.get(key, 1)
-        raise UserError(f"{path}:{line}: `{where}`: {first['msg']}, got {first['input']!r}{hint}") from error
+        raise UserError(
+            f"{path}:{line}: `{where}`: {first['msg']}, got {first['input']!r}{hint}"
+        ) from error
     for key, problem in problems(scorer):
         raise UserError(f"{path}:{lines.get(key, 1)}: `{key}`: {problem}")
     if scorer.claims is None or scorer.claims.coverage is None:
         return scorer
     coverage = load_scorer(scorer.claims.coverage)
     if coverage.mode != "labels":
-        raise UserError(f"{path}:{lines['claims']}: `claims.coverage`: {coverage.name!r} has `mode: {coverage.mode}`; "
-                        "coverage is read from one scorer of `mode: labels`")
+        raise UserError(
+            f"{path}:{lines['claims']}: `claims.coverage`: {coverage.name!r} has `mode: "
+            f"{coverage.mode}`; "
+            "coverage is read from one scorer of `mode: labels`"
+        )
     return scorer.model_copy(update={"coverage": coverage})
 
 
-def render(scorer: Scorer, *, caption: str, question: str, answer: str, other: str = "",
-           reference: str | None = None) -> list[dict[str, str]]:
+def render(
+    scorer: Scorer,
+    *,
+    caption: str,
+    question: str,
+    answer: str,
+    other: str = "",
+    reference: str | None = None,
+) -> list[dict[str, str]]:
     """Return the chat messages that ask for one verdict: a single user turn.
 
-    Placeholders are filled in one pass, so braces in a caption stay text. `answer` is what is judged: a claim under
-    `claims`, answer A under `pairwise`, where `other` is answer B. It is fenced: see `fence`.
+    Placeholders are filled in one pass, so braces in a caption stay text. `answer` is what is
+    judged: a claim under `claims`, answer A under `pairwise`, where `other` is answer B. It is
+        fenced: see `fence`.
     """
     if not scorer.can_judge(reference):
-        raise UserError(f"scorer {scorer.name!r} compares with the gold answer, and this sample has none: "
-                        f"give it an `answer`. Question: {question!r}")
+        raise UserError(
+            f"scorer {scorer.name!r} compares with the gold answer, and this sample has none: "
+            f"give it an `answer`. Question: {question!r}"
+        )
     pieces = around(scorer, caption=caption, question=question, reference=reference)
-    shown = [fence(other if name == "answer_b" else answer) for name in JUDGED.findall(scorer.prompt)]
+    shown = [
+        fence(other if name == "answer_b" else answer) for name in JUDGED.findall(scorer.prompt)
+    ]
     return user_turn("".join(chain.from_iterable(zip_longest(pieces, shown, fillvalue=""))))
 
 
 def around(scorer: Scorer, *, caption: str, question: str, reference: str | None) -> list[str]:
-    """Return the pieces of a prompt around what is judged: those before, between and behind its placeholders.
+    """Return the pieces of a prompt around what is judged: those before, between and behind its
+    placeholders.
 
     All prompts about one question share them.
     """
-    values = {"caption": caption.strip(), "question": question.strip(),
-              "reference": reference.strip() if reference else NO_REFERENCE}
-    pieces = [PLACEHOLDER.sub(lambda match: values[match[1]], piece) for piece in JUDGED.split(scorer.prompt)[::2]]
+    values = {
+        "caption": caption.strip(),
+        "question": question.strip(),
+        "reference": reference.strip() if reference else NO_REFERENCE,
+    }
+    pieces = [
+        PLACEHOLDER.sub(lambda match: values[match[1]], piece)
+        for piece in JUDGED.split(scorer.prompt)[::2]
+    ]
     pieces[-1] = pieces[-1].rstrip("\n")  # what is fenced before it ends in no line end
     return pieces
 
@@ -295,9 +401,11 @@ def user_turn(text: str) -> list[dict[str, str]]:
 
 
 def fence(text: str) -> str:
-    """Return `text` with "> " before every line, and a space inside what a chat template could read as control tokens.
+    """Return `text` with "> " before every line, and a space inside what a chat template could read
+    as control tokens.
 
-    `<|im_end|>` becomes `< |im_end|>` and `[INST]` becomes `[ INST]`: text of a candidate cannot close the user turn.
+    `<|im_end|>` becomes `< |im_end|>` and `[INST]` becomes `[ INST]`: text of a candidate cannot
+    close the user turn.
     """
     if "<" in text:
         text = re.sub(r"<(?=[^\s<=\d])", "< ", text)
@@ -323,6 +431,8 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, int]]:
     for key, _ in node.value:
         line = key.start_mark.line + 1
         if key.value in lines:
-            raise UserError(f"{path}:{line}: `{key.value}` is given twice, first in line {lines[key.value]}")
+            raise UserError(
+                f"{path}:{line}: `{key.value}` is given twice, first in line {lines[key.value]}"
+            )
         lines[key.value] = line
     return {str(key): value for key, value in raw.items()}, lines

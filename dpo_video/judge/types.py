@@ -1,4 +1,6 @@
-"""What every judge backend takes and gives: messages, replies, an open judge and what it has cost."""
+"""What every judge backend takes and gives: messages, replies, an open judge and what it has
+cost.
+"""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -25,7 +27,9 @@ class Price(Section):
 
 @dataclass(kw_only=True, slots=True)
 class Spending:
-    """Sums over replies. Tokens are those that the server reported; `unreported` replies came without."""
+    """Sums over replies. Tokens are those that the server reported; `unreported` replies came
+    without.
+    """
 
     price: Price | None = None
     replies: int = 0
@@ -57,15 +61,22 @@ class Spending:
             return None
         cached = self.cached_tokens or 0
         cached_price = self.price.input if self.price.cached is None else self.price.cached
-        return ((self.prompt_tokens - cached) * self.price.input + cached * cached_price
-                + self.completion_tokens * self.price.output) / MILLION
+        return (
+            (self.prompt_tokens - cached) * self.price.input
+            + cached * cached_price
+            + self.completion_tokens * self.price.output
+        ) / MILLION
 
     def with_pending(self, pending: int) -> float:
-        """Return US dollars once `pending` more replies have come at the mean price of those so far."""
+        """Return US dollars once `pending` more replies have come at the mean price of those so
+        far.
+        """
         return (self.dollars or 0.0) * (1 + pending / max(self.replies, 1))
 
     def summary(self) -> dict[str, Any]:
-        """Return what is known: `tokens` (prompt, completion, cached), `cached_share` of the prompt's, `dollars`."""
+        """Return what is known: `tokens` (prompt, completion, cached), `cached_share` of the
+        prompt's, `dollars`.
+        """
         if self.replies == self.unreported:
             return {}
         tokens = {"prompt": self.prompt_tokens, "completion": self.completion_tokens}
@@ -89,13 +100,17 @@ class Reply:
     """What came back for one prompt. It is stored as it is; scores are read from it later."""
 
     status: Literal["answered", "refused", "failed", "unscored"]
-    """`refused`: it will not be answered as it is (too long, filtered, not accepted), and is not asked again. `failed`:
-    all attempts went wrong; the next run asks again. `unscored`: not asked, under `judge --reparse`; never stored."""
+    """`refused`: it will not be answered as it is (too long, filtered, not accepted), and is not
+    asked again. `failed`: all attempts went wrong; the next run asks again. `unscored`: not asked,
+    under `judge --reparse`; never stored.
+    """
     text: str = ""
     finish: str = "stop"
     """`stop`, or `length` when the reply was cut at `judge.max_tokens`."""
     log_probs: dict[str, float] | None = None
-    """Natural log probability of each label as the next token after the reply prefix, over the whole vocabulary."""
+    """Natural log probability of each label as the next token after the reply prefix, over the
+    whole vocabulary.
+    """
     reason: str = ""
     """Refused or failed: the kind of failure, a colon, details."""
     prompt_tokens: int | None = None
@@ -113,7 +128,9 @@ class Reply:
 
 
 Keep = Callable[[int, Reply], None]
-"""Called in the main thread with a prompt's index and its reply, as soon as it is there and in any order."""
+"""Called in the main thread with a prompt's index and its reply, as soon as it is there and in any
+order.
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,9 +140,13 @@ class Judge:
     name: str
     """The judge, as judgments carry it."""
     identity: dict[str, str]
-    """What determines the replies besides the prompt: model, revision, dtype; not the endpoint, not the batch size."""
+    """What determines the replies besides the prompt: model, revision, dtype; not the endpoint, not
+    the batch size.
+    """
     ask: Callable[[Scorer, Iterable[Messages], Keep], None]
-    """Answer the prompts, which are taken one by one; the first call loads the model or reaches the server."""
+    """Answer the prompts, which are taken one by one; the first call loads the model or reaches the
+    server.
+    """
     spending: Spending = field(default_factory=Spending)
     """What the replies have cost since the judge was opened."""
     in_flight: Callable[[], int] | None = None
@@ -143,7 +164,9 @@ class Judge:
 
 
 def mode_of(settings: JudgeSettings, scorer: Scorer) -> Mode:
-    """Return how replies are read: label probabilities, unless the scorer or the recipe wants written verdicts."""
+    """Return how replies are read: label probabilities, unless the scorer or the recipe wants
+    written verdicts.
+    """
     return "verdict" if settings.score_from == "verdict" or scorer.mode == "verdict" else "labels"
 
 

@@ -1,10 +1,11 @@
 """What autograd keeps of a forward for the backward pass, counted from a config alone.
 
-The counting of Korthikanti et al. 2022 (arXiv:2205.05198), section 4, redone for a gated MLP, grouped keys, LoRA on all
-linear layers and trees of shared prefixes; attention scores are not kept (fused kernels). A test compares it with what
-autograd keeps.
+The counting of Korthikanti et al. 2022 (arXiv:2205.05198), section 4, redone for a gated MLP,
+grouped keys, LoRA on all linear layers and trees of shared prefixes; attention scores are not kept
+(fused kernels). A test compares it with what autograd keeps.
 
-Letters, numbers per token: H hidden size, I MLP size, Q and K widths of queries and keys, r LoRA rank, L layers.
+Letters, numbers per token: H hidden size, I MLP size, Q and K widths of queries and keys, r LoRA
+rank, L layers.
 """
 
 from collections.abc import Mapping
@@ -32,12 +33,18 @@ class Shape:
     masks: int = 0
     """Numbers in attention masks; 0 where kernels need none."""
     copied: int = 0
-    """Tokens whose keys and values are copied together in every layer: paths of segments, where there is no mask."""
+    """Tokens whose keys and values are copied together in every layer: paths of segments, where
+    there is no mask.
+    """
     repeated_keys: bool = False
-    """Whether keys and values are kept once per query head: rows under transformers' attention with a mask."""
+    """Whether keys and values are kept once per query head: rows under transformers' attention with
+    a mask.
+    """
 
 
-def kept_by_decoder(config: PretrainedConfig, shape: Shape, *, size: int, rank: int, checkpointing: bool) -> float:
+def kept_by_decoder(
+    config: PretrainedConfig, shape: Shape, *, size: int, rank: int, checkpointing: bool
+) -> float:
     """Return bytes kept by all layers and the head's input.
 
     Args:
@@ -61,7 +68,8 @@ def one_layer(config: PretrainedConfig, shape: Shape, *, size: int, rank: int) -
 
 
 def passing_in_backward(config: PretrainedConfig, shape: Shape, *, size: int) -> float:
-    """Return bytes of gradients that are there at a time while a layer's MLP goes backward, beside what is kept.
+    """Return bytes of gradients that are there at a time while a layer's MLP goes backward, beside
+    what is kept.
 
     Of its product, of the two factors, and of the residual with what is added to it: 3I + 2H.
     """
@@ -72,26 +80,35 @@ def passing_in_backward(config: PretrainedConfig, shape: Shape, *, size: int) ->
 def _layer(text: Any, shape: Shape, *, size: int, rank: int) -> float:
     """Return what a layer keeps.
 
-    The inputs of both norms (2H, float32) and their outputs as LoRA's inputs (2H; under autocast a cast copy for each
-    of q, k, v, gate and up: 5H); queries, keys, values and the attention's output (2Q + 2K), its copy before the output
-    layer (Q), and of the MLP gate, up, their activation and product (4I); r for each LoRA; of the softmax one number
-    per head and of the norms one each, float32.
+    The inputs of both norms (2H, float32) and their outputs as LoRA's inputs (2H; under autocast a
+    cast copy for each of q, k, v, gate and up: 5H); queries, keys, values and the attention's
+    output (2Q + 2K), its copy before the output layer (Q), and of the MLP gate, up, their
+    activation and product (4I); r for each LoRA; of the softmax one number per head and of the
+    norms one each, float32.
     """
     hidden, inner = text.hidden_size, text.intermediate_size
     queries, keys = head_width(text) * text.num_attention_heads, key_width(text)
     normed = (2 if size == 4 else 5) * hidden
-    attention = 4 * queries + (0 if size == 4 else queries) if shape.repeated_keys else 3 * queries + 2 * keys
+    attention = (
+        4 * queries + (0 if size == 4 else queries)
+        if shape.repeated_keys
+        else 3 * queries + 2 * keys
+    )
     own = (normed + attention + 4 * inner + LINEARS * rank) * size
     in_float32 = (2 * hidden + text.num_attention_heads + 2) * 4
     masks = shape.masks * size if shape.repeated_keys or size < 4 else 0
     return float(shape.tokens * (own + in_float32) + shape.copied * 2 * keys * size + masks)
 
 
-def kept_by_tower(tower: Tower, vision: Mapping[str, Any], patches: int, *, size: int, rank: int) -> float:
-    """Return bytes that a tuned tower keeps of a clip, of a few per cent's accuracy: towers differ in details.
+def kept_by_tower(
+    tower: Tower, vision: Mapping[str, Any], patches: int, *, size: int, rank: int
+) -> float:
+    """Return bytes that a tuned tower keeps of a clip, of a few per cent's accuracy: towers differ
+    in details.
 
-    Gated MLPs (an activation of the silu kind) keep 4 of their inner widths per token, plain ones 3; the rest keeps 11
-    and 8 hidden widths: in the former rotary positions make copies of queries and keys.
+    Gated MLPs (an activation of the silu kind) keep 4 of their inner widths per token, plain ones
+    3; the rest keeps 11 and 8 hidden widths: in the former rotary positions make copies of queries
+    and keys.
     """
     gated = "silu" in str(vision.get("hidden_act"))
     own = (11 * tower.width + 4 * tower.inner) if gated else (8 * tower.width + 3 * tower.inner)
@@ -99,7 +116,9 @@ def kept_by_tower(tower: Tower, vision: Mapping[str, Any], patches: int, *, size
 
 
 def tower_layers(vision: Mapping[str, Any]) -> int:
-    """Return the layers that a vision config states, under any of the names in use, at any depth."""
+    """Return the layers that a vision config states, under any of the names in use, at any
+    depth.
+    """
     for name, value in vision.items():
         if name in DEPTHS and isinstance(value, int):
             return value

@@ -1,7 +1,9 @@
-"""Clips in, features out: the one way from a file to what the language model reads, for every stage.
+"""Clips in, features out: the one way from a file to what the language model reads, for every
+stage.
 
-Decoding runs in worker processes and the processor in threads, ahead of the caller; the tower runs in the caller's
-thread. What `video.cache` keeps is not made again: frames need no decoding, features neither decoding nor the tower.
+Decoding runs in worker processes and the processor in threads, ahead of the caller; the tower runs
+in the caller's thread. What `video.cache` keeps is not made again: frames need no decoding,
+features neither decoding nor the tower.
 """
 
 import copy
@@ -32,7 +34,13 @@ from dpo_video.models.tokens import fit_frames, size_identity, token_budget
 from dpo_video.recipe import Recipe, VideoSettings
 from dpo_video.store import row_key
 from dpo_video.video import ClipRequest, FramePool, Frames, VideoError, corrupt
-from dpo_video.video.cache import DiskCache, frames_identity, open_cache, read_frames_entry, write_frames
+from dpo_video.video.cache import (
+    DiskCache,
+    frames_identity,
+    open_cache,
+    read_frames_entry,
+    write_frames,
+)
 
 WAITING_WRITES = 4
 """Entries of features that may wait for the disk, in memory."""
@@ -64,20 +72,29 @@ class EncodedClip:
 
 
 class ClipSource:
-    """Reads clips for one policy: `with ClipSource(policy, settings) as source: ... source.map(requests)`."""
+    """Reads clips for one policy: `with ClipSource(policy, settings) as source: ...
+    source.map(requests)`.
+    """
 
-    def __init__(self, policy: Policy, settings: VideoSettings, *, cache: DiskCache | None = None) -> None:
+    def __init__(
+        self, policy: Policy, settings: VideoSettings, *, cache: DiskCache | None = None
+    ) -> None:
         """Read as `settings` say; `cache` keeps frames or features, as `settings.cache` says.
 
         Raises UserError for a cache of features with an adapter that has tuned what makes them.
         """
         if settings.cache == "features" and tunes_tower(policy.model):
-            raise UserError("`video.cache` is 'features', and this adapter has tuned the vision tower or the "
-                            "projector, which make them. Set it to 'frames' or 'none'")
+            raise UserError(
+                "`video.cache` is 'features', and this adapter has tuned the vision tower or the "
+                "projector, which make them. Set it to 'frames' or 'none'"
+            )
         self.counts: Counter[str] = Counter()
-        """decoded, encoded: clips for which the work was done; frames_looked_at, frames_kept: by policies that look."""
+        """decoded, encoded: clips for which the work was done; frames_looked_at, frames_kept: by
+        policies that look.
+        """
         self._policy = policy
-        # Threads of the pool prepare clips while the caller tokenizes prompts: a fast tokenizer is not safe for two.
+        # Threads of the pool prepare clips while the caller tokenizes prompts: a fast tokenizer is
+        # not safe for two.
         self._preparing = replace(policy, processor=copy.deepcopy(policy.processor))
         self._lock = threading.Lock()
         self._recent: OrderedDict[ClipRequest, Future[Frames | VideoError]] = OrderedDict()
@@ -92,28 +109,44 @@ class ClipSource:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
-                 trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         self._pool.close()
         self._writer.shutdown(wait=True)
 
-    def map(self, requests: Iterable[ClipRequest]) -> Iterator[tuple[ClipRequest, ReadyClip | UserError]]:
-        """Yield each request with its clip, or the reason why there is none, in order; the next ones are under way."""
+    def map(
+        self, requests: Iterable[ClipRequest]
+    ) -> Iterator[tuple[ClipRequest, ReadyClip | UserError]]:
+        """Yield each request with its clip, or the reason why there is none, in order; the next
+        ones are under way.
+        """
         return self._pool.each(requests, self._prepare)
 
     def encode(self, clip: ReadyClip, *, adapter: bool = True) -> EncodedClip:
-        """Return a clip's features on the policy's device: from the cache, or through the tower, and kept.
+        """Return a clip's features on the policy's device: from the cache, or through the tower,
+        and kept.
 
         Args:
-            adapter: False for the features of the policy without its adapter, where that has tuned the tower.
+            adapter: False for the features of the policy without its adapter, where that has tuned
+                the tower.
         """
         if clip.features is not None:
-            return EncodedClip(inputs=clip.inputs, features=move(clip.features, self._policy.device),
-                               frames_dropped=clip.frames_dropped)
+            return EncodedClip(
+                inputs=clip.inputs,
+                features=move(clip.features, self._policy.device),
+                frames_dropped=clip.frames_dropped,
+            )
         features = encode_video(self._policy, clip.inputs, adapter=adapter)
         self.counts["encoded"] += 1
-        made = EncodedClip(inputs=replace(clip.inputs, pixels={}), features=features,
-                           frames_dropped=clip.frames_dropped)
+        made = EncodedClip(
+            inputs=replace(clip.inputs, pixels={}),
+            features=features,
+            frames_dropped=clip.frames_dropped,
+        )
         if self._features is not None and clip.entry is not None:
             while len(self._writes) >= WAITING_WRITES:
                 self._writes.popleft().result()
@@ -134,27 +167,40 @@ class ClipSource:
             entry = row_key(frames=identity, **self._tower) + ".safetensors"
             kept = self._features.get(entry, read_features)
             if kept is not None:
-                return ReadyClip(inputs=kept.inputs, features=kept.features, frames_dropped=kept.frames_dropped,
-                                 entry=None)
+                return ReadyClip(
+                    inputs=kept.inputs,
+                    features=kept.features,
+                    frames_dropped=kept.frames_dropped,
+                    entry=None,
+                )
         decoded = self._read_once(replace(request, corruption=None))
         if isinstance(decoded, VideoError):
             return decoded
         try:
             with self._lock:
                 if decoded.looked_at:
-                    self.counts.update(frames_looked_at=decoded.looked_at, frames_kept=len(decoded.indices))
+                    self.counts.update(
+                        frames_looked_at=decoded.looked_at, frames_kept=len(decoded.indices)
+                    )
                 fitting = fit_frames(self._preparing.blueprint, self._settings, decoded)
                 if request.corruption is not None:
                     path = request.video if isinstance(request.video, Path) else request.key
                     fitting = corrupt(fitting, request.corruption, path)
                 inputs = video_inputs(self._preparing, fitting, self._settings)
-        except UserError as error:  # frames that the processor refuses, that no budget fits, or that stay as they were
+        # frames that the processor refuses, that no budget fits, or that stay as they were
+        except UserError as error:
             return error
-        return ReadyClip(inputs=inputs, features=None, frames_dropped=len(decoded.indices) - len(fitting.indices),
-                         entry=entry)
+        return ReadyClip(
+            inputs=inputs,
+            features=None,
+            frames_dropped=len(decoded.indices) - len(fitting.indices),
+            entry=entry,
+        )
 
     def _read_once(self, request: ClipRequest) -> Frames | VideoError:
-        """Return the frames of one of the last clips, or read them; a thread that asks meanwhile waits for these."""
+        """Return the frames of one of the last clips, or read them; a thread that asks meanwhile
+        waits for these.
+        """
         clip = replace(request, key="")
         with self._lock:
             known = self._recent.get(clip)
@@ -198,12 +244,20 @@ def open_source(policy: Policy, recipe: Recipe) -> ClipSource:
 
 
 def tower_identity(policy: Policy, settings: VideoSettings) -> dict[str, Any]:
-    """Return all that determines a clip's features, besides its frames. No adapter tunes what makes them."""
-    return {"family": policy.family.name, "revision": policy.revision, "dtype": str(policy.dtype),
-            "device": policy.device.type, "attention": policy.settings.attention,
-            "size": size_identity(settings), **_fit(policy, settings),
-            "processor": policy.frame_processor.to_json_string(),
-            "versions": {name: version(name) for name in ("torch", "transformers")}}
+    """Return all that determines a clip's features, besides its frames. No adapter tunes what makes
+    them.
+    """
+    return {
+        "family": policy.family.name,
+        "revision": policy.revision,
+        "dtype": str(policy.dtype),
+        "device": policy.device.type,
+        "attention": policy.settings.attention,
+        "size": size_identity(settings),
+        **_fit(policy, settings),
+        "processor": policy.frame_processor.to_json_string(),
+        "versions": {name: version(name) for name in ("torch", "transformers")},
+    }
 
 
 def _fit(policy: Policy, settings: VideoSettings) -> dict[str, int | None]:
@@ -213,16 +267,25 @@ def _fit(policy: Policy, settings: VideoSettings) -> dict[str, int | None]:
 
 def move(features: ClipFeatures, device: torch.device) -> ClipFeatures:
     """Return features on a device."""
-    return ClipFeatures(features.embeddings.to(device), tuple(layer.to(device) for layer in features.layers))
+    return ClipFeatures(
+        features.embeddings.to(device), tuple(layer.to(device) for layer in features.layers)
+    )
 
 
 def write_features(clip: EncodedClip) -> bytes:
-    """Return a clip on the CPU as a safetensors file, in the features' own type, with a checksum of all tensors."""
+    """Return a clip on the CPU as a safetensors file, in the features' own type, with a checksum of
+    all tensors.
+    """
     tensors = {"embeddings": clip.features.embeddings.contiguous()}
-    tensors |= {f"layer.{number}": layer.contiguous() for number, layer in enumerate(clip.features.layers)}
+    tensors |= {
+        f"layer.{number}": layer.contiguous() for number, layer in enumerate(clip.features.layers)
+    }
     tensors |= {f"kept.{name}": tensor.contiguous() for name, tensor in clip.inputs.kept.items()}
-    facts = {"expansions": json.dumps(clip.inputs.expansions), "typed": str(clip.inputs.typed),
-             "frames_dropped": str(clip.frames_dropped)}
+    facts = {
+        "expansions": json.dumps(clip.inputs.expansions),
+        "typed": str(clip.inputs.typed),
+        "frames_dropped": str(clip.frames_dropped),
+    }
     return save(tensors, metadata={**facts, "crc32": str(_checksum(tensors, facts))})
 
 
@@ -236,18 +299,29 @@ def read_features(data: bytes) -> EncodedClip:
     if int(facts.pop("crc32")) != _checksum(tensors, facts):
         raise ValueError("its checksum is wrong")
     layers = [name for name in tensors if name.startswith("layer.")]
-    kept = {name.removeprefix("kept."): tensor for name, tensor in tensors.items() if name.startswith("kept.")}
+    kept = {
+        name.removeprefix("kept."): tensor
+        for name, tensor in tensors.items()
+        if name.startswith("kept.")
+    }
     return EncodedClip(
-        inputs=ClipInputs(pixels={}, kept=kept, expansions=tuple(json.loads(facts["expansions"])),
-                          typed=facts["typed"] == "True"),
-        features=ClipFeatures(tensors["embeddings"], tuple(tensors[f"layer.{n}"] for n in range(len(layers)))),
-        frames_dropped=int(facts["frames_dropped"]))
+        inputs=ClipInputs(
+            pixels={},
+            kept=kept,
+            expansions=tuple(json.loads(facts["expansions"])),
+            typed=facts["typed"] == "True",
+        ),
+        features=ClipFeatures(
+            tensors["embeddings"], tuple(tensors[f"layer.{n}"] for n in range(len(layers)))
+        ),
+        frames_dropped=int(facts["frames_dropped"]),
+    )
 
 
 def _metadata(data: bytes) -> dict[str, str]:
     """Return the strings in a safetensors header: 8 bytes of length, then JSON."""
     length = int.from_bytes(data[:8], "little")
-    return dict(json.loads(data[8:8 + length])["__metadata__"])
+    return dict(json.loads(data[8 : 8 + length])["__metadata__"])
 
 
 def _checksum(tensors: Mapping[str, Tensor], facts: Mapping[str, str]) -> int:

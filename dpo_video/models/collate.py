@@ -1,4 +1,5 @@
-"""Rows of a batch: prompts with or without answers, padded on either side, with the features of their clips.
+"""Rows of a batch: prompts with or without answers, padded on either side, with the features of
+their clips.
 
 Shapes: B rows, T tokens of the longest row, P prompt tokens, axes 3 under M-RoPE, else 1.
 """
@@ -36,40 +37,60 @@ def row_ids(row: Row) -> Tensor:
 
 
 def row_positions(row: Row) -> Tensor:
-    """Return (axes, T) positions; an answer goes on one by one from the prompt's last position, on every axis."""
+    """Return (axes, T) positions; an answer goes on one by one from the prompt's last position, on
+    every axis.
+    """
     last = row.prompt.positions[:, -1:]
     return torch.cat([row.prompt.positions, last + 1 + torch.arange(len(row.answer))], dim=1)
 
 
 def collate(policy: Policy, rows: Sequence[Row], side: Literal["left", "right"]) -> dict[str, Any]:
-    """Return the forward's keyword arguments for rows of any lengths and frame counts, on the policy's device.
+    """Return the forward's keyword arguments for rows of any lengths and frame counts, on the
+    policy's device.
 
-    `input_ids` and `attention_mask` (B, T), `position_ids` (B, T) or (3, B, T) under M-RoPE, the family's per-clip
-    inputs, `mm_token_type_ids` (B, T) where it has them, and `mm_encoder_outputs` in place of pixels.
+    `input_ids` and `attention_mask` (B, T), `position_ids` (B, T) or (3, B, T) under M-RoPE, the
+    family's per-clip inputs, `mm_token_type_ids` (B, T) where it has them, and `mm_encoder_outputs`
+    in place of pixels.
     """
     for row in rows:
         _check_features(policy, row)
     ids = _pad([row_ids(row) for row in rows], side, policy.pad_id)
     mask = _pad([torch.ones(len(row), dtype=torch.long) for row in rows], side, 0)
-    axes = [_pad(list(axis), side, 0) for axis in zip(*(row_positions(row) for row in rows), strict=True)]
-    batch = {"input_ids": ids, "attention_mask": mask,
-             "position_ids": torch.stack(axes) if policy.family.position_axes == 3 else axes[0]}
-    types = [torch.cat([row.prompt.token_types, torch.zeros(len(row.answer), dtype=torch.long)])
-             for row in rows if row.prompt.token_types is not None]
+    axes = [
+        _pad(list(axis), side, 0)
+        for axis in zip(*(row_positions(row) for row in rows), strict=True)
+    ]
+    batch = {
+        "input_ids": ids,
+        "attention_mask": mask,
+        "position_ids": torch.stack(axes) if policy.family.position_axes == 3 else axes[0],
+    }
+    types = [
+        torch.cat([row.prompt.token_types, torch.zeros(len(row.answer), dtype=torch.long)])
+        for row in rows
+        if row.prompt.token_types is not None
+    ]
     if types:
         batch["mm_token_type_ids"] = _pad(types, side, 0)
     for name in policy.family.clip_inputs:
         batch[name] = torch.cat([row.clip.kept[name] for row in rows])
     moved: dict[str, Any] = {name: tensor.to(policy.device) for name, tensor in batch.items()}
-    return {**moved, "mm_encoder_outputs": pack_features(policy.family, [row.features for row in rows])}
+    return {
+        **moved,
+        "mm_encoder_outputs": pack_features(policy.family, [row.features for row in rows]),
+    }
 
 
 def _check_features(policy: Policy, row: Row) -> None:
     holes = int((row.prompt.input_ids == policy.family.placeholder(policy.bare.config)).sum())
     given = row.features.embeddings.shape[0]
-    assert holes == given, f"a prompt has {holes} video tokens and its clip {given} rows of features"
+    assert holes == given, (
+        f"a prompt has {holes} video tokens and its clip {given} rows of features"
+    )
 
 
 def _pad(rows: Sequence[Tensor], side: Literal["left", "right"], value: int) -> Tensor:
     """Return (B, T) of rows filled up with `value`."""
-    return torch.nn.utils.rnn.pad_sequence(list(rows), batch_first=True, padding_value=value, padding_side=side)
+    return torch.nn.utils.rnn.pad_sequence(
+        list(rows), batch_first=True, padding_value=value, padding_side=side
+    )

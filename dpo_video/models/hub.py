@@ -19,7 +19,9 @@ from dpo_video.toy.models import CHECKPOINTS, checkpoint
 
 @dataclass(frozen=True, kw_only=True)
 class Blueprint:
-    """What a checkpoint is without its weights: enough to count its tokens, parameters and memory."""
+    """What a checkpoint is without its weights: enough to count its tokens, parameters and
+    memory.
+    """
 
     family: Family
     config: PretrainedConfig
@@ -31,17 +33,25 @@ def resolve_model(name: str) -> str:
     if name.startswith("toy:"):
         toy = name.removeprefix("toy:")
         if toy not in CHECKPOINTS:
-            raise UserError(f"unknown toy model {name!r}.{did_you_mean(toy, CHECKPOINTS)} "
-                            f"Known: {', '.join(f'toy:{known}' for known in CHECKPOINTS)}")
+            raise UserError(
+                f"unknown toy model {name!r}.{did_you_mean(toy, CHECKPOINTS)} "
+                f"Known: {', '.join(f'toy:{known}' for known in CHECKPOINTS)}"
+            )
         return str(checkpoint(toy))
     folder = Path(name).expanduser()
     if folder.is_dir():
         if not (folder / "config.json").is_file():
-            raise UserError(f"no config.json in the model folder {name!r}: it is not a transformers checkpoint. "
-                            "For an adapter, first merge it or give its base model")
+            raise UserError(
+                f"no config.json in the model folder {name!r}: it is not a transformers "
+                f"checkpoint. "
+                "For an adapter, first merge it or give its base model"
+            )
         return str(folder)
     if folder.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1:
-        raise UserError(f"no model folder at {name!r}. Give a folder that exists, a hub id (owner/name), or toy:NAME")
+        raise UserError(
+            f"no model folder at {name!r}. Give a folder that exists, a hub id (owner/name), or "
+            f"toy:NAME"
+        )
     return name
 
 
@@ -54,38 +64,59 @@ def one_line_errors(name: str) -> Iterator[None]:
         raise
     except OSError as error:
         first = str(error).strip().splitlines()[0][:300]
-        raise UserError(f"cannot get the model {name!r}: {first} Check the name and the network, log in with "
-                        "`hf auth login` if it is gated, or give a local folder") from error
+        raise UserError(
+            f"cannot get the model {name!r}: {first} Check the name and the network, log in with "
+            "`hf auth login` if it is gated, or give a local folder"
+        ) from error
     except (ImportError, ValueError) as error:
-        raise UserError(f"cannot load the model {name!r}: {str(error).strip().splitlines()[0][:300]}") from error
+        raise UserError(
+            f"cannot load the model {name!r}: {str(error).strip().splitlines()[0][:300]}"
+        ) from error
 
 
-def load_config(settings: ModelSettings, *, local_only: bool = False) -> tuple[PretrainedConfig, Family]:
-    """Return the config and the family row of a checkpoint; an unknown model type raises UserError."""
+def load_config(
+    settings: ModelSettings, *, local_only: bool = False
+) -> tuple[PretrainedConfig, Family]:
+    """Return the config and the family row of a checkpoint; an unknown model type raises
+    UserError.
+    """
     name = resolve_model(settings.name)
     with one_line_errors(settings.name):
-        raw, _ = PretrainedConfig.get_config_dict(name, revision=settings.revision, local_files_only=local_only)
+        raw, _ = PretrainedConfig.get_config_dict(
+            name, revision=settings.revision, local_files_only=local_only
+        )
         kind = raw.get("model_type")
         if kind is None:
-            raise UserError(f"cannot load the model {settings.name!r}: its config.json has no `model_type`")
+            raise UserError(
+                f"cannot load the model {settings.name!r}: its config.json has no `model_type`"
+            )
         if settings.family is None and kind not in FAMILIES:
             raise UserError(_unsupported(settings.name, kind))
-        config = AutoConfig.from_pretrained(name, revision=settings.revision, local_files_only=local_only,
-                                            trust_remote_code=settings.trust_remote_code)
+        config = AutoConfig.from_pretrained(
+            name,
+            revision=settings.revision,
+            local_files_only=local_only,
+            trust_remote_code=settings.trust_remote_code,
+        )
     family = family_of(config, settings.family)
     stretch_context(config, family, settings.rope_factor)
     return config, family
 
 
 def stretch_context(config: PretrainedConfig, family: Family, factor: float | None) -> None:
-    """Set linear RoPE scaling by `model.rope_factor` in a config, and the context that goes with it."""
+    """Set linear RoPE scaling by `model.rope_factor` in a config, and the context that goes with
+    it.
+    """
     if factor is None:
         return
     text = config.get_text_config()
     rope = dict(text.rope_parameters or {})
     if family.position_axes != 1 or rope.get("rope_type", "default") != "default":
-        raise UserError(f"model.rope_factor is for models with plain RoPE positions; family {family.name!r} has "
-                        f"{'M-RoPE' if family.position_axes != 1 else rope.get('rope_type')}. Leave it out")
+        raise UserError(
+            f"model.rope_factor is for models with plain RoPE positions; family {family.name!r} "
+            f"has "
+            f"{'M-RoPE' if family.position_axes != 1 else rope.get('rope_type')}. Leave it out"
+        )
     text.rope_parameters = {**rope, "rope_type": "linear", "factor": factor}
     text.max_position_embeddings = int(text.max_position_embeddings * factor)
 
@@ -93,11 +124,16 @@ def stretch_context(config: PretrainedConfig, family: Family, factor: float | No
 def _unsupported(name: str, kind: str) -> str:
     known = f"Known: {', '.join(sorted(FAMILIES))}"
     if kind not in SUCCESSORS:
-        return (f"{name!r} is of model type {kind!r}, which is not a known family."
-                f"{did_you_mean(kind, FAMILIES)} {known}")
+        return (
+            f"{name!r} is of model type {kind!r}, which is not a known family."
+            f"{did_you_mean(kind, FAMILIES)} {known}"
+        )
     what, nearest, why = SUCCESSORS[kind]
-    return (f"{name!r} is {what} (model type {kind!r}). {why}. The nearest that can be trained is {nearest!r}: "
-            f"{FAMILIES[nearest].title}. {known}")
+    return (
+        f"{name!r} is {what} (model type {kind!r}). {why}. The nearest that can be trained is "
+        f"{nearest!r}: "
+        f"{FAMILIES[nearest].title}. {known}"
+    )
 
 
 def revision_of(settings: ModelSettings, config: PretrainedConfig) -> str:
@@ -105,15 +141,16 @@ def revision_of(settings: ModelSettings, config: PretrainedConfig) -> str:
     name = resolve_model(settings.name)
     if Path(name).is_dir():
         return f"sha256:{content_hash(Path(name))[:16]}"
-    # Set by from_pretrained for hub checkpoints; transformers records no other trace of what was resolved.
+    # Set by from_pretrained for hub checkpoints; transformers records no other trace of what was
+    # resolved.
     return str(config._commit_hash or settings.revision or "unknown")
 
 
 def blueprint(settings: ModelSettings) -> Blueprint:
     """Return what is known of a checkpoint without weights or network.
 
-    A config on this disk (a folder or the hub's cache) comes first, then the published numbers of well-known
-    checkpoints; any other hub id is asked for over the network.
+    A config on this disk (a folder or the hub's cache) comes first, then the published numbers of
+    well-known checkpoints; any other hub id is asked for over the network.
     """
     name = resolve_model(settings.name)
     if Path(name).is_dir():
@@ -132,8 +169,11 @@ def blueprint(settings: ModelSettings) -> Blueprint:
 
 def published_names(family: Family) -> list[str]:
     """Return the well-known checkpoints of a family, which are planned for without a network."""
-    return [name for name, row in PUBLISHED.items()
-            if family_of(AutoConfig.for_model(**_copy(row.config))) is family]
+    return [
+        name
+        for name, row in PUBLISHED.items()
+        if family_of(AutoConfig.for_model(**_copy(row.config))) is family
+    ]
 
 
 def _from_files(settings: ModelSettings, *, local_only: bool) -> Blueprint:
@@ -141,19 +181,28 @@ def _from_files(settings: ModelSettings, *, local_only: bool) -> Blueprint:
     with one_line_errors(settings.name):
         loader: Any = AutoVideoProcessor if family.frames_as == "video" else AutoImageProcessor
         processor = loader.from_pretrained(
-            resolve_model(settings.name), revision=settings.revision, local_files_only=local_only,
-            trust_remote_code=settings.trust_remote_code)
+            resolve_model(settings.name),
+            revision=settings.revision,
+            local_files_only=local_only,
+            trust_remote_code=settings.trust_remote_code,
+        )
     return Blueprint(family=family, config=config, video_processor=processor)
 
 
 def _copy(config: dict[str, Any]) -> dict[str, Any]:
     """Copy nested dicts, since config classes keep and change those they are given."""
-    return {key: _copy(value) if isinstance(value, dict) else value for key, value in config.items()}
+    return {
+        key: _copy(value) if isinstance(value, dict) else value for key, value in config.items()
+    }
 
 
-OWN_CODE = "Its repository's own code cannot be trained here, not with model.trust_remote_code either"
-PER_QUESTION = ("Its vision features depend on the question's text, and it has no chat template; here a clip's "
-                "features are made once and serve every question")
+OWN_CODE = (
+    "Its repository's own code cannot be trained here, not with model.trust_remote_code either"
+)
+PER_QUESTION = (
+    "Its vision features depend on the question's text, and it has no chat template; here a clip's "
+    "features are made once and serve every question"
+)
 SUCCESSORS: dict[str, tuple[str, str, str]] = {
     "qwen": ("Qwen-VL 1, or a Qwen 1 text model", "qwen2_5_vl", OWN_CODE),
     "video_llama": ("Video-LLaMA 1", "video_llama_3", OWN_CODE),
@@ -164,9 +213,14 @@ SUCCESSORS: dict[str, tuple[str, str, str]] = {
     "videollama3_qwen2": ("VideoLLaMA 3 in its authors' own code", "video_llama_3", OWN_CODE),
     "llava_llama": ("LLaVA in its authors' own code", "llava_next_video", OWN_CODE),
     "llava_mistral": ("LLaVA in its authors' own code", "llava_next_video", OWN_CODE),
-    "llava_qwen": ("LLaVA-OneVision or LLaVA-Video in its authors' own code", "llava_onevision", OWN_CODE),
+    "llava_qwen": (
+        "LLaVA-OneVision or LLaVA-Video in its authors' own code",
+        "llava_onevision",
+        OWN_CODE,
+    ),
     "instructblip": ("InstructBLIP", "video_llava", PER_QUESTION),
     "instructblipvideo": ("InstructBLIP for video", "video_llava", PER_QUESTION),
     "molmo": ("Molmo 1", "molmo2", OWN_CODE),
 }
-"""Systems that cannot be trained here, by model type: what they are, the nearest family, and why."""
+"""Systems that cannot be trained here, by model type: what they are, the nearest family, and why.
+"""

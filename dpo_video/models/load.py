@@ -1,4 +1,6 @@
-"""Load a policy: weights in bfloat16 or 4 bit, frozen, with its processor, position rule and adapter."""
+"""Load a policy: weights in bfloat16 or 4 bit, frozen, with its processor, position rule and
+adapter.
+"""
 
 import os
 import re
@@ -49,12 +51,20 @@ class Policy:
     @property
     def blueprint(self) -> Blueprint:
         """Family, config and video processor: what counting tokens needs."""
-        return Blueprint(family=self.family, config=self.bare.config, video_processor=self.frame_processor)
+        return Blueprint(
+            family=self.family, config=self.bare.config, video_processor=self.frame_processor
+        )
 
     @property
     def frame_processor(self) -> VideoProcessor:
-        """What resizes frames: the processor's part for videos, or for images where frames are images."""
-        return self.processor.video_processor if self.family.frames_as == "video" else self.processor.image_processor
+        """What resizes frames: the processor's part for videos, or for images where frames are
+        images.
+        """
+        return (
+            self.processor.video_processor
+            if self.family.frames_as == "video"
+            else self.processor.image_processor
+        )
 
     @property
     def pad_id(self) -> int:
@@ -64,18 +74,23 @@ class Policy:
 
     @property
     def end_id(self) -> int:
-        """The id that ends an answer: the family's end-of-turn token where the tokenizer has it, else its EOS."""
+        """The id that ends an answer: the family's end-of-turn token where the tokenizer has it,
+        else its EOS.
+        """
         tokenizer = self.processor.tokenizer
         own = self.family.end_of_turn
         found = None if own is None else tokenizer.convert_tokens_to_ids(own)
         return int(tokenizer.eos_token_id if found in (None, tokenizer.unk_token_id) else found)
 
 
-def load_policy(settings: ModelSettings, *, adapter: Path | None = None, to_shard: bool = False) -> Policy:
+def load_policy(
+    settings: ModelSettings, *, adapter: Path | None = None, to_shard: bool = False
+) -> Policy:
     """Return the policy of a recipe, with a trained adapter on top if given.
 
     Args:
-        to_shard: leave the language model in main memory, from where FSDP takes each process's share to its device.
+        to_shard: leave the language model in main memory, from where FSDP takes each process's
+            share to its device.
 
     Raises UserError when there is no such checkpoint, adapter, device or attention kernel.
     """
@@ -83,16 +98,27 @@ def load_policy(settings: ModelSettings, *, adapter: Path | None = None, to_shar
     name = resolve_model(settings.name)
     device = choose_device(settings)
     dtype = choose_dtype(settings)
-    source: dict[str, Any] = {"revision": settings.revision, "trust_remote_code": settings.trust_remote_code}
+    source: dict[str, Any] = {
+        "revision": settings.revision,
+        "trust_remote_code": settings.trust_remote_code,
+    }
     with one_line_errors(settings.name), loading(settings.name):
         processor = AutoProcessor.from_pretrained(name, **source)
         model = AutoModelForImageTextToText.from_pretrained(
-            name, config=config, dtype=dtype, device_map={"": torch.device("cpu") if to_shard else device}, **source,
-            **_attention(settings), **_quantization(settings, family, dtype))
+            name,
+            config=config,
+            dtype=dtype,
+            device_map={"": torch.device("cpu") if to_shard else device},
+            **source,
+            **_attention(settings),
+            **_quantization(settings, family, dtype),
+        )
     if processor.chat_template is None:
         processor.chat_template = family.chat_template
     if processor.chat_template is None:
-        raise UserError(f"the model {settings.name!r} has no chat template: use its instruction-tuned variant")
+        raise UserError(
+            f"the model {settings.name!r} has no chat template: use its instruction-tuned variant"
+        )
     model.requires_grad_(False).eval()
     if to_shard:
         move_all_but_language(model, device)
@@ -101,11 +127,21 @@ def load_policy(settings: ModelSettings, *, adapter: Path | None = None, to_shar
         keep_weights_unpacked(model)
     if family.install_positions is not None:
         family.install_positions(model, settings.positions)
-    # The checkpoint's own sampling (Qwen2.5-VL ships repetition_penalty 1.05) must not mix with the recipe's.
+    # The checkpoint's own sampling (Qwen2.5-VL ships repetition_penalty 1.05) must not mix with the
+    # recipe's.
     ends = model.generation_config.eos_token_id
-    model.generation_config = GenerationConfig(eos_token_id=ends, pad_token_id=model.generation_config.pad_token_id)
-    policy = Policy(model=_with_adapter(model, adapter), processor=processor, family=family, settings=settings,
-                    device=device, dtype=dtype, revision=revision_of(settings, config))
+    model.generation_config = GenerationConfig(
+        eos_token_id=ends, pad_token_id=model.generation_config.pad_token_id
+    )
+    policy = Policy(
+        model=_with_adapter(model, adapter),
+        processor=processor,
+        family=family,
+        settings=settings,
+        device=device,
+        dtype=dtype,
+        revision=revision_of(settings, config),
+    )
     assert not any(parameter.requires_grad for parameter in policy.model.parameters())
     return policy
 
@@ -124,27 +160,38 @@ def move_all_but_language(model: Model, device: torch.device) -> None:
 
 
 def language_linears(model: nn.Module, family: Family) -> list[str]:
-    """Return the names of the language model's linear layers: what is quantised, and what LoRA tunes."""
-    return [name for name, module in model.named_modules()
-            if isinstance(module, nn.Linear) and re.fullmatch(family.lora_targets, name)]
+    """Return the names of the language model's linear layers: what is quantised, and what LoRA
+    tunes.
+    """
+    return [
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear) and re.fullmatch(family.lora_targets, name)
+    ]
 
 
 def assert_quantized(model: nn.Module, family: Family) -> None:
-    """Fail unless the linear layers in 4 bit are those of the language model, all of them and no other."""
+    """Fail unless the linear layers in 4 bit are those of the language model, all of them and no
+    other.
+    """
     from bitsandbytes.nn import Linear4bit  # type: ignore[attr-defined]  # here: importing it takes a second and logs about missing kernels
 
     in_4bit = {name for name, module in model.named_modules() if isinstance(module, Linear4bit)}
     wanted = set(language_linears(model, family))
     assert wanted, f"found no linear layer of a language model in family {family.name}"
-    assert in_4bit == wanted, (f"4-bit layers are wrong for family {family.name}: outside the language model "
-                               f"{sorted(in_4bit - wanted)[:5]}, missing in it {sorted(wanted - in_4bit)[:5]}")
+    assert in_4bit == wanted, (
+        f"4-bit layers are wrong for family {family.name}: outside the language model "
+        f"{sorted(in_4bit - wanted)[:5]}, missing in it {sorted(wanted - in_4bit)[:5]}"
+    )
 
 
 def keep_weights_unpacked(model: nn.Module) -> None:
-    """Keep bitsandbytes 0.50 from repacking 4-bit weights at the first forward in eval mode on a CPU with AVX512-BF16.
+    """Keep bitsandbytes 0.50 from repacking 4-bit weights at the first forward in eval mode on a
+    CPU with AVX512-BF16.
 
-    The packed kernel computes in bfloat16 and gives no gradients (nn/modules.py, Linear4bit.forward): a reference made
-    in eval mode would be another model than the one tuned, and that one could not be tuned any more.
+    The packed kernel computes in bfloat16 and gives no gradients (nn/modules.py,
+    Linear4bit.forward): a reference made in eval mode would be another model than the one tuned,
+    and that one could not be tuned any more.
     """
     from bitsandbytes.nn import Linear4bit  # type: ignore[attr-defined]
 
@@ -157,8 +204,10 @@ def _with_adapter(model: PreTrainedModel, adapter: Path | None) -> PreTrainedMod
     if adapter is None:
         return model
     if not (adapter / "adapter_config.json").is_file():
-        raise UserError(f"no adapter at {str(adapter)!r} (no adapter_config.json in it); make one first: "
-                        "dpo-video train RECIPE")
+        raise UserError(
+            f"no adapter at {str(adapter)!r} (no adapter_config.json in it); make one first: "
+            "dpo-video train RECIPE"
+        )
     tuned = PeftModel.from_pretrained(model, adapter).eval()
     keep_adapter_fp32(tuned)
     return tuned
@@ -168,17 +217,26 @@ def choose_device(settings: ModelSettings) -> torch.device:
     """Return where the model goes; under torchrun, this process's own GPU."""
     found = torch.cuda.is_available()
     if settings.device == "cuda" and not found:
-        raise UserError("model.device is 'cuda', and torch finds no CUDA device. Use auto or cpu, or check the driver")
+        raise UserError(
+            "model.device is 'cuda', and torch finds no CUDA device. Use auto or cpu, or check the "
+            "driver"
+        )
     if settings.device == "cpu" or not found:
         return torch.device("cpu")
-    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))  # set by torchrun and accelerate launch
+    return torch.device(
+        "cuda", int(os.environ.get("LOCAL_RANK", "0"))
+    )  # set by torchrun and accelerate launch
 
 
 def choose_dtype(settings: ModelSettings) -> torch.dtype:
-    """Return the type of weights and compute; auto is bfloat16 on a GPU that has it, else float32."""
+    """Return the type of weights and compute; auto is bfloat16 on a GPU that has it, else
+    float32.
+    """
     if settings.dtype != "auto":
         return DTYPES[settings.dtype]
-    if choose_device(settings).type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False):
+    if choose_device(settings).type == "cuda" and torch.cuda.is_bf16_supported(
+        including_emulation=False
+    ):
         return torch.bfloat16
     return torch.float32
 
@@ -190,6 +248,12 @@ def _attention(settings: ModelSettings) -> dict[str, Any]:
 def _quantization(settings: ModelSettings, family: Family, dtype: torch.dtype) -> dict[str, Any]:
     if settings.quantize == "none":
         return {}
-    return {"quantization_config": BitsAndBytesConfig(
-        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype,
-        llm_int8_skip_modules=list(family.keep_unquantized))}
+    return {
+        "quantization_config": BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=dtype,
+            llm_int8_skip_modules=list(family.keep_unquantized),
+        )
+    }

@@ -1,4 +1,6 @@
-"""The adapter: LoRA on the linear layers of the language model, or of further parts, kept in float32."""
+"""The adapter: LoRA on the linear layers of the language model, or of further parts, kept in
+float32.
+"""
 
 import re
 from collections.abc import Collection
@@ -20,15 +22,25 @@ VISION = re.compile(r"visual|vision|_tower|image_vit|vpm")
 """Found in the names of towers."""
 
 
-def lora_config(settings: LoraSettings, family: Family | None = None, *, targets: str | None = None) -> LoraConfig:
-    """Return PEFT's settings: every linear layer of the language model, or those that `targets` matches."""
-    return LoraConfig(r=settings.rank, lora_alpha=settings.alpha, lora_dropout=settings.dropout, bias="none",
-                      target_modules=targets or (family.lora_targets if family else LORA_TARGETS),
-                      task_type="CAUSAL_LM")
+def lora_config(
+    settings: LoraSettings, family: Family | None = None, *, targets: str | None = None
+) -> LoraConfig:
+    """Return PEFT's settings: every linear layer of the language model, or those that `targets`
+    matches.
+    """
+    return LoraConfig(
+        r=settings.rank,
+        lora_alpha=settings.alpha,
+        lora_dropout=settings.dropout,
+        bias="none",
+        target_modules=targets or (family.lora_targets if family else LORA_TARGETS),
+        task_type="CAUSAL_LM",
+    )
 
 
 def lora_targets(model: nn.Module, family: Family, tune: Collection[Part]) -> str:
-    """Return a regular expression of the linear layers of some parts of a bare model, for PEFT's `target_modules`.
+    """Return a regular expression of the linear layers of some parts of a bare model, for PEFT's
+    `target_modules`.
 
     Raises UserError where the model has no linear layer in one of them.
     """
@@ -40,21 +52,30 @@ def lora_targets(model: nn.Module, family: Family, tune: Collection[Part]) -> st
     for part in sorted(set(tune)):
         names = [name for name in linears if part_of(name, family) == part]
         if not names:
-            raise UserError(f"train.tune: found no linear layer of the part {part!r} in a model of the family "
-                            f"{family.name}. Leave it out")
+            raise UserError(
+                f"train.tune: found no linear layer of the part {part!r} in a model of the family "
+                f"{family.name}. Leave it out"
+            )
         if part == "language":
             patterns[f"(?:{family.lora_targets})"] = None
         else:
-            # one pattern for all layers: a number between dots counts them, one at the end names the module
-            patterns |= dict.fromkeys(re.sub(r"(?<=\.)\d+(?=\\\.)", r"\\d+", re.escape(name)) for name in names)
+            # one pattern for all layers: a number between dots counts them, one at the end names
+            # the module
+            patterns |= dict.fromkeys(
+                re.sub(r"(?<=\.)\d+(?=\\\.)", r"\\d+", re.escape(name)) for name in names
+            )
     targets = "|".join(patterns)
     wrong = [name for name in others if re.fullmatch(targets, name)]
-    assert not wrong, f"the pattern of train.tune matches modules that are no linear layers: {wrong[:3]}"
+    assert not wrong, (
+        f"the pattern of train.tune matches modules that are no linear layers: {wrong[:3]}"
+    )
     return targets
 
 
 def part_of(name: str, family: Family) -> Part | None:
-    """Return the part that a module's full name belongs to; None for the head and what no part's LoRA tunes."""
+    """Return the part that a module's full name belongs to; None for the head and what no part's
+    LoRA tunes.
+    """
     if re.fullmatch(family.lora_targets, name):
         return "language"
     if "language_model" in name or name.endswith("lm_head"):
@@ -65,16 +86,20 @@ def part_of(name: str, family: Family) -> Part | None:
 
 
 def tunes_tower(model: nn.Module) -> bool:
-    """Return whether an adapter in the model changes what becomes of a clip: the tower's layers or the projector's."""
-    return any("language_model" not in name and (PROJECTOR.search(name) or VISION.search(name))
-               for name, _ in adapter_parameters(model))
+    """Return whether an adapter in the model changes what becomes of a clip: the tower's layers or
+    the projector's.
+    """
+    return any(
+        "language_model" not in name and (PROJECTOR.search(name) or VISION.search(name))
+        for name, _ in adapter_parameters(model)
+    )
 
 
 def keep_adapter_fp32(model: nn.Module) -> None:
     """Turn the adapter's parameters into float32, in place.
 
-    TRL casts them to bfloat16 under QLoRA (dpo_trainer.py:726 in 1.16). At DPO learning rates most updates are
-    smaller than bfloat16 can represent, and are lost.
+    TRL casts them to bfloat16 under QLoRA (dpo_trainer.py:726 in 1.16). At DPO learning rates most
+    updates are smaller than bfloat16 can represent, and are lost.
     """
     for _, parameter in adapter_parameters(model):
         parameter.data = parameter.data.to(torch.float32)
@@ -83,7 +108,9 @@ def keep_adapter_fp32(model: nn.Module) -> None:
 def assert_fp32_adapter(model: nn.Module) -> None:
     """Fail when an adapter parameter is not float32, or when there is no adapter."""
     dtypes = {parameter.dtype for _, parameter in adapter_parameters(model)}
-    assert dtypes == {torch.float32}, f"adapter parameters must be float32, found {dtypes or 'none'}"
+    assert dtypes == {torch.float32}, (
+        f"adapter parameters must be float32, found {dtypes or 'none'}"
+    )
 
 
 def adapter_parameters(model: nn.Module) -> list[tuple[str, nn.Parameter]]:

@@ -1,6 +1,7 @@
 """Estimate the memory of training and generation by part, from a checkpoint's config alone.
 
-Parameters are counted on the model built without storage (torch's meta device), activations in activations.py. Not
+Parameters are counted on the model built without storage (torch's meta device), activations in
+activations.py. Not
 counted: the CUDA context (0.5-1 GiB) and fragmentation; leave a tenth of the GPU free.
 """
 
@@ -27,9 +28,20 @@ from dpo_video.recipe import ModelSettings, TrainSettings
 
 GIB = float(1 << 30)
 NF4_BYTES = 0.5 + 0.127 / 8
-"""Per parameter: 4 bits, and 0.127 bits of doubly quantised scales (Dettmers et al. 2023, arXiv:2305.14314, sec. 3)."""
-OPTIMIZER_BYTES = {"adamw_torch": 8, "adamw_torch_fused": 8, "adamw_hf": 8, "adamw_8bit": 2, "adamw_bnb_8bit": 2,
-                   "paged_adamw_8bit": 2, "paged_adamw_32bit": 8, "sgd": 0, "adafactor": 0}
+"""Per parameter: 4 bits, and 0.127 bits of doubly quantised scales (Dettmers et al. 2023,
+arXiv:2305.14314, sec. 3).
+"""
+OPTIMIZER_BYTES = {
+    "adamw_torch": 8,
+    "adamw_torch_fused": 8,
+    "adamw_hf": 8,
+    "adamw_8bit": 2,
+    "adamw_bnb_8bit": 2,
+    "paged_adamw_8bit": 2,
+    "paged_adamw_32bit": 8,
+    "sgd": 0,
+    "adafactor": 0,
+}
 """Bytes of state per trained parameter; an optimizer not listed counts as AdamW."""
 CHECKPOINTED_FROM = 3_000_000_000
 """Parameters from which `train.gradient_checkpointing: auto` is true."""
@@ -50,7 +62,8 @@ class Parameters:
     other: int
     """Norms and biases of the language model."""
     lora_per_rank: int
-    """Adapter parameters at rank 1: inputs + outputs of every layer of the parts in `train.tune`."""
+    """Adapter parameters at rank 1: inputs + outputs of every layer of the parts in `train.tune`.
+    """
 
     @property
     def total(self) -> int:
@@ -89,41 +102,61 @@ def count_parameters(plan: Blueprint, tune: Sequence[Part] = LANGUAGE_ONLY) -> P
             seen.add(id(parameter))
             if tuned and own == "weight":
                 language += parameter.numel()
-            elif (isinstance(module, nn.Embedding) and "language_model" in name) or name.endswith("lm_head"):
+            elif (isinstance(module, nn.Embedding) and "language_model" in name) or name.endswith(
+                "lm_head"
+            ):
                 embeddings += parameter.numel()
             elif "language_model" in name or "text_model" in name:
                 other += parameter.numel()
             else:
                 vision += parameter.numel()
-    return Parameters(language=language, embeddings=embeddings, vision=vision, other=other, lora_per_rank=per_rank)
+    return Parameters(
+        language=language, embeddings=embeddings, vision=vision, other=other, lora_per_rank=per_rank
+    )
 
 
-def estimate_training(plan: Blueprint, model: ModelSettings, train: TrainSettings, load: Load, *,
-                      shape: Shape | None = None) -> dict[str, float]:
-    """Return GiB by part at the peak of a training step, in the backward pass; `total` is their sum.
+def estimate_training(
+    plan: Blueprint,
+    model: ModelSettings,
+    train: TrainSettings,
+    load: Load,
+    *,
+    shape: Shape | None = None,
+) -> dict[str, float]:
+    """Return GiB by part at the peak of a training step, in the backward pass; `total` is their
+    sum.
 
     Args:
-        shape: of the largest forward, where it is known; None is that of pairs about clips of their own.
+        shape: of the largest forward, where it is known; None is that of pairs about clips of their
+            own.
     """
     parameters = count_parameters(plan, train.tune)
     adapter = parameters.lora_per_rank * train.lora.rank
     pairs = forward_pairs(train, load)
     shape = shape or forward_shape(train, load, pairs=pairs, masks=model.device == "cpu")
-    kept = _kept(plan, model, train, shape, checkpointing=uses_checkpointing(train, parameters.total))
+    kept = _kept(
+        plan, model, train, shape, checkpointing=uses_checkpointing(train, parameters.total)
+    )
     logits = _head_bytes(plan.config, shape.scored)
-    return _sum({
-        "weights": _weights(parameters, model),
-        "adapter": 4 * adapter,
-        "adapter gradients": 4 * adapter,
-        "optimizer": OPTIMIZER_BYTES.get(train.optimizer, 8) * adapter,
-        "activations": kept,
-        "answer logits": logits,
-        "vision": _vision_in_training(plan, train, load, size=_bytes(model), pairs=pairs, beside=kept + logits),
-    })
+    return _sum(
+        {
+            "weights": _weights(parameters, model),
+            "adapter": 4 * adapter,
+            "adapter gradients": 4 * adapter,
+            "optimizer": OPTIMIZER_BYTES.get(train.optimizer, 8) * adapter,
+            "activations": kept,
+            "answer logits": logits,
+            "vision": _vision_in_training(
+                plan, train, load, size=_bytes(model), pairs=pairs, beside=kept + logits
+            ),
+        }
+    )
 
 
 def forward_pairs(train: TrainSettings, load: Load) -> int:
-    """Return how many pairs are in a forward, each about a clip of its own: the case with most tokens for as many."""
+    """Return how many pairs are in a forward, each about a clip of its own: the case with most
+    tokens for as many.
+    """
     if train.tokens_per_batch is None:
         return train.batch_size
     fitting = train.tokens_per_batch // forward_shape(train, load, pairs=1).tokens
@@ -131,44 +164,71 @@ def forward_pairs(train: TrainSettings, load: Load) -> int:
 
 
 def forward_shape(train: TrainSettings, load: Load, *, pairs: int, masks: bool = False) -> Shape:
-    """Return the tokens of a forward over pairs about clips of their own, through shared prefixes or as rows.
+    """Return the tokens of a forward over pairs about clips of their own, through shared prefixes
+    or as rows.
 
     Args:
-        masks: the CPU's way, with a mask for the lower segments of a tree, and with every position of a row scored.
+        masks: the CPU's way, with a mask for the lower segments of a tree, and with every position
+            of a row scored.
     """
     prompt, answers = load.prompt_tokens, 2 * load.answer_tokens
     if not train.share_prefix:
         row = prompt + load.answer_tokens
         rows = 2 * pairs * row
-        return Shape(tokens=rows, scored=rows if masks else pairs * answers, masks=rows * row, repeated_keys=True)
+        return Shape(
+            tokens=rows,
+            scored=rows if masks else pairs * answers,
+            masks=rows * row,
+            repeated_keys=True,
+        )
     tokens = pairs * (prompt + answers)
-    return Shape(tokens=tokens, scored=pairs * answers, masks=pairs * answers * (prompt + answers) if masks else 0,
-                 copied=0 if masks else pairs * (2 * prompt + answers))
+    return Shape(
+        tokens=tokens,
+        scored=pairs * answers,
+        masks=pairs * answers * (prompt + answers) if masks else 0,
+        copied=0 if masks else pairs * (2 * prompt + answers),
+    )
 
 
-def _kept(plan: Blueprint, model: ModelSettings, train: TrainSettings, shape: Shape, *, checkpointing: bool) -> float:
+def _kept(
+    plan: Blueprint,
+    model: ModelSettings,
+    train: TrainSettings,
+    shape: Shape,
+    *,
+    checkpointing: bool,
+) -> float:
     """Return what the language model keeps on the device, and the gradients passing beside it."""
     size, rank = _bytes(model), train.lora.rank
     passing = passing_in_backward(plan.config, shape, size=size)
     if train.activation_offloading:  # one layer's on their way out, or back
         return one_layer(plan.config, shape, size=size, rank=rank) + passing
-    return passing + kept_by_decoder(plan.config, shape, size=size, rank=rank, checkpointing=checkpointing)
+    return passing + kept_by_decoder(
+        plan.config, shape, size=size, rank=rank, checkpointing=checkpointing
+    )
 
 
-def _vision_in_training(plan: Blueprint, train: TrainSettings, load: Load, *, size: int, pairs: int,
-                        beside: float) -> float:
+def _vision_in_training(
+    plan: Blueprint, train: TrainSettings, load: Load, *, size: int, pairs: int, beside: float
+) -> float:
     """Return the clips' features, and what encoding costs above them.
 
-    A frozen tower's working set is gone when the language model runs: only what it takes beyond `beside` counts. A
-    tuned one keeps what its backward pass needs; with gradient checkpointing or offloading less than this.
+    A frozen tower's working set is gone when the language model runs: only what it takes beyond
+    `beside` counts. A tuned one keeps what its backward pass needs; with gradient checkpointing or
+    offloading less than this.
     """
     features = pairs * load.prompt_tokens * plan.config.get_text_config().hidden_size * size
     encoding = _vision_bytes(plan, load, size)
     kept = 0.0
     if "vision" in train.tune:
         whole = plan.config.to_dict()
-        kept = pairs * kept_by_tower(plan.family.tower(plan.config), whole.get("vision_config") or whole,
-                                     load.patches, size=size, rank=train.lora.rank)
+        kept = pairs * kept_by_tower(
+            plan.family.tower(plan.config),
+            whole.get("vision_config") or whole,
+            load.patches,
+            size=size,
+            rank=train.lora.rank,
+        )
     return features + kept + max(0.0, encoding - beside - kept)
 
 
@@ -178,20 +238,26 @@ def estimate_generation(plan: Blueprint, model: ModelSettings, load: Load) -> di
     size = _bytes(model)
     cache = 2 * config.num_hidden_layers * key_width(config) * size  # per token
     width = 4 * config.hidden_size + 2 * config.intermediate_size
-    logits = load.sequences * config.vocab_size * 4 * 4  # scores, noise, sorted copy and its softmax under top-p
-    return _sum({
-        "weights": _weights(count_parameters(plan), model),
-        "cache": load.sequences * (load.prompt_tokens + load.answer_tokens) * cache,
-        # while prompts are read: one layer's working set, freed layer by layer
-        "activations": load.sequences * load.prompt_tokens * size * width,
-        "logits": logits,
-        "vision": _vision_bytes(plan, load, size)
-                  + load.sequences * load.prompt_tokens * config.hidden_size * size,
-    })
+    logits = (
+        load.sequences * config.vocab_size * 4 * 4
+    )  # scores, noise, sorted copy and its softmax under top-p
+    return _sum(
+        {
+            "weights": _weights(count_parameters(plan), model),
+            "cache": load.sequences * (load.prompt_tokens + load.answer_tokens) * cache,
+            # while prompts are read: one layer's working set, freed layer by layer
+            "activations": load.sequences * load.prompt_tokens * size * width,
+            "logits": logits,
+            "vision": _vision_bytes(plan, load, size)
+            + load.sequences * load.prompt_tokens * config.hidden_size * size,
+        }
+    )
 
 
 def uses_checkpointing(train: TrainSettings, num_parameters: int | None) -> bool:
-    """Return whether activations are recomputed in the backward pass; None stands for a large model."""
+    """Return whether activations are recomputed in the backward pass; None stands for a large
+    model.
+    """
     if train.gradient_checkpointing != "auto":
         return train.gradient_checkpointing
     return num_parameters is None or num_parameters >= CHECKPOINTED_FROM
@@ -210,15 +276,19 @@ def _weights(parameters: Parameters, model: ModelSettings) -> float:
 
 def _head_bytes(config: PretrainedConfig, positions: int) -> float:
     """Return the float32 logits of answer positions, one tile and its gradient at a time."""
-    rows, columns = min(positions, HEAD_TILE[0]), min(config.get_text_config().vocab_size, HEAD_TILE[1])
+    rows, columns = (
+        min(positions, HEAD_TILE[0]),
+        min(config.get_text_config().vocab_size, HEAD_TILE[1]),
+    )
     return float(2 * 4 * rows * columns)
 
 
 def _vision_bytes(plan: Blueprint, load: Load, size: int) -> float:
     """Return what encoding one clip under no_grad holds at a time.
 
-    Per patch: float32 pixels of the processor (3 channels, patch x patch, two frames at most), and in the tower the
-    residual, normed input, queries, keys, values (5 widths) or the MLP's gate, up and product (3 inner widths).
+    Per patch: float32 pixels of the processor (3 channels, patch x patch, two frames at most), and
+    in the tower the residual, normed input, queries, keys, values (5 widths) or the MLP's gate, up
+    and product (3 inner widths).
     """
     vision = plan.family.tower(plan.config)
     pixels = 4 * 3 * vision.patch * vision.patch * plan.family.frames_per_step

@@ -1,4 +1,5 @@
-"""Turn a question and a clip's frames into token ids and tensors, through the checkpoint's own processor.
+"""Turn a question and a clip's frames into token ids and tensors, through the checkpoint's own
+processor.
 
 Shapes: P prompt tokens; a clip's processor outputs carry a leading axis of 1 clip (or its patches).
 """
@@ -24,14 +25,17 @@ VIDEO: Content = ({"type": "video"},)
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class ClipInputs:
-    """What the processor makes of one clip. Made once per clip, whatever the number of questions."""
+    """What the processor makes of one clip. Made once per clip, whatever the number of
+    questions.
+    """
 
     pixels: Mapping[str, Tensor]
     """What only the vision tower reads."""
     kept: Mapping[str, Tensor]
     """What goes into positions and forwards too: grid sizes, seconds per step."""
     expansions: tuple[str, ...]
-    """The text that takes the place of each placeholder in a prompt: one token per row of features, and any marks.
+    """The text that takes the place of each placeholder in a prompt: one token per row of features,
+    and any marks.
 
     One for a video, one per frame where frames are images.
     """
@@ -57,26 +61,44 @@ def clip_content(family: Family, num_items: int) -> Content:
 
 
 def prompt_text(processor: Any, question: str, content: Content = VIDEO) -> str:
-    """Return the chat prompt for one clip and a question, its placeholders unexpanded, open for the answer."""
+    """Return the chat prompt for one clip and a question, its placeholders unexpanded, open for the
+    answer.
+    """
     message = {"role": "user", "content": [*content, {"type": "text", "text": question}]}
     return str(processor.apply_chat_template([message], tokenize=False, add_generation_prompt=True))
 
 
-def process_frames(family: Family, processor: Any, text: str, frames: Frames,
-                   kwargs: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return the processor's own outputs for a prompt's text and a clip, without sampling frames again."""
+def process_frames(
+    family: Family, processor: Any, text: str, frames: Frames, kwargs: Mapping[str, Any]
+) -> Mapping[str, Any]:
+    """Return the processor's own outputs for a prompt's text and a clip, without sampling frames
+    again.
+    """
     if family.process is not None:
         return family.process(processor, text, frames, kwargs)
     if family.frames_as == "images":
-        return processor(text=[text], images=[list(frames.pixels)], return_text_replacement_offsets=True,
-                         images_kwargs={"return_tensors": "pt", **kwargs})
-    return processor(text=[text], videos=[frames.pixels], return_text_replacement_offsets=True,
-                     videos_kwargs={"video_metadata": [video_metadata(frames)], "do_sample_frames": False,
-                                    "return_tensors": "pt", **kwargs})
+        return processor(
+            text=[text],
+            images=[list(frames.pixels)],
+            return_text_replacement_offsets=True,
+            images_kwargs={"return_tensors": "pt", **kwargs},
+        )
+    return processor(
+        text=[text],
+        videos=[frames.pixels],
+        return_text_replacement_offsets=True,
+        videos_kwargs={
+            "video_metadata": [video_metadata(frames)],
+            "do_sample_frames": False,
+            "return_tensors": "pt",
+            **kwargs,
+        },
+    )
 
 
 def video_inputs(policy: Policy, frames: Frames, settings: VideoSettings) -> ClipInputs:
-    """Return the processor's tensors for a clip, made with its true times and without sampling frames again.
+    """Return the processor's tensors for a clip, made with its true times and without sampling
+    frames again.
 
     Raises UserError for frames that the processor refuses, such as very elongated ones.
     """
@@ -86,39 +108,61 @@ def video_inputs(policy: Policy, frames: Frames, settings: VideoSettings) -> Cli
     try:
         out = process_frames(family, policy.processor, text, frames, kwargs)
     except ValueError as error:
-        raise UserError(f"the processor refuses frames of {frames.pixels.shape[2]}x{frames.pixels.shape[1]} pixels: "
-                        f"{error}") from error
+        raise UserError(
+            f"the processor refuses frames of {frames.pixels.shape[2]}x{frames.pixels.shape[1]} "
+            f"pixels: "
+            f"{error}"
+        ) from error
     return ClipInputs(
         pixels={name: _tensor(out[name]) for name in family.pixel_inputs},
         kept={name: _tensor(out[name]) for name in family.clip_inputs},
         expansions=tuple(one["replacement"] for one in out["text_replacement_offsets"][0]),
-        typed="mm_token_type_ids" in out)
+        typed="mm_token_type_ids" in out,
+    )
 
 
 def encode_prompt(policy: Policy, question: str, clip: ClipInputs) -> Prompt:
-    """Return the prompt of a question about a clip; equal to the processor's own call on text and video together."""
+    """Return the prompt of a question about a clip; equal to the processor's own call on text and
+    video together.
+    """
     processor = policy.processor
     placeholder = policy.family.prompt_token(processor)
     _refuse("question", question, placeholder, feature_token(policy))
-    pieces = prompt_text(processor, question, clip_content(policy.family, len(clip.expansions))).split(placeholder)
+    pieces = prompt_text(
+        processor, question, clip_content(policy.family, len(clip.expansions))
+    ).split(placeholder)
     if len(pieces) != len(clip.expansions) + 1:
-        raise UserError(f"the chat template of {policy.settings.name!r} writes {placeholder!r} {len(pieces) - 1} times "
-                        f"for a clip that takes it {len(clip.expansions)} times: use a checkpoint whose template takes "
-                        f"{policy.family.frames_as}")
-    text = "".join(part for pair in zip(pieces, (*clip.expansions, ""), strict=True) for part in pair)
-    # As apply_chat_template (transformers 5.23): a template that writes BOS itself must not get a second one.
+        raise UserError(
+            f"the chat template of {policy.settings.name!r} writes {placeholder!r} "
+            f"{len(pieces) - 1} times "
+            f"for a clip that takes it {len(clip.expansions)} times: use a checkpoint whose "
+            f"template takes "
+            f"{policy.family.frames_as}"
+        )
+    text = "".join(
+        part for pair in zip(pieces, (*clip.expansions, ""), strict=True) for part in pair
+    )
+    # As apply_chat_template (transformers 5.23): a template that writes BOS itself must not get a
+    # second one.
     bos = processor.tokenizer.bos_token
-    ids = processor.tokenizer(policy.family.finish_prompt(processor, text),
-                              add_special_tokens=bos is None or not text.startswith(bos))["input_ids"]
+    ids = processor.tokenizer(
+        policy.family.finish_prompt(processor, text),
+        add_special_tokens=bos is None or not text.startswith(bos),
+    )["input_ids"]
     input_ids = torch.tensor(ids, dtype=torch.long)
     types = torch.tensor(processor.create_mm_token_type_ids([ids])[0]) if clip.typed else None
     inputs = {**clip.kept, **({} if types is None else {"mm_token_type_ids": types})}
-    return Prompt(input_ids=input_ids, token_types=types,
-                  positions=policy.family.positions(policy.bare, input_ids, inputs))
+    return Prompt(
+        input_ids=input_ids,
+        token_types=types,
+        positions=policy.family.positions(policy.bare, input_ids, inputs),
+    )
 
 
 def answer_ids(policy: Policy, text: str, *, ended: bool = True) -> list[int]:
-    """Return the ids of an answer, its end-of-turn token last unless it was cut before it `ended`."""
+    """Return the ids of an answer, its end-of-turn token last unless it was cut before it
+    `ended`.
+    """
     _refuse("answer", text, feature_token(policy))
     ids = list(policy.processor.tokenizer(text, add_special_tokens=False)["input_ids"])
     return [*ids, policy.end_id] if ended else ids
@@ -126,14 +170,21 @@ def answer_ids(policy: Policy, text: str, *, ended: bool = True) -> list[int]:
 
 def feature_token(policy: Policy) -> str:
     """Return the token that stands for one row of features in a prompt."""
-    return str(policy.processor.tokenizer.convert_ids_to_tokens(policy.family.placeholder(policy.bare.config)))
+    return str(
+        policy.processor.tokenizer.convert_ids_to_tokens(
+            policy.family.placeholder(policy.bare.config)
+        )
+    )
 
 
 def _refuse(what: str, text: str, *tokens: str) -> None:
     for token in tokens:
         if token in text:
-            raise UserError(f"the {what} {text[:80]!r} contains the model's own video token {token!r}. Remove it: the "
-                            "clip is put into the prompt by the chat template")
+            raise UserError(
+                f"the {what} {text[:80]!r} contains the model's own video token {token!r}. Remove "
+                f"it: the "
+                "clip is put into the prompt by the chat template"
+            )
 
 
 def _tensor(value: Any) -> Tensor:

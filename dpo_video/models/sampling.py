@@ -1,11 +1,13 @@
-"""Sample answers so that each depends on its own seed, prompt and clip, never on the batch it was made in.
+"""Sample answers so that each depends on its own seed, prompt and clip, never on the batch it was
+made in.
 
 Shapes: R rows (one per answer), V vocabulary, T tokens.
 
-Sampling is the Gumbel-max trick: the argmax of log-probabilities plus Gumbel noise is an exact sample of the softmax.
-The noise of a row comes from the row's own generator. What is left of the batch is rounding: rows of other lengths
-change the order of additions, by about 1e-6 of a logit in float32 and 1e-2 in bfloat16. A token changes only where its
-noisy lead is smaller than that; in float32 this was never seen.
+Sampling is the Gumbel-max trick: the argmax of log-probabilities plus Gumbel noise is an exact
+sample of the softmax. The noise of a row comes from the row's own generator. What is left of the
+batch is rounding: rows of other lengths change the order of additions, by about 1e-6 of a logit in
+float32 and 1e-2 in bfloat16. A token changes only where its noisy lead is smaller than that; in
+float32 this was never seen.
 """
 
 import hashlib
@@ -61,48 +63,78 @@ def candidate_seed(seed: int, sample_id: str, number: int) -> int:
     return int.from_bytes(digest[:4], "big")
 
 
-def generate_answers(policy: Policy, rows: Sequence[Row], *, seeds: Sequence[Sequence[int]],
-                     sampler: Sampler) -> list[list[Answer]]:
+def generate_answers(
+    policy: Policy, rows: Sequence[Row], *, seeds: Sequence[Sequence[int]], sampler: Sampler
+) -> list[list[Answer]]:
     """Return one answer per seed for each row, all made in one batch.
 
-    Each prompt is read once; its cache is then copied for its answers. At temperature 0 a row's answers are the same
-    and are made once.
+    Each prompt is read once; its cache is then copied for its answers. At temperature 0 a row's
+    answers are the same and are made once.
     """
-    counts = [len(row_seeds) if sampler.temperature > 0 else min(1, len(row_seeds)) for row_seeds in seeds]
-    flat = [seed for row_seeds, count in zip(seeds, counts, strict=True) for seed in row_seeds[:count]]
+    counts = [
+        len(row_seeds) if sampler.temperature > 0 else min(1, len(row_seeds)) for row_seeds in seeds
+    ]
+    flat = [
+        seed for row_seeds, count in zip(seeds, counts, strict=True) for seed in row_seeds[:count]
+    ]
     if not flat:
         return [[] for _ in rows]
     answers = iter(_write(policy, rows, counts=counts, seeds=flat, sampler=sampler))
     made = [[next(answers) for _ in range(count)] for count in counts]
-    return [row if len(row) == len(row_seeds) else row * len(row_seeds)
-            for row, row_seeds in zip(made, seeds, strict=True)]
+    return [
+        row if len(row) == len(row_seeds) else row * len(row_seeds)
+        for row, row_seeds in zip(made, seeds, strict=True)
+    ]
 
 
 @torch.no_grad()
-def _write(policy: Policy, rows: Sequence[Row], *, counts: Sequence[int], seeds: Sequence[int],
-           sampler: Sampler) -> list[Answer]:
+def _write(
+    policy: Policy,
+    rows: Sequence[Row],
+    *,
+    counts: Sequence[int],
+    seeds: Sequence[int],
+    sampler: Sampler,
+) -> list[Answer]:
     """Return `counts[i]` answers to row i, in order."""
     inputs, cache = _read_prompts(policy, rows)
-    owner = torch.repeat_interleave(torch.arange(len(rows)), torch.tensor(counts)).to(policy.device)  # (R,)
+    owner = torch.repeat_interleave(torch.arange(len(rows)), torch.tensor(counts)).to(
+        policy.device
+    )  # (R,)
     cache.reorder_cache(owner)  # type: ignore[arg-type]  # batch_select_indices lacks recurrent layers (5.23)
     ids, mask, positions = inputs["input_ids"], inputs["attention_mask"], inputs["position_ids"]
     model = policy.bare
     ends = _end_ids(policy)
     generated = model.generate(
-        input_ids=ids[owner], attention_mask=mask[owner], position_ids=positions[..., owner, :],
-        past_key_values=cache, logits_processor=_noise(policy, seeds, sampler, prompt=ids.shape[1]),
-        generation_config=GenerationConfig(do_sample=False, max_new_tokens=sampler.max_new_tokens, use_cache=True,
-                                           eos_token_id=ends, pad_token_id=policy.pad_id))
-    return [_answer(policy, row, ends) for row in generated[:, ids.shape[1]:].tolist()]
+        input_ids=ids[owner],
+        attention_mask=mask[owner],
+        position_ids=positions[..., owner, :],
+        past_key_values=cache,
+        logits_processor=_noise(policy, seeds, sampler, prompt=ids.shape[1]),
+        generation_config=GenerationConfig(
+            do_sample=False,
+            max_new_tokens=sampler.max_new_tokens,
+            use_cache=True,
+            eos_token_id=ends,
+            pad_token_id=policy.pad_id,
+        ),
+    )
+    return [_answer(policy, row, ends) for row in generated[:, ids.shape[1] :].tolist()]
 
 
 def _read_prompts(policy: Policy, rows: Sequence[Row]) -> tuple[dict[str, Any], DynamicCache]:
-    """Run all but the last token of each left-padded prompt; return the whole inputs and the filled cache."""
+    """Run all but the last token of each left-padded prompt; return the whole inputs and the filled
+    cache.
+    """
     model = policy.bare
     inputs = collate(policy, rows, "left")
     cache = DynamicCache(config=model.config.get_text_config())
-    almost = {name: value[..., :-1] if name in PER_TOKEN else value for name, value in inputs.items()}
-    model.model(**almost, past_key_values=cache, use_cache=True)  # without the head: no logits are needed
+    almost = {
+        name: value[..., :-1] if name in PER_TOKEN else value for name, value in inputs.items()
+    }
+    model.model(
+        **almost, past_key_values=cache, use_cache=True
+    )  # without the head: no logits are needed
     return inputs, cache
 
 
@@ -119,13 +151,18 @@ def _answer(policy: Policy, ids: Sequence[int], ends: Sequence[int]) -> Answer:
     return Answer(text=str(text), finish="length" if stop is None else "stop")
 
 
-def _noise(policy: Policy, seeds: Sequence[int], sampler: Sampler, *, prompt: int) -> LogitsProcessorList:
+def _noise(
+    policy: Policy, seeds: Sequence[int], sampler: Sampler, *, prompt: int
+) -> LogitsProcessorList:
     """Return what makes a sample of logits; the prompt is so many tokens long, padding included."""
     if sampler.temperature == 0:
         return LogitsProcessorList()
     first = sampler.first_temperature or sampler.temperature
     warpers: list[LogitsProcessor] = [
-        ScheduledTemperature(first=first, until=prompt + sampler.first_tokens, then=sampler.temperature)]
+        ScheduledTemperature(
+            first=first, until=prompt + sampler.first_tokens, then=sampler.temperature
+        )
+    ]
     if sampler.top_k > 0:
         warpers.append(TopKLogitsWarper(sampler.top_k))
     if sampler.top_p < 1:
@@ -148,14 +185,18 @@ class ScheduledTemperature(LogitsProcessor):
 
 
 class SeededGumbel(LogitsProcessor):
-    """Add Gumbel noise to each row's logits from the row's own seed, so that their argmax is a sample."""
+    """Add Gumbel noise to each row's logits from the row's own seed, so that their argmax is a
+    sample.
+    """
 
     def __init__(self, seeds: Sequence[int], device: torch.device) -> None:
         self.generators = [torch.Generator(device).manual_seed(seed) for seed in seeds]
 
     def __call__(self, input_ids: LongTensor, scores: FloatTensor) -> FloatTensor:
         """Return (R, V) noisy logits; tokens at -inf stay there."""
-        waits = torch.empty_like(scores, dtype=torch.float32)  # (R, V) Exponential(1); -log of it is Gumbel
+        waits = torch.empty_like(
+            scores, dtype=torch.float32
+        )  # (R, V) Exponential(1); -log of it is Gumbel
         for row, generator in zip(waits, self.generators, strict=True):
             row.exponential_(generator=generator)
         noisy: Tensor = scores.float() - waits.log()

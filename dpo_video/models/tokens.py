@@ -1,4 +1,6 @@
-"""How many tokens a clip costs, and how many of its frames fit a budget: from a checkpoint's config alone."""
+"""How many tokens a clip costs, and how many of its frames fit a budget: from a checkpoint's config
+alone.
+"""
 
 from typing import Any, Literal
 
@@ -9,69 +11,104 @@ from dpo_video.recipe import VideoSettings
 from dpo_video.video.frames import Frames, thin
 
 
-def frame_size(blueprint: Blueprint, settings: VideoSettings, *, num_frames: int, height: int,
-               width: int) -> FrameSize:
+def frame_size(
+    blueprint: Blueprint, settings: VideoSettings, *, num_frames: int, height: int, width: int
+) -> FrameSize:
     """Return the size that the processor gives to a clip's frames, in pixels."""
     family, processor = blueprint.family, blueprint.video_processor
     kwargs = pixel_kwargs(family, processor, settings, num_frames=num_frames)
     try:
         return family.frame_size(processor, num_frames, FrameSize(height, width), kwargs)
     except ValueError as error:
-        raise UserError(f"the processor refuses {num_frames} frames of {width}x{height} pixels: {error}") from error
+        raise UserError(
+            f"the processor refuses {num_frames} frames of {width}x{height} pixels: {error}"
+        ) from error
 
 
-def pixel_kwargs(family: Family, processor: VideoProcessor, settings: VideoSettings, *,
-                 num_frames: int) -> dict[str, Any]:
-    """Return the processor's keyword arguments for a recipe's pixel settings, for a clip of `num_frames` frames.
+def pixel_kwargs(
+    family: Family, processor: VideoProcessor, settings: VideoSettings, *, num_frames: int
+) -> dict[str, Any]:
+    """Return the processor's keyword arguments for a recipe's pixel settings, for a clip of
+    `num_frames` frames.
 
     Bounds are per frame in a recipe, and in the unit of the processor in the result.
     """
+
     def bound(name: Literal["min", "max"], value: int | None) -> int | None:
         return value if value is None or name not in family.per_clip_bounds else value * num_frames
 
-    kwargs = family.pixel_kwargs(processor, bound("min", settings.min_pixels), bound("max", settings.max_pixels))
+    kwargs = family.pixel_kwargs(
+        processor, bound("min", settings.min_pixels), bound("max", settings.max_pixels)
+    )
     if settings.cap_pixels is None:
         return kwargs
     if "cap_pixels_per_frame" not in kwargs:
-        raise UserError(f"video.cap_pixels: the processor of family {family.name!r} knows no total of pixels. Leave it "
-                        "out, and use video.max_tokens or video.policy=fit to bound a clip")
+        raise UserError(
+            f"video.cap_pixels: the processor of family {family.name!r} knows no total of pixels. "
+            f"Leave it "
+            "out, and use video.max_tokens or video.policy=fit to bound a clip"
+        )
     return {**kwargs, "cap_pixels_per_frame": settings.cap_pixels}
 
 
 def size_identity(settings: VideoSettings) -> list[int | bool | None]:
-    """Return the settings that determine how large and how many the frames are that enter the tower."""
-    return [settings.min_pixels, settings.max_pixels, settings.cap_pixels, settings.max_tokens,
-            settings.reserve_tokens]
+    """Return the settings that determine how large and how many the frames are that enter the
+    tower.
+    """
+    return [
+        settings.min_pixels,
+        settings.max_pixels,
+        settings.cap_pixels,
+        settings.max_tokens,
+        settings.reserve_tokens,
+    ]
 
 
-def video_tokens(blueprint: Blueprint, settings: VideoSettings, *, num_frames: int, height: int, width: int) -> int:
+def video_tokens(
+    blueprint: Blueprint, settings: VideoSettings, *, num_frames: int, height: int, width: int
+) -> int:
     """Return the placeholder tokens of a clip with frames of height x width pixels on disk."""
     size = frame_size(blueprint, settings, num_frames=num_frames, height=height, width=width)
-    return blueprint.family.video_tokens(blueprint.video_processor, blueprint.config, num_frames, size)
+    return blueprint.family.video_tokens(
+        blueprint.video_processor, blueprint.config, num_frames, size
+    )
 
 
-def vision_patches(blueprint: Blueprint, settings: VideoSettings, *, num_frames: int, height: int, width: int) -> int:
+def vision_patches(
+    blueprint: Blueprint, settings: VideoSettings, *, num_frames: int, height: int, width: int
+) -> int:
     """Return the tokens that the vision tower itself sees for such a clip."""
     size = frame_size(blueprint, settings, num_frames=num_frames, height=height, width=width)
-    return blueprint.family.vision_patches(blueprint.video_processor, blueprint.config, num_frames, size)
+    return blueprint.family.vision_patches(
+        blueprint.video_processor, blueprint.config, num_frames, size
+    )
 
 
 def token_budget(blueprint: Blueprint, settings: VideoSettings) -> int | None:
-    """Return the most video tokens of a clip: `video.max_tokens`, and under `fit` what the context leaves; or None."""
+    """Return the most video tokens of a clip: `video.max_tokens`, and under `fit` what the context
+    leaves; or None.
+    """
     if settings.policy != "fit":
         return settings.max_tokens
     context = blueprint.family.context_length(blueprint.config)
     left = context - settings.reserve_tokens
     if left <= 0:
-        raise UserError(f"video.reserve_tokens is {settings.reserve_tokens}, and the model's context is {context} "
-                        "tokens: nothing is left for the clip. Lower it")
+        raise UserError(
+            f"video.reserve_tokens is {settings.reserve_tokens}, and the model's context is "
+            f"{context} "
+            "tokens: nothing is left for the clip. Lower it"
+        )
     return left if settings.max_tokens is None else min(left, settings.max_tokens)
 
 
-def frames_within(blueprint: Blueprint, settings: VideoSettings, *, num_frames: int, height: int, width: int) -> int:
-    """Return how many of `num_frames` frames fit the clip's budget of tokens; all where there is none.
+def frames_within(
+    blueprint: Blueprint, settings: VideoSettings, *, num_frames: int, height: int, width: int
+) -> int:
+    """Return how many of `num_frames` frames fit the clip's budget of tokens; all where there is
+    none.
 
-    Fewer than all are a multiple of what the tower takes at a time. Raises UserError when not even one step fits.
+    Fewer than all are a multiple of what the tower takes at a time. Raises UserError when not even
+    one step fits.
     """
     budget = token_budget(blueprint, settings)
     if budget is None:
@@ -79,11 +116,18 @@ def frames_within(blueprint: Blueprint, settings: VideoSettings, *, num_frames: 
     step = blueprint.family.frames_per_step
     fewer = range(num_frames - num_frames % step or num_frames, 0, -step)
     for count in (num_frames, *fewer):
-        if video_tokens(blueprint, settings, num_frames=count, height=height, width=width) <= budget:
+        if (
+            video_tokens(blueprint, settings, num_frames=count, height=height, width=width)
+            <= budget
+        ):
             return count
-    least = video_tokens(blueprint, settings, num_frames=min(step, num_frames), height=height, width=width)
-    raise UserError(f"a clip may take {budget} video tokens ({_budget_from(settings)}), and the least that a "
-                    f"{width}x{height} clip takes is {least}. Raise the limit, or lower video.max_pixels")
+    least = video_tokens(
+        blueprint, settings, num_frames=min(step, num_frames), height=height, width=width
+    )
+    raise UserError(
+        f"a clip may take {budget} video tokens ({_budget_from(settings)}), and the least that a "
+        f"{width}x{height} clip takes is {least}. Raise the limit, or lower video.max_pixels"
+    )
 
 
 def _budget_from(settings: VideoSettings) -> str:
@@ -94,6 +138,11 @@ def _budget_from(settings: VideoSettings) -> str:
 
 
 def fit_frames(blueprint: Blueprint, settings: VideoSettings, frames: Frames) -> Frames:
-    """Return the frames that fit the clip's budget of tokens, spread evenly; the caller counts those lost."""
+    """Return the frames that fit the clip's budget of tokens, spread evenly; the caller counts
+    those lost.
+    """
     num_frames, height, width = frames.pixels.shape[:3]
-    return thin(frames, frames_within(blueprint, settings, num_frames=num_frames, height=height, width=width))
+    return thin(
+        frames,
+        frames_within(blueprint, settings, num_frames=num_frames, height=height, width=width),
+    )

@@ -1,7 +1,8 @@
-"""Pair rules: which of a question's usable answers become chosen and rejected. Pure, and blind to the order of answers.
+"""Pair rules: which of a question's usable answers become chosen and rejected. Pure, and blind to
+the order of answers.
 
-An answer that was cut at the token limit may be rejected but is never chosen: a chosen half sentence would teach the
-model to break off.
+An answer that was cut at the token limit may be rejected but is never chosen: a chosen half
+sentence would teach the model to break off.
 """
 
 import math
@@ -15,8 +16,18 @@ from typing import NamedTuple
 from dpo_video.core.records import Candidate
 from dpo_video.recipe import PairSettings
 
-REASONS = ("uniform", "cut", "below margin", "tie", "rejected scores too low", "rejected too short", "over cap")
-"""Why a rule leaves two answers, or a question, unpaired; where several hold for a question, the first names it."""
+REASONS = (
+    "uniform",
+    "cut",
+    "below margin",
+    "tie",
+    "rejected scores too low",
+    "rejected too short",
+    "over cap",
+)
+"""Why a rule leaves two answers, or a question, unpaired; where several hold for a question, the
+first names it.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,10 +73,11 @@ Rule = Callable[[Sequence[Answer], PairSettings, float], Ruling]
 
 
 def hound(answers: Sequence[Answer], settings: PairSettings, threshold: float) -> Ruling:
-    """Return one answer at or above the threshold against one below it, each the lowest rank of its side.
+    """Return one answer at or above the threshold against one below it, each the lowest rank of its
+    side.
 
-    LLaVA-Hound's rule: one good against one bad answer picked by chance (here by the seed), at most one pair a
-    question; a question whose answers all fall on one side is uniform and dropped.
+    LLaVA-Hound's rule: one good against one bad answer picked by chance (here by the seed), at most
+    one pair a question; a question whose answers all fall on one side is uniform and dropped.
     """
     good = [answer for answer in answers if answer.score >= threshold]
     bad = [answer for answer in answers if answer.score < threshold]
@@ -78,24 +90,32 @@ def hound(answers: Sequence[Answer], settings: PairSettings, threshold: float) -
 
 
 def best_worst(answers: Sequence[Answer], settings: PairSettings, threshold: float) -> Ruling:
-    """Return the highest score that was not cut against the lowest score, if they are `min_margin` apart."""
+    """Return the highest score that was not cut against the lowest score, if they are `min_margin`
+    apart.
+    """
     del threshold
     worst = min(answers, key=lambda answer: (answer.score, answer.rank))
     refused = refusal(max(answer.score for answer in answers) - worst.score, settings)
     if refused:
         return Ruling([], {refused: 1})
-    whole = [answer for answer in answers if not answer.cut and not refusal(answer.score - worst.score, settings)]
+    whole = [
+        answer
+        for answer in answers
+        if not answer.cut and not refusal(answer.score - worst.score, settings)
+    ]
     if not whole:
         return Ruling([], {"cut": 1})
     return _one(Choice(_best(whole), worst), settings)
 
 
 def best_vs_sigma(answers: Sequence[Answer], settings: PairSettings, threshold: float) -> Ruling:
-    """Return the highest score that was not cut against the score nearest to mean - `rejected_sigmas` * sigma.
+    """Return the highest score that was not cut against the score nearest to mean -
+    `rejected_sigmas` * sigma.
 
-    Mean and standard deviation are those of the question's answers. The more answers there are, the more of an oddity
-    the worst one is: against it training gains less the more are drawn (arXiv 2502.16825). Where so few answers were
-    drawn that none is that far below the mean, this is `best_worst`.
+    Mean and standard deviation are those of the question's answers. The more answers there are, the
+    more of an oddity the worst one is: against it training gains less the more are drawn (arXiv
+    2502.16825). Where so few answers were drawn that none is that far below the mean, this is
+    `best_worst`.
     """
     del threshold
     scores = [answer.score for answer in answers]
@@ -104,31 +124,41 @@ def best_vs_sigma(answers: Sequence[Answer], settings: PairSettings, threshold: 
         return Ruling([], {refused: 1})
     whole = [answer for answer in answers if not answer.cut]
     best = _best(whole) if whole else None
-    below = [answer for answer in answers if best and not refusal(best.score - answer.score, settings)]
+    below = [
+        answer for answer in answers if best and not refusal(best.score - answer.score, settings)
+    ]
     if best is None or not below:
         return Ruling([], {"cut": 1})
     target = fmean(scores) - settings.rejected_sigmas * pstdev(scores)
-    return _one(Choice(best, min(below, key=lambda answer: (abs(answer.score - target), answer.rank))), settings)
+    return _one(
+        Choice(best, min(below, key=lambda answer: (abs(answer.score - target), answer.rank))),
+        settings,
+    )
 
 
 def all_pairs(answers: Sequence[Answer], settings: PairSettings, threshold: float) -> Ruling:
-    """Return all pairs that are `min_margin` apart, of these the `max_pairs_per_sample` with the widest margins."""
+    """Return all pairs that are `min_margin` apart, of these the `max_pairs_per_sample` with the
+    widest margins.
+    """
     del threshold
     dropped: Counter[str] = Counter()
     choices = []
     for first, second in combinations(answers, 2):
         choice = Choice(first, second) if first.score > second.score else Choice(second, first)
-        refused = (refusal(choice.margin, settings) or ("cut" if choice.chosen.cut else None)
-                   or below_floor(choice.rejected, settings))
+        refused = (
+            refusal(choice.margin, settings)
+            or ("cut" if choice.chosen.cut else None)
+            or below_floor(choice.rejected, settings)
+        )
         if refused:
             dropped[refused] += 1
         else:
             choices.append(choice)
     choices.sort(key=lambda choice: (-choice.margin, choice.chosen.rank, choice.rejected.rank))
-    over_cap = choices[settings.max_pairs_per_sample:]
+    over_cap = choices[settings.max_pairs_per_sample :]
     if over_cap:
         dropped["over cap"] = len(over_cap)
-    return Ruling(choices[:settings.max_pairs_per_sample], dropped)
+    return Ruling(choices[: settings.max_pairs_per_sample], dropped)
 
 
 def refusal(margin: float, settings: PairSettings) -> str | None:
@@ -141,22 +171,33 @@ def refusal(margin: float, settings: PairSettings) -> str | None:
 def below_floor(rejected: Answer, settings: PairSettings) -> str | None:
     """Return which floor a rejected answer lies under, or None.
 
-    RIP (arXiv 2501.18578) drops prompts by the reward and the length of their rejected answer: low ones come of
-    questions that are hard to understand or to answer.
+    RIP (arXiv 2501.18578) drops prompts by the reward and the length of their rejected answer: low
+    ones come of questions that are hard to understand or to answer.
     """
     if settings.min_rejected_score is not None and rejected.score < settings.min_rejected_score:
         return "rejected scores too low"
-    return "rejected too short" if len(rejected.candidate.text) < settings.min_rejected_length else None
+    return (
+        "rejected too short"
+        if len(rejected.candidate.text) < settings.min_rejected_length
+        else None
+    )
 
 
 def hardest(choices: Sequence[Choice], rewards: Mapping[str, float], share: float) -> set[int]:
     """Return the indices to drop so that the share with the smallest implicit margins stays.
 
-    A small margin is a pair that the policy has still to learn (arXiv 2508.04149); a negative one it ranks wrongly.
+    A small margin is a pair that the policy has still to learn (arXiv 2508.04149); a negative one
+    it ranks wrongly.
     """
-    order = sorted(range(len(choices)), key=lambda index: (implicit_margin(choices[index], rewards),
-                                                           choices[index].chosen.rank, choices[index].rejected.rank))
-    return set(order[math.ceil(share * len(choices)):])
+    order = sorted(
+        range(len(choices)),
+        key=lambda index: (
+            implicit_margin(choices[index], rewards),
+            choices[index].chosen.rank,
+            choices[index].rejected.rank,
+        ),
+    )
+    return set(order[math.ceil(share * len(choices)) :])
 
 
 def implicit_margin(choice: Choice, rewards: Mapping[str, float]) -> float:
@@ -167,13 +208,20 @@ def implicit_margin(choice: Choice, rewards: Mapping[str, float]) -> float:
 def length_offenders(choices: Sequence[Choice]) -> set[int]:
     """Return the indices to drop so that chosen and rejected answers are equally long on average.
 
-    RLAIF-V's length balancing with the smallest margins first: pairs whose chosen answer is longer are dropped while
-    the chosen answers are longer on average (or the other way round), each only if that brings the averages nearer.
+    RLAIF-V's length balancing with the smallest margins first: pairs whose chosen answer is longer
+    are dropped while the chosen answers are longer on average (or the other way round), each only
+    if that brings the averages nearer.
     """
     gap = sum(choice.longer for choice in choices)
     side = 1 if gap > 0 else -1
-    order = sorted(range(len(choices)), key=lambda index: (choices[index].margin, -abs(choices[index].longer),
-                                                           choices[index].chosen.rank))
+    order = sorted(
+        range(len(choices)),
+        key=lambda index: (
+            choices[index].margin,
+            -abs(choices[index].longer),
+            choices[index].chosen.rank,
+        ),
+    )
     dropped = set()
     for index in order:
         longer = choices[index].longer
@@ -197,4 +245,8 @@ def _rank(answer: Answer) -> str:
 
 
 PAIR_RULES: dict[str, Rule] = {
-    "hound": hound, "best_worst": best_worst, "best_vs_sigma": best_vs_sigma, "all_pairs": all_pairs}
+    "hound": hound,
+    "best_worst": best_worst,
+    "best_vs_sigma": best_vs_sigma,
+    "all_pairs": all_pairs,
+}

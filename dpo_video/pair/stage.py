@@ -1,8 +1,10 @@
-"""The pair stage: candidates and judgments in; pairs, every drop with its reason, and their statistics out.
+"""The pair stage: candidates and judgments in; pairs, every drop with its reason, and their
+statistics out.
 
-Answers are joined with their judgments by candidate id, never by position. Unusable answers (failed, unscored, cleaned,
-empty, repeated) are dropped before the rule sees the question. Where a rule must choose among equals it takes the
-lowest hash of seed, sample id and answer number, so the order of candidates and judgments never changes a pair.
+Answers are joined with their judgments by candidate id, never by position. Unusable answers
+(failed, unscored, cleaned, empty, repeated) are dropped before the rule sees the question. Where a
+rule must choose among equals it takes the lowest hash of seed, sample id and answer number, so the
+order of candidates and judgments never changes a pair.
 """
 
 import json
@@ -28,31 +30,44 @@ from dpo_video.run import Run
 log = logging.getLogger(__name__)
 
 
-
-
-
-
-
 def pair(run: Run) -> dict[str, Any]:
-    """Write pairs.jsonl and drops.jsonl from candidates.jsonl and judgments.jsonl; return the summary."""
+    """Write pairs.jsonl and drops.jsonl from candidates.jsonl and judgments.jsonl; return the
+    summary.
+    """
     recipe = run.recipe
     if recipe.data.pairs is not None:
         return _take(run)
     candidates = list(read_jsonl(run.folder / "candidates.jsonl", Candidate))
-    paired = build_pairs(run.samples, candidates, read_jsonl(run.folder / "judgments.jsonl", Judgment),
-                         settings=with_noise(recipe.pair, run.folder),
-                         threshold=load_scorer(recipe.judge.scorer).threshold, seed=recipe.seed,
-                         rewards=read_rewards(recipe.pair), compare=tie_breaker(recipe, run.store))
+    paired = build_pairs(
+        run.samples,
+        candidates,
+        read_jsonl(run.folder / "judgments.jsonl", Judgment),
+        settings=with_noise(recipe.pair, run.folder),
+        threshold=load_scorer(recipe.judge.scorer).threshold,
+        seed=recipe.seed,
+        rewards=read_rewards(recipe.pair),
+        compare=tie_breaker(recipe, run.store),
+    )
     negatives = add_negatives(paired.pairs, recipe.pair.video_negatives, seed=recipe.seed)
     write_jsonl(run.folder / "pairs.jsonl", negatives.pairs)
     drops = run.folder / "drops.jsonl"
-    write_atomic(drops, (json.dumps(asdict(drop), ensure_ascii=False) + "\n" for drop in paired.drops))
+    write_atomic(
+        drops, (json.dumps(asdict(drop), ensure_ascii=False) + "\n" for drop in paired.drops)
+    )
     if not paired.pairs:
-        reasons = ", ".join(f"{reason} {count}" for reason, count in paired.summary["questions_dropped"].items())
-        raise UserError(f"no pairs: all {len(run.samples)} questions were dropped ({reasons}); {str(drops)!r} lists "
-                        "each. More `generate.num_candidates`, a higher `generate.temperature` or another `pair.rule` "
-                        "give more contrast between answers")
-    shares = sampler_shares(paired.pairs, {candidate.id: sampler_of(candidate) for candidate in candidates})
+        reasons = ", ".join(
+            f"{reason} {count}" for reason, count in paired.summary["questions_dropped"].items()
+        )
+        raise UserError(
+            f"no pairs: all {len(run.samples)} questions were dropped ({reasons}); {str(drops)!r} "
+            f"lists "
+            "each. More `generate.num_candidates`, a higher `generate.temperature` or another "
+            "`pair.rule` "
+            "give more contrast between answers"
+        )
+    shares = sampler_shares(
+        paired.pairs, {candidate.id: sampler_of(candidate) for candidate in candidates}
+    )
     warnings = uneven_samplers(shares)
     for warning in warnings:
         log.warning("pair: %s", warning)
@@ -60,29 +75,39 @@ def pair(run: Run) -> dict[str, Any]:
 
 
 def _take(run: Run) -> dict[str, Any]:
-    """Write the pairs of `data.pairs` as pairs.jsonl, as they are, with video negatives; return counts, statistics."""
+    """Write the pairs of `data.pairs` as pairs.jsonl, as they are, with video negatives; return
+    counts, statistics.
+    """
     recipe = run.recipe
     pairs, _ = load_pairs(recipe)
     negatives = add_negatives(pairs, recipe.pair.video_negatives, seed=recipe.seed)
     write_jsonl(run.folder / "pairs.jsonl", negatives.pairs)
-    return {"pairs": len(pairs), "given": str(recipe.data.pairs), **pair_statistics(pairs),
-            **_negative_counts(negatives)}
+    return {
+        "pairs": len(pairs),
+        "given": str(recipe.data.pairs),
+        **pair_statistics(pairs),
+        **_negative_counts(negatives),
+    }
 
 
 def _negative_counts(negatives: Negatives) -> dict[str, Any]:
-    """Return how many video negatives there are beside the pairs, by source, and how many could not be made."""
+    """Return how many video negatives there are beside the pairs, by source, and how many could not
+    be made.
+    """
     counts = {"video_negatives": negatives.counts, "video_negatives_dropped": negatives.dropped}
     return {name: count for name, count in counts.items() if count}
 
 
-
-
 def with_noise(settings: PairSettings, folder: Path) -> PairSettings:
-    """Return the settings, `min_margin` raised to `noise_margins` times the noise that `dpo-video agree` measured."""
+    """Return the settings, `min_margin` raised to `noise_margins` times the noise that `dpo-video
+    agree` measured.
+    """
     if settings.noise_margins is None:
         return settings
     path = folder / "agreement.json"
-    wanted = f"pair.noise_margins {settings.noise_margins:g} takes the judge's noise from {str(path)!r}"
+    wanted = (
+        f"pair.noise_margins {settings.noise_margins:g} takes the judge's noise from {str(path)!r}"
+    )
     measure = f"Measure it first: dpo-video agree {folder}; or leave pair.noise_margins out"
     if not path.is_file():
         raise UserError(f"{wanted}, which is not there. {measure}")
@@ -90,43 +115,38 @@ def with_noise(settings: PairSettings, folder: Path) -> PairSettings:
         sigma = json.loads(path.read_text(encoding="utf-8")).get("noise_sigma")
     except (json.JSONDecodeError, AttributeError) as error:
         raise UserError(f"{wanted}, which is no JSON object. {measure}") from error
-    if isinstance(sigma, bool) or not isinstance(sigma, int | float) or not math.isfinite(sigma) or sigma < 0:
-        raise UserError(f"{wanted}, whose `noise_sigma` is {sigma!r}, not a number of at least 0. {measure}")
-    return settings.model_copy(update={"min_margin": max(settings.min_margin, settings.noise_margins * sigma)})
+    if (
+        isinstance(sigma, bool)
+        or not isinstance(sigma, int | float)
+        or not math.isfinite(sigma)
+        or sigma < 0
+    ):
+        raise UserError(
+            f"{wanted}, whose `noise_sigma` is {sigma!r}, not a number of at least 0. {measure}"
+        )
+    return settings.model_copy(
+        update={"min_margin": max(settings.min_margin, settings.noise_margins * sigma)}
+    )
 
 
 def read_rewards(settings: PairSettings) -> dict[str, float] | None:
-    """Return the policy's implicit rewards by candidate id; None where the recipe names no file of them."""
+    """Return the policy's implicit rewards by candidate id; None where the recipe names no file of
+    them.
+    """
     if settings.implicit_rewards is None:
         if settings.keep_hardest < 1:
-            raise UserError(f"pair.keep_hardest {settings.keep_hardest:g} chooses by implicit margins: set "
-                            "pair.implicit_rewards to what `dpo-video rewards RUN` writes")
+            raise UserError(
+                f"pair.keep_hardest {settings.keep_hardest:g} chooses by implicit margins: set "
+                "pair.implicit_rewards to what `dpo-video rewards RUN` writes"
+            )
         return None
     path = Path(settings.implicit_rewards).expanduser()
     rewards: dict[str, float] = {}
     for row in read_jsonl(path, Reward):
         if row.candidate_id in rewards or not math.isfinite(row.reward):
-            raise UserError(f"{path}: candidate {row.candidate_id!r} has " +
-                            ("two rewards" if row.candidate_id in rewards else f"the reward {row.reward}"))
+            raise UserError(
+                f"{path}: candidate {row.candidate_id!r} has "
+                + ("two rewards" if row.candidate_id in rewards else f"the reward {row.reward}")
+            )
         rewards[row.candidate_id] = row.reward
     return rewards
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-

@@ -1,7 +1,9 @@
-"""Tie-breaks: where a question's scores are too close to say anything, a pairwise scorer compares two of its answers.
+"""Tie-breaks: where a question's scores are too close to say anything, a pairwise scorer compares
+two of its answers.
 
-Pairwise verdicts see small differences that pointwise scores do not, and are easier to mislead (arXiv 2406.12319): they
-decide only what would be dropped otherwise, in both orders, and only where the orders agree.
+Pairwise verdicts see small differences that pointwise scores do not, and are easier to mislead
+(arXiv 2406.12319): they decide only what would be dropped otherwise, in both orders, and only where
+the orders agree.
 """
 
 from collections.abc import Sequence
@@ -15,7 +17,8 @@ from dpo_video.recipe import Recipe
 from dpo_video.store import RunStore
 
 SOURCE = "tie_break"
-"""`Pair.source` of such pairs. Their scores stay those of the judge, so the margin may be negative."""
+"""`Pair.source` of such pairs. Their scores stay those of the judge, so the margin may be negative.
+"""
 TOO_CLOSE = ("tie", "below margin")
 """Reasons of a pair rule that a tie-break may overrule."""
 
@@ -32,7 +35,9 @@ class Tie(NamedTuple):
 
 
 def tie_of(sample: Sample, answers: Sequence[Answer]) -> Tie:
-    """Return the highest and the lowest score of a question's answers, two different answers of at least two."""
+    """Return the highest and the lowest score of a question's answers, two different answers of at
+    least two.
+    """
     low = min(answers, key=lambda answer: (answer.score, answer.rank))
     others = [answer for answer in answers if answer is not low]
     return Tie(sample, min(others, key=lambda answer: (-answer.score, answer.rank)), low)
@@ -41,9 +46,12 @@ def tie_of(sample: Sample, answers: Sequence[Answer]) -> Tie:
 def break_ties(ties: Sequence[Tie], compare: Compare) -> list[Choice | str]:
     """Return each tie as a choice, or why it stays undecided.
 
-    The orders disagree, there is no verdict, the better answer is cut, or a call failed: the next run asks again.
+    The orders disagree, there is no verdict, the better answer is cut, or a call failed: the next
+    run asks again.
     """
-    results = compare([(tie.sample, tie.high.candidate.text, tie.low.candidate.text) for tie in ties])
+    results = compare(
+        [(tie.sample, tie.high.candidate.text, tie.low.candidate.text) for tie in ties]
+    )
     out: list[Choice | str] = []
     for tie, result in zip(ties, results, strict=True):
         if result.first_better is None:
@@ -51,13 +59,21 @@ def break_ties(ties: Sequence[Tie], compare: Compare) -> list[Choice | str]:
         elif not result.consistent:
             out.append("orders disagree")
         else:
-            choice = Choice(tie.high, tie.low) if result.first_better > 0.5 else Choice(tie.low, tie.high)
+            choice = (
+                Choice(tie.high, tie.low)
+                if result.first_better > 0.5
+                else Choice(tie.low, tie.high)
+            )
             out.append("cut" if choice.chosen.cut else choice)
     return out
 
 
 def tie_breaker(recipe: Recipe, store: RunStore, *, judge: Judge | None = None) -> Compare | None:
-    """Return what compares tied answers by `pair.tie_break`; None where the recipe names no scorer for it."""
+    """Return what compares tied answers by `pair.tie_break`; None where the recipe names no scorer
+    for it.
+    """
     if recipe.pair.tie_break is None:
         return None
-    return comparer(recipe.judge, pairwise_scorer(recipe.pair.tie_break, "pair.tie_break"), store, judge=judge)
+    return comparer(
+        recipe.judge, pairwise_scorer(recipe.pair.tie_break, "pair.tie_break"), store, judge=judge
+    )

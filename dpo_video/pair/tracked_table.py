@@ -1,4 +1,6 @@
-"""The table of sampled pairs that tracking shows: a strip of frames, both answers, scores and the judge's reasons."""
+"""The table of sampled pairs that tracking shows: a strip of frames, both answers, scores and the
+judge's reasons.
+"""
 
 import random
 from collections.abc import Mapping, Sequence
@@ -18,8 +20,15 @@ STRIP_HEIGHT = 96
 STRIP_FRAMES = 8
 
 
-def pair_rows(pairs: Sequence[Pair], judgments: Mapping[str, Judgment], *, root: Path, video: VideoSettings,
-              count: int, seed: int) -> list[dict[str, Any]]:
+def pair_rows(
+    pairs: Sequence[Pair],
+    judgments: Mapping[str, Judgment],
+    *,
+    root: Path,
+    video: VideoSettings,
+    count: int,
+    seed: int,
+) -> list[dict[str, Any]]:
     """Return `count` pairs, drawn by seed, as table rows.
 
     `frames` is uint8 (96, W, 3), or None with a `note` for a clip that cannot be read.
@@ -28,24 +37,41 @@ def pair_rows(pairs: Sequence[Pair], judgments: Mapping[str, Judgment], *, root:
     rows = []
     for pair in drawn:
         try:
-            read = read_frames(resolve_video(pair.video, root), video, start=pair.start, end=pair.end)
+            read = read_frames(
+                resolve_video(pair.video, root), video, start=pair.start, end=pair.end
+            )
             strip, note = frame_strip(read), ""
         except VideoError as error:
             strip, note = None, str(error)
-        rows.append({"sample": pair.sample_id, "prompt": pair.prompt, "frames": strip, "note": note,
-                     "chosen": pair.chosen, "chosen_score": pair.chosen_score,
-                     "chosen_reason": _reason(judgments.get(pair.chosen_id)), "rejected": pair.rejected,
-                     "rejected_score": pair.rejected_score,
-                     "rejected_reason": _reason(judgments.get(pair.rejected_id))})
+        rows.append(
+            {
+                "sample": pair.sample_id,
+                "prompt": pair.prompt,
+                "frames": strip,
+                "note": note,
+                "chosen": pair.chosen,
+                "chosen_score": pair.chosen_score,
+                "chosen_reason": _reason(judgments.get(pair.chosen_id)),
+                "rejected": pair.rejected,
+                "rejected_score": pair.rejected_score,
+                "rejected_reason": _reason(judgments.get(pair.rejected_id)),
+            }
+        )
     return rows
 
 
 def frame_strip(frames: Frames) -> NDArray[np.uint8]:
     """Return at most 8 of the frames side by side, uint8 (96, W, 3)."""
-    chosen = np.linspace(0, len(frames.pixels) - 1, min(STRIP_FRAMES, len(frames.pixels))).round().astype(int)
+    chosen = (
+        np.linspace(0, len(frames.pixels) - 1, min(STRIP_FRAMES, len(frames.pixels)))
+        .round()
+        .astype(int)
+    )
     height, width = frames.pixels.shape[1:3]
     size = (max(1, round(width * STRIP_HEIGHT / height)), STRIP_HEIGHT)
-    return np.concatenate([np.asarray(Image.fromarray(frames.pixels[index]).resize(size)) for index in chosen], axis=1)
+    return np.concatenate(
+        [np.asarray(Image.fromarray(frames.pixels[index]).resize(size)) for index in chosen], axis=1
+    )
 
 
 def _reason(judgment: Judgment | None) -> str:

@@ -1,6 +1,8 @@
-"""Video negatives: the chosen answer again, rejected where it goes with a corrupted clip or another one.
+"""Video negatives: the chosen answer again, rejected where it goes with a corrupted clip or another
+one.
 
-A model that answers from the question alone finds both equally likely; such pairs teach it to look (conditional
+A model that answers from the question alone finds both equally likely; such pairs teach it to look
+(conditional
 preference: mDPO, arXiv 2406.11839; on clips VistaDPO, arXiv 2504.13122).
 """
 
@@ -14,7 +16,9 @@ from dpo_video.video import clip_key, file_name, rejected_clip_key
 
 OTHER_CLIP = "other_clip"
 DRAWN = ("shuffle", "drop")
-"""Corruptions that take a number, drawn by seed and clip: all questions about a clip share its corrupted clips."""
+"""Corruptions that take a number, drawn by seed and clip: all questions about a clip share its
+corrupted clips.
+"""
 NO_OTHER = "no other video file"
 
 
@@ -31,10 +35,11 @@ class Negatives:
 
 
 def add_negatives(pairs: Sequence[Pair], kinds: Sequence[str], *, seed: int) -> Negatives:
-    """Return the pairs and, for each question, one of each kind: its best chosen answer with the negative clip.
+    """Return the pairs and, for each question, one of each kind: its best chosen answer with the
+    negative clip.
 
-    A question whose pairs already tell clips apart gets none. The result depends on seed and pairs only; another clip
-    is drawn from those of the pairs, and is of another file.
+    A question whose pairs already tell clips apart gets none. The result depends on seed and pairs
+    only; another clip is drawn from those of the pairs, and is of another file.
     """
     best: dict[tuple[str, str, str], Pair] = {}
     for pair in pairs:
@@ -62,17 +67,30 @@ def add_negatives(pairs: Sequence[Pair], kinds: Sequence[str], *, seed: int) -> 
 
 
 def _negative(pair: Pair, kind: str, parts: Mapping[str, Pair], seed: int) -> Pair | None:
-    """Return the pair's chosen answer against itself with a negative clip; None where there is no other clip."""
+    """Return the pair's chosen answer against itself with a negative clip; None where there is no
+    other clip.
+    """
     drawn = _draw(seed, kind, clip_key(pair))
-    made = replace(pair, rejected=pair.chosen, rejected_score=None, rejected_id=pair.chosen_id, rejected_finish="stop",
-                   source=f"video_{kind}", implicit_margin=None)
+    made = replace(
+        pair,
+        rejected=pair.chosen,
+        rejected_score=None,
+        rejected_id=pair.chosen_id,
+        rejected_finish="stop",
+        source=f"video_{kind}",
+        implicit_margin=None,
+    )
     if kind != OTHER_CLIP:
         return replace(made, rejected_corruption=f"{kind}:{drawn}" if kind in DRAWN else kind)
-    others = [part for _, part in sorted(parts.items()) if file_name(part.video) != file_name(pair.video)]
+    others = [
+        part for _, part in sorted(parts.items()) if file_name(part.video) != file_name(pair.video)
+    ]
     if not others:
         return None
     other = others[drawn % len(others)]
-    return replace(made, rejected_video=other.video, rejected_start=other.start, rejected_end=other.end)
+    return replace(
+        made, rejected_video=other.video, rejected_start=other.start, rejected_end=other.end
+    )
 
 
 def _question(pair: Pair) -> tuple[str, str, str]:

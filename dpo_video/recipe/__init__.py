@@ -20,9 +20,23 @@ from dpo_video.recipe.tracking import TrackingSettings
 from dpo_video.recipe.train import LoraSettings, TrainSettings
 from dpo_video.recipe.video import VideoSettings
 
-__all__ = ["AgreeSettings", "CleanSettings", "DataSettings", "EvaluateSettings", "GenerateSettings", "JudgeSettings",
-           "LoraSettings", "ModelSettings", "PairSettings", "Recipe", "SamplerSettings", "Section", "TrackingSettings",
-           "TrainSettings", "VideoSettings"]
+__all__ = [
+    "AgreeSettings",
+    "CleanSettings",
+    "DataSettings",
+    "EvaluateSettings",
+    "GenerateSettings",
+    "JudgeSettings",
+    "LoraSettings",
+    "ModelSettings",
+    "PairSettings",
+    "Recipe",
+    "SamplerSettings",
+    "Section",
+    "TrackingSettings",
+    "TrainSettings",
+    "VideoSettings",
+]
 
 
 class Recipe(Section):
@@ -53,7 +67,10 @@ class Recipe(Section):
     def _is_a_folder(cls, value: str) -> str:
         parts = PurePosixPath(value).parts
         if not value.strip() or not parts or parts[0] == "/" or ".." in parts:
-            raise ValueError("must be a folder inside `runs_folder`: a name, without `..` and without a leading slash")
+            raise ValueError(
+                "must be a folder inside `runs_folder`: a name, without `..` and without a leading "
+                "slash"
+            )
         return value
 
     @property

@@ -11,17 +11,18 @@ class AgreeSettings(Section):
     """How far the judge is to be trusted: against gold labels, itself and probes."""
 
     precision: float = Field(default=0.9, gt=0.5, le=1)
-    """Wanted share of pairs that gold orders the same way; `pair.min_margin` is suggested for it."""
+    """Wanted share of pairs that gold orders the same way; `pair.min_margin` is suggested for it.
+    """
     repeats: int = Field(default=4, ge=0)
-    """Further judgments of each answer that noise is measured on: drawn anew where verdicts are sampled, else in other
-    words; 0 leaves noise out."""
+    """Further judgments of each answer that noise is measured on: drawn anew where verdicts are
+    sampled, else in other words; 0 leaves noise out."""
     noise_samples: PositiveInt = 40
     """Samples whose answers are judged again for it."""
     probes: int = Field(default=100, ge=0)
     """Probes of each kind, one a caption; 0 leaves probes out."""
     probes_from: Literal["caption", "answer"] = "caption"
-    """`caption` swaps facts in a sentence of the caption; `answer` in the sample's gold answer, asked with its own
-    question."""
+    """`caption` swaps facts in a sentence of the caption; `answer` in the sample's gold answer,
+    asked with its own question."""
     bins: PositiveInt = 10
     """Bins of the reliability diagram and of the expected calibration error."""
     bootstrap: PositiveInt = 1000

@@ -6,10 +6,12 @@ from dpo_video.recipe.section import Section
 
 
 class CleanSettings(Section):
-    """What is left out before it costs anything: training samples before generation, answers before judging.
+    """What is left out before it costs anything: training samples before generation, answers before
+    judging.
 
-    Every filter is off unless set, but for answers that say the same. Held-out samples are never cleaned, so that
-    numbers stay comparable. What is left out is counted and stands in RUN/cleaned.jsonl with its reason.
+    Every filter is off unless set, but for answers that say the same. Held-out samples are never
+    cleaned, so that numbers stay comparable. What is left out is counted and stands in
+    RUN/cleaned.jsonl with its reason.
     """
 
     caption_min_words: NonNegativeInt = 0
@@ -17,18 +19,24 @@ class CleanSettings(Section):
     caption_max_words: PositiveInt | None = None
     """Drop samples with longer captions."""
     languages: list[str] = Field(default_factory=list)
-    """Languages of captions that stay, as ISO 639-1 codes (`en`, `zh`); empty keeps all. Captions of fewer than 20
-    characters stay: too short to tell."""
+    """Languages of captions that stay, as ISO 639-1 codes (`en`, `zh`); empty keeps all. Captions
+    of fewer than 20 characters stay: too short to tell."""
     drop_refusals: bool = False
-    """Drop captions and answers that say, in English, that the video cannot be seen; "I see no dog" is an answer."""
+    """Drop captions and answers that say, in English, that the video cannot be seen; "I see no dog"
+    is an answer.
+    """
     sample_similarity: float | None = Field(default=None, gt=0, le=1)
-    """Drop a sample when question and caption are both at least this similar to an earlier one's: the share of their
-    5-character pieces that both have, case and punctuation aside. 1 drops equal ones only."""
+    """Drop a sample when question and caption are both at least this similar to an earlier one's:
+    the share of their 5-character pieces that both have, case and punctuation aside. 1 drops equal
+    ones only.
+    """
     heldout_similarity: float | None = Field(default=None, gt=0, le=1)
-    """Drop a sample that is this similar to a held-out one: the same clip under another name. The question alone does
-    not tell, as data sets ask the same question about many clips."""
+    """Drop a sample that is this similar to a held-out one: the same clip under another name. The
+    question alone does not tell, as data sets ask the same question about many clips."""
     max_per_source: PositiveInt | None = None
-    """Samples that stay of one source, the first ones; the source is the folder that the video lies in."""
+    """Samples that stay of one source, the first ones; the source is the folder that the video lies
+    in.
+    """
     min_seconds: PositiveFloat | None = None
     """Drop shorter clips."""
     max_seconds: PositiveFloat | None = None
@@ -38,20 +46,26 @@ class CleanSettings(Section):
     max_aspect: float | None = Field(default=None, ge=1)
     """Drop clips whose longer side is more than this many times the shorter one."""
     min_brightness: PositiveFloat | None = None
-    """Drop clips none of whose frames looked at is as bright on average, 0 to 255; 16 drops black ones."""
+    """Drop clips none of whose frames looked at is as bright on average, 0 to 255; 16 drops black
+    ones.
+    """
     min_motion: PositiveFloat | None = None
-    """Drop clips none of whose frames looked at differs as much, on average over its pixels, from the one before, 0 to
-    255; 1 drops stills."""
+    """Drop clips none of whose frames looked at differs as much, on average over its pixels, from
+    the one before, 0 to 255; 1 drops stills."""
     frames: PositiveInt = 8
     """Frames looked at for `min_brightness` and `min_motion`, spread over the clip."""
     same_answer: float = Field(default=1.0, gt=0, le=1)
-    """Answers to a question at least this similar (as under `sample_similarity`) are judged once and never paired with
-    each other; 1 joins those equal up to case, punctuation and spaces."""
+    """Answers to a question at least this similar (as under `sample_similarity`) are judged once
+    and never paired with each other; 1 joins those equal up to case, punctuation and spaces."""
     drop_cut_answers: bool = False
-    """Keep answers that were cut at `generate.max_new_tokens` from the judge; judged, they can only be rejected."""
+    """Keep answers that were cut at `generate.max_new_tokens` from the judge; judged, they can only
+    be rejected.
+    """
     answer_min_length: NonNegativeInt = 0
     """Keep answers with fewer characters from the judge."""
     answer_max_length: PositiveInt | None = None
     """Keep answers with more characters from the judge."""
     max_repetition: float | None = Field(default=None, gt=0, lt=1)
-    """Keep answers from the judge of whose runs of 4 words a larger share repeats an earlier one: the answer loops."""
+    """Keep answers from the judge of whose runs of 4 words a larger share repeats an earlier one:
+    the answer loops.
+    """

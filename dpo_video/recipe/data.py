@@ -13,9 +13,13 @@ class DataSettings(Section):
     samples: str
     """JSONL of Sample to train on, or `toy:train`; left out where `pairs` is given."""
     pairs: str | None = None
-    """JSONL of Pair to train on, e.g. from `dpo-video import`: nothing is generated, judged or paired then."""
+    """JSONL of Pair to train on, e.g. from `dpo-video import`: nothing is generated, judged or
+    paired then.
+    """
     heldout: str | None = None
-    """JSONL of Sample to evaluate on, or `toy:heldout`; its clips must not be among the training clips."""
+    """JSONL of Sample to evaluate on, or `toy:heldout`; its clips must not be among the training
+    clips.
+    """
     video_root: str | None = None
     """Folder that relative video paths start from; None is the folder of the JSONL file."""
     limit: PositiveInt | None = None

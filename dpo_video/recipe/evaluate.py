@@ -15,7 +15,9 @@ class EvaluateSettings(Section):
     hallucination_scorer: str | None = "caption_support"
     """Scorer whose share below its threshold is the hallucination rate; None leaves it out."""
     pairwise_scorer: str | None = None
-    """Scorer of `mode: pairwise` that compares each answer before with the one after, in both orders."""
+    """Scorer of `mode: pairwise` that compares each answer before with the one after, in both
+    orders.
+    """
     pair_samples: int = Field(default=100, ge=0)
     """Held-out samples to build held-out pairs from."""
     pair_candidates: int = Field(default=4, ge=0)

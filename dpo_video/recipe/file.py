@@ -1,4 +1,6 @@
-"""Read a recipe: YAML and overrides into settings; every error names file, line, key and what is allowed."""
+"""Read a recipe: YAML and overrides into settings; every error names file, line, key and what is
+allowed.
+"""
 
 import re
 from collections.abc import Sequence
@@ -18,7 +20,9 @@ Location = tuple[str, ...]
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML with numbers as YAML 1.2 reads them: `5e-7` is a float (PyYAML's 1.1 rules make it a string)."""
+    """YAML with numbers as YAML 1.2 reads them: `5e-7` is a float (PyYAML's 1.1 rules make it a
+    string).
+    """
 
 
 _Loader.yaml_implicit_resolvers = {
@@ -27,13 +31,16 @@ _Loader.yaml_implicit_resolvers = {
 }
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?(?:(?:\.[0-9]+|[0-9]+\.[0-9]*)(?:[eE][-+]?[0-9]+)?|[0-9]+[eE][-+]?[0-9]+|\.(?:inf|nan))$"),
+    re.compile(
+        r"^[-+]?(?:(?:\.[0-9]+|[0-9]+\.[0-9]*)(?:[eE][-+]?[0-9]+)?|[0-9]+[eE][-+]?[0-9]+|\.(?:inf|nan))$"
+    ),
     list("-+.0123456789"),
 )
 
 
 def load_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
-    """Return the settings of a shipped recipe or a .yaml path, with `section.key=value` overrides on top.
+    """Return the settings of a shipped recipe or a .yaml path, with `section.key=value` overrides
+    on top.
 
     All problems of a recipe are reported together, one line each, in one UserError.
     """
@@ -47,7 +54,9 @@ def change_recipe(recipe: Recipe, overrides: Sequence[str]) -> Recipe:
     return _with_overrides(recipe.model_dump(), overrides, {}, recipe.name)
 
 
-def _with_overrides(values: dict[str, Any], overrides: Sequence[str], places: dict[Location, str], path: str) -> Recipe:
+def _with_overrides(
+    values: dict[str, Any], overrides: Sequence[str], places: dict[Location, str], path: str
+) -> Recipe:
     for text in _preset_first(overrides):
         _override(values, text, places)
     try:
@@ -64,7 +73,9 @@ def load_video_settings(overrides: Sequence[str]) -> VideoSettings:
         _override(values, text, places)
     others = [key for key in values if key != "video"]
     if others:
-        raise UserError(f"override of `{others[0]}`: without a recipe only `video.` settings can be given")
+        raise UserError(
+            f"override of `{others[0]}`: without a recipe only `video.` settings can be given"
+        )
     try:
         return VideoSettings.model_validate(values["video"], strict=True)
     except ValidationError as error:
@@ -87,7 +98,10 @@ def _read(path: Path, places: dict[Location, str]) -> dict[str, Any]:
         loader = _Loader(path.read_text(encoding="utf-8"))
         node = loader.get_single_node()
         if not isinstance(node, yaml.MappingNode):
-            raise UserError(f"{path}:1: a recipe is a mapping of sections; see the shipped ones with `dpo-video list`")
+            raise UserError(
+                f"{path}:1: a recipe is a mapping of sections; see the shipped ones with "
+                f"`dpo-video list`"
+            )
         _remember(node, (), places, str(path))
         return dict(loader.construct_document(node))
     except yaml.MarkedYAMLError as error:
@@ -98,13 +112,17 @@ def _read(path: Path, places: dict[Location, str]) -> dict[str, Any]:
 
 
 def _remember(node: yaml.Node, location: Location, places: dict[Location, str], path: str) -> None:
-    """Note file:line of every key, and refuse a key that stands twice (YAML would keep the last)."""
+    """Note file:line of every key, and refuse a key that stands twice (YAML would keep the
+    last).
+    """
     if isinstance(node, yaml.MappingNode):
         for key, value in node.value:
             here = (*location, str(key.value))
             place = f"{path}:{key.start_mark.line + 1}"
             if here in places:
-                raise UserError(f"{place}: `{'.'.join(here)}` stands twice, first at {places[here]}")
+                raise UserError(
+                    f"{place}: `{'.'.join(here)}` stands twice, first at {places[here]}"
+                )
             places[here] = place
             _remember(value, here, places, path)
 
@@ -112,7 +130,9 @@ def _remember(node: yaml.Node, location: Location, places: dict[Location, str], 
 def _override(values: dict[str, Any], text: str, places: dict[Location, str]) -> None:
     key, equals, value = text.partition("=")
     if not equals or not key or key.startswith("-"):
-        raise UserError(f"override {text!r}: write it as section.key=value, e.g. train.learning_rate=1e-5")
+        raise UserError(
+            f"override {text!r}: write it as section.key=value, e.g. train.learning_rate=1e-5"
+        )
     *sections, last = location = tuple(key.split("."))
     target = values
     for depth, section in enumerate(sections, start=1):
@@ -123,7 +143,9 @@ def _override(values: dict[str, Any], text: str, places: dict[Location, str]) ->
             raise UserError(f"override {text!r}: `{'.'.join(location[:depth])}` is not a section")
     try:
         target[last] = yaml.load(value, Loader=_Loader)
-        if location == ("video", "preset") and target[last] in PRESETS:  # it beats what the recipe file says
+        if (
+            location == ("video", "preset") and target[last] in PRESETS
+        ):  # it beats what the recipe file says
             for replaced in PRESETS[target[last]].video:
                 target.pop(replaced, None)
     except yaml.YAMLError as error:
@@ -132,7 +154,9 @@ def _override(values: dict[str, Any], text: str, places: dict[Location, str]) ->
 
 
 def _explain_all(details: Sequence[ErrorDetails], places: dict[Location, str], path: str) -> str:
-    """Return a line for each wrong key; where a key takes several kinds of value, what each of them wants is joined."""
+    """Return a line for each wrong key; where a key takes several kinds of value, what each of them
+    wants is joined.
+    """
     lines: dict[str, list[str]] = {}
     for detail in details:
         key = ".".join(_location(detail))
@@ -142,7 +166,9 @@ def _explain_all(details: Sequence[ErrorDetails], places: dict[Location, str], p
 
 
 def _location(detail: ErrorDetails) -> Location:
-    """Return the path of keys to a value, without the names that pydantic gives to the kinds a key may take."""
+    """Return the path of keys to a value, without the names that pydantic gives to the kinds a key
+    may take.
+    """
     parts = tuple(str(part) for part in detail["loc"])
     for depth, part in enumerate(parts):
         model = _section(parts[:depth])
@@ -154,11 +180,14 @@ def _location(detail: ErrorDetails) -> Location:
 def _explain(detail: ErrorDetails, places: dict[Location, str], path: str) -> str:
     location = _location(detail)
     known_at = [depth for depth in range(len(location), 0, -1) if location[:depth] in places]
-    where = places[location[:known_at[0]]] if known_at else path
+    where = places[location[: known_at[0]]] if known_at else path
     key = ".".join(location)
     if detail["type"] == "extra_forbidden":
         known = _fields(location[:-1])
-        return f"{where}: unknown key `{key}`.{did_you_mean(location[-1], known)} Known keys: {', '.join(known)}"
+        return (
+            f"{where}: unknown key `{key}`.{did_you_mean(location[-1], known)} Known keys: "
+            f"{', '.join(known)}"
+        )
     if detail["type"] == "missing":
         return f"{where}: missing `{key}`. {_meaning(location)}"
     if detail["type"] == "literal_error":
@@ -173,7 +202,11 @@ def _wanted(detail: ErrorDetails) -> str:
     given = "nothing" if detail["input"] is None else repr(detail["input"])
     match detail["type"]:
         case "model_type" | "model_attributes_type" | "dict_type":
-            remedy = "Put keys under it, or leave it out" if detail["input"] is None else "Write its keys under it"
+            remedy = (
+                "Put keys under it, or leave it out"
+                if detail["input"] is None
+                else "Write its keys under it"
+            )
             return f"must be a section of keys, got {given}. {remedy}"
         case "list_type" if isinstance(detail["input"], str):
             return f"must be a list, got {given}. Write it in brackets: [{detail['input']}]"
@@ -183,8 +216,14 @@ def _wanted(detail: ErrorDetails) -> str:
             return f"must be an integer, got {given}"
         case "value_error":
             said = detail["msg"].removeprefix("Value error, ")
-            return f"is wrong: {said}" if isinstance(detail["input"], dict) else f"{said}, got {given}"
-    wanted = detail["msg"].replace("Input should be a valid ", "must be a ").replace("Input should be", "must be")
+            return (
+                f"is wrong: {said}" if isinstance(detail["input"], dict) else f"{said}, got {given}"
+            )
+    wanted = (
+        detail["msg"]
+        .replace("Input should be a valid ", "must be a ")
+        .replace("Input should be", "must be")
+    )
     return f"{wanted[0].lower() + wanted[1:]}, got {given}"
 
 

@@ -44,15 +44,15 @@ class GenerateSettings(Section):
     """Candidates: N sampled answers of the policy to each sample."""
 
     engine: Literal["local", "openai", "ray"] = "local"
-    """`local` runs the policy here, `ray` on the workers of a Ray cluster; `openai` asks a compatible server that takes
-    video (vLLM, SGLang)."""
+    """`local` runs the policy here, `ray` on the workers of a Ray cluster; `openai` asks a
+    compatible server that takes video (vLLM, SGLang)."""
     num_candidates: PositiveInt = 8
     """Answers per sample."""
     temperature: float = Field(default=1.0, ge=0)
     """Sampling temperature; 0 is greedy."""
     first_temperature: float | None = Field(default=None, gt=0)
-    """Temperature of the first `first_tokens` tokens, where answers part; higher there and lower after gives answers
-    that differ and still end well. None is `temperature`."""
+    """Temperature of the first `first_tokens` tokens, where answers part; higher there and lower
+    after gives answers that differ and still end well. None is `temperature`."""
     first_tokens: PositiveInt = 8
     """How many tokens `first_temperature` holds for."""
     top_p: float = Field(default=0.95, gt=0, le=1)
@@ -60,10 +60,11 @@ class GenerateSettings(Section):
     top_k: int = Field(default=0, ge=0)
     """Keep the k likeliest tokens; 0 keeps all."""
     min_p: float = Field(default=0.0, ge=0, lt=1)
-    """Keep tokens at least this likely against the likeliest one (arXiv 2407.01082); 0 keeps all."""
+    """Keep tokens at least this likely against the likeliest one (arXiv 2407.01082); 0 keeps all.
+    """
     mix: list[SamplerSettings] = Field(default=[])
-    """Several samplers in place of one: other temperatures, instructions, policies or adapters, each with its own
-    number of candidates. Empty draws `num_candidates` from the policy."""
+    """Several samplers in place of one: other temperatures, instructions, policies or adapters,
+    each with its own number of candidates. Empty draws `num_candidates` from the policy."""
     max_new_tokens: PositiveInt = 256
     """An answer is cut there, and marked as cut."""
     batch_size: PositiveInt = 8
@@ -81,7 +82,8 @@ class GenerateSettings(Section):
     timeout: PositiveFloat = 300.0
     """Seconds per request."""
     retries: int = Field(default=5, ge=0)
-    """Attempts after the first for connection errors, 408 and 5xx; 429 is waited out, and is none."""
+    """Attempts after the first for connection errors, 408 and 5xx; 429 is waited out, and is none.
+    """
 
     @field_validator("base_url")
     @classmethod
@@ -91,8 +93,10 @@ class GenerateSettings(Section):
     @model_validator(mode="after")
     def _check_engine(self) -> Self:
         if self.base_url is not None and self.engine != "openai":
-            raise ValueError(f"`base_url` names a server, but `engine` is {self.engine}, which asks none: set "
-                             "generate.engine to openai, or leave generate.base_url out")
+            raise ValueError(
+                f"`base_url` names a server, but `engine` is {self.engine}, which asks none: set "
+                "generate.engine to openai, or leave generate.base_url out"
+            )
         return self
 
     @property

@@ -3,7 +3,15 @@
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError, field_validator, model_validator
+from pydantic import (
+    ConfigDict,
+    Field,
+    PositiveFloat,
+    PositiveInt,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from dpo_video.core.names import did_you_mean
 from dpo_video.recipe.section import Section, server_address
@@ -29,45 +37,58 @@ class JudgeSettings(Section):
     backend: Literal["local", "openai"] = "openai"
     """`local` runs a transformers causal LM here; `openai` asks any compatible server."""
     engine: Literal["here", "ray"] = "here"
-    """Where the backend works: `here`, in this process, or `ray`, on the workers of a Ray cluster."""
+    """Where the backend works: `here`, in this process, or `ray`, on the workers of a Ray cluster.
+    """
     model: str
     """Hub id, folder or `toy:judge` for `local`; the served name for `openai`."""
     revision: str | None = None
-    """Hub revision of a local judge. Under `openai`, your name for the version that the servers run: they are not told
-    it, and replies under another are asked for again."""
+    """Hub revision of a local judge. Under `openai`, your name for the version that the servers
+    run: they are not told it, and replies under another are asked for again."""
     scorer: str = "hound_quality"
     """Shipped scorer or a path that ends in .yaml."""
     base_url: str | Annotated[list[str], Field(min_length=1)] | None = None
-    """Server address, e.g. http://localhost:8000/v1, or a list of servers of the same model; None is the vendor's
-    default."""
+    """Server address, e.g. http://localhost:8000/v1, or a list of servers of the same model; None
+    is the vendor's default."""
     api_key_env: str = "OPENAI_API_KEY"
     """Environment variable that holds the key; servers on loopback need none."""
     score_from: Literal["scorer", "verdict"] = "scorer"
-    """`scorer` reads the score as the scorer file says; `verdict` has a label scorer's verdict written out instead, for
-    servers without logprobs."""
+    """`scorer` reads the score as the scorer file says; `verdict` has a label scorer's verdict
+    written out instead, for servers without logprobs."""
     temperature: float = Field(default=0.0, ge=0)
     """Sampling temperature of written verdicts."""
     repeat: int = Field(default=0, ge=0)
-    """Which of several independent judgments of a prompt this is, for verdicts sampled at a temperature; `agree` asks
-    for 1, 2, ... to measure how far they differ. A local judge draws by it, a server draws anew by itself."""
+    """Which of several independent judgments of a prompt this is, for verdicts sampled at a
+    temperature; `agree` asks for 1, 2, ... to measure how far they differ. A local judge draws by
+    it, a server draws anew by itself.
+    """
     max_tokens: PositiveInt = 512
     """Longest reply."""
     batch_size: PositiveInt = 32
     """Prompts per forward under `local`."""
     concurrency: PositiveInt = 32
-    """Most requests in flight at each server under `openai`; it grows there from 32, and shrinks after 429."""
+    """Most requests in flight at each server under `openai`; it grows there from 32, and shrinks
+    after 429.
+    """
     timeout: PositiveFloat = 120.0
     """Seconds per request."""
     retries: int = Field(default=5, ge=0)
-    """Attempts after the first for connection errors, timeouts, 408, 409 and 5xx; 429 is waited out, and is none."""
+    """Attempts after the first for connection errors, timeouts, 408, 409 and 5xx; 429 is waited
+    out, and is none.
+    """
     max_failed_fraction: float = Field(default=0.2, ge=0, le=1)
-    """Stop when a larger share of judgments failed or was refused, those aside that did in an earlier run too."""
+    """Stop when a larger share of judgments failed or was refused, those aside that did in an
+    earlier run too.
+    """
     ask_refused_again: bool = False
-    """Ask again what the judge refused before (too long, filtered): after its server has changed."""
+    """Ask again what the judge refused before (too long, filtered): after its server has changed.
+    """
     answers_as: str | None = None
-    """Model name in the server's replies, where it is another than `model`: a deployment or a gateway's alias."""
+    """Model name in the server's replies, where it is another than `model`: a deployment or a
+    gateway's alias.
+    """
     prices: str | None = None
-    """YAML file with US dollars for a million tokens: `model: {input: .., output: .., cached: ..}`."""
+    """YAML file with US dollars for a million tokens: `model: {input: .., output: .., cached: ..}`.
+    """
     max_cost: PositiveFloat | None = None
     """Most US dollars that one command may spend on the judge; needs `prices`."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
@@ -75,14 +96,20 @@ class JudgeSettings(Section):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Device of a local judge."""
     split_claims: Literal["judge", "sentences"] = "judge"
-    """Who takes answers apart under a `claims` scorer: the judge writes a list, or every sentence is a claim."""
+    """Who takes answers apart under a `claims` scorer: the judge writes a list, or every sentence
+    is a claim.
+    """
     opponents: PositiveInt | None = None
-    """Answers that each answer to a question meets under a `pairwise` scorer, in both orders; None: all others."""
+    """Answers that each answer to a question meets under a `pairwise` scorer, in both orders; None:
+    all others.
+    """
     jury: list[dict[str, Any]] | None = Field(default=None, min_length=2)
-    """Several judges, each as overrides of this section (`{}` is its own judge); their standardised scores are
-    averaged."""
+    """Several judges, each as overrides of this section (`{}` is its own judge); their standardised
+    scores are averaged."""
     cascade: CascadeSettings | None = None
-    """A cheaper judge that is asked first; this section's own judge decides where the first is unsure."""
+    """A cheaper judge that is asked first; this section's own judge decides where the first is
+    unsure.
+    """
 
     @field_validator("base_url")
     @classmethod
@@ -94,15 +121,20 @@ class JudgeSettings(Section):
     @model_validator(mode="after")
     def _check_backend(self) -> Self:
         if self.base_url is not None and self.backend == "local":
-            raise ValueError("`base_url` names a server, but `backend` is local, which asks none: set judge.backend to "
-                             "openai, or leave judge.base_url out")
+            raise ValueError(
+                "`base_url` names a server, but `backend` is local, which asks none: set "
+                "judge.backend to "
+                "openai, or leave judge.base_url out"
+            )
         return self
 
     @model_validator(mode="after")
     def _check_several(self) -> Self:
         """Check the settings of every judge, so that a wrong key is found before any work."""
         if self.jury is not None and self.cascade is not None:
-            raise ValueError("`jury` and `cascade` are two ways to use several judges; give one of them")
+            raise ValueError(
+                "`jury` and `cascade` are two ways to use several judges; give one of them"
+            )
         for place, row in enumerate(self.jury or ()):
             self._check_one(f"jury[{place}]", row)
         if self.cascade is not None:
@@ -119,12 +151,17 @@ class JudgeSettings(Section):
             first = error.errors()[0]
             key = ".".join(str(part) for part in first["loc"])
             if first["type"] == "extra_forbidden":
-                raise ValueError(f"unknown key `{name}.{key}`.{did_you_mean(key, JudgeSettings.model_fields)} Known "
-                                 f"keys: {', '.join(JudgeSettings.model_fields)}") from None
+                raise ValueError(
+                    f"unknown key `{name}.{key}`.{did_you_mean(key, JudgeSettings.model_fields)} "
+                    f"Known "
+                    f"keys: {', '.join(JudgeSettings.model_fields)}"
+                ) from None
             raise ValueError(f"`{name}.{key}`: {first['msg']}, got {first['input']!r}") from None
 
     def overridden(self, row: Mapping[str, Any]) -> "JudgeSettings":
-        """Return the settings of one judge: these, with its own keys in their place, and no other judges."""
+        """Return the settings of one judge: these, with its own keys in their place, and no other
+        judges.
+        """
         others = {"jury", "cascade"} | ({"base_url"} if row.get("backend") == "local" else set())
         if self.backend == "local" and row.get("backend") == "openai":
             others.add("revision")  # of the weights here, not of the server's

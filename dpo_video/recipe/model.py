@@ -23,10 +23,11 @@ class ModelSettings(Section):
     attention: Literal["auto", "sdpa", "eager", "flash_attention_2"] = "auto"
     """Attention kernel; auto leaves the choice to transformers."""
     positions: Literal["checkpoint", "transformers"] = "checkpoint"
-    """M-RoPE rule: that of the published Qwen2/2.5-VL checkpoints, or that of transformers >= 5.3."""
+    """M-RoPE rule: that of the published Qwen2/2.5-VL checkpoints, or that of transformers >= 5.3.
+    """
     rope_factor: float | None = Field(default=None, gt=1)
-    """Linear RoPE scaling: positions are divided by it, and the context is that much longer. LLaVA-NeXT-Video uses 2
-    for long clips. None leaves the checkpoint's positions."""
+    """Linear RoPE scaling: positions are divided by it, and the context is that much longer.
+    LLaVA-NeXT-Video uses 2 for long clips. None leaves the checkpoint's positions."""
     trust_remote_code: bool = False
     """Allow code from the checkpoint's repository to run."""
     device: Literal["auto", "cpu", "cuda"] = "auto"

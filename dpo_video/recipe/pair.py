@@ -11,35 +11,46 @@ class PairSettings(Section):
     """Which candidates become chosen and rejected."""
 
     rule: Literal["hound", "best_worst", "best_vs_sigma", "all_pairs"] = "best_worst"
-    """`hound`: one at or above `threshold` against one below; `best_worst`; `best_vs_sigma`: the best against the one
-    nearest to `rejected_sigmas` below the mean; `all_pairs` by margin."""
+    """`hound`: one at or above `threshold` against one below; `best_worst`; `best_vs_sigma`: the
+    best against the one nearest to `rejected_sigmas` below the mean; `all_pairs` by margin."""
     min_margin: float = Field(default=0.5, ge=0)
     """Least score difference, except under `hound`."""
     noise_margins: PositiveFloat | None = None
-    """Ask for this many times the judge's own noise too: `noise_sigma` of RUN/agreement.json, the standard deviation of
-    a score when the same answer is judged again, as `dpo-video agree RUN` measures it."""
+    """Ask for this many times the judge's own noise too: `noise_sigma` of RUN/agreement.json, the
+    standard deviation of a score when the same answer is judged again, as `dpo-video agree RUN`
+    measures it.
+    """
     threshold: float | None = None
     """Score from which an answer counts as good under `hound`; None takes the scorer's."""
     rejected_sigmas: PositiveFloat = 2.0
-    """Under `best_vs_sigma`, how many standard deviations of the question's scores the rejected answer is sought below
-    their mean."""
+    """Under `best_vs_sigma`, how many standard deviations of the question's scores the rejected
+    answer is sought below their mean."""
     max_pairs_per_sample: PositiveInt = 2
     """Cap under `all_pairs`; the widest margins stay."""
     min_rejected_score: float | None = None
-    """Drop pairs whose rejected answer scores lower: a question that draws such answers teaches little (RIP)."""
+    """Drop pairs whose rejected answer scores lower: a question that draws such answers teaches
+    little (RIP).
+    """
     min_rejected_length: NonNegativeInt = 0
     """Drop pairs whose rejected answer has fewer characters."""
     implicit_rewards: str | None = None
-    """JSONL of Reward: a policy's implicit reward of every candidate, as `dpo-video rewards RUN` writes it. Pairs then
-    carry their implicit margin."""
+    """JSONL of Reward: a policy's implicit reward of every candidate, as `dpo-video rewards RUN`
+    writes it. Pairs then carry their implicit margin."""
     keep_hardest: float = Field(default=1.0, gt=0, le=1)
-    """Share of the pairs that stay, those with the smallest implicit margins; needs `implicit_rewards`."""
+    """Share of the pairs that stay, those with the smallest implicit margins; needs
+    `implicit_rewards`.
+    """
     balance_length: bool = False
     """Drop smallest-margin pairs until chosen and rejected are equally long on average."""
     video_negatives: list[Literal["shuffle", "reverse", "drop", "other_clip"]] = Field(default=[])
-    """For every question paired, and also for those of `data.pairs`, one more pair of each kind: the chosen answer
-    against itself with a clip that it does not describe. `shuffle` and `reverse`: its frames in another order; `drop`:
-    all frames but a fifth in a row are gone; `other_clip`: the clip of another question's file."""
+    """For every question paired, and also for those of `data.pairs`, one more pair of each kind:
+    the chosen answer against itself with a clip that it does not describe. `shuffle` and `reverse`:
+    its frames in another order; `drop`: all frames but a fifth in a row are gone; `other_clip`: the
+    clip of another question's file.
+    """
     tie_break: str | None = None
-    """Pairwise scorer for a question that would be dropped because its answers are a tie or less than `min_margin`
-    apart: it compares the highest with the lowest in both orders, and the pair counts where both orders agree."""
+    """Pairwise scorer for a question that would be dropped because its answers are a tie or less
+    than `min_margin`
+    apart: it compares the highest with the lowest in both orders, and the pair counts where both
+        orders agree.
+    """

@@ -42,24 +42,35 @@ class TrainSettings(Section):
     optimizer: str = "adamw_torch"
     """Optimizer by its transformers name, e.g. paged_adamw_8bit."""
     lora: LoraSettings = LoraSettings()
-    tune: list[Literal["language", "projector", "vision"]] = Field(default=["language"], min_length=1)
-    """Parts whose linear layers get LoRA: language model, projector, vision tower. With the latter two the tower runs
-    in each forward, with gradients, and `video.cache: features` cannot be used."""
+    tune: list[Literal["language", "projector", "vision"]] = Field(
+        default=["language"], min_length=1
+    )
+    """Parts whose linear layers get LoRA: language model, projector, vision tower. With the latter
+    two the tower runs in each forward, with gradients, and `video.cache: features` cannot be used.
+    """
     tokens_per_batch: PositiveInt | None = None
-    """Most tokens per forward: the pairs of an optimizer step, batch_size x gradient_accumulation per device, are cut
-    by it instead of by batch_size. The memory is even, and the result the same but for the loss `sft`, which averages
-    over the tokens of a forward. None cuts by batch_size."""
+    """Most tokens per forward: the pairs of an optimizer step, batch_size x gradient_accumulation
+    per device, are cut by it instead of by batch_size. The memory is even, and the result the same
+    but for the loss `sft`, which averages over the tokens of a forward. None cuts by batch_size."""
     share_prefix: bool = True
-    """Run what answers to one clip have in common, video and question, once instead of once per answer."""
+    """Run what answers to one clip have in common, video and question, once instead of once per
+    answer.
+    """
     gradient_checkpointing: bool | Literal["auto"] = "auto"
-    """Recompute activations in the backward pass: less memory, more time. auto is true from 3 billion parameters on."""
+    """Recompute activations in the backward pass: less memory, more time. auto is true from 3
+    billion parameters on.
+    """
     activation_offloading: bool = False
     """Keep activations in main memory until the backward pass: less GPU memory, more time."""
     max_length: PositiveInt | None = None
-    """Longest prompt + answer in tokens; longer pairs are dropped and counted. None is the model's context."""
+    """Longest prompt + answer in tokens; longer pairs are dropped and counted. None is the model's
+    context.
+    """
     reference_folder: str | None = None
-    """Folder of the reference's log-probs, which runs may share, also at the same time: a sweep over beta or learning
-    rate under several names then pays for them once. None keeps them in the run folder."""
+    """Folder of the reference's log-probs, which runs may share, also at the same time: a sweep
+    over beta or learning rate under several names then pays for them once. None keeps them in the
+    run folder.
+    """
     save_steps: PositiveInt = 100
     """Optimizer steps between checkpoints; training resumes from the last one."""
     logging_steps: PositiveInt = 5

@@ -11,44 +11,58 @@ from dpo_video.recipe.section import Section
 class VideoSettings(Section):
     """Which frames the model sees; one policy for generate, train and evaluate."""
 
-    preset: Literal["llava_hound", "llava_next_video", "llava_next_video_long", "qwen2_5_vl",
-                    "video_llama_3"] | None = None
-    """The frames of a family's own code (`dpo-video list presets`); settings given beside it win."""
+    preset: (
+        Literal[
+            "llava_hound",
+            "llava_next_video",
+            "llava_next_video_long",
+            "qwen2_5_vl",
+            "video_llama_3",
+        ]
+        | None
+    ) = None
+    """The frames of a family's own code (`dpo-video list presets`); settings given beside it win.
+    """
     policy: Literal["uniform", "fps", "scene", "diff_prune", "all", "fit"] = "uniform"
-    """`uniform` spreads `num_frames` over the clip; `fps` takes frames at a rate; `scene` and `diff_prune` look at
-    frames at that rate and take one of each scene, or those that differ from the one before; `all` takes every frame;
-    `fit` takes frames at the rate, as many as the model's context holds."""
+    """`uniform` spreads `num_frames` over the clip; `fps` takes frames at a rate; `scene` and
+    `diff_prune` look at frames at that rate and take one of each scene, or those that differ from
+    the one before; `all` takes every frame; `fit` takes frames at the rate, as many as the model's
+    context holds.
+    """
     num_frames: PositiveInt = 8
     """Frames per clip under `uniform`."""
     fps: PositiveFloat = 2.0
-    """Frames per second under `fps` and `fit`, and those looked at under `scene` and `diff_prune`."""
+    """Frames per second under `fps` and `fit`, and those looked at under `scene` and `diff_prune`.
+    """
     min_frames: PositiveInt = 4
     """Fewest frames under every policy but `uniform` and `all`."""
     max_frames: PositiveInt = 768
     """Most frames under every policy but `uniform`."""
     change: float = Field(default=0.1, gt=0, lt=1)
-    """How much two frames differ, from 0 to 1, to count as different under `scene` and `diff_prune`: the mean absolute
-    difference of their pixels, made small."""
+    """How much two frames differ, from 0 to 1, to count as different under `scene` and
+    `diff_prune`: the mean absolute difference of their pixels, made small."""
     min_pixels: PositiveInt | None = None
     """Least height x width of a frame after resizing; None keeps the checkpoint's value."""
     max_pixels: PositiveInt | None = None
     """Most height x width of a frame after resizing; None keeps the checkpoint's value."""
     cap_pixels: bool | None = None
-    """Make the frames of a long clip smaller so that it keeps to the checkpoint's total of pixels, the rule of Qwen's
-    own code; None keeps the checkpoint's choice."""
+    """Make the frames of a long clip smaller so that it keeps to the checkpoint's total of pixels,
+    the rule of Qwen's own code; None keeps the checkpoint's choice."""
     max_tokens: PositiveInt | None = None
     """Most video tokens per clip; a clip over it loses frames, evenly, and is counted."""
     reserve_tokens: PositiveInt = 1024
     """Tokens of the model's context that `fit` leaves to the question and the answer."""
     backend: Literal["pyav", "decord"] = "pyav"
-    """`pyav` is exact everywhere; `decord` reads only files that it is known to read right, else pyav, counted."""
+    """`pyav` is exact everywhere; `decord` reads only files that it is known to read right, else
+    pyav, counted.
+    """
     workers: int = Field(default=2, ge=1)
     """Decoding processes."""
     timeout: PositiveFloat = 120.0
     """Seconds after which a clip is given up and set aside."""
     cache: Literal["none", "frames", "features"] = "none"
-    """What of a clip is kept on disk: `frames` saves decoding it again (uncompressed, exact), `features` the vision
-    tower as well. Every stage reads it."""
+    """What of a clip is kept on disk: `frames` saves decoding it again (uncompressed, exact),
+    `features` the vision tower as well. Every stage reads it."""
     cache_gb: PositiveFloat = 50.0
     """Size limit of the cache in GiB; what was not read for longest goes first."""
     cache_folder: str | None = None
@@ -57,13 +71,18 @@ class VideoSettings(Section):
     @model_validator(mode="after")
     def _check_bounds(self) -> Self:
         if self.policy not in ("uniform", "all") and self.min_frames > self.max_frames:
-            raise ValueError(f"`min_frames` is {self.min_frames} and `max_frames` {self.max_frames}: the least must "
-                             "not be above the most")
+            raise ValueError(
+                f"`min_frames` is {self.min_frames} and `max_frames` {self.max_frames}: the least "
+                f"must "
+                "not be above the most"
+            )
         return self
 
     @model_validator(mode="before")
     @classmethod
     def _fill(cls, values: Any) -> Any:
-        """Put a preset's settings under those that are given; an unknown preset is refused by its field."""
+        """Put a preset's settings under those that are given; an unknown preset is refused by its
+        field.
+        """
         preset = PRESETS.get(str(values.get("preset"))) if isinstance(values, dict) else None
         return values if preset is None else {**preset.video, **values}

@@ -1,4 +1,6 @@
-"""Rows in SQLite (WAL). Every call may come from any thread; a commit never waits for an fsync, see `make_durable`."""
+"""Rows in SQLite (WAL). Every call may come from any thread; a commit never waits for an fsync, see
+`make_durable`.
+"""
 
 import json
 import sqlite3
@@ -37,8 +39,10 @@ class Database:
             self._db.execute("pragma wal_autocheckpoint=0")
             self._db.executescript(SCHEMA)
         except sqlite3.Error as error:
-            raise UserError(f"cannot use {str(path)!r}: {error}. "
-                            "Is it a dpo-video run folder on a disk with working locks?") from error
+            raise UserError(
+                f"cannot use {str(path)!r}: {error}. "
+                "Is it a dpo-video run folder on a disk with working locks?"
+            ) from error
 
     def commit(self, rows: Sequence[Row]) -> None:
         """Write rows, all or none."""
@@ -55,7 +59,9 @@ class Database:
                 raise
 
     def make_durable(self) -> None:
-        """Move the committed rows from the log into the database, with an fsync; others read and write meanwhile."""
+        """Move the committed rows from the log into the database, with an fsync; others read and
+        write meanwhile.
+        """
         try:
             with closing(sqlite3.connect(self.path, isolation_level=None)) as other:
                 _, pages, _ = other.execute("pragma wal_checkpoint(passive)").fetchone()
@@ -69,8 +75,11 @@ class Database:
         """Return the bodies of the stored rows among `keys`."""
         found: dict[str, str] = {}
         for begin in range(0, len(keys), PAGE):
-            some = keys[begin:begin + PAGE]
-            query = f"select key, body from rows where kind = ? and key in ({','.join('?' * len(some))})"
+            some = keys[begin : begin + PAGE]
+            query = (
+                f"select key, body from rows where kind = ? and key in "
+                f"({','.join('?' * len(some))})"
+            )
             with self._lock:
                 found.update(self._db.execute(query, [kind, *some]))
         return found
@@ -80,19 +89,22 @@ class Database:
         condition, values = _without(without)
         found: set[str] = set()
         for begin in range(0, len(keys), PAGE):
-            some = keys[begin:begin + PAGE]
-            query = f"select key from rows where kind = ? and key in ({','.join('?' * len(some))}) and {condition}"
+            some = keys[begin : begin + PAGE]
+            marks = ",".join("?" * len(some))
+            query = f"select key from rows where kind = ? and key in ({marks}) and {condition}"
             with self._lock:
                 found.update(key for (key,) in self._db.execute(query, [kind, *some, *values]))
         return found
 
     def keys(self, kind: str, *, without: Sequence[str]) -> Iterator[str]:
-        """Yield the keys of all stored rows of a kind, those with a status in `without` aside, as they lie on the disk.
+        """Yield the keys of all stored rows of a kind, those with a status in `without` aside, as
+        they lie on the disk.
 
         To read it from front to back is much faster than to look for many keys.
         """
         condition, values = _without(without)
-        query = f"select key from rows where rowid > ? and rowid <= ? and +kind = ? and {condition}"  # +: not by index
+        # +kind: not by that index
+        query = f"select key from rows where rowid > ? and rowid <= ? and +kind = ? and {condition}"
         with self._lock:
             (last,) = self._db.execute("select coalesce(max(rowid), 0) from rows").fetchone()
         for begin in range(0, last, LONG_PAGE):
@@ -115,14 +127,22 @@ class Database:
         query = "select fingerprint, seconds, summary from stages where name = ?"
         with self._lock:
             row = self._db.execute(query, [stage]).fetchone()
-        return None if row is None else {"fingerprint": row[0], "seconds": row[1], "summary": json.loads(row[2])}
+        return (
+            None
+            if row is None
+            else {"fingerprint": row[0], "seconds": row[1], "summary": json.loads(row[2])}
+        )
 
-    def finish(self, stage: str, *, fingerprint: str, seconds: float, summary: Mapping[str, Any]) -> None:
+    def finish(
+        self, stage: str, *, fingerprint: str, seconds: float, summary: Mapping[str, Any]
+    ) -> None:
         """Record a finished stage."""
         try:
             with self._lock:
-                self._db.execute("insert or replace into stages values (?, ?, ?, ?)",
-                                 (stage, fingerprint, seconds, json.dumps(summary)))
+                self._db.execute(
+                    "insert or replace into stages values (?, ?, ?, ?)",
+                    (stage, fingerprint, seconds, json.dumps(summary)),
+                )
         except sqlite3.Error as error:
             raise cannot_write(self.path, error) from error
 
@@ -132,16 +152,18 @@ class Database:
 
 
 def _without(statuses: Sequence[str]) -> tuple[str, list[str]]:
-    """Return the condition that a row has none of these statuses, and its values; bodies without the word, which is
-    nearly all of them, are not parsed."""
+    """Return the condition that a row has none of these statuses, and its values; bodies without
+    the word, which is nearly all of them, are not parsed."""
     one = " and not (instr(body, ?) and json_extract(body, '$.status') is ?)"
     return "true" + one * len(statuses), [word for name in statuses for word in (f'"{name}"', name)]
 
 
 def cannot_write(path: Path, error: Exception) -> UserError:
     """Return the error of a disk that is full or gone."""
-    return UserError(f"cannot write to {str(path.parent)!r}: {error}. What was stored before is safe; "
-                     "make room and run the same command again")
+    return UserError(
+        f"cannot write to {str(path.parent)!r}: {error}. What was stored before is safe; "
+        "make room and run the same command again"
+    )
 
 
 def in_pages(keys: Iterable[str]) -> Iterator[list[str]]:

@@ -10,15 +10,33 @@ from typing import Literal
 
 Kind = Literal["sqlite", "segments"]
 
-SHARED_TYPES = {"nfs", "nfs4", "cifs", "smb3", "smbfs", "lustre", "9p", "afs", "ceph", "beegfs", "gpfs", "glusterfs",
-                "orangefs", "pvfs2", "virtiofs", "vboxsf"}
-"""File systems of other machines: the shared memory that a SQLite write-ahead log needs ends at this one, and whether
-locks hold depends on how they are mounted."""
+SHARED_TYPES = {
+    "nfs",
+    "nfs4",
+    "cifs",
+    "smb3",
+    "smbfs",
+    "lustre",
+    "9p",
+    "afs",
+    "ceph",
+    "beegfs",
+    "gpfs",
+    "glusterfs",
+    "orangefs",
+    "pvfs2",
+    "virtiofs",
+    "vboxsf",
+}
+"""File systems of other machines: the shared memory that a SQLite write-ahead log needs ends at
+this one, and whether locks hold depends on how they are mounted."""
 LOCAL_FUSE = {"fuse.fuse-overlayfs", "fuse.ntfs-3g", "fuse.ext4", "fuse.lxcfs"}
 
 
 def choose_kind(folder: Path) -> tuple[Kind, str]:
-    """Return the kind of store for a folder, and why SQLite cannot be used there ("" where it can)."""
+    """Return the kind of store for a folder, and why SQLite cannot be used there ("" where it
+    can).
+    """
     found = file_system_type(folder, Path("/proc/self/mountinfo"))
     if found in SHARED_TYPES or (found.startswith("fuse.") and found not in LOCAL_FUSE):
         return "segments", f"it is on a network file system ({found})"
@@ -27,9 +45,11 @@ def choose_kind(folder: Path) -> tuple[Kind, str]:
 
 
 def file_system_type(folder: Path, mountinfo: Path) -> str:
-    """Return the type of the file system that holds a folder, as `mountinfo` names it; "" where there is no such file.
+    """Return the type of the file system that holds a folder, as `mountinfo` names it; "" where
+    there is no such file.
 
-    Fields as in proc(5): the mount point is the fifth, the type the first behind the separator " - ".
+    Fields as in proc(5): the mount point is the fifth, the type the first behind the separator " -
+    ".
     """
     try:
         lines = mountinfo.read_text(encoding="utf-8", errors="surrogateescape").splitlines()
@@ -53,8 +73,13 @@ def _unescape(text: str) -> str:
 
 
 def _try_locks(folder: Path) -> str:
-    """Return why locks do not work in a folder, "" where they do: the second of two must be refused."""
-    with tempfile.NamedTemporaryFile(dir=folder, prefix=".locks-") as file, open(file.name, "r+b") as other:
+    """Return why locks do not work in a folder, "" where they do: the second of two must be
+    refused.
+    """
+    with (
+        tempfile.NamedTemporaryFile(dir=folder, prefix=".locks-") as file,
+        open(file.name, "r+b") as other,
+    ):
         try:
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -77,6 +102,8 @@ def _try_sqlite(folder: Path) -> str:
                 mode = db.execute("pragma journal_mode=wal").fetchone()[0]
                 db.execute("create table probe (value)")
         except sqlite3.Error as error:
-            full = getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL  # the next writer will say so
+            full = (
+                getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL
+            )  # the next writer will say so
             return "" if full else f"SQLite does not work there ({error})"
     return "" if mode == "wal" else "SQLite keeps no write-ahead log there"

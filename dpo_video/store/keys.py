@@ -40,8 +40,9 @@ def _list_pieces(values: Iterator[Any]) -> Iterator[str]:
 def content_hash(path: Path) -> str:
     """Return the sha256 of a file, or of the names and contents of all files below a folder.
 
-    A file over 1 GiB counts by size and time of change instead of content: weights would take minutes to read. A copy
-    of it then counts as another file, which costs a repetition and never reuses a wrong row.
+    A file over 1 GiB counts by size and time of change instead of content: weights would take
+    minutes to read. A copy of it then counts as another file, which costs a repetition and never
+    reuses a wrong row.
     """
     files = sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
     facts = [(file, file.stat()) for file in files]
@@ -56,5 +57,7 @@ def _hash_files(files: tuple[tuple[Path, int, int], ...]) -> str:
             digest.update(f"{path.name}: {size} bytes, {changed}\n".encode())
             continue
         with path.open("rb") as content:
-            digest.update(f"{path.name}: {hashlib.file_digest(content, 'sha256').hexdigest()}\n".encode())
+            digest.update(
+                f"{path.name}: {hashlib.file_digest(content, 'sha256').hexdigest()}\n".encode()
+            )
     return digest.hexdigest()

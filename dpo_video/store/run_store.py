@@ -18,14 +18,17 @@ from dpo_video.store.writer import Row, Writer
 
 
 class RunStore:
-    """Rows of a run by kind and key. Open it with `with RunStore(folder) as store:`; it holds the folder's lock.
+    """Rows of a run by kind and key. Open it with `with RunStore(folder) as store:`; it holds the
+    folder's lock.
 
-    Rows are JSON objects. A thread of the store's own commits them, at most 100 together and each within a second;
-    `put` does not wait for an fsync. A killed process loses at most the last 100 rows it put. `flush` waits for the
-    commit. A full disk is a UserError from the next `put` or `flush`, and loses nothing stored. All methods may be
-    called from any thread, and reading sees what was put.
+    Rows are JSON objects. A thread of the store's own commits them, at most 100 together and each
+    within a second; `put` does not wait for an fsync. A killed process loses at most the last 100
+    rows it put. `flush` waits for the commit. A full disk is a UserError from the next `put` or
+    `flush`, and loses nothing stored. All methods may be called from any thread, and reading sees
+    what was put.
 
-    `kind` is SQLite, or append-only segments where the file system has no working locks; None finds out by trying.
+    `kind` is SQLite, or append-only segments where the file system has no working locks; None finds
+    out by trying.
     """
 
     def __init__(self, folder: Path, *, kind: Kind | None = None) -> None:
@@ -33,7 +36,9 @@ class RunStore:
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise UserError(f"cannot make the run folder {str(folder)!r}: {error.strerror}") from error
+            raise UserError(
+                f"cannot make the run folder {str(folder)!r}: {error.strerror}"
+            ) from error
         self._lock = take_lock(folder)
         try:
             self._rows = _open_rows(folder, kind)
@@ -46,8 +51,12 @@ class RunStore:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
-                 trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         try:
             self.flush()
         finally:
@@ -61,28 +70,41 @@ class RunStore:
         """Return the rows among `keys`, by key."""
         found: dict[str, dict[str, Any]] = {}
         for page in in_pages(keys):
-            waiting = self._writer.waiting(kind, page)  # first: a row leaves the queue only once it is committed
+            waiting = self._writer.waiting(
+                kind, page
+            )  # first: a row leaves the queue only once it is committed
             bodies = self._rows.get(kind, page) | waiting | self._set_aside(kind, page)
             found.update((key, json.loads(body)) for key, body in bodies.items())
         return found
 
-    def known(self, kind: str, keys: Iterable[str], *, without: Sequence[str] = ("failed",)) -> set[str]:
-        """Return which of `keys` have a row, those with a status in `without` aside; rows in the database stay there.
+    def known(
+        self, kind: str, keys: Iterable[str], *, without: Sequence[str] = ("failed",)
+    ) -> set[str]:
+        """Return which of `keys` have a row, those with a status in `without` aside; rows in the
+        database stay there.
         """
         found: set[str] = set()
         for page in in_pages(keys):
             recent = self._writer.waiting(kind, page)
             recent |= self._set_aside(kind, page)
             found |= self._rows.known(kind, page, without=without) - recent.keys()
-            found.update(key for key, body in recent.items() if json.loads(body).get("status") not in without)
+            found.update(
+                key for key, body in recent.items() if json.loads(body).get("status") not in without
+            )
         return found
 
     def keys(self, kind: str, *, without: Sequence[str] = ("failed",)) -> Iterator[str]:
-        """Yield the keys of all rows of a kind, those with a status in `without` aside, in no order."""
+        """Yield the keys of all rows of a kind, those with a status in `without` aside, in no
+        order.
+        """
         self.flush()
-        aside = {key: body for (its_kind, key), body in (self._aside or {}).items() if its_kind == kind}
+        aside = {
+            key: body for (its_kind, key), body in (self._aside or {}).items() if its_kind == kind
+        }
         yield from (key for key in self._rows.keys(kind, without=without) if key not in aside)
-        yield from (key for key, body in aside.items() if json.loads(body).get("status") not in without)
+        yield from (
+            key for key, body in aside.items() if json.loads(body).get("status") not in without
+        )
 
     def rows(self, kind: str) -> Iterator[tuple[str, dict[str, Any]]]:
         """Yield key and row of every row of a kind, by key, without holding them all in memory."""
@@ -95,7 +117,9 @@ class RunStore:
         if self._aside is not None:
             self._aside[kind, key] = json.dumps(body)
             return
-        self._writer.put(Row(kind, key, json.dumps(body)))  # ASCII: half a surrogate pair in it is no UTF-8
+        self._writer.put(
+            Row(kind, key, json.dumps(body))
+        )  # ASCII: half a surrogate pair in it is no UTF-8
 
     def flush(self) -> None:
         """Wait until what was put is committed."""
@@ -111,13 +135,19 @@ class RunStore:
             self._aside = None
 
     def _set_aside(self, kind: str, keys: Iterable[str]) -> dict[str, str]:
-        return {key: self._aside[kind, key] for key in keys if (kind, key) in self._aside} if self._aside else {}
+        return (
+            {key: self._aside[kind, key] for key in keys if (kind, key) in self._aside}
+            if self._aside
+            else {}
+        )
 
     def finished(self, stage: str) -> dict[str, Any] | None:
         """Return `{"fingerprint", "seconds", "summary"}` of a finished stage, or None."""
         return self._rows.finished(stage)
 
-    def finish(self, stage: str, *, fingerprint: str, seconds: float, summary: Mapping[str, Any]) -> None:
+    def finish(
+        self, stage: str, *, fingerprint: str, seconds: float, summary: Mapping[str, Any]
+    ) -> None:
         """Record that a stage is done with the settings and inputs behind `fingerprint`."""
         self.flush()
         self._rows.finish(stage, fingerprint=fingerprint, seconds=seconds, summary=summary)
@@ -128,24 +158,34 @@ class RunStore:
 
 
 def _open_rows(folder: Path, kind: Kind | None) -> Database | Segments:
-    """Open the rows of a folder; those of the other kind are taken over, so that a run may move between machines."""
+    """Open the rows of a folder; those of the other kind are taken over, so that a run may move
+    between machines.
+    """
     segments, database = folder / "segments", folder / "store.sqlite"
     reason = "asked for"
     if kind is None:
         kind, reason = choose_kind(folder)
     if kind == "segments":
         if not segments.exists():
-            say(f"note: the run folder {str(folder)!r} gets no SQLite store: {reason}. Rows go to append-only files "
-                "in its folder `segments`; all else is the same")
+            say(
+                f"note: the run folder {str(folder)!r} gets no SQLite store: {reason}. Rows go to "
+                f"append-only files "
+                "in its folder `segments`; all else is the same"
+            )
         opened = Segments(folder)
         if opened.torn:
-            say(f"note: {opened.torn} torn line(s) in {str(segments)!r} left out: a process was killed while it wrote. "
-                "Their rows are made again")
+            say(
+                f"note: {opened.torn} torn line(s) in {str(segments)!r} left out: a process was "
+                f"killed while it wrote. "
+                "Their rows are made again"
+            )
         return opened
     rows = Database(database)
     if segments.exists():
         read_segments(segments, rows)
         rows.make_durable()
-        taken_over = segments.rename(folder / ".segments-taken-over")  # at once: half of them would bring back old rows
+        taken_over = segments.rename(
+            folder / ".segments-taken-over"
+        )  # at once: half of them would bring back old rows
         shutil.rmtree(taken_over)
     return rows

@@ -1,9 +1,11 @@
-"""Rows in append-only files, for file systems where SQLite cannot lock: each process that writes has a file of its own.
+"""Rows in append-only files, for file systems where SQLite cannot lock: each process that writes
+has a file of its own.
 
 `segments/<number>-<machine>-<pid>.jsonl`, one row a line with the CRC-32 of its text:
-`{"crc32":"1a2b3c4d","row":["judgment","<key>",{...}]}`. A newer line replaces an older one with the same kind and key;
-files count in the order of their numbers. A killed process leaves at most one torn line, the last of its file.
-Rows are found through a SQLite index in the machine's own temporary folder, which is built anew by every process.
+`{"crc32":"1a2b3c4d","row":["judgment","<key>",{...}]}`. A newer line replaces an older one with the
+same kind and key; files count in the order of their numbers. A killed process leaves at most one
+torn line, the last of its file. Rows are found through a SQLite index in the machine's own
+temporary folder, which is built anew by every process.
 """
 
 import json
@@ -56,7 +58,9 @@ class Segments:
 
     def _append(self, lines: bytes) -> None:
         try:
-            if os.fstat(self._handle).st_size != self._size:  # a torn line that could not be taken back: end it
+            if (
+                os.fstat(self._handle).st_size != self._size
+            ):  # a torn line that could not be taken back: end it
                 lines = b"\n" + lines
             written = 0
             while written < len(lines):
@@ -94,7 +98,9 @@ class Segments:
         """Return `{"fingerprint", "seconds", "summary"}` of a finished stage, or None."""
         return self._index.finished(stage)
 
-    def finish(self, stage: str, *, fingerprint: str, seconds: float, summary: Mapping[str, Any]) -> None:
+    def finish(
+        self, stage: str, *, fingerprint: str, seconds: float, summary: Mapping[str, Any]
+    ) -> None:
         """Record a finished stage."""
         body = {"fingerprint": fingerprint, "seconds": seconds, "summary": summary}
         self._append(_line(STAGE, stage, json.dumps(body)))
@@ -114,7 +120,9 @@ class Segments:
 
 
 def read_segments(folder: Path, into: Database) -> int:
-    """Copy the rows of all segments into a database, older ones first; return how many torn lines were dropped."""
+    """Copy the rows of all segments into a database, older ones first; return how many torn lines
+    were dropped.
+    """
     torn = 0
     for path in sorted(folder.glob("*.jsonl")):
         batch: list[Row] = []
@@ -147,7 +155,7 @@ def _read_line(line: bytes) -> Row | None:
     row = text.decode()
     kind, end = READ_JSON(row, 1)
     key, end = READ_JSON(row, end + 1)
-    return Row(kind, key, row[end + 1:-1])
+    return Row(kind, key, row[end + 1 : -1])
 
 
 def _open_next(folder: Path) -> int:

@@ -1,4 +1,6 @@
-"""Log-probs of the reference in a folder that runs share: one SQLite (WAL) file, safe under several writers."""
+"""Log-probs of the reference in a folder that runs share: one SQLite (WAL) file, safe under several
+writers.
+"""
 
 import json
 import sqlite3
@@ -14,7 +16,10 @@ from dpo_video.recipe import Recipe
 FILE = "reference.sqlite"
 WAIT_SECONDS = 120.0
 """How long a writer waits for another one; each holds the file for the rows of one forward."""
-SCHEMA = "create table if not exists rows (kind text, key text, body text, primary key (kind, key)) without rowid"
+SCHEMA = (
+    "create table if not exists rows (kind text, key text, body text, primary key (kind, key)) "
+    "without rowid"
+)
 
 
 class RowStore(Protocol):
@@ -44,8 +49,11 @@ class SharedRows:
             self._db.execute("pragma synchronous=normal")
             self._db.execute(SCHEMA)
         except (OSError, sqlite3.Error) as error:
-            raise UserError(f"cannot use {str(self._file)!r} (train.reference_folder): {error}. Give a folder on a "
-                            "disk of this machine, or leave it out") from error
+            raise UserError(
+                f"cannot use {str(self._file)!r} (train.reference_folder): {error}. Give a folder "
+                f"on a "
+                "disk of this machine, or leave it out"
+            ) from error
 
     def __enter__(self) -> Self:
         return self
@@ -61,9 +69,12 @@ class SharedRows:
         found: dict[str, dict[str, Any]] = {}
         wanted = list(keys)
         for begin in range(0, len(wanted), 500):
-            some = wanted[begin:begin + 500]
-            query = f"select key, body from rows where kind = ? and key in ({','.join('?' * len(some))})"
-            found.update((key, json.loads(body)) for key, body in self._db.execute(query, [kind, *some]))
+            some = wanted[begin : begin + 500]
+            marks = ",".join("?" * len(some))
+            query = f"select key, body from rows where kind = ? and key in ({marks})"
+            found.update(
+                (key, json.loads(body)) for key, body in self._db.execute(query, [kind, *some])
+            )
         return found
 
     def put(self, kind: str, key: str, body: Mapping[str, Any]) -> None:
@@ -81,13 +92,18 @@ class SharedRows:
         except sqlite3.Error as error:
             with suppress(sqlite3.Error):
                 self._db.execute("rollback")
-            raise UserError(f"cannot write to {str(self._file)!r} (train.reference_folder): {error}. What was stored "
-                            "before is safe; make room and run the same command again") from error
+            raise UserError(
+                f"cannot write to {str(self._file)!r} (train.reference_folder): {error}. What was "
+                f"stored "
+                "before is safe; make room and run the same command again"
+            ) from error
         self._waiting.clear()
 
 
 def _use_wal(database: sqlite3.Connection) -> None:
-    """Switch a file to WAL; while another process does the same, SQLite refuses at once instead of waiting."""
+    """Switch a file to WAL; while another process does the same, SQLite refuses at once instead of
+    waiting.
+    """
     last = time.monotonic() + WAIT_SECONDS
     while True:
         try:
@@ -102,7 +118,9 @@ def _use_wal(database: sqlite3.Connection) -> None:
 
 @contextmanager
 def open_rows(recipe: Recipe, own: RowStore) -> Iterator[RowStore]:
-    """Give where a recipe keeps the reference's log-probs: `train.reference_folder`, or the run's own store."""
+    """Give where a recipe keeps the reference's log-probs: `train.reference_folder`, or the run's
+    own store.
+    """
     folder = recipe.train.reference_folder
     if folder is None:
         yield own

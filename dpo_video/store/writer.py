@@ -1,6 +1,7 @@
 """The one writer thread: rows wait in a queue of at most 100 and are committed together.
 
-A second thread makes what is committed durable (an fsync), so that neither `put` nor a commit ever waits for the disk.
+A second thread makes what is committed durable (an fsync), so that neither `put` nor a commit ever
+waits for the disk.
 """
 
 import threading
@@ -9,9 +10,13 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 UNCOMMITTED_ROWS = 100
-"""Rows that a killed process may lose at most; `put` waits for the writer while so many are not yet committed."""
+"""Rows that a killed process may lose at most; `put` waits for the writer while so many are not yet
+committed.
+"""
 COMMIT_ROWS = 50
-"""Rows that are worth a commit at once: half of the above, so that `put` goes on while a commit runs."""
+"""Rows that are worth a commit at once: half of the above, so that `put` goes on while a commit
+runs.
+"""
 COMMIT_SECONDS = 1.0
 """A row is committed after this time at the latest, also when no further one comes."""
 DURABLE_ROWS = 2000
@@ -31,12 +36,15 @@ class Row(NamedTuple):
 class Writer:
     """Commits rows in a thread of its own, in the order they were put.
 
-    `commit` writes rows all or none and raises an exception when it cannot; `make_durable` fsyncs what was committed,
-    every 2000 rows and every 30 seconds.
-    Their exceptions are raised by the next `put` or `flush`; rows that are not committed stay and are tried again.
+    `commit` writes rows all or none and raises an exception when it cannot; `make_durable` fsyncs
+    what was committed, every 2000 rows and every 30 seconds.
+    Their exceptions are raised by the next `put` or `flush`; rows that are not committed stay and
+    are tried again.
     """
 
-    def __init__(self, commit: Callable[[Sequence[Row]], None], make_durable: Callable[[], None]) -> None:
+    def __init__(
+        self, commit: Callable[[Sequence[Row]], None], make_durable: Callable[[], None]
+    ) -> None:
         self._commit, self._make_durable = commit, make_durable
         self._changed = threading.Condition()
         self._waiting: dict[tuple[str, str], tuple[int, str]] = {}
@@ -48,8 +56,10 @@ class Writer:
         self._error: BaseException | None = None
         self._closing = False
         self._undurable = 0
-        self._threads = [threading.Thread(target=work, name=f"store-{work.__name__.strip('_')}", daemon=True)
-                         for work in (self._write, self._sync)]
+        self._threads = [
+            threading.Thread(target=work, name=f"store-{work.__name__.strip('_')}", daemon=True)
+            for work in (self._write, self._sync)
+        ]
         for thread in self._threads:
             thread.start()
 
@@ -63,7 +73,10 @@ class Writer:
             self._number += 1
             self._waiting.pop((row.kind, row.key), None)
             self._waiting[row.kind, row.key] = self._number, row.body
-            if len(self._waiting) in (1, COMMIT_ROWS):  # the writer sleeps otherwise: no switch of threads per row
+            if len(self._waiting) in (
+                1,
+                COMMIT_ROWS,
+            ):  # the writer sleeps otherwise: no switch of threads per row
                 self._changed.notify_all()
 
     def waiting(self, kind: str, keys: Iterable[str]) -> dict[str, str]:
@@ -102,15 +115,21 @@ class Writer:
             raise error
 
     def _due(self) -> bool:
-        full = len(self._waiting) >= COMMIT_ROWS or time.monotonic() - self._oldest >= COMMIT_SECONDS
-        return self._closing or (self._error is None and bool(self._waiting) and (full or self._holds(self._wanted)))
+        full = (
+            len(self._waiting) >= COMMIT_ROWS or time.monotonic() - self._oldest >= COMMIT_SECONDS
+        )
+        return self._closing or (
+            self._error is None and bool(self._waiting) and (full or self._holds(self._wanted))
+        )
 
     def _write(self) -> None:
         while True:
             with self._changed:
                 while not self._due():
                     idle = self._error is not None or not self._waiting
-                    rest = None if idle else max(0.0, self._oldest + COMMIT_SECONDS - time.monotonic())
+                    rest = (
+                        None if idle else max(0.0, self._oldest + COMMIT_SECONDS - time.monotonic())
+                    )
                     self._changed.wait(rest)
                 if self._closing:
                     return
@@ -137,7 +156,9 @@ class Writer:
     def _sync(self) -> None:
         while True:
             with self._changed:
-                self._changed.wait_for(lambda: self._closing or self._undurable >= DURABLE_ROWS, PULSE_SECONDS)
+                self._changed.wait_for(
+                    lambda: self._closing or self._undurable >= DURABLE_ROWS, PULSE_SECONDS
+                )
                 if self._closing:
                     return
                 self._undurable = 0

@@ -118,8 +118,10 @@ def write_split(
         found = json.loads((folder / "split.json").read_text())
         if found != order:
             raise UserError(
-                f"{folder} holds the toy clips of seed {found['seed']} ({found['num_clips']} of {found['split']}), and "
-                f"this run asks for seed {seed} ({num_clips} of {split}). Give the run another `name`, so that it has "
+                f"{folder} holds the toy clips of seed {found['seed']} ({found['num_clips']} of "
+                f"{found['split']}), and "
+                f"this run asks for seed {seed} ({num_clips} of {split}). Give the run another "
+                f"`name`, so that it has "
                 "a folder of its own, or go back to the seed"
             )
         return samples
@@ -147,9 +149,7 @@ def read_scenes(folder: Path) -> dict[str, Scene]:
     return scenes
 
 
-def _write(
-    split: Literal["train", "heldout"], folder: Path, *, num_clips: int, seed: int
-) -> None:
+def _write(split: Literal["train", "heldout"], folder: Path, *, num_clips: int, seed: int) -> None:
     rng = random.Random(f"{split} {seed}")
     (folder / "clips").mkdir()
     samples: list[dict[str, str]] = []

@@ -68,7 +68,9 @@ def grade(scene: Scene, question: Question | str, answer: str) -> Grade:
     else:
         verdict = "B" if false else "A"
     coverage: Verdict = "A" if answered else "B" if any(s.partial for s in said) else "C"
-    return Grade(correct=correct, score=score, hallucinated=absent, verdict=verdict, coverage=coverage)
+    return Grade(
+        correct=correct, score=score, hallucinated=absent, verdict=verdict, coverage=coverage
+    )
 
 
 def _read(scene: Scene, question: Question, sentence: str) -> Statement:
@@ -89,7 +91,9 @@ def _colour(scene: Scene, words: dict[str, str]) -> Statement:
 
 def _motion(scene: Scene, words: dict[str, str]) -> Statement:
     thing = scene.find(words["shape"])
-    return Statement(thing is not None and GOES[thing.motion] == words["goes"], absent=thing is None)
+    return Statement(
+        thing is not None and GOES[thing.motion] == words["goes"], absent=thing is None
+    )
 
 
 def _count(scene: Scene, words: dict[str, str]) -> Statement:

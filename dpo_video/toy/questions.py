@@ -103,11 +103,15 @@ def caption(scene: Scene, rng: random.Random) -> str:
     early = [t for t in scene.things if not t.late]
     rng.shuffle(early)
     for thing in early:
-        form = rng.choice(("A {c} {s} {g}.", "There is a {c} {s} that {g}.", "One is a {c} {s}: it {g}."))
+        form = rng.choice(
+            ("A {c} {s} {g}.", "There is a {c} {s} that {g}.", "One is a {c} {s}: it {g}.")
+        )
         sentences.append(form.format(c=thing.colour, s=thing.shape, g=GOES[thing.motion]))
     for thing in scene.things:
         if thing.late:
-            form = rng.choice(("Later a {c} {s} appears and {g}.", "Then a {c} {s} appears: it {g}."))
+            form = rng.choice(
+                ("Later a {c} {s} appears and {g}.", "Then a {c} {s} appears: it {g}.")
+            )
             sentences.append(form.format(c=thing.colour, s=thing.shape, g=GOES[thing.motion]))
     sentences.append("Nothing else is in view.")
     return " ".join(sentences)

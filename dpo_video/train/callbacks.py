@@ -18,26 +18,37 @@ class StepBar(TrainerCallback):
         self._advance: Advance | None = None
         self._shown: dict[str, str] = {}
 
-    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl,
-                       **kwargs: Any) -> None:
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
         """Open the bar where a resumed run stands."""
         self._advance = self._open.enter_context(progress("train", total=state.max_steps))
         self._advance(state.global_step)
 
-    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl,
-                    **kwargs: Any) -> None:
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
         """Move on by a step."""
         if self._advance is not None:
             self._advance(1, **self._shown)
 
-    def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl,
-               logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
         """Keep what the bar shows next."""
         names = {"loss": "loss", "margin": "rewards/margins", "accuracy": "rewards/accuracies"}
-        self._shown = {name: f"{logs[key]:.3f}" for name, key in names.items() if logs and key in logs} or self._shown
+        self._shown = {
+            name: f"{logs[key]:.3f}" for name, key in names.items() if logs and key in logs
+        } or self._shown
 
-    def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl,
-                     **kwargs: Any) -> None:
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
         """Close the bar."""
         self._open.close()
 
@@ -48,8 +59,9 @@ class _TrainBegin(TrainerCallback):
     def __init__(self, do: Callable[[], None]) -> None:
         self._do = do
 
-    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl,
-                       **kwargs: Any) -> None:
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
         """Do it."""
         self._do()
 
@@ -60,7 +72,8 @@ class _EpochStart(TrainerCallback):
     def __init__(self, order: ClipOrder) -> None:
         self._order = order
 
-    def on_epoch_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl,
-                       **kwargs: Any) -> None:
+    def on_epoch_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
         """Shuffle for the epoch that begins, or, after a resume, the one it was killed in."""
         self._order.set_epoch(int(state.epoch or 0))

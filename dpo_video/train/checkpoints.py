@@ -1,4 +1,6 @@
-"""Checkpoints that a killed run resumes from exactly, and the final adapter, written whole or not at all."""
+"""Checkpoints that a killed run resumes from exactly, and the final adapter, written whole or not
+at all.
+"""
 
 import json
 import os
@@ -21,31 +23,50 @@ MARK = "complete.json"
 ADAPTER_FILES = ("adapter_model.safetensors", "adapter_config.json")
 
 
-def training_key(recipe: Recipe, pairs: Sequence[Pair], *, revision: str, num_processes: int,
-                 sharding: str | None = None) -> str:
-    """Return a hash of all that determines the weights after each step; only equal keys share checkpoints.
+def training_key(
+    recipe: Recipe,
+    pairs: Sequence[Pair],
+    *,
+    revision: str,
+    num_processes: int,
+    sharding: str | None = None,
+) -> str:
+    """Return a hash of all that determines the weights after each step; only equal keys share
+    checkpoints.
 
     Args:
-        sharding: what else decides the files of a checkpoint; None where each process holds the whole model.
+        sharding: what else decides the files of a checkpoint; None where each process holds the
+            whole model.
     """
     return row_key(
         **({} if sharding is None else {"sharding": sharding}),
-        model=recipe.model.model_dump(exclude={"device"}) | {"dtype": str(choose_dtype(recipe.model))},
-        revision=revision, seed=recipe.seed,
-        video=recipe.video.model_dump(exclude={"workers", "timeout", "cache", "cache_gb", "cache_folder"}),
+        model=recipe.model.model_dump(exclude={"device"})
+        | {"dtype": str(choose_dtype(recipe.model))},
+        revision=revision,
+        seed=recipe.seed,
+        video=recipe.video.model_dump(
+            exclude={"workers", "timeout", "cache", "cache_gb", "cache_folder"}
+        ),
         train=recipe.train.model_dump(exclude={"reference_folder", "save_steps", "logging_steps"}),
         num_processes=num_processes,
-        pairs=row_key(pairs=[to_json(pair) for pair in pairs]))
+        pairs=row_key(pairs=[to_json(pair) for pair in pairs]),
+    )
 
 
 def checkpoint_folder(run_folder: Path, key: str) -> Path:
-    """Return where the checkpoints of these settings lie; those of other settings lie beside it, never mixed."""
+    """Return where the checkpoints of these settings lie; those of other settings lie beside it,
+    never mixed.
+    """
     return run_folder / "checkpoints" / key[:16]
 
 
 def other_checkpoints(run_folder: Path, key: str) -> list[Path]:
     """Return the folders that hold checkpoints of other settings or pairs."""
-    return sorted(path for path in (run_folder / "checkpoints").glob("*") if path.is_dir() and path.name != key[:16])
+    return sorted(
+        path
+        for path in (run_folder / "checkpoints").glob("*")
+        if path.is_dir() and path.name != key[:16]
+    )
 
 
 def last_checkpoint(folder: Path) -> Path | None:
@@ -68,7 +89,9 @@ def read_state(checkpoint: Path) -> dict[str, Any]:
 
 
 def publish_adapter(checkpoint: Path, folder: Path) -> None:
-    """Copy a checkpoint's adapter to `folder` in PEFT's format, so that readers see a whole adapter or none."""
+    """Copy a checkpoint's adapter to `folder` in PEFT's format, so that readers see a whole adapter
+    or none.
+    """
     new, old = folder.with_name(f".{folder.name}.new"), folder.with_name(f".{folder.name}.old")
     for left in (new, old):
         shutil.rmtree(left, ignore_errors=True)
@@ -85,22 +108,28 @@ def publish_adapter(checkpoint: Path, folder: Path) -> None:
 class WholeCheckpoints(TrainerCallback):
     """Marks each checkpoint once all of it is on disk, and logs right before it.
 
-    Without a log at each checkpoint, the first logged mean after a resume would miss the steps before it, and the
-    logged losses of a killed run would differ from those of one that was not.
+    Without a log at each checkpoint, the first logged mean after a resume would miss the steps
+    before it, and the logged losses of a killed run would differ from those of one that was not.
     """
 
-    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl,
-                       **kwargs: Any) -> None:
-        """Log and save as often as the settings say now: a resumed state brings the numbers of before."""
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Log and save as often as the settings say now: a resumed state brings the numbers of
+        before.
+        """
         state.compute_steps(args, state.max_steps)
 
-    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl,
-                    **kwargs: Any) -> None:
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
         """Log whenever a checkpoint is due."""
         if control.should_save:
             control.should_log = True
 
-    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+    def on_save(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
         """Mark the checkpoint when every process has written its part."""
         PartialState().wait_for_everyone()
         folder = Path(str(args.output_dir)) / f"checkpoint-{state.global_step}"
@@ -115,7 +144,9 @@ def _step(checkpoint: Path) -> int:
 
 
 def _sync(path: Path) -> None:
-    """Bring a file's content to the disk: a mark must not survive a power cut that its checkpoint did not."""
+    """Bring a file's content to the disk: a mark must not survive a power cut that its checkpoint
+    did not.
+    """
     if path.is_file():
         with path.open("rb") as file:
             os.fsync(file.fileno())

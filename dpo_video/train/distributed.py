@@ -1,4 +1,6 @@
-"""Several processes under `accelerate launch`: rank 0 owns the run folder, the others follow what it shares."""
+"""Several processes under `accelerate launch`: rank 0 owns the run folder, the others follow what
+it shares.
+"""
 
 import os
 from collections.abc import Iterator
@@ -13,8 +15,8 @@ from dpo_video.core.errors import UserError
 from dpo_video.train.prefetch import OnBadClip
 
 PATIENCE_SECONDS = 6 * 3600
-"""How long processes wait for each other: rank 0 may first decode every clip to measure it. torch's own 10 minutes on
-GPUs are too short for that. `train.trl.ddp_timeout` sets another time."""
+"""How long processes wait for each other: rank 0 may first decode every clip to measure it. torch's
+own 10 minutes on GPUs are too short for that. `train.trl.ddp_timeout` sets another time."""
 
 
 def num_processes() -> int:
@@ -47,7 +49,9 @@ def process_number() -> int:
 
 
 class StopForBadClips:
-    """Tells of a clip that cannot be read, and stops: processes with unequal batches would wait for each other."""
+    """Tells of a clip that cannot be read, and stops: processes with unequal batches would wait for
+    each other.
+    """
 
     def __init__(self, tell: OnBadClip) -> None:
         self._tell = tell
@@ -63,7 +67,9 @@ class StopForBadClips:
 
     @contextmanager
     def collected(self) -> Iterator[None]:
-        """Go on while the block runs, in which no process needs another's batches; then stop for those all met."""
+        """Go on while the block runs, in which no process needs another's batches; then stop for
+        those all met.
+        """
         self._collecting = True
         yield
         self._collecting = False
@@ -74,5 +80,7 @@ class StopForBadClips:
 
 def _stop(errors: list[str]) -> None:
     more = f" (and {len(errors) - 1} more clips)" if len(errors) > 1 else ""
-    raise UserError(f"{errors[0]}{more} Set aside: run the same command again, training goes on from the last "
-                    "checkpoint without it")
+    raise UserError(
+        f"{errors[0]}{more} Set aside: run the same command again, training goes on from the last "
+        "checkpoint without it"
+    )

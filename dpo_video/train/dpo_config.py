@@ -1,4 +1,6 @@
-"""A recipe's `train` section as a `trl.DPOConfig`; keys that we own or that break video training are refused."""
+"""A recipe's `train` section as a `trl.DPOConfig`; keys that we own or that break video training
+are refused.
+"""
 
 import dataclasses
 from collections.abc import Sequence
@@ -15,68 +17,108 @@ if TYPE_CHECKING:
 
 
 def check_train_settings(recipe: Recipe) -> None:
-    """Raise UserError for a loss or a `train.trl` key that cannot be used, naming what to use instead."""
+    """Raise UserError for a loss or a `train.trl` key that cannot be used, naming what to use
+    instead.
+    """
     from trl.trainer.dpo_config import DPOConfig
 
     _check_losses(recipe.train)
     known = {field.name: field.type for field in dataclasses.fields(DPOConfig)}
     for key in recipe.train.trl:
         if key in OWNED:
-            raise UserError(f"`train.trl.{key}`: set `{OWNED[key]}` instead; it is the one place for it")
+            raise UserError(
+                f"`train.trl.{key}`: set `{OWNED[key]}` instead; it is the one place for it"
+            )
         if key in REFUSED:
             raise UserError(f"`train.trl.{key}` cannot be used: {REFUSED[key]}. Remove it")
         if key not in known:
             usable = set(known) - set(OWNED) - set(REFUSED)
-            raise UserError(f"unknown field `train.trl.{key}`: trl.DPOConfig has none of that name."
-                            f"{did_you_mean(key, usable)} Fields that may stand here: {', '.join(sorted(usable))}")
+            raise UserError(
+                f"unknown field `train.trl.{key}`: trl.DPOConfig has none of that name."
+                f"{did_you_mean(key, usable)} Fields that may stand here: "
+                f"{', '.join(sorted(usable))}"
+            )
         _check_kind(key, recipe.train.trl[key], known[key])
     tuned = [part for part in recipe.train.tune if part != "language"]
     if tuned and recipe.video.cache == "features":
-        raise UserError(f"`video.cache` is 'features', but `train.tune` has {tuned[0]!r}: the features change in every "
-                        "step. Set video.cache to 'frames' (or 'none'), or train.tune to ['language']")
+        raise UserError(
+            f"`video.cache` is 'features', but `train.tune` has {tuned[0]!r}: the features change "
+            f"in every "
+            "step. Set video.cache to 'frames' (or 'none'), or train.tune to ['language']"
+        )
     if recipe.train.lora.dropout > 0 and recipe.train.trl.get("disable_dropout", True):
-        raise UserError(f"`train.lora.dropout` is {recipe.train.lora.dropout:g}, but TRL switches dropout off for DPO. "
-                        "Set it to 0, or `train.trl.disable_dropout: false` to really train with it")
+        raise UserError(
+            f"`train.lora.dropout` is {recipe.train.lora.dropout:g}, but TRL switches dropout off "
+            f"for DPO. "
+            "Set it to 0, or `train.trl.disable_dropout: false` to really train with it"
+        )
     limit = recipe.train.trl.get("save_total_limit")
     if limit is not None and (not isinstance(limit, int) or limit < 2):
-        raise UserError(f"`train.trl.save_total_limit` is {limit!r}: keep at least 2 checkpoints, or null for all. The "
-                        "last one may be half written when a run is killed")
+        raise UserError(
+            f"`train.trl.save_total_limit` is {limit!r}: keep at least 2 checkpoints, or null for "
+            f"all. The "
+            "last one may be half written when a run is killed"
+        )
 
 
 def _check_losses(train: TrainSettings) -> None:
-    """Refuse a loss that is unknown, or that other settings break: TRL would fail late, or only warn."""
+    """Refuse a loss that is unknown, or that other settings break: TRL would fail late, or only
+    warn.
+    """
     for name in train.loss:
         choose(LOSSES, name, "loss in train.loss")
     sorting = [name for name in train.loss if name in SORTING]
     if sorting and train.tokens_per_batch is not None:
-        raise UserError(f"`train.loss` {sorting[0]!r} sorts the pairs of a forward against each other, so its value "
-                        "depends on the cut that `train.tokens_per_batch` makes. Unset it, and set `train.batch_size`")
+        raise UserError(
+            f"`train.loss` {sorting[0]!r} sorts the pairs of a forward against each other, so its "
+            f"value "
+            "depends on the cut that `train.tokens_per_batch` makes. Unset it, and set "
+            "`train.batch_size`"
+        )
     smoothing = train.trl.get("label_smoothing", 0.0)
     if not isinstance(smoothing, int | float):
         raise UserError(f"`train.trl.label_smoothing` must be a number, got {smoothing!r}")
     if "exo_pair" in train.loss and smoothing <= 0:
-        raise UserError("`train.loss` 'exo_pair' needs `train.trl.label_smoothing` above 0, e.g. 0.001; it is "
-                        f"{smoothing:g}")
+        raise UserError(
+            "`train.loss` 'exo_pair' needs `train.trl.label_smoothing` above 0, e.g. 0.001; it is "
+            f"{smoothing:g}"
+        )
     if "robust" in train.loss and not 0 <= smoothing < 0.5:
-        raise UserError(f"`train.trl.label_smoothing` is {smoothing:g}, but for `train.loss` 'robust' it is the share "
-                        "of flipped pairs, from 0 to below 0.5")
+        raise UserError(
+            f"`train.trl.label_smoothing` is {smoothing:g}, but for `train.loss` 'robust' it is "
+            f"the share "
+            "of flipped pairs, from 0 to below 0.5"
+        )
     divergence = train.trl.get("f_divergence_type", "reverse_kl")
     choose(dict.fromkeys(DIVERGENCES), str(divergence), "train.trl.f_divergence_type")
 
 
 def _check_kind(key: str, value: object, kind: object) -> None:
-    """Refuse another kind of value where DPOConfig wants a number or true or false; it would fail far from here."""
-    right = {float: isinstance(value, int | float) and not isinstance(value, bool),
-             int: isinstance(value, int) and not isinstance(value, bool), bool: isinstance(value, bool)}
+    """Refuse another kind of value where DPOConfig wants a number or true or false; it would fail
+    far from here.
+    """
+    right = {
+        float: isinstance(value, int | float) and not isinstance(value, bool),
+        int: isinstance(value, int) and not isinstance(value, bool),
+        bool: isinstance(value, bool),
+    }
     if isinstance(kind, type) and not right.get(kind, True) and value is not None:
         what = {float: "a number", int: "an integer", bool: "true or false"}[kind]
         raise UserError(f"`train.trl.{key}` must be {what}, got {value!r}")
 
 
-def dpo_config(recipe: Recipe, *, output_dir: Path, precision: Literal["no", "bf16", "fp16"], use_cpu: bool,
-               report_to: Sequence[str] = (), run_name: str | None = None,
-               num_parameters: int | None = None) -> "DPOConfig":
-    """Return the DPOConfig of a recipe. Under `accelerate launch` this also joins the process group.
+def dpo_config(
+    recipe: Recipe,
+    *,
+    output_dir: Path,
+    precision: Literal["no", "bf16", "fp16"],
+    use_cpu: bool,
+    report_to: Sequence[str] = (),
+    run_name: str | None = None,
+    num_parameters: int | None = None,
+) -> "DPOConfig":
+    """Return the DPOConfig of a recipe. Under `accelerate launch` this also joins the process
+    group.
 
     Args:
         output_dir: where checkpoints go.
@@ -91,31 +133,54 @@ def dpo_config(recipe: Recipe, *, output_dir: Path, precision: Literal["no", "bf
     check_train_settings(recipe)
     train = recipe.train
     if use_cpu and train.activation_offloading:
-        raise UserError("`train.activation_offloading` keeps activations out of the GPU's memory, and this runs on the "
-                        "CPU. Unset it, or set `model.device: cuda`")
+        raise UserError(
+            "`train.activation_offloading` keeps activations out of the GPU's memory, and this "
+            "runs on the "
+            "CPU. Unset it, or set `model.device: cuda`"
+        )
     extra = dict(train.trl)
     checkpointing = {"use_reentrant": False, **extra.pop("activation_checkpointing_kwargs", {})}
     ours: dict[str, Any] = {
-        "output_dir": str(output_dir), "run_name": run_name or recipe.name, "report_to": list(report_to),
-        "beta": train.beta, "loss_type": list(train.loss), "learning_rate": train.learning_rate,
-        "num_train_epochs": train.epochs, "max_steps": train.max_steps or -1,
+        "output_dir": str(output_dir),
+        "run_name": run_name or recipe.name,
+        "report_to": list(report_to),
+        "beta": train.beta,
+        "loss_type": list(train.loss),
+        "learning_rate": train.learning_rate,
+        "num_train_epochs": train.epochs,
+        "max_steps": train.max_steps or -1,
         "per_device_train_batch_size": pairs_per_read(train),
-        "gradient_accumulation_steps": train.gradient_accumulation if train.tokens_per_batch is None else 1,
-        "lr_scheduler_type": train.scheduler, "optim": train.optimizer,
-        # A float below 1 is a share of all steps (transformers training_args.py get_warmup_steps), 1.0 would be a step.
+        "gradient_accumulation_steps": train.gradient_accumulation
+        if train.tokens_per_batch is None
+        else 1,
+        "lr_scheduler_type": train.scheduler,
+        "optim": train.optimizer,
+        # A float below 1 is a share of all steps (transformers training_args.py get_warmup_steps),
+        # 1.0 would be a step.
         "warmup_steps": min(train.warmup_ratio, 0.999999),
         "activation_checkpointing": uses_checkpointing(train, num_parameters),
         "activation_checkpointing_kwargs": checkpointing,
         "activation_offloading": train.activation_offloading,
-        "gradient_checkpointing": None,  # the old name of the above, on by default in TRL; it mirrors the new one
-        "save_strategy": "steps", "save_steps": train.save_steps, "logging_steps": train.logging_steps,
-        "logging_first_step": True, "seed": recipe.seed, "use_cpu": use_cpu,
-        "bf16": precision == "bf16", "fp16": precision == "fp16",
-        "max_length": None, "remove_unused_columns": False, "dataloader_num_workers": 0,
-        "dataloader_pin_memory": False, "disable_tqdm": True, "trust_remote_code": recipe.model.trust_remote_code,
+        # the old name of the above, on by default in TRL; it mirrors the new one
+        "gradient_checkpointing": None,
+        "save_strategy": "steps",
+        "save_steps": train.save_steps,
+        "logging_steps": train.logging_steps,
+        "logging_first_step": True,
+        "seed": recipe.seed,
+        "use_cpu": use_cpu,
+        "bf16": precision == "bf16",
+        "fp16": precision == "fp16",
+        "max_length": None,
+        "remove_unused_columns": False,
+        "dataloader_num_workers": 0,
+        "dataloader_pin_memory": False,
+        "disable_tqdm": True,
+        "trust_remote_code": recipe.model.trust_remote_code,
     }
-    # No parameter of a frozen tower awaits a gradient, so DDP need not look for unused ones as TRL would have it. In a
-    # tuned one there may be: LLaVA takes the features before the tower's last layer.
+    # No parameter of a frozen tower awaits a gradient, so DDP need not look for unused ones as TRL
+    # would have it. In a tuned one there may be: LLaVA takes the features before the tower's last
+    # layer.
     defaults = {"save_total_limit": 2, "ddp_find_unused_parameters": "vision" in train.tune}
     try:
         config = DPOConfig(**{**defaults, **ours, **extra})
@@ -123,35 +188,57 @@ def dpo_config(recipe: Recipe, *, output_dir: Path, precision: Literal["no", "bf
         return config
     except (ImportError, TypeError, ValueError) as error:
         said = str(error).strip().rstrip(".")
-        raise UserError(f"TRL refuses the training settings: {said}. They come from `train` and `train.trl`"
-                        ) from error
+        raise UserError(
+            f"TRL refuses the training settings: {said}. They come from `train` and `train.trl`"
+        ) from error
 
 
 def _try_out(config: "DPOConfig") -> None:
-    """Make an optimizer's settings and a schedule as the trainer will: it would fail on wrong ones hours later."""
+    """Make an optimizer's settings and a schedule as the trainer will: it would fail on wrong ones
+    hours later.
+    """
     import torch
     from transformers import Trainer, get_scheduler
 
     Trainer.get_optimizer_cls_and_kwargs(config)
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(()))])
     assert not isinstance(config.lr_scheduler_kwargs, str), "transformers has parsed it"
-    get_scheduler(config.lr_scheduler_type, optimizer, num_warmup_steps=1, num_training_steps=10,
-                  scheduler_specific_kwargs=config.lr_scheduler_kwargs)
+    get_scheduler(
+        config.lr_scheduler_type,
+        optimizer,
+        num_warmup_steps=1,
+        num_training_steps=10,
+        scheduler_specific_kwargs=config.lr_scheduler_kwargs,
+    )
 
 
 def pairs_per_read(train: TrainSettings) -> int:
-    """Return how many pairs a process reads at a time: a forward's, or a step's where they are cut by tokens."""
+    """Return how many pairs a process reads at a time: a forward's, or a step's where they are cut
+    by tokens.
+    """
     return train.batch_size * (1 if train.tokens_per_batch is None else train.gradient_accumulation)
 
 
 LOSSES: dict[str, str] = {
-    "sigmoid": "DPO", "hinge": "SLiC on the DPO reward", "ipo": "IPO", "exo_pair": "EXO; needs trl.label_smoothing > 0",
-    "nca_pair": "NCA", "robust": "Robust DPO; trl.label_smoothing", "bco_pair": "BCO", "sppo_hard": "SPPO",
-    "aot": "AOT, paired", "aot_unpaired": "AOT, unpaired", "apo_zero": "APO: raise chosen, lower rejected",
-    "apo_down": "APO: lower both, rejected more", "discopop": "DiscoPOP", "sft": "negative log-likelihood of chosen",
+    "sigmoid": "DPO",
+    "hinge": "SLiC on the DPO reward",
+    "ipo": "IPO",
+    "exo_pair": "EXO; needs trl.label_smoothing > 0",
+    "nca_pair": "NCA",
+    "robust": "Robust DPO; trl.label_smoothing",
+    "bco_pair": "BCO",
+    "sppo_hard": "SPPO",
+    "aot": "AOT, paired",
+    "aot_unpaired": "AOT, unpaired",
+    "apo_zero": "APO: raise chosen, lower rejected",
+    "apo_down": "APO: lower both, rejected more",
+    "discopop": "DiscoPOP",
+    "sft": "negative log-likelihood of chosen",
     "sigmoid_norm": "DPO on rewards per token",
 }
-"""Every loss of TRL 1.16 (dpo_trainer.py:1386-1516); a test compares this table with TRL's own list."""
+"""Every loss of TRL 1.16 (dpo_trainer.py:1386-1516); a test compares this table with TRL's own
+list.
+"""
 
 DIVERGENCES = ("reverse_kl", "forward_kl", "js_divergence", "alpha_divergence")
 """What TRL 1.16 knows (dpo_trainer.py:1340-1381); another name fails there in the first step."""
@@ -160,59 +247,123 @@ SORTING = frozenset({"aot", "aot_unpaired"})
 """Losses that compare pairs of a forward with each other."""
 
 OWNED: dict[str, str] = {
-    "output_dir": "name (and runs_folder)", "run_name": "name", "project": "tracking.project", "seed": "seed",
-    "data_seed": "seed", "beta": "train.beta", "loss_type": "train.loss", "learning_rate": "train.learning_rate",
-    "num_train_epochs": "train.epochs", "max_steps": "train.max_steps", "optim": "train.optimizer",
-    "per_device_train_batch_size": "train.batch_size", "gradient_accumulation_steps": "train.gradient_accumulation",
-    "warmup_steps": "train.warmup_ratio", "lr_scheduler_type": "train.scheduler", "report_to": "tracking.to",
+    "output_dir": "name (and runs_folder)",
+    "run_name": "name",
+    "project": "tracking.project",
+    "seed": "seed",
+    "data_seed": "seed",
+    "beta": "train.beta",
+    "loss_type": "train.loss",
+    "learning_rate": "train.learning_rate",
+    "num_train_epochs": "train.epochs",
+    "max_steps": "train.max_steps",
+    "optim": "train.optimizer",
+    "per_device_train_batch_size": "train.batch_size",
+    "gradient_accumulation_steps": "train.gradient_accumulation",
+    "warmup_steps": "train.warmup_ratio",
+    "lr_scheduler_type": "train.scheduler",
+    "report_to": "tracking.to",
     "gradient_checkpointing": "train.gradient_checkpointing",
     "activation_checkpointing": "train.gradient_checkpointing",
     "activation_offloading": "train.activation_offloading",
-    "gradient_checkpointing_kwargs": "train.trl.activation_checkpointing_kwargs", "max_length": "train.max_length",
-    "save_steps": "train.save_steps", "save_strategy": "train.save_steps", "logging_steps": "train.logging_steps",
-    "logging_strategy": "train.logging_steps", "bf16": "model.dtype", "fp16": "model.dtype", "use_cpu": "model.device",
-    "trust_remote_code": "model.trust_remote_code", "model_init_kwargs": "model",
+    "gradient_checkpointing_kwargs": "train.trl.activation_checkpointing_kwargs",
+    "max_length": "train.max_length",
+    "save_steps": "train.save_steps",
+    "save_strategy": "train.save_steps",
+    "logging_steps": "train.logging_steps",
+    "logging_strategy": "train.logging_steps",
+    "bf16": "model.dtype",
+    "fp16": "model.dtype",
+    "use_cpu": "model.device",
+    "trust_remote_code": "model.trust_remote_code",
+    "model_init_kwargs": "model",
     "dataloader_num_workers": "video.workers",
 }
 """DPOConfig field -> the recipe key that sets it."""
 
 _UNUSED = "TRL ignores it once the collator is ours, and ours keeps every video token"
-_LOADER = "pairs are read clip by clip by our own loader, ahead of the step and in video.workers processes"
+_LOADER = (
+    "pairs are read clip by clip by our own loader, ahead of the step and in video.workers "
+    "processes"
+)
 _RESUME = "resuming is ours: the last checkpoint of the same settings is continued exactly"
 _EVALUATION = "nothing is evaluated inside training; held-out clips are the `evaluate` stage"
-_HUB = "nothing is uploaded from training, and a recipe never holds a token; upload the adapter folder yourself"
-_REFERENCE = "with LoRA the reference is the model without its adapter, so there is no second model to move"
+_HUB = (
+    "nothing is uploaded from training, and a recipe never holds a token; "
+    "upload the adapter folder yourself"
+)
+_REFERENCE = (
+    "with LoRA the reference is the model without its adapter, so there is no second model to move"
+)
 FSDP_CONFIG = shipped_folder("recipes") / "accelerate" / "fsdp2.yaml"
 """For `accelerate launch --config_file`."""
 _FSDP = f"FSDP is the launcher's: accelerate launch --config_file {FSDP_CONFIG}"
 REFUSED: dict[str, str] = {
     "padding_free": "TRL 1.16 switches it off with a warning; video rows are padded",
-    "truncation_mode": "a cut prompt loses video tokens; a pair over `train.max_length` is dropped and counted instead",
-    "pad_to_multiple_of": _UNUSED, "pad_token": _UNUSED, "dataset_num_proc": _UNUSED,
-    "precompute_ref_log_probs": "TRL's cache does not notice a change of frames, pixels or positions",
-    "precompute_ref_batch_size": "TRL's cache does not notice a change of frames, pixels or positions",
-    "sync_ref_model": _REFERENCE, "ref_model_mixup_alpha": _REFERENCE, "ref_model_sync_steps": _REFERENCE,
+    "truncation_mode": "a cut prompt loses video tokens; a pair over `train.max_length` is dropped "
+    "and counted instead",
+    "pad_to_multiple_of": _UNUSED,
+    "pad_token": _UNUSED,
+    "dataset_num_proc": _UNUSED,
+    "precompute_ref_log_probs": "TRL's cache does not notice a change of frames, pixels or "
+    "positions",
+    "precompute_ref_batch_size": "TRL's cache does not notice a change of frames, pixels or "
+    "positions",
+    "sync_ref_model": _REFERENCE,
+    "ref_model_mixup_alpha": _REFERENCE,
+    "ref_model_sync_steps": _REFERENCE,
     "neftune_noise_alpha": "its noise would also reach the reference, which shares the model",
     "use_liger_kernel": "TRL deprecates it, and it replaces forwards that carry the video features",
-    "label_smoothing_factor": "DPO never reads it; TRL's own is `label_smoothing` (losses robust and exo_pair)",
-    "remove_unused_columns": _LOADER, "train_sampling_strategy": _LOADER, "length_column_name": _LOADER,
-    "dataloader_drop_last": _LOADER, "dataloader_pin_memory": _LOADER, "dataloader_persistent_workers": _LOADER,
-    "dataloader_prefetch_factor": _LOADER, "dataloader_multiprocessing_context": _LOADER,
-    "dataloader_in_order": _LOADER, "auto_find_batch_size": "a batch size that changes by itself cannot be resumed",
-    "ignore_data_skip": _RESUME, "resume_from_checkpoint": _RESUME, "save_only_model": _RESUME,
-    "restore_callback_states_from_checkpoint": _RESUME, "enable_jit_checkpoint": _RESUME,
-    "save_on_each_node": _RESUME, "logging_first_step": "the first step is always logged: its margin is checked",
+    "label_smoothing_factor": "DPO never reads it; TRL's own is `label_smoothing` (losses robust "
+    "and exo_pair)",
+    "remove_unused_columns": _LOADER,
+    "train_sampling_strategy": _LOADER,
+    "length_column_name": _LOADER,
+    "dataloader_drop_last": _LOADER,
+    "dataloader_pin_memory": _LOADER,
+    "dataloader_persistent_workers": _LOADER,
+    "dataloader_prefetch_factor": _LOADER,
+    "dataloader_multiprocessing_context": _LOADER,
+    "dataloader_in_order": _LOADER,
+    "auto_find_batch_size": "a batch size that changes by itself cannot be resumed",
+    "ignore_data_skip": _RESUME,
+    "resume_from_checkpoint": _RESUME,
+    "save_only_model": _RESUME,
+    "restore_callback_states_from_checkpoint": _RESUME,
+    "enable_jit_checkpoint": _RESUME,
+    "save_on_each_node": _RESUME,
+    "logging_first_step": "the first step is always logged: its margin is checked",
     "include_num_input_tokens_seen": "TRL counts tokens as `num_tokens`",
-    "local_rank": "`accelerate launch` sets it", "disable_tqdm": "the progress bar is ours",
-    "fsdp": _FSDP, "fsdp_config": _FSDP,
-    "load_best_model_at_end": _EVALUATION, "metric_for_best_model": _EVALUATION, "greater_is_better": _EVALUATION,
-    "do_train": _EVALUATION, "do_eval": _EVALUATION, "do_predict": _EVALUATION, "eval_strategy": _EVALUATION,
-    "eval_steps": _EVALUATION, "eval_delay": _EVALUATION, "eval_on_start": _EVALUATION,
-    "eval_accumulation_steps": _EVALUATION, "eval_do_concat_batches": _EVALUATION,
-    "eval_use_gather_object": _EVALUATION, "batch_eval_metrics": _EVALUATION, "include_for_metrics": _EVALUATION,
-    "prediction_loss_only": _EVALUATION, "label_names": _EVALUATION, "per_device_eval_batch_size": _EVALUATION,
-    "bf16_full_eval": _EVALUATION, "fp16_full_eval": _EVALUATION,
-    "push_to_hub": _HUB, "hub_model_id": _HUB, "hub_strategy": _HUB, "hub_token": _HUB, "hub_private_repo": _HUB,
-    "hub_always_push": _HUB, "hub_revision": _HUB,
+    "local_rank": "`accelerate launch` sets it",
+    "disable_tqdm": "the progress bar is ours",
+    "fsdp": _FSDP,
+    "fsdp_config": _FSDP,
+    "load_best_model_at_end": _EVALUATION,
+    "metric_for_best_model": _EVALUATION,
+    "greater_is_better": _EVALUATION,
+    "do_train": _EVALUATION,
+    "do_eval": _EVALUATION,
+    "do_predict": _EVALUATION,
+    "eval_strategy": _EVALUATION,
+    "eval_steps": _EVALUATION,
+    "eval_delay": _EVALUATION,
+    "eval_on_start": _EVALUATION,
+    "eval_accumulation_steps": _EVALUATION,
+    "eval_do_concat_batches": _EVALUATION,
+    "eval_use_gather_object": _EVALUATION,
+    "batch_eval_metrics": _EVALUATION,
+    "include_for_metrics": _EVALUATION,
+    "prediction_loss_only": _EVALUATION,
+    "label_names": _EVALUATION,
+    "per_device_eval_batch_size": _EVALUATION,
+    "bf16_full_eval": _EVALUATION,
+    "fp16_full_eval": _EVALUATION,
+    "push_to_hub": _HUB,
+    "hub_model_id": _HUB,
+    "hub_strategy": _HUB,
+    "hub_token": _HUB,
+    "hub_private_repo": _HUB,
+    "hub_always_push": _HUB,
+    "hub_revision": _HUB,
 }
 """DPOConfig field -> why it would do nothing, or silently harm a video run."""

@@ -1,4 +1,6 @@
-"""FSDP2 under `accelerate launch`: what is sharded, what stays whole, and what is refused before anything is loaded."""
+"""FSDP2 under `accelerate launch`: what is sharded, what stays whole, and what is refused before
+anything is loaded.
+"""
 
 import os
 from typing import Any
@@ -28,31 +30,53 @@ def is_fsdp() -> bool:
 
 def sharding() -> str | None:
     """Return what decides whether a checkpoint of FSDP can be resumed from, None without FSDP."""
-    return f"fsdp2 {os.environ.get('FSDP_STATE_DICT_TYPE', 'SHARDED_STATE_DICT')}" if is_fsdp() else None
+    return (
+        f"fsdp2 {os.environ.get('FSDP_STATE_DICT_TYPE', 'SHARDED_STATE_DICT')}"
+        if is_fsdp()
+        else None
+    )
 
 
 def check_fsdp(recipe: Recipe) -> None:
-    """Raise UserError for what cannot work under the FSDP that the launcher asks for; nothing is loaded for it."""
+    """Raise UserError for what cannot work under the FSDP that the launcher asks for; nothing is
+    loaded for it.
+    """
     if not is_fsdp():
         return
     version = os.environ.get("FSDP_VERSION", "1")
     if version != "2":
-        raise UserError(f"fsdp_version is {version}, and FSDP1 packs the weights of a layer into one of a single type: "
-                        "float32 LoRA beside bfloat16 weights does not fit. Set fsdp_version to 2, as in "
-                        f"{FSDP_CONFIG}")
+        raise UserError(
+            f"fsdp_version is {version}, and FSDP1 packs the weights of a layer into one of a "
+            f"single type: "
+            "float32 LoRA beside bfloat16 weights does not fit. Set fsdp_version to 2, as in "
+            f"{FSDP_CONFIG}"
+        )
     if num_processes() < 2:
-        raise UserError("FSDP shards a model over several processes, and this is one. Launch more (--num_processes), "
-                        "or run dpo-video train without FSDP")
+        raise UserError(
+            "FSDP shards a model over several processes, and this is one. Launch more "
+            "(--num_processes), "
+            "or run dpo-video train without FSDP"
+        )
     if recipe.model.device == "cpu" and torch.cuda.is_available():
-        raise UserError("model.device is 'cpu', and FSDP takes the GPUs that it finds. Set model.device to auto, or "
-                        "hide them (CUDA_VISIBLE_DEVICES=)")
+        raise UserError(
+            "model.device is 'cpu', and FSDP takes the GPUs that it finds. Set model.device to "
+            "auto, or "
+            "hide them (CUDA_VISIBLE_DEVICES=)"
+        )
     if recipe.model.quantize != "none":
-        raise UserError(f"model.quantize is {recipe.model.quantize!r}, and packed 4-bit weights cannot be sharded by "
-                        "FSDP. Set model.quantize to none, or launch without FSDP (--multi_gpu): each process then "
-                        "holds all of the 4-bit model")
+        raise UserError(
+            f"model.quantize is {recipe.model.quantize!r}, and packed 4-bit weights cannot be "
+            f"sharded by "
+            "FSDP. Set model.quantize to none, or launch without FSDP (--multi_gpu): each process "
+            "then "
+            "holds all of the 4-bit model"
+        )
     if "8bit" in recipe.train.optimizer:
-        raise UserError(f"train.optimizer is {recipe.train.optimizer!r}, and 8-bit states do not fit FSDP's sharded "
-                        "weights. Set train.optimizer to adamw_torch")
+        raise UserError(
+            f"train.optimizer is {recipe.train.optimizer!r}, and 8-bit states do not fit FSDP's "
+            f"sharded "
+            "weights. Set train.optimizer to adamw_torch"
+        )
     for name, (told, why) in _MUST_BE_FALSE.items():
         if parse_flag_from_env(name):
             raise UserError(f"{told} is true, {why}. Set it to false, as in {FSDP_CONFIG}")
@@ -60,48 +84,77 @@ def check_fsdp(recipe: Recipe) -> None:
 
 _MUST_BE_FALSE = {
     "FSDP_CPU_RAM_EFFICIENT_LOADING": (
-        "fsdp_cpu_ram_efficient_loading", "as accelerate has it by default, which leaves weights to the first process "
-        "to broadcast, and accelerate can broadcast sharded ones only: the tower stays whole"),
+        "fsdp_cpu_ram_efficient_loading",
+        "as accelerate has it by default, which leaves weights to the first process "
+        "to broadcast, and accelerate can broadcast sharded ones only: the tower stays whole",
+    ),
     "FSDP_ACTIVATION_CHECKPOINTING": (
-        "fsdp_activation_checkpointing", "and train.gradient_checkpointing is the one place for it"),
+        "fsdp_activation_checkpointing",
+        "and train.gradient_checkpointing is the one place for it",
+    ),
 }
 
 
 def install_fsdp(accelerator: Accelerator) -> None:
-    """Put the launcher's FSDP to work on CPUs too: accelerate 1.15 does for accelerators only (state.py:985)."""
+    """Put the launcher's FSDP to work on CPUs too: accelerate 1.15 does for accelerators only
+    (state.py:985).
+    """
     state: Any = accelerator.state
     if state.distributed_type == DistributedType.MULTI_CPU:
         state.fsdp_plugin = FullyShardedDataParallelPlugin()
         state.distributed_type = DistributedType.FSDP
-        PartialState._shared_state["distributed_type"] = DistributedType.FSDP  # as there: every new state copies it
+        PartialState._shared_state["distributed_type"] = (
+            DistributedType.FSDP
+        )  # as there: every new state copies it
 
 
 def shard_language_only(plugin: FullyShardedDataParallelPlugin, bare: Model) -> None:
-    """Make FSDP wrap the layers of the language model, and leave alone what is frozen outside of it.
+    """Make FSDP wrap the layers of the language model, and leave alone what is frozen outside of
+    it.
 
-    Tower and projector run once per clip, outside of the model's forward and not equally often in each process: were
-    they sharded, a process would wait for weights that the others do not send. LoRA of a tuned tower goes with the
-    root, whose forward it runs in.
+    Tower and projector run once per clip, outside of the model's forward and not equally often in
+    each process: were they sharded, a process would wait for weights that the others do not send.
+    LoRA of a tuned tower goes with the root, whose forward it runs in.
 
     Raises UserError for a model whose language model cannot be told apart.
     """
-    layers = {module for module in bare.get_decoder().modules() if isinstance(module, GradientCheckpointingLayer)}
+    layers = {
+        module
+        for module in bare.get_decoder().modules()
+        if isinstance(module, GradientCheckpointingLayer)
+    }
     kinds = {type(layer) for layer in layers}
-    outside = [name for name, module in bare.named_modules() if type(module) in kinds and module not in layers]
+    outside = [
+        name
+        for name, module in bare.named_modules()
+        if type(module) in kinds and module not in layers
+    ]
     if not layers or outside:
         why = f" ({outside[0]} has the same class)" if outside else ""
-        raise UserError(f"FSDP cannot tell the layers of the language model of {type(bare).__name__} apart{why}. "
-                        "Launch without FSDP (--multi_gpu)")
+        raise UserError(
+            f"FSDP cannot tell the layers of the language model of {type(bare).__name__} "
+            f"apart{why}. "
+            "Launch without FSDP (--multi_gpu)"
+        )
     language = {id(weight) for weight in language_parameters(bare)}
-    whole = [weight for weight in bare.parameters() if not weight.requires_grad and id(weight) not in language]
+    whole = [
+        weight
+        for weight in bare.parameters()
+        if not weight.requires_grad and id(weight) not in language
+    ]
     plugin.auto_wrap_policy = transformer_auto_wrap_policy
     plugin.transformer_cls_names_to_wrap = sorted(kind.__name__ for kind in kinds)
     plugin.ignored_modules = [nn.ParameterList(whole)]
-    # Weights keep their types (LoRA float32), autocast decides on the forward's, as it does without FSDP.
+    # Weights keep their types (LoRA float32), autocast decides on the forward's, as it does without
+    # FSDP.
     plugin.mixed_precision_policy = MixedPrecisionPolicy(reduce_dtype=torch.float32)
 
 
 def whole_adapter(model: nn.Module) -> dict[str, Tensor]:
-    """Return the adapter's weights by name, each whole and on the CPU; every process must call this."""
-    return {name: (weight.full_tensor() if isinstance(weight, DTensor) else weight).detach().cpu()
-            for name, weight in adapter_parameters(model)}
+    """Return the adapter's weights by name, each whole and on the CPU; every process must call
+    this.
+    """
+    return {
+        name: (weight.full_tensor() if isinstance(weight, DTensor) else weight).detach().cpu()
+        for name, weight in adapter_parameters(model)
+    }

@@ -1,4 +1,5 @@
-"""Log-probabilities of given answers, for implicit rewards and for the check that a model is not blind.
+"""Log-probabilities of given answers, for implicit rewards and for the check that a model is not
+blind.
 
 R rows, T tokens, V vocabulary.
 """
@@ -32,13 +33,19 @@ class Blindness:
     """How much answers' log-probs move when a clip's frames are shuffled or blanked."""
 
     shuffled: float
-    """Largest change in nats over the answers, frames in another order; 0 for a model without a sense of time."""
+    """Largest change in nats over the answers, frames in another order; 0 for a model without a
+    sense of time.
+    """
     blanked: float
-    """Largest change in nats over the answers, all frames mid-grey; 0 means that the clip does not reach the model."""
+    """Largest change in nats over the answers, all frames mid-grey; 0 means that the clip does not
+    reach the model.
+    """
 
 
 def answer_logps(policy: Policy, rows: Sequence[Row], *, adapter: bool = True) -> list[float]:
-    """Return the log-prob of each row's answer, end of turn included: a sum over its tokens, in nats."""
+    """Return the log-prob of each row's answer, end of turn included: a sum over its tokens, in
+    nats.
+    """
     return [math.fsum(logps) for logps in token_logps(policy, rows, adapter=adapter)]
 
 
@@ -49,20 +56,29 @@ def token_logps(policy: Policy, rows: Sequence[Row], *, adapter: bool = True) ->
     Rows of a clip run as one tree where the model allows it, else ROWS_AT_ONCE at a time.
 
     Args:
-        adapter: False switches the policy's adapter off: the reference's log-probs, of features made without it.
+        adapter: False switches the policy's adapter off: the reference's log-probs, of features
+            made without it.
     """
     shared = why_not_shared(policy) is None
     engine, at_once = (shared_prefix_engine, len(rows)) if shared else (rows_engine, ROWS_AT_ONCE)
     logps: list[list[float]] = []
-    with (_adapter(policy, on=adapter), torch.autocast(policy.device.type, policy.dtype, enabled=_mixed(policy)),
-          fused_head(policy.bare) as fused):
+    with (
+        _adapter(policy, on=adapter),
+        torch.autocast(policy.device.type, policy.dtype, enabled=_mixed(policy)),
+        fused_head(policy.bare) as fused,
+    ):
         for begin in range(0, len(rows), at_once):
-            batch = loss_inputs(policy, rows[begin:begin + at_once])
+            batch = loss_inputs(policy, rows[begin : begin + at_once])
             answered = batch.pop("completion_mask").bool()  # (R, T)
             labels = batch["input_ids"].masked_fill(~answered, IGNORED)
-            found = engine(fused, family=policy.family, labels=labels, **batch).log_probs  # (R, T - 1)
+            found = engine(
+                fused, family=policy.family, labels=labels, **batch
+            ).log_probs  # (R, T - 1)
             assert found is not None, "the fused head gives log-probs always"
-            logps += [values[places].tolist() for values, places in zip(found, answered[:, 1:], strict=True)]
+            logps += [
+                values[places].tolist()
+                for values, places in zip(found, answered[:, 1:], strict=True)
+            ]
     return logps
 
 
@@ -87,32 +103,59 @@ def _adapter(policy: Policy, *, on: bool) -> AbstractContextManager[None]:
 
 
 def _mixed(policy: Policy) -> bool:
-    """Return whether float32 adapters meet weights of another type: as in training, autocast brings them together."""
+    """Return whether float32 adapters meet weights of another type: as in training, autocast brings
+    them together.
+    """
     return policy.dtype != torch.float32
 
 
-def shuffled_video_changes_logps(policy: Policy, frames: Frames, settings: VideoSettings, *, question: str,
-                                 answers: Sequence[str], seed: int = 0) -> Blindness:
-    """Return how far answers' log-probs move when the clip's frames change order, and when they turn grey.
+def shuffled_video_changes_logps(
+    policy: Policy,
+    frames: Frames,
+    settings: VideoSettings,
+    *,
+    question: str,
+    answers: Sequence[str],
+    seed: int = 0,
+) -> Blindness:
+    """Return how far answers' log-probs move when the clip's frames change order, and when they
+    turn grey.
 
-    A model that reads its clip has `blanked` far above rounding (1e-4 in float32); one trained or served without its
-    video features has exactly 0.
+    A model that reads its clip has `blanked` far above rounding (1e-4 in float32); one trained or
+    served without its video features has exactly 0.
     """
-    order = torch.randperm(len(frames.pixels), generator=torch.Generator().manual_seed(seed)).tolist()
+    order = torch.randperm(
+        len(frames.pixels), generator=torch.Generator().manual_seed(seed)
+    ).tolist()
     if order == sorted(order):
         order = order[::-1]
     grey = replace(frames, pixels=frames.pixels * 0 + 127)
     true, shuffled, blanked = (
-        torch.tensor(answer_logps(policy, clip_rows(policy, clip, settings, question=question, answers=answers)))
-        for clip in (frames, replace(frames, pixels=frames.pixels[order]), grey))
-    return Blindness(shuffled=float((true - shuffled).abs().max()), blanked=float((true - blanked).abs().max()))
+        torch.tensor(
+            answer_logps(
+                policy, clip_rows(policy, clip, settings, question=question, answers=answers)
+            )
+        )
+        for clip in (frames, replace(frames, pixels=frames.pixels[order]), grey)
+    )
+    return Blindness(
+        shuffled=float((true - shuffled).abs().max()), blanked=float((true - blanked).abs().max())
+    )
 
 
-def clip_rows(policy: Policy, frames: Frames, settings: VideoSettings, *, question: str,
-              answers: Sequence[str]) -> list[Row]:
+def clip_rows(
+    policy: Policy,
+    frames: Frames,
+    settings: VideoSettings,
+    *,
+    question: str,
+    answers: Sequence[str],
+) -> list[Row]:
     """Return a row for each answer to one question about a clip."""
     clip = video_inputs(policy, frames, settings)
     features = encode_video(policy, clip)
     prompt = encode_prompt(policy, question, clip)
-    return [Row(prompt=prompt, clip=clip, features=features, answer=tuple(answer_ids(policy, answer)))
-            for answer in answers]
+    return [
+        Row(prompt=prompt, clip=clip, features=features, answer=tuple(answer_ids(policy, answer)))
+        for answer in answers
+    ]

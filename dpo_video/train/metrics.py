@@ -1,4 +1,5 @@
-"""What TRL does not log: speed, tokens that sharing saved, lengths, distance from the reference, waiting for clips.
+"""What TRL does not log: speed, tokens that sharing saved, lengths, distance from the reference,
+waiting for clips.
 
 R rows, T tokens.
 """
@@ -34,10 +35,15 @@ class Meter:
         """Count the pairs of a forward."""
         rows = rows_tokens(pairs)
         run = run_tokens(pair_sizes(pairs), shared=True) if self._shared else rows
-        self._sums.update(pairs=len(pairs.pairs), rows=rows, saved=rows - run, clips=len(pairs.clips),
-                          video=sum(len(features.embeddings) for features in pairs.features),
-                          chosen=sum(len(pair.chosen) for pair in pairs.pairs),
-                          rejected=sum(len(pair.rejected) for pair in pairs.pairs))
+        self._sums.update(
+            pairs=len(pairs.pairs),
+            rows=rows,
+            saved=rows - run,
+            clips=len(pairs.clips),
+            video=sum(len(features.embeddings) for features in pairs.features),
+            chosen=sum(len(pair.chosen) for pair in pairs.pairs),
+            rejected=sum(len(pair.rejected) for pair in pairs.pairs),
+        )
 
     def add_wait(self, seconds: float) -> None:
         """Count time for which the step waited for clips."""
@@ -46,16 +52,19 @@ class Meter:
     def add_divergence(self, policy: Tensor, reference: Tensor, scored: Tensor) -> None:
         """Count per-token log-probs of policy and reference (R, T - 1) where `scored` is True.
 
-        The answers were sampled from the reference, as a rule, so the mean of r - 1 - log r with r = policy /
-        reference estimates KL(reference || policy) per token (k3 in Schulman, "Approximating KL divergence", 2020);
-        chosen and rejected are picked among the samples, so it is an estimate with a bias.
+        The answers were sampled from the reference, as a rule, so the mean of r - 1 - log r with r
+        = policy / reference estimates KL(reference || policy) per token (k3 in Schulman,
+        "Approximating KL divergence", 2020); chosen and rejected are picked among the samples, so
+        it is an estimate with a bias.
         """
         log_ratio = (policy.detach().float() - reference.float())[scored]
         self._sums["kl"] += float((log_ratio.exp() - 1 - log_ratio).sum())  # type: ignore[assignment]
         self._sums["scored"] += int(scored.sum())
 
     def take(self) -> dict[str, float]:
-        """Return the metrics since the last call, and start anew; rates count all processes: their shares are equal."""
+        """Return the metrics since the last call, and start anew; rates count all processes: their
+        shares are equal.
+        """
         sums, self._sums = self._sums, Counter()
         now = time.monotonic()
         begin, self._begin = self._begin, now
@@ -63,8 +72,13 @@ class Meter:
             return {}
         seconds, pairs = now - begin, sums["pairs"]
         divergence = {"kl": sums["kl"] / sums["scored"]} if sums["scored"] else {}
-        return {"pairs_per_second": pairs * num_processes() / seconds,
-                "tokens_per_second": sums["rows"] * num_processes() / seconds,
-                "data_wait": sums["wait"] / seconds, "tokens_saved": sums["saved"] / sums["rows"],
-                "video_tokens": sums["video"] / sums["clips"], "length/chosen": sums["chosen"] / pairs,
-                "length/rejected": sums["rejected"] / pairs, **divergence}
+        return {
+            "pairs_per_second": pairs * num_processes() / seconds,
+            "tokens_per_second": sums["rows"] * num_processes() / seconds,
+            "data_wait": sums["wait"] / seconds,
+            "tokens_saved": sums["saved"] / sums["rows"],
+            "video_tokens": sums["video"] / sums["clips"],
+            "length/chosen": sums["chosen"] / pairs,
+            "length/rejected": sums["rejected"] / pairs,
+            **divergence,
+        }

@@ -21,7 +21,9 @@ from dpo_video.video import clip_key, rejected_clip_key
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PairTokens:
-    """A pair whose answers are token ids, end of turn included where they ended; its prompt needs the clip's size."""
+    """A pair whose answers are token ids, end of turn included where they ended; its prompt needs
+    the clip's size.
+    """
 
     pair: Pair
     clip: str
@@ -62,34 +64,52 @@ class PairBatch:
 
 
 def pair_ids(policy: Policy, pair: Pair) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Return the ids of the chosen and the rejected answer; a rejected one that was cut has no end-of-turn token."""
+    """Return the ids of the chosen and the rejected answer; a rejected one that was cut has no
+    end-of-turn token.
+    """
     rejected = answer_ids(policy, pair.rejected, ended=pair.rejected_finish != "length")
     return tuple(answer_ids(policy, pair.chosen)), tuple(rejected)
 
 
 def tokenize_pair(policy: Policy, pair: Pair) -> PairTokens | None:
-    """Return a pair's answers as tokens; None when one has no text or both rows are the same: nothing is learnt."""
+    """Return a pair's answers as tokens; None when one has no text or both rows are the same:
+    nothing is learnt.
+    """
     chosen, rejected = pair_ids(policy, pair)
     clip, rejected_clip = clip_key(pair), rejected_clip_key(pair)
     same = clip == rejected_clip and rejected in (chosen, chosen[:-1])
     if not pair.chosen.strip() or not pair.rejected.strip() or same:
         return None
-    return PairTokens(pair=pair, clip=clip, rejected_clip=rejected_clip, chosen=chosen, rejected=rejected)
+    return PairTokens(
+        pair=pair, clip=clip, rejected_clip=rejected_clip, chosen=chosen, rejected=rejected
+    )
 
 
-def read_batch(policy: Policy, reader: ClipReader, pairs: Sequence[PairTokens], *, max_length: int) -> PairBatch | None:
-    """Return a batch of pairs in the order given, without those whose clips cannot be read; None when none is left."""
+def read_batch(
+    policy: Policy, reader: ClipReader, pairs: Sequence[PairTokens], *, max_length: int
+) -> PairBatch | None:
+    """Return a batch of pairs in the order given, without those whose clips cannot be read; None
+    when none is left.
+    """
     clips: dict[str, EncodedClip] = {}
     places: list[int] = []
     prompts: list[tuple[Prompt, Prompt]] = []
     waited = reader.waited
     for place, pair in enumerate(pairs):
-        found = {key: clip for key, clip in zip(pair.clips, reader.visit(pair.clips), strict=True) if clip is not None}
+        found = {
+            key: clip
+            for key, clip in zip(pair.clips, reader.visit(pair.clips), strict=True)
+            if clip is not None
+        }
         if len(found) < len(pair.clips):
             continue
-        clips = found | clips  # features are told apart as objects: a clip that was read again stays the first one
+        clips = (
+            found | clips
+        )  # features are told apart as objects: a clip that was read again stays the first one
         both = pair_prompts(policy, pair, {key: clips[key].inputs for key in pair.clips})
-        assert pair_length(pair, *both) <= max_length, f"sample {pair.pair.sample_id!r} is longer than {max_length}"
+        assert pair_length(pair, *both) <= max_length, (
+            f"sample {pair.pair.sample_id!r} is longer than {max_length}"
+        )
         prompts.append(both)
         places.append(place)
     if not places:
@@ -97,42 +117,64 @@ def read_batch(policy: Policy, reader: ClipReader, pairs: Sequence[PairTokens], 
     kept = [pairs[place] for place in places]
     number = {key: position for position, key in enumerate(clips)}
     return PairBatch(
-        clips=[clip.inputs for clip in clips.values()], features=[clip.features for clip in clips.values()],
+        clips=[clip.inputs for clip in clips.values()],
+        features=[clip.features for clip in clips.values()],
         clip_of_pair=[number[pair.clip] for pair in kept],
-        rejected_clip_of_pair=[number[pair.rejected_clip] for pair in kept], prompts=[prompt for prompt, _ in prompts],
-        rejected_prompts=[prompt for _, prompt in prompts], pairs=kept, places=places, num_asked=len(pairs),
-        waited=reader.waited - waited)
+        rejected_clip_of_pair=[number[pair.rejected_clip] for pair in kept],
+        prompts=[prompt for prompt, _ in prompts],
+        rejected_prompts=[prompt for _, prompt in prompts],
+        pairs=kept,
+        places=places,
+        num_asked=len(pairs),
+        waited=reader.waited - waited,
+    )
 
 
-def pair_prompts(policy: Policy, pair: PairTokens, clips: Mapping[str, ClipInputs]) -> tuple[Prompt, Prompt]:
-    """Return a pair's question with the chosen and with the rejected answer's clip; one object where it is the same."""
+def pair_prompts(
+    policy: Policy, pair: PairTokens, clips: Mapping[str, ClipInputs]
+) -> tuple[Prompt, Prompt]:
+    """Return a pair's question with the chosen and with the rejected answer's clip; one object
+    where it is the same.
+    """
     prompts = {key: encode_prompt(policy, pair.pair.prompt, clips[key]) for key in pair.clips}
     return prompts[pair.clip], prompts[pair.rejected_clip]
 
 
 def pair_length(pair: PairTokens, prompt: Prompt, rejected_prompt: Prompt) -> int:
     """Return the tokens of the longer of a pair's two rows."""
-    return max(len(prompt.input_ids) + len(pair.chosen), len(rejected_prompt.input_ids) + len(pair.rejected))
+    return max(
+        len(prompt.input_ids) + len(pair.chosen),
+        len(rejected_prompt.input_ids) + len(pair.rejected),
+    )
 
 
 def pair_rows(batch: PairBatch, features: Sequence[ClipFeatures]) -> list[Row]:
     """Return the R rows of a batch, chosen answers first, with the features of its clips."""
+
     def row(prompt: Prompt, clip: int, answer: tuple[int, ...]) -> Row:
         return Row(prompt=prompt, clip=batch.clips[clip], features=features[clip], answer=answer)
 
-    chosen, rejected = [pair.chosen for pair in batch.pairs], [pair.rejected for pair in batch.pairs]
-    return [*map(row, batch.prompts, batch.clip_of_pair, chosen),
-            *map(row, batch.rejected_prompts, batch.rejected_clip_of_pair, rejected)]
+    chosen, rejected = (
+        [pair.chosen for pair in batch.pairs],
+        [pair.rejected for pair in batch.pairs],
+    )
+    return [
+        *map(row, batch.prompts, batch.clip_of_pair, chosen),
+        *map(row, batch.rejected_prompts, batch.rejected_clip_of_pair, rejected),
+    ]
 
 
 def loss_inputs(policy: Policy, rows: Sequence[Row]) -> dict[str, Any]:
-    """Return what TRL's loss takes, on the policy's device: padded rows on the right, and `rows` for the engine.
+    """Return what TRL's loss takes, on the policy's device: padded rows on the right, and `rows`
+    for the engine.
 
     `completion_mask` (R, T): 1 on the answer's tokens, 0 on prompt and padding.
     """
     check_rows(policy, rows)
     batch = collate(policy, rows, "right")
-    del batch["mm_encoder_outputs"]  # models write into it, so each forward packs its own from `rows`
+    del batch[
+        "mm_encoder_outputs"
+    ]  # models write into it, so each forward packs its own from `rows`
     return {**batch, "completion_mask": completion_mask(rows, batch), "rows": rows}
 
 
@@ -145,17 +187,22 @@ def completion_mask(rows: Sequence[Row], batch: Mapping[str, torch.Tensor]) -> t
 
 
 def check_rows(policy: Policy, rows: Sequence[Row]) -> None:
-    """Raise unless every row has an answer, and as many video tokens in its text as its clip has features.
+    """Raise unless every row has an answer, and as many video tokens in its text as its clip has
+    features.
 
-    transformers compares sums over the batch only, and a forward without features compares nothing: it trains blind,
-    on the placeholder's embedding.
+    transformers compares sums over the batch only, and a forward without features compares nothing:
+    it trains blind, on the placeholder's embedding.
     """
     placeholder = policy.family.placeholder(policy.bare.config)
     for number, row in enumerate(rows):
         tokens = int((row.prompt.input_ids == placeholder).sum())
         features = len(row.features.embeddings)
         if tokens != features or features == 0:
-            raise RuntimeError(f"row {number} of the batch has {tokens} video tokens in its text and {features} "
-                               "features of its clip; they must be equal, and more than 0")
+            raise RuntimeError(
+                f"row {number} of the batch has {tokens} video tokens in its text and {features} "
+                "features of its clip; they must be equal, and more than 0"
+            )
         if not row.answer:
-            raise RuntimeError(f"row {number} of the batch has no answer token: a log-prob of 0 teaches nothing")
+            raise RuntimeError(
+                f"row {number} of the batch has no answer token: a log-prob of 0 teaches nothing"
+            )

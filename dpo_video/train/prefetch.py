@@ -18,21 +18,31 @@ OnBadClip = Callable[[str, UserError], None]
 class ClipReader:
     """Gives the clips that training is at, while the source prepares those that come next.
 
-    A visit is the clips of a pair: one, or that of the rejected answer too. Visits of a clip follow each other in the
-    order and the clips of a visit are kept until the next, so a clip is read and encoded once an epoch, and once more
-    for each other clip whose pairs reject it.
+    A visit is the clips of a pair: one, or that of the rejected answer too. Visits of a clip follow
+    each other in the order and the clips of a visit are kept until the next, so a clip is read and
+    encoded once an epoch, and once more for each other clip whose pairs reject it.
     """
 
-    def __init__(self, source: ClipSource, requests: Mapping[str, ClipRequest],
-                 ahead: Callable[[], Iterable[tuple[str, ...]]], *, on_bad_clip: OnBadClip, bad: set[str] | None = None,
-                 encode: Callable[[ReadyClip], EncodedClip] | None = None) -> None:
+    def __init__(
+        self,
+        source: ClipSource,
+        requests: Mapping[str, ClipRequest],
+        ahead: Callable[[], Iterable[tuple[str, ...]]],
+        *,
+        on_bad_clip: OnBadClip,
+        bad: set[str] | None = None,
+        encode: Callable[[ReadyClip], EncodedClip] | None = None,
+    ) -> None:
         """Read the clips `requests` (by key) from `source`.
 
         Args:
-            ahead: returns the visits in the order in which they will be asked for, from the start of this epoch on.
+            ahead: returns the visits in the order in which they will be asked for, from the start
+                of this epoch on.
             on_bad_clip: told of each clip that cannot be read, once.
-            bad: clips known to be bad, e.g. from before a resume; they are not tried, and new ones are added.
-            encode: what becomes of a clip that was read; None is the source's tower, on the policy's device.
+            bad: clips known to be bad, e.g. from before a resume; they are not tried, and new ones
+                are added.
+            encode: what becomes of a clip that was read; None is the source's tower, on the
+                policy's device.
         """
         self._source = source
         self._requests = requests
@@ -62,9 +72,13 @@ class ClipReader:
         return [self._held.get(key) for key in clips]
 
     def _fetch(self, key: str, visit: tuple[str, ...]) -> None:
-        while self._coming and self._coming[0] != key and self._coming[0] in self._bad:  # asked for before it failed
+        while (
+            self._coming and self._coming[0] != key and self._coming[0] in self._bad
+        ):  # asked for before it failed
             self._next()
-        if not self._coming or self._coming[0] != key:  # the first, or one in the middle of an epoch after a resume
+        if (
+            not self._coming or self._coming[0] != key
+        ):  # the first, or one in the middle of an epoch after a resume
             self._coming.clear()
             self._stream = self._source.map(self._requests_from(visit))
         clip = self._next()
@@ -75,7 +89,9 @@ class ClipReader:
             self._held[key] = self._encode(clip)
 
     def _requests_from(self, visit: tuple[str, ...]) -> Iterator[ClipRequest]:
-        """Yield what to read from a visit on, as far ahead as the source asks; bad clips known by then are left out."""
+        """Yield what to read from a visit on, as far ahead as the source asks; bad clips known by
+        then are left out.
+        """
         held = set(self._held)
         for clips in dropwhile(lambda clips: clips != visit, self._ahead()):
             for clip in clips:
@@ -89,15 +105,21 @@ class ClipReader:
         request, clip = next(self._stream, (None, None))
         self.waited += time.monotonic() - begin
         self.num_read += 1
-        assert request is not None and clip is not None, "a clip was asked for that is not in the order"
+        assert request is not None and clip is not None, (
+            "a clip was asked for that is not in the order"
+        )
         assert self._coming.popleft() == request.key
         return clip
 
 
 def note_bad_clip(folder: Path, clip: str, reason: str) -> None:
-    """Append to the list of clips that failed during training, which a resumed run leaves out as well."""
+    """Append to the list of clips that failed during training, which a resumed run leaves out as
+    well.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "bad_clips.jsonl").open("a", encoding="utf-8") as out:  # one short line: whole, or torn at the end
+    with (folder / "bad_clips.jsonl").open(
+        "a", encoding="utf-8"
+    ) as out:  # one short line: whole, or torn at the end
         out.write(json.dumps({"clip": clip, "reason": reason}) + "\n")
 
 

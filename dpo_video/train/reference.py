@@ -25,9 +25,11 @@ from dpo_video.video import ClipRequest
 from dpo_video.video.cache import frames_identity
 
 KIND = "reference"
-"""Rows of the run store: {"logps": [...]}, one number in nats per token of the answer, end of turn included.
+"""Rows of the run store: {"logps": [...]}, one number in nats per token of the answer, end of turn
+included.
 
-The sum, the token count and the part up to the shorter answer that `trl.ld_alpha` weighs all follow from them.
+The sum, the token count and the part up to the shorter answer that `trl.ld_alpha` weighs all follow
+from them.
 """
 Logps = dict[str, list[float]]
 """Per-token log-probs of answers, by key."""
@@ -36,7 +38,9 @@ Logps = dict[str, list[float]]
 class ReferenceLogps:
     """What is known of the reference's log-probs, for the answers to questions about some clips."""
 
-    def __init__(self, policy: Policy, settings: VideoSettings, requests: Mapping[str, ClipRequest]) -> None:
+    def __init__(
+        self, policy: Policy, settings: VideoSettings, requests: Mapping[str, ClipRequest]
+    ) -> None:
         """Know nothing yet; `requests` are by the clip's key."""
         self._policy = policy
         self._settings = settings
@@ -48,17 +52,28 @@ class ReferenceLogps:
     def key(self, clip: str, question: str, answer: Sequence[int]) -> str:
         """Return the key of an answer's row; it names no engine and no training setting."""
         if (clip, question) not in self._prompts:
-            frames = frames_identity(self._requests[clip], self._settings,
-                                     multiple_of=self._policy.family.frames_per_step)
-            self._prompts[clip, question] = row_key(  # a clip that cannot be read now has no key to be found by
-                **self._common, frames=frames or uuid4().hex,
-                prompt=prompt_text(self._policy.processor, question, clip_content(self._policy.family, 1)))
+            frames = frames_identity(
+                self._requests[clip],
+                self._settings,
+                multiple_of=self._policy.family.frames_per_step,
+            )
+            self._prompts[clip, question] = (
+                row_key(  # a clip that cannot be read now has no key to be found by
+                    **self._common,
+                    frames=frames or uuid4().hex,
+                    prompt=prompt_text(
+                        self._policy.processor, question, clip_content(self._policy.family, 1)
+                    ),
+                )
+            )
         return row_key(prompt=self._prompts[clip, question], answer=list(answer))
 
     def keys(self, pair: PairTokens) -> tuple[str, str]:
         """Return the keys of a pair's answers, the chosen one first."""
-        return (self.key(pair.clip, pair.pair.prompt, pair.chosen),
-                self.key(pair.rejected_clip, pair.pair.prompt, pair.rejected))
+        return (
+            self.key(pair.clip, pair.pair.prompt, pair.chosen),
+            self.key(pair.rejected_clip, pair.pair.prompt, pair.rejected),
+        )
 
     def add(self, logps: Mapping[str, Sequence[float]]) -> None:
         """Learn log-probs by key; what was known stays, an answer met again differs by rounding."""
@@ -74,12 +89,15 @@ class ReferenceLogps:
         return all(self.has(key) for pair in pairs for key in self.keys(pair))
 
     def rows(self, pairs: Sequence[PairTokens], scored: Tensor) -> Tensor:
-        """Return (R, T - 1) float32 nats, at the places where `scored` (R, T - 1) is True; 0 elsewhere.
+        """Return (R, T - 1) float32 nats, at the places where `scored` (R, T - 1) is True; 0
+        elsewhere.
 
         Each number stands where the policy's stands, so that both are added up in the same order.
         """
         keys = [self.keys(pair) for pair in pairs]
-        values = [self._known[chosen] for chosen, _ in keys] + [self._known[rejected] for _, rejected in keys]
+        values = [self._known[chosen] for chosen, _ in keys] + [
+            self._known[rejected] for _, rejected in keys
+        ]
         flat = torch.cat(values).to(scored.device)
         assert len(flat) == int(scored.sum()), "answers and stored log-probs differ in length"
         return torch.zeros(scored.shape, device=scored.device).masked_scatter(scored, flat)
@@ -88,21 +106,30 @@ class ReferenceLogps:
         """Return the rows of a forward, (R, T - 1) both, by key."""
         keys = [self.keys(pair) for pair in pairs]
         names = [chosen for chosen, _ in keys] + [rejected for _, rejected in keys]
-        return {name: values[places].tolist()
-                for name, values, places in zip(names, logps.float().cpu(), scored.cpu(), strict=True)}
+        return {
+            name: values[places].tolist()
+            for name, values, places in zip(names, logps.float().cpu(), scored.cpu(), strict=True)
+        }
 
 
 def reference_identity(policy: Policy, settings: VideoSettings) -> dict[str, Any]:
     """Return what determines the reference's log-probs beside frames, prompt and answer.
 
-    The revision stands for weights, tokenizer, chat template and processors; whatever of these is changed after
-    loading is no recipe's business.
+    The revision stands for weights, tokenizer, chat template and processors; whatever of these is
+    changed after loading is no recipe's business.
     """
-    return {"family": policy.family.name, "revision": policy.revision, "quantize": policy.settings.quantize,
-            "dtype": str(policy.dtype), "attention": policy.settings.attention, "device": policy.device.type,
-            "positions": policy.settings.positions, "rope": policy.settings.rope_factor,
-            "size": size_identity(settings),
-            "versions": {name: version(name) for name in ("torch", "transformers")}}
+    return {
+        "family": policy.family.name,
+        "revision": policy.revision,
+        "quantize": policy.settings.quantize,
+        "dtype": str(policy.dtype),
+        "attention": policy.settings.attention,
+        "device": policy.device.type,
+        "positions": policy.settings.positions,
+        "rope": policy.settings.rope_factor,
+        "size": size_identity(settings),
+        "versions": {name: version(name) for name in ("torch", "transformers")},
+    }
 
 
 def stored_logps(store: RowStore, reference: ReferenceLogps, pairs: Iterable[PairTokens]) -> Logps:
@@ -118,18 +145,25 @@ def keep_logps(store: RowStore, logps: Mapping[str, Sequence[float]], *, kind: s
     store.flush()
 
 
-def complete_reference(reference: ReferenceLogps, batches: Sequence[Sequence[PairTokens]], *,
-                       compute: Callable[[int], Logps], keep: Callable[[Logps], None],
-                       together: bool = False) -> int:
-    """Make `reference` know the pairs of all batches; return how many batches had to be computed here.
+def complete_reference(
+    reference: ReferenceLogps,
+    batches: Sequence[Sequence[PairTokens]],
+    *,
+    compute: Callable[[int], Logps],
+    keep: Callable[[Logps], None],
+    together: bool = False,
+) -> int:
+    """Make `reference` know the pairs of all batches; return how many batches had to be computed
+    here.
 
     With several processes each computes its own batches, in step, and learns what the others found.
 
     Args:
-        compute: returns the log-probs of a batch, by its position; empty where no clip of it can be read.
+        compute: returns the log-probs of a batch, by its position; empty where no clip of it can be
+            read.
         keep: stores new log-probs; called in the process that owns the run folder.
-        together: every process must compute in each round, for a forward of sharded weights takes them all; one that
-            has nothing left runs a batch again.
+        together: every process must compute in each round, for a forward of sharded weights takes
+            them all; one that has nothing left runs a batch again.
     """
     missing = [position for position, pairs in enumerate(batches) if not reference.knows(pairs)]
     rounds = max(gather_object([len(missing)])) if num_processes() > 1 else len(missing)
@@ -142,7 +176,9 @@ def complete_reference(reference: ReferenceLogps, batches: Sequence[Sequence[Pai
             else:
                 found = {}
             if num_processes() > 1:
-                found = {key: values for part in gather_object([found]) for key, values in part.items()}
+                found = {
+                    key: values for part in gather_object([found]) for key, values in part.items()
+                }
             found = {key: values for key, values in found.items() if not reference.has(key)}
             reference.add(found)
             if not is_follower():

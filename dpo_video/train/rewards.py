@@ -1,6 +1,8 @@
-"""Implicit rewards: what a tuned policy makes of given answers by itself, measured against its base.
+"""Implicit rewards: what a tuned policy makes of given answers by itself, measured against its
+base.
 
-Log-probs of both are stored answer by answer: an answer is paid for once under a base, and once under an adapter.
+Log-probs of both are stored answer by answer: an answer is paid for once under a base, and once
+under an adapter.
 """
 
 import math
@@ -27,7 +29,9 @@ from dpo_video.train.reference import KIND, ReferenceLogps, keep_logps
 from dpo_video.video import ClipRequest, VideoError, clip_key, clip_request
 
 TUNED = "tuned"
-"""Rows of the run store as those of the reference, but under an adapter, which the key names by its contents."""
+"""Rows of the run store as those of the reference, but under an adapter, which the key names by its
+contents.
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,10 +45,11 @@ class Question:
 
 
 def write_rewards(run: Run, *, adapter: Path, out: Path) -> dict[str, Any]:
-    """Write the reward of every candidate of a run under an adapter as JSONL of Reward; return counts and the mean.
+    """Write the reward of every candidate of a run under an adapter as JSONL of Reward; return
+    counts and the mean.
 
-    Candidates whose clip cannot be read have none, and are counted. Raises UserError where candidates or adapter are
-    missing, or no clip can be read.
+    Candidates whose clip cannot be read have none, and are counted. Raises UserError where
+    candidates or adapter are missing, or no clip can be read.
     """
     candidates, _ = open_candidates(run.folder / "candidates.jsonl", run.samples, run.recipe.clean)
     policy = load_policy(run.recipe.model, adapter=adapter)
@@ -53,31 +58,51 @@ def write_rewards(run: Run, *, adapter: Path, out: Path) -> dict[str, Any]:
     for _, sample, candidate in candidates.in_order():
         asked[sample.id] = sample
         answers.setdefault(sample.id, {})[candidate.id] = tuple(
-            answer_ids(policy, candidate.text, ended=candidate.finish != "length"))
+            answer_ids(policy, candidate.text, ended=candidate.finish != "length")
+        )
     questions: dict[str, Question] = {}
     for name, sample in asked.items():
         try:
-            questions[name] = Question(clip=clip_request(sample, run.video_root), prompt=sample.prompt,
-                                       answers=tuple(answers[name].values()))
+            questions[name] = Question(
+                clip=clip_request(sample, run.video_root),
+                prompt=sample.prompt,
+                answers=tuple(answers[name].values()),
+            )
         except VideoError as error:  # an address
             run.set_aside(clip_key(sample), error)
-    found = implicit_rewards(run, policy, list(questions.values()), adapter=adapter, title="rewards")
-    rows = [Reward(candidate_id=candidate, reward=reward) for place, name in enumerate(questions)
-            for candidate, reward in zip(answers[name], found.get(place, []), strict=place in found)]
+    found = implicit_rewards(
+        run, policy, list(questions.values()), adapter=adapter, title="rewards"
+    )
+    rows = [
+        Reward(candidate_id=candidate, reward=reward)
+        for place, name in enumerate(questions)
+        for candidate, reward in zip(answers[name], found.get(place, []), strict=place in found)
+    ]
     if not rows:
-        raise UserError(f"none of the {len(candidates)} candidates got a reward, for no clip can be read. First: "
-                        f"{next(iter(run.bad_clips.values()))}")
+        raise UserError(
+            f"none of the {len(candidates)} candidates got a reward, for no clip can be read. "
+            f"First: "
+            f"{next(iter(run.bad_clips.values()))}"
+        )
     write_jsonl(out, rows)
-    return {"candidates": len(candidates), "rewards": len(rows), "bad clips": len(run.bad_clips),
-            "mean": f"{math.fsum(row.reward for row in rows) / len(rows):.4g}", "written": str(out)}
+    return {
+        "candidates": len(candidates),
+        "rewards": len(rows),
+        "bad clips": len(run.bad_clips),
+        "mean": f"{math.fsum(row.reward for row in rows) / len(rows):.4g}",
+        "written": str(out),
+    }
 
 
-def implicit_rewards(run: Run, policy: Policy, questions: Sequence[Question], *, adapter: Path,
-                     title: str) -> dict[int, list[float]]:
-    """Return the rewards of each question's answers by its position, those whose clip cannot be read left out.
+def implicit_rewards(
+    run: Run, policy: Policy, questions: Sequence[Question], *, adapter: Path, title: str
+) -> dict[int, list[float]]:
+    """Return the rewards of each question's answers by its position, those whose clip cannot be
+    read left out.
 
-    The reward is beta * (log p under the policy - log p under its base), log-probs of whole answers in nats (Rafailov
-    et al. 2023, arXiv 2305.18290, sec. 4), from teacher-forced forwards; beta is `train.beta`.
+    The reward is beta * (log p under the policy - log p under its base), log-probs of whole answers
+    in nats (Rafailov et al. 2023, arXiv 2305.18290, sec. 4), from teacher-forced forwards; beta is
+    `train.beta`.
 
     Args:
         policy: the base with the adapter of the folder `adapter`.
@@ -85,51 +110,87 @@ def implicit_rewards(run: Run, policy: Policy, questions: Sequence[Question], *,
     """
     requests = {question.clip.key: question.clip for question in questions}
     reference, weights = ReferenceLogps(policy, run.recipe.video, requests), content_hash(adapter)
-    base_keys = [[reference.key(question.clip.key, question.prompt, answer) for answer in question.answers]
-                 for question in questions]
+    base_keys = [
+        [reference.key(question.clip.key, question.prompt, answer) for answer in question.answers]
+        for question in questions
+    ]
     keys = [[row_key(base=key, adapter=weights) for key in some] for some in base_keys]
     with open_rows(run.recipe, run.store) as base_rows:
 
         def rewards(place: int) -> list[float] | None:
             before = _stored(base_rows, KIND, base_keys[place])
             after = _stored(run.store, TUNED, keys[place])
-            return (None if before is None or after is None else
-                    [run.recipe.train.beta * (own - other) for own, other in zip(after, before, strict=True)])
+            return (
+                None
+                if before is None or after is None
+                else [
+                    run.recipe.train.beta * (own - other)
+                    for own, other in zip(after, before, strict=True)
+                ]
+            )
 
         missing: dict[str, list[int]] = {}
         for place, question in enumerate(questions):
             if rewards(place) is None:
                 missing.setdefault(question.clip.key, []).append(place)
-        with (open_source(policy, run.recipe) as source,
-              progress(title, total=sum(map(len, missing.values()))) as advance):
+        with (
+            open_source(policy, run.recipe) as source,
+            progress(title, total=sum(map(len, missing.values()))) as advance,
+        ):
             for request, ready in source.map([requests[key] for key in missing]):
                 if isinstance(ready, UserError):
                     run.set_aside(request.key, ready)
                 else:
                     clip = source.encode(ready)
-                    base = source.encode(ready, adapter=False) if tunes_tower(policy.model) else clip
+                    base = (
+                        source.encode(ready, adapter=False) if tunes_tower(policy.model) else clip
+                    )
                     for place in missing[request.key]:
-                        _compute(policy, questions[place], base, base_keys[place], base_rows, adapter=False)
-                        _compute(policy, questions[place], clip, keys[place], run.store, adapter=True)
+                        _compute(
+                            policy,
+                            questions[place],
+                            base,
+                            base_keys[place],
+                            base_rows,
+                            adapter=False,
+                        )
+                        _compute(
+                            policy, questions[place], clip, keys[place], run.store, adapter=True
+                        )
                 advance(len(missing[request.key]))
-        return {place: found for place in range(len(questions)) if (found := rewards(place)) is not None}
+        return {
+            place: found for place in range(len(questions)) if (found := rewards(place)) is not None
+        }
 
 
 def _stored(store: RowStore, kind: str, keys: Sequence[str]) -> list[float] | None:
     """Return the log-prob of each answer in nats; None where one is not stored."""
     known = store.get(kind, set(keys))
-    return [math.fsum(known[key]["logps"]) for key in keys] if len(known) == len(set(keys)) else None
+    return (
+        [math.fsum(known[key]["logps"]) for key in keys] if len(known) == len(set(keys)) else None
+    )
 
 
-def _compute(policy: Policy, question: Question, clip: EncodedClip, keys: Sequence[str], store: RowStore, *,
-             adapter: bool) -> None:
+def _compute(
+    policy: Policy,
+    question: Question,
+    clip: EncodedClip,
+    keys: Sequence[str],
+    store: RowStore,
+    *,
+    adapter: bool,
+) -> None:
     """Store the log-probs of the answers that the store does not hold under their keys."""
     kind = TUNED if adapter else KIND
     known = store.get(kind, set(keys))
-    missing = {key: answer for key, answer in zip(keys, question.answers, strict=True) if key not in known}
+    missing = {
+        key: answer for key, answer in zip(keys, question.answers, strict=True) if key not in known
+    }
     if missing:
         prompt = encode_prompt(policy, question.prompt, clip.inputs)
-        rows = [Row(prompt=prompt, clip=clip.inputs, features=clip.features, answer=answer)
-                for answer in missing.values()]
+        rows = [
+            Row(prompt=prompt, clip=clip.inputs, features=clip.features, answer=answer)
+            for answer in missing.values()
+        ]
         found = token_logps(policy, rows, adapter=adapter)
         keep_logps(store, dict(zip(missing, found, strict=True)), kind=kind)

@@ -32,7 +32,10 @@ from dpo_video.train.shared_prefix.engine import choose_engine
 from dpo_video.train.trainer import Feed, VideoDPOTrainer
 
 PRECISIONS: dict[torch.dtype, Literal["no", "bf16", "fp16"]] = {
-    torch.float32: "no", torch.bfloat16: "bf16", torch.float16: "fp16"}
+    torch.float32: "no",
+    torch.bfloat16: "bf16",
+    torch.float16: "fp16",
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,9 +51,16 @@ class Job:
     """What is stored of the reference's log-probs."""
 
 
-def train_adapter(policy: Policy, recipe: Recipe, job: Job, *, on_bad_clip: OnBadClip,
-                  keep: Callable[[Logps], None] = lambda logps: None, report_to: Sequence[str] = (),
-                  callbacks: Sequence[TrainerCallback] = ()) -> int:
+def train_adapter(
+    policy: Policy,
+    recipe: Recipe,
+    job: Job,
+    *,
+    on_bad_clip: OnBadClip,
+    keep: Callable[[Logps], None] = lambda logps: None,
+    report_to: Sequence[str] = (),
+    callbacks: Sequence[TrainerCallback] = (),
+) -> int:
     """Run DPO in this process until the last step; checkpoints end up in `job.checkpoints`.
 
     Args:
@@ -63,28 +73,59 @@ def train_adapter(policy: Policy, recipe: Recipe, job: Job, *, on_bad_clip: OnBa
         The number of trainable parameters.
     """
     pairs, train_settings = job.selection.pairs, recipe.train
-    args = dpo_config(recipe, output_dir=job.checkpoints, precision=PRECISIONS[policy.dtype],
-                      use_cpu=policy.device.type == "cpu", report_to=report_to,
-                      num_parameters=policy.bare.num_parameters())
-    order = ClipOrder([pair.clip for pair in pairs], rejected_clips=[pair.rejected_clip for pair in pairs],
-                      batch_size=pairs_per_read(train_settings), seed=recipe.seed, process=process_number(),
-                      num_processes=num_processes())
+    args = dpo_config(
+        recipe,
+        output_dir=job.checkpoints,
+        precision=PRECISIONS[policy.dtype],
+        use_cpu=policy.device.type == "cpu",
+        report_to=report_to,
+        num_parameters=policy.bare.num_parameters(),
+    )
+    order = ClipOrder(
+        [pair.clip for pair in pairs],
+        rejected_clips=[pair.rejected_clip for pair in pairs],
+        batch_size=pairs_per_read(train_settings),
+        seed=recipe.seed,
+        process=process_number(),
+        num_processes=num_processes(),
+    )
     order.num_epochs = _num_epochs(train_settings, len(order))
     limit = length_limit(policy, recipe)
     engine = choose_engine(policy, share_prefix=train_settings.share_prefix)
     cut = _cut(train_settings, engine)
     stop = StopForBadClips(on_bad_clip) if num_processes() > 1 else None
     with quiet_libraries(), open_source(policy, recipe) as source:
-        reader = ClipReader(source, job.selection.requests, order.clips_ahead, bad=set(job.bad_clips),
-                            encode=_encode(policy, source, train_settings), on_bad_clip=stop or on_bad_clip)
-        feed = Feed(order=order, cut=cut, engine=engine, read=lambda places: read_batch(
-            policy, reader, [pairs[place] for place in places], max_length=limit))
+        reader = ClipReader(
+            source,
+            job.selection.requests,
+            order.clips_ahead,
+            bad=set(job.bad_clips),
+            encode=_encode(policy, source, train_settings),
+            on_bad_clip=stop or on_bad_clip,
+        )
+        feed = Feed(
+            order=order,
+            cut=cut,
+            engine=engine,
+            read=lambda places: read_batch(
+                policy, reader, [pairs[place] for place in places], max_length=limit
+            ),
+        )
         targets = lora_targets(policy.bare, policy.family, train_settings.tune)
         trainer = VideoDPOTrainer(
-            policy, args=args, peft_config=lora_config(train_settings.lora, targets=targets), feed=feed,
+            policy,
+            args=args,
+            peft_config=lora_config(train_settings.lora, targets=targets),
+            feed=feed,
             callbacks=[WholeCheckpoints()],
-            reference=lambda trainer: _reference(policy, recipe, job, trainer, keep=keep, stop=stop))
-        for callback in (*([] if is_follower() else [StepBar()]), *callbacks):  # the reference has a bar of its own
+            reference=lambda trainer: _reference(
+                policy, recipe, job, trainer, keep=keep, stop=stop
+            ),
+        )
+        for callback in (
+            *([] if is_follower() else [StepBar()]),
+            *callbacks,
+        ):  # the reference has a bar of its own
             trainer.add_callback(callback)
         if not _is_done(job.resume):
             trainer.train(resume_from_checkpoint=None if job.resume is None else str(job.resume))
@@ -102,32 +143,53 @@ def _num_epochs(settings: TrainSettings, num_batches: int) -> int:
 def _cut(settings: TrainSettings, engine: Engine, *, agree: bool = True) -> Cut:
     if settings.tokens_per_batch is None:
         return whole
-    return cut_by_tokens(settings.tokens_per_batch, shared=engine is not rows_engine, batch_size=settings.batch_size,
-                         agree=agree)
+    return cut_by_tokens(
+        settings.tokens_per_batch,
+        shared=engine is not rows_engine,
+        batch_size=settings.batch_size,
+        agree=agree,
+    )
 
 
-def _encode(policy: Policy, source: ClipSource, settings: TrainSettings) -> Callable[[ReadyClip], EncodedClip]:
-    """Return what becomes of a clip that was read: its features, or, where each forward makes these, its pixels."""
+def _encode(
+    policy: Policy, source: ClipSource, settings: TrainSettings
+) -> Callable[[ReadyClip], EncodedClip]:
+    """Return what becomes of a clip that was read: its features, or, where each forward makes
+    these, its pixels.
+    """
     if set(settings.tune) != set(LANGUAGE_ONLY):
-        return lambda clip: EncodedClip(inputs=clip.inputs, features=pending_features(policy, clip.inputs),
-                                        frames_dropped=clip.frames_dropped)
+        return lambda clip: EncodedClip(
+            inputs=clip.inputs,
+            features=pending_features(policy, clip.inputs),
+            frames_dropped=clip.frames_dropped,
+        )
     if settings.tokens_per_batch is None:
         return source.encode
 
     def encode_and_wait(clip: ReadyClip) -> EncodedClip:
-        """All clips of a step are read before its first forward: their features wait in main memory."""
+        """All clips of a step are read before its first forward: their features wait in main
+        memory.
+        """
         encoded = source.encode(clip)
         return replace(encoded, features=move(encoded.features, torch.device("cpu")))
 
     return encode_and_wait
 
 
-def _reference(policy: Policy, recipe: Recipe, job: Job, trainer: VideoDPOTrainer, *,
-               keep: Callable[[Logps], None], stop: StopForBadClips | None) -> ReferenceLogps:
-    """Return the reference's log-probs of all answers; those that are not stored are computed first.
+def _reference(
+    policy: Policy,
+    recipe: Recipe,
+    job: Job,
+    trainer: VideoDPOTrainer,
+    *,
+    keep: Callable[[Logps], None],
+    stop: StopForBadClips | None,
+) -> ReferenceLogps:
+    """Return the reference's log-probs of all answers; those that are not stored are computed
+    first.
 
-    The batches are those of the first epoch, so that its first step meets the very same forwards: the margin there is
-    exactly 0 in float32.
+    The batches are those of the first epoch, so that its first step meets the very same forwards:
+    the margin there is exactly 0 in float32.
     """
     pairs = job.selection.pairs
     reference = ReferenceLogps(policy, recipe.video, job.selection.requests)
@@ -138,13 +200,21 @@ def _reference(policy: Policy, recipe: Recipe, job: Job, trainer: VideoDPOTraine
     batches = list(trainer.order)
     with nullcontext() if stop is None or together else stop.collected():
         complete_reference(
-            reference, [[pairs[place] for place in batch] for batch in batches], keep=keep, together=together,
-            compute=lambda number: trainer.compute_reference(batches[number], cut=cut, reference=reference))
+            reference,
+            [[pairs[place] for place in batch] for batch in batches],
+            keep=keep,
+            together=together,
+            compute=lambda number: trainer.compute_reference(
+                batches[number], cut=cut, reference=reference
+            ),
+        )
     return reference
 
 
 def _is_done(checkpoint: Path | None) -> bool:
-    """Return whether a checkpoint is of the last step: the process was killed between it and the adapter."""
+    """Return whether a checkpoint is of the last step: the process was killed between it and the
+    adapter.
+    """
     if checkpoint is None:
         return False
     state = read_state(checkpoint)

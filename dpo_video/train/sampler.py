@@ -1,4 +1,6 @@
-"""In which order pairs are trained on: clips shuffled anew each epoch, the pairs of a clip next to each other."""
+"""In which order pairs are trained on: clips shuffled anew each epoch, the pairs of a clip next to
+each other.
+"""
 
 import hashlib
 from collections.abc import Iterator, Sequence
@@ -10,16 +12,27 @@ from torch.utils.data import Sampler
 class ClipOrder(Sampler[list[int]]):
     """Batches of positions in the list of pairs, for one of `num_processes` processes.
 
-    The order of the clips is that of a hash of seed, epoch and clip. It depends on nothing else, so a resumed run
-    meets it again, and a clip that is set aside leaves the order of the others as it was. Each process takes a
-    contiguous share, so a clip is decoded by one process (at the seams between shares by two). Of a clip's pairs, those
-    whose rejected answers go with another clip come last, and together where it is the same. All processes get
-    equally many pairs: where they do not divide evenly, the first pairs of the epoch stand in the last share again.
+    The order of the clips is that of a hash of seed, epoch and clip. It depends on nothing else, so
+    a resumed run meets it again, and a clip that is set aside leaves the order of the others as it
+    was. Each process takes a contiguous share, so a clip is decoded by one process (at the seams
+    between shares by two). Of a clip's pairs, those whose rejected answers go with another clip
+    come last, and together where it is the same. All processes get equally many pairs: where they
+    do not divide evenly, the first pairs of the epoch stand in the last share again.
     """
 
-    def __init__(self, clips: Sequence[str], *, batch_size: int, seed: int, process: int = 0,
-                 num_processes: int = 1, rejected_clips: Sequence[str] | None = None) -> None:
-        """Order the pairs whose clips are `clips`; None: their rejected answers go with the same."""
+    def __init__(
+        self,
+        clips: Sequence[str],
+        *,
+        batch_size: int,
+        seed: int,
+        process: int = 0,
+        num_processes: int = 1,
+        rejected_clips: Sequence[str] | None = None,
+    ) -> None:
+        """Order the pairs whose clips are `clips`; None: their rejected answers go with the
+        same.
+        """
         self.clips = list(clips)
         self.rejected_clips = list(clips if rejected_clips is None else rejected_clips)
         self.batch_size = batch_size
@@ -32,12 +45,16 @@ class ClipOrder(Sampler[list[int]]):
         self._next_epoch = 1
 
     def set_epoch(self, epoch: int, *, next_epoch: int | None = None) -> None:
-        """Shuffle as for this epoch, counted from 0; the one read ahead after it is the next, or another."""
+        """Shuffle as for this epoch, counted from 0; the one read ahead after it is the next, or
+        another.
+        """
         self.epoch = epoch
         self._next_epoch = epoch + 1 if next_epoch is None else next_epoch
 
     def positions(self, epoch: int | None = None) -> list[int]:
-        """Return this process's positions in the list of pairs, in the order of this epoch or another."""
+        """Return this process's positions in the list of pairs, in the order of this epoch or
+        another.
+        """
         shuffled = self.epoch if epoch is None else epoch
 
         def place(position: int) -> tuple[str, bool, str, int]:
@@ -50,12 +67,19 @@ class ClipOrder(Sampler[list[int]]):
         return [ordered[place % len(ordered)] for place in range(begin, begin + share)]
 
     def visits(self, epoch: int | None = None) -> list[tuple[str, ...]]:
-        """Return the clips of the pairs, one or two, in the order in which this process meets them in an epoch."""
-        both = ((self.clips[position], self.rejected_clips[position]) for position in self.positions(epoch))
+        """Return the clips of the pairs, one or two, in the order in which this process meets them
+        in an epoch.
+        """
+        both = (
+            (self.clips[position], self.rejected_clips[position])
+            for position in self.positions(epoch)
+        )
         return [visit for visit, _ in groupby(tuple(dict.fromkeys(clips)) for clips in both)]
 
     def clips_ahead(self) -> Iterator[tuple[str, ...]]:
-        """Yield the visits of this epoch, then of those to come, so that reading ahead does not stop between two."""
+        """Yield the visits of this epoch, then of those to come, so that reading ahead does not
+        stop between two.
+        """
         yield from self.visits()
         for epoch in range(self._next_epoch, self.num_epochs):
             yield from self.visits(epoch)
@@ -63,7 +87,7 @@ class ClipOrder(Sampler[list[int]]):
     def __iter__(self) -> Iterator[list[int]]:
         positions = self.positions()
         for begin in range(0, len(positions), self.batch_size):
-            yield positions[begin:begin + self.batch_size]
+            yield positions[begin : begin + self.batch_size]
 
     def __len__(self) -> int:
         share = -(-len(self.clips) // self.num_processes)

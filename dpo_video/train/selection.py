@@ -1,4 +1,6 @@
-"""Which pairs can be trained on: texts that differ, clips that can be read, rows that fit; the rest is counted."""
+"""Which pairs can be trained on: texts that differ, clips that can be read, rows that fit; the rest
+is counted.
+"""
 
 from collections import Counter, defaultdict
 from collections.abc import Collection, Mapping, Sequence
@@ -15,12 +17,21 @@ from dpo_video.models.tokens import token_budget, video_tokens
 from dpo_video.recipe import Recipe, VideoSettings
 from dpo_video.train.pair_batches import PairTokens, tokenize_pair
 from dpo_video.train.prefetch import OnBadClip
-from dpo_video.video import ClipRequest, VideoError, clip_key, clip_request, rejected_clip_key, rejected_clip_request
+from dpo_video.video import (
+    ClipRequest,
+    VideoError,
+    clip_key,
+    clip_request,
+    rejected_clip_key,
+    rejected_clip_request,
+)
 
 LARGE = 8192
 """Pixels on a side, more than any checkpoint lets a frame keep."""
 SLACK = 1.1
-"""A frame of another shape than a square may keep slightly more tokens; families may add marks around them."""
+"""A frame of another shape than a square may keep slightly more tokens; families may add marks
+around them.
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,11 +47,13 @@ class Selection:
     """Pairs left out, by reason."""
 
 
-def select_pairs(policy: Policy, recipe: Recipe, pairs: Sequence[Pair], *, root: Path,
-                 on_bad_clip: OnBadClip) -> Selection:
+def select_pairs(
+    policy: Policy, recipe: Recipe, pairs: Sequence[Pair], *, root: Path, on_bad_clip: OnBadClip
+) -> Selection:
     """Return the pairs that can be trained on, in their order.
 
-    Clips are decoded here only where a row could be longer than `train.max_length` or the model's context.
+    Clips are decoded here only where a row could be longer than `train.max_length` or the model's
+    context.
 
     Args:
         root: where relative video paths start.
@@ -61,33 +74,62 @@ def select_pairs(policy: Policy, recipe: Recipe, pairs: Sequence[Pair], *, root:
     if any(_longest_possible(policy, recipe.video, pair) > limit for pair in kept.values()):
         lengths = _lengths(policy, recipe, list(kept.values()), requests, on_bad_clip=on_bad_clip)
         dropped["clip_unreadable"] += sum(length is None for length in lengths)
-        dropped["longer_than_max_length"] += sum(length is not None and length > limit for length in lengths)
-        kept = {place: pair for (place, pair), length in zip(kept.items(), lengths, strict=True)
-                if length is not None and length <= limit}
+        dropped["longer_than_max_length"] += sum(
+            length is not None and length > limit for length in lengths
+        )
+        kept = {
+            place: pair
+            for (place, pair), length in zip(kept.items(), lengths, strict=True)
+            if length is not None and length <= limit
+        }
     return _selection(kept, requests, {reason: count for reason, count in dropped.items() if count})
 
 
-def read_selection(policy: Policy, pairs: Sequence[Pair], *, root: Path, places: Sequence[int],
-                   dropped: dict[str, int]) -> Selection:
+def read_selection(
+    policy: Policy,
+    pairs: Sequence[Pair],
+    *,
+    root: Path,
+    places: Sequence[int],
+    dropped: dict[str, int],
+) -> Selection:
     """Return a selection that was made before, from the positions it kept."""
     kept = {place: tokenize_pair(policy, pairs[place]) for place in places}
-    requests = {clip: _request(pairs[place], clip, root) for place in places for clip in _clips(pairs[place])}
-    return _selection({place: pair for place, pair in kept.items() if pair is not None}, requests, dropped)
+    requests = {
+        clip: _request(pairs[place], clip, root)
+        for place in places
+        for clip in _clips(pairs[place])
+    }
+    return _selection(
+        {place: pair for place, pair in kept.items() if pair is not None}, requests, dropped
+    )
 
 
 def without_clips(selection: Selection, clips: Collection[str]) -> Selection:
     """Return a selection without the pairs of some clips."""
-    kept = {place: pair for place, pair in zip(selection.places, selection.pairs, strict=True)
-            if not any(clip in clips for clip in pair.clips)}
+    kept = {
+        place: pair
+        for place, pair in zip(selection.places, selection.pairs, strict=True)
+        if not any(clip in clips for clip in pair.clips)
+    }
     lost = len(selection.pairs) - len(kept)
-    return _selection(kept, selection.requests, selection.dropped | ({"clip_failed_in_training": lost} if lost else {}))
+    return _selection(
+        kept,
+        selection.requests,
+        selection.dropped | ({"clip_failed_in_training": lost} if lost else {}),
+    )
 
 
-def _selection(kept: Mapping[int, PairTokens], requests: Mapping[str, ClipRequest],
-               dropped: dict[str, int]) -> Selection:
+def _selection(
+    kept: Mapping[int, PairTokens], requests: Mapping[str, ClipRequest], dropped: dict[str, int]
+) -> Selection:
     used = {clip for pair in kept.values() for clip in pair.clips}
-    return Selection(places=list(kept), pairs=list(kept.values()), dropped=dropped,
-                     requests={clip: request for clip, request in requests.items() if clip in used})
+    return Selection(
+        places=list(kept),
+        pairs=list(kept.values()),
+        dropped=dropped,
+        requests={clip: request for clip, request in requests.items() if clip in used},
+    )
 
 
 def _requests(pairs: Sequence[Pair], root: Path, on_bad_clip: OnBadClip) -> dict[str, ClipRequest]:
@@ -109,7 +151,9 @@ def _request(pair: Pair, clip: str, root: Path) -> ClipRequest:
 
 
 def length_limit(policy: Policy, recipe: Recipe) -> int:
-    """Return the most tokens that a row may have: `train.max_length`, at most the model's context."""
+    """Return the most tokens that a row may have: `train.max_length`, at most the model's
+    context.
+    """
     context = policy.family.context_length(policy.bare.config)
     return min(recipe.train.max_length or context, context)
 
@@ -117,19 +161,34 @@ def length_limit(policy: Policy, recipe: Recipe) -> int:
 def _longest_possible(policy: Policy, settings: VideoSettings, pair: PairTokens) -> float:
     """Return a bound on a pair's length that needs no decoding."""
     frames = settings.num_frames if settings.policy == "uniform" else settings.max_frames
-    clip = video_tokens(policy.blueprint, settings, num_frames=frames, height=LARGE, width=LARGE) * SLACK
+    clip = (
+        video_tokens(policy.blueprint, settings, num_frames=frames, height=LARGE, width=LARGE)
+        * SLACK
+    )
     budget = token_budget(policy.blueprint, settings)
     if budget is not None:
         clip = min(clip, budget * SLACK)
     content = clip_content(policy.family, frames)
-    text = policy.processor.tokenizer(prompt_text(policy.processor, pair.pair.prompt, content))["input_ids"]
+    text = policy.processor.tokenizer(prompt_text(policy.processor, pair.pair.prompt, content))[
+        "input_ids"
+    ]
     return clip + len(text) + max(len(pair.chosen), len(pair.rejected))
 
 
-def _lengths(policy: Policy, recipe: Recipe, pairs: Sequence[PairTokens],
-             requests: Mapping[str, ClipRequest], *, on_bad_clip: OnBadClip) -> list[int | None]:
-    """Return each pair's length in tokens, None where one of its clips cannot be read; each is decoded once."""
-    rows: dict[str, list[tuple[int, int]]] = defaultdict(list)  # by clip: which pair, and the tokens of its answer
+def _lengths(
+    policy: Policy,
+    recipe: Recipe,
+    pairs: Sequence[PairTokens],
+    requests: Mapping[str, ClipRequest],
+    *,
+    on_bad_clip: OnBadClip,
+) -> list[int | None]:
+    """Return each pair's length in tokens, None where one of its clips cannot be read; each is
+    decoded once.
+    """
+    rows: dict[str, list[tuple[int, int]]] = defaultdict(
+        list
+    )  # by clip: which pair, and the tokens of its answer
     for place, pair in enumerate(pairs):
         if pair.clip == pair.rejected_clip:
             rows[pair.clip].append((place, max(len(pair.chosen), len(pair.rejected))))
@@ -137,7 +196,10 @@ def _lengths(policy: Policy, recipe: Recipe, pairs: Sequence[PairTokens],
             rows[pair.clip].append((place, len(pair.chosen)))
             rows[pair.rejected_clip].append((place, len(pair.rejected)))
     lengths: dict[int, list[int]] = defaultdict(list)
-    with open_source(policy, recipe) as source, progress("measure clips", total=len(rows)) as advance:
+    with (
+        open_source(policy, recipe) as source,
+        progress("measure clips", total=len(rows)) as advance,
+    ):
         for request, clip in source.map([requests[clip] for clip in sorted(rows)]):
             if isinstance(clip, UserError):
                 on_bad_clip(request.key, clip)
@@ -148,5 +210,7 @@ def _lengths(policy: Policy, recipe: Recipe, pairs: Sequence[PairTokens],
                     prompt = encode_prompt(policy, pairs[place].pair.prompt, clip.inputs)
                     lengths[place].append(len(prompt.input_ids) + answer)
             advance()
-    return [max(lengths[place]) if len(lengths[place]) == len(pair.clips) else None
-            for place, pair in enumerate(pairs)]
+    return [
+        max(lengths[place]) if len(lengths[place]) == len(pair.clips) else None
+        for place, pair in enumerate(pairs)
+    ]

@@ -39,33 +39,50 @@ from dpo_video.train.selection import Selection, read_selection, select_pairs, w
 log = logging.getLogger(__name__)
 
 
-
-
-
 def train(run: Run) -> dict[str, Any]:
-    """Tune the policy on `pairs.jsonl`; write `adapter/` (PEFT) and `train_log.jsonl`; return counts and metrics.
+    """Tune the policy on `pairs.jsonl`; write `adapter/` (PEFT) and `train_log.jsonl`; return
+    counts and metrics.
 
-    Under `accelerate launch` this runs in the process of rank 0, which alone opens the run folder; the others call
-    `follow`. A run that was killed goes on from its last checkpoint and ends with the same adapter.
+    Under `accelerate launch` this runs in the process of rank 0, which alone opens the run folder;
+    the others call `follow`. A run that was killed goes on from its last checkpoint and ends with
+    the same adapter.
     """
     check_train_settings(run.recipe)
     check_fsdp(run.recipe)
     pairs = list(read_jsonl(run.folder / "pairs.jsonl", Pair))
     if not pairs:
-        raise UserError(f"no pairs in {str(run.folder / 'pairs.jsonl')!r}: nothing to train on. See why they were "
-                        "dropped: dpo-video pair RECIPE")
+        raise UserError(
+            f"no pairs in {str(run.folder / 'pairs.jsonl')!r}: nothing to train on. See why they "
+            f"were "
+            "dropped: dpo-video pair RECIPE"
+        )
     policy = load_policy(run.recipe.model, to_shard=is_fsdp())
-    key = training_key(run.recipe, pairs, revision=policy.revision, num_processes=num_processes(), sharding=sharding())
+    key = training_key(
+        run.recipe,
+        pairs,
+        revision=policy.revision,
+        num_processes=num_processes(),
+        sharding=sharding(),
+    )
     with open_rows(run.recipe, run.store) as rows:
-        job = share(_plan(run, policy, pairs, rows, key=key), use_cpu=policy.device.type == "cpu",
-                    patience=_patience(run.recipe))
+        job = share(
+            _plan(run, policy, pairs, rows, key=key),
+            use_cpu=policy.device.type == "cpu",
+            patience=_patience(run.recipe),
+        )
 
         def set_aside(clip: str, error: UserError) -> None:
             note_bad_clip(job.checkpoints, clip, str(error))
             run.set_aside(clip, error)
 
-        trainable = train_adapter(policy, run.recipe, job, on_bad_clip=set_aside, report_to=[run.tracker.report_to],
-                                  keep=lambda logps: keep_logps(rows, logps))
+        trainable = train_adapter(
+            policy,
+            run.recipe,
+            job,
+            on_bad_clip=set_aside,
+            report_to=[run.tracker.report_to],
+            keep=lambda logps: keep_logps(rows, logps),
+        )
     final = last_checkpoint(job.checkpoints)
     assert final is not None, "training ended without a checkpoint"
     publish_adapter(final, run.folder / "adapter")
@@ -75,13 +92,20 @@ def train(run: Run) -> dict[str, Any]:
 
 
 def follow(recipe: Recipe) -> None:
-    """Train along in a process of rank > 0, which never opens the run folder; return when there is nothing to do."""
+    """Train along in a process of rank > 0, which never opens the run folder; return when there is
+    nothing to do.
+    """
     check_fsdp(recipe)
     policy = load_policy(recipe.model, to_shard=is_fsdp())
     job: Job | None = share(None, use_cpu=policy.device.type == "cpu", patience=_patience(recipe))
     if job is None:
         return
-    train_adapter(policy, recipe, job, on_bad_clip=lambda clip, error: note_bad_clip(job.checkpoints, clip, str(error)))
+    train_adapter(
+        policy,
+        recipe,
+        job,
+        on_bad_clip=lambda clip, error: note_bad_clip(job.checkpoints, clip, str(error)),
+    )
 
 
 def _patience(recipe: Recipe) -> float:
@@ -89,18 +113,10 @@ def _patience(recipe: Recipe) -> float:
 
 
 def dismiss_followers() -> None:
-    """Tell the processes that wait in `follow` that there is nothing to do; for rank 0, instead of `train`."""
+    """Tell the processes that wait in `follow` that there is nothing to do; for rank 0, instead of
+    `train`.
+    """
     share(None, use_cpu=not torch.cuda.is_available())
-
-
-
-
-
-
-
-
-
-
 
 
 def _plan(run: Run, policy: Policy, pairs: Sequence[Pair], rows: RowStore, *, key: str) -> Job:
@@ -108,7 +124,9 @@ def _plan(run: Run, policy: Policy, pairs: Sequence[Pair], rows: RowStore, *, ke
     folder.mkdir(parents=True, exist_ok=True)
     remove_torn(folder)
     for other in other_checkpoints(run.folder, key):
-        log.warning("train: leaving the checkpoints in %s alone: they are of other settings or pairs", other)
+        log.warning(
+            "train: leaving the checkpoints in %s alone: they are of other settings or pairs", other
+        )
     resume = last_checkpoint(folder)
     if resume is not None:
         log.warning("train: going on from %s", resume)
@@ -120,33 +138,51 @@ def _plan(run: Run, policy: Policy, pairs: Sequence[Pair], rows: RowStore, *, ke
     if not alone:  # every batch must be full there: a clip that failed leaves the list of pairs
         selection = without_clips(selection, bad)
     if not selection.pairs:
-        raise UserError(f"none of {len(pairs)} pairs can be trained on: {selection.dropped}. Where they are too long, "
-                        "raise train.max_length, or lower video.num_frames or video.max_pixels")
+        raise UserError(
+            f"none of {len(pairs)} pairs can be trained on: {selection.dropped}. Where they are "
+            f"too long, "
+            "raise train.max_length, or lower video.num_frames or video.max_pixels"
+        )
     reference = ReferenceLogps(policy, run.recipe.video, selection.requests)
-    return Job(selection=selection, checkpoints=folder, resume=resume, bad_clips=bad if alone else {},
-               reference=stored_logps(rows, reference, selection.pairs))
+    return Job(
+        selection=selection,
+        checkpoints=folder,
+        resume=resume,
+        bad_clips=bad if alone else {},
+        reference=stored_logps(rows, reference, selection.pairs),
+    )
 
 
 def _selection(run: Run, policy: Policy, pairs: Sequence[Pair], folder: Path) -> Selection:
-    """Return the pairs to train on; a resumed run takes those of before, so that its steps stay the same."""
+    """Return the pairs to train on; a resumed run takes those of before, so that its steps stay the
+    same.
+    """
     file = folder / "selection.json"
     if file.is_file():
         before = json.loads(file.read_text(encoding="utf-8"))
         return read_selection(policy, pairs, root=run.video_root, **before)
-    selection = select_pairs(policy, run.recipe, pairs, root=run.video_root, on_bad_clip=run.set_aside)
-    write_atomic(file, json.dumps({"places": selection.places, "dropped": selection.dropped}) + "\n")
+    selection = select_pairs(
+        policy, run.recipe, pairs, root=run.video_root, on_bad_clip=run.set_aside
+    )
+    write_atomic(
+        file, json.dumps({"places": selection.places, "dropped": selection.dropped}) + "\n"
+    )
     return selection
 
 
-
-
 def _summary(pairs: Sequence[Pair], job: Job, history: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    steps = [row for row in history if "rewards/margins" in row]  # without steps of which no clip could be read
+    steps = [
+        row for row in history if "rewards/margins" in row
+    ]  # without steps of which no clip could be read
     first, last = (steps[0], steps[-1]) if steps else ({}, {})
     names = ("loss", "rewards/margins", "rewards/accuracies")
     return {
-        "pairs": len(pairs), "trained": len(job.selection.pairs), "dropped": job.selection.dropped,
-        "clips": len(job.selection.requests), "steps": history[-1]["step"], "processes": num_processes(),
+        "pairs": len(pairs),
+        "trained": len(job.selection.pairs),
+        "dropped": job.selection.dropped,
+        "clips": len(job.selection.requests),
+        "steps": history[-1]["step"],
+        "processes": num_processes(),
         "resumed_from": None if job.resume is None else job.resume.name,
         "first": {name: first[name] for name in names if name in first},
         "last": {name: last[name] for name in names if name in last},

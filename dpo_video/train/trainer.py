@@ -1,4 +1,5 @@
-"""TRL's DPOTrainer on video: its two data hooks, forwards cut by tokens, the reference through one function.
+"""TRL's DPOTrainer on video: its two data hooks, forwards cut by tokens, the reference through one
+function.
 
 B pairs, R = 2B rows (chosen, then rejected), T tokens.
 """
@@ -50,24 +51,38 @@ class Feed:
     """Answers TRL's forward for the loss; see forward.py."""
 
 
-MARGIN_PER_TOKEN: dict[torch.dtype, float] = {torch.float32: 1e-5, torch.bfloat16: 2e-2, torch.float16: 5e-3}
-"""Nats per answer token by which policy and reference may differ at step 0, where the adapter changes nothing.
+MARGIN_PER_TOKEN: dict[torch.dtype, float] = {
+    torch.float32: 1e-5,
+    torch.bfloat16: 2e-2,
+    torch.float16: 5e-3,
+}
+"""Nats per answer token by which policy and reference may differ at step 0, where the adapter
+changes nothing.
 
-Both run the same kernels on the same rows, so 0 is expected; kernels chosen by batch or by gradient mode may round
-differently, by about one unit in the last place of the logits (2e-2 at a logit of 4 in bfloat16).
+Both run the same kernels on the same rows, so 0 is expected; kernels chosen by batch or by gradient
+mode may round differently, by about one unit in the last place of the logits (2e-2 at a logit of 4
+in bfloat16).
 """
 
 
 class VideoDPOTrainer(DPOTrainer):
     """TRL's losses, metrics and loop over batches of video pairs."""
 
-    def __init__(self, policy: Policy, *, args: DPOConfig, peft_config: PeftConfig, feed: Feed,
-                 callbacks: Sequence[TrainerCallback] = (),
-                 reference: "Callable[[VideoDPOTrainer], ReferenceLogps] | None" = None) -> None:
+    def __init__(
+        self,
+        policy: Policy,
+        *,
+        args: DPOConfig,
+        peft_config: PeftConfig,
+        feed: Feed,
+        callbacks: Sequence[TrainerCallback] = (),
+        reference: "Callable[[VideoDPOTrainer], ReferenceLogps] | None" = None,
+    ) -> None:
         """Train `policy` with a new adapter on what `feed` gives.
 
         Args:
-            reference: makes `self.reference` right before the first step; under FSDP no forward can run before.
+            reference: makes `self.reference` right before the first step; under FSDP no forward can
+                run before.
         """
         self._policy = policy
         self.order = feed.order
@@ -82,25 +97,34 @@ class VideoDPOTrainer(DPOTrainer):
         """Where the reference's log-probs come from; None runs it in every step."""
         try:
             super().__init__(
-                model=policy.model, args=args, data_collator=self._collate, processing_class=policy.processor,
-                train_dataset=Dataset.from_dict({"pair": list(range(len(self.order.clips)))}), callbacks=[*callbacks],
-                peft_config=peft_config)
+                model=policy.model,
+                args=args,
+                data_collator=self._collate,
+                processing_class=policy.processor,
+                train_dataset=Dataset.from_dict({"pair": list(range(len(self.order.clips)))}),
+                callbacks=[*callbacks],
+                peft_config=peft_config,
+            )
         except (ValueError, NotImplementedError) as error:
             raise UserError(f"TRL refuses the training settings: {error}") from error
         self.remove_callback(PrinterCallback)
         self.add_callback(_EpochStart(self.order))
         if reference is not None:
             self.add_callback(_TrainBegin(lambda: setattr(self, "reference", reference(self))))
-        # TRL casts the adapter of a 4-bit model to bfloat16 (dpo_trainer.py:726), where a small learning rate's
-        # updates are lost to rounding. The optimizer does not exist yet.
+        # TRL casts the adapter of a 4-bit model to bfloat16 (dpo_trainer.py:726), where a small
+        # learning rate's updates are lost to rounding. The optimizer does not exist yet.
         assert isinstance(self.model, PeftModel)
         keep_adapter_fp32(self.model)
         assert_fp32_adapter(self.model)
         self._base = policy.bare  # PEFT puts its layers into it
-        install_engine(self._base, policy.family, self._watch(self.engine),
-                       encode=partial(encode_rows, policy) if tunes_tower(self.model) else None)
-        # read in _compute_loss (dpo_trainer.py:1318): take the reference's log-probs from the batch, where
-        # `reference_logps` puts them
+        install_engine(
+            self._base,
+            policy.family,
+            self._watch(self.engine),
+            encode=partial(encode_rows, policy) if tunes_tower(self.model) else None,
+        )
+        # read in _compute_loss (dpo_trainer.py:1318): take the reference's log-probs from the
+        # batch, where `reference_logps` puts them
         self.precompute_ref_logps = True
         if self.is_fsdp_enabled:
             shard_language_only(self.accelerator.state.fsdp_plugin, self._base)
@@ -122,15 +146,19 @@ class VideoDPOTrainer(DPOTrainer):
         return dataset
 
     def get_train_dataloader(self) -> DataLoader[Any]:
-        """Return the batches of this process; `order` already is this process's share, so accelerate adds nothing."""
+        """Return the batches of this process; `order` already is this process's share, so
+        accelerate adds nothing.
+        """
         positions = list(range(len(self.order.clips)))
         return DataLoader(positions, batch_sampler=self.order, collate_fn=self._collate)  # type: ignore[arg-type]
 
     def _watch(self, engine: Engine) -> Engine:
-        """Return an engine that leaves its log-probs (R, T - 1) in `_last_logps`: TRL keeps their sums only.
+        """Return an engine that leaves its log-probs (R, T - 1) in `_last_logps`: TRL keeps their
+        sums only.
 
         It runs under autocast, which accelerate 1.15 puts around every forward but FSDP2's.
         """
+
         def watched(*args: Any, **kwargs: Any) -> FusedCausalLMOutput:
             with self.accelerator.autocast():
                 output = engine(*args, **kwargs)
@@ -140,12 +168,14 @@ class VideoDPOTrainer(DPOTrainer):
         return watched
 
     def reference_logps(self, inputs: Mapping[str, Any], pairs: PairBatch) -> tuple[Tensor, Tensor]:
-        """Return the reference's log-probs of the chosen and the rejected answers, (B,) float32 nats each.
+        """Return the reference's log-probs of the chosen and the rejected answers, (B,) float32
+        nats each.
 
-        They come out of TRL's own function, which weighs them by `trl.ld_alpha`: it asks the model without its
-        adapter, or, where the log-probs of the answers are known, something that answers with these. TRL switches
-        gradient checkpointing off for it and on again after; transformers 5.23 then adds hooks to the embeddings each
-        time without removing the last ones (modeling_utils.py:2131), so the new ones are removed here.
+        They come out of TRL's own function, which weighs them by `trl.ld_alpha`: it asks the model
+        without its adapter, or, where the log-probs of the answers are known, something that
+        answers with these. TRL switches gradient checkpointing off for it and on again after;
+        transformers 5.23 then adds hooks to the embeddings each time without removing the last ones
+        (modeling_utils.py:2131), so the new ones are removed here.
         """
         model: Any = self.model
         if self.reference is not None:
@@ -161,8 +191,12 @@ class VideoDPOTrainer(DPOTrainer):
             self._base.disable_input_require_grads()
         return chosen, rejected
 
-    def compute_reference(self, positions: Sequence[int], *, cut: Cut, reference: ReferenceLogps) -> Logps:
-        """Return the reference's log-probs of the answers of a batch, by key, from the forward that training uses."""
+    def compute_reference(
+        self, positions: Sequence[int], *, cut: Cut, reference: ReferenceLogps
+    ) -> Logps:
+        """Return the reference's log-probs of the answers of a batch, by key, from the forward that
+        training uses.
+        """
         pairs = self._read(positions)
         found: Logps = {}
         assert self.model is not None
@@ -171,10 +205,14 @@ class VideoDPOTrainer(DPOTrainer):
             batch = self._encode(part.pairs)
             self.reference_logps(batch, part.pairs)
             assert self._last_logps is not None
-            found |= reference.split(part.pairs.pairs, self._last_logps, batch["completion_mask"][:, 1:].bool())
+            found |= reference.split(
+                part.pairs.pairs, self._last_logps, batch["completion_mask"][:, 1:].bool()
+            )
         return found
 
-    def _compute_loss(self, model: torch.nn.Module, inputs: dict[str, Any], return_outputs: bool) -> Any:
+    def _compute_loss(
+        self, model: torch.nn.Module, inputs: dict[str, Any], return_outputs: bool
+    ) -> Any:
         pairs: PairBatch = inputs["pairs"]
         batch = self._encode(pairs)
         batch["ref_chosen_logps"], batch["ref_rejected_logps"] = self.reference_logps(batch, pairs)
@@ -182,40 +220,61 @@ class VideoDPOTrainer(DPOTrainer):
         first, self._started = not self._started, True
         if first and self.state.log_history:  # resumed: TRL would count tokens from 0 again
             counts = [row["num_tokens"] for row in self.state.log_history if "num_tokens" in row]
-            self._total_train_tokens = int(counts[-1]) if counts else 0  # steps without a readable clip count none
+            self._total_train_tokens = (
+                int(counts[-1]) if counts else 0
+            )  # steps without a readable clip count none
         loss = super()._compute_loss(model, batch, return_outputs)
         if first and self.state.global_step == 0:
             self._check_step_zero(batch)
         assert reference is not None and self._last_logps is not None
         self.meter.add(pairs)
-        self.meter.add_divergence(self._last_logps, reference, batch["completion_mask"][:, 1:].bool())
+        self.meter.add_divergence(
+            self._last_logps, reference, batch["completion_mask"][:, 1:].bool()
+        )
         self._last_logps = None  # it holds the graph of the forward
         return loss * self._weight if self._weight != 1.0 else loss
 
     def _encode(self, pairs: PairBatch) -> dict[str, Any]:
-        """Return TRL's batch; a frozen tower has run before, once per clip, a tuned one runs in the forward."""
+        """Return TRL's batch; a frozen tower has run before, once per clip, a tuned one runs in the
+        forward.
+        """
         features = [move(clip, self._policy.device) for clip in pairs.features]
         return loss_inputs(self._policy, pair_rows(pairs, features))
 
     def _check_step_zero(self, batch: Mapping[str, Any]) -> None:
-        """Raise unless policy and reference agree before the first step: a new adapter changes nothing."""
+        """Raise unless policy and reference agree before the first step: a new adapter changes
+        nothing.
+        """
         metrics = self._metrics["train"]
-        worst = max(abs(metrics[f"rewards/{side}"][-1]) for side in ("chosen", "rejected")) / self.beta
+        worst = (
+            max(abs(metrics[f"rewards/{side}"][-1]) for side in ("chosen", "rejected")) / self.beta
+        )
         longest = int(batch["completion_mask"].sum(1).max())
         allowed = MARGIN_PER_TOKEN[self._policy.dtype] * longest
         if not worst <= allowed:
             raise RuntimeError(
-                f"before the first step, policy and reference differ by {worst:.3g} nats on an answer of {longest} "
-                f"tokens (at most {allowed:.3g} is rounding in {self._policy.dtype}). A new adapter changes nothing, "
-                "so the reference is not the model being tuned, and no result could be trusted. With `train.trl."
-                "disable_dropout: false` the model's own dropout does this; otherwise please report it")
+                f"before the first step, policy and reference differ by {worst:.3g} nats on an "
+                f"answer of {longest} "
+                f"tokens (at most {allowed:.3g} is rounding in {self._policy.dtype}). A new "
+                f"adapter changes nothing, "
+                "so the reference is not the model being tuned, and no result could be trusted. "
+                "With `train.trl."
+                "disable_dropout: false` the model's own dropout does this; otherwise please "
+                "report it"
+            )
 
     def _collate(self, positions: Sequence[int]) -> dict[str, list[int]]:
-        """Return a batch unread: the trainer asks for all batches of a step before it runs the first."""
+        """Return a batch unread: the trainer asks for all batches of a step before it runs the
+        first.
+        """
         return {"positions": list(positions)}
 
-    def training_step(self, model: torch.nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Tensor:
-        """Read one batch and run it forward and backward; one of which no clip can be read adds nothing."""
+    def training_step(
+        self, model: torch.nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any
+    ) -> Tensor:
+        """Read one batch and run it forward and backward; one of which no clip can be read adds
+        nothing.
+        """
         self.meter.start()
         pairs = self._read(inputs["positions"])
         if pairs is None:
@@ -236,7 +295,9 @@ class VideoDPOTrainer(DPOTrainer):
         return total
 
     def _sync(self, model: torch.nn.Module, *, last: bool) -> AbstractContextManager[Any]:
-        """Let processes exchange gradients after the last forward only, as transformers does (trainer.py:1887)."""
+        """Let processes exchange gradients after the last forward only, as transformers does
+        (trainer.py:1887).
+        """
         state = self.accelerator.gradient_state
         if not last:
             state._set_sync_gradients(False)
@@ -247,19 +308,25 @@ class VideoDPOTrainer(DPOTrainer):
         return nullcontext()
 
     def _average_metrics(self, before: Mapping[str, int], weights: Sequence[float]) -> None:
-        """Put one value, weighed as the loss is, in place of those that TRL noted for each forward of a batch."""
+        """Put one value, weighed as the loss is, in place of those that TRL noted for each forward
+        of a batch.
+        """
         for name, values in self._metrics["train"].items():
-            new = values[before.get(name, 0):]
+            new = values[before.get(name, 0) :]
             if len(new) == len(weights):
-                mean = sum(one * weight for one, weight in zip(new, weights, strict=True)) / sum(weights)
-                values[-len(new):] = [mean]
+                mean = sum(one * weight for one, weight in zip(new, weights, strict=True)) / sum(
+                    weights
+                )
+                values[-len(new) :] = [mean]
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add what TRL does not measure to a line about training steps."""
         super().log({**logs, **self.meter.take()} if "loss" in logs else logs, start_time)
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """Write the adapter; under FSDP too, where transformers would gather the whole model, or write shards only."""
+        """Write the adapter; under FSDP too, where transformers would gather the whole model, or
+        write shards only.
+        """
         if self.is_fsdp_enabled:
             assert isinstance(self.model, PeftModel)
             self._save(output_dir, state_dict=whole_adapter(self.model))
@@ -269,7 +336,3 @@ class VideoDPOTrainer(DPOTrainer):
     def floating_point_ops(self, inputs: Mapping[str, Any]) -> int:
         """Return 0: transformers' estimate counts neither the tower nor the frozen weights."""
         return 0
-
-
-
-

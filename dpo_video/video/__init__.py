@@ -1,4 +1,6 @@
-"""Video in: which frames of a clip the model sees, decoded exactly, in worker processes with a time limit."""
+"""Video in: which frames of a clip the model sees, decoded exactly, in worker processes with a time
+limit.
+"""
 
 from dpo_video.video.corrupt import check_corruption, corrupt
 from dpo_video.video.frames import ClipRequest, Frames, VideoError, thin, video_metadata
@@ -7,15 +9,33 @@ from dpo_video.video.pool import FramePool
 from dpo_video.video.probe import Info, probe
 from dpo_video.video.read import read_frames
 from dpo_video.video.sources import (
-           clip_key,
-           clip_request,
-           file_name,
-           rejected_clip_key,
-           rejected_clip_request,
-           rejected_part,
-           resolve_video,
+    clip_key,
+    clip_request,
+    file_name,
+    rejected_clip_key,
+    rejected_clip_request,
+    rejected_part,
+    resolve_video,
 )
 
-__all__ = ["ClipRequest", "FramePool", "Frames", "Info", "VideoError", "check_corruption", "clip_key", "clip_request",
-           "corrupt", "file_name", "plan_indices", "probe", "read_frames", "rejected_clip_key", "rejected_clip_request",
-           "rejected_part", "resolve_video", "thin", "video_metadata"]
+__all__ = [
+    "ClipRequest",
+    "FramePool",
+    "Frames",
+    "Info",
+    "VideoError",
+    "check_corruption",
+    "clip_key",
+    "clip_request",
+    "corrupt",
+    "file_name",
+    "plan_indices",
+    "probe",
+    "read_frames",
+    "rejected_clip_key",
+    "rejected_clip_request",
+    "rejected_part",
+    "resolve_video",
+    "thin",
+    "video_metadata",
+]

@@ -28,24 +28,30 @@ T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 FRAME_POLICY = ("policy", "num_frames", "fps", "min_frames", "max_frames", "change", "backend")
-"""Video settings that determine which pixels are decoded; those of size and budget come after decoding."""
+"""Video settings that determine which pixels are decoded; those of size and budget come after
+decoding.
+"""
 DECODERS = ("av", "decord")
 EDGE = 1 << 16
 """Bytes of a file's beginning and end that tell it from others of its name and size."""
 TORN_SECONDS = 3600.0
 """An unfinished entry is older than this only where its writer was killed."""
 UNREADABLE = (ValueError, KeyError, EOFError, OSError, zipfile.BadZipFile, zlib.error)
-"""What reading a damaged entry raises. Each entry carries checksums: a zip file its own, features theirs."""
+"""What reading a damaged entry raises. Each entry carries checksums: a zip file its own, features
+theirs.
+"""
 PART_TIMES = 2
-"""How the times of a part of a file are reckoned: 1 took the mean rate of the whole file even where the rate varies."""
+"""How the times of a part of a file are reckoned: 1 took the mean rate of the whole file even where
+the rate varies.
+"""
 
 
 class DiskCache:
     """Entries of bytes in a folder that any number of threads and processes share.
 
-    An entry is written beside its place and renamed, so that a reader finds it whole or not at all. Reading one sets
-    its time of change, and above the limit those not read for longest go. Each process adds up what it writes, so a
-    folder may pass its limit by a twentieth for each of them.
+    An entry is written beside its place and renamed, so that a reader finds it whole or not at all.
+    Reading one sets its time of change, and above the limit those not read for longest go. Each
+    process adds up what it writes, so a folder may pass its limit by a twentieth for each of them.
     """
 
     def __init__(self, folder: Path, *, limit: int) -> None:
@@ -58,12 +64,17 @@ class DiskCache:
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise UserError(f"cannot make the cache {str(folder)!r}: {error.strerror}. Set video.cache_folder to a "
-                            "folder that can be written, or video.cache: none") from error
+            raise UserError(
+                f"cannot make the cache {str(folder)!r}: {error.strerror}. Set video.cache_folder "
+                f"to a "
+                "folder that can be written, or video.cache: none"
+            ) from error
         self._room = limit - self._evict()
 
     def get(self, name: str, read: Callable[[bytes], T]) -> T | None:
-        """Return what `read` makes of an entry; None where there is none, or a damaged one, which is removed."""
+        """Return what `read` makes of an entry; None where there is none, or a damaged one, which
+        is removed.
+        """
         path = self._path(name)
         try:
             data = path.read_bytes()
@@ -106,10 +117,14 @@ class DiskCache:
             self._room -= len(data)
             if self._room < 0:
                 size = self._evict()
-                self._room = min(self.limit // 20, self.limit - size)  # others write too: look again soon
+                self._room = min(
+                    self.limit // 20, self.limit - size
+                )  # others write too: look again soon
 
     def _evict(self) -> int:
-        """Delete the entries unused for longest until a tenth is free, where there are too many; return their size."""
+        """Delete the entries unused for longest until a tenth is free, where there are too many;
+        return their size.
+        """
         entries = []
         for path in self.folder.glob("*/*"):
             try:
@@ -145,24 +160,32 @@ def open_cache(recipe: Recipe) -> DiskCache | None:
     video = recipe.video
     if video.cache == "none":
         return None
-    folder = recipe.run_folder / "cache" if video.cache_folder is None else Path(video.cache_folder).expanduser()
+    folder = (
+        recipe.run_folder / "cache"
+        if video.cache_folder is None
+        else Path(video.cache_folder).expanduser()
+    )
     return DiskCache(folder, limit=int(video.cache_gb * (1 << 30)))
 
 
 def clip_identity(request: ClipRequest) -> dict[str, Any] | None:
-    """Return what tells a clip from all others and from itself after a change; None where it cannot be read.
+    """Return what tells a clip from all others and from itself after a change; None where it cannot
+    be read.
 
-    That is the part of the file that it is, and of its files the name, size and time of change, and of the first the
-    hash of its two ends as well: files out of an archive may share name, size and time.
+    That is the part of the file that it is, and of its files the name, size and time of change, and
+    of the first the hash of its two ends as well: files out of an archive may share name, size and
+    time.
     """
     try:
         video = request.video
         files = sorted(video.iterdir()) if isinstance(video, Path) and video.is_dir() else video
         paths = [files] if isinstance(files, Path) else list(files)
         facts = [(path.name, path.stat()) for path in paths]
-        return {"files": [[name, stat.st_size, stat.st_mtime_ns] for name, stat in facts],
-                "ends": next((_ends(path) for path in paths if path.is_file()), None),
-                **part_identity(request.start, request.end)}
+        return {
+            "files": [[name, stat.st_size, stat.st_mtime_ns] for name, stat in facts],
+            "ends": next((_ends(path) for path in paths if path.is_file()), None),
+            **part_identity(request.start, request.end),
+        }
     except OSError:  # decoding tells the reason
         return None
 
@@ -173,21 +196,34 @@ def part_identity(start: float | None, end: float | None) -> dict[str, Any]:
     return {"start": start, "end": end} | ({} if whole else {"part_times": PART_TIMES})
 
 
-def frames_identity(request: ClipRequest, settings: VideoSettings, *, multiple_of: int) -> dict[str, Any] | None:
+def frames_identity(
+    request: ClipRequest, settings: VideoSettings, *, multiple_of: int
+) -> dict[str, Any] | None:
     """Return all that determines the frames of a request; None where it cannot be read."""
     clip = clip_identity(request)
     if clip is None:
         return None
     corruption = {} if request.corruption is None else {"corruption": request.corruption}
-    return {"clip": clip, "multiple_of": multiple_of, **corruption,
-            "policy": {name: getattr(settings, name) for name in FRAME_POLICY},
-            "decoders": {name: version(name) for name in DECODERS if name == "av" or settings.backend == name}}
+    return {
+        "clip": clip,
+        "multiple_of": multiple_of,
+        **corruption,
+        "policy": {name: getattr(settings, name) for name in FRAME_POLICY},
+        "decoders": {
+            name: version(name) for name in DECODERS if name == "av" or settings.backend == name
+        },
+    }
 
 
 def write_frames(frames: Frames) -> bytes:
-    """Return frames as an npz file: `pixels`, `times`, and the other facts as JSON text in `facts`."""
-    facts = {field.name: getattr(frames, field.name) for field in fields(Frames)
-             if field.name not in ("pixels", "times")}
+    """Return frames as an npz file: `pixels`, `times`, and the other facts as JSON text in
+    `facts`.
+    """
+    facts = {
+        field.name: getattr(frames, field.name)
+        for field in fields(Frames)
+        if field.name not in ("pixels", "times")
+    }
     out = io.BytesIO()
     np.savez(out, pixels=frames.pixels, times=frames.times, facts=np.array(json.dumps(facts)))
     return out.getvalue()
@@ -196,7 +232,9 @@ def write_frames(frames: Frames) -> bytes:
 def read_frames_entry(data: bytes) -> Frames:
     """Return the frames of an npz file; raises one of UNREADABLE where it is damaged."""
     with np.load(io.BytesIO(data), allow_pickle=False) as entry:
-        return Frames(pixels=entry["pixels"], times=entry["times"], **json.loads(str(entry["facts"])))
+        return Frames(
+            pixels=entry["pixels"], times=entry["times"], **json.loads(str(entry["facts"]))
+        )
 
 
 def _ends(path: Path) -> str:

@@ -1,4 +1,6 @@
-"""What can be said of a video file from its bytes, before a demuxer sees it: not a video, or cut short."""
+"""What can be said of a video file from its bytes, before a demuxer sees it: not a video, or cut
+short.
+"""
 
 import os
 import stat
@@ -21,11 +23,26 @@ SIGNS = {
     b"\x89png": "a PNG image under another name: a thumbnail in place of the video?",
 }
 """How files begin that are often found in place of a video, lower case, and what they are."""
-MP4_BOXES = (b"ftyp", b"styp", b"moov", b"moof", b"mdat", b"free", b"skip", b"wide", b"sidx", b"uuid", b"mfra", b"udta")
+MP4_BOXES = (
+    b"ftyp",
+    b"styp",
+    b"moov",
+    b"moof",
+    b"mdat",
+    b"free",
+    b"skip",
+    b"wide",
+    b"sidx",
+    b"uuid",
+    b"mfra",
+    b"udta",
+)
 
 
 def check_file(path: Path) -> None:
-    """Raise VideoError where `path` is missing, not a regular file, empty, or by its first bytes no video."""
+    """Raise VideoError where `path` is missing, not a regular file, empty, or by its first bytes no
+    video.
+    """
     check_regular(path)
     try:
         with path.open("rb") as file:
@@ -39,7 +56,9 @@ def check_file(path: Path) -> None:
 
 
 def check_regular(path: Path) -> None:
-    """Raise VideoError where `path` is missing, not a regular file (reading a pipe would wait), or has zero bytes."""
+    """Raise VideoError where `path` is missing, not a regular file (reading a pipe would wait), or
+    has zero bytes.
+    """
     try:
         facts = path.stat()
     except FileNotFoundError:
@@ -55,10 +74,12 @@ def check_regular(path: Path) -> None:
 
 
 def missing_bytes(path: Path) -> int:
-    """Return how many bytes the outermost elements of a container promise beyond the file's end; 0 where none are.
+    """Return how many bytes the outermost elements of a container promise beyond the file's end; 0
+    where none are.
 
-    Read from the element sizes of MP4/MOV, Matroska/WebM and AVI, so it needs no index, and a download cut short is
-    told from a file that is no video. Formats without such sizes (MPEG-TS, live recordings) give 0.
+    Read from the element sizes of MP4/MOV, Matroska/WebM and AVI, so it needs no index, and a
+    download cut short is told from a file that is no video. Formats without such sizes (MPEG-TS,
+    live recordings) give 0.
     """
     size = path.stat().st_size
     with path.open("rb") as file:
@@ -73,7 +94,9 @@ def missing_bytes(path: Path) -> int:
 
 
 def _mp4_end(file: BinaryIO, size: int) -> int:
-    """Return where the last box that begins in the file ends; unknown boxes (trailing junk) end the walk."""
+    """Return where the last box that begins in the file ends; unknown boxes (trailing junk) end the
+    walk.
+    """
     begin = 0
     while begin + 8 <= size:
         file.seek(begin)
@@ -113,7 +136,9 @@ def _vint(file: BinaryIO) -> tuple[int, bool]:
 
 
 def _riff_end(file: BinaryIO, size: int) -> int:
-    """Return where the last RIFF chunk that begins in the file ends (large AVI files hold several)."""
+    """Return where the last RIFF chunk that begins in the file ends (large AVI files hold
+    several).
+    """
     begin = end = 0
     while begin + 8 <= size:
         file.seek(begin)

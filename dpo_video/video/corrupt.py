@@ -1,7 +1,9 @@
-"""Corrupted clips: the frames that the model would see, out of order or most of them gone, at their old places in time.
+"""Corrupted clips: the frames that the model would see, out of order or most of them gone, at their
+old places in time.
 
-Only what the frames show changes, so number of tokens, times and positions stay those of the clip. An answer that is
-right about the clip should be less likely with such a one (conditional preference: mDPO, arXiv 2406.11839).
+Only what the frames show changes, so number of tokens, times and positions stay those of the clip.
+An answer that is right about the clip should be less likely with such a one (conditional
+preference: mDPO, arXiv 2406.11839).
 """
 
 import re
@@ -22,16 +24,22 @@ KEPT_SHARE = 5
 def check_corruption(corruption: str, where: str) -> None:
     """Raise UserError unless `corruption` is one of those that `corrupt` knows."""
     if not CORRUPTION.fullmatch(corruption):
-        raise UserError(f"{where}: unknown corruption {corruption!r}. Known: `reverse`, `shuffle:N` and `drop:N`, N a "
-                        "whole number that draws the order or the frames that stay")
+        raise UserError(
+            f"{where}: unknown corruption {corruption!r}. Known: `reverse`, `shuffle:N` and "
+            f"`drop:N`, N a "
+            "whole number that draws the order or the frames that stay"
+        )
 
 
 def corrupt(frames: Frames, corruption: str, path: Path | str) -> Frames:
-    """Return frames of which each shows another's picture; times and indices stay those of the places.
+    """Return frames of which each shows another's picture; times and indices stay those of the
+    places.
 
-    `reverse`: the last frame first. `shuffle:N`: in an order drawn by N. `drop:N`: of F frames a stretch of F // 5 (at
-    least one) that N draws stays, and each other one shows the nearest of these, as a screen does where frames are
-    missing. mDPO cuts an image down to at most a fifth; VistaDPO (arXiv 2504.13122) does it to clips, frames and boxes.
+    `reverse`: the last frame first. `shuffle:N`: in an order drawn by N. `drop:N`: of F frames a
+        stretch of F // 5 (at
+    least one) that N draws stays, and each other one shows the nearest of these, as a screen does
+    where frames are missing. mDPO cuts an image down to at most a fifth; VistaDPO (arXiv
+    2504.13122) does it to clips, frames and boxes.
 
     Raises VideoError `unchanged` where the pictures are the same after it: one frame, or a still.
     """

@@ -1,4 +1,5 @@
-"""Decode chosen frames of a video file exactly, with PyAV, or with decord where it is known to be exact.
+"""Decode chosen frames of a video file exactly, with PyAV, or with decord where it is known to be
+exact.
 
 F frames, H height, W width in pixels.
 """
@@ -22,11 +23,12 @@ from dpo_video.video.probe import SKIPS_FRAMES, Info, open_video
 def decode_pyav(info: Info, indices: list[int], *, deadline: float) -> NDArray[np.uint8]:
     """Return the frames at `indices` of a file as (F, H, W, 3) uint8 RGB, upright.
 
-    Each frame is known by its timestamp, not by counting, unless the file has none (`Info.counted`). From the keyframe
-    before it, frames that no other frame needs are left undecoded. Where seeking does not bring up every frame (no
-    timestamps, a damaged index), the file is decoded from its beginning. A damaged frame anywhere on the way is
-    VideoError `corrupt`: decoders paint over damage without marking every frame that carries it. VP8, VP9 and AV1
-    streams do not even mark the first: flipped bits there show.
+    Each frame is known by its timestamp, not by counting, unless the file has none
+    (`Info.counted`). From the keyframe before it, frames that no other frame needs are left
+    undecoded. Where seeking does not bring up every frame (no timestamps, a damaged index), the
+    file is decoded from its beginning. A damaged frame anywhere on the way is VideoError `corrupt`:
+    decoders paint over damage without marking every frame that carries it. VP8, VP9 and AV1 streams
+    do not even mark the first: flipped bits there show.
     """
     wanted = {int(info.pts[index]) for index in indices}
     picked = _Picked(info, deadline)
@@ -57,7 +59,9 @@ def _second_try() -> Iterator[None]:
 
 @dataclass(slots=True)
 class _Picked:
-    """Frames found so far, by timestamp, how many decoded frames were damaged, and how many were seen."""
+    """Frames found so far, by timestamp, how many decoded frames were damaged, and how many were
+    seen.
+    """
 
     info: Info
     deadline: float
@@ -81,7 +85,9 @@ class _Picked:
 
 
 def _by_seeking(picked: _Picked, file: InputContainer, stream: VideoStream, left: set[int]) -> None:
-    """Seek to the keyframe before the first frame in `left`, decode until all up to the next keyframe came, repeat."""
+    """Seek to the keyframe before the first frame in `left`, decode until all up to the next
+    keyframe came, repeat.
+    """
     keys = picked.info.keys
     decoder = stream.codec_context
     skips = picked.info.codec in SKIPS_FRAMES
@@ -95,8 +101,11 @@ def _by_seeking(picked: _Picked, file: InputContainer, stream: VideoStream, left
         file.seek(key, stream=stream, backward=True)
         for packet in file.demux(stream):
             if skips:
-                decoder.skip_frame = "DEFAULT" if packet.pts is None or packet.pts in group else "NONREF"
-            # frames before the keyframe lean on frames that were not decoded: they come out damaged, and are not ours
+                decoder.skip_frame = (
+                    "DEFAULT" if packet.pts is None or packet.pts in group else "NONREF"
+                )
+            # frames before the keyframe lean on frames that were not decoded: they come out
+            # damaged, and are not ours
             picked.take(packet.decode(), group, since=key)
             if not group:
                 break
@@ -109,8 +118,11 @@ def _from_start(picked: _Picked, file: InputContainer, stream: VideoStream, left
         picked.take(packet.decode(), left, since=int(picked.info.pts[0]))
         if not left:
             return
-    raise VideoError("corrupt", picked.info.path,
-                     f"only {picked.seen} of its {len(picked.info.pts)} frames can be decoded")
+    raise VideoError(
+        "corrupt",
+        picked.info.path,
+        f"only {picked.seen} of its {len(picked.info.pts)} frames can be decoded",
+    )
 
 
 def _upright(frame: VideoFrame) -> NDArray[np.uint8]:
@@ -120,20 +132,26 @@ def _upright(frame: VideoFrame) -> NDArray[np.uint8]:
 
 
 def decode_decord(info: Info, indices: list[int]) -> NDArray[np.uint8] | str:
-    """Return the frames at `indices` as (F, H, W, 3) uint8 RGB, upright, or the reason why decord cannot be used.
+    """Return the frames at `indices` as (F, H, W, 3) uint8 RGB, upright, or the reason why decord
+    cannot be used.
 
     decord does not report damage inside a file, and it is stopped only by killing its process.
     """
     try:
         import decord
     except ImportError as error:
-        raise UserError("video.backend=decord needs decord: pip install 'dpo-video[decord]' (Linux x86-64 and Windows "
-                        f"only), or use video.backend=pyav ({error})") from error
+        raise UserError(
+            "video.backend=decord needs decord: pip install 'dpo-video[decord]' (Linux x86-64 and "
+            "Windows "
+            f"only), or use video.backend=pyav ({error})"
+        ) from error
     if info.decord_refusal is not None:
         return info.decord_refusal
     decord.logging.set_level(decord.logging.QUIET)
     try:
-        reader = decord.VideoReader(str(info.path), num_threads=1)  # 0, its default, fails on every VP9 file
+        reader = decord.VideoReader(
+            str(info.path), num_threads=1
+        )  # 0, its default, fails on every VP9 file
         if len(reader) != len(info.pts):
             return f"it counts {len(reader)} frames, the file has {len(info.pts)}"
         pixels: NDArray[np.uint8] = reader.get_batch(indices).asnumpy()

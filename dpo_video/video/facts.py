@@ -40,22 +40,32 @@ class ClipFacts:
     brightness: float | None = None
     """Mean of the brightest frame looked at, 0 to 255; None where frames were not looked at."""
     motion: float | None = None
-    """Largest mean absolute difference from one frame looked at to the next, 0 to 255; 0 of a single frame."""
+    """Largest mean absolute difference from one frame looked at to the next, 0 to 255; 0 of a
+    single frame.
+    """
 
 
 def look_at(settings: VideoSettings, *, frames: int | None, store: RunStore | None) -> Look:
     """Return a function that yields the facts of clips in order, by `settings.workers` at a time.
 
     Args:
-        frames: how many to decode of each clip, evenly spread; None decodes none and reads packets and headers only.
+        frames: how many to decode of each clip, evenly spread; None decodes none and reads packets
+            and headers only.
         store: keeps facts, by what identifies the clip's files; None keeps nothing.
     """
     few = settings.model_copy(update={"policy": "uniform", "num_frames": frames or 1})
 
-    def look(requests: Iterable[ClipRequest]) -> Iterator[tuple[ClipRequest, ClipFacts | VideoError]]:
+    def look(
+        requests: Iterable[ClipRequest],
+    ) -> Iterator[tuple[ClipRequest, ClipFacts | VideoError]]:
         with FramePool(few) as pool:
+
             def find(request: ClipRequest) -> ClipFacts | VideoError:
-                return _from_header(request, settings.timeout) if frames is None else _from_frames(pool.read(request))
+                return (
+                    _from_header(request, settings.timeout)
+                    if frames is None
+                    else _from_frames(pool.read(request))
+                )
 
             if store is None:
                 yield from pool.each(requests, find)
@@ -65,8 +75,13 @@ def look_at(settings: VideoSettings, *, frames: int | None, store: RunStore | No
     return look
 
 
-def _stored(pool: FramePool, requests: Iterable[ClipRequest], find: Callable[[ClipRequest], ClipFacts | VideoError],
-            store: RunStore, frames: int | None) -> Iterator[tuple[ClipRequest, ClipFacts | VideoError]]:
+def _stored(
+    pool: FramePool,
+    requests: Iterable[ClipRequest],
+    find: Callable[[ClipRequest], ClipFacts | VideoError],
+    store: RunStore,
+    frames: int | None,
+) -> Iterator[tuple[ClipRequest, ClipFacts | VideoError]]:
     """Yield facts as the pool finds them; those of files that the store knows are taken from it."""
     keys: dict[ClipRequest, str | None] = {}
     known: dict[ClipRequest, ClipFacts] = {}
@@ -74,13 +89,17 @@ def _stored(pool: FramePool, requests: Iterable[ClipRequest], find: Callable[[Cl
     def looked_up() -> Iterator[ClipRequest]:  # runs in this thread, which alone uses the store
         for request in requests:
             identity = clip_identity(request)
-            keys[request] = key = None if identity is None else row_key(clip=identity, frames=frames)
+            keys[request] = key = (
+                None if identity is None else row_key(clip=identity, frames=frames)
+            )
             row = store.get(KIND, [key]).get(key) if key is not None else None
             if row is not None:
                 known[request] = ClipFacts(**row)
             yield request
 
-    for request, facts in pool.each(looked_up(), lambda request: known.get(request) or find(request)):
+    for request, facts in pool.each(
+        looked_up(), lambda request: known.get(request) or find(request)
+    ):
         key = keys[request]
         if key is not None and isinstance(facts, ClipFacts) and request not in known:
             store.put(KIND, key, asdict(facts))
@@ -90,11 +109,18 @@ def _stored(pool: FramePool, requests: Iterable[ClipRequest], find: Callable[[Cl
 
 def _from_header(request: ClipRequest, timeout: float) -> ClipFacts | VideoError:
     try:
-        if isinstance(request.video, Path) and not os.path.isdir(request.video) and not is_image(request.video):
+        if (
+            isinstance(request.video, Path)
+            and not os.path.isdir(request.video)
+            and not is_image(request.video)
+        ):
             times, fps, size = _video_header(request.video, timeout)
         else:
-            images, _ = find_frames([request.video] if isinstance(request.video, Path) and is_image(request.video)
-                                    else request.video)
+            images, _ = find_frames(
+                [request.video]
+                if isinstance(request.video, Path) and is_image(request.video)
+                else request.video
+            )
             times = frame_times(len(images))
             fps, size = rate(times, default=1.0), _image_size(images[0])
         part = window(times, request.start, request.end)
@@ -124,5 +150,10 @@ def _from_frames(frames: Frames | VideoError) -> ClipFacts | VideoError:
     pixels = frames.pixels.astype(np.float32)  # (F, H, W, 3)
     steps = np.abs(np.diff(pixels, axis=0)).mean(axis=(1, 2, 3))  # (F - 1,)
     height, width = frames.pixels.shape[1:3]
-    return ClipFacts(seconds=frames.duration, shorter=min(height, width), longer=max(height, width),
-                     brightness=float(pixels.mean(axis=(1, 2, 3)).max()), motion=float(steps.max(initial=0.0)))
+    return ClipFacts(
+        seconds=frames.duration,
+        shorter=min(height, width),
+        longer=max(height, width),
+        brightness=float(pixels.mean(axis=(1, 2, 3)).max()),
+        motion=float(steps.max(initial=0.0)),
+    )

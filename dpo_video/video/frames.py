@@ -12,8 +12,20 @@ from numpy.typing import NDArray
 
 from dpo_video.core.errors import UserError
 
-ErrorCode = Literal["not_found", "remote", "empty", "not_a_video", "no_video_stream", "truncated", "corrupt",
-                    "unsupported_codec", "too_few_frames", "timeout", "crashed", "unchanged"]
+ErrorCode = Literal[
+    "not_found",
+    "remote",
+    "empty",
+    "not_a_video",
+    "no_video_stream",
+    "truncated",
+    "corrupt",
+    "unsupported_codec",
+    "too_few_frames",
+    "timeout",
+    "crashed",
+    "unchanged",
+]
 
 
 class VideoError(UserError):
@@ -44,14 +56,16 @@ class Frames:
     indices: list[int]
     """(F,) positions in the file's frames, counted from 0 in display order."""
     fps: float
-    """Frames per second: of the file, the mean rate where it varies; of a part at a varying rate, that of the part."""
+    """Frames per second: of the file, the mean rate where it varies; of a part at a varying rate,
+    that of the part.
+    """
     total_frames: int
     """Frames in the clip."""
     first_index: int = 0
     """Position in the file of the clip's first frame."""
     start_time: float = 0.0
-    """Seconds from the file's first frame to where the clip begins: where its first frame comes on screen, or at a
-    varying rate `start`, where that is later."""
+    """Seconds from the file's first frame to where the clip begins: where its first frame comes on
+    screen, or at a varying rate `start`, where that is later."""
     duration: float
     """Seconds that the clip lasts."""
     backend: str
@@ -74,17 +88,23 @@ class ClipRequest:
     end: float | None = None
     """Seconds into the file where the clip ends."""
     corruption: str | None = None
-    """What is done to the frames before the model sees them (see corrupt.py); a ClipSource does it, no FramePool."""
+    """What is done to the frames before the model sees them (see corrupt.py); a ClipSource does it,
+    no FramePool.
+    """
 
 
 def video_metadata(frames: Frames) -> dict[str, Any]:
-    """Return the `video_metadata` of a Hugging Face processor, to pass with `do_sample_frames=False`.
+    """Return the `video_metadata` of a Hugging Face processor, to pass with
+    `do_sample_frames=False`.
 
-    Processors know constant rates only: they take index / fps as a frame's time, and frames / total * fps as the
-    sampled rate. So the clip is described as a video of its own, and `frames_indices` are the frames' times in
+    Processors know constant rates only: they take index / fps as a frame's time, and frames / total
+    * fps as the sampled rate. So the clip is described as a video of its own, and `frames_indices`
+      are the frames' times in
     units of 1 / fps; at a constant rate these are the positions in the clip.
     """
-    since_start = np.maximum(frames.times - frames.start_time, 0)  # its first frame may stand since before it begins
+    since_start = np.maximum(
+        frames.times - frames.start_time, 0
+    )  # its first frame may stand since before it begins
     nominal = np.rint(since_start * frames.fps).astype(int)
     return {
         "total_num_frames": frames.total_frames,
@@ -98,15 +118,25 @@ def video_metadata(frames: Frames) -> dict[str, Any]:
 
 
 def thin(frames: Frames, count: int) -> Frames:
-    """Return `count` of the frames, spread evenly from the first to the last; fewer frames than that stay."""
+    """Return `count` of the frames, spread evenly from the first to the last; fewer frames than
+    that stay.
+    """
     keep = spread(len(frames.indices), count)
     if len(keep) == len(frames.indices):
         return frames
-    return replace(frames, pixels=frames.pixels[keep], times=frames.times[keep],
-                   indices=[frames.indices[position] for position in keep])
+    return replace(
+        frames,
+        pixels=frames.pixels[keep],
+        times=frames.times[keep],
+        indices=[frames.indices[position] for position in keep],
+    )
 
 
 def spread(available: int, count: int) -> list[int]:
-    """Return `min(count, available)` positions spread evenly over `range(available)`, both ends included."""
-    positions: list[int] = np.linspace(0, available - 1, min(count, available)).round().astype(int).tolist()
+    """Return `min(count, available)` positions spread evenly over `range(available)`, both ends
+    included.
+    """
+    positions: list[int] = (
+        np.linspace(0, available - 1, min(count, available)).round().astype(int).tolist()
+    )
     return positions

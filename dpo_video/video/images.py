@@ -16,7 +16,9 @@ from dpo_video.video.frames import VideoError
 
 SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".webp")
 FRAMES_PER_SECOND = 2.0
-"""Frame files carry no time. They are taken to be half a second apart, as LLaVA-Hound's were extracted (fps=2)."""
+"""Frame files carry no time. They are taken to be half a second apart, as LLaVA-Hound's were
+extracted (fps=2).
+"""
 
 
 def is_image(path: Path) -> bool:
@@ -25,7 +27,9 @@ def is_image(path: Path) -> bool:
 
 
 def find_frames(video: Path | Sequence[Path]) -> tuple[list[Path], str | None]:
-    """Return the frame files of a folder in natural order (2 before 10), or of a list, and what was ignored."""
+    """Return the frame files of a folder in natural order (2 before 10), or of a list, and what was
+    ignored.
+    """
     if not isinstance(video, Path):
         files = list(video)
         if not files:
@@ -56,12 +60,18 @@ def frame_times(count: int) -> NDArray[np.float64]:
 
 
 def decode_images(paths: Sequence[Path]) -> NDArray[np.uint8]:
-    """Return image files of one size as (F, H, W, 3) uint8 RGB, turned as their EXIF orientation says."""
+    """Return image files of one size as (F, H, W, 3) uint8 RGB, turned as their EXIF orientation
+    says.
+    """
     frames = [_decode_image(path) for path in paths]
     for path, frame in zip(paths, frames, strict=True):
         if frame.shape != frames[0].shape:
-            size, first = ("x".join(map(str, shape[1::-1])) for shape in (frame.shape, frames[0].shape))
-            raise VideoError("corrupt", path, f"a frame of {size} pixels in a clip that begins with {first}")
+            size, first = (
+                "x".join(map(str, shape[1::-1])) for shape in (frame.shape, frames[0].shape)
+            )
+            raise VideoError(
+                "corrupt", path, f"a frame of {size} pixels in a clip that begins with {first}"
+            )
     return np.stack(frames)
 
 
@@ -70,7 +80,17 @@ def _decode_image(path: Path) -> NDArray[np.uint8]:
         with Image.open(path) as image:
             return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
     # what Pillow's decoders raise on damaged files
-    except (OSError, ValueError, SyntaxError, ArithmeticError, LookupError, TypeError, MemoryError, EOFError,
-            NotImplementedError, Image.DecompressionBombError) as error:
+    except (
+        OSError,
+        ValueError,
+        SyntaxError,
+        ArithmeticError,
+        LookupError,
+        TypeError,
+        MemoryError,
+        EOFError,
+        NotImplementedError,
+        Image.DecompressionBombError,
+    ) as error:
         check_regular(path)
         raise VideoError("corrupt", path, f"an unreadable image: {error}") from error

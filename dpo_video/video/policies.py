@@ -1,6 +1,8 @@
-"""Which frames of a clip are read: a pure function of the frames' times and the recipe's `video` section.
+"""Which frames of a clip are read: a pure function of the frames' times and the recipe's `video`
+section.
 
-Under `scene` and `diff_prune` also of what the frames show. n frames in the clip, S of them looked at.
+Under `scene` and `diff_prune` also of what the frames show. n frames in the clip, S of them looked
+at.
 """
 
 import math
@@ -14,9 +16,13 @@ from dpo_video.recipe import VideoSettings
 from dpo_video.video.frames import spread
 
 CLOSE = 1e-6
-"""Seconds by which a time may miss a frame's time and still mean it: float noise, far below any frame's length."""
+"""Seconds by which a time may miss a frame's time and still mean it: float noise, far below any
+frame's length.
+"""
 STEADY = 0.25
-"""Share of a frame by which the frames of a steady rate may stand off it: timestamps rounded to milliseconds do."""
+"""Share of a frame by which the frames of a steady rate may stand off it: timestamps rounded to
+milliseconds do.
+"""
 
 Look = Callable[[list[int]], NDArray[np.float32]]
 """Returns small pictures of the frames at some positions, (S, h, w) from 0 to 1."""
@@ -34,26 +40,39 @@ class Extent(NamedTuple):
     """Its frames per second."""
 
 
-def plan_indices(times: NDArray[np.float64], settings: VideoSettings, *, start: float | None = None,
-                 end: float | None = None, multiple_of: int = 1, look: Look | None = None) -> list[int]:
-    """Return the positions in `times` of the frames to read; none where `start` and `end` hold no frame.
+def plan_indices(
+    times: NDArray[np.float64],
+    settings: VideoSettings,
+    *,
+    start: float | None = None,
+    end: float | None = None,
+    multiple_of: int = 1,
+    look: Look | None = None,
+) -> list[int]:
+    """Return the positions in `times` of the frames to read; none where `start` and `end` hold no
+    frame.
 
-    `uniform`: `linspace(0, n - 1, num_frames).round()` over the clip's n frames, first and last included. This is the
+    `uniform`: `linspace(0, n - 1, num_frames).round()` over the clip's n frames, first and last
+        included. This is the
     rule of qwen-vl-utils; LLaVA-NeXT and LLaVA-Hound round down instead, and transformers takes
     `arange(N) * n // N`, which never shows the last frame. At most n frames.
 
-    `fps` and `fit`: duration x fps frames, rounded down, at least `min_frames`, at most `max_frames` and n; then as
-    many moments evenly over the clip (see `extent`), and the frame nearest to each. At a constant rate that is
-    `uniform` (and qwen-vl-utils) with that number. At a varying rate a long still frame is taken once for each of its
-    moments, so that frames keep an even distance in time, which is what the model is told. (`fit` loses frames later,
-    when the size of a frame in tokens is known.)
+    `fps` and `fit`: duration x fps frames, rounded down, at least `min_frames`, at most
+    `max_frames` and n; then as many moments evenly over the clip (see `extent`), and the frame
+    nearest to each. At a constant rate that is `uniform` (and qwen-vl-utils) with that number. At a
+    varying rate a long still frame is taken once for each of its moments, so that frames keep an
+    even distance in time, which is what the model is told. (`fit` loses frames later, when the size
+    of a frame in tokens is known.)
 
     `all`: every frame; of more than `max_frames`, that many, evenly.
 
-    `scene`: of frames at `fps`, the middle one of each scene; a scene begins where neighbours differ by `change`.
-    `diff_prune`: of frames at `fps`, the first, and each that differs by `change` from the last one taken (the idea of
-    VideoLLaMA 3, arXiv 2501.13106, which compares patches; here whole frames). Both: over `max_frames` the greatest
-    changes stay; below `min_frames`, and to a multiple, frames farthest from those taken are added.
+    `scene`: of frames at `fps`, the middle one of each scene; a scene begins where neighbours
+        differ by `change`.
+    `diff_prune`: of frames at `fps`, the first, and each that differs by `change` from the last one
+        taken (the idea of
+    VideoLLaMA 3, arXiv 2501.13106, which compares patches; here whole frames). Both: over
+    `max_frames` the greatest changes stay; below `min_frames`, and to a multiple, frames farthest
+    from those taken are added.
 
     Args:
         times: (n,) seconds of all frames of the file, ascending.
@@ -78,7 +97,11 @@ def plan_indices(times: NDArray[np.float64], settings: VideoSettings, *, start: 
     assert look is not None, f"the policy {settings.policy} looks at frames"
     scanned = list(dict.fromkeys(_evenly(times, part, where, min(max(at_rate, 1), len(part)))))
     pictures = look(scanned)
-    ranked = scenes(pictures, settings.change) if settings.policy == "scene" else changes(pictures, settings.change)
+    ranked = (
+        scenes(pictures, settings.change)
+        if settings.policy == "scene"
+        else changes(pictures, settings.change)
+    )
     return [scanned[position] for position in _enough(ranked, len(scanned), settings, multiple_of)]
 
 
@@ -87,13 +110,17 @@ def scenes(pictures: NDArray[np.float32], change: float) -> list[int]:
     steps = np.abs(np.diff(pictures, axis=0)).mean(axis=(1, 2))
     begins = [0, *(int(position) + 1 for position in np.flatnonzero(steps >= change))]
     ends = [*begins[1:], len(pictures)]
-    weight = {(begin + end - 1) // 2: math.inf if begin == 0 else float(steps[begin - 1])
-              for begin, end in zip(begins, ends, strict=True)}
+    weight = {
+        (begin + end - 1) // 2: math.inf if begin == 0 else float(steps[begin - 1])
+        for begin, end in zip(begins, ends, strict=True)
+    }
     return sorted(weight, key=lambda position: (-weight[position], position))
 
 
 def changes(pictures: NDArray[np.float32], change: float) -> list[int]:
-    """Return the first position and each that differs from the last one taken, the greatest changes first."""
+    """Return the first position and each that differs from the last one taken, the greatest changes
+    first.
+    """
     weight = {0: math.inf}
     last = 0
     for position in range(1, len(pictures)):
@@ -105,8 +132,14 @@ def changes(pictures: NDArray[np.float32], change: float) -> list[int]:
 
 
 def window(times: NDArray[np.float64], start: float | None, end: float | None) -> range:
-    """Return the positions of the frames on screen from `start` up to `end`; an end after the last frame is fine."""
-    if not len(times) or not (start is None or start >= 0) or not (end is None or end > (start or 0.0)):
+    """Return the positions of the frames on screen from `start` up to `end`; an end after the last
+    frame is fine.
+    """
+    if (
+        not len(times)
+        or not (start is None or start >= 0)
+        or not (end is None or end > (start or 0.0))
+    ):
         return range(0)
     if start is not None and start >= times[-1] + _last_length(times) - CLOSE:
         return range(0)
@@ -121,13 +154,19 @@ def rate(times: NDArray[np.float64], *, default: float = 1.0) -> float:
     return (len(times) - 1) / span if span > 0 else default
 
 
-def extent(times: NDArray[np.float64], part: range, start: float | None, end: float | None, *,
-           fps: float | None = None) -> Extent:
+def extent(
+    times: NDArray[np.float64],
+    part: range,
+    start: float | None,
+    end: float | None,
+    *,
+    fps: float | None = None,
+) -> Extent:
     """Return where the frames of a part, at least one, lie in their file of (n,) `times`.
 
-    A part at a steady rate, and a whole file, lasts as many frames of the mean length as it has. At a varying rate a
-    part lasts as long as its frames are on screen between `start` and `end`, and its last frame is picked for all the
-    time that it stands.
+    A part at a steady rate, and a whole file, lasts as many frames of the mean length as it has. At
+    a varying rate a part lasts as long as its frames are on screen between `start` and `end`, and
+    its last frame is picked for all the time that it stands.
 
     Args:
         fps: the file's mean rate where it is known better than from the times: of a single frame.
@@ -139,7 +178,9 @@ def extent(times: NDArray[np.float64], part: range, start: float | None, end: fl
     begin = max(first, start or 0.0)
     gone = float(times[part.stop]) if part.stop < len(times) else last + _last_length(times)
     duration = (gone if end is None else min(gone, end)) - begin
-    return Extent(begin, max(last, begin + duration - duration / len(part)), duration, len(part) / duration)
+    return Extent(
+        begin, max(last, begin + duration - duration / len(part)), duration, len(part) / duration
+    )
 
 
 def is_steady(times: NDArray[np.float64]) -> bool:
@@ -149,21 +190,28 @@ def is_steady(times: NDArray[np.float64]) -> bool:
 
 
 def _last_length(times: NDArray[np.float64]) -> float:
-    """Return the seconds of the last frame: at a varying rate, where no mean tells them, those of the one before."""
+    """Return the seconds of the last frame: at a varying rate, where no mean tells them, those of
+    the one before.
+    """
     return 1 / rate(times) if is_steady(times) else float(times[-1] - times[-2])
 
 
 def _evenly(times: NDArray[np.float64], part: range, where: Extent, count: int) -> list[int]:
     """Return the frames nearest to `count` moments, evenly over a part."""
     moments = np.linspace(where.begin, where.last, count)
-    shown = np.maximum(times[part.start:part.stop], where.begin)
+    shown = np.maximum(times[part.start : part.stop], where.begin)
     exact = np.interp(moments, shown, np.arange(len(part)))
-    # 6 decimals: a moment halfway between two frames must round like the same halfway index, whatever its float noise
+    # 6 decimals: a moment halfway between two frames must round like the same halfway index,
+    # whatever its float noise
     return [part[int(position)] for position in exact.round(6).round()]
 
 
-def _enough(ranked: list[int], scanned: int, settings: VideoSettings, multiple_of: int) -> list[int]:
-    """Return positions in order: the first of `ranked`, and, where these are too few, those farthest from them."""
+def _enough(
+    ranked: list[int], scanned: int, settings: VideoSettings, multiple_of: int
+) -> list[int]:
+    """Return positions in order: the first of `ranked`, and, where these are too few, those
+    farthest from them.
+    """
     most = _whole(min(settings.max_frames, scanned), multiple_of)
     wanted = min(max(len(ranked), settings.min_frames), most)
     count = min(math.ceil(wanted / multiple_of) * multiple_of, most)

@@ -1,4 +1,6 @@
-"""Decode clips in worker processes, in order, each within a time limit; a hang or a crash costs one clip."""
+"""Decode clips in worker processes, in order, each within a time limit; a hang or a crash costs one
+clip.
+"""
 
 import os
 import pickle
@@ -22,7 +24,9 @@ from dpo_video.video.worker import Job
 
 T = TypeVar("T")
 START_SECONDS = 120.0
-"""A process that takes longer to start is given up; it imports NumPy, PyAV and pydantic, about half a second."""
+"""A process that takes longer to start is given up; it imports NumPy, PyAV and pydantic, about half
+a second.
+"""
 
 
 class FramePool:
@@ -31,13 +35,16 @@ class FramePool:
     Memory: `look_ahead` clips of pixels wait here, besides the one in use.
     """
 
-    def __init__(self, settings: VideoSettings, *, multiple_of: int = 1, look_ahead: int | None = None) -> None:
+    def __init__(
+        self, settings: VideoSettings, *, multiple_of: int = 1, look_ahead: int | None = None
+    ) -> None:
         """Make a pool of `settings.workers` processes, started when first needed.
 
         Args:
             settings: the recipe's `video` section.
             multiple_of: see `read_frames`.
-            look_ahead: clips decoded or being decoded before they are asked for; None is two per worker.
+            look_ahead: clips decoded or being decoded before they are asked for; None is two per
+                worker.
         """
         self.settings = settings
         self.multiple_of = multiple_of
@@ -51,8 +58,12 @@ class FramePool:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
-                 trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         self.close()
 
     def close(self) -> None:
@@ -61,16 +72,23 @@ class FramePool:
             worker.close()
         self._threads.shutdown(wait=True, cancel_futures=True)
 
-    def map(self, requests: Iterable[ClipRequest]) -> Iterator[tuple[ClipRequest, Frames | VideoError]]:
-        """Yield each request with its frames or the reason why there are none, in the order of the requests.
+    def map(
+        self, requests: Iterable[ClipRequest]
+    ) -> Iterator[tuple[ClipRequest, Frames | VideoError]]:
+        """Yield each request with its frames or the reason why there are none, in the order of the
+        requests.
 
-        Equal requests that follow each other are decoded once and share their frames: sort them by clip.
+        Equal requests that follow each other are decoded once and share their frames: sort them by
+        clip.
         """
         return self.each(requests, self.read)
 
-    def each(self, requests: Iterable[ClipRequest],
-             work: Callable[[ClipRequest], T]) -> Iterator[tuple[ClipRequest, T]]:
-        """Yield each request with what `work` returns for it, as `map` does; `work` runs in the pool's threads."""
+    def each(
+        self, requests: Iterable[ClipRequest], work: Callable[[ClipRequest], T]
+    ) -> Iterator[tuple[ClipRequest, T]]:
+        """Yield each request with what `work` returns for it, as `map` does; `work` runs in the
+        pool's threads.
+        """
         source = iter(requests)
         waiting: deque[tuple[ClipRequest, Future[T]]] = deque()
         newest: tuple[ClipRequest, Future[T]] | None = None
@@ -89,7 +107,9 @@ class FramePool:
                 future.cancel()
 
     def read(self, request: ClipRequest) -> Frames | VideoError:
-        """Return one clip's frames, or the reason why there are none; waits until a process is free."""
+        """Return one clip's frames, or the reason why there are none; waits until a process is
+        free.
+        """
         assert request.corruption is None, "decoding gives the clip as it is"
         worker = self._idle.get()
         try:
@@ -112,7 +132,9 @@ class _Worker:
         self._lock = threading.Lock()
 
     def ask(self, job: Job) -> Any:
-        """Return the process's answer; VideoError `timeout` when it took too long, `crashed` when it died over it."""
+        """Return the process's answer; VideoError `timeout` when it took too long, `crashed` when
+        it died over it.
+        """
         process = self._running()
         request = job.request
         path = request.video if isinstance(request.video, Path) else request.key
@@ -122,7 +144,9 @@ class _Worker:
             except BROKEN:
                 code = _stop(process)
         if limit.reached:
-            return VideoError("timeout", path, f"not read within {self._timeout:g} seconds (video.timeout)")
+            return VideoError(
+                "timeout", path, f"not read within {self._timeout:g} seconds (video.timeout)"
+            )
         return VideoError("crashed", path, f"its decoding process died ({_cause(code)})")
 
     def close(self) -> None:
@@ -144,8 +168,10 @@ class _Worker:
             try:
                 pickle.load(_pipe(process.stdout))
             except BROKEN as error:
-                raise UserError(f"a decoding process does not start ({_cause(_stop(process))}): "
-                                f"{' '.join(process.args)}") from error  # type: ignore[arg-type]
+                raise UserError(
+                    f"a decoding process does not start ({_cause(_stop(process))}): "
+                    f"{' '.join(process.args)}"
+                ) from error  # type: ignore[arg-type]
         return process
 
 
@@ -162,11 +188,17 @@ class _Limit:
         self._timer.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
-                 trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         self._timer.cancel()
         self._timer.join()
-        if self.reached:  # perhaps just after the answer: the dying process must not get the next clip
+        if (
+            self.reached
+        ):  # perhaps just after the answer: the dying process must not get the next clip
             _stop(self._process)
 
     def _kill(self) -> None:
@@ -175,12 +207,18 @@ class _Limit:
 
 
 def _start() -> "subprocess.Popen[bytes]":
-    # not a multiprocessing child: spawn runs the caller's script again, fork copies its threads' locks
+    # not a multiprocessing child: spawn runs the caller's script again, fork copies its threads'
+    # locks
     command = [sys.executable, "-c", "from dpo_video.video.worker import main; main()"]
     paths = os.pathsep.join(path or os.getcwd() for path in sys.path)
     # a session of its own: Ctrl-C reaches this process only, which then stops its workers
-    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True,
-                            env={**os.environ, "PYTHONPATH": paths})
+    return subprocess.Popen(
+        command,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        start_new_session=True,
+        env={**os.environ, "PYTHONPATH": paths},
+    )
 
 
 def _exchange(process: "subprocess.Popen[bytes]", job: Job) -> Any:

@@ -1,4 +1,5 @@
-"""Index a video file without decoding it: the times of all frames, the keyframes, and whether decord reads it right.
+"""Index a video file without decoding it: the times of all frames, the keyframes, and whether
+decord reads it right.
 
 n frames.
 """
@@ -21,16 +22,27 @@ from dpo_video.video.container import check_file, missing_bytes
 from dpo_video.video.frames import VideoError
 from dpo_video.video.policies import rate
 
-BROKEN = (av.FFmpegError, OSError, ValueError, ArithmeticError, LookupError, TypeError, NotImplementedError,
-          RuntimeError, MemoryError)
+BROKEN = (
+    av.FFmpegError,
+    OSError,
+    ValueError,
+    ArithmeticError,
+    LookupError,
+    TypeError,
+    NotImplementedError,
+    RuntimeError,
+    MemoryError,
+)
 """What PyAV 18 raises on damaged files."""
 REFUSED_FORMATS = ("hls", "concat", "dash", "sdp", "image2", "tty")
 """Demuxers that name other files, or draw text."""
 SKIPS_FRAMES = ("h264", "hevc", "mpeg4")
 """Codecs that mark frames no other frame needs, so that these can be left undecoded."""
 UNTIMED = ("avi", "mpeg", "h264", "hevc", "m4v", "mpegvideo", "ivf", "obu")
-"""Containers that store no time of display for each frame. FFmpeg guesses it, and with B-frames guesses wrong: of an
-H.264 AVI and an MPEG-2 program stream written with B-frames, frames came out up to 4 places off."""
+"""Containers that store no time of display for each frame. FFmpeg guesses it, and with B-frames
+guesses wrong: of an H.264 AVI and an MPEG-2 program stream written with B-frames, frames came out
+up to 4 places off.
+"""
 DECORD_CONTAINERS = ("mov", "matroska")
 DECORD_CODECS = ("h264", "hevc", "vp8", "vp9", "mpeg4")
 
@@ -41,14 +53,17 @@ class Info:
 
     path: Path
     container: str
-    """FFmpeg's first name of the demuxer, e.g. `mov` (also MP4), `matroska` (also WebM), `mpegts`."""
+    """FFmpeg's first name of the demuxer, e.g. `mov` (also MP4), `matroska` (also WebM), `mpegts`.
+    """
     codec: str
     pts: NDArray[np.int64]
     """(n,) timestamps of the frames to show, ascending, in units of `time_base`."""
     keys: NDArray[np.int64]
     """Timestamps of the keyframes, ascending."""
     counted: bool
-    """Whether the file gives its frames no usable times: they are known by counting, and `pts` counts them."""
+    """Whether the file gives its frames no usable times: they are known by counting, and `pts`
+    counts them.
+    """
     time_base: float
     """Seconds per unit of a timestamp."""
     header_fps: float
@@ -63,7 +78,9 @@ class Info:
 
     @property
     def fps(self) -> float:
-        """Frames per second: the mean rate of the frames; of a single frame, what the header says."""
+        """Frames per second: the mean rate of the frames; of a single frame, what the header
+        says.
+        """
         return rate(self.times, default=self.header_fps or 1.0)
 
     @property
@@ -79,11 +96,15 @@ class Info:
 
 @contextmanager
 def open_video(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
-    """Open a file and its first video stream for one decoding thread; errors inside become VideoError."""
+    """Open a file and its first video stream for one decoding thread; errors inside become
+    VideoError.
+    """
     check_file(path)
     try:
         # local files only: a file that names a host must not make us call it
-        file = av.open(str(path.absolute()), metadata_errors="ignore", options={"protocol_whitelist": "file"})
+        file = av.open(
+            str(path.absolute()), metadata_errors="ignore", options={"protocol_whitelist": "file"}
+        )
     except BROKEN as error:
         raise _fault("not_a_video", path, error) from error
     with file:
@@ -101,33 +122,52 @@ def _video_stream(path: Path, file: InputContainer) -> VideoStream:
     if name in REFUSED_FORMATS or name.endswith("_pipe"):
         raise VideoError("not_a_video", path, f"its content is of the form {name!r}, not a video")
     # an attached picture is the cover art of an audio file
-    streams = [stream for stream in file.streams.video if not stream.disposition & Disposition.attached_pic]
+    streams = [
+        stream for stream in file.streams.video if not stream.disposition & Disposition.attached_pic
+    ]
     if not streams:
         kinds = {"cover art" if stream.type == "video" else stream.type for stream in file.streams}
-        raise VideoError("no_video_stream", path, f"no video in it, only {' and '.join(sorted(kinds)) or 'a header'}")
+        raise VideoError(
+            "no_video_stream",
+            path,
+            f"no video in it, only {' and '.join(sorted(kinds)) or 'a header'}",
+        )
     stream = streams[0]
     if stream.codec_context is None:
-        raise VideoError("unsupported_codec", path, f"no decoder for its codec in PyAV {av.__version__}")
+        raise VideoError(
+            "unsupported_codec", path, f"no decoder for its codec in PyAV {av.__version__}"
+        )
     stream.thread_type = "NONE"
     stream.codec_context.thread_count = 1
     return stream
 
 
 def _fault(code: Literal["corrupt", "not_a_video"], path: Path, error: Exception) -> VideoError:
-    """Return the VideoError for what PyAV raised; `code` unless the error or the file's length say more."""
+    """Return the VideoError for what PyAV raised; `code` unless the error or the file's length say
+    more.
+    """
     missing = missing_bytes(path)
     if missing:
-        return VideoError("truncated", path, f"{missing} bytes are missing at the end: a download cut short?")
+        return VideoError(
+            "truncated", path, f"{missing} bytes are missing at the end: a download cut short?"
+        )
     said = error.strerror if isinstance(error, av.FFmpegError) else str(error)
-    if isinstance(error, av.error.DecoderNotFoundError | av.error.PatchWelcomeError | NotImplementedError):
-        return VideoError("unsupported_codec", path, f"PyAV {av.__version__} cannot decode it: {said}")
+    if isinstance(
+        error, av.error.DecoderNotFoundError | av.error.PatchWelcomeError | NotImplementedError
+    ):
+        return VideoError(
+            "unsupported_codec", path, f"PyAV {av.__version__} cannot decode it: {said}"
+        )
     if code == "not_a_video":
-        return VideoError(code, path, f"no video container that FFmpeg knows, or its index is missing ({said})")
+        return VideoError(
+            code, path, f"no video container that FFmpeg knows, or its index is missing ({said})"
+        )
     return VideoError(code, path, f"damaged: {said or type(error).__name__}")
 
 
 def probe(path: Path, *, deadline: float | None = None) -> Info:
-    """Return the index of a video file; raise VideoError for a file that is none, is cut short or takes too long.
+    """Return the index of a video file; raise VideoError for a file that is none, is cut short or
+    takes too long.
 
     Args:
         path: a local file.
@@ -140,12 +180,23 @@ def probe(path: Path, *, deadline: float | None = None) -> Info:
         promised = (file.duration or 0) / av.time_base
         missing = missing_bytes(path)
         if missing:
-            raise VideoError("truncated", path, f"{missing} bytes are missing at the end: a download cut short?")
-        # a preallocated download has all its bytes, zero at the end; only Matroska's length covers exactly its packets
+            raise VideoError(
+                "truncated", path, f"{missing} bytes are missing at the end: a download cut short?"
+            )
+        # a preallocated download has all its bytes, zero at the end; only Matroska's length covers
+        # exactly its packets
         if container == "matroska" and promised > 1.1 * packets.end > 0:
-            raise VideoError("truncated", path, f"its header promises {promised:.2f} s, it holds {packets.end:.2f} s")
-        pts, keys = (np.unique(np.array(found, np.int64)) for found in (packets.shown, packets.keys))
-        if container == "mpegts" and len(keys):  # may begin anywhere in a broadcast: what is before a keyframe is lost
+            raise VideoError(
+                "truncated",
+                path,
+                f"its header promises {promised:.2f} s, it holds {packets.end:.2f} s",
+            )
+        pts, keys = (
+            np.unique(np.array(found, np.int64)) for found in (packets.shown, packets.keys)
+        )
+        if container == "mpegts" and len(
+            keys
+        ):  # may begin anywhere in a broadcast: what is before a keyframe is lost
             pts = pts[pts >= keys[0]]
         header_fps, time_base = float(stream.average_rate or 0), float(stream.time_base or 1)
         refusal = _decord_refusal(container, codec, packets)
@@ -156,8 +207,17 @@ def probe(path: Path, *, deadline: float | None = None) -> Info:
             time_base = 1 / header_fps
         if not len(pts):
             raise VideoError("corrupt", path, "no frame in it can be shown")
-        return Info(path=path, container=container, codec=codec, pts=pts,
-                    keys=keys, counted=counted, time_base=time_base, header_fps=header_fps, decord_refusal=refusal)
+        return Info(
+            path=path,
+            container=container,
+            codec=codec,
+            pts=pts,
+            keys=keys,
+            counted=counted,
+            time_base=time_base,
+            header_fps=header_fps,
+            decord_refusal=refusal,
+        )
 
 
 @dataclass(slots=True)
@@ -191,7 +251,9 @@ def _check(deadline: float | None, path: Path) -> None:
 
 
 def _scan(file: InputContainer, stream: VideoStream, deadline: float | None) -> _Packets:
-    """Read all packets; audio too in Matroska, whose length in the header is that of the longest stream."""
+    """Read all packets; audio too in Matroska, whose length in the header is that of the longest
+    stream.
+    """
     found = _Packets([], [])
     streams = [stream, *file.streams.audio] if file.format.name.startswith("matroska") else [stream]
     begin = None if file.start_time is None else file.start_time / av.time_base
@@ -217,9 +279,11 @@ def _scan(file: InputContainer, stream: VideoStream, deadline: float | None) -> 
 
 
 def _decord_refusal(container: str, codec: str, packets: _Packets) -> str | None:
-    """Return which trait of a file makes decord 0.6.0 return wrong frames, fail or hang; None for none.
+    """Return which trait of a file makes decord 0.6.0 return wrong frames, fail or hang; None for
+    none.
 
-    Measured: with none of these traits decord's frames were right in all of 26 files; each trait gave wrong frames,
+    Measured: with none of these traits decord's frames were right in all of 26 files; each trait
+        gave wrong frames,
     errors or (MPEG-TS) an endless loop.
     """
     traits = {

@@ -15,7 +15,13 @@ from PIL import Image
 from dpo_video.recipe import VideoSettings
 from dpo_video.video.decode import decode_decord, decode_pyav
 from dpo_video.video.frames import Frames, VideoError
-from dpo_video.video.images import FRAMES_PER_SECOND, decode_images, find_frames, frame_times, is_image
+from dpo_video.video.images import (
+    FRAMES_PER_SECOND,
+    decode_images,
+    find_frames,
+    frame_times,
+    is_image,
+)
 from dpo_video.video.policies import extent, plan_indices, window
 from dpo_video.video.probe import probe
 
@@ -36,18 +42,26 @@ class Pick:
     multiple_of: int = 1
 
 
-def read_frames(video: Path | Sequence[Path], settings: VideoSettings, *, start: float | None = None,
-                end: float | None = None, multiple_of: int = 1) -> Frames:
-    """Return the frames of a clip that the policy in `settings` picks; raise VideoError with the one reason why not.
+def read_frames(
+    video: Path | Sequence[Path],
+    settings: VideoSettings,
+    *,
+    start: float | None = None,
+    end: float | None = None,
+    multiple_of: int = 1,
+) -> Frames:
+    """Return the frames of a clip that the policy in `settings` picks; raise VideoError with the
+    one reason why not.
 
     Args:
-        video: a video file, a folder of image files (in natural order), an image file, or image files in order.
-            Frame files are taken to be half a second apart.
-        settings: the recipe's `video` section; of it policy, num_frames, fps, min_frames, max_frames,
-            change, backend, timeout.
+        video: a video file, a folder of image files (in natural order), an image file, or image
+            files in order. Frame files are taken to be half a second apart.
+        settings: the recipe's `video` section; of it policy, num_frames, fps, min_frames,
+            max_frames, change, backend, timeout.
         start: seconds into the file where the clip begins: the frame on screen then is the first.
         end: seconds into the file where the clip ends; past the file's end is fine.
-        multiple_of: round the number of frames down to a multiple of this, where there are that many.
+        multiple_of: round the number of frames down to a multiple of this, where there are that
+            many.
     """
     pick = Pick(settings=settings, start=start, end=end, multiple_of=multiple_of)
     if isinstance(video, Path) and not os.path.isdir(video) and not is_image(video):
@@ -58,16 +72,35 @@ def read_frames(video: Path | Sequence[Path], settings: VideoSettings, *, start:
 def _read_file(path: Path, pick: Pick) -> Frames:
     deadline = time.monotonic() + pick.settings.timeout
     info = probe(path, deadline=deadline)
-    indices, looked_at = _plan(path, info.times, pick, partial(decode_pyav, info, deadline=deadline))
+    indices, looked_at = _plan(
+        path, info.times, pick, partial(decode_pyav, info, deadline=deadline)
+    )
     if pick.settings.backend == "decord":
         result = decode_decord(info, indices)
         if not isinstance(result, str):
-            return _frames(result, info.times, indices, pick, fps=info.fps, backend="decord", looked_at=looked_at)
+            return _frames(
+                result,
+                info.times,
+                indices,
+                pick,
+                fps=info.fps,
+                backend="decord",
+                looked_at=looked_at,
+            )
         note = f"decord not used: {result}"
     else:
         note = None
     pixels = decode_pyav(info, indices, deadline=deadline)
-    return _frames(pixels, info.times, indices, pick, fps=info.fps, backend="pyav", note=note, looked_at=looked_at)
+    return _frames(
+        pixels,
+        info.times,
+        indices,
+        pick,
+        fps=info.fps,
+        backend="pyav",
+        note=note,
+        looked_at=looked_at,
+    )
 
 
 def _read_images(video: Path | Sequence[Path], pick: Pick) -> Frames:
@@ -78,39 +111,82 @@ def _read_images(video: Path | Sequence[Path], pick: Pick) -> Frames:
         return decode_images([files[position] for position in positions])
 
     indices, looked_at = _plan(files[0].parent, times, pick, decode)
-    return _frames(decode(indices), times, indices, pick, fps=FRAMES_PER_SECOND, backend="images", note=note,
-                   looked_at=looked_at)
+    return _frames(
+        decode(indices),
+        times,
+        indices,
+        pick,
+        fps=FRAMES_PER_SECOND,
+        backend="images",
+        note=note,
+        looked_at=looked_at,
+    )
 
 
-def _plan(path: Path, times: NDArray[np.float64], pick: Pick, decode: Decode) -> tuple[list[int], int]:
+def _plan(
+    path: Path, times: NDArray[np.float64], pick: Pick, decode: Decode
+) -> tuple[list[int], int]:
     """Return the positions of the frames to read, and how many were looked at to choose them."""
     looked_at = 0
 
     def look(positions: list[int]) -> NDArray[np.float32]:
         nonlocal looked_at
         looked_at += len(positions)
-        chunks = (positions[begin:begin + LOOK_FRAMES] for begin in range(0, len(positions), LOOK_FRAMES))
+        chunks = (
+            positions[begin : begin + LOOK_FRAMES]
+            for begin in range(0, len(positions), LOOK_FRAMES)
+        )
         return np.concatenate([small_pictures(decode(chunk)) for chunk in chunks])
 
-    indices = plan_indices(times, pick.settings, start=pick.start, end=pick.end, multiple_of=pick.multiple_of,
-                           look=look)
+    indices = plan_indices(
+        times,
+        pick.settings,
+        start=pick.start,
+        end=pick.end,
+        multiple_of=pick.multiple_of,
+        look=look,
+    )
     if not indices:
-        raise VideoError("too_few_frames", path, f"no frame from {pick.start or 0:g} seconds to "
-                         f"{'the end' if pick.end is None else format(pick.end, 'g')}; its last frame is at "
-                         f"{times[-1]:.3f}")
+        raise VideoError(
+            "too_few_frames",
+            path,
+            f"no frame from {pick.start or 0:g} seconds to "
+            f"{'the end' if pick.end is None else format(pick.end, 'g')}; its last frame is at "
+            f"{times[-1]:.3f}",
+        )
     return indices, looked_at
 
 
 def small_pictures(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Return frames (F, H, W, 3) as (F, 32, 32) float32 from 0 to 1: their luma, averaged over areas."""
+    """Return frames (F, H, W, 3) as (F, 32, 32) float32 from 0 to 1: their luma, averaged over
+    areas.
+    """
     side = (LOOK_SIDE, LOOK_SIDE)
-    small = [Image.fromarray(frame).convert("L").resize(side, Image.Resampling.BOX) for frame in pixels]
+    small = [
+        Image.fromarray(frame).convert("L").resize(side, Image.Resampling.BOX) for frame in pixels
+    ]
     return np.stack([np.asarray(picture, dtype=np.float32) / 255 for picture in small])
 
 
-def _frames(pixels: NDArray[np.uint8], times: NDArray[np.float64], indices: list[int], pick: Pick, *, fps: float,
-            **facts: Any) -> Frames:
+def _frames(
+    pixels: NDArray[np.uint8],
+    times: NDArray[np.float64],
+    indices: list[int],
+    pick: Pick,
+    *,
+    fps: float,
+    **facts: Any,
+) -> Frames:
     part = window(times, pick.start, pick.end)
     where = extent(times, part, pick.start, pick.end, fps=fps)
-    return Frames(pixels=pixels, times=times[indices], indices=indices, total_frames=len(part), first_index=part.start,
-                  start_time=where.begin, duration=where.duration, fps=where.rate, **facts)
+    return Frames(
+        pixels=pixels,
+        times=times[indices],
+        indices=indices,
+        total_frames=len(part),
+        first_index=part.start,
+        start_time=where.begin,
+        duration=where.duration,
+        fps=where.rate,
+        **facts,
+    )

@@ -1,7 +1,7 @@
 """A decoding process: it reads jobs from stdin and answers on stdout, as pickles.
 
-It is no multiprocessing child: those run the caller's main script again. It ends when its stdin closes, that is, with
-its parent.
+It is no multiprocessing child: those run the caller's main script again. It ends when its stdin
+closes, that is, with its parent.
 """
 
 import faulthandler
@@ -20,7 +20,8 @@ from dpo_video.video.read import read_frames
 
 READY = "ready"
 ORPHAN_SECONDS = 30.0
-"""How long after the time limit a hanging process ends itself: its parent died without stopping it."""
+"""How long after the time limit a hanging process ends itself: its parent died without stopping it.
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,11 +34,15 @@ class Job:
 
 
 def answer(job: Job) -> Frames | UserError:
-    """Return what reading a clip gave; a UserError that is no VideoError is about the setup, not the clip."""
+    """Return what reading a clip gave; a UserError that is no VideoError is about the setup, not
+    the clip.
+    """
     request = job.request
     video = request.video if isinstance(request.video, Path) else list(request.video)
     try:
-        return read_frames(video, job.settings, start=request.start, end=request.end, multiple_of=job.multiple_of)
+        return read_frames(
+            video, job.settings, start=request.start, end=request.end, multiple_of=job.multiple_of
+        )
     except UserError as error:
         return error
 
@@ -45,7 +50,11 @@ def answer(job: Job) -> Frames | UserError:
 def main() -> None:
     """Answer jobs until stdin closes."""
     jobs = sys.stdin.buffer
-    with suppress(BrokenPipeError), os.fdopen(os.dup(1), "wb") as answers, open(os.devnull, "w") as nowhere:
+    with (
+        suppress(BrokenPipeError),
+        os.fdopen(os.dup(1), "wb") as answers,
+        open(os.devnull, "w") as nowhere,
+    ):
         os.dup2(2, 1)  # what libraries print must not end up among the answers
         _send(READY, answers)
         while True:
@@ -53,7 +62,9 @@ def main() -> None:
                 job: Job = pickle.load(jobs)
             except EOFError:
                 return
-            faulthandler.dump_traceback_later(job.settings.timeout + ORPHAN_SECONDS, exit=True, file=nowhere)
+            faulthandler.dump_traceback_later(
+                job.settings.timeout + ORPHAN_SECONDS, exit=True, file=nowhere
+            )
             reply = answer(job)
             faulthandler.cancel_dump_traceback_later()
             _send(reply, answers)

@@ -1,4 +1,6 @@
-"""How long training waits for clips: real files, decoded in worker processes beside the step, over whole epochs."""
+"""How long training waits for clips: real files, decoded in worker processes beside the step, over
+whole epochs.
+"""
 
 import tempfile
 from dataclasses import replace
@@ -10,7 +12,14 @@ import numpy as np
 from transformers import TrainerCallback
 
 from bench.case import Case, make_pairs, make_policy
-from dpo_video.recipe import DataSettings, JudgeSettings, LoraSettings, Recipe, TrainSettings, VideoSettings
+from dpo_video.recipe import (
+    DataSettings,
+    JudgeSettings,
+    LoraSettings,
+    Recipe,
+    TrainSettings,
+    VideoSettings,
+)
 from dpo_video.train.run_trainer import Job, train_adapter
 from dpo_video.train.selection import Selection
 from dpo_video.video import ClipRequest
@@ -31,7 +40,9 @@ class _Logs(TrainerCallback):
 
 
 def waiting_share(case: Case) -> dict[str, float]:
-    """Return the shares of step time spent waiting for clips, over all steps and in the worst one."""
+    """Return the shares of step time spent waiting for clips, over all steps and in the worst
+    one.
+    """
     policy = make_policy(case)
     side = 8 if case.video_tokens < 4096 else 16
     area = (side * 28) ** 2
@@ -44,33 +55,68 @@ def waiting_share(case: Case) -> dict[str, float]:
             requests[clip] = ClipRequest(key=clip, video=folder / clip)
             pairs += [replace(pair, clip=clip) for pair in make_pairs(case)]
         recipe = Recipe(
-            name="bench", runs_folder=name, seed=0, data=DataSettings(samples="none"),
+            name="bench",
+            runs_folder=name,
+            seed=0,
+            data=DataSettings(samples="none"),
             judge=JudgeSettings(model="none"),
-            model=policy.settings, video=VideoSettings(
-                num_frames=2 * case.video_tokens // side**2, min_pixels=area, max_pixels=area, workers=1),
-            train=TrainSettings(lora=LoraSettings(rank=16, alpha=32), epochs=EPOCHS, batch_size=case.num_pairs,
-                                gradient_accumulation=1, logging_steps=1, save_steps=1000,
-                                gradient_checkpointing=case.size == "7b"))
-        selection = Selection(places=list(range(len(pairs))), pairs=pairs, requests=requests, dropped={})
+            model=policy.settings,
+            video=VideoSettings(
+                num_frames=2 * case.video_tokens // side**2,
+                min_pixels=area,
+                max_pixels=area,
+                workers=1,
+            ),
+            train=TrainSettings(
+                lora=LoraSettings(rank=16, alpha=32),
+                epochs=EPOCHS,
+                batch_size=case.num_pairs,
+                gradient_accumulation=1,
+                logging_steps=1,
+                save_steps=1000,
+                gradient_checkpointing=case.size == "7b",
+            ),
+        )
+        selection = Selection(
+            places=list(range(len(pairs))), pairs=pairs, requests=requests, dropped={}
+        )
         logs = _Logs()
-        train_adapter(policy, recipe, Job(selection=selection, checkpoints=folder / "out", resume=None, bad_clips={},
-                                          reference={}), on_bad_clip=_fail, callbacks=[logs])
+        train_adapter(
+            policy,
+            recipe,
+            Job(
+                selection=selection,
+                checkpoints=folder / "out",
+                resume=None,
+                bad_clips={},
+                reference={},
+            ),
+            on_bad_clip=_fail,
+            callbacks=[logs],
+        )
     seconds = sum(one for one, _ in logs.rows)
-    return {"steps": len(logs.rows), "waiting": sum(one * share for one, share in logs.rows) / seconds,
-            "worst_step": max(share for _, share in logs.rows)}
+    return {
+        "steps": len(logs.rows),
+        "waiting": sum(one * share for one, share in logs.rows) / seconds,
+        "worst_step": max(share for _, share in logs.rows),
+    }
 
 
 def _write_clip(path: Path, *, seed: int) -> None:
     """Write moving noise, coarse enough to be compressed as films are."""
     draw = np.random.default_rng(seed)
-    tile = np.kron(draw.integers(0, 256, (HEIGHT // 40 + 1, WIDTH // 40 + 1, 3), dtype=np.uint8),
-                   np.ones((40, 40, 1), dtype=np.uint8))
+    tile = np.kron(
+        draw.integers(0, 256, (HEIGHT // 40 + 1, WIDTH // 40 + 1, 3), dtype=np.uint8),
+        np.ones((40, 40, 1), dtype=np.uint8),
+    )
     with av.open(str(path), "w") as out:
         stream = out.add_stream("libx264", rate=RATE)
         stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, "yuv420p"
         for number in range(SECONDS * RATE):
             image = np.roll(tile, 2 * number, axis=1)[:HEIGHT, :WIDTH]
-            for packet in stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24")):
+            for packet in stream.encode(
+                av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24")
+            ):
                 out.mux(packet)
         for packet in stream.encode():
             out.mux(packet)

@@ -1,10 +1,11 @@
-"""A chat completion server of known capacity and latency, so light that the client is what is measured.
+"""A chat completion server of known capacity and latency, so light that the client is what is
+measured.
 
     python scripts/bench/judge_server.py CAPACITY_PER_SECOND LATENCY_SECONDS
 
-Prints its port. A request is answered LATENCY after it arrived, and not before its turn: requests are worked off at
-CAPACITY a second, 0 for no limit. `GET /` returns as JSON `answered` and `middle_per_s`: the answers so far, and how
-many a second from the first tenth of them to the last.
+Prints its port. A request is answered LATENCY after it arrived, and not before its turn: requests
+are worked off at CAPACITY a second, 0 for no limit. `GET /` returns as JSON `answered` and
+`middle_per_s`: the answers so far, and how many a second from the first tenth of them to the last.
 """
 
 import asyncio
@@ -13,11 +14,31 @@ import sys
 import time
 from array import array
 
-BODY = json.dumps({"id": "x", "object": "chat.completion", "created": 0, "model": "bench", "choices": [
-    {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": "Score: 4"}}],
-    "usage": {"prompt_tokens": 300, "completion_tokens": 4, "total_tokens": 304,
-              "prompt_tokens_details": {"cached_tokens": 240}}}).encode()
-REPLY = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n" % len(BODY) + BODY
+BODY = json.dumps(
+    {
+        "id": "x",
+        "object": "chat.completion",
+        "created": 0,
+        "model": "bench",
+        "choices": [
+            {
+                "index": 0,
+                "finish_reason": "stop",
+                "message": {"role": "assistant", "content": "Score: 4"},
+            }
+        ],
+        "usage": {
+            "prompt_tokens": 300,
+            "completion_tokens": 4,
+            "total_tokens": 304,
+            "prompt_tokens_details": {"cached_tokens": 240},
+        },
+    }
+).encode()
+REPLY = (
+    b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n" % len(BODY)
+    + BODY
+)
 
 
 class Work:
@@ -38,7 +59,10 @@ class Work:
         """Return what `GET /` says."""
         answered, first = len(self.times), len(self.times) // 10
         seconds = self.times[-1 - first] - self.times[first] if answered else 0.0
-        return {"answered": answered, "middle_per_s": (answered - 1 - 2 * first) / seconds if seconds else 0.0}
+        return {
+            "answered": answered,
+            "middle_per_s": (answered - 1 - 2 * first) / seconds if seconds else 0.0,
+        }
 
 
 class Connection(asyncio.Protocol):
@@ -62,7 +86,9 @@ class Connection(asyncio.Protocol):
         self.buffer = body[length:]
         if head.startswith(b"GET"):
             facts = json.dumps(self.work.facts()).encode()
-            self.transport.write(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n" % len(facts) + facts)
+            self.transport.write(
+                b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n" % len(facts) + facts
+            )
         else:
             asyncio.get_running_loop().call_later(self.work.wait(), self.answer)
 
@@ -75,7 +101,9 @@ class Connection(asyncio.Protocol):
 async def serve(capacity: float, latency: float) -> None:
     """Serve on a free loopback port until the process is ended."""
     work = Work(capacity, latency)
-    server = await asyncio.get_running_loop().create_server(lambda: Connection(work), "127.0.0.1", 0, backlog=2048)
+    server = await asyncio.get_running_loop().create_server(
+        lambda: Connection(work), "127.0.0.1", 0, backlog=2048
+    )
     print(server.sockets[0].getsockname()[1], flush=True)
     await server.serve_forever()
 

@@ -1,4 +1,6 @@
-"""What bench_judge.py measures, each in a process of its own: throughput, memory, resume, and the plain client."""
+"""What bench_judge.py measures, each in a process of its own: throughput, memory, resume, and the
+plain client.
+"""
 
 import asyncio
 import json
@@ -28,7 +30,10 @@ from dpo_video.store.database import Database
 
 HERE = Path(__file__).parent
 CANDIDATES_PER_SAMPLE = 8
-CAPTION = "A dog runs over wet grass, picks up a red ball, and brings it back to a girl in a yellow coat. " * 8
+CAPTION = (
+    "A dog runs over wet grass, picks up a red ball, and brings it back to a girl in a yellow "
+    "coat. " * 8
+)
 MIB = float(1 << 20)
 
 
@@ -52,24 +57,60 @@ def facts(url: str) -> dict[str, float]:
 
 
 def write_run(folder: Path, number: int, url: str, concurrency: int) -> Path:
-    """Write a recipe with `number` candidates, CANDIDATES_PER_SAMPLE to a sample, and return its path."""
+    """Write a recipe with `number` candidates, CANDIDATES_PER_SAMPLE to a sample, and return its
+    path.
+    """
     samples = number // CANDIDATES_PER_SAMPLE
-    write_jsonl(folder / "samples.jsonl", (
-        Sample(id=f"s{n}", video=f"v{n}.mp4", prompt=f"What does the dog do ({n})?", caption=f"{n}. {CAPTION}",
-               answer="It runs.") for n in range(samples)))
-    write_jsonl(folder / "runs" / "r" / "candidates.jsonl", (
-        Candidate(id=f"s{n}#{k}", sample_id=f"s{n}", text=f"The dog runs over the grass and finds ball {k}, then {n}.",
-                  model="bench", settings="h", seed=k) for n in range(samples) for k in range(CANDIDATES_PER_SAMPLE)))
-    recipe = {"name": "r", "runs_folder": str(folder / "runs"), "model": {"name": "m"}, "tracking": {"to": "none"},
-              "data": {"samples": str(folder / "samples.jsonl")},
-              "judge": {"backend": "openai", "model": "bench", "base_url": f"{url}/v1", "concurrency": concurrency,
-                        "max_tokens": 16}}
+    write_jsonl(
+        folder / "samples.jsonl",
+        (
+            Sample(
+                id=f"s{n}",
+                video=f"v{n}.mp4",
+                prompt=f"What does the dog do ({n})?",
+                caption=f"{n}. {CAPTION}",
+                answer="It runs.",
+            )
+            for n in range(samples)
+        ),
+    )
+    write_jsonl(
+        folder / "runs" / "r" / "candidates.jsonl",
+        (
+            Candidate(
+                id=f"s{n}#{k}",
+                sample_id=f"s{n}",
+                text=f"The dog runs over the grass and finds ball {k}, then {n}.",
+                model="bench",
+                settings="h",
+                seed=k,
+            )
+            for n in range(samples)
+            for k in range(CANDIDATES_PER_SAMPLE)
+        ),
+    )
+    recipe = {
+        "name": "r",
+        "runs_folder": str(folder / "runs"),
+        "model": {"name": "m"},
+        "tracking": {"to": "none"},
+        "data": {"samples": str(folder / "samples.jsonl")},
+        "judge": {
+            "backend": "openai",
+            "model": "bench",
+            "base_url": f"{url}/v1",
+            "concurrency": concurrency,
+            "max_tokens": 16,
+        },
+    }
     (folder / "recipe.yaml").write_text(json.dumps(recipe))
     return folder / "recipe.yaml"
 
 
 def judge_run(recipe: str) -> dict[str, Any]:
-    """Judge a run in this process; return calls and CPU seconds of the whole stage, imports aside."""
+    """Judge a run in this process; return calls and CPU seconds of the whole stage, imports
+    aside.
+    """
     import openai  # noqa: F401
 
     settings = load_recipe(recipe, [])
@@ -80,7 +121,9 @@ def judge_run(recipe: str) -> dict[str, Any]:
 
 
 def ask_plainly(url: str, number: int, concurrency: int) -> dict[str, Any]:
-    """Ask about as many prompts with `asyncio.gather`, a semaphore and AsyncOpenAI; keep the texts in a list."""
+    """Ask about as many prompts with `asyncio.gather`, a semaphore and AsyncOpenAI; keep the texts
+    in a list.
+    """
     from openai import AsyncOpenAI
 
     scorer = load_scorer("hound_quality")
@@ -90,11 +133,16 @@ def ask_plainly(url: str, number: int, concurrency: int) -> dict[str, Any]:
 
         async def one(index: int) -> str | None:
             n, k = divmod(index, CANDIDATES_PER_SAMPLE)
-            messages: Any = render(scorer, caption=f"{n}. {CAPTION}", question=f"What does the dog do ({n})?",
-                                   answer=f"The dog runs over the grass and finds ball {k}, then {n}.")
+            messages: Any = render(
+                scorer,
+                caption=f"{n}. {CAPTION}",
+                question=f"What does the dog do ({n})?",
+                answer=f"The dog runs over the grass and finds ball {k}, then {n}.",
+            )
             async with slots:
-                reply = await client.chat.completions.create(model="bench", messages=messages, temperature=0.0,
-                                                             max_tokens=16)
+                reply = await client.chat.completions.create(
+                    model="bench", messages=messages, temperature=0.0, max_tokens=16
+                )
             return reply.choices[0].message.content
 
         async with AsyncOpenAI(api_key="none", base_url=f"{url}/v1") as client:
@@ -106,24 +154,52 @@ def ask_plainly(url: str, number: int, concurrency: int) -> dict[str, Any]:
 
 
 def fill_store(recipe: str, missing: float, where: str) -> None:
-    """Store a reply to every candidate of a run but a share: `spread` evenly, or the `last` that are asked."""
+    """Store a reply to every candidate of a run but a share: `spread` evenly, or the `last` that
+    are asked.
+    """
     settings = load_recipe(recipe, [])
     scorer = load_scorer(settings.judge.scorer)
-    reply = {"status": "answered", "text": "Explanation: it does what the caption says, and no more.\nScore: 4",
-             "finish": "stop", "log_probs": None, "reason": "", "prompt_tokens": 300, "completion_tokens": 20,
-             "cached_tokens": 240, "seconds": 1.234, "attempts": 1}
+    reply = {
+        "status": "answered",
+        "text": "Explanation: it does what the caption says, and no more.\nScore: 4",
+        "finish": "stop",
+        "log_probs": None,
+        "reason": "",
+        "prompt_tokens": 300,
+        "completion_tokens": 20,
+        "cached_tokens": 240,
+        "seconds": 1.234,
+        "attempts": 1,
+    }
     with open_run(settings) as run, open_judge(settings.judge) as opened:
         key_of = key_maker(settings.judge, scorer, opened)
-        candidates, _ = open_candidates(run.folder / "candidates.jsonl", run.samples, settings.clean)
+        candidates, _ = open_candidates(
+            run.folder / "candidates.jsonl", run.samples, settings.clean
+        )
         total, every = len(candidates), round(1 / missing)
 
         def rows() -> Iterable[tuple[str, str, str]]:
             body = json.dumps(reply)
             for place, (_, sample, candidate) in enumerate(candidates.read(candidates.order)):
-                left_out = place % every == every - 1 if where == "spread" else place >= total * (1 - missing)
+                left_out = (
+                    place % every == every - 1
+                    if where == "spread"
+                    else place >= total * (1 - missing)
+                )
                 if not left_out:
-                    yield KIND, key_of(render(scorer, caption=sample.caption, question=sample.prompt,
-                                              answer=candidate.text, reference=sample.answer)), body
+                    yield (
+                        KIND,
+                        key_of(
+                            render(
+                                scorer,
+                                caption=sample.caption,
+                                question=sample.prompt,
+                                answer=candidate.text,
+                                reference=sample.answer,
+                            )
+                        ),
+                        body,
+                    )
 
         stored = sorted(rows())  # in key order the tree is written once, front to back
     with closing(Database(settings.run_folder / "store.sqlite")) as database:
@@ -131,28 +207,50 @@ def fill_store(recipe: str, missing: float, where: str) -> None:
 
 
 def first_call(recipe: str, url: str) -> dict[str, Any]:
-    """Run `dpo-video judge` on a run; return seconds and CPU seconds from its start to the first call at the server."""
+    """Run `dpo-video judge` on a run; return seconds and CPU seconds from its start to the first
+    call at the server.
+    """
     begin = time.monotonic()
     with command(recipe) as process:
         while not facts(url)["answered"]:
             assert process.poll() is None, "the judge ended without a call"
             time.sleep(0.05)
         times = process.cpu_times()
-        return {"seconds": time.monotonic() - begin, "cpu_s": times.user + times.system, "rss_mib": rss(process)}
+        return {
+            "seconds": time.monotonic() - begin,
+            "cpu_s": times.user + times.system,
+            "rss_mib": rss(process),
+        }
 
 
 def memory_of(recipe: str, url: str, marks: Sequence[int]) -> list[dict[str, Any]]:
-    """Run `dpo-video judge` on a run; return its resident MiB as the server's answers pass each mark, and the most."""
+    """Run `dpo-video judge` on a run; return its resident MiB as the server's answers pass each
+    mark, and the most.
+    """
     rows, most, waiting, begin = [], 0.0, list(marks), time.monotonic()
     with command(recipe) as process:
         while process.poll() is None:
             with suppress(psutil.Error):  # it ends
                 most, times = max(most, rss(process)), process.cpu_times()
             if waiting and facts(url)["answered"] >= waiting[0]:
-                rows.append({"judgments": waiting.pop(0), "rss_mib": rss(process), "cpu_s": times.user + times.system})
+                rows.append(
+                    {
+                        "judgments": waiting.pop(0),
+                        "rss_mib": rss(process),
+                        "cpu_s": times.user + times.system,
+                    }
+                )
             time.sleep(0.1)
         assert process.returncode == 0, "the judge failed"
-    return [*rows, {"judgments": marks[-1], "rss_mib": most, "seconds": time.monotonic() - begin, "to": "the end"}]
+    return [
+        *rows,
+        {
+            "judgments": marks[-1],
+            "rss_mib": most,
+            "seconds": time.monotonic() - begin,
+            "to": "the end",
+        },
+    ]
 
 
 @contextmanager
@@ -160,7 +258,9 @@ def command(recipe: str) -> Iterator[psutil.Popen]:
     """Run `dpo-video judge RECIPE` in a process of its own while the block runs."""
     words = [sys.executable, "-m", "dpo_video", "judge", recipe]
     environment = {**os.environ, "PYTHONPATH": str(HERE.parents[1])}
-    process = psutil.Popen(words, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = psutil.Popen(
+        words, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
     try:
         yield process
     finally:
@@ -176,10 +276,16 @@ def rss(process: psutil.Process) -> float:
 
 def in_process(name: str, *arguments: object) -> dict[str, Any]:
     """Return what a function of this module returns, called in a process of its own."""
-    code = (f"import sys, json; sys.path[:0] = [{str(HERE.parent)!r}, {str(HERE.parents[1])!r}]\n"
-            f"from bench import judging\nprint(json.dumps(judging.{name}(*json.loads(sys.argv[1]))))")
-    done = subprocess.run([sys.executable, "-c", code, json.dumps(arguments)], capture_output=True,
-                          text=True, check=False)
+    code = (
+        f"import sys, json; sys.path[:0] = [{str(HERE.parent)!r}, {str(HERE.parents[1])!r}]\n"
+        f"from bench import judging\nprint(json.dumps(judging.{name}(*json.loads(sys.argv[1]))))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, json.dumps(arguments)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     if done.returncode:
         raise SystemExit(f"{name}{arguments} failed:\n{done.stderr[-2000:]}")
     result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])

@@ -1,4 +1,6 @@
-"""Time both sides in turn in this process, and measure the memory of each in a process of its own."""
+"""Time both sides in turn in this process, and measure the memory of each in a process of its
+own.
+"""
 
 import json
 import os
@@ -29,9 +31,11 @@ print(json.dumps(peak_memory(Case(**json.loads(sys.argv[1])), sys.argv[2])))
 
 
 def measure(case: Case, *, repeats: int = 3) -> dict[str, Any]:
-    """Return a case's row: speeds, ratios of stock TRL to the engine, memory and the largest difference in loss.
+    """Return a case's row: speeds, ratios of stock TRL to the engine, memory and the largest
+    difference in loss.
 
-    Each time is the least of `repeats`, the sides taking turns, so that a load on the machine meets both.
+    Each time is the least of `repeats`, the sides taking turns, so that a load on the machine meets
+    both.
     """
     sides = {name: make_side(case, name) for name in ("stock", "ours")}
     worst = grads = 0.0
@@ -46,33 +50,59 @@ def measure(case: Case, *, repeats: int = 3) -> dict[str, Any]:
     stock_precomputed = times["stock", "cached_step"] + times["stock", "reference"] / EPOCHS
     ours = times["ours", "cached_step"] + times["ours", "reference"] / EPOCHS
     return {
-        "video_tokens": case.video_tokens, "questions": case.questions, "answers": case.answers,
-        "speedup": stock / ours, "speedup_vs_precomputed": stock_precomputed / ours,
-        "memory_ratio": memory["ours"] / memory["stock"], "max_loss_diff": worst,
-        "speedup_reference_in_step": stock / times["ours", "step"], "relative_gradient_diff": grads,
-        "pairs_per_s": {"stock": case.num_pairs / stock, "stock precomputed": case.num_pairs / stock_precomputed,
-                        "ours": case.num_pairs / ours},
+        "video_tokens": case.video_tokens,
+        "questions": case.questions,
+        "answers": case.answers,
+        "speedup": stock / ours,
+        "speedup_vs_precomputed": stock_precomputed / ours,
+        "memory_ratio": memory["ours"] / memory["stock"],
+        "max_loss_diff": worst,
+        "speedup_reference_in_step": stock / times["ours", "step"],
+        "relative_gradient_diff": grads,
+        "pairs_per_s": {
+            "stock": case.num_pairs / stock,
+            "stock precomputed": case.num_pairs / stock_precomputed,
+            "ours": case.num_pairs / ours,
+        },
         "seconds": {" ".join(key): value for key, value in times.items()},
-        "peak_mib": {name: memory[name] for name in sides}, "predicted_mib": memory["predicted"],
+        "peak_mib": {name: memory[name] for name in sides},
+        "predicted_mib": memory["predicted"],
     }
 
 
 def measure_memory(case: Case) -> dict[str, float]:
-    """Return MiB above the loaded model at the peak of a step of each side, and what `check` would say of ours."""
+    """Return MiB above the loaded model at the peak of a step of each side, and what `check` would
+    say of ours.
+    """
     measured = {name: _in_child(case, name) / MIB for name in ("stock", "ours")}
     return {**measured, "predicted": predicted_peak(case) / MIB}
 
 
 def measure_floor(case: Case, *, repeats: int = 3) -> dict[str, float]:
-    """Return seconds of the floor's parts and of the engine's step and reference pass, all by turns."""
+    """Return seconds of the floor's parts and of the engine's step and reference pass, all by
+    turns.
+    """
     ours = make_side(case, "ours")
     runs = {**floor_parts(case), "step": ours.cached_step, "reference": ours.reference}
     for run in runs.values():
         run()
-    times = {name: min(seconds) for name, seconds in zip(runs, zip(*(
-        [_seconds(run, case.device) for run in runs.values()] for _ in range(repeats)), strict=True), strict=True)}
-    return {**times, "above": times["step"] / (times["tower"] + times["pass"]),
-            "above_with_reference": (times["step"] + times["reference"] / EPOCHS) / (times["tower"] + times["pass"])}
+    times = {
+        name: min(seconds)
+        for name, seconds in zip(
+            runs,
+            zip(
+                *([_seconds(run, case.device) for run in runs.values()] for _ in range(repeats)),
+                strict=True,
+            ),
+            strict=True,
+        )
+    }
+    return {
+        **times,
+        "above": times["step"] / (times["tower"] + times["pass"]),
+        "above_with_reference": (times["step"] + times["reference"] / EPOCHS)
+        / (times["tower"] + times["pass"]),
+    }
 
 
 def _times(sides: dict[str, Side], repeats: int, device: str) -> dict[tuple[str, str], float]:
@@ -80,13 +110,21 @@ def _times(sides: dict[str, Side], repeats: int, device: str) -> dict[tuple[str,
     times: dict[tuple[str, str], float] = {}
     for _ in range(repeats):
         for name, side in sides.items():
-            for what, run in (("step", side.step), ("cached_step", side.cached_step), ("reference", side.reference)):
-                times[name, what] = min(times.get((name, what), float("inf")), _seconds(run, device))
+            for what, run in (
+                ("step", side.step),
+                ("cached_step", side.cached_step),
+                ("reference", side.reference),
+            ):
+                times[name, what] = min(
+                    times.get((name, what), float("inf")), _seconds(run, device)
+                )
     return times
 
 
 def _seconds(run: Callable[[], Any], device: str) -> float:
-    """Return seconds; on the CPU those that this process computed, so that other load on the machine counts less."""
+    """Return seconds; on the CPU those that this process computed, so that other load on the
+    machine counts less.
+    """
     if device == "cpu":
         begin = time.process_time()
         run()
@@ -99,24 +137,38 @@ def _seconds(run: Callable[[], Any], device: str) -> float:
 
 
 def _in_child(case: Case, name: str) -> float:
-    """Return peak_memory of a fresh process, whose allocator gives freed blocks above 64 KiB back at once."""
+    """Return peak_memory of a fresh process, whose allocator gives freed blocks above 64 KiB back
+    at once.
+    """
     paths = [str(Path(__file__).resolve().parents[1]), str(Path(__file__).resolve().parents[2])]
     fields = {key: getattr(case, key) for key in case.__dataclass_fields__}
-    environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536",
-                   "PYTHONWARNINGS": "ignore"}
-    done = subprocess.run([sys.executable, "-c", CHILD.format(paths=paths), json.dumps(fields), name],
-                          env=environment, stdout=subprocess.PIPE, check=True, text=True)
+    environment = {
+        **os.environ,
+        "MALLOC_MMAP_THRESHOLD_": "65536",
+        "MALLOC_TRIM_THRESHOLD_": "65536",
+        "PYTHONWARNINGS": "ignore",
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", CHILD.format(paths=paths), json.dumps(fields), name],
+        env=environment,
+        stdout=subprocess.PIPE,
+        check=True,
+        text=True,
+    )
     return float(json.loads(done.stdout.splitlines()[-1]))
 
 
 def peak_memory(case: Case, name: str) -> float:
     """Return the bytes by which a step, the reference in it for stock, goes above what is loaded.
 
-    On the CPU: resident memory of the process, its high-water mark (VmHWM) set back once model and clip are loaded
-    and a small case has run (libraries load code and threads at their first call). Linux only.
+    On the CPU: resident memory of the process, its high-water mark (VmHWM) set back once model and
+    clip are loaded and a small case has run (libraries load code and threads at their first call).
+    Linux only.
     """
     torch.set_num_threads(1)
-    make_side(Case(video_tokens=64, questions=1, answers=2, size="spike", device=case.device), name).step()
+    make_side(
+        Case(video_tokens=64, questions=1, answers=2, size="spike", device=case.device), name
+    ).step()
     side = make_side(case, name)
     run = side.step if name == "stock" else side.cached_step
     if case.device == "cuda":

@@ -1,4 +1,6 @@
-"""What `check` would say that a step of the engine takes above the loaded model, for a case of the bench."""
+"""What `check` would say that a step of the engine takes above the loaded model, for a case of the
+bench.
+"""
 
 from bench.case import ANSWER_TOKENS, QUESTION_TOKENS, Case, make_clip, make_policy
 from dpo_video.models.activations import Shape
@@ -11,7 +13,9 @@ LOADED = ("weights", "adapter", "optimizer")
 
 
 def predicted_peak(case: Case) -> float:
-    """Return bytes above the loaded model at the peak of a step with the reference at hand: one tree."""
+    """Return bytes above the loaded model at the peak of a step with the reference at hand: one
+    tree.
+    """
     policy = make_policy(case)
     clip = make_clip(policy, case)
     stem = len(encode_prompt(policy, "", clip).input_ids)
@@ -21,12 +25,22 @@ def predicted_peak(case: Case) -> float:
     if case.questions == 1:  # the only question belongs to the prefix
         stem, lower = stem + question, case.answers * ANSWER_TOKENS
     scored = case.questions * case.answers * ANSWER_TOKENS
-    paths = case.questions * (stem + question) + case.questions * case.answers * (stem + question + ANSWER_TOKENS)
-    shape = Shape(tokens=stem + lower, scored=scored, masks=lower * (stem + lower) if on_cpu else 0,
-                  copied=0 if on_cpu else paths)
+    paths = case.questions * (stem + question) + case.questions * case.answers * (
+        stem + question + ANSWER_TOKENS
+    )
+    shape = Shape(
+        tokens=stem + lower,
+        scored=scored,
+        masks=lower * (stem + lower) if on_cpu else 0,
+        copied=0 if on_cpu else paths,
+    )
     patches = clip.pixels["pixel_values_videos"].shape[0]
     load = Load(sequences=1, prompt_tokens=stem, answer_tokens=ANSWER_TOKENS, patches=patches)
-    train = TrainSettings(lora=LoraSettings(rank=16, alpha=32), gradient_checkpointing=case.checkpointing)
-    model = ModelSettings(name="random", device=case.device, dtype="float32" if on_cpu else "bfloat16")
+    train = TrainSettings(
+        lora=LoraSettings(rank=16, alpha=32), gradient_checkpointing=case.checkpointing
+    )
+    model = ModelSettings(
+        name="random", device=case.device, dtype="float32" if on_cpu else "bfloat16"
+    )
     parts = estimate_training(policy.blueprint, model, train, load, shape=shape)
     return (parts["total"] - sum(parts[name] for name in LOADED)) * GIB

@@ -1,7 +1,9 @@
-"""The two sides: stock TRL on pixels, one pair per micro-batch, and the engine on one tree per clip.
+"""The two sides: stock TRL on pixels, one pair per micro-batch, and the engine on one tree per
+clip.
 
-Both are TRL's DPOTrainer with the same model, adapter, loss and pairs. A step is what an optimizer step takes of
-forwards and backwards; reading clips and the optimizer's own update, equal on both sides, are left out.
+Both are TRL's DPOTrainer with the same model, adapter, loss and pairs. A step is what an optimizer
+step takes of forwards and backwards; reading clips and the optimizer's own update, equal on both
+sides, are left out.
 """
 
 import tempfile
@@ -31,7 +33,9 @@ Batch = dict[str, Any]
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Side:
-    """What is timed, each a function of nothing; `step` returns the mean loss of the pairs and leaves gradients."""
+    """What is timed, each a function of nothing; `step` returns the mean loss of the pairs and
+    leaves gradients.
+    """
 
     step: Callable[[], float]
     """With the reference inside the step."""
@@ -58,19 +62,36 @@ def make_side(case: Case, name: str) -> Side:
     policy = make_policy(case)
     clip = make_clip(policy, case)
     pairs = make_pairs(case)
-    args = DPOConfig(output_dir=tempfile.mkdtemp(), use_cpu=case.device == "cpu", bf16=case.device != "cpu",
-                     report_to=[], activation_checkpointing=case.checkpointing, max_length=None,
-                     per_device_train_batch_size=1, save_strategy="no", disable_tqdm=True,
-                     activation_checkpointing_kwargs={"use_reentrant": False}, remove_unused_columns=False)
+    args = DPOConfig(
+        output_dir=tempfile.mkdtemp(),
+        use_cpu=case.device == "cpu",
+        bf16=case.device != "cpu",
+        report_to=[],
+        activation_checkpointing=case.checkpointing,
+        max_length=None,
+        per_device_train_batch_size=1,
+        save_strategy="no",
+        disable_tqdm=True,
+        activation_checkpointing_kwargs={"use_reentrant": False},
+        remove_unused_columns=False,
+    )
     trainer = _Trainer(
-        model=policy.model, args=args, processing_class=policy.processor, data_collator=lambda rows: rows,
+        model=policy.model,
+        args=args,
+        processing_class=policy.processor,
+        data_collator=lambda rows: rows,
         train_dataset=Dataset.from_dict({"video": [0]}),
-        peft_config=lora_config(LoraSettings(rank=16, alpha=32), policy.family))
+        peft_config=lora_config(LoraSettings(rank=16, alpha=32), policy.family),
+    )
     if case.checkpointing:  # as `train()` does; the settings alone switch nothing on
-        trainer.model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
+        trainer.model.activation_checkpointing_enable(
+            activation_checkpointing_kwargs={"use_reentrant": False}
+        )
     torch.manual_seed(2)
     for parameter_name, parameter in adapter_parameters(trainer.model):
-        if "lora_B" in parameter_name:  # so that policy and reference differ, and a wrong reference shows in the loss
+        if (
+            "lora_B" in parameter_name
+        ):  # so that policy and reference differ, and a wrong reference shows in the loss
             torch.nn.init.normal_(parameter, std=0.02)
 
     def stock_batches() -> Iterator[Batch]:
@@ -80,29 +101,56 @@ def make_side(case: Case, name: str) -> Side:
     def our_batches() -> Iterator[Batch]:
         prompts = [encode_prompt(policy, pair.pair.prompt, clip) for pair in pairs]
         features = encode_video(policy, clip)
-        yield loss_inputs(policy, pair_rows(_pair_batch(clip, features, prompts, pairs), [features]))
+        yield loss_inputs(
+            policy, pair_rows(_pair_batch(clip, features, prompts, pairs), [features])
+        )
 
     if name == "ours":
         install_engine(policy.bare, policy.family, shared_prefix_engine)
-    return _side(trainer, stock_batches if name == "stock" else our_batches, 1 if name == "ours" else len(pairs))
+    return _side(
+        trainer,
+        stock_batches if name == "stock" else our_batches,
+        1 if name == "ours" else len(pairs),
+    )
 
 
-def _pair_batch(clip: ClipInputs, features: Any, prompts: list[Any], pairs: list[PairTokens]) -> PairBatch:
-    return PairBatch(clips=[clip], features=[features], clip_of_pair=[0] * len(pairs),
-                     rejected_clip_of_pair=[0] * len(pairs), prompts=prompts, rejected_prompts=prompts, pairs=pairs,
-                     places=list(range(len(pairs))), num_asked=len(pairs))
+def _pair_batch(
+    clip: ClipInputs, features: Any, prompts: list[Any], pairs: list[PairTokens]
+) -> PairBatch:
+    return PairBatch(
+        clips=[clip],
+        features=[features],
+        clip_of_pair=[0] * len(pairs),
+        rejected_clip_of_pair=[0] * len(pairs),
+        prompts=prompts,
+        rejected_prompts=prompts,
+        pairs=pairs,
+        places=list(range(len(pairs))),
+        num_asked=len(pairs),
+    )
 
 
 def stock_batch(policy: Policy, clip: ClipInputs, pair: PairTokens) -> Batch:
-    """Return what the best collator for stock TRL gives: a pair's two rows, its clip's pixels for each of them.
+    """Return what the best collator for stock TRL gives: a pair's two rows, its clip's pixels for
+    each of them.
 
     Without position_ids: the model makes them itself, by the rule that is installed on it.
     """
     prompt = encode_prompt(policy, pair.pair.prompt, clip)
-    stand_in = ClipFeatures(torch.empty(int((prompt.input_ids == policy.bare.config.video_token_id).sum()), 0))
-    batch = loss_inputs(policy, pair_rows(_pair_batch(clip, stand_in, [prompt], [pair]), [stand_in]))
+    stand_in = ClipFeatures(
+        torch.empty(int((prompt.input_ids == policy.bare.config.video_token_id).sum()), 0)
+    )
+    batch = loss_inputs(
+        policy, pair_rows(_pair_batch(clip, stand_in, [prompt], [pair]), [stand_in])
+    )
     del batch["rows"], batch["position_ids"]
-    return {**batch, **{name: torch.cat([tensor, tensor]).to(policy.device) for name, tensor in clip.pixels.items()}}
+    return {
+        **batch,
+        **{
+            name: torch.cat([tensor, tensor]).to(policy.device)
+            for name, tensor in clip.pixels.items()
+        },
+    }
 
 
 def _side(trainer: DPOTrainer, batches: Callable[[], Iterator[Batch]], count: int) -> Side:
@@ -133,5 +181,6 @@ def _side(trainer: DPOTrainer, batches: Callable[[], Iterator[Batch]], count: in
         grads = [parameter.grad for _, parameter in adapter_parameters(trainer.model)]
         return torch.cat([grad.flatten().float() for grad in grads if grad is not None])
 
-    return Side(step=lambda: run(None), cached_step=cached, reference=reference, gradients=gradients)
-
+    return Side(
+        step=lambda: run(None), cached_step=cached, reference=reference, gradients=gradients
+    )

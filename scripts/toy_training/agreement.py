@@ -21,7 +21,9 @@ def label_scores(
     scorer: Scorer,
     items: Sequence[tuple[str, ...]],
 ) -> list[float]:
-    """Return the expected score of (caption, prompt, answer[, other answer]) items from label probabilities."""
+    """Return the expected score of (caption, prompt, answer[, other answer]) items from label
+    probabilities.
+    """
     values = torch.tensor(list(scorer.labels.values()))
     out: list[float] = []
     model.eval()
@@ -33,7 +35,9 @@ def label_scores(
             )
             whole = "".join(pieces) + scorer.reply_prefix
             # In context: in "Verdict: A" the label's token is " A".
-            ids = [tok(whole + label, add_special_tokens=False).input_ids for label in scorer.labels]
+            ids = [
+                tok(whole + label, add_special_tokens=False).input_ids for label in scorer.labels
+            ]
             assert all(i[:-1] == ids[0][:-1] for i in ids), "labels must be single tokens"
             prompts.append(ids[0][:-1])
             labels.append([i[-1] for i in ids])
@@ -60,6 +64,9 @@ def agreement(
     same = [(g >= score.threshold) == grade_.correct for g, grade_ in zip(got, gold, strict=True)]
     out["caption_score"] = sum(same) / len(same)
     got = label_scores(model, tok, support, rows)
-    same = [(g >= support.threshold) == (grade_.verdict == "A") for g, grade_ in zip(got, gold, strict=True)]
+    same = [
+        (g >= support.threshold) == (grade_.verdict == "A")
+        for g, grade_ in zip(got, gold, strict=True)
+    ]
     out["caption_support"] = sum(same) / len(same)
     return {name: round(value, 4) for name, value in out.items()}

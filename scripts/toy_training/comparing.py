@@ -1,4 +1,5 @@
-"""Teach a trained judge two more scorers: which of two answers is better, and how much an answer covers.
+"""Teach a trained judge two more scorers: which of two answers is better, and how much an answer
+covers.
 
 The old scorers stay in the mix, so that the judge keeps what it knows.
 """
@@ -42,8 +43,14 @@ class Mix:
     """Rows of each scorer in a step, and what is judged in a row."""
 
     steps: int = 1000
-    rows: Mapping[str, int] = field(default_factory=lambda: {
-        "caption_score": 2, "caption_support": 2, "caption_coverage": 1, "caption_pairwise": 5})
+    rows: Mapping[str, int] = field(
+        default_factory=lambda: {
+            "caption_score": 2,
+            "caption_support": 2,
+            "caption_coverage": 1,
+            "caption_pairwise": 5,
+        }
+    )
     judged: int = 8
     pairs: int = 6
     learning_rate: float = 1e-3
@@ -55,7 +62,9 @@ def learn_lines(model: Qwen2ForCausalLM, tok: PreTrainedTokenizerFast) -> None:
     """Make each fixed line of the new scorers one token, as those of the old ones are."""
     prompts = [load_scorer(name).prompt for name in ("caption_pairwise", "caption_coverage")]
     known = tok.get_added_vocab()
-    lines = sorted({line for prompt in prompts for line in prompt.splitlines() if len(line) > 40} - set(known))
+    lines = sorted(
+        {line for prompt in prompts for line in prompt.splitlines() if len(line) > 40} - set(known)
+    )
     tok.add_tokens(lines)
     size = model.config.vocab_size
     if len(tok) > size:
@@ -65,13 +74,22 @@ def learn_lines(model: Qwen2ForCausalLM, tok: PreTrainedTokenizerFast) -> None:
         for line in lines:
             start = next(like for new, like in LIKE.items() if line.startswith(new))
             same = [token for text, token in known.items() if text.startswith(start)]
-            table[tok.convert_tokens_to_ids(line)] = table[same].mean(0) + 0.02 * torch.randn(table.shape[1])
+            table[tok.convert_tokens_to_ids(line)] = table[same].mean(0) + 0.02 * torch.randn(
+                table.shape[1]
+            )
 
 
 def comparison_row(
-    tok: PreTrainedTokenizerFast, scene: Scene, rng: random.Random, *, scorer: Scorer, pairs: int, natural: float
+    tok: PreTrainedTokenizerFast,
+    scene: Scene,
+    rng: random.Random,
+    *,
+    scorer: Scorer,
+    pairs: int,
+    natural: float,
 ) -> Row:
-    """Return one caption with pairs of answers, each with the label of the better gold score; C where they are equal.
+    """Return one caption with pairs of answers, each with the label of the better gold score; C
+    where they are equal.
 
     Two of three equal pairs are drawn again: answers are equal more often than not.
     """
@@ -96,16 +114,25 @@ def _answer(scene: Scene, question: Question, rng: random.Random, *, own: bool) 
     """Return an answer as the policies err (`own`), or of any quality."""
     if own and rng.random() < 0.75:
         return noisy_answer(scene, question, rng)
-    return judge_data.altered(scene, question, rng) if own else judge_data.candidate(scene, question, rng)
+    return (
+        judge_data.altered(scene, question, rng)
+        if own
+        else judge_data.candidate(scene, question, rng)
+    )
 
 
 def train(
-    model: Qwen2ForCausalLM, tok: PreTrainedTokenizerFast, mix: Mix, *, seed: int, seconds: float = math.inf
+    model: Qwen2ForCausalLM,
+    tok: PreTrainedTokenizerFast,
+    mix: Mix,
+    *,
+    seed: int,
+    seconds: float = math.inf,
 ) -> int:
     """Train in place on pretraining scenes and return the steps done.
 
-    The learning rate falls with the steps, or with the seconds where those run out first: a slow machine then ends a
-    shorter training, and does not break one off.
+    The learning rate falls with the steps, or with the seconds where those run out first: a slow
+    machine then ends a shorter training, and does not break one off.
     """
     rng = random.Random(f"compare pairs {seed}")
     torch.manual_seed(seed)
@@ -137,13 +164,17 @@ def _row(tok: PreTrainedTokenizerFast, scorer: Scorer, rng: random.Random, mix: 
     scene = draw_scene(rng, part="pretrain")
     if scorer.mode == "pairwise":
         return comparison_row(tok, scene, rng, scorer=scorer, pairs=mix.pairs, natural=mix.natural)
-    return judge_data.draw_row(tok, scene, rng, scorer=scorer, counts=(mix.judged, 0), natural=mix.natural)[0]
+    return judge_data.draw_row(
+        tok, scene, rng, scorer=scorer, counts=(mix.judged, 0), natural=mix.natural
+    )[0]
 
 
 def _loss(
     model: Qwen2ForCausalLM, batch: Packed, owners: Sequence[str], *, end: int
 ) -> tuple[torch.Tensor, dict[str, float]]:
-    """Return the loss of the labels, a little of the words around them in it, and the share right by scorer."""
+    """Return the loss of the labels, a little of the words around them in it, and the share right
+    by scorer.
+    """
     states, _ = hidden_states(model, batch)
     targets = batch.labels[:, 1:]
     said = targets != -100
@@ -153,9 +184,15 @@ def _loss(
     is_label = nn.functional.pad(before_end, (0, 1))[said]
     right = (logits.argmax(-1) == targets[said]).float()
     row = torch.arange(len(owners))[:, None].expand_as(said)[said]
-    hits = {name: float(right[is_label & torch.isin(row, torch.tensor([k for k, own in enumerate(owners)
-                                                                       if own == name]))].mean())
-            for name in dict.fromkeys(owners)}
+    hits = {
+        name: float(
+            right[
+                is_label
+                & torch.isin(row, torch.tensor([k for k, own in enumerate(owners) if own == name]))
+            ].mean()
+        )
+        for name in dict.fromkeys(owners)
+    }
     return losses[is_label].mean() + 0.05 * losses[~is_label].mean(), hits
 
 
@@ -164,22 +201,38 @@ def _schedule(done: float, step: int, mix: Mix) -> float:
 
 
 def comparing_agreement(
-    model: Qwen2ForCausalLM, tok: PreTrainedTokenizerFast, items: Sequence[tuple[Scene, Question, str]]
+    model: Qwen2ForCausalLM,
+    tok: PreTrainedTokenizerFast,
+    items: Sequence[tuple[Scene, Question, str]],
 ) -> dict[str, float]:
-    """Return, of pairs of answers to one question with different gold scores, how often the better one is preferred,
-    both orders averaged, and how often the two orders prefer the same answer."""
+    """Return, of pairs of answers to one question with different gold scores, how often the better
+    one is preferred, both orders averaged, and how often the two orders prefer the same answer."""
     scorer, rng = load_scorer("caption_pairwise"), random.Random(0)
     groups: dict[tuple[int, str], list[tuple[Scene, Question, str]]] = {}
     for item in items:
         groups.setdefault((id(item[0]), item[1].prompt), []).append(item)
-    rows = [(one[0], one[1], one[2], other[2]) for group in groups.values() for one, other in combinations(group, 2)
-            if grade(*one).score != grade(*other).score]
+    rows = [
+        (one[0], one[1], one[2], other[2])
+        for group in groups.values()
+        for one, other in combinations(group, 2)
+        if grade(*one).score != grade(*other).score
+    ]
     captions = {id(scene): caption(scene, rng) for scene, *_ in rows}
-    shown = [(captions[id(scene)], question.prompt, first, second) for scene, question, first, second in rows]
+    shown = [
+        (captions[id(scene)], question.prompt, first, second)
+        for scene, question, first, second in rows
+    ]
     ahead = label_scores(model, tok, scorer, shown)
-    behind = label_scores(model, tok, scorer, [(told, asked, second, first) for told, asked, first, second in shown])
+    behind = label_scores(
+        model, tok, scorer, [(told, asked, second, first) for told, asked, first, second in shown]
+    )
     better = [grade(scene, q, a).score > grade(scene, q, b).score for scene, q, a, b in rows]
-    right = [((x + 1 - y) / 2 > 0.5) == good for x, y, good in zip(ahead, behind, better, strict=True)]
+    right = [
+        ((x + 1 - y) / 2 > 0.5) == good for x, y, good in zip(ahead, behind, better, strict=True)
+    ]
     same = [(x - 0.5) * (0.5 - y) > 0 for x, y in zip(ahead, behind, strict=True)]
-    return {"caption_pairwise": round(sum(right) / len(right), 4), "orders_agree": round(sum(same) / len(same), 4),
-            "pairs": len(right)}
+    return {
+        "caption_pairwise": round(sum(right) / len(right), 4),
+        "orders_agree": round(sum(same) / len(same), 4),
+        "pairs": len(right),
+    }

@@ -139,7 +139,9 @@ def marks(tok: PreTrainedTokenizerFast, row: Row, text: str) -> list[tuple[int, 
     sentences = [part for part in re.split(r"(?<=\.) ", text)]
     out = []
     for place, sentence in zip(stops[-len(sentences) :], sentences, strict=True):
-        shape = next((s for s in SHAPES if s in sentence.split(":")[0].replace(".", "").split()), None)
+        shape = next(
+            (s for s in SHAPES if s in sentence.split(":")[0].replace(".", "").split()), None
+        )
         if shape is None:
             continue
         colour = next(c for c in COLOURS if f"{c} {shape}" in sentence)
@@ -155,9 +157,13 @@ def matches(
     right answer, 0 at the first that is not; what follows it is left out."""
     out, at = [], len(row.prefix)
     for (turn, said), question, answer in zip(row.branches, asked, answers, strict=False):
-        start = at + len(tok(f"{CUT}{question.prompt}\nAnswer:\n>", add_special_tokens=False).input_ids)
+        start = at + len(
+            tok(f"{CUT}{question.prompt}\nAnswer:\n>", add_special_tokens=False).input_ids
+        )
         gold = tok(f" {question.answer}", add_special_tokens=False).input_ids
-        for k, token in enumerate(tok(f" {answer}", add_special_tokens=False).input_ids[: len(gold)]):
+        for k, token in enumerate(
+            tok(f" {answer}", add_special_tokens=False).input_ids[: len(gold)]
+        ):
             out.append((start + k, int(token == gold[k])))
             if token != gold[k]:
                 break
@@ -209,7 +215,13 @@ def draw_row(
 
 
 def split_prompt(
-    tok: PreTrainedTokenizerFast, scorer: Scorer, *, caption: str, prompt: str, answer: str, other: str = ""
+    tok: PreTrainedTokenizerFast,
+    scorer: Scorer,
+    *,
+    caption: str,
+    prompt: str,
+    answer: str,
+    other: str = "",
 ) -> tuple[str, str]:
     """Return the chat text of one judgment in two pieces: up to the caption, and the rest."""
     messages = render(scorer, caption=caption, question=prompt, answer=answer, other=other)

@@ -46,7 +46,9 @@ class JudgeStage:
     dense_weight: float = 0.0
     """Weight of naming shape, colour and motion at each sentence's end, from the middle layer."""
     look_weight: float = 0.0
-    """Weight of one head looking at the sentence on the asked shape; slow, as it needs the attention."""
+    """Weight of one head looking at the sentence on the asked shape; slow, as it needs the
+    attention.
+    """
     match_weight: float = 0.0
     """Weight of telling, at each word of a candidate, whether the right answer has it too."""
 
@@ -54,7 +56,9 @@ class JudgeStage:
 STAGES = (
     JudgeStage("look up", 350, 20, 0, 10, one_thing_until=0.15, two_things_until=0.35),
     JudgeStage("judge", 1000, 10, 9, 3),
-    JudgeStage("bind", 300, 16, 0, 8, learning_rate=2e-3, natural=0.5, dense_weight=1.0, look_weight=0.3),
+    JudgeStage(
+        "bind", 300, 16, 0, 8, learning_rate=2e-3, natural=0.5, dense_weight=1.0, look_weight=0.3
+    ),
     JudgeStage("refine", 500, 10, 9, 5, natural=0.55, dense_weight=1.0),
     JudgeStage("compare", 400, 10, 9, 3, natural=0.55, dense_weight=0.5, match_weight=1.0),
     JudgeStage("settle", 130, 10, 9, 2, 6e-4, 20, natural=0.55, match_weight=1.0),
@@ -98,7 +102,8 @@ def build_judge(seed: int) -> tuple[Qwen2ForCausalLM, PreTrainedTokenizerFast]:
     with tempfile.TemporaryDirectory() as folder:
         model.save_pretrained(folder)
         tok.save_pretrained(folder)
-        # AutoTokenizer gives a qwen2 model its own splitting of text (transformers 5.23): train on that.
+        # AutoTokenizer gives a qwen2 model its own splitting of text (transformers 5.23): train on
+        # that.
         return model, AutoTokenizer.from_pretrained(folder)
 
 
@@ -130,7 +135,9 @@ def train_judge(
             return step
         for group in optimiser.param_groups:
             group["lr"] = stage.learning_rate * _schedule(step, stage)
-        drawn = [_draw(tok, rng, scorers, stage, done=step / stage.steps) for _ in range(stage.rows)]
+        drawn = [
+            _draw(tok, rng, scorers, stage, done=step / stage.steps) for _ in range(stage.rows)
+        ]
         batch = pack([row for row, *_ in drawn], pad=tok.pad_token_id)
         states, attention = hidden_states(model, batch, attention=bool(stage.look_weight))
         loss, seen = _loss(model, batch, states[-1], stage.judged)
@@ -153,7 +160,8 @@ def train_judge(
         if step % 50 == 49:
             took = time.time() - begun
             print(
-                f"{stage.name} {step + 1}: labels {mean[0]:.4f} right {mean[1]:.3f} lookups {mean[2]:.4f} "
+                f"{stage.name} {step + 1}: labels {mean[0]:.4f} right {mean[1]:.3f} lookups "
+                f"{mean[2]:.4f} "
                 f"{took:.0f} s",
                 flush=True,
             )
@@ -222,7 +230,9 @@ def _look(
     return -torch.cat(losses).mean()
 
 
-def _dense(logits: torch.Tensor, places: Sequence[Sequence[tuple[int, int, int, int]]]) -> torch.Tensor:
+def _dense(
+    logits: torch.Tensor, places: Sequence[Sequence[tuple[int, int, int, int]]]
+) -> torch.Tensor:
     flat = torch.tensor([(row, *mark) for row, marks in enumerate(places) for mark in marks])
     picked = logits[flat[:, 0], flat[:, 1]].split(NUM_CLASSES, dim=-1)
     losses = [nn.functional.cross_entropy(p, flat[:, 2 + k]) for k, p in enumerate(picked)]

@@ -101,7 +101,11 @@ def train_stage(course: Course, stage: Stage) -> int:
         means = [0.95 * m + 0.05 * float(x) for m, x in zip(means, (dense, language), strict=True)]
         if step % 50 == 49:
             took = time.time() - begun
-            print(f"{stage.name} {step + 1}: dense {means[0]:.4f} answers {means[1]:.4f} {took:.0f} s", flush=True)
+            print(
+                f"{stage.name} {step + 1}: dense {means[0]:.4f} answers {means[1]:.4f} {took:.0f} "
+                f"s",
+                flush=True,
+            )
     return stage.steps
 
 
@@ -146,7 +150,9 @@ def dense_loss(logits: Tensor, facts: Tensor) -> Tensor:
     for k, part in enumerate(parts):
         weight = torch.ones(part.shape[-1])
         weight[0] = 0.2
-        total = total + nn.functional.cross_entropy(part.flatten(0, 1), facts[..., k].flatten(), weight)
+        total = total + nn.functional.cross_entropy(
+            part.flatten(0, 1), facts[..., k].flatten(), weight
+        )
     return total / 3
 
 
@@ -181,7 +187,9 @@ def measure(policy: Policy, pool: Pool, *, seed: int) -> dict[str, dict[str, flo
         with torch.no_grad():
             frames = np.array(FRAME_SETS[0])
             features = policy.features(torch.from_numpy(pool.pixels[rows][:, frames]))
-            batch = pack_clips(policy, [[(q.prompt, q.answer) for q in asked] for asked in questions])
+            batch = pack_clips(
+                policy, [[(q.prompt, q.answer) for q in asked] for asked in questions]
+            )
             logits = policy.model.lm_head(run(policy, batch, features))
         for row, asked in enumerate(questions):
             for k, question in enumerate(asked):

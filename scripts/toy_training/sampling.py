@@ -55,7 +55,9 @@ def sample_answers(
         with torch.no_grad():
             options = how if num_answers > 1 else {"do_sample": False}
             ids = model.generate(**batch, max_new_tokens=32, **options)
-        said = processor.batch_decode(ids[:, batch["input_ids"].shape[1] :], skip_special_tokens=True)
+        said = processor.batch_decode(
+            ids[:, batch["input_ids"].shape[1] :], skip_special_tokens=True
+        )
         for k, text in enumerate(said):
             n, question = asked[k // num_answers]
             out.append((heldout.scenes[n], question, text.strip()))

@@ -80,5 +80,9 @@ def train_tokenizer(
         pad_token=pad,
         padding_side="left",
         model_max_length=4096,
-        **({"bos_token": "<s>", "unk_token": "<unk>", "extra_special_tokens": extra} if vicuna else {}),
+        **(
+            {"bos_token": "<s>", "unk_token": "<unk>", "extra_special_tokens": extra}
+            if vicuna
+            else {}
+        ),
     )

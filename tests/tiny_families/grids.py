@@ -20,45 +20,114 @@ from tiny_families.parts import CHATML, chatml_tokenizer, text_config
 FRAME = 28 * 28
 # The form of the published GLM-4.1V template.
 GLM_TEMPLATE = (
-    "[gMASK]<sop>{% for m in messages %}<|{{ m['role'] }}|>\n{% for c in m['content'] %}{% if c['type'] == 'video' %}"
-    "<|begin_of_video|><|video|><|end_of_video|>{% elif c['type'] == 'text' %}{{ c['text'] }}{% endif %}{% endfor %}"
-    "{% endfor %}{% if add_generation_prompt %}<|assistant|>\n{% endif %}")
+    "[gMASK]<sop>{% for m in messages %}<|{{ m['role'] }}|>\n{% for c in m['content'] %}{% if "
+    "c['type'] == 'video' %}"
+    "<|begin_of_video|><|video|><|end_of_video|>{% elif c['type'] == 'text' %}{{ c['text'] }}{% "
+    "endif %}{% endfor %}"
+    "{% endfor %}{% if add_generation_prompt %}<|assistant|>\n{% endif %}"
+)
 
 
 def video_llama_3() -> tuple[PreTrainedModel, VideoLlama3Processor]:
     """Return a tiny VideoLLaMA 3 and its processor."""
     tokenizer = chatml_tokenizer()
-    vision = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 2,
-              "patch_size": 14}
+    vision = {
+        "hidden_size": 64,
+        "intermediate_size": 128,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "patch_size": 14,
+    }
     config = VideoLlama3Config(
-        vision_config=vision, text_config=text_config(tokenizer, "qwen2"), tie_word_embeddings=False,
+        vision_config=vision,
+        text_config=text_config(tokenizer, "qwen2"),
+        tie_word_embeddings=False,
         image_token_id=tokenizer.convert_tokens_to_ids("<image>"),
-        video_token_id=tokenizer.convert_tokens_to_ids("<video>"))
+        video_token_id=tokenizer.convert_tokens_to_ids("<video>"),
+    )
     processor = VideoLlama3Processor(
-        image_processor=VideoLlama3ImageProcessor(size={"shortest_edge": 4 * FRAME, "longest_edge": 16 * FRAME}),
-        tokenizer=tokenizer, chat_template=CHATML,
-        video_processor=VideoLlama3VideoProcessor(size={"shortest_edge": 4 * FRAME, "longest_edge": 48 * FRAME}))
+        image_processor=VideoLlama3ImageProcessor(
+            size={"shortest_edge": 4 * FRAME, "longest_edge": 16 * FRAME}
+        ),
+        tokenizer=tokenizer,
+        chat_template=CHATML,
+        video_processor=VideoLlama3VideoProcessor(
+            size={"shortest_edge": 4 * FRAME, "longest_edge": 48 * FRAME}
+        ),
+    )
     return VideoLlama3ForConditionalGeneration(config), processor
 
 
 def glm4v() -> tuple[PreTrainedModel, Glm4vProcessor]:
     """Return a tiny GLM-4.1V and its processor."""
-    special = ["<|endoftext|>", "<|user|>", "<|assistant|>", "[gMASK]", "<sop>", "<|begin_of_image|>",
-               "<|end_of_image|>", "<|begin_of_video|>", "<|end_of_video|>", "<|image|>", "<|video|>"]
-    tokenizer = make_tokenizer(special, eos="<|endoftext|>", pad="<|endoftext|>",
-                               extra={"image_token": "<|image|>", "video_token": "<|video|>"})
-    marks = {f"{modality}{mark}_token_id": tokenizer.convert_tokens_to_ids(token.format(modality))
-             for modality in ("image", "video")
-             for mark, token in (("", "<|{}|>"), ("_start", "<|begin_of_{}|>"), ("_end", "<|end_of_{}|>"))}
-    rope = {"rope_type": "default", "mrope_section": [4, 6, 6], "partial_rotary_factor": 1.0, "rope_theta": 10000.0}
-    text = {"vocab_size": len(tokenizer), "hidden_size": 128, "intermediate_size": 192, "num_hidden_layers": 2,
-            "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 4096,
-            "rope_parameters": rope, "bos_token_id": None, "eos_token_id": tokenizer.eos_token_id,
-            "pad_token_id": tokenizer.pad_token_id}
-    vision = {"depth": 2, "hidden_size": 64, "intermediate_size": 128, "num_heads": 2, "out_hidden_size": 128,
-              "image_size": 56, "patch_size": 14, "spatial_merge_size": 2, "temporal_patch_size": 2}
+    special = [
+        "<|endoftext|>",
+        "<|user|>",
+        "<|assistant|>",
+        "[gMASK]",
+        "<sop>",
+        "<|begin_of_image|>",
+        "<|end_of_image|>",
+        "<|begin_of_video|>",
+        "<|end_of_video|>",
+        "<|image|>",
+        "<|video|>",
+    ]
+    tokenizer = make_tokenizer(
+        special,
+        eos="<|endoftext|>",
+        pad="<|endoftext|>",
+        extra={"image_token": "<|image|>", "video_token": "<|video|>"},
+    )
+    marks = {
+        f"{modality}{mark}_token_id": tokenizer.convert_tokens_to_ids(token.format(modality))
+        for modality in ("image", "video")
+        for mark, token in (
+            ("", "<|{}|>"),
+            ("_start", "<|begin_of_{}|>"),
+            ("_end", "<|end_of_{}|>"),
+        )
+    }
+    rope = {
+        "rope_type": "default",
+        "mrope_section": [4, 6, 6],
+        "partial_rotary_factor": 1.0,
+        "rope_theta": 10000.0,
+    }
+    text = {
+        "vocab_size": len(tokenizer),
+        "hidden_size": 128,
+        "intermediate_size": 192,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 4096,
+        "rope_parameters": rope,
+        "bos_token_id": None,
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+    }
+    vision = {
+        "depth": 2,
+        "hidden_size": 64,
+        "intermediate_size": 128,
+        "num_heads": 2,
+        "out_hidden_size": 128,
+        "image_size": 56,
+        "patch_size": 14,
+        "spatial_merge_size": 2,
+        "temporal_patch_size": 2,
+    }
     processor = Glm4vProcessor(
-        image_processor=Glm4vImageProcessor(size={"shortest_edge": 4 * FRAME, "longest_edge": 32 * FRAME}),
-        tokenizer=tokenizer, chat_template=GLM_TEMPLATE,
-        video_processor=Glm4vVideoProcessor(size={"shortest_edge": 4 * FRAME, "longest_edge": 96 * FRAME}))
-    return Glm4vForConditionalGeneration(Glm4vConfig(text_config=text, vision_config=vision, **marks)), processor
+        image_processor=Glm4vImageProcessor(
+            size={"shortest_edge": 4 * FRAME, "longest_edge": 32 * FRAME}
+        ),
+        tokenizer=tokenizer,
+        chat_template=GLM_TEMPLATE,
+        video_processor=Glm4vVideoProcessor(
+            size={"shortest_edge": 4 * FRAME, "longest_edge": 96 * FRAME}
+        ),
+    )
+    return Glm4vForConditionalGeneration(
+        Glm4vConfig(text_config=text, vision_config=vision, **marks)
+    ), processor

@@ -1,4 +1,6 @@
-"""A transformers causal LM as the judge: label probabilities from one forward, or a written verdict; batched."""
+"""A transformers causal LM as the judge: label probabilities from one forward, or a written
+verdict; batched.
+"""
 
 # Legend: B prompts of a batch, T tokens of the longest (left padded), V vocabulary, L labels
 
@@ -30,7 +32,9 @@ from dpo_video.recipe import JudgeSettings
 from dpo_video.store import content_hash
 
 WINDOW_BATCHES = 64
-"""Prompts are tokenised and sorted by length in windows of this many batches: little padding, bounded memory."""
+"""Prompts are tokenised and sorted by length in windows of this many batches: little padding,
+bounded memory.
+"""
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -41,7 +45,8 @@ class _Loaded:
     context: int
     """Most tokens that prompt and reply may have together."""
     control: re.Pattern[str]
-    """Any of the tokenizer's control tokens; to ask it for them again takes milliseconds a prompt."""
+    """Any of the tokenizer's control tokens; to ask it for them again takes milliseconds a prompt.
+    """
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,9 +70,16 @@ def local_judge(settings: JudgeSettings) -> Judge:
     device, dtype = _placement(settings)
     folder, revision = _find(settings)
     load = cache(partial(_load, settings, folder, device, dtype))
-    identity = {"model": revision if folder.is_dir() else f"{settings.model}@{revision}", "dtype": str(dtype)}
-    return Judge(name=f"{settings.model}@{revision[:12]}", identity=identity, ask=partial(_ask, settings, load),
-                 close=load.cache_clear)
+    identity = {
+        "model": revision if folder.is_dir() else f"{settings.model}@{revision}",
+        "dtype": str(dtype),
+    }
+    return Judge(
+        name=f"{settings.model}@{revision[:12]}",
+        identity=identity,
+        ask=partial(_ask, settings, load),
+        close=load.cache_clear,
+    )
 
 
 def _placement(settings: JudgeSettings) -> tuple[str, torch.dtype]:
@@ -75,14 +87,21 @@ def _placement(settings: JudgeSettings) -> tuple[str, torch.dtype]:
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     if device == "cuda" and not torch.cuda.is_available():
-        raise UserError("judge.device is cuda, and torch sees no GPU here. Set judge.device=cpu, or use a server")
+        raise UserError(
+            "judge.device is cuda, and torch sees no GPU here. Set judge.device=cpu, or use a "
+            "server"
+        )
     if settings.dtype != "auto":
         return device, DTYPES[settings.dtype]
-    return device, torch.bfloat16 if device == "cuda" and torch.cuda.is_bf16_supported() else torch.float32
+    return (
+        device,
+        torch.bfloat16 if device == "cuda" and torch.cuda.is_bf16_supported() else torch.float32,
+    )
 
 
 def _find(settings: JudgeSettings) -> tuple[Path, str]:
-    """Return where the model is, and what identifies its weights: the content of a folder, the commit on the hub.
+    """Return where the model is, and what identifies its weights: the content of a folder, the
+    commit on the hub.
 
     A hub model's path is its name: it is no folder here.
     """
@@ -104,36 +123,66 @@ def _find(settings: JudgeSettings) -> tuple[Path, str]:
         config = hf_hub_download(settings.model, "config.json", revision=settings.revision)
     except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         first = str(error).strip().splitlines()[0]
-        raise UserError(f"no judge model {settings.model!r}: neither a folder here nor a model on the hub that can be "
-                        f"reached ({first}). Check judge.model; for a server set judge.backend=openai") from error
-    return Path(settings.model), Path(config).parent.name  # hub cache: .../snapshots/<commit>/config.json
+        raise UserError(
+            f"no judge model {settings.model!r}: neither a folder here nor a model on the hub that "
+            f"can be "
+            f"reached ({first}). Check judge.model; for a server set judge.backend=openai"
+        ) from error
+    return Path(settings.model), Path(
+        config
+    ).parent.name  # hub cache: .../snapshots/<commit>/config.json
 
 
 def _load(settings: JudgeSettings, folder: Path, device: str, dtype: torch.dtype) -> _Loaded:
     try:
         with loading(settings.model):
-            tokenizer = AutoTokenizer.from_pretrained(str(folder), revision=settings.revision, padding_side="left")
-            model = AutoModelForCausalLM.from_pretrained(str(folder), revision=settings.revision, dtype=dtype)
+            tokenizer = AutoTokenizer.from_pretrained(
+                str(folder), revision=settings.revision, padding_side="left"
+            )
+            model = AutoModelForCausalLM.from_pretrained(
+                str(folder), revision=settings.revision, dtype=dtype
+            )
     except (OSError, ValueError) as error:
-        raise UserError(f"cannot load judge.model {settings.model!r} as a causal language model: "
-                        f"{str(error).strip().splitlines()[0]}") from error
+        raise UserError(
+            f"cannot load judge.model {settings.model!r} as a causal language model: "
+            f"{str(error).strip().splitlines()[0]}"
+        ) from error
     if tokenizer.chat_template is None:
-        raise UserError(f"judge.model {settings.model!r} has no chat template; a judge must be a chat (instruct) model")
+        raise UserError(
+            f"judge.model {settings.model!r} has no chat template; a judge must be a chat "
+            f"(instruct) model"
+        )
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
-    # generate() would add what generation_config.json says (a repetition penalty, say): only its end tokens stay
+    # generate() would add what generation_config.json says (a repetition penalty, say): only its
+    # end tokens stay
     ends = model.generation_config.eos_token_id or tokenizer.eos_token_id
-    model.generation_config = GenerationConfig(pad_token_id=tokenizer.pad_token_id, eos_token_id=ends)
+    model.generation_config = GenerationConfig(
+        pad_token_id=tokenizer.pad_token_id, eos_token_id=ends
+    )
     context = int(model.config.get_text_config().max_position_embeddings)
-    return _Loaded(model=cast(Any, model).eval().to(device), tokenizer=tokenizer, context=context,
-                   control=control_tokens(tokenizer))
+    return _Loaded(
+        model=cast(Any, model).eval().to(device),
+        tokenizer=tokenizer,
+        context=context,
+        control=control_tokens(tokenizer),
+    )
 
 
-def _ask(settings: JudgeSettings, load: Callable[[], _Loaded], scorer: Scorer, prompts: Iterable[Messages],
-         keep: Keep) -> None:
+def _ask(
+    settings: JudgeSettings,
+    load: Callable[[], _Loaded],
+    scorer: Scorer,
+    prompts: Iterable[Messages],
+    keep: Keep,
+) -> None:
     """Answer the prompts in windows, each sorted by length, batch by batch."""
     loaded = load()
-    labels = label_tokens(loaded.tokenizer, scorer, settings.model) if mode_of(settings, scorer) == "labels" else None
+    labels = (
+        label_tokens(loaded.tokenizer, scorer, settings.model)
+        if mode_of(settings, scorer) == "labels"
+        else None
+    )
     new_tokens = 1 if labels else settings.max_tokens
     waiting = enumerate(prompts)
     while window := list(islice(waiting, settings.batch_size * WINDOW_BATCHES)):
@@ -145,7 +194,9 @@ def _ask(settings: JudgeSettings, load: Callable[[], _Loaded], scorer: Scorer, p
                 keep(index, Reply(status="refused", reason=problem))
             else:
                 ready.append(prompt)
-        ready.sort(key=lambda prompt: len(prompt.ids), reverse=True)  # longest first: out of memory shows at once
+        ready.sort(
+            key=lambda prompt: len(prompt.ids), reverse=True
+        )  # longest first: out of memory shows at once
         for some in _chunks(ready, settings.batch_size):
             for prompt, reply in zip(some, _batch(settings, loaded, some, labels), strict=True):
                 keep(prompt.index, reply)
@@ -153,20 +204,25 @@ def _ask(settings: JudgeSettings, load: Callable[[], _Loaded], scorer: Scorer, p
 
 def _chunks(prompts: Sequence[_Prompt], size: int) -> Iterator[Sequence[_Prompt]]:
     for begin in range(0, len(prompts), size):
-        yield prompts[begin:begin + size]
+        yield prompts[begin : begin + size]
 
 
-def _batch(settings: JudgeSettings, loaded: _Loaded, prompts: Sequence[_Prompt],
-           labels: LabelTokens | None) -> list[Reply]:
+def _batch(
+    settings: JudgeSettings, loaded: _Loaded, prompts: Sequence[_Prompt], labels: LabelTokens | None
+) -> list[Reply]:
     try:
         return read_labels(loaded, prompts, labels) if labels else _write(settings, loaded, prompts)
     except torch.OutOfMemoryError as error:
-        raise UserError(f"the judge ran out of GPU memory at judge.batch_size {settings.batch_size} with prompts of "
-                        f"{len(prompts[0].ids)} tokens. Lower it, or judge.dtype; finished rows are kept") from error
+        raise UserError(
+            f"the judge ran out of GPU memory at judge.batch_size {settings.batch_size} with "
+            f"prompts of "
+            f"{len(prompts[0].ids)} tokens. Lower it, or judge.dtype; finished rows are kept"
+        ) from error
 
 
 def label_tokens(tokenizer: PreTrainedTokenizerBase, scorer: Scorer, model: str) -> LabelTokens:
-    """Return the token of each label behind the reply prefix; UserError names a label that is not one distinct token.
+    """Return the token of each label behind the reply prefix; UserError names a label that is not
+    one distinct token.
 
     Labels are tokenised in context: in "Verdict: A" most tokenizers join the space and the A.
     """
@@ -178,26 +234,40 @@ def label_tokens(tokenizer: PreTrainedTokenizerBase, scorer: Scorer, model: str)
     for label, tokens in ids.items():
         if len(tokens) != shared + 1 or tokens[:shared] != first[:shared]:
             pieces = tokenizer.convert_ids_to_tokens(tokens[shared:])
-            raise UserError(f"scorer {scorer.name!r}: label {label!r} is not one token behind {scorer.reply_prefix!r} "
-                            f"for judge {model!r} (it reads {pieces}). Use labels that are single tokens, such as "
-                            "digits or capital letters, or set judge.score_from=verdict")
+            raise UserError(
+                f"scorer {scorer.name!r}: label {label!r} is not one token behind "
+                f"{scorer.reply_prefix!r} "
+                f"for judge {model!r} (it reads {pieces}). Use labels that are single tokens, such "
+                f"as "
+                "digits or capital letters, or set judge.score_from=verdict"
+            )
         same = [other for other in ids if other != label and ids[other] == tokens]
         if same:
-            raise UserError(f"scorer {scorer.name!r}: labels {label!r} and {same[0]!r} are the same token for judge "
-                            f"{model!r}. Choose others, or set judge.score_from=verdict")
-    return LabelTokens(prefix=scorer.reply_prefix, tokens={label: tokens[-1] for label, tokens in ids.items()})
+            raise UserError(
+                f"scorer {scorer.name!r}: labels {label!r} and {same[0]!r} are the same token for "
+                f"judge "
+                f"{model!r}. Choose others, or set judge.score_from=verdict"
+            )
+    return LabelTokens(
+        prefix=scorer.reply_prefix, tokens={label: tokens[-1] for label, tokens in ids.items()}
+    )
 
 
 def _chat_text(tokenizer: PreTrainedTokenizerBase, messages: Messages, **options: Any) -> str:
-    return str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True, **options))
+    return str(
+        tokenizer.apply_chat_template(
+            messages, tokenize=False, add_generation_prompt=True, **options
+        )
+    )
 
 
 def _token_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
     return list(tokenizer(text, add_special_tokens=False)["input_ids"])
 
 
-def _encode(tokenizer: PreTrainedTokenizerBase, index: int, messages: Messages,
-            labels: LabelTokens | None) -> _Prompt:
+def _encode(
+    tokenizer: PreTrainedTokenizerBase, index: int, messages: Messages, labels: LabelTokens | None
+) -> _Prompt:
     """Return the prompt's tokens; under labels up to, not including, the label's token."""
     if labels is None:
         text = _chat_text(tokenizer, messages)
@@ -212,9 +282,14 @@ def _encode(tokenizer: PreTrainedTokenizerBase, index: int, messages: Messages,
 
 
 def _problem(loaded: _Loaded, messages: Messages, length: int) -> str | None:
-    """Return why a prompt cannot be judged: too long, or control tokens of this model inside its text."""
+    """Return why a prompt cannot be judged: too long, or control tokens of this model inside its
+    text.
+    """
     if length > loaded.context:
-        return f"context length: prompt and reply need {length} tokens, the judge takes {loaded.context}"
+        return (
+            f"context length: prompt and reply need {length} tokens, the judge takes "
+            f"{loaded.context}"
+        )
     for message in messages:
         if held := loaded.control.search(message["content"]):
             return f"control token: the text holds {held[0]!r}, which the judge reads as structure"
@@ -223,21 +298,36 @@ def _problem(loaded: _Loaded, messages: Messages, length: int) -> str | None:
 
 def control_tokens(tokenizer: PreTrainedTokenizerBase) -> re.Pattern[str]:
     """Return a pattern that finds any special token of a tokenizer, the longest at its place."""
-    special = [token.content for token in tokenizer.added_tokens_decoder.values() if token.special and token.content]
+    special = [
+        token.content
+        for token in tokenizer.added_tokens_decoder.values()
+        if token.special and token.content
+    ]
     return re.compile("|".join(map(re.escape, sorted(special, key=len, reverse=True))) or r"(?!)")
 
 
 @torch.inference_mode()
 def read_labels(loaded: _Loaded, prompts: Sequence[_Prompt], labels: LabelTokens) -> list[Reply]:
-    """Return the log probability of every label as the next token: one forward, logits of the last position only."""
+    """Return the log probability of every label as the next token: one forward, logits of the last
+    position only.
+    """
     tensors = _pad(loaded, prompts)
-    # generate() knows each architecture's position ids under left padding; `logits` are those before any processor
-    output = _generate(loaded, tensors, max_new_tokens=1, output_logits=True, return_dict_in_generate=True)
+    # generate() knows each architecture's position ids under left padding; `logits` are those
+    # before any processor
+    output = _generate(
+        loaded, tensors, max_new_tokens=1, output_logits=True, return_dict_in_generate=True
+    )
     logits = output.logits[0].float()  # (B, V)
     log_probs = logits.log_softmax(-1)[:, list(labels.tokens.values())].tolist()  # (B, L) nats
     written = [str(loaded.tokenizer.decode([token])) for token in logits.argmax(-1).tolist()]
-    return [Reply(status="answered", text=labels.prefix + text, log_probs=dict(zip(labels.tokens, row, strict=True)))
-            for text, row in zip(written, log_probs, strict=True)]
+    return [
+        Reply(
+            status="answered",
+            text=labels.prefix + text,
+            log_probs=dict(zip(labels.tokens, row, strict=True)),
+        )
+        for text, row in zip(written, log_probs, strict=True)
+    ]
 
 
 @torch.inference_mode()
@@ -249,10 +339,12 @@ def _write(settings: JudgeSettings, loaded: _Loaded, prompts: Sequence[_Prompt])
     noise = LogitsProcessorList([_RowNoise(settings, prompts)] if settings.temperature > 0 else [])
     output = _generate(loaded, tensors, max_new_tokens=settings.max_tokens, logits_processor=noise)
     replies = []
-    for row in output[:, tensors["input_ids"].shape[1]:].tolist():
+    for row in output[:, tensors["input_ids"].shape[1] :].tolist():
         end = next((place for place, token in enumerate(row) if token in ends), None)
         text = str(loaded.tokenizer.decode(row[:end], skip_special_tokens=True))
-        replies.append(Reply(status="answered", text=text, finish="length" if end is None else "stop"))
+        replies.append(
+            Reply(status="answered", text=text, finish="length" if end is None else "stop")
+        )
     return replies
 
 
@@ -265,10 +357,14 @@ class _RowNoise(LogitsProcessor):
 
     def __init__(self, settings: JudgeSettings, prompts: Sequence[_Prompt]) -> None:
         self.temperature = settings.temperature
-        self.generators = [torch.Generator().manual_seed(prompt.seed + settings.repeat) for prompt in prompts]
+        self.generators = [
+            torch.Generator().manual_seed(prompt.seed + settings.repeat) for prompt in prompts
+        ]
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        uniform = torch.stack([torch.rand(scores.shape[-1], generator=one) for one in self.generators])  # (B, V) [0, 1)
+        uniform = torch.stack(
+            [torch.rand(scores.shape[-1], generator=one) for one in self.generators]
+        )  # (B, V) [0, 1)
         gumbel = -(-uniform.clamp_min(1e-20).log()).log()
         return scores.float() / self.temperature + gumbel.to(scores.device)
 
@@ -279,5 +375,7 @@ def _pad(loaded: _Loaded, prompts: Sequence[_Prompt]) -> dict[str, torch.Tensor]
     ids = [[pad] * (longest - len(prompt.ids)) + prompt.ids for prompt in prompts]
     mask = [[0] * (longest - len(prompt.ids)) + [1] * len(prompt.ids) for prompt in prompts]
     device = loaded.model.device
-    return {"input_ids": torch.tensor(ids, device=device),  # (B, T)
-            "attention_mask": torch.tensor(mask, device=device)}  # (B, T), 1 for prompt, 0 for padding
+    return {
+        "input_ids": torch.tensor(ids, device=device),  # (B, T)
+        "attention_mask": torch.tensor(mask, device=device),
+    }  # (B, T), 1 for prompt, 0 for padding

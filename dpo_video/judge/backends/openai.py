@@ -1,4 +1,6 @@
-"""Ask OpenAI-compatible servers: what is sent, and how a reply is read; the scheduler does the sending."""
+"""Ask OpenAI-compatible servers: what is sent, and how a reply is read; the scheduler does the
+sending.
+"""
 
 import asyncio
 import math
@@ -42,18 +44,37 @@ def openai_judge(settings: JudgeSettings) -> Judge:
     try:
         import openai  # noqa: F401 - the extra is missing now rather than halfway
     except ImportError as error:
-        raise UserError("judge.backend openai needs the openai package: pip install 'dpo-video[judge]'") from error
+        raise UserError(
+            "judge.backend openai needs the openai package: pip install 'dpo-video[judge]'"
+        ) from error
     opened = _Open()
-    service = Service(section="judge", urls=addresses(settings), key=api_key(settings), model=settings.model,
-                      key_variable=settings.api_key_env, concurrency=settings.concurrency, timeout=settings.timeout,
-                      retries=settings.retries, asks_refused=settings.ask_refused_again)
-    return Judge(name=settings.model, identity=identity(settings), ask=partial(_ask, settings, service, opened),
-                 spending=open_spending(settings), in_flight=opened.in_flight)
+    service = Service(
+        section="judge",
+        urls=addresses(settings),
+        key=api_key(settings),
+        model=settings.model,
+        key_variable=settings.api_key_env,
+        concurrency=settings.concurrency,
+        timeout=settings.timeout,
+        retries=settings.retries,
+        asks_refused=settings.ask_refused_again,
+    )
+    return Judge(
+        name=settings.model,
+        identity=identity(settings),
+        ask=partial(_ask, settings, service, opened),
+        spending=open_spending(settings),
+        in_flight=opened.in_flight,
+    )
 
 
 def identity(settings: JudgeSettings) -> dict[str, str]:
-    """Return what determines the replies of a server besides the prompt; the revision is what the recipe says it is."""
-    return {"model": settings.model} | ({} if settings.revision is None else {"revision": settings.revision})
+    """Return what determines the replies of a server besides the prompt; the revision is what the
+    recipe says it is.
+    """
+    return {"model": settings.model} | (
+        {} if settings.revision is None else {"revision": settings.revision}
+    )
 
 
 def addresses(settings: JudgeSettings) -> tuple[str | None, ...]:
@@ -66,18 +87,28 @@ def addresses(settings: JudgeSettings) -> tuple[str | None, ...]:
 
 
 def api_key(settings: JudgeSettings) -> str:
-    """Return the key from the environment variable `judge.api_key_env`; servers nearby need none."""
+    """Return the key from the environment variable `judge.api_key_env`; servers nearby need
+    none.
+    """
     key = os.environ.get(settings.api_key_env, "").strip()
     for url in addresses(settings):
         if not key and not nearby(url):
-            raise UserError(f"no API key: the environment variable {settings.api_key_env} is not set, and "
-                            f"{url or 'the vendor server'} needs one. Export it, name another variable in "
-                            "judge.api_key_env, or give judge.base_url of a server of your own")
+            raise UserError(
+                f"no API key: the environment variable {settings.api_key_env} is not set, and "
+                f"{url or 'the vendor server'} needs one. Export it, name another variable in "
+                "judge.api_key_env, or give judge.base_url of a server of your own"
+            )
     return key or "none"
 
 
-def _ask(settings: JudgeSettings, service: Service, opened: _Open, scorer: Scorer, prompts: Iterable[Messages],
-         keep: Keep) -> None:
+def _ask(
+    settings: JudgeSettings,
+    service: Service,
+    opened: _Open,
+    scorer: Scorer,
+    prompts: Iterable[Messages],
+    keep: Keep,
+) -> None:
     if mode_of(settings, scorer) == "labels":
         _check_labels(scorer)
     try:
@@ -88,11 +119,19 @@ def _ask(settings: JudgeSettings, service: Service, opened: _Open, scorer: Score
         opened.pool = None
 
 
-async def _ask_all(settings: JudgeSettings, service: Service, opened: _Open, scorer: Scorer,
-                   prompts: Iterable[Messages], keep: Keep) -> None:
-    """Answer the prompts with a fixed number of workers that take them one by one: none is made before its turn.
+async def _ask_all(
+    settings: JudgeSettings,
+    service: Service,
+    opened: _Open,
+    scorer: Scorer,
+    prompts: Iterable[Messages],
+    keep: Keep,
+) -> None:
+    """Answer the prompts with a fixed number of workers that take them one by one: none is made
+    before its turn.
 
-    One worker begins alone, until a server has answered: a wrong setting, or a price, shows after one request.
+    One worker begins alone, until a server has answered: a wrong setting, or a price, shows after
+    one request.
     """
     mode = mode_of(settings, scorer)
     waiting: Iterator[tuple[int, Messages]] = enumerate(prompts)
@@ -110,17 +149,30 @@ async def _ask_all(settings: JudgeSettings, service: Service, opened: _Open, sco
     async with Pool(service, say=say) as opened.pool:
         await work(opened.pool, alone=True)
         async with asyncio.TaskGroup() as group:
-            for _ in range(2 * opened.pool.most_in_flight):  # twice as many as slots: a sleeping worker holds none
+            for _ in range(
+                2 * opened.pool.most_in_flight
+            ):  # twice as many as slots: a sleeping worker holds none
                 group.create_task(work(opened.pool))
 
 
 def request_fields(settings: JudgeSettings, mode: Mode) -> dict[str, Any]:
     """Return what every request's body has in common: all but `messages`."""
-    hosts = [urlsplit(url).hostname or "" if url else "api.openai.com" for url in addresses(settings)]
-    vendor = all(host.endswith("openai.com") for host in hosts)  # whose newer models refuse max_tokens
-    fields: dict[str, Any] = {"model": settings.model, "temperature": settings.temperature,
-                              "max_completion_tokens" if vendor else "max_tokens": settings.max_tokens}
-    return fields | {"temperature": 0.0, "logprobs": True, "top_logprobs": TOP_LOGPROBS} if mode == "labels" else fields
+    hosts = [
+        urlsplit(url).hostname or "" if url else "api.openai.com" for url in addresses(settings)
+    ]
+    vendor = all(
+        host.endswith("openai.com") for host in hosts
+    )  # whose newer models refuse max_tokens
+    fields: dict[str, Any] = {
+        "model": settings.model,
+        "temperature": settings.temperature,
+        "max_completion_tokens" if vendor else "max_tokens": settings.max_tokens,
+    }
+    return (
+        fields | {"temperature": 0.0, "logprobs": True, "top_logprobs": TOP_LOGPROBS}
+        if mode == "labels"
+        else fields
+    )
 
 
 async def _answer(pool: Pool, request: Mapping[str, Any], read: Read[Reply]) -> Reply:
@@ -134,21 +186,39 @@ async def _answer(pool: Pool, request: Mapping[str, Any], read: Read[Reply]) -> 
     return replace(done.value, seconds=round(done.seconds, 3), attempts=done.attempts)
 
 
-def read_completion(settings: JudgeSettings, scorer: Scorer, mode: Mode, url: str, body: dict[str, Any], *,
-                    proven: bool = False) -> Reply:
-    """Return the reply in a chat completion; raise UserError when the server leaves out what was asked for.
+def read_completion(
+    settings: JudgeSettings,
+    scorer: Scorer,
+    mode: Mode,
+    url: str,
+    body: dict[str, Any],
+    *,
+    proven: bool = False,
+) -> Reply:
+    """Return the reply in a chat completion; raise UserError when the server leaves out what was
+    asked for.
 
-    One that has shown that it can give label probabilities, and is `proven`, may leave out those of a single reply.
+    One that has shown that it can give label probabilities, and is `proven`, may leave out those of
+    a single reply.
     """
     choice, text, finish = read_choice(body)
     _check_model(settings, url, body.get("model"))
     prompt_tokens, completion_tokens, cached_tokens = _usage(body.get("usage"))
-    reply = Reply(status="answered", text=text, finish=finish, prompt_tokens=prompt_tokens,
-                  completion_tokens=completion_tokens, cached_tokens=cached_tokens, model=_name(body.get("model")),
-                  system_fingerprint=_name(body.get("system_fingerprint")))
+    reply = Reply(
+        status="answered",
+        text=text,
+        finish=finish,
+        prompt_tokens=prompt_tokens,
+        completion_tokens=completion_tokens,
+        cached_tokens=cached_tokens,
+        model=_name(body.get("model")),
+        system_fingerprint=_name(body.get("system_fingerprint")),
+    )
     if settings.max_cost is not None and reply.prompt_tokens is None:
-        raise UserError(f"{url} does not say how many tokens it used, so judge.max_cost cannot be kept. "
-                        "Leave it out, or use a server that sends `usage`")
+        raise UserError(
+            f"{url} does not say how many tokens it used, so judge.max_cost cannot be kept. "
+            "Leave it out, or use a server that sends `usage`"
+        )
     if mode == "verdict":
         return reply
     tokens = _tokens(choice.get("logprobs"))
@@ -157,16 +227,21 @@ def read_completion(settings: JudgeSettings, scorer: Scorer, mode: Mode, url: st
             raise Refused(f"refusal: {reply.text[:200]}")
         if proven:
             return reply
-        raise UserError(f"{url} answers without label probabilities (it ignores `top_logprobs`), and scorer "
-                        f"{scorer.name!r} reads its score from them. Set judge.score_from=verdict to read the written "
-                        "verdict instead, or use a server that gives them, such as vLLM, SGLang or llama.cpp")
+        raise UserError(
+            f"{url} answers without label probabilities (it ignores `top_logprobs`), and scorer "
+            f"{scorer.name!r} reads its score from them. Set judge.score_from=verdict to read the "
+            f"written "
+            "verdict instead, or use a server that gives them, such as vLLM, SGLang or llama.cpp"
+        )
     return replace(reply, log_probs=label_log_probs(scorer, tokens))
 
 
 def _check_model(settings: JudgeSettings, url: str, answered: object) -> None:
-    """Refuse a server that answers as another model: llama.cpp and some gateways serve any name they are asked for.
+    """Refuse a server that answers as another model: llama.cpp and some gateways serve any name
+    they are asked for.
 
-    A dated snapshot of the model asked for ("m-2025-08-07", "m@main") and a name with or without its folder are it.
+    A dated snapshot of the model asked for ("m-2025-08-07", "m@main") and a name with or without
+    its folder are it.
     """
     if not answered or answered == settings.model or answered == settings.answers_as:
         return
@@ -174,12 +249,16 @@ def _check_model(settings: JudgeSettings, url: str, answered: object) -> None:
     wanted = asked.casefold().rstrip("/")
     given = str(answered).casefold().rstrip("/")
     bare, bare_wanted = given.rpartition("/")[2], wanted.rpartition("/")[2]
-    if any(one == other or one.startswith((other + "-20", other + "@"))
-           for one, other in ((given, wanted), (bare, bare_wanted))):
+    if any(
+        one == other or one.startswith((other + "-20", other + "@"))
+        for one, other in ((given, wanted), (bare, bare_wanted))
+    ):
         return
-    raise UserError(f"{url} answers as model {str(answered)[:80]!r}, not {asked!r}. Set judge.model to the "
-                    "model that it serves; where one is an alias of the other (a deployment, a gateway), set "
-                    "judge.answers_as to the name in its replies")
+    raise UserError(
+        f"{url} answers as model {str(answered)[:80]!r}, not {asked!r}. Set judge.model to the "
+        "model that it serves; where one is an alias of the other (a deployment, a gateway), set "
+        "judge.answers_as to the name in its replies"
+    )
 
 
 def _name(given: object) -> str | None:
@@ -187,21 +266,28 @@ def _name(given: object) -> str | None:
 
 
 def _usage(usage: object) -> tuple[int | None, int | None, int | None]:
-    """Return the tokens of prompt and reply, and those of the prompt that were cached; None where it does not say."""
+    """Return the tokens of prompt and reply, and those of the prompt that were cached; None where
+    it does not say.
+    """
     if not isinstance(usage, dict) or not isinstance(usage.get("prompt_tokens"), int):
         return None, None, None
     details = usage.get("prompt_tokens_details")
     cached = details.get("cached_tokens") if isinstance(details, dict) else None
     completion = usage.get("completion_tokens")
-    return (usage["prompt_tokens"], completion if isinstance(completion, int) else 0,
-            cached if isinstance(cached, int) else None)
+    return (
+        usage["prompt_tokens"],
+        completion if isinstance(completion, int) else 0,
+        cached if isinstance(cached, int) else None,
+    )
 
 
 def label_log_probs(scorer: Scorer, tokens: Sequence[Token]) -> dict[str, float] | None:
-    """Return each label's log probability where the last verdict line's label was written; None when it was not.
+    """Return each label's log probability where the last verdict line's label was written; None
+    when it was not.
 
-    Spellings of a label (" A", "A") add up, in upper and lower case where it is a word: " a" is an article, not label
-    A. Labels outside the server's top alternatives are left out. Of a reasoning judge, thinking is not looked into.
+    Spellings of a label (" A", "A") add up, in upper and lower case where it is a word: " a" is an
+    article, not label A. Labels outside the server's top alternatives are left out. Of a reasoning
+    judge, thinking is not looked into.
     """
     opening, said = scorer.reply_prefix.strip().casefold(), "".join(text for text, _ in tokens)
     last, begin = None, len(said) - len(said.rpartition(THINKING_ENDS)[2])
@@ -221,7 +307,9 @@ def _plain(text: str) -> str:
 
 
 def _of_labels(scorer: Scorer, alternatives: Alternatives) -> dict[str, float]:
-    """Return the labels among a token's alternatives, each with the log of its summed probability."""
+    """Return the labels among a token's alternatives, each with the log of its summed
+    probability.
+    """
     spelled = {_spelling(label): label for label in scorer.labels}
     weights: dict[str, float] = {}
     for text, log_prob in alternatives:
@@ -236,15 +324,22 @@ def _spelling(label: str) -> str:
 
 
 def _tokens(logprobs: object) -> list[Token]:
-    """Return each token of a reply with its alternatives; what is not as the protocol has it counts as not there."""
+    """Return each token of a reply with its alternatives; what is not as the protocol has it counts
+    as not there.
+    """
     content = logprobs.get("content") if isinstance(logprobs, dict) else None
     rows = [row for row in (content if isinstance(content, list) else ()) if _has_text(row)]
     return [(row["token"], _alternatives(row.get("top_logprobs"))) for row in rows]
 
 
 def _alternatives(rows: object) -> Alternatives:
-    return [(row["token"], float(row["logprob"])) for row in (rows if isinstance(rows, list) else ())
-            if _has_text(row) and isinstance(row.get("logprob"), int | float) and math.isfinite(row["logprob"])]
+    return [
+        (row["token"], float(row["logprob"]))
+        for row in (rows if isinstance(rows, list) else ())
+        if _has_text(row)
+        and isinstance(row.get("logprob"), int | float)
+        and math.isfinite(row["logprob"])
+    ]
 
 
 def _has_text(row: object) -> bool:
@@ -256,5 +351,8 @@ def _check_labels(scorer: Scorer) -> None:
     for one in scorer.labels:
         for other in scorer.labels:
             if one != other and other.casefold().startswith(one.casefold()):
-                raise UserError(f"scorer {scorer.name!r}: the first token cannot tell label {one!r} from {other!r}. "
-                                "Choose labels that begin differently, or set judge.score_from=verdict")
+                raise UserError(
+                    f"scorer {scorer.name!r}: the first token cannot tell label {one!r} from "
+                    f"{other!r}. "
+                    "Choose labels that begin differently, or set judge.score_from=verdict"
+                )

@@ -1,6 +1,8 @@
-"""A judge on the workers of a Ray cluster: the same prompts and keys as here, a local model or a server on each worker.
+"""A judge on the workers of a Ray cluster: the same prompts and keys as here, a local model or a
+server on each worker.
 
-Replies come back a batch at a time and are stored here, so that a killed run loses at most the batches under way.
+Replies come back a batch at a time and are stored here, so that a killed run loses at most the
+batches under way.
 """
 
 import json
@@ -20,12 +22,21 @@ from dpo_video.recipe import JudgeSettings
 WINDOW = 100_000
 """Prompts that are handed to Ray at a time."""
 BATCHES_IN_FLIGHT = 8
-"""Rows of a batch, in multiples of what a worker answers at once: it is seldom idle between two batches."""
+"""Rows of a batch, in multiples of what a worker answers at once: it is seldom idle between two
+batches.
+"""
 
 
-def ask_workers(settings: JudgeSettings, make: Callable[[JudgeSettings], Judge], scorer: Scorer,
-                prompts: Iterable[Messages], keep: Keep) -> None:
-    """Answer prompts on the workers, each of which makes its judge by `make`; started with the first prompt."""
+def ask_workers(
+    settings: JudgeSettings,
+    make: Callable[[JudgeSettings], Judge],
+    scorer: Scorer,
+    prompts: Iterable[Messages],
+    keep: Keep,
+) -> None:
+    """Answer prompts on the workers, each of which makes its judge by `make`; started with the
+    first prompt.
+    """
     waiting = enumerate(prompts)
     # `prompts` ends where the money does, by the mean price of a reply: the first few tell it
     sizes = chain([] if settings.max_cost is None else [settings.concurrency], repeat(WINDOW))
@@ -33,11 +44,18 @@ def ask_workers(settings: JudgeSettings, make: Callable[[JudgeSettings], Judge],
         resources: dict[str, float] = {}
         while some := list(islice(waiting, next(sizes))):
             resources = resources or stack.enter_context(cluster())
-            rows = [{"number": number, "messages": json.dumps(messages)} for number, messages in some]
+            rows = [
+                {"number": number, "messages": json.dumps(messages)} for number, messages in some
+            ]
             shares = _shares(settings, resources, len(rows))
-            for row in spread(rows, Worker, given={"settings": shares.each.model_dump_json(), "scorer": scorer,
-                                                    "make": make},
-                              workers=shares.workers, batch_rows=shares.batch_rows, gpus=shares.gpus):
+            for row in spread(
+                rows,
+                Worker,
+                given={"settings": shares.each.model_dump_json(), "scorer": scorer, "make": make},
+                workers=shares.workers,
+                batch_rows=shares.batch_rows,
+                gpus=shares.gpus,
+            ):
                 keep(int(row["number"]), Reply(**json.loads(row["reply"])))
 
 
@@ -51,7 +69,9 @@ class _Shares(NamedTuple):
 
 
 def _shares(settings: JudgeSettings, resources: dict[str, float], count: int) -> _Shares:
-    """Return how `count` prompts are divided; workers that ask a server share `judge.concurrency`."""
+    """Return how `count` prompts are divided; workers that ask a server share
+    `judge.concurrency`.
+    """
     workers, gpus = workers_of(resources)
     changes: dict[str, Any] = {"engine": "here"}
     at_once = settings.batch_size
@@ -59,7 +79,9 @@ def _shares(settings: JudgeSettings, resources: dict[str, float], count: int) ->
         workers, gpus = min(int(resources.get("CPU", 1)), settings.concurrency), 0.0
         changes["concurrency"] = at_once = -(-settings.concurrency // workers)
     elif Path(settings.model).expanduser().is_dir():
-        changes["model"] = str(Path(settings.model).expanduser().absolute())  # workers start elsewhere
+        changes["model"] = str(
+            Path(settings.model).expanduser().absolute()
+        )  # workers start elsewhere
     workers = min(workers, count)
     batch_rows = min(at_once * BATCHES_IN_FLIGHT, -(-count // workers))
     return _Shares(workers, settings.model_copy(update=changes), gpus, batch_rows)
@@ -68,7 +90,9 @@ def _shares(settings: JudgeSettings, resources: dict[str, float], count: int) ->
 class Worker:
     """One worker's judge, opened once."""
 
-    def __init__(self, settings: str, scorer: Scorer, make: Callable[[JudgeSettings], Judge]) -> None:
+    def __init__(
+        self, settings: str, scorer: Scorer, make: Callable[[JudgeSettings], Judge]
+    ) -> None:
         given = JudgeSettings.model_validate_json(settings)
         self.scorer, self.make = scorer, partial(make, given)
         self.judge: Judge | None = None
@@ -85,4 +109,7 @@ class Worker:
             replies[place] = json.dumps(asdict(reply))
 
         self.judge.ask(self.scorer, [json.loads(text) for text in batch["messages"]], keep)
-        return {"number": [int(batch["number"][place]) for place in replies], "reply": list(replies.values())}
+        return {
+            "number": [int(batch["number"][place]) for place in replies],
+            "reply": list(replies.values()),
+        }

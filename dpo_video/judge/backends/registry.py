@@ -1,4 +1,6 @@
-"""The backends that answer a judge's prompts, and what they have in common: prompts in, replies out as they come."""
+"""The backends that answer a judge's prompts, and what they have in common: prompts in, replies out
+as they come.
+"""
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -16,21 +18,31 @@ from dpo_video.recipe import JudgeSettings
 
 @contextmanager
 def open_judge(settings: JudgeSettings) -> Iterator[Judge]:
-    """Open the judge of the settings; a local model is freed when the block ends, and replies of two are told."""
+    """Open the judge of the settings; a local model is freed when the block ends, and replies of
+    two are told.
+    """
     judge = (_INSTEAD.get() or backend_judge)(settings)
     try:
         yield judge
     finally:
         judge.close()
     names = sorted(judge.answered_as)
-    models = {name.casefold().rpartition("/")[2] for name in names}  # with or without its folder it is the same
+    models = {
+        name.casefold().rpartition("/")[2] for name in names
+    }  # with or without its folder it is the same
     if len(models) > 1:
-        say(f"warning: the replies of judge {judge.name!r} come from {len(models)} models, and stand side by side: "
-            f"{', '.join(names)}. Name one of them in judge.model, or another judge.revision, to have all by one")
+        say(
+            f"warning: the replies of judge {judge.name!r} come from {len(models)} models, and "
+            f"stand side by side: "
+            f"{', '.join(names)}. Name one of them in judge.model, or another judge.revision, to "
+            f"have all by one"
+        )
 
 
 def backend_judge(settings: JudgeSettings) -> Judge:
-    """Return the judge that answers by itself: loaded here, behind a server, or on the workers of Ray."""
+    """Return the judge that answers by itself: loaded here, behind a server, or on the workers of
+    Ray.
+    """
     if settings.engine == "ray":
         from dpo_video.judge.backends.ray import ask_workers
 
@@ -41,7 +53,9 @@ def backend_judge(settings: JudgeSettings) -> Judge:
 
 @contextmanager
 def asking_instead(make: Callable[[JudgeSettings], Judge]) -> Iterator[None]:
-    """Have every judge that is opened while the block runs made by `make`: also those of a jury or a cascade."""
+    """Have every judge that is opened while the block runs made by `make`: also those of a jury or
+    a cascade.
+    """
     token = _INSTEAD.set(make)
     try:
         yield
@@ -70,11 +84,18 @@ Ask = Callable[[Scorer, Iterable[Messages], Keep], None]
 
 
 def silent_judge(settings: JudgeSettings, ask: Ask) -> Judge:
-    """Return the judge of the settings, by name and identity, with another way to answer: nothing is loaded or sent."""
+    """Return the judge of the settings, by name and identity, with another way to answer: nothing
+    is loaded or sent.
+    """
     if settings.backend == "openai":
         from dpo_video.judge.backends.openai import identity
 
-        return Judge(name=settings.model, identity=identity(settings), ask=ask, spending=open_spending(settings))
+        return Judge(
+            name=settings.model,
+            identity=identity(settings),
+            ask=ask,
+            spending=open_spending(settings),
+        )
     from dpo_video.judge.backends.local import local_judge
 
     return replace(local_judge(settings), ask=ask)

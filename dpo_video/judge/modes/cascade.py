@@ -1,8 +1,9 @@
-"""A cascade: a cheap judge scores every candidate, and those it is unsure of go on to the judge that is trusted more.
+"""A cascade: a cheap judge scores every candidate, and those it is unsure of go on to the judge
+that is trusted more.
 
-Confidence is the probability of the likeliest label, for claims that of the least sure one; a candidate without a
-score always goes on. Both judges use one scorer, so their scores share a scale; whether they use it alike is for gold
-labels to say.
+Confidence is the probability of the likeliest label, for claims that of the least sure one; a
+candidate without a score always goes on. Both judges use one scorer, so their scores share a scale;
+whether they use it alike is for gold labels to say.
 """
 
 from collections import Counter
@@ -20,14 +21,24 @@ JudgeSome = Callable[[JudgeSettings, Sequence[Item]], dict[str, Judgment]]
 """Judge these candidates by the settings of one judge; by candidate id."""
 
 
-def judge_by_cascade(settings: JudgeSettings, scorer: Scorer, items: Sequence[Item], judge_some: JudgeSome, *,
-                     counts: Counter[str] | None = None) -> dict[str, Judgment]:
+def judge_by_cascade(
+    settings: JudgeSettings,
+    scorer: Scorer,
+    items: Sequence[Item],
+    judge_some: JudgeSome,
+    *,
+    counts: Counter[str] | None = None,
+) -> dict[str, Judgment]:
     """Return the judgment of every candidate by its id; `counts` gains `escalated`."""
     assert settings.cascade is not None, "without a cascade there is one judge"
     if scorer.mode == "pairwise" or mode_of(settings, scorer) == "verdict":
-        raise UserError("judge.cascade needs label probabilities to know how sure the first judge is, and scorer "
-                        f"{scorer.name!r} gives none of one answer. Choose a scorer of `mode: labels` or `mode: "
-                        "claims` and judge.score_from=scorer, or leave judge.cascade out")
+        raise UserError(
+            "judge.cascade needs label probabilities to know how sure the first judge is, and "
+            "scorer "
+            f"{scorer.name!r} gives none of one answer. Choose a scorer of `mode: labels` or "
+            f"`mode: "
+            "claims` and judge.score_from=scorer, or leave judge.cascade out"
+        )
     below = settings.cascade.below
     first = judge_some(settings.first_judge(), items)
     sure = {name: confidence(row) for name, row in first.items()}
@@ -38,8 +49,11 @@ def judge_by_cascade(settings: JudgeSettings, scorer: Scorer, items: Sequence[It
     out = {}
     for _, candidate in items:
         row = second.get(candidate.id, first[candidate.id])
-        facts = {"escalated": candidate.id in second, "first_score": first[candidate.id].score,
-                 "first_confidence": sure[candidate.id]}
+        facts = {
+            "escalated": candidate.id in second,
+            "first_score": first[candidate.id].score,
+            "first_confidence": sure[candidate.id],
+        }
         out[candidate.id] = replace(row, details=(row.details or {}) | facts)
     return out
 

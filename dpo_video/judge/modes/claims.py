@@ -1,13 +1,16 @@
-"""Judge answers claim by claim: take each apart, hold every claim against the caption, weigh precision with coverage.
+"""Judge answers claim by claim: take each apart, hold every claim against the caption, weigh
+precision with coverage.
 
-Score = F1 of precision and coverage, 2 p c / (p + c), in 0 to 1; precision p alone where the scorer names no coverage.
-p is the mean over the claims of a claim's worth: the labels' values weighed by their probabilities, supported being 1.
-c is the expected score of the coverage scorer for the whole answer, put on 0 to 1.
+Score = F1 of precision and coverage, 2 p c / (p + c), in 0 to 1; precision p alone where the scorer
+names no coverage. p is the mean over the claims of a claim's worth: the labels' values weighed by
+their probabilities, supported being 1. c is the expected score of the coverage scorer for the whole
+answer, put on 0 to 1.
 
-F1 of atomic statements held against a video's reference text is Tarsier's AutoDQ (arXiv 2407.00634), precision over
-atomic facts FActScore's (arXiv 2305.14251); probabilities in the place of counts, and coverage of the question in the
-place of the caption's events, are ours. RLAIF-V (arXiv 2405.17220) counts rejected claims: it throws the margin of each
-claim away, and a longer answer has more claims to lose by. A mean over distinct claims does neither.
+F1 of atomic statements held against a video's reference text is Tarsier's AutoDQ (arXiv
+2407.00634), precision over atomic facts FActScore's (arXiv 2305.14251); probabilities in the place
+of counts, and coverage of the question in the place of the caption's events, are ours. RLAIF-V
+(arXiv 2405.17220) counts rejected claims: it throws the margin of each claim away, and a longer
+answer has more claims to lose by. A mean over distinct claims does neither.
 """
 
 import re
@@ -44,43 +47,94 @@ class Claims:
     """The judgment's status where there are no claims."""
 
 
-def judge_claims(settings: JudgeSettings, scorer: Scorer, items: Sequence[Item], store: RunStore, *, judge: Judge,
-                 counts: Counter[str] | None = None) -> dict[str, Judgment]:
-    """Return the judgment of every candidate by its id, with its claims and their label probabilities.
+def judge_claims(
+    settings: JudgeSettings,
+    scorer: Scorer,
+    items: Sequence[Item],
+    store: RunStore,
+    *,
+    judge: Judge,
+    counts: Counter[str] | None = None,
+) -> dict[str, Judgment]:
+    """Return the judgment of every candidate by its id, with its claims and their label
+    probabilities.
 
-    Three rounds of prompts, each stored and paid once: the lists of claims, every claim, the coverage of every answer.
-    A claim without a verdict leaves its answer without a score.
+    Three rounds of prompts, each stored and paid once: the lists of claims, every claim, the
+    coverage of every answer. A claim without a verdict leaves its answer without a score.
     """
     split = _split(settings, scorer, items, store, judge=judge, counts=counts)
-    asked = [(candidate.id, sample, claim) for sample, candidate in items for claim in split[candidate.id].claims]
-    checks = ask_all(settings, scorer, [render(scorer, caption=sample.caption, question=sample.prompt, answer=claim,
-                                               reference=sample.answer) for _, sample, claim in asked],
-                     store, judge=judge, counts=counts)
+    asked = [
+        (candidate.id, sample, claim)
+        for sample, candidate in items
+        for claim in split[candidate.id].claims
+    ]
+    checks = ask_all(
+        settings,
+        scorer,
+        [
+            render(
+                scorer,
+                caption=sample.caption,
+                question=sample.prompt,
+                answer=claim,
+                reference=sample.answer,
+            )
+            for _, sample, claim in asked
+        ],
+        store,
+        judge=judge,
+        counts=counts,
+    )
     replies: dict[str, list[Reply]] = {candidate.id: [] for _, candidate in items}
     for (candidate_id, _, _), reply in zip(asked, checks, strict=True):
         replies[candidate_id].append(reply)
-    covered = _cover(settings, scorer, [item for item in items if split[item[1].id].claims], store, judge=judge,
-                     counts=counts)
-    return {candidate.id: replace(
-        _weigh(settings, scorer, split[candidate.id], replies[candidate.id], covered.get(candidate.id)),
-        candidate_id=candidate.id, judge=judge.name) for _, candidate in items}
+    covered = _cover(
+        settings,
+        scorer,
+        [item for item in items if split[item[1].id].claims],
+        store,
+        judge=judge,
+        counts=counts,
+    )
+    return {
+        candidate.id: replace(
+            _weigh(
+                settings,
+                scorer,
+                split[candidate.id],
+                replies[candidate.id],
+                covered.get(candidate.id),
+            ),
+            candidate_id=candidate.id,
+            judge=judge.name,
+        )
+        for _, candidate in items
+    }
 
 
 def read_claims(scorer: Scorer, reply: str) -> Claims:
     """Return the claims that a reply lists: lines behind "- ", "* " or a number, equal ones once.
 
-    A first line that ends in a colon may introduce them. Any other line, or none of them, is no list of claims.
+    A first line that ends in a colon may introduce them. Any other line, or none of them, is no
+    list of claims.
     """
     assert scorer.claims is not None, "only a claims scorer takes answers apart"
-    lines = [line.strip() for line in reply.rpartition(THINKING_ENDS)[2].splitlines() if line.strip()]
+    lines = [
+        line.strip() for line in reply.rpartition(THINKING_ENDS)[2].splitlines() if line.strip()
+    ]
     if len(lines) > 1 and lines[0].endswith(":") and not CLAIM.fullmatch(lines[0]):
         lines = lines[1:]
     if not lines or [line.casefold().strip("-*. ") for line in lines] == [NONE]:
-        return Claims(reason="no claim: the judge found none in the answer" if lines else "empty reply", reply=reply)
+        return Claims(
+            reason="no claim: the judge found none in the answer" if lines else "empty reply",
+            reply=reply,
+        )
     found = [CLAIM.fullmatch(line) for line in lines]
     for line, match in zip(lines, found, strict=True):
         if match is None:
-            return Claims(reason=f"malformed claims: {line[:80]!r} is not a claim behind \"- \"", reply=reply)
+            return Claims(
+                reason=f'malformed claims: {line[:80]!r} is not a claim behind "- "', reply=reply
+            )
     return _claims(scorer, [match["claim"] for match in found if match], reply=reply)
 
 
@@ -88,68 +142,136 @@ def check_split_examples(scorer: Scorer) -> None:
     """Raise UserError for the first list of claims that is not read as the scorer file says."""
     for example in scorer.claims.examples if scorer.claims else ():
         read = read_claims(scorer, example.reply)
-        agrees = (list(read.claims) == example.claims if example.unscored is None
-                  else not read.claims and read.reason.startswith(example.unscored))
+        agrees = (
+            list(read.claims) == example.claims
+            if example.unscored is None
+            else not read.claims and read.reason.startswith(example.unscored)
+        )
         if not agrees:
             got = f"the claims {list(read.claims)}" if read.claims else f"no claims ({read.reason})"
-            wanted = example.claims if example.unscored is None else f"no claims ({example.unscored})"
-            raise UserError(f"{scorer.path}: the example {example.reply!r} is read as {got}, the file says {wanted}")
+            wanted = (
+                example.claims if example.unscored is None else f"no claims ({example.unscored})"
+            )
+            raise UserError(
+                f"{scorer.path}: the example {example.reply!r} is read as {got}, the file says "
+                f"{wanted}"
+            )
 
 
 def sentences(scorer: Scorer, text: str) -> Claims:
     """Return the sentences of an answer as its claims, for judges that cannot write."""
-    return _claims(scorer, [part.strip() for part in SENTENCE_ENDS.split(text) if re.search(r"\w", part)])
+    return _claims(
+        scorer, [part.strip() for part in SENTENCE_ENDS.split(text) if re.search(r"\w", part)]
+    )
 
 
 def _claims(scorer: Scorer, found: Sequence[str], *, reply: str = "") -> Claims:
     assert scorer.claims is not None, "only a claims scorer takes answers apart"
-    distinct = tuple({" ".join(claim.casefold().split()): claim for claim in reversed(found)}.values())[::-1]
+    distinct = tuple(
+        {" ".join(claim.casefold().split()): claim for claim in reversed(found)}.values()
+    )[::-1]
     if not distinct:
         return Claims(reason="no claim: the answer has no sentence with a word in it", reply=reply)
     if len(distinct) > scorer.claims.most:
-        return Claims(reason=f"too many claims: {len(distinct)}, claims.most is {scorer.claims.most}", reply=reply)
+        return Claims(
+            reason=f"too many claims: {len(distinct)}, claims.most is {scorer.claims.most}",
+            reply=reply,
+        )
     return Claims(claims=distinct, reply=reply)
 
 
-def _split(settings: JudgeSettings, scorer: Scorer, items: Sequence[Item], store: RunStore, *, judge: Judge,
-           counts: Counter[str] | None) -> dict[str, Claims]:
+def _split(
+    settings: JudgeSettings,
+    scorer: Scorer,
+    items: Sequence[Item],
+    store: RunStore,
+    *,
+    judge: Judge,
+    counts: Counter[str] | None,
+) -> dict[str, Claims]:
     """Return the claims of every candidate by its id."""
     assert scorer.claims is not None, "only a claims scorer takes answers apart"
     if settings.split_claims == "sentences":
         return {candidate.id: sentences(scorer, candidate.text) for _, candidate in items}
-    writer = scorer.model_copy(update={"mode": "verdict", "prompt": scorer.claims.prompt,
-                                       "name": f"{scorer.name}, claims"})
-    said = ask_all(settings, writer, [render(writer, caption=sample.caption, question=sample.prompt,
-                                             answer=candidate.text) for sample, candidate in items],
-                   store, judge=judge, counts=counts)
+    writer = scorer.model_copy(
+        update={"mode": "verdict", "prompt": scorer.claims.prompt, "name": f"{scorer.name}, claims"}
+    )
+    said = ask_all(
+        settings,
+        writer,
+        [
+            render(writer, caption=sample.caption, question=sample.prompt, answer=candidate.text)
+            for sample, candidate in items
+        ],
+        store,
+        judge=judge,
+        counts=counts,
+    )
     out = {}
     for (_, candidate), reply in zip(items, said, strict=True):
         if reply.status != "answered":
             out[candidate.id] = Claims(reason=reply.reason, status=reply.status)
         elif reply.finish == "length":
-            out[candidate.id] = Claims(reason="cut off: the list of claims reached judge.max_tokens before its end",
-                                       reply=reply.text)
+            out[candidate.id] = Claims(
+                reason="cut off: the list of claims reached judge.max_tokens before its end",
+                reply=reply.text,
+            )
         else:
             out[candidate.id] = read_claims(scorer, reply.text)
     return out
 
 
-def _cover(settings: JudgeSettings, scorer: Scorer, items: Sequence[Item], store: RunStore, *, judge: Judge,
-           counts: Counter[str] | None) -> dict[str, Reply]:
+def _cover(
+    settings: JudgeSettings,
+    scorer: Scorer,
+    items: Sequence[Item],
+    store: RunStore,
+    *,
+    judge: Judge,
+    counts: Counter[str] | None,
+) -> dict[str, Reply]:
     """Return the coverage scorer's reply to every whole answer."""
     if scorer.coverage is None:
         return {}
-    said = ask_all(settings, scorer.coverage, [
-        render(scorer.coverage, caption=sample.caption, question=sample.prompt, answer=candidate.text,
-               reference=sample.answer) for sample, candidate in items], store, judge=judge, counts=counts)
+    said = ask_all(
+        settings,
+        scorer.coverage,
+        [
+            render(
+                scorer.coverage,
+                caption=sample.caption,
+                question=sample.prompt,
+                answer=candidate.text,
+                reference=sample.answer,
+            )
+            for sample, candidate in items
+        ],
+        store,
+        judge=judge,
+        counts=counts,
+    )
     return {candidate.id: reply for (_, candidate), reply in zip(items, said, strict=True)}
 
 
-def _weigh(settings: JudgeSettings, scorer: Scorer, split: Claims, checks: Sequence[Reply],
-           covering: Reply | None) -> Judgment:
-    """Return the judgment of one answer, its candidate's id and the judge's name still to be filled in."""
-    blank = Judgment(candidate_id="", scorer=scorer.version, judge="", score=None, status="unscored",
-                     reason=split.reason, reply=split.reply)
+def _weigh(
+    settings: JudgeSettings,
+    scorer: Scorer,
+    split: Claims,
+    checks: Sequence[Reply],
+    covering: Reply | None,
+) -> Judgment:
+    """Return the judgment of one answer, its candidate's id and the judge's name still to be filled
+    in.
+    """
+    blank = Judgment(
+        candidate_id="",
+        scorer=scorer.version,
+        judge="",
+        score=None,
+        status="unscored",
+        reason=split.reason,
+        reply=split.reply,
+    )
     if not split.claims:
         return replace(blank, status=split.status)
     replies = [*checks, covering] if covering is not None else list(checks)
@@ -161,8 +283,10 @@ def _weigh(settings: JudgeSettings, scorer: Scorer, split: Claims, checks: Seque
         verdict, shares = read_reply(settings, scorer, reply)
         if verdict.score is None:
             return replace(blank, reason=f"{verdict.reason} (claim {claim!r})")
-        rows.append({"claim": claim, "label": verdict.label, "worth": verdict.score}
-                    | ({} if shares is None else {"distribution": shares}))
+        rows.append(
+            {"claim": claim, "label": verdict.label, "worth": verdict.score}
+            | ({} if shares is None else {"distribution": shares})
+        )
     details = {"precision": fmean(row["worth"] for row in rows)}
     if covering is not None:
         assert scorer.coverage is not None, "a coverage reply answers a coverage scorer"
@@ -170,12 +294,20 @@ def _weigh(settings: JudgeSettings, scorer: Scorer, split: Claims, checks: Seque
         if cover.score is None:
             return replace(blank, reason=f"{cover.reason} (coverage)", claims=rows)
         details["coverage"] = cover.score
-    return replace(blank, status="scored", score=f1(**details), claims=rows, details=details,
-                   reason=_explain(scorer, rows, details))
+    return replace(
+        blank,
+        status="scored",
+        score=f1(**details),
+        claims=rows,
+        details=details,
+        reason=_explain(scorer, rows, details),
+    )
 
 
 def f1(precision: float, coverage: float | None = None) -> float:
-    """Return the harmonic mean of precision and coverage, 0 where both are; precision alone without coverage."""
+    """Return the harmonic mean of precision and coverage, 0 where both are; precision alone without
+    coverage.
+    """
     if coverage is None:
         return precision
     total = precision + coverage
@@ -190,7 +322,9 @@ def _coverage(settings: JudgeSettings, scorer: Scorer, reply: Reply) -> Verdict:
     return replace(verdict, score=(verdict.score - scorer.low) / (scorer.high - scorer.low))
 
 
-def _explain(scorer: Scorer, rows: Sequence[Mapping[str, Any]], details: Mapping[str, float]) -> str:
+def _explain(
+    scorer: Scorer, rows: Sequence[Mapping[str, Any]], details: Mapping[str, float]
+) -> str:
     """Return the verdict on every claim in words, one a line, under the numbers they make."""
     lines = [", ".join(f"{name} {value:.2f}" for name, value in details.items())]
     for row in rows:

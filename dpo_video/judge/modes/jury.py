@@ -1,8 +1,10 @@
-"""A jury: several judges score every candidate, their scores are standardised and averaged, their dispersion is kept.
+"""A jury: several judges score every candidate, their scores are standardised and averaged, their
+dispersion is kept.
 
-Several small judges of different families together agreed with people more than one large one, at a seventh of its cost
-(PoLL, arXiv 2404.18796). Judges use a scale differently, so each one's scores are standardised over the candidates that
-all of them scored; the mean is put back on the scorer's scale by the jury's average mean and spread.
+Several small judges of different families together agreed with people more than one large one, at a
+seventh of its cost (PoLL, arXiv 2404.18796). Judges use a scale differently, so each one's scores
+are standardised over the candidates that all of them scored; the mean is put back on the scorer's
+scale by the jury's average mean and spread.
 """
 
 import json
@@ -19,11 +21,20 @@ from dpo_video.recipe import JudgeSettings
 
 JudgeOnce = Callable[[JudgeSettings], dict[str, Judgment]]
 """Judge all candidates by the settings of one judge; by candidate id."""
-ALIASES = {"gpt": ("gpt", "chatgpt", "o1", "o3", "o4", "openai"), "qwen": ("qwen", "qwq", "qvq"),
-           "llama": ("llama", "codellama", "vicuna", "alpaca"), "gemma": ("gemma", "gemini", "paligemma"),
-           "mistral": ("mistral", "mixtral", "ministral", "pixtral", "magistral"), "internlm": ("internlm", "internvl"),
-           "deepseek": ("deepseek",), "claude": ("claude",), "phi": ("phi",), "glm": ("glm", "chatglm", "cogvlm"),
-           "yi": ("yi",), "smollm": ("smollm", "smolvlm")}
+ALIASES = {
+    "gpt": ("gpt", "chatgpt", "o1", "o3", "o4", "openai"),
+    "qwen": ("qwen", "qwq", "qvq"),
+    "llama": ("llama", "codellama", "vicuna", "alpaca"),
+    "gemma": ("gemma", "gemini", "paligemma"),
+    "mistral": ("mistral", "mixtral", "ministral", "pixtral", "magistral"),
+    "internlm": ("internlm", "internvl"),
+    "deepseek": ("deepseek",),
+    "claude": ("claude",),
+    "phi": ("phi",),
+    "glm": ("glm", "chatglm", "cogvlm"),
+    "yi": ("yi",),
+    "smollm": ("smollm", "smolvlm"),
+}
 """Model families by how a name's words begin."""
 
 
@@ -33,37 +44,52 @@ class _Scale(NamedTuple):
 
 
 def jurors(settings: JudgeSettings) -> list[JudgeSettings]:
-    """Return the settings of each judge of the jury: those of the section with its own overrides."""
+    """Return the settings of each judge of the jury: those of the section with its own
+    overrides.
+    """
     return [settings.overridden(row) for row in settings.jury or ()]
 
 
 def judge_by_jury(settings: JudgeSettings, judge_once: JudgeOnce) -> dict[str, Judgment]:
     """Return the jury's judgment of every candidate by its id.
 
-    A candidate needs a score from more than half of the judges; one that a judge failed on is failed, and tried again.
-    `details` holds each judge's score and `dispersion`, the standard deviation of the standardised scores.
+    A candidate needs a score from more than half of the judges; one that a judge failed on is
+    failed, and tried again. `details` holds each judge's score and `dispersion`, the standard
+    deviation of the standardised scores.
     """
     sat = [judge_once(one) for one in jurors(settings)]
     names = _names([next(iter(rows.values())).judge if rows else "" for rows in sat])
     scales = _scales(sat)
-    return {candidate: _verdict(dict(zip(names, (rows[candidate] for rows in sat), strict=True)), scales)
-            for candidate in (sat[0] if sat else ())}
+    return {
+        candidate: _verdict(
+            dict(zip(names, (rows[candidate] for rows in sat), strict=True)), scales
+        )
+        for candidate in (sat[0] if sat else ())
+    }
 
 
 def _names(given: Sequence[str]) -> list[str]:
     """Return the judges' names, numbered where two are the same (one model under two settings)."""
-    return [f"{name} ({given[:place].count(name) + 1})" if given.count(name) > 1 else name
-            for place, name in enumerate(given)]
+    return [
+        f"{name} ({given[:place].count(name) + 1})" if given.count(name) > 1 else name
+        for place, name in enumerate(given)
+    ]
 
 
 def _scales(sat: Sequence[Mapping[str, Judgment]]) -> list[_Scale]:
     """Return each judge's mean and spread over the candidates that all judges scored."""
     everyone = sat[0] if sat else {}
-    shared = [candidate for candidate in everyone if all(rows[candidate].score is not None for rows in sat)]
+    shared = [
+        candidate
+        for candidate in everyone
+        if all(rows[candidate].score is not None for rows in sat)
+    ]
     scales = []
     for rows in sat:
         scores = [score for candidate in shared if (score := rows[candidate].score) is not None]
-        scales.append(_Scale(fmean(scores), pstdev(scores)) if scores else _Scale(math.nan, math.nan))
+        scales.append(
+            _Scale(fmean(scores), pstdev(scores)) if scores else _Scale(math.nan, math.nan)
+        )
     return scales
 
 
@@ -71,37 +97,68 @@ def _verdict(rows: Mapping[str, Judgment], scales: Sequence[_Scale]) -> Judgment
     """Return the jury's judgment from each judge's, by name."""
     first = next(iter(rows.values()))
     scores = {name: row.score for name, row in rows.items()}
-    jury = replace(first, judge=" + ".join(rows), score=None, status="unscored", reply="", distribution=None,
-                   claims=None, details={"judges": scores})
+    jury = replace(
+        first,
+        judge=" + ".join(rows),
+        score=None,
+        status="unscored",
+        reply="",
+        distribution=None,
+        claims=None,
+        details={"judges": scores},
+    )
     failed = next((name for name, row in rows.items() if row.status == "failed"), None)
     if failed is not None:
         return replace(jury, status="failed", reason=f"{rows[failed].reason} ({failed})")
-    given = [(score, scale) for score, scale in zip(scores.values(), scales, strict=True) if score is not None]
+    given = [
+        (score, scale)
+        for score, scale in zip(scores.values(), scales, strict=True)
+        if score is not None
+    ]
     if 2 * len(given) <= len(rows):
         silent = next(name for name, score in scores.items() if score is None)
-        return replace(jury, reason=f"{rows[silent].reason} (no majority of the jury: {len(given)} of {len(rows)} "
-                                    f"judges gave a score; {silent} did not)")
+        return replace(
+            jury,
+            reason=f"{rows[silent].reason} (no majority of the jury: {len(given)} of {len(rows)} "
+            f"judges gave a score; {silent} did not)",
+        )
     if any(math.isnan(scale.mean) for scale in scales):
-        return replace(jury, reason="no common scale: no candidate got a score from every judge of the jury")
-    standard = [(score - scale.mean) / scale.spread if scale.spread else 0.0 for score, scale in given]
+        return replace(
+            jury, reason="no common scale: no candidate got a score from every judge of the jury"
+        )
+    standard = [
+        (score - scale.mean) / scale.spread if scale.spread else 0.0 for score, scale in given
+    ]
     spreads = [scale.spread for scale in scales if scale.spread]
     centre, spread = fmean(scale.mean for scale in scales), fmean(spreads) if spreads else 0.0
     dispersion = pstdev(standard)
-    shown = ", ".join(f"{name} {'none' if score is None else format(score, '.2f')}" for name, score in scores.items())
-    return replace(jury, score=centre + spread * fmean(standard), status="scored",
-                   reason=f"{shown}; dispersion {dispersion:.2f}", details={"judges": scores, "dispersion": dispersion})
+    shown = ", ".join(
+        f"{name} {'none' if score is None else format(score, '.2f')}"
+        for name, score in scores.items()
+    )
+    return replace(
+        jury,
+        score=centre + spread * fmean(standard),
+        status="scored",
+        reason=f"{shown}; dispersion {dispersion:.2f}",
+        details={"judges": scores, "dispersion": dispersion},
+    )
 
 
 def family_of(model: str) -> str:
-    """Return the family of a model: `model_type` of a local folder's text model, else the family its name begins with.
+    """Return the family of a model: `model_type` of a local folder's text model, else the family
+    its name begins with.
 
-    Names are read word by word from the last part of a path or hub id ("Qwen/Qwen2.5-7B-Instruct" is qwen), and the
-    first word of ALIASES decides ("llava-next-qwen-7b" is qwen); without one the first word stands for itself.
+    Names are read word by word from the last part of a path or hub id ("Qwen/Qwen2.5-7B-Instruct"
+    is qwen), and the first word of ALIASES decides ("llava-next-qwen-7b" is qwen); without one the
+    first word stands for itself.
     """
     config = Path(model).expanduser() / "config.json"
     if config.is_file():
         facts: dict[str, Any] = json.loads(config.read_text(encoding="utf-8"))
-        model = str(facts.get("text_config", {}).get("model_type") or facts.get("model_type") or model)
+        model = str(
+            facts.get("text_config", {}).get("model_type") or facts.get("model_type") or model
+        )
     words = re.findall(r"[a-z]+\d*", model.rstrip("/").rpartition("/")[2].casefold())
     for word in words:
         for family, names in ALIASES.items():
@@ -111,7 +168,8 @@ def family_of(model: str) -> str:
 
 
 def family_warnings(settings: JudgeSettings, policy: str) -> list[str]:
-    """Return a line for every judge that is of the policy's family: it may prefer its own kind of answer.
+    """Return a line for every judge that is of the policy's family: it may prefer its own kind of
+    answer.
 
     Judges favour what related models write (preference leakage, arXiv 2502.01534).
     """
@@ -119,6 +177,10 @@ def family_warnings(settings: JudgeSettings, policy: str) -> list[str]:
     if settings.cascade is not None:
         judges = [settings.first_judge(), *judges]
     family = family_of(policy)
-    return [f"judge {one.model!r} and the policy {policy!r} are both of the family {family!r}: a judge favours answers "
-            "of its own kind; check it with gold labels, or take a judge of another family"
-            for one in judges if family_of(one.model) == family]
+    return [
+        f"judge {one.model!r} and the policy {policy!r} are both of the family {family!r}: a judge "
+        f"favours answers "
+        "of its own kind; check it with gold labels, or take a judge of another family"
+        for one in judges
+        if family_of(one.model) == family
+    ]

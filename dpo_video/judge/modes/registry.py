@@ -1,4 +1,6 @@
-"""The ways of judging that take more than one reply per candidate: claims, pairwise, jury, cascade."""
+"""The ways of judging that take more than one reply per candidate: claims, pairwise, jury,
+cascade.
+"""
 
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -24,16 +26,26 @@ MODES = {"claims": judge_claims, "pairwise": judge_rounds}
 
 
 def takes_several(settings: JudgeSettings, scorer: Scorer) -> bool:
-    """Return whether a candidate's judgment is made of several replies, so that all candidates are needed at once."""
+    """Return whether a candidate's judgment is made of several replies, so that all candidates are
+    needed at once.
+    """
     return settings.jury is not None or settings.cascade is not None or scorer.mode in MODES
 
 
-def judge_by_several(settings: JudgeSettings, scorer: Scorer, items: Sequence[Item], store: RunStore, *,
-                     again: JudgeItems, judge: Judge | None = None,
-                     counts: Counter[str] | None = None) -> dict[str, Judgment]:
+def judge_by_several(
+    settings: JudgeSettings,
+    scorer: Scorer,
+    items: Sequence[Item],
+    store: RunStore,
+    *,
+    again: JudgeItems,
+    judge: Judge | None = None,
+    counts: Counter[str] | None = None,
+) -> dict[str, Judgment]:
     """Return the judgment of every candidate by its id, where `takes_several` says so.
 
-    Every reply of every judge is stored and paid once. `again` judges by the settings of one judge among several.
+    Every reply of every judge is stored and paid once. `again` judges by the settings of one judge
+    among several.
     """
     if settings.jury is not None:
         return judge_by_jury(settings, lambda one: again(one, items))
@@ -42,24 +54,32 @@ def judge_by_several(settings: JudgeSettings, scorer: Scorer, items: Sequence[It
     check_examples(scorer)
     check_split_examples(scorer)
     with nullcontext(judge) if judge else open_judge(settings) as opened:
-        found = MODES[scorer.mode](settings, scorer, by_caption(items), store, judge=opened, counts=counts)
+        found = MODES[scorer.mode](
+            settings, scorer, by_caption(items), store, judge=opened, counts=counts
+        )
     return {candidate.id: found[candidate.id] for _, candidate in items}
 
 
 def calls_per_sample(settings: JudgeSettings, scorer: Scorer, answers: int) -> int:
-    """Return how many prompts it takes to judge this many different answers to one question, all judges together.
+    """Return how many prompts it takes to judge this many different answers to one question, all
+    judges together.
 
-    An answer is taken to make `ASSUMED_CLAIMS` claims, and a cascade to escalate everything: the dearest case.
+    An answer is taken to make `ASSUMED_CLAIMS` claims, and a cascade to escalate everything: the
+    dearest case.
     """
     calls = answers
     if scorer.mode == "pairwise":
         calls = 2 * len(schedule(answers, settings.opponents))
     elif scorer.claims is not None:
-        calls = answers * (ASSUMED_CLAIMS + (settings.split_claims == "judge") + (scorer.coverage is not None))
+        calls = answers * (
+            ASSUMED_CLAIMS + (settings.split_claims == "judge") + (scorer.coverage is not None)
+        )
     return calls * (2 if settings.cascade else len(settings.jury) if settings.jury else 1)
 
 
 def by_caption(items: Sequence[Item]) -> list[Item]:
-    """Return the items with those of one caption, then question, side by side: servers then reuse the shared prefix."""
+    """Return the items with those of one caption, then question, side by side: servers then reuse
+    the shared prefix.
+    """
     ranks = caption_ranks(sample for sample, _ in items)
     return sorted(items, key=lambda item: ranks[item[0].id])

@@ -1,4 +1,6 @@
-"""What differs between model families, one row each; everything else in `models` is common to all."""
+"""What differs between model families, one row each; everything else in `models` is common to
+all.
+"""
 
 from transformers import PretrainedConfig
 
@@ -28,8 +30,18 @@ from dpo_video.models.families.smolvlm import SMOLVLM
 from dpo_video.models.families.video_llama import VIDEO_LLAMA_3
 from dpo_video.models.families.video_llava import VIDEO_LLAVA
 
-__all__ = ["FAMILIES", "KEEP_UNQUANTIZED", "LORA_TARGETS", "ClipFeatures", "Family", "FrameSize", "Model",
-           "VideoProcessor", "family_of", "pack_list"]
+__all__ = [
+    "FAMILIES",
+    "KEEP_UNQUANTIZED",
+    "LORA_TARGETS",
+    "ClipFeatures",
+    "Family",
+    "FrameSize",
+    "Model",
+    "VideoProcessor",
+    "family_of",
+    "pack_list",
+]
 
 
 def family_of(config: PretrainedConfig, name: str | None = None) -> Family:
@@ -41,11 +53,32 @@ def family_of(config: PretrainedConfig, name: str | None = None) -> Family:
         return choose(FAMILIES, kind, "model type")
     family = choose(FAMILIES, name, "model.family")
     if kind in FAMILIES and kind != name:
-        raise UserError(f"model.family is {name!r}, but the checkpoint is of the family {kind!r}: leave "
-                        "model.family out")
+        raise UserError(
+            f"model.family is {name!r}, but the checkpoint is of the family {kind!r}: leave "
+            "model.family out"
+        )
     return family
 
 
-FAMILIES: dict[str, Family] = {row.name: row for row in (
-    QWEN2_VL, QWEN2_5_VL, QWEN3_VL, LLAVA_NEXT_VIDEO, LLAVA_ONEVISION, VIDEO_LLAMA_3, GLM4V, MOLMO2, PERCEPTION_LM,
-    VIDEO_LLAVA, INTERNVL, LLAVA, LLAVA_NEXT, SMOLVLM, PIXTRAL, MISTRAL3, MINICPMV4_6)}
+FAMILIES: dict[str, Family] = {
+    row.name: row
+    for row in (
+        QWEN2_VL,
+        QWEN2_5_VL,
+        QWEN3_VL,
+        LLAVA_NEXT_VIDEO,
+        LLAVA_ONEVISION,
+        VIDEO_LLAMA_3,
+        GLM4V,
+        MOLMO2,
+        PERCEPTION_LM,
+        VIDEO_LLAVA,
+        INTERNVL,
+        LLAVA,
+        LLAVA_NEXT,
+        SMOLVLM,
+        PIXTRAL,
+        MISTRAL3,
+        MINICPMV4_6,
+    )
+}

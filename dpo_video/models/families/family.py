@@ -1,4 +1,5 @@
-"""What differs between model families, one row each; everything else in this package is common to all.
+"""What differs between model families, one row each; everything else in this package is common to
+all.
 
 Shapes: P prompt tokens, n video tokens of a clip, D hidden size, F frames.
 """
@@ -18,18 +19,35 @@ from dpo_video.models.positions import plain_positions
 from dpo_video.video import Frames
 
 Model = Any
-"""A bare transformers model: PreTrainedModel types the submodules and methods that rows call as Tensor | Module."""
+"""A bare transformers model: PreTrainedModel types the submodules and methods that rows call as
+Tensor | Module.
+"""
 VideoProcessor = Any
-"""What resizes frames: a transformers video processor, or image processor; their base classes declare no sizes."""
+"""What resizes frames: a transformers video processor, or image processor; their base classes
+declare no sizes.
+"""
 
-LORA_TARGETS = (r".*(language_model|text_model)\.(model\.)?layers\.\d+\."
-                r"(self_attn\.(q|k|v|o)_proj|mlp\.(gate|up|down|gate_up)_proj|linear_attn\.(in_proj_\w+|out_proj))")
-"""Matches every linear layer of the language model of all 15 known families, and no other module."""
+LORA_TARGETS = (
+    r".*(language_model|text_model)\.(model\.)?layers\.\d+\."
+    r"(self_attn\.(q|k|v|o)_proj|mlp\.(gate|up|down|gate_up)_proj|linear_attn\.(in_proj_\w+|out_proj))"
+)
+"""Matches every linear layer of the language model of all 15 known families, and no other module.
+"""
 
-# transformers >= 5 matches these by re.match from the start of a module's full name, and a list given replaces the
-# default protection of lm_head (transformers/quantizers/base.py, get_modules_to_not_convert).
-KEEP_UNQUANTIZED = (r".*visual", r".*_tower", r".*vision_model", r".*projector", r".*connector", r".*merger",
-                    r".*qformer", r".*language_projection", r".*lm_head")
+# transformers >= 5 matches these by re.match from the start of a module's full name, and a list
+# given replaces the default protection of lm_head (transformers/quantizers/base.py,
+# get_modules_to_not_convert).
+KEEP_UNQUANTIZED = (
+    r".*visual",
+    r".*_tower",
+    r".*vision_model",
+    r".*projector",
+    r".*connector",
+    r".*merger",
+    r".*qformer",
+    r".*language_projection",
+    r".*lm_head",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,24 +102,35 @@ class Family:
     modality: Literal["video", "image"] = "video"
     """Key of `mm_encoder_outputs`."""
     frames_as: Literal["video", "images"] = "video"
-    """What frames are to chat template and processor: one video, or an image each, one after another."""
+    """What frames are to chat template and processor: one video, or an image each, one after
+    another.
+    """
     prompt_token: Callable[[Any], str] = field(default=lambda processor: str(processor.video_token))
-    """What the chat template puts where the clip goes, or each of its frames as images; the processor expands it."""
+    """What the chat template puts where the clip goes, or each of its frames as images; the
+    processor expands it.
+    """
     chat_template: str | None = None
     """Used where a checkpoint comes without one."""
     process: Callable[[Any, str, Frames, Mapping[str, Any]], Mapping[str, Any]] | None = None
     """Calls the processor on a prompt's text, frames and `videos_kwargs` in the family's own way.
 
-    It returns the processor's outputs, `text_replacement_offsets` among them; None is `process_frames` in prompts.py.
+    It returns the processor's outputs, `text_replacement_offsets` among them; None is
+    `process_frames` in prompts.py.
     """
     pixel_inputs: tuple[str, ...] = ("pixel_values_videos",)
     """Processor outputs that only the tower reads; they are dropped once a clip is encoded."""
     clip_inputs: tuple[str, ...] = ()
-    """Other per-clip processor outputs, (1, ...) each: kept, and concatenated over the clips of a batch."""
-    placeholder: Callable[[PretrainedConfig], int] = field(default=lambda config: int(config.video_token_id))
+    """Other per-clip processor outputs, (1, ...) each: kept, and concatenated over the clips of a
+    batch.
+    """
+    placeholder: Callable[[PretrainedConfig], int] = field(
+        default=lambda config: int(config.video_token_id)
+    )
     """Token id that stands for one row of features: `prompt_token` in most families, not in all."""
     frames_per_step: int = 1
-    """Frames that the tower takes at a time: a clip gets a multiple of it (FramePool's `multiple_of`)."""
+    """Frames that the tower takes at a time: a clip gets a multiple of it (FramePool's
+    `multiple_of`).
+    """
     position_axes: Literal[1, 3] = 1
     """3 under M-RoPE: time, height, width."""
     positions: Callable[[Model, Tensor, Mapping[str, Tensor]], Tensor] = plain_positions
@@ -115,41 +144,62 @@ class Family:
     shared_prefix: bool = True
     """False where the language model is recurrent or otherwise ignores a 4-D mask."""
     block_type: int | None = None
-    """Value of `mm_token_type_ids` whose tokens see each other, later ones too; None: all attention is causal."""
+    """Value of `mm_token_type_ids` whose tokens see each other, later ones too; None: all attention
+    is causal.
+    """
     context_length: Callable[[PretrainedConfig], int] = field(
-        default=lambda config: int(config.get_text_config().max_position_embeddings))
+        default=lambda config: int(config.get_text_config().max_position_embeddings)
+    )
     frame_size: Callable[[VideoProcessor, int, FrameSize, Mapping[str, Any]], FrameSize]
-    """Size after resizing, from the processor, the number of frames, the size on disk and `videos_kwargs`."""
+    """Size after resizing, from the processor, the number of frames, the size on disk and
+    `videos_kwargs`.
+    """
     video_tokens: Callable[[VideoProcessor, PretrainedConfig, int, FrameSize], int]
     """Placeholder tokens of a clip, from its number of frames and its size after resizing."""
     vision_patches: Callable[[VideoProcessor, PretrainedConfig, int, FrameSize], int]
     """Tokens that the tower itself sees, for the memory estimate."""
     pixel_kwargs: Callable[[VideoProcessor, int | None, int | None], dict[str, Any]]
-    """The processor's `videos_kwargs` (`images_kwargs`) for `video.min_pixels` and `video.max_pixels`."""
+    """The processor's `videos_kwargs` (`images_kwargs`) for `video.min_pixels` and
+    `video.max_pixels`.
+    """
     formula: str
     """Placeholder tokens of a clip in words: F frames of H x W pixels after resizing."""
     per_clip_bounds: frozenset[Literal["min", "max"]] = frozenset()
-    """Bounds on pixels that the processor holds against all frames of a clip together; recipes give them per frame."""
+    """Bounds on pixels that the processor holds against all frames of a clip together; recipes give
+    them per frame.
+    """
     tower: Callable[[PretrainedConfig], Tower] = field(default=lambda config: vision_tower(config))
     """Sizes of the vision tower, for the memory estimate."""
     finish_prompt: Callable[[Any, str], str] = field(default=lambda processor, text: text)
     """What the processor does to a prompt's text before it tokenizes it."""
     compresses: bool = False
-    """Whether near-duplicate tokens are dropped by content: `video_tokens` is then the most that a clip takes."""
+    """Whether near-duplicate tokens are dropped by content: `video_tokens` is then the most that a
+    clip takes.
+    """
     quirks: str = ""
     """What a user of this family should know, for docs/families.md."""
 
 
-def no_pixel_bounds(processor: VideoProcessor, least: int | None, most: int | None) -> dict[str, Any]:
-    """Return {} for families that give every frame the checkpoint's size; raise UserError where a recipe bounds it."""
+def no_pixel_bounds(
+    processor: VideoProcessor, least: int | None, most: int | None
+) -> dict[str, Any]:
+    """Return {} for families that give every frame the checkpoint's size; raise UserError where a
+    recipe bounds it.
+    """
     if least is None and most is None:
         return {}
-    raise UserError("this model family gives every frame the size that its checkpoint names: leave out "
-                    "video.min_pixels and video.max_pixels, and use video.num_frames to save tokens")
+    raise UserError(
+        "this model family gives every frame the size that its checkpoint names: leave out "
+        "video.min_pixels and video.max_pixels, and use video.num_frames to save tokens"
+    )
 
 
-def square_size(processor: VideoProcessor, num_frames: int, size: FrameSize, kwargs: Mapping[str, Any]) -> FrameSize:
-    """Return the one size that all frames are brought to: that of the crop where the processor crops."""
+def square_size(
+    processor: VideoProcessor, num_frames: int, size: FrameSize, kwargs: Mapping[str, Any]
+) -> FrameSize:
+    """Return the one size that all frames are brought to: that of the crop where the processor
+    crops.
+    """
     chosen = processor.crop_size if processor.do_center_crop else processor.size
     return FrameSize(chosen["height"], chosen["width"])
 
@@ -161,11 +211,15 @@ def whole_patches(size: FrameSize, patch: int | Sequence[int]) -> int:
 
 
 def pack_tensor(clips: Sequence[ClipFeatures]) -> ModelOutput:
-    """Return features of all clips as one tensor (n, D), in order, for models that do not take a list."""
+    """Return features of all clips as one tensor (n, D), in order, for models that do not take a
+    list.
+    """
     return BaseModelOutputWithPooling(pooler_output=torch.cat([clip.embeddings for clip in clips]))
 
 
 def pack_list(clips: Sequence[ClipFeatures]) -> ModelOutput:
-    """Return features as a list with one tensor per clip, which most models concatenate themselves."""
+    """Return features as a list with one tensor per clip, which most models concatenate
+    themselves.
+    """
     embeddings: Any = [clip.embeddings for clip in clips]  # declared as one tensor, read as a list
     return BaseModelOutputWithPooling(pooler_output=embeddings)

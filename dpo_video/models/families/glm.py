@@ -1,4 +1,6 @@
-"""GLM-4.1V: a grid of patches of any size, M-RoPE positions, a time stamp in whole seconds a pair of frames."""
+"""GLM-4.1V: a grid of patches of any size, M-RoPE positions, a time stamp in whole seconds a pair
+of frames.
+"""
 
 from collections.abc import Mapping
 from typing import Any
@@ -10,13 +12,22 @@ from dpo_video.models.families.qwen import grid_features, grid_patches, grid_tok
 from dpo_video.models.positions import mrope_positions
 
 
-def _size(processor: VideoProcessor, num_frames: int, size: FrameSize, kwargs: Mapping[str, Any]) -> FrameSize:
-    """As Glm4vVideoProcessor.resize (transformers 5.23): `size` bounds the whole video's pixels, not a frame's."""
+def _size(
+    processor: VideoProcessor, num_frames: int, size: FrameSize, kwargs: Mapping[str, Any]
+) -> FrameSize:
+    """As Glm4vVideoProcessor.resize (transformers 5.23): `size` bounds the whole video's pixels,
+    not a frame's.
+    """
     edges = {**dict(processor.size), **kwargs.get("size", {})}
     height, width = smart_resize(
-        num_frames, size.height, size.width, temporal_factor=processor.temporal_patch_size,
-        factor=processor.patch_size * processor.merge_size, min_pixels=edges["shortest_edge"],
-        max_pixels=edges["longest_edge"])
+        num_frames,
+        size.height,
+        size.width,
+        temporal_factor=processor.temporal_patch_size,
+        factor=processor.patch_size * processor.merge_size,
+        min_pixels=edges["shortest_edge"],
+        max_pixels=edges["longest_edge"],
+    )
     return FrameSize(height, width)
 
 
@@ -30,8 +41,8 @@ GLM4V = Family(
     frames_per_step=2,
     position_axes=3,
     positions=mrope_positions,
-    # The template opens the next turn with it; the EOS, <|endoftext|>, ends no turn. Second-hand: the checkpoint stops
-    # at either, and ms-swift's template of GLM-4 ends an answer with this one.
+    # The template opens the next turn with it; the EOS, <|endoftext|>, ends no turn. Second-hand:
+    # the checkpoint stops at either, and ms-swift's template of GLM-4 ends an answer with this one.
     end_of_turn="<|user|>",
     frame_size=_size,
     video_tokens=grid_tokens,
@@ -39,7 +50,9 @@ GLM4V = Family(
     pixel_kwargs=pixel_bounds,
     per_clip_bounds=frozenset({"min", "max"}),
     formula="ceil(F/2) x (H/28) x (W/28), and a time stamp a pair of frames",
-    quirks="A clip's placeholders are the image token, `<|image|>`. Time stamps are cut to whole seconds. An answer "
-           "ends with `<|user|>`, not with the tokenizer's EOS. -Thinking writes its reasoning before the answer: all "
-           "of it is judged, and `generate.max_new_tokens` (256) cuts it. -9B-Base is no chat model.",
+    quirks="A clip's placeholders are the image token, `<|image|>`. Time stamps are cut to whole "
+    "seconds. An answer "
+    "ends with `<|user|>`, not with the tokenizer's EOS. -Thinking writes its reasoning before the "
+    "answer: all "
+    "of it is judged, and `generate.max_new_tokens` (256) cuts it. -9B-Base is no chat model.",
 )

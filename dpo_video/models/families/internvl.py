@@ -23,19 +23,27 @@ def _features(model: Model, inputs: Mapping[str, Tensor]) -> ClipFeatures:
     return ClipFeatures(out.pooler_output.flatten(0, 1))
 
 
-def _tokens(processor: VideoProcessor, config: PretrainedConfig, num_frames: int, size: FrameSize) -> int:
-    """As InternVLProcessor: image_seq_length is patches x downsample_ratio^2, from the size of the frames."""
-    return num_frames * int(whole_patches(size, config.vision_config.patch_size) * config.downsample_ratio**2)
+def _tokens(
+    processor: VideoProcessor, config: PretrainedConfig, num_frames: int, size: FrameSize
+) -> int:
+    """As InternVLProcessor: image_seq_length is patches x downsample_ratio^2, from the size of the
+    frames.
+    """
+    return num_frames * int(
+        whole_patches(size, config.vision_config.patch_size) * config.downsample_ratio**2
+    )
 
 
-def _with_class_token(processor: VideoProcessor, config: PretrainedConfig, num_frames: int, size: FrameSize) -> int:
+def _with_class_token(
+    processor: VideoProcessor, config: PretrainedConfig, num_frames: int, size: FrameSize
+) -> int:
     return num_frames * (whole_patches(size, config.vision_config.patch_size) + 1)
 
 
 INTERNVL = Family(
     name="internvl",
     title="InternVL 3 and 3.5 (OpenGVLab/InternVL3-1B-hf, -2B-, -8B-, -14B-, -38B-, -78B-hf, "
-          "OpenGVLab/InternVL3_5-1B-HF, -2B-, -4B-, -8B-, -14B-, -38B-HF)",
+    "OpenGVLab/InternVL3_5-1B-HF, -2B-, -4B-, -8B-, -14B-, -38B-HF)",
     features=_features,
     pack=pack_tensor,
     modality="image",
@@ -46,7 +54,9 @@ INTERNVL = Family(
     vision_patches=_with_class_token,
     pixel_kwargs=no_pixel_bounds,
     formula="F x (H/28) x (W/28)",
-    quirks="Its processor returns a video as images (`pixel_values`), a frame in one tile of 256 tokens at the "
-           "published 448 pixels, squeezed to a square without a crop. The prompt numbers the frames and tells no "
-           "times.",
+    quirks="Its processor returns a video as images (`pixel_values`), a frame in one tile of 256 "
+    "tokens at the "
+    "published 448 pixels, squeezed to a square without a crop. The prompt numbers the frames and "
+    "tells no "
+    "times.",
 )

@@ -7,7 +7,14 @@ from torch import Tensor
 from transformers import PretrainedConfig
 
 from dpo_video.core.errors import UserError
-from dpo_video.models.families.family import ClipFeatures, Family, FrameSize, Model, VideoProcessor, pack_list
+from dpo_video.models.families.family import (
+    ClipFeatures,
+    Family,
+    FrameSize,
+    Model,
+    VideoProcessor,
+    pack_list,
+)
 
 
 def _llava_features(model: Model, inputs: Mapping[str, Tensor]) -> ClipFeatures:
@@ -15,19 +22,26 @@ def _llava_features(model: Model, inputs: Mapping[str, Tensor]) -> ClipFeatures:
     return ClipFeatures(out.pooler_output[0])
 
 
-def _llava_size(processor: VideoProcessor, num_frames: int, size: FrameSize,
-                kwargs: Mapping[str, Any]) -> FrameSize:
+def _llava_size(
+    processor: VideoProcessor, num_frames: int, size: FrameSize, kwargs: Mapping[str, Any]
+) -> FrameSize:
     crop = processor.crop_size
     return FrameSize(crop["height"], crop["width"])
 
 
-def _llava_tokens(processor: VideoProcessor, config: PretrainedConfig, num_frames: int, size: FrameSize) -> int:
-    """As LlavaNextVideoProcessor.replace_video_token: stride-2 pooling leaves a quarter of the patches."""
+def _llava_tokens(
+    processor: VideoProcessor, config: PretrainedConfig, num_frames: int, size: FrameSize
+) -> int:
+    """As LlavaNextVideoProcessor.replace_video_token: stride-2 pooling leaves a quarter of the
+    patches.
+    """
     patch = config.vision_config.patch_size
     return num_frames * ((size.height // patch) * (size.width // patch) // 4)
 
 
-def _llava_patches(processor: VideoProcessor, config: PretrainedConfig, num_frames: int, size: FrameSize) -> int:
+def _llava_patches(
+    processor: VideoProcessor, config: PretrainedConfig, num_frames: int, size: FrameSize
+) -> int:
     patch = config.vision_config.patch_size
     return num_frames * ((size.height // patch) * (size.width // patch) + 1)
 
@@ -35,8 +49,11 @@ def _llava_patches(processor: VideoProcessor, config: PretrainedConfig, num_fram
 def _fixed_pixels(processor: VideoProcessor, least: int | None, most: int | None) -> dict[str, Any]:
     if least is not None or most is not None:
         crop = processor.crop_size
-        raise UserError(f"this model family resizes every frame to {crop['height']}x{crop['width']} pixels: leave out "
-                        "video.min_pixels and video.max_pixels, and use video.num_frames to save tokens")
+        raise UserError(
+            f"this model family resizes every frame to {crop['height']}x{crop['width']} pixels: "
+            f"leave out "
+            "video.min_pixels and video.max_pixels, and use video.num_frames to save tokens"
+        )
     return {}
 
 

@@ -32,12 +32,16 @@ def image_id(config: PretrainedConfig) -> int:
 
 
 def _class_tokens(config: PretrainedConfig) -> int:
-    """Return the tokens that the tower puts before the patches: CLIP has a class token, SigLIP has none."""
+    """Return the tokens that the tower puts before the patches: CLIP has a class token, SigLIP has
+    none.
+    """
     return int(config.vision_config.model_type == "clip_vision_model")
 
 
 def _kept_per_tile(config: PretrainedConfig, size: FrameSize) -> int:
-    """Return the tokens of one square: `default` leaves out the first of the tower's, `full` keeps all."""
+    """Return the tokens of one square: `default` leaves out the first of the tower's, `full` keeps
+    all.
+    """
     dropped = int(config.vision_feature_select_strategy == "default")
     return whole_patches(size, config.vision_config.patch_size) + _class_tokens(config) - dropped
 
@@ -47,18 +51,24 @@ def _llava_features(model: Model, inputs: Mapping[str, Tensor]) -> ClipFeatures:
     return ClipFeatures(torch.cat(list(out.pooler_output)))
 
 
-def _llava_tokens(processor: VideoProcessor, config: PretrainedConfig, num_frames: int, size: FrameSize) -> int:
+def _llava_tokens(
+    processor: VideoProcessor, config: PretrainedConfig, num_frames: int, size: FrameSize
+) -> int:
     return num_frames * _kept_per_tile(config, size)
 
 
-def _llava_patches(processor: VideoProcessor, config: PretrainedConfig, num_frames: int, size: FrameSize) -> int:
-    return num_frames * (whole_patches(size, config.vision_config.patch_size) + _class_tokens(config))
+def _llava_patches(
+    processor: VideoProcessor, config: PretrainedConfig, num_frames: int, size: FrameSize
+) -> int:
+    return num_frames * (
+        whole_patches(size, config.vision_config.patch_size) + _class_tokens(config)
+    )
 
 
 LLAVA = Family(
     name="llava",
     title="LLaVA-1.5 and LLaVA-NeXT-Interleave (llava-hf/llava-1.5-7b-hf, -13b-hf, "
-          "llava-hf/llava-interleave-qwen-0.5b-hf, -7b-hf, -7b-dpo-hf)",
+    "llava-hf/llava-interleave-qwen-0.5b-hf, -7b-hf, -7b-dpo-hf)",
     features=_llava_features,
     pack=pack_list,
     modality="image",
@@ -71,9 +81,11 @@ LLAVA = Family(
     vision_patches=_llava_patches,
     pixel_kwargs=no_pixel_bounds,
     formula="F x (H/14) x (W/14)",
-    quirks="Frames are images, one after another, without times. LLaVA-1.5 takes 576 tokens a frame in a context of "
-           "4,096 and was trained on single images: use few frames. LLaVA-NeXT-Interleave takes 729 a frame in 32,768 "
-           "and was trained on frames.",
+    quirks="Frames are images, one after another, without times. LLaVA-1.5 takes 576 tokens a "
+    "frame in a context of "
+    "4,096 and was trained on single images: use few frames. LLaVA-NeXT-Interleave takes 729 a "
+    "frame in 32,768 "
+    "and was trained on frames.",
 )
 
 
@@ -82,26 +94,38 @@ def _next_features(model: Model, inputs: Mapping[str, Tensor]) -> ClipFeatures:
     return ClipFeatures(torch.cat(list(out.pooler_output)))
 
 
-def _next_size(processor: VideoProcessor, num_frames: int, size: FrameSize, kwargs: Mapping[str, Any]) -> FrameSize:
-    """Return the size on disk: tiles are cut from it, and its shape decides how many tokens stay."""
+def _next_size(
+    processor: VideoProcessor, num_frames: int, size: FrameSize, kwargs: Mapping[str, Any]
+) -> FrameSize:
+    """Return the size on disk: tiles are cut from it, and its shape decides how many tokens
+    stay.
+    """
     return size
 
 
 def _tile_grid(processor: VideoProcessor, size: FrameSize) -> tuple[FrameSize, int, int]:
     """Return the size of a tile, and the rows and columns of tiles that fit a frame best."""
     tile = square_size(processor, 1, size, {})
-    height, width = select_best_resolution((size.height, size.width), processor.image_grid_pinpoints)
+    height, width = select_best_resolution(
+        (size.height, size.width), processor.image_grid_pinpoints
+    )
     return tile, height // tile.height, width // tile.width
 
 
-def _next_tokens(processor: VideoProcessor, config: PretrainedConfig, num_frames: int, size: FrameSize) -> int:
-    """As LlavaNextProcessor._get_number_of_features: the whole frame, and its tiles without what pads them.
+def _next_tokens(
+    processor: VideoProcessor, config: PretrainedConfig, num_frames: int, size: FrameSize
+) -> int:
+    """As LlavaNextProcessor._get_number_of_features: the whole frame, and its tiles without what
+    pads them.
 
     Every row of patches in the tiled picture ends with a newline token.
     """
     tile, rows, columns = _tile_grid(processor, size)
     patch = config.vision_config.patch_size
-    high, wide = tile.height // patch * rows, tile.width // patch * columns  # patches of the tiled picture
+    high, wide = (
+        tile.height // patch * rows,
+        tile.width // patch * columns,
+    )  # patches of the tiled picture
     if size.width / size.height > wide / high:
         high -= (high - int(round(size.height * (wide / size.width), 7))) // 2 * 2
     else:
@@ -109,15 +133,18 @@ def _next_tokens(processor: VideoProcessor, config: PretrainedConfig, num_frames
     return num_frames * (_kept_per_tile(config, tile) + high * wide + high)
 
 
-def _next_patches(processor: VideoProcessor, config: PretrainedConfig, num_frames: int, size: FrameSize) -> int:
+def _next_patches(
+    processor: VideoProcessor, config: PretrainedConfig, num_frames: int, size: FrameSize
+) -> int:
     tile, rows, columns = _tile_grid(processor, size)
     return _llava_patches(processor, config, num_frames * (rows * columns + 1), tile)
 
 
 LLAVA_NEXT = Family(
     name="llava_next",
-    title="LLaVA-NeXT / 1.6 (llava-hf/llava-v1.6-mistral-7b-hf, -vicuna-7b-hf, -vicuna-13b-hf, -34b-hf, "
-          "llava-hf/llama3-llava-next-8b-hf, llava-hf/llava-next-72b-hf)",
+    title="LLaVA-NeXT / 1.6 (llava-hf/llava-v1.6-mistral-7b-hf, -vicuna-7b-hf, -vicuna-13b-hf, "
+    "-34b-hf, "
+    "llava-hf/llama3-llava-next-8b-hf, llava-hf/llava-next-72b-hf)",
     features=_next_features,
     pack=pack_list,
     modality="image",
@@ -129,8 +156,11 @@ LLAVA_NEXT = Family(
     video_tokens=_next_tokens,
     vision_patches=_next_patches,
     pixel_kwargs=no_pixel_bounds,
-    formula="F x (576 + those of the tiles that hold the frame, 24 x 24 a tile + 1 a row of patches, without padding)",
-    quirks="Frames are images, one after another, without times, and each is cut into tiles: 1,948 tokens for one of "
-           "1280 x 720 and up to 2,928, so that a context of 4,096 (vicuna) holds one or two. For video use "
-           "LLaVA-NeXT-Video, or the Mistral checkpoint with its 32,768.",
+    formula="F x (576 + those of the tiles that hold the frame, 24 x 24 a tile + 1 a row of "
+    "patches, without padding)",
+    quirks="Frames are images, one after another, without times, and each is cut into tiles: 1,948 "
+    "tokens for one of "
+    "1280 x 720 and up to 2,928, so that a context of 4,096 (vicuna) holds one or two. For video "
+    "use "
+    "LLaVA-NeXT-Video, or the Mistral checkpoint with its 32,768.",
 )

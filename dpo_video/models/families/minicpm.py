@@ -20,11 +20,15 @@ from dpo_video.models.families.family import (
 
 
 def _features(model: Model, inputs: Mapping[str, Tensor]) -> ClipFeatures:
-    out = model.get_video_features(inputs["pixel_values_videos"], inputs["target_sizes_videos"], return_dict=True)
+    out = model.get_video_features(
+        inputs["pixel_values_videos"], inputs["target_sizes_videos"], return_dict=True
+    )
     return ClipFeatures(torch.cat(list(out.pooler_output)))
 
 
-def _size(processor: VideoProcessor, num_frames: int, size: FrameSize, kwargs: Mapping[str, Any]) -> FrameSize:
+def _size(
+    processor: VideoProcessor, num_frames: int, size: FrameSize, kwargs: Mapping[str, Any]
+) -> FrameSize:
     """Return the size on disk: it decides the slices, and each slice has a size of its own."""
     return size
 
@@ -32,12 +36,20 @@ def _size(processor: VideoProcessor, num_frames: int, size: FrameSize, kwargs: M
 def _parts(processor: VideoProcessor, size: FrameSize) -> Iterator[FrameSize]:
     """Yield the sizes of what a frame becomes: the whole of it, then its slices.
 
-    As MiniCPMV4_6VideoProcessor.resize_and_split_patches (transformers 5.23), by the processor's own arithmetic.
+    As MiniCPMV4_6VideoProcessor.resize_and_split_patches (transformers 5.23), by the processor's
+    own arithmetic.
     """
     frame, most = (size.height, size.width), processor.scale_resolution
-    grid = processor.get_sliced_grid(frame, processor.max_slice_nums, most) if processor.slice_mode else None
-    common = {"scale_resolution": most, "patch_size": processor.patch_size,
-              "downsample_mode": processor.downsample_mode}
+    grid = (
+        processor.get_sliced_grid(frame, processor.max_slice_nums, most)
+        if processor.slice_mode
+        else None
+    )
+    common = {
+        "scale_resolution": most,
+        "patch_size": processor.patch_size,
+        "downsample_mode": processor.downsample_mode,
+    }
     yield FrameSize(*processor.find_best_resize(frame, allow_upscale=grid is None, **common))
     if grid is not None:
         height, width = processor.get_refine_size(frame, grid, allow_upscale=True, **common)
@@ -46,17 +58,26 @@ def _parts(processor: VideoProcessor, size: FrameSize) -> Iterator[FrameSize]:
             yield FrameSize(height // rows, width // columns)
 
 
-def _tokens(processor: VideoProcessor, config: PretrainedConfig, num_frames: int, size: FrameSize) -> int:
+def _tokens(
+    processor: VideoProcessor, config: PretrainedConfig, num_frames: int, size: FrameSize
+) -> int:
     merged = 4 if processor.downsample_mode == "4x" else 16
-    return num_frames * sum(whole_patches(part, processor.patch_size) // merged for part in _parts(processor, size))
+    return num_frames * sum(
+        whole_patches(part, processor.patch_size) // merged for part in _parts(processor, size)
+    )
 
 
-def _patches(processor: VideoProcessor, config: PretrainedConfig, num_frames: int, size: FrameSize) -> int:
-    return num_frames * sum(whole_patches(part, processor.patch_size) for part in _parts(processor, size))
+def _patches(
+    processor: VideoProcessor, config: PretrainedConfig, num_frames: int, size: FrameSize
+) -> int:
+    return num_frames * sum(
+        whole_patches(part, processor.patch_size) for part in _parts(processor, size)
+    )
 
 
 def _pixels(processor: VideoProcessor, least: int | None, most: int | None) -> dict[str, Any]:
-    # With stacking on, the processor takes the last frames of a clip for extra ones between the others, and tiles them.
+    # With stacking on, the processor takes the last frames of a clip for extra ones between the
+    # others, and tiles them.
     return {**no_pixel_bounds(processor, least, most), "stack_frames": 1}
 
 
@@ -72,8 +93,11 @@ MINICPMV4_6 = Family(
     vision_patches=_patches,
     pixel_kwargs=_pixels,
     formula="F x (H/56) x (W/56), of the frame at 448 x 448 or so and of each of its slices",
-    quirks="Three of four layers of its language model are recurrent and read one token after another, whatever an "
-           "attention mask says: a shared prefix would leak the chosen answer into the rejected one, so every answer "
-           "runs with its own copy of the clip. Large frames are cut into up to 9 slices of 448 x 448 or so: one of "
-           "1280 x 720 takes 444 tokens, one of 320 x 240 takes 63. Frames carry no times.",
+    quirks="Three of four layers of its language model are recurrent and read one token after "
+    "another, whatever an "
+    "attention mask says: a shared prefix would leak the chosen answer into the rejected one, so "
+    "every answer "
+    "runs with its own copy of the clip. Large frames are cut into up to 9 slices of 448 x 448 or "
+    "so: one of "
+    "1280 x 720 takes 444 tokens, one of 320 x 240 takes 63. Frames carry no times.",
 )

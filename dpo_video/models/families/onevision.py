@@ -23,20 +23,27 @@ def _features(model: Model, inputs: Mapping[str, Tensor]) -> ClipFeatures:
     return ClipFeatures(out.pooler_output[0])
 
 
-def _tokens(processor: VideoProcessor, config: PretrainedConfig, num_frames: int, size: FrameSize) -> int:
-    """As LlavaOnevisionProcessor.replace_video_token, its `num_image_tokens` taken from the tower's grid."""
+def _tokens(
+    processor: VideoProcessor, config: PretrainedConfig, num_frames: int, size: FrameSize
+) -> int:
+    """As LlavaOnevisionProcessor.replace_video_token, its `num_image_tokens` taken from the tower's
+    grid.
+    """
     side = math.ceil(config.vision_config.image_size // config.vision_config.patch_size / 2)
     return num_frames * side * side + 1
 
 
-def _patches(processor: VideoProcessor, config: PretrainedConfig, num_frames: int, size: FrameSize) -> int:
+def _patches(
+    processor: VideoProcessor, config: PretrainedConfig, num_frames: int, size: FrameSize
+) -> int:
     patch = config.vision_config.patch_size
     return num_frames * (size.height // patch) * (size.width // patch)
 
 
 LLAVA_ONEVISION = Family(
     name="llava_onevision",
-    title="LLaVA-OneVision (llava-hf/llava-onevision-qwen2-0.5b-ov-hf, -7b-ov-hf, -7b-ov-chat-hf, -72b-ov-hf)",
+    title="LLaVA-OneVision (llava-hf/llava-onevision-qwen2-0.5b-ov-hf, -7b-ov-hf, -7b-ov-chat-hf, "
+    "-72b-ov-hf)",
     features=_features,
     pack=pack_tensor,
     frame_size=square_size,

@@ -20,19 +20,27 @@ from dpo_video.models.families.family import (
 
 def _features(model: Model, inputs: Mapping[str, Tensor]) -> ClipFeatures:
     """Return the features of frames, which the model takes as tiles of one image."""
-    out = model.model.get_image_features(pixel_values=inputs["pixel_values_videos"], return_dict=True)
+    out = model.model.get_image_features(
+        pixel_values=inputs["pixel_values_videos"], return_dict=True
+    )
     return ClipFeatures(out.pooler_output.flatten(0, 1))
 
 
-def _tokens(processor: VideoProcessor, config: PretrainedConfig, num_frames: int, size: FrameSize) -> int:
+def _tokens(
+    processor: VideoProcessor, config: PretrainedConfig, num_frames: int, size: FrameSize
+) -> int:
     """As PerceptionLMProcessor.replace_video_token; the projector pools by the same ratio."""
     step = _patch(config) * config.projector_pooling_ratio
     return num_frames * (size.height // step) * (size.width // step)
 
 
-def _patches(processor: VideoProcessor, config: PretrainedConfig, num_frames: int, size: FrameSize) -> int:
-    return num_frames * ((size.height // _patch(config)) * (size.width // _patch(config))
-                         + bool(config.vision_use_cls_token))
+def _patches(
+    processor: VideoProcessor, config: PretrainedConfig, num_frames: int, size: FrameSize
+) -> int:
+    return num_frames * (
+        (size.height // _patch(config)) * (size.width // _patch(config))
+        + bool(config.vision_use_cls_token)
+    )
 
 
 def _patch(config: PretrainedConfig) -> int:
@@ -42,10 +50,15 @@ def _patch(config: PretrainedConfig) -> int:
 
 
 def _tower(config: PretrainedConfig) -> Tower:
-    """Return the tower's sizes; timm's default is an MLP four times as wide as the residual stream."""
+    """Return the tower's sizes; timm's default is an MLP four times as wide as the residual
+    stream.
+    """
     tower = config.vision_config.model_args
-    return Tower(width=tower["embed_dim"], inner=round(tower["embed_dim"] * tower.get("mlp_ratio", 4)),
-                 patch=_patch(config))
+    return Tower(
+        width=tower["embed_dim"],
+        inner=round(tower["embed_dim"] * tower.get("mlp_ratio", 4)),
+        patch=_patch(config),
+    )
 
 
 PERCEPTION_LM = Family(
@@ -59,5 +72,6 @@ PERCEPTION_LM = Family(
     vision_patches=_patches,
     pixel_kwargs=no_pixel_bounds,
     formula="F x (H/14 / 2) x (W/14 / 2)",
-    quirks="Needs the package timm: `pip install dpo-video[families]`. Every frame is squeezed to a square.",
+    quirks="Needs the package timm: `pip install dpo-video[families]`. Every frame is squeezed to "
+    "a square.",
 )

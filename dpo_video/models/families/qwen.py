@@ -14,36 +14,58 @@ from transformers.models.qwen3_vl.video_processing_qwen3_vl import smart_resize 
 from transformers.utils.generic import ModelOutput
 
 from dpo_video.core.errors import UserError
-from dpo_video.models.families.family import ClipFeatures, Family, FrameSize, Model, Tower, VideoProcessor, pack_list
+from dpo_video.models.families.family import (
+    ClipFeatures,
+    Family,
+    FrameSize,
+    Model,
+    Tower,
+    VideoProcessor,
+    pack_list,
+)
 from dpo_video.models.positions import install_mrope_rule, mrope_positions
 
 
 def grid_features(model: Model, inputs: Mapping[str, Tensor]) -> ClipFeatures:
     """Return the features of a clip whose patches come with the size of their grid."""
-    out = model.get_video_features(inputs["pixel_values_videos"], inputs["video_grid_thw"], return_dict=True)
+    out = model.get_video_features(
+        inputs["pixel_values_videos"], inputs["video_grid_thw"], return_dict=True
+    )
     return ClipFeatures(torch.cat(list(out.pooler_output)))
 
 
-def _qwen_size(processor: VideoProcessor, num_frames: int, size: FrameSize, kwargs: Mapping[str, Any]) -> FrameSize:
-    """As Qwen2VLVideoProcessor.resize (transformers 5.23), with its cap over the whole video where that is on."""
+def _qwen_size(
+    processor: VideoProcessor, num_frames: int, size: FrameSize, kwargs: Mapping[str, Any]
+) -> FrameSize:
+    """As Qwen2VLVideoProcessor.resize (transformers 5.23), with its cap over the whole video where
+    that is on.
+    """
     factor = processor.patch_size * processor.merge_size
     edges = {**dict(processor.size), **kwargs.get("size", {})}
     least, most = edges["shortest_edge"], edges["longest_edge"]
     if kwargs["cap_pixels_per_frame"]:
         total = int(processor.max_video_tokens * factor * factor * 0.9)
-        most = max(min(most, total * processor.temporal_patch_size // num_frames), int(least * 1.05))
+        most = max(
+            min(most, total * processor.temporal_patch_size // num_frames), int(least * 1.05)
+        )
     height, width = smart_resize(size.height, size.width, factor, min_pixels=least, max_pixels=most)
     return FrameSize(height, width)
 
 
-def grid_tokens(processor: VideoProcessor, config: PretrainedConfig, num_frames: int, size: FrameSize) -> int:
+def grid_tokens(
+    processor: VideoProcessor, config: PretrainedConfig, num_frames: int, size: FrameSize
+) -> int:
     """Return the tokens of a grid: its patches, merged by `merge_size` on each side."""
     patches = grid_patches(processor, config, num_frames, size)
     return patches // processor.merge_size**2
 
 
-def grid_patches(processor: VideoProcessor, config: PretrainedConfig, num_frames: int, size: FrameSize) -> int:
-    """Return the patches of a grid; the last frame is repeated where the tower takes several at a time."""
+def grid_patches(
+    processor: VideoProcessor, config: PretrainedConfig, num_frames: int, size: FrameSize
+) -> int:
+    """Return the patches of a grid; the last frame is repeated where the tower takes several at a
+    time.
+    """
     groups = math.ceil(num_frames / processor.temporal_patch_size)
     return groups * (size.height // processor.patch_size) * (size.width // processor.patch_size)
 
@@ -52,47 +74,79 @@ def pixel_bounds(processor: VideoProcessor, least: int | None, most: int | None)
     """Return the processor's `size` for bounds on pixels, in the processor's own unit."""
     if least is None and most is None:
         return {}
-    size = {"shortest_edge": least or processor.size["shortest_edge"],
-            "longest_edge": most or processor.size["longest_edge"]}
+    size = {
+        "shortest_edge": least or processor.size["shortest_edge"],
+        "longest_edge": most or processor.size["longest_edge"],
+    }
     if size["shortest_edge"] > size["longest_edge"]:
-        raise UserError(f"video.min_pixels is {size['shortest_edge']} and video.max_pixels {size['longest_edge']} "
-                        "(an unset one is the checkpoint's): the least must not be above the most. Set both")
+        raise UserError(
+            f"video.min_pixels is {size['shortest_edge']} and video.max_pixels "
+            f"{size['longest_edge']} "
+            "(an unset one is the checkpoint's): the least must not be above the most. Set both"
+        )
     return {"size": size}
 
 
-def _capped_bounds(processor: VideoProcessor, least: int | None, most: int | None) -> dict[str, Any]:
-    # An unset cap_pixels_per_frame warns once a process that its default will change; our cap is video.max_tokens.
-    return {"cap_pixels_per_frame": bool(processor.cap_pixels_per_frame), **pixel_bounds(processor, least, most)}
+def _capped_bounds(
+    processor: VideoProcessor, least: int | None, most: int | None
+) -> dict[str, Any]:
+    # An unset cap_pixels_per_frame warns once a process that its default will change; our cap is
+    # video.max_tokens.
+    return {
+        "cap_pixels_per_frame": bool(processor.cap_pixels_per_frame),
+        **pixel_bounds(processor, least, most),
+    }
 
 
 def _qwen3_features(model: Model, inputs: Mapping[str, Tensor]) -> ClipFeatures:
-    out = model.get_video_features(inputs["pixel_values_videos"], inputs["video_grid_thw"], return_dict=True)
-    return ClipFeatures(torch.cat(list(out.pooler_output)),
-                        tuple(torch.cat(list(layer)) for layer in out.deepstack_features))
+    out = model.get_video_features(
+        inputs["pixel_values_videos"], inputs["video_grid_thw"], return_dict=True
+    )
+    return ClipFeatures(
+        torch.cat(list(out.pooler_output)),
+        tuple(torch.cat(list(layer)) for layer in out.deepstack_features),
+    )
 
 
 def _qwen3_pack(clips: Sequence[ClipFeatures]) -> ModelOutput:
-    """Return features as lists with one tensor per clip, those of deeper layers too: without these logits are wrong."""
+    """Return features as lists with one tensor per clip, those of deeper layers too: without these
+    logits are wrong.
+    """
     deep: Any = [list(layer) for layer in zip(*(clip.layers for clip in clips), strict=True)]
     return BaseModelOutputWithDeepstackFeatures(**pack_list(clips), deepstack_features=deep)
 
 
-def _qwen3_size(processor: VideoProcessor, num_frames: int, size: FrameSize, kwargs: Mapping[str, Any]) -> FrameSize:
-    """As Qwen3VLVideoProcessor.resize (transformers 5.23): `size` bounds the whole video's pixels, not a frame's."""
+def _qwen3_size(
+    processor: VideoProcessor, num_frames: int, size: FrameSize, kwargs: Mapping[str, Any]
+) -> FrameSize:
+    """As Qwen3VLVideoProcessor.resize (transformers 5.23): `size` bounds the whole video's pixels,
+    not a frame's.
+    """
     factor = processor.patch_size * processor.merge_size
     edges = {**dict(processor.size), **kwargs.get("size", {})}
     least, most = edges["shortest_edge"], edges["longest_edge"]
     if kwargs["cap_pixels_per_frame"]:
-        frame = max(min(processor.max_video_tokens * factor * factor, most // num_frames), int(least * 1.05))
+        frame = max(
+            min(processor.max_video_tokens * factor * factor, most // num_frames), int(least * 1.05)
+        )
         most = frame * num_frames
-    height, width = smart_resize_3d(num_frames, size.height, size.width, temporal_factor=processor.temporal_patch_size,
-                                    factor=factor, min_pixels=least, max_pixels=most)
+    height, width = smart_resize_3d(
+        num_frames,
+        size.height,
+        size.width,
+        temporal_factor=processor.temporal_patch_size,
+        factor=factor,
+        min_pixels=least,
+        max_pixels=most,
+    )
     return FrameSize(height, width)
 
 
 def _qwen2_tower(config: PretrainedConfig) -> Tower:
     vision = config.vision_config
-    return Tower(width=vision.embed_dim, inner=vision.mlp_ratio * vision.embed_dim, patch=vision.patch_size)
+    return Tower(
+        width=vision.embed_dim, inner=vision.mlp_ratio * vision.embed_dim, patch=vision.patch_size
+    )
 
 
 QWEN2_5_VL = Family(
@@ -110,8 +164,9 @@ QWEN2_5_VL = Family(
     vision_patches=grid_patches,
     pixel_kwargs=_capped_bounds,
     formula="ceil(F/2) x (H/28) x (W/28)",
-    quirks="Text after a clip stands above its last time step (`model.positions: checkpoint`); transformers >= 5.3 "
-           "puts it among the steps of a long clip.",
+    quirks="Text after a clip stands above its last time step (`model.positions: checkpoint`); "
+    "transformers >= 5.3 "
+    "puts it among the steps of a long clip.",
 )
 QWEN2_VL = replace(
     QWEN2_5_VL,
@@ -119,8 +174,9 @@ QWEN2_VL = replace(
     title="Qwen2-VL (Qwen/Qwen2-VL-2B-Instruct, -7B-, -72B-)",
     clip_inputs=("video_grid_thw",),
     tower=_qwen2_tower,
-    quirks="Positions as Qwen2.5-VL's, but time is counted in pairs of frames: the model is not told how far apart "
-           "frames are.",
+    quirks="Positions as Qwen2.5-VL's, but time is counted in pairs of frames: the model is not "
+    "told how far apart "
+    "frames are.",
 )
 QWEN3_VL = replace(
     QWEN2_5_VL,
@@ -133,7 +189,9 @@ QWEN3_VL = replace(
     frame_size=_qwen3_size,
     per_clip_bounds=frozenset({"min", "max"}),
     formula="ceil(F/2) x (H/32) x (W/32), and a time stamp a pair of frames",
-    quirks="The checkpoint's own bounds on pixels hold for all of a clip's frames together: more frames are smaller. "
-           "Features also enter early layers of the language model. The prompt keeps an outer pair of vision marks, as "
-           "transformers >= 5.10 and vLLM with it have them; at release there was none.",
+    quirks="The checkpoint's own bounds on pixels hold for all of a clip's frames together: more "
+    "frames are smaller. "
+    "Features also enter early layers of the language model. The prompt keeps an outer pair of "
+    "vision marks, as "
+    "transformers >= 5.10 and vLLM with it have them; at release there was none.",
 )

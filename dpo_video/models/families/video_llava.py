@@ -21,18 +21,27 @@ from dpo_video.models.families.family import (
 
 
 def _features(model: Model, inputs: Mapping[str, Tensor]) -> ClipFeatures:
-    # The generation class forwards get_image_features to its model, and has no get_video_features (transformers 5.23).
+    # The generation class forwards get_image_features to its model, and has no get_video_features
+    # (transformers 5.23).
     out = model.model.get_video_features(inputs["pixel_values_videos"], return_dict=True)
     return ClipFeatures(out.pooler_output.flatten(0, 1))
 
 
 def _pack(clips: Sequence[ClipFeatures]) -> ModelOutput:
-    """Return features as one tensor (1, N, D): the model words its check of their number with both axes."""
-    return BaseModelOutputWithPooling(pooler_output=torch.cat([clip.embeddings for clip in clips])[None])
+    """Return features as one tensor (1, N, D): the model words its check of their number with both
+    axes.
+    """
+    return BaseModelOutputWithPooling(
+        pooler_output=torch.cat([clip.embeddings for clip in clips])[None]
+    )
 
 
-def _tokens(processor: VideoProcessor, config: PretrainedConfig, num_frames: int, size: FrameSize) -> int:
-    """As VideoLlavaProcessor.replace_video_token: video keeps the class token, whatever is selected for images."""
+def _tokens(
+    processor: VideoProcessor, config: PretrainedConfig, num_frames: int, size: FrameSize
+) -> int:
+    """As VideoLlavaProcessor.replace_video_token: video keeps the class token, whatever is selected
+    for images.
+    """
     return num_frames * (whole_patches(size, config.vision_config.patch_size) + 1)
 
 
@@ -46,7 +55,9 @@ VIDEO_LLAVA = Family(
     vision_patches=_tokens,
     pixel_kwargs=no_pixel_bounds,
     formula="F x ((H/14) x (W/14) + 1)",
-    quirks="Frames are cropped to a square and cost 257 tokens each at the published 224 pixels, so that 8 frames, "
-           "what it was trained with, fill half of its 4,096 tokens. It has a tower for images and another for video; "
-           "only the latter is used.",
+    quirks="Frames are cropped to a square and cost 257 tokens each at the published 224 pixels, "
+    "so that 8 frames, "
+    "what it was trained with, fill half of its 4,096 tokens. It has a tower for images and "
+    "another for video; "
+    "only the latter is used.",
 )

@@ -1,4 +1,5 @@
-"""Rows of a batch run as trees: what rows of a clip have in common goes through the language model once.
+"""Rows of a batch run as trees: what rows of a clip have in common goes through the language model
+once.
 
 R rows, T tokens of the longest, N tokens of the packed sequence, S scored tokens, D hidden size.
 """
@@ -20,7 +21,13 @@ from dpo_video.models.families import ClipFeatures, Family
 from dpo_video.models.features import pack_features
 from dpo_video.models.load import Policy
 from dpo_video.train.forward import Engine, Fused, rows_engine
-from dpo_video.train.shared_prefix.attention import OVER, dense_mask, install_tree_attention, own_attention, tree_plan
+from dpo_video.train.shared_prefix.attention import (
+    OVER,
+    dense_mask,
+    install_tree_attention,
+    own_attention,
+    tree_plan,
+)
 from dpo_video.train.shared_prefix.tree import IntArray, Packing, pack_rows
 
 log = logging.getLogger(__name__)
@@ -46,7 +53,8 @@ class Scored:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _AnswerStates:
-    """Stands for the bare model inside TRL's fused forward, which then scores the answers' tokens and no other.
+    """Stands for the bare model inside TRL's fused forward, which then scores the answers' tokens
+    and no other.
 
     TRL asks it for the backbone's states and for the head (trl/trainer/utils.py:1617-1624, 1.16).
     """
@@ -64,17 +72,20 @@ class _AnswerStates:
         return self.model.get_output_embeddings()
 
 
-def shared_prefix_engine(fused: Fused, *, family: Family, rows: Sequence[Row], dense: bool = False,
-                         **batch: Any) -> FusedCausalLMOutput:
+def shared_prefix_engine(
+    fused: Fused, *, family: Family, rows: Sequence[Row], dense: bool = False, **batch: Any
+) -> FusedCausalLMOutput:
     """Run the rows of each clip as one tree: video, questions, answers; equal rows once.
 
-    Log-probs and gradients are those of `rows_engine` up to rounding. A mixture of experts' balance loss counts each
-    packed token once, where rows count a shared token in every row.
+    Log-probs and gradients are those of `rows_engine` up to rounding. A mixture of experts' balance
+    loss counts each packed token once, where rows count a shared token in every row.
 
     Args:
         dense: attend with one mask of N x N, the slow reference.
     """
-    assert isinstance(fused, MethodType), "TRL's add_fused_lm_head binds its forward to the bare model"
+    assert isinstance(fused, MethodType), (
+        "TRL's add_fused_lm_head binds its forward to the bare model"
+    )
     model: Any = fused.__self__
     types = batch.pop("mm_token_type_ids", None)
     batch = {name: value for name, value in batch.items() if name not in family.clip_inputs}
@@ -89,17 +100,27 @@ def shared_prefix_engine(fused: Fused, *, family: Family, rows: Sequence[Row], d
         types = types.flatten()[source][None]  # (1, N)
         block, batch["mm_token_type_ids"] = (types[0] == family.block_type).cpu(), types
     plan = tree_plan(packing.segments, device=ids.device, block=block)
-    # A mask of four axes passes through transformers as it is. With a plan nothing reads it: it is empty, so that an
-    # attention function that knows no plan stops on its shape.
-    attend = ({"attention_mask": dense_mask(plan).to(ids.device)} if dense
-              else {"attention_mask": torch.empty(1, 1, 0, 0, device=ids.device), "tree_plan": plan})
+    # A mask of four axes passes through transformers as it is. With a plan nothing reads it: it is
+    # empty, so that an attention function that knows no plan stops on its shape.
+    attend = (
+        {"attention_mask": dense_mask(plan).to(ids.device)}
+        if dense
+        else {"attention_mask": torch.empty(1, 1, 0, 0, device=ids.device), "tree_plan": plan}
+    )
     install_tree_attention(model.get_decoder())
     packed_positions = positions.flatten(1)[:, source][:, None]  # (axes, 1, N)
     output = fused.__func__(
-        _AnswerStates(model, scored.states), input_ids=ids.flatten()[source][None], shift_labels=scored.labels[None],
-        position_ids=packed_positions if family.position_axes == 3 else packed_positions[0], fused_lm_head=True,
-        mm_encoder_outputs=pack_features(family, _packed_features(packing, tokens, rows, family, model.config)),
-        **attend, **batch)
+        _AnswerStates(model, scored.states),
+        input_ids=ids.flatten()[source][None],
+        shift_labels=scored.labels[None],
+        position_ids=packed_positions if family.position_axes == 3 else packed_positions[0],
+        fused_lm_head=True,
+        mm_encoder_outputs=pack_features(
+            family, _packed_features(packing, tokens, rows, family, model.config)
+        ),
+        **attend,
+        **batch,
+    )
     return _unpacked(output, scored)
 
 
@@ -118,18 +139,26 @@ def _clips(rows: Sequence[Row]) -> list[int]:
 
 
 def _source(packing: Packing, width: int) -> Tensor:
-    """Return (N,) where each packed token stands among the R x T tokens of the batch, row by row."""
-    return torch.cat([torch.arange(segment.row * width + segment.start, segment.row * width + segment.stop)
-                      for segment in packing.segments])
+    """Return (N,) where each packed token stands among the R x T tokens of the batch, row by
+    row.
+    """
+    return torch.cat(
+        [
+            torch.arange(segment.row * width + segment.start, segment.row * width + segment.stop)
+            for segment in packing.segments
+        ]
+    )
 
 
 def _scored(packing: Packing, labels: Tensor) -> Scored:
-    """Return what is scored: a token of an answer is one place of the tree, whatever rows it stands in."""
+    """Return what is scored: a token of an answer is one place of the tree, whatever rows it stands
+    in.
+    """
     wanted = labels[:, 1:].cpu().numpy()  # (R, T - 1)
     mask = wanted != IGNORED
     places = np.zeros(labels.shape, dtype=np.int64)  # (R, T) in the packed sequence
     for row, its in enumerate(packing.places):
-        places[row, :len(its)] = its
+        places[row, : len(its)] = its
     _, first, inverse = np.unique(places[:, 1:][mask], return_index=True, return_inverse=True)
     index = np.zeros_like(wanted)
     index[mask] = inverse
@@ -138,8 +167,13 @@ def _scored(packing: Packing, labels: Tensor) -> Scored:
     return Scored(states=on_device[0], labels=on_device[1], index=on_device[2], mask=on_device[3])
 
 
-def _packed_features(packing: Packing, tokens: Sequence[IntArray], rows: Sequence[Row], family: Family,
-                     config: PretrainedConfig) -> list[ClipFeatures]:
+def _packed_features(
+    packing: Packing,
+    tokens: Sequence[IntArray],
+    rows: Sequence[Row],
+    family: Family,
+    config: PretrainedConfig,
+) -> list[ClipFeatures]:
     """Return the features of the packed sequence's placeholders, segment by segment.
 
     A clip stands in its tree once, unless questions come before it: then each of them has it again.
@@ -147,20 +181,31 @@ def _packed_features(packing: Packing, tokens: Sequence[IntArray], rows: Sequenc
     placeholder = family.placeholder(config)
     parts = []
     for segment in packing.segments:
-        holes = tokens[segment.row][:segment.stop, 0] == placeholder
-        begin, end = int(holes[:segment.start].sum()), int(holes.sum())
+        holes = tokens[segment.row][: segment.stop, 0] == placeholder
+        begin, end = int(holes[: segment.start].sum()), int(holes.sum())
         if begin < end:
             clip = rows[segment.row].features
-            parts.append(ClipFeatures(clip.embeddings[begin:end], tuple(layer[begin:end] for layer in clip.layers)))
+            parts.append(
+                ClipFeatures(
+                    clip.embeddings[begin:end], tuple(layer[begin:end] for layer in clip.layers)
+                )
+            )
     return parts
 
 
 def _unpacked(output: FusedCausalLMOutput, scored: Scored) -> FusedCausalLMOutput:
     """Return per-token results (1, S) as TRL's rows (R, T - 1), 0 where nothing is scored."""
-    fields = {name: output[name][0][scored.index].masked_fill(~scored.mask, 0) for name in PER_TOKEN
-              if output.get(name) is not None}
-    return FusedCausalLMOutput(loss=-fields["log_probs"].sum() / scored.mask.sum().clamp(min=1), **fields,
-                               label_mask=scored.mask, aux_loss=output.aux_loss)
+    fields = {
+        name: output[name][0][scored.index].masked_fill(~scored.mask, 0)
+        for name in PER_TOKEN
+        if output.get(name) is not None
+    }
+    return FusedCausalLMOutput(
+        loss=-fields["log_probs"].sum() / scored.mask.sum().clamp(min=1),
+        **fields,
+        label_mask=scored.mask,
+        aux_loss=output.aux_loss,
+    )
 
 
 def choose_engine(policy: Policy, *, share_prefix: bool = True) -> Engine:
@@ -170,7 +215,9 @@ def choose_engine(policy: Policy, *, share_prefix: bool = True) -> Engine:
     reason = why_not_shared(policy)
     if reason is None:
         return shared_prefix_engine
-    log.warning("train.share_prefix: %s, so every answer runs with its own copy of the clip", reason)
+    log.warning(
+        "train.share_prefix: %s, so every answer runs with its own copy of the clip", reason
+    )
     return rows_engine
 
 
@@ -181,9 +228,15 @@ def why_not_shared(policy: Policy) -> str | None:
     layers = settings.get("layer_types") or ["full_attention"]
     sliding = settings.get("sliding_window") is not None and "layer_types" not in settings
     if not policy.family.shared_prefix:
-        return f"the language model of {policy.family.title} is recurrent or masks attention in its own way"
+        return (
+            f"the language model of {policy.family.title} is recurrent or masks attention in its "
+            f"own way"
+        )
     if sliding or set(layers) != {"full_attention"}:
-        return "the language model has layers that do not see the whole prefix (sliding window or recurrent)"
+        return (
+            "the language model has layers that do not see the whole prefix "
+            "(sliding window or recurrent)"
+        )
     if own not in OVER:
         return f"model.attention is {own!r}; sharing works with {', '.join(OVER)}"
     if settings.get("attention_dropout"):

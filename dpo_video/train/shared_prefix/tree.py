@@ -1,7 +1,8 @@
 """Rows of tokens that begin alike, as trees: what rows share stands in one packed sequence once.
 
-R rows, T tokens of a row, N tokens of the packed sequence. A token is a vector of K numbers: its id and its positions,
-so that tokens are shared only where a plain forward would give them the same state.
+R rows, T tokens of a row, N tokens of the packed sequence. A token is a vector of K numbers: its id
+and its positions, so that tokens are shared only where a plain forward would give them the same
+state.
 """
 
 from collections.abc import Sequence
@@ -13,7 +14,9 @@ from numpy.typing import NDArray
 IntArray = NDArray[np.int64]
 
 MIN_SAVED = 8
-"""Tokens that a fork must save to get a segment of its own: each segment costs attention calls in every layer."""
+"""Tokens that a fork must save to get a segment of its own: each segment costs attention calls in
+every layer.
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,8 +70,11 @@ class _Node:
     children: list["_Node"] = field(default_factory=list)
 
 
-def pack_rows(rows: Sequence[IntArray], clips: Sequence[int], *, min_saved: int = MIN_SAVED) -> Packing:
-    """Return rows packed so that a prefix common to rows of a clip stands once, and so do equal rows.
+def pack_rows(
+    rows: Sequence[IntArray], clips: Sequence[int], *, min_saved: int = MIN_SAVED
+) -> Packing:
+    """Return rows packed so that a prefix common to rows of a clip stands once, and so do equal
+    rows.
 
     Args:
         rows: (T, K) each, the tokens; T >= 1.
@@ -81,10 +87,17 @@ def pack_rows(rows: Sequence[IntArray], clips: Sequence[int], *, min_saved: int 
     def lay(node: _Node, ancestors: tuple[int, ...]) -> None:
         begin = segments[-1].end if segments else 0
         number, length = len(segments), node.stop - node.start
-        segments.append(Segment(begin=begin, end=begin + length, ancestors=ancestors, row=node.rows[0],
-                                start=node.start))
+        segments.append(
+            Segment(
+                begin=begin,
+                end=begin + length,
+                ancestors=ancestors,
+                row=node.rows[0],
+                start=node.start,
+            )
+        )
         for row in node.rows:
-            places[row][node.start:node.stop] = np.arange(begin, begin + length)
+            places[row][node.start : node.stop] = np.arange(begin, begin + length)
         for child in node.children:
             lay(child, (*ancestors, number))
 
@@ -115,7 +128,9 @@ def _common(one: IntArray, other: IntArray, start: int) -> int:
 
 
 def _worth(node: _Node, min_saved: int) -> list[_Node]:
-    """Return the tree without the forks that save too little: their tokens go to each of their children."""
+    """Return the tree without the forks that save too little: their tokens go to each of their
+    children.
+    """
     node.children = [kept for child in node.children for kept in _worth(child, min_saved)]
     branches = len(node.children) + bool(node.ends)
     if not node.children or (node.stop - node.start) * (branches - 1) >= min_saved:
