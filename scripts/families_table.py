@@ -23,7 +23,7 @@ from dpo_video.models.tokens import video_tokens, vision_patches
 from dpo_video.recipe import ModelSettings, TrainSettings, VideoSettings
 
 ROOT = Path(__file__).parent.parent
-SUITE = ("tests/test_families.py", "tests/test_families_training.py")
+SUITE = ("tests/models/test_families.py", "tests/models/test_families_training.py")
 PAGE = ROOT / "docs" / "families.md"
 BEGIN = "<!-- begin: scripts/families_table.py --write -->"
 END = "<!-- end -->"

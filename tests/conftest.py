@@ -28,7 +28,7 @@ settings.load_profile("untimed")
 @pytest.fixture(scope="module", params=["qwen2_5_vl", "llava_next_video"])
 def world(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a tiny checkpoint and three clips, for each of the two first families."""
-    from training_runs import make_world  # here: tests without a model need not wait for torch
+    from tiny_world import make_world  # here: tests without a model need not wait for torch
 
     return make_world(tmp_path_factory.mktemp("world"), request.param)
 
@@ -36,6 +36,6 @@ def world(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 @pytest.fixture(scope="module")
 def qwen(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same for Qwen2.5-VL alone."""
-    from training_runs import make_world
+    from tiny_world import make_world
 
     return make_world(tmp_path_factory.mktemp("qwen"), "qwen2_5_vl")

@@ -1,0 +1,65 @@
+"""Training a tiny policy in this process or in others: what tests of the train stage start from."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from tiny_world import open_run
+
+from dpo_video.core.records import Pair, Sample
+from dpo_video.recipe import Recipe
+from dpo_video.run import Run
+from dpo_video.store import RunStore
+from dpo_video.train.metrics import TIMED
+from dpo_video.train.stage import train
+
+SUPPORT = Path(__file__).parent
+
+
+def train_here(
+    recipe: Recipe, world: Path, pairs: list[Pair], *, num_samples: int = 100
+) -> tuple[dict[str, Any], Run]:
+    """Train in this process; `num_samples` clips stand behind data.max_bad_fraction."""
+    with RunStore(recipe.run_folder) as store:
+        run = open_run(recipe, store, world, pairs)
+        run.samples.extend(
+            Sample(id=f"x{number}", video=f"x{number}.mp4", prompt="p", caption="c")
+            for number in range(num_samples)
+        )
+        return train(run), run
+
+
+def train_apart(
+    recipe: Recipe, world: Path, *arguments: str, launcher: tuple[str, ...] = ()
+) -> tuple[int, str]:
+    """Train in processes of their own; return the exit code and what they said."""
+    file = world / f"{recipe.name}.json"
+    file.write_text(recipe.model_dump_json())
+    done = subprocess.run(
+        [
+            sys.executable,
+            *launcher,
+            str(SUPPORT / "train_process.py"),
+            str(file),
+            str(world),
+            *arguments,
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=900,
+        env={**os.environ, "CUDA_VISIBLE_DEVICES": ""},
+    )  # FSDP would take GPUs
+    return done.returncode, done.stdout + done.stderr
+
+
+def read_log(recipe: Recipe) -> list[dict[str, Any]]:
+    """Return the rows of train_log.jsonl without what depends on the clock."""
+    rows = [
+        json.loads(line)
+        for line in (recipe.run_folder / "train_log.jsonl").read_text().splitlines()
+    ]
+    return [{name: value for name, value in row.items() if name not in TIMED} for row in rows]

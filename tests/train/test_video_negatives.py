@@ -1,0 +1,391 @@
+"""Training on pairs whose rejected answer goes with another clip: the same numbers as rows run one
+by one.
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from clips import write_clip
+from policies import policy as shared_policy
+from tiny_world import adapter_weights, made_trainer, make_pairs, make_recipe
+from torch import Tensor, nn
+from training import train_here
+
+from dpo_video.core.errors import UserError
+from dpo_video.core.records import Pair
+from dpo_video.models.clip_source import ClipSource
+from dpo_video.models.load import Policy, load_policy
+from dpo_video.models.lora import adapter_parameters
+from dpo_video.models.prompts import prompt_text
+from dpo_video.pair.video_negatives import add_negatives
+from dpo_video.recipe import Recipe, VideoSettings
+from dpo_video.train.forward import Engine, rows_engine
+from dpo_video.train.micro_batches import pair_sizes, run_tokens
+from dpo_video.train.pair_batches import PairBatch, pair_rows, tokenize_pair
+from dpo_video.train.prefetch import ClipReader
+from dpo_video.train.reference import ReferenceLogps
+from dpo_video.train.sampler import ClipOrder
+from dpo_video.train.selection import read_selection, select_pairs, without_clips
+from dpo_video.train.shared_prefix.engine import shared_prefix_engine
+from dpo_video.video import (
+    clip_key,
+    clip_request,
+    corrupt,
+    read_frames,
+    rejected_clip_key,
+    rejected_clip_request,
+    rejected_part,
+    video_metadata,
+)
+from dpo_video.video.cache import DiskCache
+
+NEGATIVES = ("shuffle", "reverse", "drop", "other_clip")
+
+
+def with_negatives(count: int = 3, kinds: Sequence[str] = NEGATIVES) -> list[Pair]:
+    return add_negatives(make_pairs(count), kinds, seed=3).pairs
+
+
+def slow_logps(
+    model: nn.Module, policy: Policy, world: Path, recipe: Recipe, pair: Pair
+) -> list[Tensor]:
+    """Return per-token log-probs of chosen and rejected answer, nats: the processor's own inputs,
+    row by row.
+    """
+    found = []
+    for answer, (video, start, end), corruption in (
+        (pair.chosen, (pair.video, pair.start, pair.end), None),
+        (pair.rejected, rejected_part(pair), pair.rejected_corruption),
+    ):
+        frames = read_frames(
+            world / str(video),
+            recipe.video,
+            start=start,
+            end=end,
+            multiple_of=policy.family.frames_per_step,
+        )
+        if corruption is not None:
+            frames = corrupt(frames, corruption, str(video))
+        tokenizer = policy.processor.tokenizer
+        answer += tokenizer.eos_token
+        inputs = policy.processor(
+            text=[prompt_text(policy.processor, pair.prompt) + answer],
+            videos=[frames.pixels],
+            return_tensors="pt",
+            videos_kwargs={"video_metadata": [video_metadata(frames)], "do_sample_frames": False},
+        )
+        answered = len(tokenizer(answer, add_special_tokens=False)["input_ids"])
+        logits = model(**inputs).logits[0, -answered - 1 : -1]
+        found.append(
+            logits.log_softmax(-1).gather(1, inputs["input_ids"][0, -answered:, None])[:, 0]
+        )
+    return found
+
+
+@pytest.mark.parametrize("engine", [rows_engine, shared_prefix_engine])
+def test_log_probs_equal_those_of_plain_forwards_of_each_row(world: Path, engine: Engine) -> None:
+    pairs = with_negatives(4)
+    recipe = make_recipe(world, batch_size=len(pairs))
+    seen: list[Tensor] = []
+
+    def watched(*args: Any, **kwargs: Any) -> Any:
+        output = engine(*args, **kwargs)
+        seen.append(output.log_probs)
+        return output
+
+    with made_trainer(world, recipe, pairs, engine=watched) as (trainer, _):
+        model, policy = trainer.model, trainer._policy
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(5)
+            for name, parameter in adapter_parameters(model):
+                if "lora_B" in name:
+                    nn.init.normal_(parameter, std=0.1)
+        places = next(iter(trainer.order))
+        batch = trainer._read(places)
+        assert batch is not None and len(batch.pairs) == len(pairs)
+        scored = trainer._encode(batch)["completion_mask"][:, 1:].bool()
+        model.train()
+        trainer._started = True
+        with torch.no_grad():
+            trainer.compute_loss(model, {"pairs": batch})
+            margins = trainer._metrics["train"]["rewards/margins"][-1]
+            own = [slow_logps(model, policy, world, recipe, pairs[place]) for place in places]
+            with model.disable_adapter():
+                base = [slow_logps(model, policy, world, recipe, pairs[place]) for place in places]
+    assert len(seen) == 2
+    for got, slow in zip(seen, (base, own), strict=True):
+        rows = [chosen for chosen, _ in slow] + [rejected for _, rejected in slow]
+        for row, keep, expected in zip(got, scored, rows, strict=True):
+            torch.testing.assert_close(row[keep], expected, atol=1e-5, rtol=0)
+    gaps = [
+        (chosen.sum() - before.sum()) - (rejected.sum() - other.sum())
+        for (chosen, rejected), (before, other) in zip(own, base, strict=True)
+    ]
+    assert margins == pytest.approx(float(recipe.train.beta * torch.stack(gaps).mean()), abs=1e-5)
+    negatives = [
+        float(gap.abs())
+        for gap, place in zip(gaps, places, strict=True)
+        if pairs[place].chosen_id == pairs[place].rejected_id
+    ]
+    assert len(negatives) == 16 and min(negatives) > 1e-3, (
+        "the clips make no difference: the comparison is empty"
+    )
+
+
+def test_a_run_starts_at_margin_zero_learns_and_is_the_same_through_both_engines(
+    world: Path,
+) -> None:
+    pairs = with_negatives()
+    logs, weights = [], []
+    for name, share in (("shared", True), ("rows", False)):
+        recipe = make_recipe(
+            world,
+            name=name,
+            share_prefix=share,
+            batch_size=4,
+            gradient_accumulation=1,
+            epochs=2,
+            save_steps=100,
+        )
+        summary, run = train_here(recipe, world, pairs)
+        assert (summary["trained"], summary["dropped"], summary["clips"]) == (15, {}, 3 + 9)
+        assert run.bad_clips == {}
+        logs.append(
+            [json.loads(line) for line in (run.folder / "train_log.jsonl").read_text().splitlines()]
+        )
+        weights.append(adapter_weights(run.folder / "adapter"))
+    for row, other in zip(*logs, strict=True):
+        for key in ("loss", "rewards/margins", "logps/rejected", "grad_norm"):
+            if key in row:
+                assert row[key] == pytest.approx(other[key], abs=1e-4, rel=1e-4), key
+    assert all(log[0]["rewards/margins"] == log[0]["rewards/rejected"] == 0.0 for log in logs)
+    for name, weight in weights[0].items():
+        torch.testing.assert_close(weight, weights[1][name], atol=1e-4, rtol=0)
+    assert any(
+        float(weight.abs().max()) > 1e-3 for name, weight in weights[0].items() if "lora_B" in name
+    )
+
+
+def test_negatives_alone_teach_a_margin_and_a_cut_by_tokens_changes_nothing(qwen: Path) -> None:
+    """Only clips tell the rows of a pair apart here."""
+    pairs = [pair for pair in with_negatives() if pair.chosen_id == pair.rejected_id]
+    weights = []
+    for name, budget in (("whole", None), ("cut", 250)):
+        recipe = make_recipe(
+            qwen,
+            name=name,
+            batch_size=6,
+            gradient_accumulation=1,
+            epochs=4,
+            save_steps=100,
+            learning_rate=1e-2,
+            tokens_per_batch=budget,
+        )
+        summary, run = train_here(recipe, qwen, pairs)
+        assert summary["first"]["rewards/margins"] == pytest.approx(0.0, abs=1e-6)
+        assert summary["last"]["rewards/margins"] > 1e-2
+        weights.append(adapter_weights(run.folder / "adapter"))
+    for name, weight in weights[0].items():
+        torch.testing.assert_close(weight, weights[1][name], atol=1e-4, rtol=0)
+
+
+def read_all(
+    world: Path, pairs: Sequence[Pair], recipe: Recipe | None = None
+) -> tuple[PairBatch, int]:
+    """Return all pairs as one batch, and how many clips were decoded for it."""
+    recipe = make_recipe(world) if recipe is None else recipe
+    order = ClipOrder(
+        [clip_key(pair) for pair in pairs],
+        rejected_clips=[rejected_clip_key(pair) for pair in pairs],
+        batch_size=len(pairs),
+        seed=recipe.seed,
+    )
+    with made_trainer(world, recipe, pairs, order=order) as (trainer, reader):
+        batch = trainer._read(next(iter(trainer.order)))
+        assert batch is not None
+        return batch, reader._source.counts["decoded"]
+
+
+def test_a_clip_is_decoded_once_for_all_its_corruptions(qwen: Path) -> None:
+    batch, decoded = read_all(qwen, with_negatives(6, ["shuffle", "reverse", "drop"]))
+    assert (len(batch.pairs), len(batch.clips), decoded) == (6 + 18, 3 + 9, 3)
+
+
+def test_tokens_of_a_forward_count_both_clips_of_a_pair(qwen: Path) -> None:
+    """The slow way: every token of every row by the path to it."""
+    batch, _ = read_all(qwen, with_negatives(6))
+    nodes, rows = set(), pair_rows(batch, batch.features)
+    for row, clip in zip(rows, [*batch.clip_of_pair, *batch.rejected_clip_of_pair], strict=True):
+        ids = [*row.prompt.input_ids.tolist(), *row.answer]
+        prompt = len(row.prompt.input_ids)
+        nodes |= {(clip, tuple(ids[: place + 1])) for place in range(prompt)}
+        nodes |= {
+            (clip, tuple(ids[:prompt]), row.answer, place) for place in range(len(row.answer))
+        }
+    assert run_tokens(pair_sizes(batch), shared=True) == len(nodes)
+    assert run_tokens(pair_sizes(batch), shared=False) == len(rows) * max(map(len, rows))
+
+
+def test_one_stream_of_clips_serves_all_epochs_and_a_jump_costs_one_restart(qwen: Path) -> None:
+    class Counted(ClipSource):
+        starts = 0
+
+        def map(self, requests):  # type: ignore[no-untyped-def]
+            self.starts += 1
+            return super().map(requests)
+
+    pairs = with_negatives(7)
+    requests = {rejected_clip_key(pair): rejected_clip_request(pair, qwen) for pair in pairs}
+    requests |= {clip_key(pair): clip_request(pair, qwen) for pair in pairs}
+    order = ClipOrder(
+        [clip_key(pair) for pair in pairs],
+        rejected_clips=[rejected_clip_key(pair) for pair in pairs],
+        batch_size=2,
+        seed=3,
+    )
+    order.num_epochs = 3
+    with Counted(shared_policy("qwen2_5_vl"), make_recipe(qwen).video) as source:
+        reader = ClipReader(
+            source, requests, order.clips_ahead, on_bad_clip=lambda clip, error: pytest.fail(clip)
+        )
+
+        def read(begin: int = 0) -> None:
+            for place in order.positions()[begin:]:
+                visit = tuple(dict.fromkeys((order.clips[place], order.rejected_clips[place])))
+                assert None not in reader.visit(visit)
+
+        for epoch in range(3):
+            order.set_epoch(epoch)
+            read()
+        assert source.starts == 1
+        order.set_epoch(1)
+        for begin in (15, 20):
+            starts = source.starts
+            read(begin)
+            assert source.starts == starts + 1
+
+
+def test_clips_of_both_rows_are_asked_for_measured_and_left_out(qwen: Path) -> None:
+    """Under `fps` the second clip is longer, and is what decides."""
+    pairs = add_negatives(make_pairs(3), ["other_clip", "reverse"], seed=3).pairs
+    recipe = make_recipe(
+        qwen, video={"policy": "fps", "fps": 2.0, "min_frames": 2, "max_frames": 30}
+    )
+    policy = load_policy(recipe.model)
+    every = select_pairs(
+        policy, recipe, pairs, root=qwen, on_bad_clip=lambda clip, error: pytest.fail(clip)
+    )
+    assert every.places == list(range(9)) and len(every.requests) == 6
+    again = read_selection(policy, pairs, root=qwen, places=every.places, dropped={})
+    assert again.requests == every.requests and again.pairs == every.pairs
+    batch, _ = read_all(qwen, pairs, recipe)
+    rows = list(map(len, pair_rows(batch, batch.features)))
+    lengths = dict(
+        zip(
+            (pair.pair.source + pair.clip for pair in batch.pairs),
+            zip(rows[:9], rows[9:], strict=True),
+            strict=True,
+        )
+    )
+    assert lengths["video_other_clipc0.mp4"][0] * 2 < lengths["video_other_clipc0.mp4"][1]
+    limit = sorted(map(max, lengths.values()))[4]
+    short = recipe.model_copy(
+        update={"train": recipe.train.model_copy(update={"max_length": limit})}
+    )
+    kept = select_pairs(
+        policy, short, pairs, root=qwen, on_bad_clip=lambda clip, error: pytest.fail(clip)
+    )
+    fitting = [
+        place
+        for place, pair in enumerate(every.pairs)
+        if max(lengths[pair.pair.source + pair.clip]) <= limit
+    ]
+    assert kept.places == fitting and 0 < len(fitting) < 9
+    assert kept.dropped == {"longer_than_max_length": 9 - len(fitting)}
+    left = without_clips(every, {"c0.mp4#reverse"})
+    assert len(left.pairs) == 8 and left.dropped == {"clip_failed_in_training": 1}
+
+
+def test_equal_answers_are_a_pair_where_clips_differ_and_have_log_probs_of_their_own(
+    qwen: Path,
+) -> None:
+    policy = shared_policy("qwen2_5_vl")
+    pairs = with_negatives(2)
+    tokens = [tokenize_pair(policy, pair) for pair in pairs]
+    made = [pair for pair in tokens if pair is not None]
+    assert len(made) == len(pairs)
+    requests = {rejected_clip_key(pair): rejected_clip_request(pair, qwen) for pair in pairs}
+    requests |= {clip_key(pair): clip_request(pair, qwen) for pair in pairs}
+    reference = ReferenceLogps(policy, VideoSettings(), requests)
+    first = made[1:5]
+    assert len({reference.keys(pair)[0] for pair in first}) == 1
+    assert len({key for pair in first for key in reference.keys(pair)}) == 5
+
+
+@pytest.mark.parametrize("kept", ["frames", "features"])
+def test_a_cache_tells_corruptions_apart(qwen: Path, tmp_path: Path, kept: str) -> None:
+    pairs = with_negatives(1, ["shuffle", "reverse", "drop"])
+    requests = [
+        clip_request(pairs[0], qwen),
+        *(rejected_clip_request(pair, qwen) for pair in pairs[1:]),
+    ]
+    policy, found = shared_policy("qwen2_5_vl"), []
+    for cache in (None, DiskCache(tmp_path, limit=1 << 30), DiskCache(tmp_path, limit=1 << 30)):
+        settings = VideoSettings(num_frames=6, workers=1, cache="none" if cache is None else kept)
+        with ClipSource(policy, settings, cache=cache) as source:
+            found.append(
+                [source.encode(clip).features.embeddings for _, clip in source.map(requests)]
+            )
+            counts = source.counts
+    assert counts["decoded"] == 0, "the last source finds all it needs"
+    for one, other, third in zip(*found, strict=True):
+        assert torch.equal(one, other) and torch.equal(one, third)
+    assert len({embeddings.numpy().tobytes() for embeddings in found[0]}) == 4
+
+
+def test_a_still_clip_costs_its_negative_is_told_and_counts_for_no_limit(qwen: Path) -> None:
+    write_clip(qwen / "still.mp4", 1, rate=2)
+    still = [
+        Pair(
+            sample_id="still",
+            video="still.mp4",
+            prompt="what ?",
+            chosen="a red square",
+            rejected="yes",
+            source="test",
+            chosen_id="a",
+            rejected_id="b",
+        )
+    ]
+    pairs = [*with_negatives(3, ["reverse"]), *add_negatives(still, ["reverse"], seed=0).pairs]
+    summary, run = train_here(
+        make_recipe(qwen, name="still", epochs=1, save_steps=100), qwen, pairs
+    )
+    assert list(run.bad_clips) == ["still.mp4#reverse"]
+    assert run.bad_clips["still.mp4#reverse"].endswith(
+        "its 1 frames look the same after 'reverse' [unchanged]"
+    )
+    assert summary["trained"] == 8
+
+
+def test_an_unknown_corruption_stops_training_before_it_begins(qwen: Path) -> None:
+    pair = Pair(
+        sample_id="q7",
+        video="c0.mp4",
+        prompt="what ?",
+        chosen="yes",
+        rejected="yes",
+        source="test",
+        chosen_id="a",
+        rejected_id="a",
+        rejected_corruption="mirror",
+    )
+    with pytest.raises(
+        UserError,
+        match=r"rejected_corruption of the pair of sample 'q7': unknown corruption 'mirror'",
+    ):
+        train_here(make_recipe(qwen, name="mirror"), qwen, [pair])
