@@ -12,7 +12,7 @@ from pathlib import Path
 
 from dpo_video.core.errors import UserError
 from dpo_video.core.records import Sample
-from dpo_video.data.removed import describe, note_cleaned
+from dpo_video.data.removed import describe, write_removed
 from dpo_video.data.samples import check_disjoint, load_samples
 from dpo_video.recipe import Recipe
 from dpo_video.store import RunStore
@@ -85,7 +85,7 @@ def open_run(recipe: Recipe) -> Iterator[Run]:
         heldout, heldout_root, _ = load_samples(recipe, "heldout")
         samples, video_root, cleaned = load_samples(recipe, "samples", heldout=heldout, store=store)
         check_disjoint(samples, heldout, video_root=video_root, heldout_root=heldout_root)
-        note_cleaned(recipe.run_folder, "sample", cleaned)
+        write_removed(recipe.run_folder, "sample", cleaned)
         if cleaned:
             print(
                 f"clean: {describe(len(samples), cleaned)}; {recipe.run_folder / 'cleaned.jsonl'}"

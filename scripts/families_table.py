@@ -17,8 +17,8 @@ from typing import Any
 import pytest
 
 from dpo_video.models.families import FAMILIES, Family
-from dpo_video.models.hub import blueprint, published_names
-from dpo_video.models.memory import Load, count_parameters, estimate_training
+from dpo_video.models.hub import model_spec, published_names
+from dpo_video.models.memory import PeakLoad, count_parameters, estimate_training
 from dpo_video.models.tokens import video_tokens, vision_patches
 from dpo_video.recipe import ModelSettings, TrainSettings, VideoSettings
 
@@ -73,12 +73,12 @@ def planned(family: Family) -> list[str]:
     names = published_names(family)
     if not names:
         return [family.formula, "", "", ""]
-    counts = {name: count_parameters(blueprint(ModelSettings(name=name))).total for name in names}
+    counts = {name: count_parameters(model_spec(ModelSettings(name=name))).total for name in names}
     name = max(names, key=lambda name: counts[name])
-    plan, settings = blueprint(ModelSettings(name=name)), VideoSettings()
+    plan, settings = model_spec(ModelSettings(name=name)), VideoSettings()
     shape: dict[str, Any] = {"num_frames": FRAMES, "height": HEIGHT, "width": WIDTH}
     tokens = video_tokens(plan, settings, **shape)
-    load = Load(
+    load = PeakLoad(
         sequences=1,
         prompt_tokens=tokens + TEXT_TOKENS,
         answer_tokens=ANSWER_TOKENS,

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from dpo_video.agree.gold import Gold
-from dpo_video.agree.measures import Drawing, Line, Scores, clip_of, estimate
+from dpo_video.agree.measures import BootstrapSettings, MeasureInput, Scores, clip_of, estimate
 from dpo_video.core.statistics import Floats, bootstrap_ci, weighted_mean
 
 MIN_PAIRS = 20
@@ -42,7 +42,7 @@ def ordered_pairs(gold: Gold, scores: Scores) -> Ordered:
     return Ordered(np.abs(signed), right, [clip_of(gold, one) for one, _, _ in pairs])
 
 
-def calibrate(pairs: Ordered, *, bins: int, drawing: Drawing) -> dict[str, Any]:
+def calibrate(pairs: Ordered, *, bins: int, drawing: BootstrapSettings) -> dict[str, Any]:
     """Return Brier score and expected calibration error before and after a temperature fitted on
     half of the clips.
 
@@ -72,8 +72,12 @@ def calibrate(pairs: Ordered, *, bins: int, drawing: Drawing) -> dict[str, Any]:
     for name, value in (("before", 1.0), ("after", temperature)):
         chance = sigmoid(margin[test] / value)
         table = np.column_stack([chance, right[test]])
-        brier = Line((chance - right[test]) ** 2, clips, weighted_mean, unscored, len(clips))
-        error = Line(table, clips, partial(calibration_error, bins=bins), unscored, len(clips))
+        brier = MeasureInput(
+            (chance - right[test]) ** 2, clips, weighted_mean, unscored, len(clips)
+        )
+        error = MeasureInput(
+            table, clips, partial(calibration_error, bins=bins), unscored, len(clips)
+        )
         out[name] = {
             "brier": estimate(brier, drawing),
             "ece": estimate(error, drawing),
@@ -109,9 +113,11 @@ def fit_temperature(margin: Floats, right: Floats) -> float:
     low, high = np.log(scale / LARGEST_RATIO), np.log(scale * LARGEST_RATIO)
     grid = np.linspace(low, high, 41)  # the loss is flat far out: start where it is lowest
     best = int(np.argmin([loss(point) for point in grid]))
-    around = grid[max(best - 1, 0)], grid[min(best + 1, 40)]
+    prompt_pieces = grid[max(best - 1, 0)], grid[min(best + 1, 40)]
     return float(
-        np.exp(minimize_scalar(loss, bounds=around, method="bounded", options={"xatol": 1e-6}).x)
+        np.exp(
+            minimize_scalar(loss, bounds=prompt_pieces, method="bounded", options={"xatol": 1e-6}).x
+        )
     )
 
 
@@ -182,7 +188,9 @@ def risk_coverage(pairs: Ordered) -> list[dict[str, float]]:
     ]
 
 
-def suggest_margin(pairs: Ordered, *, precision: float, drawing: Drawing) -> dict[str, Any]:
+def suggest_margin(
+    pairs: Ordered, *, precision: float, drawing: BootstrapSettings
+) -> dict[str, Any]:
     """Return the margin that keeps most pairs at the wanted precision, with the interval of that
     precision.
 

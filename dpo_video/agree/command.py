@@ -20,8 +20,8 @@ import numpy as np
 from dpo_video.agree.calibration import calibrate, ordered_pairs, suggest_margin
 from dpo_video.agree.gold import Gold, Item, Known, annotator_alpha, read_gold
 from dpo_video.agree.measures import (
-    Drawing,
-    Line,
+    BootstrapSettings,
+    MeasureInput,
     chance_best_of_n,
     difference,
     estimate,
@@ -219,7 +219,10 @@ def _against_gold(
     run: Run, gold: Gold, scores: Mapping[str, float], session: Session, measures: dict[str, Any]
 ) -> dict[str, Any]:
     """Return calibration and suggested margin; measures go into the report's."""
-    options, drawing = run.recipe.agree, Drawing(run.recipe.agree.bootstrap, run.recipe.seed)
+    options, drawing = (
+        run.recipe.agree,
+        BootstrapSettings(run.recipe.agree.bootstrap, run.recipe.seed),
+    )
     for name, line in gold_lines(gold, scores, session.scorer).items():
         measures[name] = estimate(line, drawing)
     if gold.grades and "kappa" not in measures:
@@ -290,7 +293,7 @@ def _noise(
     names = [candidate.id for _, candidate in items]
     table = _table(columns.values(), names)
     pairs = _pairs(items, table[:, 0])
-    drawing = Drawing(options.bootstrap, run.recipe.seed)
+    drawing = BootstrapSettings(options.bootstrap, run.recipe.seed)
     found = measure_noise(table, pairs, by_wording=not sampled)
     clips = [file_name(sample.video) for sample, _ in items]
     incomplete = len(items) - found.complete
@@ -340,13 +343,13 @@ def _pairs(items: Sequence[Item], scores: Floats) -> list[tuple[int, int]]:
     ]
 
 
-def _flips(noise: Noise, pairs: Sequence[tuple[int, int]], clips: Sequence[str]) -> Line:
+def _flips(noise: Noise, pairs: Sequence[tuple[int, int]], clips: Sequence[str]) -> MeasureInput:
     """Return the share of judgments that change a pair's order; one that is missing counts as
     changed.
     """
     missing = np.isnan(noise.flips).any(axis=1)
     values = np.nan_to_num(noise.flips, nan=1.0).mean(axis=1) if len(pairs) else np.empty(0)
-    return Line(
+    return MeasureInput(
         values, [clips[one] for one, _ in pairs], weighted_mean, int(missing.sum()), len(pairs)
     )
 
@@ -386,7 +389,7 @@ def _probes(run: Run, session: Session, measures: dict[str, Any]) -> dict[str, A
         made,
         [(scores[one], scores[other]) for one, other in ids],
         scorer,
-        Drawing(options.bootstrap, run.recipe.seed),
+        BootstrapSettings(options.bootstrap, run.recipe.seed),
     )
     measures.update(found)
     return {
@@ -405,7 +408,7 @@ def _against(
     """
     scorer, drawing = (
         load_scorer(settings.scorer),
-        Drawing(run.recipe.agree.bootstrap, run.recipe.seed),
+        BootstrapSettings(run.recipe.agree.bootstrap, run.recipe.seed),
     )
     with open_judge(settings) as judge:
         second = Session(

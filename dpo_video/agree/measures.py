@@ -22,7 +22,7 @@ Scores = Mapping[str, float]
 """The judge's score by candidate id, NaN where unscored."""
 
 
-class Line(NamedTuple):
+class MeasureInput(NamedTuple):
     """A measure before it is computed: observations, the clip of each, and how they become a
     number.
     """
@@ -39,14 +39,14 @@ class Line(NamedTuple):
     """
 
 
-class Drawing(NamedTuple):
+class BootstrapSettings(NamedTuple):
     """How intervals are made."""
 
     resamples: int
     seed: int
 
 
-def estimate(line: Line, drawing: Drawing) -> dict[str, Any]:
+def estimate(line: MeasureInput, drawing: BootstrapSettings) -> dict[str, Any]:
     """Return value, 95 % interval, n and unscored; the value is None where it is undefined."""
     if not len(line.values):
         return {"value": None, "ci": None, "n": 0, "unscored": line.unscored}
@@ -67,14 +67,17 @@ def estimate(line: Line, drawing: Drawing) -> dict[str, Any]:
     }
 
 
-def difference(line: Line, other: Line, drawing: Drawing) -> dict[str, Any]:
+def difference(
+    line: MeasureInput, other: MeasureInput, drawing: BootstrapSettings
+) -> dict[str, Any]:
     """Return `other` minus `line` over the same observations, each resample drawing the same clips
     for both.
     """
     assert line.clips == other.clips, "a paired difference needs the same observations"
     both = np.stack([line.values, other.values], axis=-1)
     out = estimate(
-        Line(both, line.clips, partial(_minus, line.statistic, other.statistic), 0, line.n), drawing
+        MeasureInput(both, line.clips, partial(_minus, line.statistic, other.statistic), 0, line.n),
+        drawing,
     )
     return out | {"unscored": [line.unscored, other.unscored]}
 
@@ -83,7 +86,7 @@ def _minus(first: Statistic, second: Statistic, values: Floats, weights: Floats)
     return second(values[..., 1], weights) - first(values[..., 0], weights)
 
 
-def gold_lines(gold: Gold, scores: Scores, scorer: Scorer) -> dict[str, Line]:
+def gold_lines(gold: Gold, scores: Scores, scorer: Scorer) -> dict[str, MeasureInput]:
     """Return the lines of all measures that these gold labels allow."""
     lines = pair_lines(gold, scores, tie_band=tie_band(scorer))
     if not gold.grades:
@@ -95,13 +98,15 @@ def gold_lines(gold: Gold, scores: Scores, scorer: Scorer) -> dict[str, Line]:
     lines["best_of_n"] = best_of_n(gold, scores)
     codes, levels = categories(table, scorer)
     if codes is not None:
-        lines["kappa"] = Line(codes, clips, partial(kappa, levels=levels), missing, len(clips))
+        lines["kappa"] = MeasureInput(
+            codes, clips, partial(kappa, levels=levels), missing, len(clips)
+        )
     for name in ("spearman", "kendall"):
-        lines[name] = Line(table, clips, partial(correlate, how=name), missing, len(clips))
+        lines[name] = MeasureInput(table, clips, partial(correlate, how=name), missing, len(clips))
     return lines
 
 
-def pair_lines(gold: Gold, scores: Scores, *, tie_band: float) -> dict[str, Line]:
+def pair_lines(gold: Gold, scores: Scores, *, tie_band: float) -> dict[str, MeasureInput]:
     """Return pair accuracy with the judge's ties counted half, left out, and as a class of their
     own.
     """
@@ -119,11 +124,11 @@ def pair_lines(gold: Gold, scores: Scores, *, tie_band: float) -> dict[str, Line
     said = np.where(np.abs(margin) < tie_band, 0.0, np.sign(margin))
     same = np.where(missing, 0.0, (said == sign).astype(float))
     return {
-        "pair_accuracy": Line(right[untied], some, weighted_mean, unscored, n),
-        "pair_accuracy_dropped": Line(
+        "pair_accuracy": MeasureInput(right[untied], some, weighted_mean, unscored, n),
+        "pair_accuracy_dropped": MeasureInput(
             dropped, some, present_mean, unscored, int((~np.isnan(dropped)).sum())
         ),
-        "pair_accuracy_three_class": Line(
+        "pair_accuracy_three_class": MeasureInput(
             same, clips, weighted_mean, int(missing.sum()), len(clips)
         ),
     }
@@ -139,7 +144,7 @@ def tie_band(scorer: Scorer) -> float:
     return 0.5 if scorer.scale and scorer.scale.integer else 0.0
 
 
-def best_of_n(gold: Gold, scores: Scores) -> Line:
+def best_of_n(gold: Gold, scores: Scores) -> MeasureInput:
     """Return, per sample with answers of different gold, whether the judge's best answer is one of
     gold's best.
 
@@ -160,7 +165,7 @@ def best_of_n(gold: Gold, scores: Scores) -> Line:
         picked = [wanted[name] == best for name in scored if scores[name] == top]
         values.append(float(np.mean(picked)) if picked else 0.0)
         clips.append(clip_of(gold, names[0]))
-    return Line(np.array(values), clips, weighted_mean, missing, len(values))
+    return MeasureInput(np.array(values), clips, weighted_mean, missing, len(values))
 
 
 def chance_best_of_n(gold: Gold) -> float | None:

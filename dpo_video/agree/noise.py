@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from dpo_video.agree.measures import Line
+from dpo_video.agree.measures import MeasureInput
 from dpo_video.core.statistics import Floats
 from dpo_video.judge.scorer import Scorer
 
@@ -47,14 +47,14 @@ class Noise(NamedTuple):
         """
         return float(np.sqrt(self.squares.mean())) if len(self.squares) else None
 
-    def sigma_line(self, clips: Sequence[str], unscored: int) -> Line:
+    def sigma_line(self, clips: Sequence[str], unscored: int) -> MeasureInput:
         """Return sigma as a line; `clips` are those of all N items."""
         kept = (
             [clip for clip, keep in zip(clips, self.whole, strict=True) if keep]
             if len(self.squares)
             else []
         )
-        return Line(self.squares, kept, root_mean, unscored, len(self.squares))
+        return MeasureInput(self.squares, kept, root_mean, unscored, len(self.squares))
 
 
 def root_mean(values: Floats, weights: Floats) -> Floats:

@@ -14,8 +14,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from dpo_video.agree.measures import Drawing, Line, auc, estimate, present_mean
-from dpo_video.agree.swaps import SWAPS, Swapped, sentences, swap, words
+from dpo_video.agree.measures import BootstrapSettings, MeasureInput, auc, estimate, present_mean
+from dpo_video.agree.swaps import SWAPS, FactEdit, sentences, swap, words
 from dpo_video.core.records import Candidate, Sample
 from dpo_video.core.statistics import weighted_mean
 from dpo_video.judge.scorer import PLACEHOLDER, Scorer
@@ -94,7 +94,7 @@ def make_probes(
             kind: swap(kind, text, caption=sample.caption, vocabulary=vocabulary, seed=seed)
             for kind in SWAPS
         }
-        made: dict[str, Swapped | None] = {**swapped, **_dressed(text, swapped, scorer)}
+        made: dict[str, FactEdit | None] = {**swapped, **_dressed(text, swapped, scorer)}
         for kind, pair in made.items():
             if count[kind] == per_kind:
                 continue
@@ -145,8 +145,8 @@ def best_verdict(scorer: Scorer) -> str:
 
 
 def _dressed(
-    text: str, swapped: dict[str, Swapped | None], scorer: Scorer
-) -> dict[str, Swapped | None]:
+    text: str, swapped: dict[str, FactEdit | None], scorer: Scorer
+) -> dict[str, FactEdit | None]:
     """Return the dressing probes of a text; all but truncation dress a false sentence, whose score
     has room to rise.
     """
@@ -158,7 +158,7 @@ def _dressed(
     return {**made, "truncation": _truncated(text)}
 
 
-def _truncated(text: str) -> Swapped | None:
+def _truncated(text: str) -> FactEdit | None:
     """Return the whole text as an answer, and its first half cut in mid-sentence; None under four
     words.
     """
@@ -197,7 +197,7 @@ Both = Sequence[tuple[float, float]]
 
 
 def measure_probes(
-    made: Probes, scores: Both, scorer: Scorer, drawing: Drawing
+    made: Probes, scores: Both, scorer: Scorer, drawing: BootstrapSettings
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return the measures by name, and per kind: probes, texts without one, unscored, how often the
     right one wins, mean scores and the worst examples."""
@@ -234,7 +234,7 @@ def measure_probes(
     return measures, kinds
 
 
-def _swap_lines(probes: Sequence[Probe], scores: Both) -> dict[str, Line]:
+def _swap_lines(probes: Sequence[Probe], scores: Both) -> dict[str, MeasureInput]:
     """Return the AUC of all true against all false sentences, and how often a true one beats its
     own twin.
     """
@@ -245,12 +245,14 @@ def _swap_lines(probes: Sequence[Probe], scores: Both) -> dict[str, Line]:
     gap = table[:, 0] - table[:, 1]
     wins = np.where(np.isnan(gap), 0.0, np.where(gap == 0, 0.5, (gap > 0).astype(float)))
     return {
-        "auc": Line(stacked, clips * 2, auc, missing, len(clips)),
-        "wins": Line(wins, clips, weighted_mean, missing, len(clips)),
+        "auc": MeasureInput(stacked, clips * 2, auc, missing, len(clips)),
+        "wins": MeasureInput(wins, clips, weighted_mean, missing, len(clips)),
     }
 
 
-def _dressing_lines(probes: Sequence[Probe], scores: Both, scorer: Scorer) -> dict[str, Line]:
+def _dressing_lines(
+    probes: Sequence[Probe], scores: Both, scorer: Scorer
+) -> dict[str, MeasureInput]:
     """Return the mean change of the score, and the share that rose by more than RAISED of the
     scale.
     """
@@ -260,8 +262,8 @@ def _dressing_lines(probes: Sequence[Probe], scores: Both, scorer: Scorer) -> di
     missing = int(np.isnan(change).sum())
     rose = np.nan_to_num(change) > RAISED * (scorer.high - scorer.low)
     return {
-        "shift": Line(change, clips, present_mean, missing, len(clips)),
-        "raised": Line(rose.astype(float), clips, weighted_mean, missing, len(clips)),
+        "shift": MeasureInput(change, clips, present_mean, missing, len(clips)),
+        "raised": MeasureInput(rose.astype(float), clips, weighted_mean, missing, len(clips)),
     }
 
 

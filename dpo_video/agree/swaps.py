@@ -183,7 +183,7 @@ NO_NAMES = {
 PLAIN = re.compile(r"\(\?[:=!<][^()]*(?:\([^()]*\)[^()]*)*\)|\\b|\?")
 """What is no plain word in the patterns of DIRECTIONS and ORDER."""
 
-Swapped = tuple[str, str]
+FactEdit = tuple[str, str]
 """A sentence (or two) that the caption supports, and the same made false."""
 
 
@@ -210,7 +210,7 @@ def words(text: str) -> frozenset[str]:
 
 def swap(
     kind: str, text: str, *, caption: str, vocabulary: Collection[str], seed: int
-) -> Swapped | None:
+) -> FactEdit | None:
     """Return a sentence of the text and its false twin, drawn among all that offer a swap of this
     kind, or None.
 
@@ -225,11 +225,11 @@ def swap(
     return context.rng.choice(found) if found else None
 
 
-def _colour(parts: Sequence[str], context: Context) -> Iterator[Swapped]:
+def _colour(parts: Sequence[str], context: Context) -> Iterator[FactEdit]:
     yield from _words(parts, context, COLOURS)
 
 
-def _number(parts: Sequence[str], context: Context) -> Iterator[Swapped]:
+def _number(parts: Sequence[str], context: Context) -> Iterator[FactEdit]:
     yield from _words(parts, context, NUMBERS)
     for part in parts:
         for match in DIGITS.finditer(part):
@@ -239,7 +239,7 @@ def _number(parts: Sequence[str], context: Context) -> Iterator[Swapped]:
                 yield part, part[: match.start(1)] + new + part[match.end(1) :]
 
 
-def _actor(parts: Sequence[str], context: Context) -> Iterator[Swapped]:
+def _actor(parts: Sequence[str], context: Context) -> Iterator[FactEdit]:
     behind = rf"\b(?:{'|'.join(DETERMINERS)})\s+(?:(?!(?:{'|'.join(LINKS)})\s)[\w-]+\s+){{0,2}}?"
     for group in ACTORS:
         plurals = {plural: one for one, plural in group.items() if plural != one}
@@ -253,11 +253,11 @@ def _actor(parts: Sequence[str], context: Context) -> Iterator[Swapped]:
                 yield part, _put(part, match, group[new])
 
 
-def _direction(parts: Sequence[str], context: Context) -> Iterator[Swapped]:
+def _direction(parts: Sequence[str], context: Context) -> Iterator[FactEdit]:
     yield from _patterns(parts, DIRECTIONS)
 
 
-def _order(parts: Sequence[str], context: Context) -> Iterator[Swapped]:
+def _order(parts: Sequence[str], context: Context) -> Iterator[FactEdit]:
     yield from _patterns(parts, ORDER)
     opening = re.compile(rf"({'|'.join(SEQUELS)}),? ")
     for first, second in itertools.pairwise(parts):
@@ -275,7 +275,7 @@ def _order(parts: Sequence[str], context: Context) -> Iterator[Swapped]:
             yield part, f"First {match[2]}, then {match[1]}."
 
 
-def _negation(parts: Sequence[str], context: Context) -> Iterator[Swapped]:
+def _negation(parts: Sequence[str], context: Context) -> Iterator[FactEdit]:
     for part in parts:
         for pattern, new in NEGATIONS if not re.search(NEGATIVES, part) else ():
             if re.search(pattern, part):
@@ -283,7 +283,7 @@ def _negation(parts: Sequence[str], context: Context) -> Iterator[Swapped]:
                 break
 
 
-def _words(parts: Sequence[str], context: Context, group: Sequence[str]) -> Iterator[Swapped]:
+def _words(parts: Sequence[str], context: Context, group: Sequence[str]) -> Iterator[FactEdit]:
     free = [word for word in group if word not in context.words]
     for part in parts:
         for match in re.finditer(rf"(?i)\b({'|'.join(group)})\b", part):
@@ -291,7 +291,7 @@ def _words(parts: Sequence[str], context: Context, group: Sequence[str]) -> Iter
                 yield part, _put(part, match, new)
 
 
-def _patterns(parts: Sequence[str], pairs: Sequence[tuple[str, str]]) -> Iterator[Swapped]:
+def _patterns(parts: Sequence[str], pairs: Sequence[tuple[str, str]]) -> Iterator[FactEdit]:
     for part in parts:
         for pair in pairs:
             for old, new in (pair, pair[::-1]):
@@ -325,7 +325,7 @@ def _lower(text: str) -> str:
     return text[:1].lower() + text[1:] if text.split()[0].casefold() in NO_NAMES else text
 
 
-SWAPS: dict[str, Callable[[Sequence[str], Context], Iterator[Swapped]]] = {
+SWAPS: dict[str, Callable[[Sequence[str], Context], Iterator[FactEdit]]] = {
     "colour": _colour,
     "number": _number,
     "actor": _actor,

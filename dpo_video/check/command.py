@@ -21,8 +21,13 @@ from dpo_video.judge.modes.registry import calls_per_sample
 from dpo_video.judge.scorer import load_scorer
 from dpo_video.judge.scorer import render as render_prompt
 from dpo_video.judge.types import mode_of
-from dpo_video.models.hub import Blueprint, blueprint
-from dpo_video.models.memory import Load, count_parameters, estimate_generation, estimate_training
+from dpo_video.models.hub import ModelSpec, model_spec
+from dpo_video.models.memory import (
+    PeakLoad,
+    count_parameters,
+    estimate_generation,
+    estimate_training,
+)
 from dpo_video.models.tokens import frames_within, video_tokens, vision_patches
 from dpo_video.pair.video_negatives import add_negatives
 from dpo_video.recipe import Recipe
@@ -52,13 +57,13 @@ def check(recipe: Recipe) -> Plan:
     check_recipe(recipe, train.samples, heldout.samples, findings)
     if heldout.root is not None:
         findings.check_clusters([sample.video for sample in heldout.samples])
-    plan = blueprint(recipe.model)
+    plan = model_spec(recipe.model)
     clips = read_clips(recipe, plan, train, findings)
     return _plan(recipe, plan, [train, heldout], clips, findings)
 
 
 def _plan(
-    recipe: Recipe, plan: Blueprint, data: Sequence[Data], clips: Sequence[Clip], findings: Findings
+    recipe: Recipe, plan: ModelSpec, data: Sequence[Data], clips: Sequence[Clip], findings: Findings
 ) -> Plan:
     train, heldout = data
     sizes = [_size(recipe, plan, clip) for clip in clips]
@@ -75,7 +80,7 @@ def _plan(
     answers = [max(_tokens(pair.chosen), _tokens(pair.rejected)) for pair in train.pairs]
     sequence = _added(video, questions, answers or [recipe.generate.max_new_tokens])
     context = _check_context(recipe, plan, min(video), sequence.most, findings)
-    load = Load(
+    load = PeakLoad(
         sequences=1,
         prompt_tokens=max(video) + max(questions),
         answer_tokens=max(answers, default=recipe.generate.max_new_tokens),
@@ -127,7 +132,7 @@ class _Size:
     patches: int
 
 
-def _size(recipe: Recipe, plan: Blueprint, clip: Clip) -> _Size:
+def _size(recipe: Recipe, plan: ModelSpec, clip: Clip) -> _Size:
     """Return what a clip costs after `video.max_tokens`."""
     shape = {"height": clip.height, "width": clip.width}
     fitting = frames_within(plan, recipe.video, num_frames=clip.num_frames, **shape)
@@ -139,7 +144,7 @@ def _size(recipe: Recipe, plan: Blueprint, clip: Clip) -> _Size:
 
 
 def _check_context(
-    recipe: Recipe, plan: Blueprint, shortest_clip: int, longest: float, findings: Findings
+    recipe: Recipe, plan: ModelSpec, shortest_clip: int, longest: float, findings: Findings
 ) -> int:
     """Return the longest sequence that training takes; add to the findings what does not fit it, or
     the context.
@@ -182,7 +187,7 @@ def _added(*parts: Sequence[int]) -> Spread:
     )
 
 
-def _memory(recipe: Recipe, plan: Blueprint, load: Load) -> dict[str, Mapping[str, float]]:
+def _memory(recipe: Recipe, plan: ModelSpec, load: PeakLoad) -> dict[str, Mapping[str, float]]:
     """Return GiB by stage and part: of training, and of the first stage whose answers are written
     here.
     """

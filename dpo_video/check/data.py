@@ -16,7 +16,7 @@ from dpo_video.core.names import shipped_names
 from dpo_video.core.records import Pair, Sample
 from dpo_video.data.removed import describe
 from dpo_video.data.samples import load_pairs, load_samples, samples_of
-from dpo_video.models.hub import Blueprint
+from dpo_video.models.hub import ModelSpec
 from dpo_video.recipe import Recipe
 from dpo_video.recipe.file import load_recipe
 from dpo_video.video import (
@@ -25,7 +25,7 @@ from dpo_video.video import (
     VideoError,
     clip_key,
     clip_request,
-    plan_indices,
+    frame_indices,
     rejected_clip_key,
     rejected_clip_request,
     rejected_part,
@@ -116,7 +116,7 @@ def _example_paths() -> set[str | None]:
     return {path for data in shipped for path in (data.samples, data.heldout)}
 
 
-def read_clips(recipe: Recipe, plan: Blueprint, data: Data, findings: Findings) -> list[Clip]:
+def read_clips(recipe: Recipe, plan: ModelSpec, data: Data, findings: Findings) -> list[Clip]:
     """Return a few clips of the data as read, or the nominal one; what cannot be read is found and
     counted.
     """
@@ -145,7 +145,7 @@ def read_clips(recipe: Recipe, plan: Blueprint, data: Data, findings: Findings) 
     return clips or [_nominal_clip(recipe, plan, findings)]
 
 
-def _nominal_clip(recipe: Recipe, plan: Blueprint, findings: Findings) -> Clip:
+def _nominal_clip(recipe: Recipe, plan: ModelSpec, findings: Findings) -> Clip:
     """Return the clip to plan with where none is read; what is taken for granted of it stands among
     the findings.
     """
@@ -162,7 +162,7 @@ def _nominal_clip(recipe: Recipe, plan: Blueprint, findings: Findings) -> Clip:
         video = video.model_copy(update={"policy": "fps"})
     times = np.arange(round(seconds * rate)) / rate
     return Clip(
-        len(plan_indices(times, video, multiple_of=plan.family.frames_per_step)), height, width
+        len(frame_indices(times, video, multiple_of=plan.family.frames_per_step)), height, width
     )
 
 

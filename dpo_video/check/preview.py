@@ -16,7 +16,7 @@ from torch import Tensor
 from dpo_video.core.errors import UserError
 from dpo_video.core.names import choose
 from dpo_video.models.families import FAMILIES
-from dpo_video.models.hub import Blueprint, blueprint, published_names
+from dpo_video.models.hub import ModelSpec, model_spec, published_names
 from dpo_video.models.tokens import fit_frames, frame_size, pixel_kwargs, token_budget, video_tokens
 from dpo_video.recipe import ModelSettings, VideoSettings
 from dpo_video.video import Frames, read_frames, video_metadata
@@ -66,7 +66,7 @@ def view_clip(
     end: float | None = None,
 ) -> View:
     """Return what the model will see of a video file, an image or a folder of frames."""
-    plan = blueprint(model)
+    plan = model_spec(model)
     taken = read_frames(
         video, settings, start=start, end=end, multiple_of=plan.family.frames_per_step
     )
@@ -84,7 +84,7 @@ def view_clip(
     )
 
 
-def as_seen(plan: Blueprint, frames: Frames, settings: VideoSettings) -> NDArray[np.uint8]:
+def as_seen(plan: ModelSpec, frames: Frames, settings: VideoSettings) -> NDArray[np.uint8]:
     """Return frames (F, H, W, 3) uint8 as they enter the tower.
 
     Of processors that return whole frames, their own output; others cut frames into patches of the

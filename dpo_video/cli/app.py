@@ -163,9 +163,9 @@ def train(recipe: RecipeName, overrides: Overrides = None) -> None:
         return
     done = _do(settings, ["train"])
     if _launched() and not done:
-        from dpo_video.train.stage import dismiss_followers
+        from dpo_video.train.stage import release_ranks
 
-        dismiss_followers()
+        release_ranks()
 
 
 @app.command()

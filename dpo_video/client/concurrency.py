@@ -20,7 +20,7 @@ sent before it say nothing new."""
 
 
 @dataclass(kw_only=True, slots=True)
-class Limit:
+class AdaptiveConcurrency:
     """A round is as many replies as requests were allowed at once when it began."""
 
     most: int

@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlsplit
 
-from dpo_video.client.concurrency import Limit
+from dpo_video.client.concurrency import AdaptiveConcurrency
 from dpo_video.core.errors import UserError
-from dpo_video.core.text import without_halves
+from dpo_video.core.text import replace_lone_surrogates
 
 if TYPE_CHECKING:
     from openai import APIStatusError, AsyncOpenAI
@@ -43,7 +43,7 @@ FLAGGED = re.compile(r"\b(?:flagged|moderation)\b")
 """What gateways say with a 403 that is about a prompt and not about the key."""
 
 
-class Passing(Exception):
+class TransientError(Exception):
     """A failure that a later attempt may not have.
 
     `kind` tells what it says about the server: `throttled` (429), `away` (no connection), `slow`
@@ -62,7 +62,7 @@ class Passing(Exception):
         self.reason, self.kind, self.wait = reason, kind, wait
 
 
-class Refused(Exception):
+class RequestRefused(Exception):
     """A failure that every attempt has: the server does not answer this prompt."""
 
     def __init__(self, reason: str) -> None:
@@ -103,7 +103,7 @@ class Endpoint:
     url: str
     given: str | None
     """The address in the recipe."""
-    limit: Limit
+    limit: AdaptiveConcurrency
     in_flight: int = 0
     started: int = 0
     not_before: float = 0.0
@@ -139,21 +139,21 @@ class Endpoint:
             body = json.loads(text)
         except (TimeoutError, openai.APITimeoutError) as error:
             if type(error.__cause__).__name__ == "ConnectTimeout":
-                raise Passing(
+                raise TransientError(
                     f"connection error: no connection in {CONNECT_SECONDS:g} s", "away"
                 ) from None
             said = f"timeout: no reply in {self.service.section}.timeout {self.service.timeout:g} s"
-            raise Passing(said, "slow") from None
+            raise TransientError(said, "slow") from None
         except openai.APIConnectionError as error:
-            raise Passing(f"connection error: {error.__cause__ or error}", "away") from None
+            raise TransientError(f"connection error: {error.__cause__ or error}", "away") from None
         except openai.APIStatusError as error:
             raise self._meaning(error) from None
         except ValueError:
-            raise Passing("garbled reply: not JSON") from None
+            raise TransientError("garbled reply: not JSON") from None
         finally:
             self._load[place] -= 1
         if not isinstance(body, dict) or not body.get("choices"):
-            raise Passing(f"garbled reply: no choices in {json.dumps(body)[:80]}")
+            raise TransientError(f"garbled reply: no choices in {json.dumps(body)[:80]}")
         return body
 
     async def close(self) -> None:
@@ -175,7 +175,7 @@ class Endpoint:
         cannot go on.
         """
         status, said, service = error.status_code, _shown(error, self.service.key), self.service
-        if is_penniless(status, error.code, said):
+        if is_quota_exhausted(status, error.code, said):
             return UserError(
                 f"{self.url}: the quota is used up: {said}. Replies so far are stored; top it up "
                 f"and run "
@@ -183,9 +183,9 @@ class Endpoint:
             )
         refused = refusal(status, error.code, said)
         if refused is not None and not refused.startswith("HTTP"):
-            return Refused(refused)
+            return RequestRefused(refused)
         if status in (408, 409, 429) or status >= 500:
-            return Passing(
+            return TransientError(
                 f"HTTP {status}: {said}",
                 "throttled" if status == 429 else "troubled",
                 wait=retry_after(error.response.headers),
@@ -193,7 +193,7 @@ class Endpoint:
         if (
             status == 403 and self.proven
         ):  # the key was good: a firewall before the server, or a limit of the key
-            return Passing(f"HTTP 403: {said}")
+            return TransientError(f"HTTP 403: {said}")
         if status in (401, 403):
             return UserError(
                 f"{self.url} refuses the key in {service.key_variable} (HTTP {status}): {said}"
@@ -205,17 +205,17 @@ class Endpoint:
                 f"(HTTP 404): {said}"
             )
         if refused is None:  # the server or what stands before it is at fault, not the prompt
-            return Passing(f"HTTP {status}: {said}")
+            return TransientError(f"HTTP {status}: {said}")
         self.refused += 1
         if not self.proven and self.refused >= STARTING_ATTEMPTS and not service.asks_refused:
             return UserError(
                 f"{self.url} refused each of the first {self.refused} requests (HTTP {status}): "
                 f"{said}"
             )
-        return Refused(refused)
+        return RequestRefused(refused)
 
 
-def is_penniless(status: int, code: object, said: str) -> bool:
+def is_quota_exhausted(status: int, code: object, said: str) -> bool:
     """Return whether an HTTP error says that the account has no money left: so it will be for every
     prompt.
     """
@@ -237,7 +237,7 @@ def refusal(status: int, code: object, said: str) -> str | None:
     if (
         not 400 <= status < 500
         or status in (401, 404, 408, 409)
-        or is_penniless(status, code, said)
+        or is_quota_exhausted(status, code, said)
     ):
         return None
     if (
@@ -260,7 +260,7 @@ def open_endpoint(service: Service, url: str | None) -> Endpoint:
         service=service,
         url=str(first.base_url),
         given=url,
-        limit=Limit(most=service.concurrency),
+        limit=AdaptiveConcurrency(most=service.concurrency),
         _clients=[first],
         _load=[0],
     )
@@ -283,15 +283,15 @@ def read_choice(body: Mapping[str, Any]) -> tuple[dict[str, Any], str, Literal["
     try:
         choice = body["choices"][0]
         text, finish = choice["message"].get("content"), choice.get("finish_reason")
-        text = without_halves(text or choice["message"].get("refusal") or "")
+        text = replace_lone_surrogates(text or choice["message"].get("refusal") or "")
     except (LookupError, TypeError, AttributeError):
-        raise Passing("garbled reply: a choice without a message in words") from None
+        raise TransientError("garbled reply: a choice without a message in words") from None
     if finish == "content_filter":
-        raise Refused("content filter: the server withheld the reply")
+        raise RequestRefused("content filter: the server withheld the reply")
     return choice, text, "length" if finish == "length" else "stop"
 
 
-def nearby(base_url: str | None) -> bool:
+def is_private_address(base_url: str | None) -> bool:
     """Return True for loopback and private addresses and for host names without a dot."""
     host = (urlsplit(base_url).hostname or "") if base_url else ""
     if not host:
@@ -323,5 +323,5 @@ def _shown(error: "APIStatusError", key: str) -> str:
         if isinstance(body, dict)
         else body or error.message
     )
-    line = without_halves(" ".join(str(said).split())[:200])
+    line = replace_lone_surrogates(" ".join(str(said).split())[:200])
     return line if key == "none" else line.replace(key, "***")

@@ -15,7 +15,13 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Generic, NamedTuple, Self, TypeVar
 
-from dpo_video.client.endpoint import Endpoint, Passing, Refused, Service, open_endpoint
+from dpo_video.client.endpoint import (
+    Endpoint,
+    RequestRefused,
+    Service,
+    TransientError,
+    open_endpoint,
+)
 from dpo_video.core.errors import UserError
 
 BACKOFF_SECONDS = 0.5
@@ -40,7 +46,7 @@ Read = Callable[[Endpoint, dict[str, Any]], Value]
 """Makes a value of a completion's body; may raise Passing, Refused or UserError."""
 
 
-class GaveUp(Exception):
+class RetriesExhausted(Exception):
     """All attempts failed; the next run may try again."""
 
     def __init__(self, reason: str, attempts: int) -> None:
@@ -133,11 +139,11 @@ class Pool:
                         seconds=time.monotonic() - begin,
                         attempts=failed + throttled + 1,
                     )
-                except Refused:
+                except RequestRefused:
                     self._settles(endpoint)
                     raise
                 # noted before the slot is free, so that no waiting request slips through
-                except Passing as error:
+                except TransientError as error:
                     self._note(slot, error)
                     busy = error.kind == "throttled"
                     throttled += busy
@@ -148,7 +154,7 @@ class Pool:
                     if failed > self.service.retries or (
                         busy and self._is_stuck(endpoint, error, since)
                     ):
-                        raise GaveUp(
+                        raise RetriesExhausted(
                             f"{error.reason} ({failed + throttled} attempts)", failed + throttled
                         ) from None
                 finally:
@@ -222,7 +228,7 @@ class Pool:
         self._answers(endpoint)
         self._answered_at, self._busy, self._said_busy = time.monotonic(), 0, False
 
-    def _is_stuck(self, endpoint: Endpoint, error: Passing, since: float) -> bool:
+    def _is_stuck(self, endpoint: Endpoint, error: TransientError, since: float) -> bool:
         """Return whether to give up a prompt that has met 429s since a time; UserError where it is
         not the only one.
 
@@ -248,7 +254,7 @@ class Pool:
             ) from None
         return True
 
-    def _note(self, slot: _Slot, error: Passing) -> None:
+    def _note(self, slot: _Slot, error: TransientError) -> None:
         """Note what a failed attempt says about its server; raise UserError where the run cannot go
         on.
         """
@@ -272,7 +278,7 @@ class Pool:
         elif error.kind != "slow":
             self._answers(endpoint)
 
-    def _lose(self, slot: _Slot, error: Passing, now: float) -> None:
+    def _lose(self, slot: _Slot, error: TransientError, now: float) -> None:
         """Count a lost connection; eject the server after DEAD_AFTER, and stop the run when none is
         left.
 

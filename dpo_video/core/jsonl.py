@@ -15,7 +15,7 @@ from pydantic_core import from_json
 from dpo_video.core.errors import UserError
 from dpo_video.core.names import did_you_mean
 from dpo_video.core.records import AnyRecord, Candidate, Judgment, Pair, Record, Reward, Sample
-from dpo_video.core.text import without_halves
+from dpo_video.core.text import replace_lone_surrogates
 
 HINTS: dict[type, dict[str, Any]] = {
     kind: get_type_hints(kind) for kind in (Sample, Candidate, Judgment, Reward, Pair)
@@ -157,7 +157,9 @@ def _slowly(line: bytes, where: str) -> Any:
     """
     try:
         return json.loads(
-            without_halves(json.dumps(DECODER.decode(line.decode().strip()), ensure_ascii=False))
+            replace_lone_surrogates(
+                json.dumps(DECODER.decode(line.decode().strip()), ensure_ascii=False)
+            )
         )
     except UnicodeDecodeError as error:
         raise UserError(f"{where}: not UTF-8 text") from error

@@ -93,7 +93,7 @@ def workers_of(resources: dict[str, float]) -> tuple[int, float]:
     return (gpus, 1.0) if gpus else (max(1, int(resources.get("CPU", 1))), 0.0)
 
 
-def told_in_row(
+def error_as_row(
     work: Callable[[], dict[str, list[Any]]], columns: Sequence[str]
 ) -> dict[str, list[Any]]:
     """Return the columns that `work` makes, with `user_error` empty; or one row that holds the

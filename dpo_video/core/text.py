@@ -14,7 +14,7 @@ HALF = re.compile(r"[\ud800-\udfff]")
 """Half of a surrogate pair, as of an emoji that a limit of tokens cut."""
 
 
-def without_halves(text: str) -> str:
+def replace_lone_surrogates(text: str) -> str:
     """Return the text with U+FFFD for each half of a surrogate pair: JSON can say one, UTF-8
     cannot.
 
@@ -44,7 +44,7 @@ def normalise(text: str) -> str:
     return normalise_space(folded)
 
 
-def same_text(text: str) -> str:
+def normalised_text(text: str) -> str:
     """Return what is equal for two texts that say the same: the normalised text, or the marks of
     one without words.
     """

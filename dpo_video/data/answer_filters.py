@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from dpo_video.core.records import Candidate
-from dpo_video.core.text import same_text, shingles, similarity
+from dpo_video.core.text import normalised_text, shingles, similarity
 from dpo_video.recipe import CleanSettings
 
 RUN_WORDS = 4
@@ -67,7 +67,7 @@ so.
 """
 
 
-def screen_question(
+def filter_answers(
     question: Sequence[Candidate], settings: CleanSettings
 ) -> tuple[dict[str, str], dict[str, str]]:
     """Return by id which candidate's judgment one takes, and why cleaning leaves one out (`reason:
@@ -98,7 +98,7 @@ def same_answers(candidates: Sequence[Candidate], *, least: float) -> dict[str, 
     pieces: list[tuple[frozenset[str], str]] = []
     same: dict[str, str] = {}
     for candidate in sorted(candidates, key=lambda candidate: candidate.finish == "length"):
-        text = same_text(candidate.text)
+        text = normalised_text(candidate.text)
         if not text:
             continue  # an empty answer is judged as one, or refused by the stage that pairs
         found = kept.get(text)
@@ -142,13 +142,13 @@ def repetition(text: str) -> float:
     """Return the share of the text's runs of 4 words that repeat an earlier one; 0 for fewer than 5
     words.
     """
-    words = same_text(text).split()
+    words = normalised_text(text).split()
     runs = [tuple(words[begin : begin + RUN_WORDS]) for begin in range(len(words) - RUN_WORDS + 1)]
     return 1 - len(set(runs)) / len(runs) if runs else 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Screening:
+class AnswerPlan:
     """What is done about each candidate of a file, by its number; 4 bytes each."""
 
     takes: "array[int]" = field(default_factory=lambda: array("i"))
@@ -162,7 +162,7 @@ class Screening:
         """
         begin = len(self.takes)
         self.takes.extend(range(begin, begin + len(question)))
-        same, dropped = screen_question(question, settings)
+        same, dropped = filter_answers(question, settings)
         if same or dropped:
             numbers = {
                 candidate.id: number for number, candidate in enumerate(question, start=begin)

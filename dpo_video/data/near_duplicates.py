@@ -7,7 +7,7 @@ from functools import lru_cache
 
 from rensa import RMinHash, RMinHashLSH
 
-from dpo_video.core.text import same_text, shingles, similarity
+from dpo_video.core.text import normalised_text, shingles, similarity
 
 PERMUTATIONS = 128
 SEED = 1
@@ -34,10 +34,10 @@ def _equal_index() -> tuple[Add, Find]:
     places: dict[str, list[int]] = {}
 
     def add(text: str, number: int) -> None:
-        places.setdefault(same_text(text), []).append(number)
+        places.setdefault(normalised_text(text), []).append(number)
 
     def find(text: str) -> Iterator[int]:
-        yield from places.get(same_text(text), [])
+        yield from places.get(normalised_text(text), [])
 
     return add, find
 
@@ -63,7 +63,7 @@ def is_near(first: str, second: str, least: float) -> bool:
     are equal.
     """
     if least >= 1 or not _pieces(first):
-        return same_text(first) == same_text(second)
+        return normalised_text(first) == normalised_text(second)
     return similarity(_pieces(first), _pieces(second)) >= least
 
 
@@ -88,5 +88,5 @@ def _pieces(text: str) -> frozenset[str]:
 @lru_cache(maxsize=64)
 def _sketch(text: str) -> RMinHash:
     sketch = RMinHash(num_perm=PERMUTATIONS, seed=SEED)
-    sketch.update(sorted(_pieces(text)) or [same_text(text)])
+    sketch.update(sorted(_pieces(text)) or [normalised_text(text)])
     return sketch

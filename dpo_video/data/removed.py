@@ -12,7 +12,7 @@ from dpo_video.core.records import Candidate
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Cleaned:
+class Removed:
     """One sample or answer that was left out."""
 
     unit: Literal["sample", "answer"]
@@ -25,17 +25,17 @@ class Cleaned:
     """File and line of a sample; the sample's id of an answer."""
 
 
-def dropped_answer(candidate: Candidate, why: str) -> Cleaned:
+def dropped_answer(candidate: Candidate, why: str) -> Removed:
     """Return the line of an answer that screening dropped, `why` being `reason: detail` or
     `reason`.
     """
     reason, _, detail = why.partition(": ")
-    return Cleaned(
+    return Removed(
         unit="answer", id=candidate.id, reason=reason, detail=detail, where=candidate.sample_id
     )
 
 
-def describe(num_kept: int, rows: Sequence[Cleaned]) -> str:
+def describe(num_kept: int, rows: Sequence[Removed]) -> str:
     """Return in words how many samples came in and went out, and why the others did not."""
     reasons = ", ".join(
         f"{reason} {count}" for reason, count in Counter(row.reason for row in rows).most_common()
@@ -43,7 +43,7 @@ def describe(num_kept: int, rows: Sequence[Cleaned]) -> str:
     return f"samples in {num_kept + len(rows)}, out {num_kept} ({reasons})"
 
 
-def note_cleaned(folder: Path, unit: Literal["sample", "answer"], rows: Iterable[Cleaned]) -> None:
+def write_removed(folder: Path, unit: Literal["sample", "answer"], rows: Iterable[Removed]) -> None:
     """Put the lines of one unit into cleaned.jsonl in place of those that were there; the other
     unit's lines stay.
     """

@@ -12,10 +12,10 @@ from typing import NamedTuple
 from dpo_video.core.records import Sample
 from dpo_video.data.answer_filters import is_refusal
 from dpo_video.data.near_duplicates import is_near, near_index
-from dpo_video.data.removed import Cleaned
+from dpo_video.data.removed import Removed
 from dpo_video.recipe import CleanSettings
 from dpo_video.video import ClipRequest, VideoError, clip_key, clip_request
-from dpo_video.video.facts import ClipFacts, Look
+from dpo_video.video.facts import ClipFacts, FrameProbe
 
 SHORT = 20
 """Characters of a caption below which its language cannot be told."""
@@ -49,7 +49,7 @@ def clean_samples(
     settings: CleanSettings,
     *,
     root: Path,
-    look: Look,
+    look: FrameProbe,
     heldout: Sequence[Sample],
     reject: Reject,
 ) -> Rows:
@@ -162,7 +162,7 @@ def _without_copies(
 
 
 def _by_clip(
-    rows: Iterable[Row], settings: CleanSettings, root: Path, look: Look, reject: Reject
+    rows: Iterable[Row], settings: CleanSettings, root: Path, look: FrameProbe, reject: Reject
 ) -> Rows:
     """Yield the rows whose clips pass; one that cannot be read passes, for the stage that needs it
     to set it aside.
@@ -232,8 +232,8 @@ def source_of(sample: Sample) -> str:
     return str(Path(sample.video[0]).parent.parent) if sample.video else "."
 
 
-def left_out(path: Path, row: Row, reason: str, detail: str) -> Cleaned:
+def left_out(path: Path, row: Row, reason: str, detail: str) -> Removed:
     """Return the line of cleaned.jsonl for a row of a file."""
-    return Cleaned(
+    return Removed(
         unit="sample", id=row.sample.id, reason=reason, detail=detail, where=f"{path}:{row.line}"
     )

@@ -15,11 +15,11 @@ from dpo_video.core.jsonl import read_lines
 from dpo_video.core.names import did_you_mean
 from dpo_video.core.records import Pair, Sample
 from dpo_video.core.text import TAG
-from dpo_video.data.removed import Cleaned
+from dpo_video.data.removed import Removed
 from dpo_video.data.sample_filters import Row, Rows, clean_samples, is_on, left_out, looks_at_frames
 from dpo_video.recipe import Recipe
 from dpo_video.store import RunStore
-from dpo_video.video.facts import look_at
+from dpo_video.video.facts import probe_clips
 from dpo_video.video.sources import local_path
 
 TOY_CLIPS: dict[str, int] = {"toy:train": 80, "toy:heldout": 120}
@@ -33,7 +33,7 @@ class Loaded(NamedTuple):
 
     samples: list[Sample]
     root: Path
-    cleaned: list[Cleaned]
+    cleaned: list[Removed]
 
 
 def load_samples(
@@ -71,7 +71,7 @@ def load_samples(
             f"from"
         )
     rows = _unique(path)
-    rejected: list[tuple[int, Cleaned]] = []
+    rejected: list[tuple[int, Removed]] = []
     passed: Rows = rows
     if clean and split == "samples" and is_on(recipe.clean):
         frames = recipe.clean.frames if looks_at_frames(recipe.clean) else None
@@ -79,7 +79,7 @@ def load_samples(
             rows,
             recipe.clean,
             root=root,
-            look=look_at(recipe.video, frames=frames, store=store),
+            look=probe_clips(recipe.video, frames=frames, store=store),
             heldout=heldout,
             reject=lambda row, reason, detail: rejected.append(
                 (row.line, left_out(path, row, reason, detail))

@@ -30,7 +30,7 @@ from dpo_video.evaluate.metrics import (
     normalise_answer,
     side,
 )
-from dpo_video.generate.jobs import Work
+from dpo_video.generate.jobs import GenerationJob
 from dpo_video.generate.stage import make_candidates, training_sampler
 from dpo_video.judge.backends.registry import open_judge
 from dpo_video.judge.modes.pairwise import comparer, pairwise_scorer
@@ -123,7 +123,7 @@ def _answer(run: Run) -> Answers:
     """Have the base model answer and draw, then the tuned one answer; each is loaded once."""
     settings, heldout = run.recipe.evaluate, run.heldout
     sampler = Sampler(temperature=settings.temperature, max_new_tokens=settings.max_new_tokens)
-    every = Work(
+    every = GenerationJob(
         samples=heldout,
         root=run.heldout_root,
         num_candidates=1,

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from dpo_video.core.errors import UserError
-from dpo_video.core.text import without_halves
+from dpo_video.core.text import replace_lone_surrogates
 
 Row = dict[str, Any]
 BATCH_ROWS = 1000
@@ -38,7 +38,7 @@ def _plain(value: Any) -> Any:
     if isinstance(value, float):
         return None if math.isnan(value) else value
     if isinstance(value, str):
-        return without_halves(value)
+        return replace_lone_surrogates(value)
     if isinstance(value, list):
         return [_plain(part) for part in value]
     if isinstance(value, dict):

@@ -19,7 +19,7 @@ the context.
 
 
 @dataclass(frozen=True, kw_only=True)
-class Work:
+class GenerationJob:
     """Samples to answer, and how."""
 
     samples: Sequence[Sample]
@@ -45,7 +45,7 @@ class Work:
     """
 
 
-class Made(NamedTuple):
+class GenerationResult(NamedTuple):
     """Candidates in sample order, and counts."""
 
     candidates: list[Candidate]
@@ -53,7 +53,7 @@ class Made(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Asked:
+class PendingCandidate:
     """One candidate to be written: who asks, and the store key of the answer."""
 
     sample: Sample
@@ -62,12 +62,12 @@ class Asked:
     key: str
 
 
-def asked_text(work: Work, sample: Sample) -> str:
+def policy_prompt(work: GenerationJob, sample: Sample) -> str:
     """Return what the policy is asked about a sample's clip."""
     return work.instruction.replace("{prompt}", sample.prompt)
 
 
-def served_name(run: Run, work: Work) -> str:
+def served_name(run: Run, work: GenerationJob) -> str:
     """Return the model's name on the server."""
     if work.model is not None:
         return work.model.name
@@ -75,7 +75,7 @@ def served_name(run: Run, work: Work) -> str:
 
 
 def clip_requests(
-    run: Run, work: Work, missing: Mapping[str, Sequence[Asked]]
+    run: Run, work: GenerationJob, missing: Mapping[str, Sequence[PendingCandidate]]
 ) -> list[ClipRequest]:
     """Return one request per clip, in the order of the samples; what is no file at all is set aside
     at once.

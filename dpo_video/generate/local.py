@@ -7,7 +7,13 @@ import torch
 
 from dpo_video.core.errors import UserError
 from dpo_video.core.progress import progress
-from dpo_video.generate.jobs import OVER_CONTEXT, Asked, Work, asked_text, clip_requests
+from dpo_video.generate.jobs import (
+    OVER_CONTEXT,
+    GenerationJob,
+    PendingCandidate,
+    clip_requests,
+    policy_prompt,
+)
 from dpo_video.models.clip_source import open_source
 from dpo_video.models.collate import Row
 from dpo_video.models.load import Policy, load_policy
@@ -20,7 +26,9 @@ LOOKED = ("frames_looked_at", "frames_kept")
 """Counts of the policies that choose frames by what is in them."""
 
 
-def answer_here(run: Run, work: Work, missing: Mapping[str, Sequence[Asked]]) -> Counter[str]:
+def answer_here(
+    run: Run, work: GenerationJob, missing: Mapping[str, Sequence[PendingCandidate]]
+) -> Counter[str]:
     """Store the missing candidates; return counts, among them the samples that do not fit the
     model's context.
     """
@@ -29,7 +37,7 @@ def answer_here(run: Run, work: Work, missing: Mapping[str, Sequence[Asked]]) ->
     pixel_kwargs(policy.family, policy.frame_processor, video, num_frames=1)  # fail first
     room = policy.family.context_length(policy.bare.config) - work.sampler.max_new_tokens
     counts: Counter[str] = Counter()
-    waiting: list[tuple[Row, Asked]] = []
+    waiting: list[tuple[Row, PendingCandidate]] = []
     requests = clip_requests(run, work, missing)
     total = sum(len(missing[request.key]) for request in requests)
     with open_source(policy, run.recipe) as source, progress(work.title, total=total) as advance:
@@ -43,10 +51,12 @@ def answer_here(run: Run, work: Work, missing: Mapping[str, Sequence[Asked]]) ->
             counts.update({"clips_over_max_tokens": 1, "frames_dropped": lost} if lost else {})
             prompts = {
                 question: encode_prompt(policy, question, ready.inputs)
-                for question in {asked_text(work, one.sample) for one in asked}
+                for question in {policy_prompt(work, one.sample) for one in asked}
             }
             fitting = [
-                one for one in asked if len(prompts[asked_text(work, one.sample)].input_ids) <= room
+                one
+                for one in asked
+                if len(prompts[policy_prompt(work, one.sample)].input_ids) <= room
             ]
             if len(fitting) < len(asked):
                 counts[OVER_CONTEXT] += len(
@@ -60,7 +70,7 @@ def answer_here(run: Run, work: Work, missing: Mapping[str, Sequence[Asked]]) ->
                 question: Row(prompt=prompt, clip=clip.inputs, features=clip.features)
                 for question, prompt in prompts.items()
             }
-            waiting += [(rows[asked_text(work, one.sample)], one) for one in fitting]
+            waiting += [(rows[policy_prompt(work, one.sample)], one) for one in fitting]
             while len(waiting) >= most:
                 advance(_write(run, work, policy, waiting[:most]))
                 waiting = waiting[most:]
@@ -70,9 +80,11 @@ def answer_here(run: Run, work: Work, missing: Mapping[str, Sequence[Asked]]) ->
     return counts
 
 
-def _write(run: Run, work: Work, policy: Policy, batch: Sequence[tuple[Row, Asked]]) -> int:
+def _write(
+    run: Run, work: GenerationJob, policy: Policy, batch: Sequence[tuple[Row, PendingCandidate]]
+) -> int:
     """Write and store one batch of answers; return how many."""
-    groups: dict[int, tuple[Row, list[Asked]]] = {}
+    groups: dict[int, tuple[Row, list[PendingCandidate]]] = {}
     for row, one in batch:
         groups.setdefault(id(row), (row, []))[1].append(one)
     rows = [row for row, _ in groups.values()]

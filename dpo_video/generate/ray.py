@@ -17,8 +17,8 @@ from typing import Any
 
 from dpo_video.core.errors import UserError
 from dpo_video.core.progress import progress
-from dpo_video.core.ray_cluster import cluster, spread, told_in_row, workers_of
-from dpo_video.generate.jobs import Asked, Work
+from dpo_video.core.ray_cluster import cluster, error_as_row, spread, workers_of
+from dpo_video.generate.jobs import GenerationJob, PendingCandidate
 from dpo_video.generate.local import answer_here
 from dpo_video.models.load import load_policy
 from dpo_video.recipe import ModelSettings, Recipe
@@ -32,7 +32,9 @@ KINDS = ("candidate", "bad_clip")
 """Rows that come back."""
 
 
-def answer_on_cluster(run: Run, work: Work, missing: Mapping[str, Sequence[Asked]]) -> Counter[str]:
+def answer_on_cluster(
+    run: Run, work: GenerationJob, missing: Mapping[str, Sequence[PendingCandidate]]
+) -> Counter[str]:
     """Store the missing candidates; return the counts of all workers together."""
     counts: Counter[str] = Counter()
     recipe = run.recipe.model_copy(
@@ -82,14 +84,14 @@ class Worker:
     for a batch.
     """
 
-    def __init__(self, recipe: str, work: Work) -> None:
+    def __init__(self, recipe: str, work: GenerationJob) -> None:
         self.recipe, self.work = Recipe.model_validate_json(recipe), work
 
     def __call__(self, batch: Mapping[str, Sequence[Any]]) -> dict[str, list[Any]]:
         """Return `kind`, `key` and `body` (JSON) of stored rows, and one of kind `counts`, for
         clips and questions.
         """
-        return told_in_row(partial(self._answer, batch), ("kind", "key", "body"))
+        return error_as_row(partial(self._answer, batch), ("kind", "key", "body"))
 
     def _answer(self, batch: Mapping[str, Sequence[Any]]) -> dict[str, list[Any]]:
         work = self.work

@@ -18,12 +18,18 @@ from typing import Any
 
 from PIL import Image
 
-from dpo_video.client.endpoint import Endpoint, Refused, Service, read_choice
-from dpo_video.client.pool import GaveUp, Pool
+from dpo_video.client.endpoint import Endpoint, RequestRefused, Service, read_choice
+from dpo_video.client.pool import Pool, RetriesExhausted
 from dpo_video.core.errors import UserError
 from dpo_video.core.progress import progress, say
-from dpo_video.generate.jobs import Asked, Work, asked_text, clip_requests, served_name
-from dpo_video.models.hub import Blueprint, blueprint
+from dpo_video.generate.jobs import (
+    GenerationJob,
+    PendingCandidate,
+    clip_requests,
+    policy_prompt,
+    served_name,
+)
+from dpo_video.models.hub import ModelSpec, model_spec
 from dpo_video.models.tokens import fit_frames, frame_size
 from dpo_video.run import Run
 from dpo_video.video import ClipRequest, FramePool, Frames, VideoError
@@ -36,12 +42,14 @@ class _Server:
     """The server while a run talks to it."""
 
     run: Run
-    work: Work
+    work: GenerationJob
     pool: Pool
     counts: Counter[str] = field(default_factory=Counter)
 
 
-def answer_by_server(run: Run, work: Work, missing: Mapping[str, Sequence[Asked]]) -> Counter[str]:
+def answer_by_server(
+    run: Run, work: GenerationJob, missing: Mapping[str, Sequence[PendingCandidate]]
+) -> Counter[str]:
     """Store the missing candidates; return the count of requests that failed; the next run tries
     them again.
     """
@@ -63,7 +71,9 @@ def answer_by_server(run: Run, work: Work, missing: Mapping[str, Sequence[Asked]
         raise group.exceptions[0] from None
 
 
-async def _answer_all(run: Run, work: Work, missing: Mapping[str, Sequence[Asked]]) -> Counter[str]:
+async def _answer_all(
+    run: Run, work: GenerationJob, missing: Mapping[str, Sequence[PendingCandidate]]
+) -> Counter[str]:
     try:
         import openai  # noqa: F401 - the extra is missing now rather than halfway
     except ImportError as error:
@@ -90,7 +100,7 @@ async def _answer_all(run: Run, work: Work, missing: Mapping[str, Sequence[Asked
     requests = clip_requests(run, work, missing)
     total = sum(len(missing[request.key]) for request in requests)
     as_file = settings.video_as == "video_url"
-    plan = blueprint(run.recipe.model)
+    plan = model_spec(run.recipe.model)
     frames = FramePool(run.recipe.video, multiple_of=plan.family.frames_per_step)
     waiting = asyncio.Semaphore(
         2 * settings.concurrency
@@ -123,12 +133,14 @@ def _then(release: Callable[[], None], advance: Callable[[], None]) -> Callable[
     return done
 
 
-async def _answer(server: _Server, one: Asked, content: Sequence[dict[str, Any]]) -> None:
+async def _answer(
+    server: _Server, one: PendingCandidate, content: Sequence[dict[str, Any]]
+) -> None:
     """Ask for one candidate and store it; a failure is counted, unless it is plain that all will
     fail.
     """
     sampler = server.work.sampler
-    text = asked_text(server.work, one.sample)
+    text = policy_prompt(server.work, one.sample)
     request = {
         "model": server.pool.service.model,
         "seed": one.seed,
@@ -143,7 +155,7 @@ async def _answer(server: _Server, one: Asked, content: Sequence[dict[str, Any]]
     }
     try:
         done = await server.pool.complete(request, _read)
-    except (Refused, GaveUp):
+    except (RequestRefused, RetriesExhausted):
         server.counts["failed"] += 1
         return
     server.run.store.put("candidate", one.key, {**done.value, "sample": one.sample.id})
@@ -156,7 +168,7 @@ def _read(endpoint: Endpoint, body: dict[str, Any]) -> dict[str, str]:
 
 
 def _content(
-    run: Run, plan: Blueprint, request: ClipRequest, frames: Frames | VideoError | None
+    run: Run, plan: ModelSpec, request: ClipRequest, frames: Frames | VideoError | None
 ) -> list[dict[str, Any]]:
     """Return the parts of a message that show a clip; raise UserError where it cannot be shown."""
     if isinstance(frames, VideoError):

@@ -15,7 +15,14 @@ from dpo_video.core.jsonl import write_jsonl
 from dpo_video.core.names import choose
 from dpo_video.core.progress import say
 from dpo_video.core.records import Candidate, Sample
-from dpo_video.generate.jobs import OVER_CONTEXT, Asked, Made, Work, asked_text, served_name
+from dpo_video.generate.jobs import (
+    OVER_CONTEXT,
+    GenerationJob,
+    GenerationResult,
+    PendingCandidate,
+    policy_prompt,
+    served_name,
+)
 from dpo_video.models.hub import load_config, revision_of
 from dpo_video.models.load import choose_dtype
 from dpo_video.models.sampling import Sampler, candidate_seed
@@ -70,20 +77,20 @@ def training_sampler(settings: GenerateSettings, *, over: SamplerSettings | None
     return Sampler(**{**values, **own})
 
 
-def _works(run: Run) -> list[Work]:
+def _works(run: Run) -> list[GenerationJob]:
     """Return one piece of work for each sampler of the mix, or the one there is without a mix."""
     settings = run.recipe.generate
-    plain = Work(
+    plain = GenerationJob(
         samples=run.samples,
         root=run.video_root,
         engine=settings.engine,
         num_candidates=settings.num_candidates,
         sampler=training_sampler(settings),
     )
-    works: list[Work] = []
+    jobs: list[GenerationJob] = []
     for one in settings.mix:
         adapter = None if one.adapter is None else Path(one.adapter).expanduser()
-        works.append(
+        jobs.append(
             replace(
                 plain,
                 num_candidates=one.num_candidates,
@@ -93,13 +100,15 @@ def _works(run: Run) -> list[Work]:
                 instruction=one.instruction,
                 sampler_name=one.name,
                 title=f"generate ({one.name})",
-                first_number=sum(work.num_candidates for work in works),
+                first_number=sum(work.num_candidates for work in jobs),
             )
         )
-    return works or [plain]
+    return jobs or [plain]
 
 
-def _total(run: Run, made: Sequence[Made], candidates: Sequence[Candidate]) -> dict[str, Any]:
+def _total(
+    run: Run, made: Sequence[GenerationResult], candidates: Sequence[Candidate]
+) -> dict[str, Any]:
     """Return the counts of all samplers together, and, of a mix, how many candidates each of them
     made.
     """
@@ -118,7 +127,7 @@ def _total(run: Run, made: Sequence[Made], candidates: Sequence[Candidate]) -> d
     return counts
 
 
-def make_candidates(run: Run, work: Work) -> Made:
+def make_candidates(run: Run, work: GenerationJob) -> GenerationResult:
     """Return the candidates of all samples: stored ones, and new ones for what is missing.
 
     A clip that cannot be read is set aside with its samples; a later run tries it again. A sample
@@ -127,7 +136,7 @@ def make_candidates(run: Run, work: Work) -> Made:
     """
     asked = _ask(run, work)
     before = run.store.get("candidate", [one.key for one in asked])
-    missing: dict[str, list[Asked]] = {}
+    missing: dict[str, list[PendingCandidate]] = {}
     for one in asked:
         if one.key not in before:
             missing.setdefault(clip_key(one.sample), []).append(one)
@@ -140,7 +149,7 @@ def make_candidates(run: Run, work: Work) -> Made:
     _tell_over_context(run, work, new[OVER_CONTEXT], answered=len(candidates))
     cut = sum(candidate.finish == "length" for candidate in candidates)
     unanswered = len(work.samples) - len({candidate.sample_id for candidate in candidates})
-    return Made(
+    return GenerationResult(
         candidates,
         {
             "samples": len(work.samples),
@@ -154,7 +163,7 @@ def make_candidates(run: Run, work: Work) -> Made:
     )
 
 
-def _tell_over_context(run: Run, work: Work, samples: int, *, answered: int) -> None:
+def _tell_over_context(run: Run, work: GenerationJob, samples: int, *, answered: int) -> None:
     if not samples:
         return
     config, family = load_config(work.model or run.recipe.model)
@@ -170,7 +179,7 @@ def _tell_over_context(run: Run, work: Work, samples: int, *, answered: int) -> 
     say(f"{work.title}: set aside {what}")
 
 
-def _ask(run: Run, work: Work) -> list[Asked]:
+def _ask(run: Run, work: GenerationJob) -> list[PendingCandidate]:
     """Return every candidate of every sample, under a key of all that determines its text."""
     frames = {name: getattr(run.recipe.video, name) for name in FRAME_POLICY}
     common = {"model": _identity(run, work), "frames": frames, "sampler": asdict(work.sampler)}
@@ -179,12 +188,12 @@ def _ask(run: Run, work: Work) -> list[Asked]:
         clip = {"files": _files(sample, work.root), **part_identity(sample.start, sample.end)}
         for number in range(work.first_number, work.first_number + work.num_candidates):
             seed = candidate_seed(run.recipe.seed, sample.id, number)
-            key = row_key(**common, clip=clip, prompt=asked_text(work, sample), seed=seed)
-            asked.append(Asked(sample=sample, number=number, seed=seed, key=key))
+            key = row_key(**common, clip=clip, prompt=policy_prompt(work, sample), seed=seed)
+            asked.append(PendingCandidate(sample=sample, number=number, seed=seed, key=key))
     return asked
 
 
-def _identity(run: Run, work: Work) -> dict[str, Any]:
+def _identity(run: Run, work: GenerationJob) -> dict[str, Any]:
     """Return what identifies the model that answers: a server's by name, not address; ours by its
     weights.
     """
@@ -221,7 +230,9 @@ def _files(sample: Sample, root: Path) -> list[list[str | int]]:
     return [[name, stat.st_size, stat.st_mtime_ns] for name, stat in facts]
 
 
-def _candidate(run: Run, work: Work, one: Asked, row: dict[str, Any]) -> Candidate:
+def _candidate(
+    run: Run, work: GenerationJob, one: PendingCandidate, row: dict[str, Any]
+) -> Candidate:
     return Candidate(
         id=f"{one.sample.id}#{one.number}",
         sample_id=one.sample.id,
@@ -234,13 +245,17 @@ def _candidate(run: Run, work: Work, one: Asked, row: dict[str, Any]) -> Candida
     )
 
 
-def _answer_here(run: Run, work: Work, missing: Mapping[str, Sequence[Asked]]) -> Counter[str]:
+def _answer_here(
+    run: Run, work: GenerationJob, missing: Mapping[str, Sequence[PendingCandidate]]
+) -> Counter[str]:
     from dpo_video.generate.local import answer_here  # here: it needs what stands above
 
     return answer_here(run, work, missing)
 
 
-def _answer_by_server(run: Run, work: Work, missing: Mapping[str, Sequence[Asked]]) -> Counter[str]:
+def _answer_by_server(
+    run: Run, work: GenerationJob, missing: Mapping[str, Sequence[PendingCandidate]]
+) -> Counter[str]:
     from dpo_video.generate.server import (
         answer_by_server,
     )  # here: it needs the openai package, which is an extra
@@ -249,7 +264,7 @@ def _answer_by_server(run: Run, work: Work, missing: Mapping[str, Sequence[Asked
 
 
 def _answer_on_cluster(
-    run: Run, work: Work, missing: Mapping[str, Sequence[Asked]]
+    run: Run, work: GenerationJob, missing: Mapping[str, Sequence[PendingCandidate]]
 ) -> Counter[str]:
     from dpo_video.generate.ray import answer_on_cluster  # here: Ray is an extra
 

@@ -48,7 +48,7 @@ def ask_all(
     and equal ones once.
 
     Failed rows are asked again, refused ones only under `judge.ask_refused_again`. `counts` gains
-    `asked`, `answered_before` and `same_text`.
+    `asked`, `answered_before` and `normalised_text`.
     """
     key_of = key_maker(settings, scorer, judge)
     keys = [key_of(messages) for messages in prompts]

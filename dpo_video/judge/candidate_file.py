@@ -11,7 +11,7 @@ from pathlib import Path
 from dpo_video.core.errors import UserError
 from dpo_video.core.jsonl import json_object, read_places
 from dpo_video.core.records import Candidate, Sample
-from dpo_video.data.answer_filters import Screening
+from dpo_video.data.answer_filters import AnswerPlan
 from dpo_video.judge.reply_keys import Keys
 from dpo_video.recipe import CleanSettings
 
@@ -58,14 +58,14 @@ class CandidateFile:
 
 def open_candidates(
     path: Path, samples: Iterable[Sample], clean: CleanSettings, *, keys: Keys | None = None
-) -> tuple[CandidateFile, Screening]:
+) -> tuple[CandidateFile, AnswerPlan]:
     """Read once through a candidates file; UserError where it is wrong, empty, or answers other
     samples.
 
     The screening says which candidates are judged; `keys` gains the keys of those.
     """
     known = {sample.id: sample for sample in samples}
-    places, screening, appeared = array("q"), Screening(), dict[str, int]()
+    places, screening, appeared = array("q"), AnswerPlan(), dict[str, int]()
     of_question, ends = (
         array("i"),
         array("i"),

@@ -9,12 +9,17 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from dpo_video.client.endpoint import Passing, Refused
+from dpo_video.client.endpoint import RequestRefused, TransientError
 from dpo_video.core.errors import UserError
 from dpo_video.core.progress import say
 from dpo_video.judge.ask import COUNTED_FROM, KIND
 from dpo_video.judge.backends.openai import read_completion, request_fields
-from dpo_video.judge.backends.registry import asking_instead, backend_judge, no_reply, silent_judge
+from dpo_video.judge.backends.registry import (
+    asking_instead,
+    backend_judge,
+    judge_without_calls,
+    leave_unanswered,
+)
 from dpo_video.judge.batch_files import BatchFiles, Results
 from dpo_video.judge.reply_keys import key_maker
 from dpo_video.judge.scorer import Scorer
@@ -25,7 +30,7 @@ from dpo_video.run import Run
 from dpo_video.store.database import in_pages
 
 
-class Lacking(Exception):
+class MissingResults(Exception):
     """Some prompts have no result in the batches: the stage cannot go on before they are asked."""
 
 
@@ -44,7 +49,10 @@ def reparse(run: Run) -> dict[str, Any]:
     recipe = run.recipe.model_copy(
         update={"judge": run.recipe.judge.model_copy(update={"max_failed_fraction": 1.0})}
     )
-    with asking_instead(partial(silent_judge, ask=no_reply(NO_REPLY))), run.store.storing_nothing():
+    with (
+        asking_instead(partial(judge_without_calls, ask=leave_unanswered(NO_REPLY))),
+        run.store.storing_nothing(),
+    ):
         return judge(replace(run, recipe=recipe))
 
 
@@ -63,7 +71,7 @@ def write_batches(run: Run, out: Path) -> list[Path]:
                     f"{settings.backend}. Set "
                     "judge.backend=openai and judge.model to the name that the batch's server knows"
                 )
-            silent = silent_judge(settings, no_reply(NO_REPLY))
+            silent = judge_without_calls(settings, leave_unanswered(NO_REPLY))
             return replace(silent, ask=partial(_write, settings, silent, files))
 
         try:
@@ -110,7 +118,7 @@ def judge_with_results(run: Run, paths: Sequence[Path]) -> dict[str, Any]:
                 summary = judge(
                     replace(run, recipe=run.recipe.model_copy(update={"judge": unlimited}))
                 )
-        except Lacking:
+        except MissingResults:
             say(
                 f"batch: {used['stored']} results are stored; the prompts without one are asked now"
             )
@@ -150,7 +158,7 @@ def _from_results(results: Results, used: Counter[str], settings: JudgeSettings)
     """Return the judge of the settings, which answers from the results; Lacking where some prompt
     has none.
     """
-    silent = silent_judge(settings, no_reply(NO_REPLY))
+    silent = judge_without_calls(settings, leave_unanswered(NO_REPLY))
 
     def ask(scorer: Scorer, prompts: Iterable[Messages], keep: Keep) -> None:
         mode, key_of, lacking = (
@@ -168,7 +176,7 @@ def _from_results(results: Results, used: Counter[str], settings: JudgeSettings)
                 keep(number, reply)
                 used["stored"] += 1
         if lacking:
-            raise Lacking
+            raise MissingResults
 
     return replace(silent, ask=ask)
 
@@ -187,7 +195,7 @@ def _when_needed(settings: JudgeSettings) -> Judge:
         for one in opened:
             one.close()
 
-    return replace(silent_judge(settings, no_reply(NO_REPLY)), ask=ask, close=close)
+    return replace(judge_without_calls(settings, leave_unanswered(NO_REPLY)), ask=ask, close=close)
 
 
 def _reply(
@@ -200,9 +208,9 @@ def _reply(
     try:
         if body is not None:
             return read_completion(settings, scorer, mode, "the batch", body, proven=proven)
-    except Passing as error:
+    except TransientError as error:
         results.reasons[error.reason.split(":")[0]] += 1
-    except Refused as error:
+    except RequestRefused as error:
         refused = error.reason
     if refused is None:
         return None

@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dpo_video.core.records import Candidate, Sample
-from dpo_video.data.answer_filters import Screening
-from dpo_video.judge.scorer import Scorer, around, fence, user_turn
+from dpo_video.data.answer_filters import AnswerPlan
+from dpo_video.judge.scorer import Scorer, prompt_pieces, quote_answer, user_turn
 from dpo_video.judge.types import Judge, Messages, mode_of
 from dpo_video.recipe import JudgeSettings
 from dpo_video.store.keys import ENCODE
@@ -63,7 +63,7 @@ def answer_keys(
     def of_sample(sample: Sample) -> KeyOfAnswer | None:
         if not scorer.can_judge(sample.answer):
             return None
-        pieces = around(
+        pieces = prompt_pieces(
             scorer, caption=sample.caption, question=sample.prompt, reference=sample.answer
         )
         first, *rest = (
@@ -75,7 +75,7 @@ def answer_keys(
 
         def key_of(answer: str) -> bytes:
             digest = begun_here.copy()
-            digest.update(ENCODE(fence(answer))[1:-1].join(["", *rest]).encode())
+            digest.update(ENCODE(quote_answer(answer))[1:-1].join(["", *rest]).encode())
             return digest.digest()
 
         return key_of
@@ -118,7 +118,7 @@ class Keys:
     _digests: bytearray = field(default_factory=bytearray)
     _first: bytearray = field(default_factory=bytearray)
 
-    def add(self, sample: Sample, question: Sequence[Candidate], screening: Screening) -> None:
+    def add(self, sample: Sample, question: Sequence[Candidate], screening: AnswerPlan) -> None:
         """Make the keys of the next candidates of the file: those of one question that stand side
         by side.
         """

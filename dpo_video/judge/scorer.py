@@ -362,21 +362,24 @@ def render(
 
     Placeholders are filled in one pass, so braces in a caption stay text. `answer` is what is
     judged: a claim under `claims`, answer A under `pairwise`, where `other` is answer B. It is
-        fenced: see `fence`.
+        fenced: see `quote_answer`.
     """
     if not scorer.can_judge(reference):
         raise UserError(
             f"scorer {scorer.name!r} compares with the gold answer, and this sample has none: "
             f"give it an `answer`. Question: {question!r}"
         )
-    pieces = around(scorer, caption=caption, question=question, reference=reference)
+    pieces = prompt_pieces(scorer, caption=caption, question=question, reference=reference)
     shown = [
-        fence(other if name == "answer_b" else answer) for name in JUDGED.findall(scorer.prompt)
+        quote_answer(other if name == "answer_b" else answer)
+        for name in JUDGED.findall(scorer.prompt)
     ]
     return user_turn("".join(chain.from_iterable(zip_longest(pieces, shown, fillvalue=""))))
 
 
-def around(scorer: Scorer, *, caption: str, question: str, reference: str | None) -> list[str]:
+def prompt_pieces(
+    scorer: Scorer, *, caption: str, question: str, reference: str | None
+) -> list[str]:
     """Return the pieces of a prompt around what is judged: those before, between and behind its
     placeholders.
 
@@ -400,7 +403,7 @@ def user_turn(text: str) -> list[dict[str, str]]:
     return [{"role": "user", "content": text}]
 
 
-def fence(text: str) -> str:
+def quote_answer(text: str) -> str:
     """Return `text` with "> " before every line, and a space inside what a chat template could read
     as control tokens.
 

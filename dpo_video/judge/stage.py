@@ -15,13 +15,13 @@ from typing import Any
 from dpo_video.core.errors import UserError
 from dpo_video.core.jsonl import write_jsonl
 from dpo_video.core.records import Candidate, Judgment, Sample
-from dpo_video.data.answer_filters import Screening
-from dpo_video.data.removed import dropped_answer, note_cleaned
+from dpo_video.data.answer_filters import AnswerPlan
+from dpo_video.data.removed import dropped_answer, write_removed
 from dpo_video.judge.ask import KIND, LOOKED_UP, ask_all, ask_missing, asked_again
 from dpo_video.judge.backends.registry import open_judge
 from dpo_video.judge.candidate_file import CandidateFile, caption_ranks, open_candidates
 from dpo_video.judge.modes.jury import family_warnings
-from dpo_video.judge.modes.registry import judge_by_several, takes_several
+from dpo_video.judge.modes.registry import judge_with_mode, needs_several_replies
 from dpo_video.judge.reply_keys import Keys, answer_keys
 from dpo_video.judge.scorer import Scorer, load_scorer, render
 from dpo_video.judge.types import Judge, Messages, Reply, Spending
@@ -35,7 +35,9 @@ def judge(run: Run) -> dict[str, Any]:
     """Score candidates.jsonl into judgments.jsonl; return counts."""
     settings = run.recipe.judge
     scorer = load_scorer(settings.scorer)
-    summary = (_judge_by_several if takes_several(settings, scorer) else _judge_each)(run, scorer)
+    summary = (_judge_by_several if needs_several_replies(settings, scorer) else _judge_each)(
+        run, scorer
+    )
     related = family_warnings(settings, run.recipe.model.name)
     if related:
         summary["warning"] = "; ".join(related)
@@ -49,12 +51,12 @@ def judge(run: Run) -> dict[str, Any]:
     return summary
 
 
-def _open(run: Run, keys: Keys | None = None) -> tuple[CandidateFile, Screening]:
+def _open(run: Run, keys: Keys | None = None) -> tuple[CandidateFile, AnswerPlan]:
     """Return the candidates and what is done about each; note those that cleaning leaves out."""
     candidates, screening = open_candidates(
         run.folder / "candidates.jsonl", run.samples, run.recipe.clean, keys=keys
     )
-    note_cleaned(
+    write_removed(
         run.folder,
         "answer",
         (
@@ -150,7 +152,7 @@ def _judge_by_several(run: Run, scorer: Scorer) -> dict[str, Any]:
     return tally.summary() | dict(counts) | _asked(counts, screening)
 
 
-def _asked(counts: Counter[str], screening: Screening) -> dict[str, int]:
+def _asked(counts: Counter[str], screening: AnswerPlan) -> dict[str, int]:
     """Return how many replies were asked for, known before, and shared by candidates that say the
     same.
     """
@@ -174,10 +176,10 @@ def judge_candidates(
 
     Failed rows are asked again. Candidates of a sample with the same text share one reply. Pass an
     open `judge` to use one loaded model for several calls. `counts` gains `asked`,
-    `answered_before` and `same_text`.
+    `answered_before` and `normalised_text`.
     """
-    if takes_several(settings, scorer):
-        return judge_by_several(
+    if needs_several_replies(settings, scorer):
+        return judge_with_mode(
             settings,
             scorer,
             items,
@@ -279,7 +281,7 @@ def _judgments(
     settings: JudgeSettings,
     scorer: Scorer,
     candidates: CandidateFile,
-    screening: Screening,
+    screening: AnswerPlan,
     keys: Keys,
     store: RunStore,
     *,

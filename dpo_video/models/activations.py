@@ -23,7 +23,7 @@ LINEARS = 7
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Shape:
+class ForwardShape:
     """The tokens of a forward."""
 
     tokens: int
@@ -42,8 +42,8 @@ class Shape:
     """
 
 
-def kept_by_decoder(
-    config: PretrainedConfig, shape: Shape, *, size: int, rank: int, checkpointing: bool
+def decoder_activations(
+    config: PretrainedConfig, shape: ForwardShape, *, size: int, rank: int, checkpointing: bool
 ) -> float:
     """Return bytes kept by all layers and the head's input.
 
@@ -62,12 +62,12 @@ def kept_by_decoder(
     return float(whole + rope + mask + head)
 
 
-def one_layer(config: PretrainedConfig, shape: Shape, *, size: int, rank: int) -> float:
+def one_layer(config: PretrainedConfig, shape: ForwardShape, *, size: int, rank: int) -> float:
     """Return bytes that one layer keeps."""
     return _layer(config.get_text_config(), shape, size=size, rank=rank)
 
 
-def passing_in_backward(config: PretrainedConfig, shape: Shape, *, size: int) -> float:
+def passing_in_backward(config: PretrainedConfig, shape: ForwardShape, *, size: int) -> float:
     """Return bytes of gradients that are there at a time while a layer's MLP goes backward, beside
     what is kept.
 
@@ -77,7 +77,7 @@ def passing_in_backward(config: PretrainedConfig, shape: Shape, *, size: int) ->
     return float(shape.tokens * (3 * text.intermediate_size + 2 * text.hidden_size) * size)
 
 
-def _layer(text: Any, shape: Shape, *, size: int, rank: int) -> float:
+def _layer(text: Any, shape: ForwardShape, *, size: int, rank: int) -> float:
     """Return what a layer keeps.
 
     The inputs of both norms (2H, float32) and their outputs as LoRA's inputs (2H; under autocast a

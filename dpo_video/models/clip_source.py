@@ -182,7 +182,7 @@ class ClipSource:
                     self.counts.update(
                         frames_looked_at=decoded.looked_at, frames_kept=len(decoded.indices)
                     )
-                fitting = fit_frames(self._preparing.blueprint, self._settings, decoded)
+                fitting = fit_frames(self._preparing.spec, self._settings, decoded)
                 if request.corruption is not None:
                     path = request.video if isinstance(request.video, Path) else request.key
                     fitting = corrupt(fitting, request.corruption, path)
@@ -262,7 +262,7 @@ def tower_identity(policy: Policy, settings: VideoSettings) -> dict[str, Any]:
 
 def _fit(policy: Policy, settings: VideoSettings) -> dict[str, int | None]:
     """Return the context's part in how many frames are kept: `model.rope_factor` stretches it."""
-    return {"budget": token_budget(policy.blueprint, settings)} if settings.policy == "fit" else {}
+    return {"budget": token_budget(policy.spec, settings)} if settings.policy == "fit" else {}
 
 
 def move(features: ClipFeatures, device: torch.device) -> ClipFeatures:

@@ -18,7 +18,7 @@ from dpo_video.toy.models import CHECKPOINTS, checkpoint
 
 
 @dataclass(frozen=True, kw_only=True)
-class Blueprint:
+class ModelSpec:
     """What a checkpoint is without its weights: enough to count its tokens, parameters and
     memory.
     """
@@ -146,7 +146,7 @@ def revision_of(settings: ModelSettings, config: PretrainedConfig) -> str:
     return str(config._commit_hash or settings.revision or "unknown")
 
 
-def blueprint(settings: ModelSettings) -> Blueprint:
+def model_spec(settings: ModelSettings) -> ModelSpec:
     """Return what is known of a checkpoint without weights or network.
 
     A config on this disk (a folder or the hub's cache) comes first, then the published numbers of
@@ -164,7 +164,7 @@ def blueprint(settings: ModelSettings) -> Blueprint:
     config = AutoConfig.for_model(**_copy(row.config))
     family = family_of(config, settings.family)
     stretch_context(config, family, settings.rope_factor)
-    return Blueprint(family=family, config=config, video_processor=row.video_processor())
+    return ModelSpec(family=family, config=config, video_processor=row.video_processor())
 
 
 def published_names(family: Family) -> list[str]:
@@ -176,7 +176,7 @@ def published_names(family: Family) -> list[str]:
     ]
 
 
-def _from_files(settings: ModelSettings, *, local_only: bool) -> Blueprint:
+def _from_files(settings: ModelSettings, *, local_only: bool) -> ModelSpec:
     config, family = load_config(settings, local_only=local_only)
     with one_line_errors(settings.name):
         loader: Any = AutoVideoProcessor if family.frames_as == "video" else AutoImageProcessor
@@ -186,7 +186,7 @@ def _from_files(settings: ModelSettings, *, local_only: bool) -> Blueprint:
             local_files_only=local_only,
             trust_remote_code=settings.trust_remote_code,
         )
-    return Blueprint(family=family, config=config, video_processor=processor)
+    return ModelSpec(family=family, config=config, video_processor=processor)
 
 
 def _copy(config: dict[str, Any]) -> dict[str, Any]:

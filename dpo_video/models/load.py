@@ -22,7 +22,7 @@ from transformers import (
 from dpo_video.core.errors import UserError
 from dpo_video.core.progress import loading
 from dpo_video.models.families import Family, Model, VideoProcessor
-from dpo_video.models.hub import Blueprint, load_config, one_line_errors, resolve_model, revision_of
+from dpo_video.models.hub import ModelSpec, load_config, one_line_errors, resolve_model, revision_of
 from dpo_video.models.lora import keep_adapter_fp32
 from dpo_video.recipe import ModelSettings
 
@@ -49,9 +49,9 @@ class Policy:
         return self.model.get_base_model() if isinstance(self.model, PeftModel) else self.model
 
     @property
-    def blueprint(self) -> Blueprint:
+    def spec(self) -> ModelSpec:
         """Family, config and video processor: what counting tokens needs."""
-        return Blueprint(
+        return ModelSpec(
             family=self.family, config=self.bare.config, video_processor=self.frame_processor
         )
 

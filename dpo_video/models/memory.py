@@ -14,14 +14,14 @@ from torch import nn
 from transformers import AutoModelForImageTextToText, PretrainedConfig
 
 from dpo_video.models.activations import (
-    Shape,
-    kept_by_decoder,
+    ForwardShape,
+    decoder_activations,
     kept_by_tower,
     key_width,
     one_layer,
     passing_in_backward,
 )
-from dpo_video.models.hub import Blueprint
+from dpo_video.models.hub import ModelSpec
 from dpo_video.models.load import DTYPES
 from dpo_video.models.lora import LANGUAGE_ONLY, Part, lora_targets
 from dpo_video.recipe import ModelSettings, TrainSettings
@@ -72,7 +72,7 @@ class Parameters:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Load:
+class PeakLoad:
     """The largest thing that is in memory at a time."""
 
     sequences: int
@@ -84,7 +84,7 @@ class Load:
     """Tokens inside the vision tower, of one clip."""
 
 
-def count_parameters(plan: Blueprint, tune: Sequence[Part] = LANGUAGE_ONLY) -> Parameters:
+def count_parameters(plan: ModelSpec, tune: Sequence[Part] = LANGUAGE_ONLY) -> Parameters:
     """Return the parameters of a checkpoint by part, without allocating them."""
     with torch.device("meta"):
         model = AutoModelForImageTextToText.from_config(plan.config)
@@ -116,12 +116,12 @@ def count_parameters(plan: Blueprint, tune: Sequence[Part] = LANGUAGE_ONLY) -> P
 
 
 def estimate_training(
-    plan: Blueprint,
+    plan: ModelSpec,
     model: ModelSettings,
     train: TrainSettings,
-    load: Load,
+    load: PeakLoad,
     *,
-    shape: Shape | None = None,
+    shape: ForwardShape | None = None,
 ) -> dict[str, float]:
     """Return GiB by part at the peak of a training step, in the backward pass; `total` is their
     sum.
@@ -153,7 +153,7 @@ def estimate_training(
     )
 
 
-def forward_pairs(train: TrainSettings, load: Load) -> int:
+def forward_pairs(train: TrainSettings, load: PeakLoad) -> int:
     """Return how many pairs are in a forward, each about a clip of its own: the case with most
     tokens for as many.
     """
@@ -163,7 +163,9 @@ def forward_pairs(train: TrainSettings, load: Load) -> int:
     return max(1, min(fitting, train.batch_size * train.gradient_accumulation))
 
 
-def forward_shape(train: TrainSettings, load: Load, *, pairs: int, masks: bool = False) -> Shape:
+def forward_shape(
+    train: TrainSettings, load: PeakLoad, *, pairs: int, masks: bool = False
+) -> ForwardShape:
     """Return the tokens of a forward over pairs about clips of their own, through shared prefixes
     or as rows.
 
@@ -175,14 +177,14 @@ def forward_shape(train: TrainSettings, load: Load, *, pairs: int, masks: bool =
     if not train.share_prefix:
         row = prompt + load.answer_tokens
         rows = 2 * pairs * row
-        return Shape(
+        return ForwardShape(
             tokens=rows,
             scored=rows if masks else pairs * answers,
             masks=rows * row,
             repeated_keys=True,
         )
     tokens = pairs * (prompt + answers)
-    return Shape(
+    return ForwardShape(
         tokens=tokens,
         scored=pairs * answers,
         masks=pairs * answers * (prompt + answers) if masks else 0,
@@ -191,10 +193,10 @@ def forward_shape(train: TrainSettings, load: Load, *, pairs: int, masks: bool =
 
 
 def _kept(
-    plan: Blueprint,
+    plan: ModelSpec,
     model: ModelSettings,
     train: TrainSettings,
-    shape: Shape,
+    shape: ForwardShape,
     *,
     checkpointing: bool,
 ) -> float:
@@ -203,13 +205,13 @@ def _kept(
     passing = passing_in_backward(plan.config, shape, size=size)
     if train.activation_offloading:  # one layer's on their way out, or back
         return one_layer(plan.config, shape, size=size, rank=rank) + passing
-    return passing + kept_by_decoder(
+    return passing + decoder_activations(
         plan.config, shape, size=size, rank=rank, checkpointing=checkpointing
     )
 
 
 def _vision_in_training(
-    plan: Blueprint, train: TrainSettings, load: Load, *, size: int, pairs: int, beside: float
+    plan: ModelSpec, train: TrainSettings, load: PeakLoad, *, size: int, pairs: int, beside: float
 ) -> float:
     """Return the clips' features, and what encoding costs above them.
 
@@ -232,7 +234,7 @@ def _vision_in_training(
     return features + kept + max(0.0, encoding - beside - kept)
 
 
-def estimate_generation(plan: Blueprint, model: ModelSettings, load: Load) -> dict[str, float]:
+def estimate_generation(plan: ModelSpec, model: ModelSettings, load: PeakLoad) -> dict[str, float]:
     """Return GiB by part at the peak of generation; `total` is their sum."""
     config = plan.config.get_text_config()
     size = _bytes(model)
@@ -283,7 +285,7 @@ def _head_bytes(config: PretrainedConfig, positions: int) -> float:
     return float(2 * 4 * rows * columns)
 
 
-def _vision_bytes(plan: Blueprint, load: Load, size: int) -> float:
+def _vision_bytes(plan: ModelSpec, load: PeakLoad, size: int) -> float:
     """Return what encoding one clip under no_grad holds at a time.
 
     Per patch: float32 pixels of the processor (3 channels, patch x patch, two frames at most), and

@@ -6,16 +6,16 @@ from typing import Any, Literal
 
 from dpo_video.core.errors import UserError
 from dpo_video.models.families import Family, FrameSize, VideoProcessor
-from dpo_video.models.hub import Blueprint
+from dpo_video.models.hub import ModelSpec
 from dpo_video.recipe import VideoSettings
 from dpo_video.video.frames import Frames, thin
 
 
 def frame_size(
-    blueprint: Blueprint, settings: VideoSettings, *, num_frames: int, height: int, width: int
+    spec: ModelSpec, settings: VideoSettings, *, num_frames: int, height: int, width: int
 ) -> FrameSize:
     """Return the size that the processor gives to a clip's frames, in pixels."""
-    family, processor = blueprint.family, blueprint.video_processor
+    family, processor = spec.family, spec.video_processor
     kwargs = pixel_kwargs(family, processor, settings, num_frames=num_frames)
     try:
         return family.frame_size(processor, num_frames, FrameSize(height, width), kwargs)
@@ -65,32 +65,28 @@ def size_identity(settings: VideoSettings) -> list[int | bool | None]:
 
 
 def video_tokens(
-    blueprint: Blueprint, settings: VideoSettings, *, num_frames: int, height: int, width: int
+    spec: ModelSpec, settings: VideoSettings, *, num_frames: int, height: int, width: int
 ) -> int:
     """Return the placeholder tokens of a clip with frames of height x width pixels on disk."""
-    size = frame_size(blueprint, settings, num_frames=num_frames, height=height, width=width)
-    return blueprint.family.video_tokens(
-        blueprint.video_processor, blueprint.config, num_frames, size
-    )
+    size = frame_size(spec, settings, num_frames=num_frames, height=height, width=width)
+    return spec.family.video_tokens(spec.video_processor, spec.config, num_frames, size)
 
 
 def vision_patches(
-    blueprint: Blueprint, settings: VideoSettings, *, num_frames: int, height: int, width: int
+    spec: ModelSpec, settings: VideoSettings, *, num_frames: int, height: int, width: int
 ) -> int:
     """Return the tokens that the vision tower itself sees for such a clip."""
-    size = frame_size(blueprint, settings, num_frames=num_frames, height=height, width=width)
-    return blueprint.family.vision_patches(
-        blueprint.video_processor, blueprint.config, num_frames, size
-    )
+    size = frame_size(spec, settings, num_frames=num_frames, height=height, width=width)
+    return spec.family.vision_patches(spec.video_processor, spec.config, num_frames, size)
 
 
-def token_budget(blueprint: Blueprint, settings: VideoSettings) -> int | None:
+def token_budget(spec: ModelSpec, settings: VideoSettings) -> int | None:
     """Return the most video tokens of a clip: `video.max_tokens`, and under `fit` what the context
     leaves; or None.
     """
     if settings.policy != "fit":
         return settings.max_tokens
-    context = blueprint.family.context_length(blueprint.config)
+    context = spec.family.context_length(spec.config)
     left = context - settings.reserve_tokens
     if left <= 0:
         raise UserError(
@@ -102,7 +98,7 @@ def token_budget(blueprint: Blueprint, settings: VideoSettings) -> int | None:
 
 
 def frames_within(
-    blueprint: Blueprint, settings: VideoSettings, *, num_frames: int, height: int, width: int
+    spec: ModelSpec, settings: VideoSettings, *, num_frames: int, height: int, width: int
 ) -> int:
     """Return how many of `num_frames` frames fit the clip's budget of tokens; all where there is
     none.
@@ -110,19 +106,16 @@ def frames_within(
     Fewer than all are a multiple of what the tower takes at a time. Raises UserError when not even
     one step fits.
     """
-    budget = token_budget(blueprint, settings)
+    budget = token_budget(spec, settings)
     if budget is None:
         return num_frames
-    step = blueprint.family.frames_per_step
+    step = spec.family.frames_per_step
     fewer = range(num_frames - num_frames % step or num_frames, 0, -step)
     for count in (num_frames, *fewer):
-        if (
-            video_tokens(blueprint, settings, num_frames=count, height=height, width=width)
-            <= budget
-        ):
+        if video_tokens(spec, settings, num_frames=count, height=height, width=width) <= budget:
             return count
     least = video_tokens(
-        blueprint, settings, num_frames=min(step, num_frames), height=height, width=width
+        spec, settings, num_frames=min(step, num_frames), height=height, width=width
     )
     raise UserError(
         f"a clip may take {budget} video tokens ({_budget_from(settings)}), and the least that a "
@@ -137,12 +130,12 @@ def _budget_from(settings: VideoSettings) -> str:
     return " and ".join(parts)
 
 
-def fit_frames(blueprint: Blueprint, settings: VideoSettings, frames: Frames) -> Frames:
+def fit_frames(spec: ModelSpec, settings: VideoSettings, frames: Frames) -> Frames:
     """Return the frames that fit the clip's budget of tokens, spread evenly; the caller counts
     those lost.
     """
     num_frames, height, width = frames.pixels.shape[:3]
     return thin(
         frames,
-        frames_within(blueprint, settings, num_frames=num_frames, height=height, width=width),
+        frames_within(spec, settings, num_frames=num_frames, height=height, width=width),
     )

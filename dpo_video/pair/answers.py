@@ -12,7 +12,7 @@ from typing import Literal
 
 from dpo_video.core.errors import UserError
 from dpo_video.core.records import Candidate, Judgment, Sample
-from dpo_video.core.text import same_text
+from dpo_video.core.text import normalised_text
 from dpo_video.pair.rules import Answer
 
 
@@ -119,7 +119,7 @@ def usable_answers(
         number = number_of(candidate)
         judgment = judged.get(candidate.id)
         reason, detail = _unusable(candidate, judgment)
-        same = texts.get(same_text(candidate.text))
+        same = texts.get(normalised_text(candidate.text))
         if reason:
             dropped[reason].append(f"#{number}{detail}")
         elif judgment is not None and judgment.taken_from is not None:
@@ -132,7 +132,7 @@ def usable_answers(
             assert judgment is not None and judgment.score is not None, (
                 "a usable answer has a score"
             )
-            texts[same_text(candidate.text)] = number
+            texts[normalised_text(candidate.text)] = number
             rank = hashlib.sha256(json.dumps([seed, sample_id, number]).encode()).hexdigest()
             usable[number] = Answer(candidate, judgment.score, rank)
     drops += [

@@ -24,7 +24,7 @@ from dpo_video.core.statistics import (
     weighted_mean,
     weighted_slope,
 )
-from dpo_video.core.text import same_text
+from dpo_video.core.text import normalised_text
 from dpo_video.data.samples import load_samples
 from dpo_video.pair.answers import sampler_of
 from dpo_video.pair.audit_page import page
@@ -132,9 +132,9 @@ def duplicates(
             file_name(pair.video),
             pair.start,
             pair.end,
-            same_text(pair.prompt),
-            same_text(pair.chosen),
-            same_text(pair.rejected),
+            normalised_text(pair.prompt),
+            normalised_text(pair.chosen),
+            normalised_text(pair.rejected),
         )
         for pair in pairs
     )

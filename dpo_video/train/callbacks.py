@@ -7,7 +7,7 @@ from typing import Any
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from dpo_video.core.progress import Advance, progress
-from dpo_video.train.sampler import ClipOrder
+from dpo_video.train.sampler import ClipSampler
 
 
 class StepBar(TrainerCallback):
@@ -69,7 +69,7 @@ class _TrainBegin(TrainerCallback):
 class _EpochStart(TrainerCallback):
     """Tells the order its epoch; transformers would tell only samplers that accelerate wrapped."""
 
-    def __init__(self, order: ClipOrder) -> None:
+    def __init__(self, order: ClipSampler) -> None:
         self._order = order
 
     def on_epoch_begin(

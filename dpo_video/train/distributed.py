@@ -43,7 +43,7 @@ def share(message: Any, *, use_cpu: bool, patience: float = PATIENCE_SECONDS) ->
     return box[0]
 
 
-def process_number() -> int:
+def rank() -> int:
     """Return this process's rank."""
     return int(os.environ.get("RANK", "0"))
 

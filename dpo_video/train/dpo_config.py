@@ -25,14 +25,14 @@ def check_train_settings(recipe: Recipe) -> None:
     _check_losses(recipe.train)
     known = {field.name: field.type for field in dataclasses.fields(DPOConfig)}
     for key in recipe.train.trl:
-        if key in OWNED:
+        if key in SET_BY_RECIPE:
             raise UserError(
-                f"`train.trl.{key}`: set `{OWNED[key]}` instead; it is the one place for it"
+                f"`train.trl.{key}`: set `{SET_BY_RECIPE[key]}` instead; it is the one place for it"
             )
         if key in REFUSED:
             raise UserError(f"`train.trl.{key}` cannot be used: {REFUSED[key]}. Remove it")
         if key not in known:
-            usable = set(known) - set(OWNED) - set(REFUSED)
+            usable = set(known) - set(SET_BY_RECIPE) - set(REFUSED)
             raise UserError(
                 f"unknown field `train.trl.{key}`: trl.DPOConfig has none of that name."
                 f"{did_you_mean(key, usable)} Fields that may stand here: "
@@ -246,7 +246,7 @@ DIVERGENCES = ("reverse_kl", "forward_kl", "js_divergence", "alpha_divergence")
 SORTING = frozenset({"aot", "aot_unpaired"})
 """Losses that compare pairs of a forward with each other."""
 
-OWNED: dict[str, str] = {
+SET_BY_RECIPE: dict[str, str] = {
     "output_dir": "name (and runs_folder)",
     "run_name": "name",
     "project": "tracking.project",

@@ -139,7 +139,7 @@ def _example(run: Run, *, multiple_of: int) -> Example:
 @torch.no_grad()
 def _logits(policy: Policy, run: Run, example: Example) -> Tensor:
     """Return (T, V) float32 logits of the example's prompt and chosen answer."""
-    frames = fit_frames(policy.blueprint, run.recipe.video, example.frames)
+    frames = fit_frames(policy.spec, run.recipe.video, example.frames)
     rows = clip_rows(
         policy,
         frames,

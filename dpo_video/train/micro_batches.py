@@ -28,11 +28,11 @@ class MicroBatch:
     """Share of its mean loss in the loss of the batch that it was cut from."""
 
 
-Cut = Callable[[PairBatch], list[MicroBatch]]
+MicroBatchSplitter = Callable[[PairBatch], list[MicroBatch]]
 
 
 @dataclass(frozen=True, slots=True)
-class Size:
+class PairCost:
     """What a pair costs, beside others."""
 
     clip: str
@@ -43,11 +43,11 @@ class Size:
     """Of these, the ones with which all questions about the clip begin."""
     answers: tuple[tuple[int, ...], ...]
     """Both; only the chosen one where the rejected one goes with another clip."""
-    other: "Size | None" = None
+    other: "PairCost | None" = None
     """The rejected answer's, where it goes with another clip."""
 
     @property
-    def parts(self) -> tuple["Size", ...]:
+    def parts(self) -> tuple["PairCost", ...]:
         """By clip."""
         return (self,) if self.other is None else (self, self.other)
 
@@ -57,7 +57,9 @@ def whole(pairs: PairBatch) -> list[MicroBatch]:
     return [MicroBatch(pairs=pairs, weight=1.0)]
 
 
-def cut_by_tokens(budget: int, *, shared: bool, batch_size: int, agree: bool = True) -> Cut:
+def cut_by_tokens(
+    budget: int, *, shared: bool, batch_size: int, agree: bool = True
+) -> MicroBatchSplitter:
     """Return the cut by `train.tokens_per_batch`: forwards of at most `budget` tokens, as few as
     come greedily.
 
@@ -102,7 +104,7 @@ def cut_by_tokens(budget: int, *, shared: bool, batch_size: int, agree: bool = T
     return cut
 
 
-def cut_sizes(by_process: Sequence[Sequence[Size]], *, budget: int, shared: bool) -> list[int]:
+def cut_sizes(by_process: Sequence[Sequence[PairCost]], *, budget: int, shared: bool) -> list[int]:
     """Return how many pairs each forward takes, in order, so that no process has more than `budget`
     tokens in one.
 
@@ -125,7 +127,7 @@ def cut_sizes(by_process: Sequence[Sequence[Size]], *, budget: int, shared: bool
     return [*counts, total - begin] if total else []
 
 
-def run_tokens(sizes: Sequence[Size], *, shared: bool) -> int:
+def run_tokens(sizes: Sequence[PairCost], *, shared: bool) -> int:
     """Return the tokens of a forward over pairs: of the trees of their clips, or of their rows with
     padding.
 
@@ -143,7 +145,7 @@ def run_tokens(sizes: Sequence[Size], *, shared: bool) -> int:
     )
 
 
-def pair_sizes(pairs: PairBatch) -> list[Size]:
+def pair_sizes(pairs: PairBatch) -> list[PairCost]:
     """Return what each pair of a batch costs."""
     stems: dict[str, tuple[Tensor, int]] = {}
     every = list(zip(pairs.pairs, pairs.prompts, pairs.rejected_prompts, strict=True))
@@ -153,8 +155,8 @@ def pair_sizes(pairs: PairBatch) -> list[Size]:
             first, stem = stems.get(clip, (ids, len(ids)))
             stems[clip] = first, min(stem, _common(first, ids))
 
-    def size(clip: str, prompt: Prompt, pair: PairTokens, *answers: tuple[int, ...]) -> Size:
-        return Size(
+    def size(clip: str, prompt: Prompt, pair: PairTokens, *answers: tuple[int, ...]) -> PairCost:
+        return PairCost(
             clip=clip,
             question=pair.pair.prompt,
             prompt=len(prompt.input_ids),
@@ -215,7 +217,7 @@ def rows_tokens(pairs: PairBatch) -> int:
     return prompts + sum(len(pair.chosen) + len(pair.rejected) for pair in pairs.pairs)
 
 
-def _row(size: Size) -> int:
+def _row(size: PairCost) -> int:
     return max(part.prompt + max(map(len, part.answers)) for part in size.parts)
 
 

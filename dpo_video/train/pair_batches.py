@@ -15,7 +15,7 @@ from dpo_video.models.collate import Row, collate
 from dpo_video.models.families import ClipFeatures
 from dpo_video.models.load import Policy
 from dpo_video.models.prompts import ClipInputs, Prompt, answer_ids, encode_prompt
-from dpo_video.train.prefetch import ClipReader
+from dpo_video.train.prefetch import ClipPrefetcher
 from dpo_video.video import clip_key, rejected_clip_key
 
 
@@ -86,7 +86,7 @@ def tokenize_pair(policy: Policy, pair: Pair) -> PairTokens | None:
 
 
 def read_batch(
-    policy: Policy, reader: ClipReader, pairs: Sequence[PairTokens], *, max_length: int
+    policy: Policy, reader: ClipPrefetcher, pairs: Sequence[PairTokens], *, max_length: int
 ) -> PairBatch | None:
     """Return a batch of pairs in the order given, without those whose clips cannot be read; None
     when none is left.

@@ -15,7 +15,7 @@ OnBadClip = Callable[[str, UserError], None]
 """Told a clip's key and why it cannot be read; may raise to stop."""
 
 
-class ClipReader:
+class ClipPrefetcher:
     """Gives the clips that training is at, while the source prepares those that come next.
 
     A visit is the clips of a pair: one, or that of the rejected answer too. Visits of a clip follow

@@ -18,18 +18,18 @@ from dpo_video.models.lora import LANGUAGE_ONLY, adapter_parameters, lora_config
 from dpo_video.recipe import Recipe, TrainSettings
 from dpo_video.train.callbacks import StepBar
 from dpo_video.train.checkpoints import WholeCheckpoints, read_state
-from dpo_video.train.distributed import StopForBadClips, is_follower, num_processes, process_number
+from dpo_video.train.distributed import StopForBadClips, is_follower, num_processes, rank
 from dpo_video.train.dpo_config import dpo_config, pairs_per_read
 from dpo_video.train.forward import Engine, rows_engine
 from dpo_video.train.fsdp import is_fsdp
-from dpo_video.train.micro_batches import Cut, cut_by_tokens, whole
+from dpo_video.train.micro_batches import MicroBatchSplitter, cut_by_tokens, whole
 from dpo_video.train.pair_batches import read_batch
-from dpo_video.train.prefetch import ClipReader, OnBadClip
+from dpo_video.train.prefetch import ClipPrefetcher, OnBadClip
 from dpo_video.train.reference import Logps, ReferenceLogps, complete_reference
-from dpo_video.train.sampler import ClipOrder
+from dpo_video.train.sampler import ClipSampler
 from dpo_video.train.selection import Selection, length_limit
 from dpo_video.train.shared_prefix.engine import choose_engine
-from dpo_video.train.trainer import Feed, VideoDPOTrainer
+from dpo_video.train.trainer import TrainingData, VideoDPOTrainer
 
 PRECISIONS: dict[torch.dtype, Literal["no", "bf16", "fp16"]] = {
     torch.float32: "no",
@@ -39,7 +39,7 @@ PRECISIONS: dict[torch.dtype, Literal["no", "bf16", "fp16"]] = {
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Job:
+class TrainingJob:
     """What the process that owns the run folder decides, and every process trains by."""
 
     selection: Selection
@@ -54,7 +54,7 @@ class Job:
 def train_adapter(
     policy: Policy,
     recipe: Recipe,
-    job: Job,
+    job: TrainingJob,
     *,
     on_bad_clip: OnBadClip,
     keep: Callable[[Logps], None] = lambda logps: None,
@@ -81,12 +81,12 @@ def train_adapter(
         report_to=report_to,
         num_parameters=policy.bare.num_parameters(),
     )
-    order = ClipOrder(
+    order = ClipSampler(
         [pair.clip for pair in pairs],
         rejected_clips=[pair.rejected_clip for pair in pairs],
         batch_size=pairs_per_read(train_settings),
         seed=recipe.seed,
-        process=process_number(),
+        process=rank(),
         num_processes=num_processes(),
     )
     order.num_epochs = _num_epochs(train_settings, len(order))
@@ -95,7 +95,7 @@ def train_adapter(
     cut = _cut(train_settings, engine)
     stop = StopForBadClips(on_bad_clip) if num_processes() > 1 else None
     with quiet_libraries(), open_source(policy, recipe) as source:
-        reader = ClipReader(
+        reader = ClipPrefetcher(
             source,
             job.selection.requests,
             order.clips_ahead,
@@ -103,7 +103,7 @@ def train_adapter(
             encode=_encode(policy, source, train_settings),
             on_bad_clip=stop or on_bad_clip,
         )
-        feed = Feed(
+        feed = TrainingData(
             order=order,
             cut=cut,
             engine=engine,
@@ -140,7 +140,7 @@ def _num_epochs(settings: TrainSettings, num_batches: int) -> int:
     return math.ceil(settings.max_steps / math.ceil(num_batches / accumulated))
 
 
-def _cut(settings: TrainSettings, engine: Engine, *, agree: bool = True) -> Cut:
+def _cut(settings: TrainSettings, engine: Engine, *, agree: bool = True) -> MicroBatchSplitter:
     if settings.tokens_per_batch is None:
         return whole
     return cut_by_tokens(
@@ -179,7 +179,7 @@ def _encode(
 def _reference(
     policy: Policy,
     recipe: Recipe,
-    job: Job,
+    job: TrainingJob,
     trainer: VideoDPOTrainer,
     *,
     keep: Callable[[Logps], None],

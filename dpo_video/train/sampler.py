@@ -9,7 +9,7 @@ from itertools import groupby
 from torch.utils.data import Sampler
 
 
-class ClipOrder(Sampler[list[int]]):
+class ClipSampler(Sampler[list[int]]):
     """Batches of positions in the list of pairs, for one of `num_processes` processes.
 
     The order of the clips is that of a hash of seed, epoch and clip. It depends on nothing else, so

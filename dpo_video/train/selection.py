@@ -161,11 +161,8 @@ def length_limit(policy: Policy, recipe: Recipe) -> int:
 def _longest_possible(policy: Policy, settings: VideoSettings, pair: PairTokens) -> float:
     """Return a bound on a pair's length that needs no decoding."""
     frames = settings.num_frames if settings.policy == "uniform" else settings.max_frames
-    clip = (
-        video_tokens(policy.blueprint, settings, num_frames=frames, height=LARGE, width=LARGE)
-        * SLACK
-    )
-    budget = token_budget(policy.blueprint, settings)
+    clip = video_tokens(policy.spec, settings, num_frames=frames, height=LARGE, width=LARGE) * SLACK
+    budget = token_budget(policy.spec, settings)
     if budget is not None:
         clip = min(clip, budget * SLACK)
     content = clip_content(policy.family, frames)

@@ -33,7 +33,7 @@ from dpo_video.train.dpo_config import check_train_settings
 from dpo_video.train.fsdp import check_fsdp, is_fsdp, sharding
 from dpo_video.train.prefetch import note_bad_clip, noted_bad_clips
 from dpo_video.train.reference import ReferenceLogps, keep_logps, stored_logps
-from dpo_video.train.run_trainer import Job, train_adapter
+from dpo_video.train.run_trainer import TrainingJob, train_adapter
 from dpo_video.train.selection import Selection, read_selection, select_pairs, without_clips
 
 log = logging.getLogger(__name__)
@@ -97,7 +97,9 @@ def follow(recipe: Recipe) -> None:
     """
     check_fsdp(recipe)
     policy = load_policy(recipe.model, to_shard=is_fsdp())
-    job: Job | None = share(None, use_cpu=policy.device.type == "cpu", patience=_patience(recipe))
+    job: TrainingJob | None = share(
+        None, use_cpu=policy.device.type == "cpu", patience=_patience(recipe)
+    )
     if job is None:
         return
     train_adapter(
@@ -112,14 +114,16 @@ def _patience(recipe: Recipe) -> float:
     return float(recipe.train.trl.get("ddp_timeout") or PATIENCE_SECONDS)
 
 
-def dismiss_followers() -> None:
+def release_ranks() -> None:
     """Tell the processes that wait in `follow` that there is nothing to do; for rank 0, instead of
     `train`.
     """
     share(None, use_cpu=not torch.cuda.is_available())
 
 
-def _plan(run: Run, policy: Policy, pairs: Sequence[Pair], rows: RowStore, *, key: str) -> Job:
+def _plan(
+    run: Run, policy: Policy, pairs: Sequence[Pair], rows: RowStore, *, key: str
+) -> TrainingJob:
     folder = checkpoint_folder(run.folder, key)
     folder.mkdir(parents=True, exist_ok=True)
     remove_torn(folder)
@@ -144,7 +148,7 @@ def _plan(run: Run, policy: Policy, pairs: Sequence[Pair], rows: RowStore, *, ke
             "raise train.max_length, or lower video.num_frames or video.max_pixels"
         )
     reference = ReferenceLogps(policy, run.recipe.video, selection.requests)
-    return Job(
+    return TrainingJob(
         selection=selection,
         checkpoints=folder,
         resume=resume,
@@ -170,7 +174,9 @@ def _selection(run: Run, policy: Policy, pairs: Sequence[Pair], folder: Path) ->
     return selection
 
 
-def _summary(pairs: Sequence[Pair], job: Job, history: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def _summary(
+    pairs: Sequence[Pair], job: TrainingJob, history: Sequence[dict[str, Any]]
+) -> dict[str, Any]:
     steps = [
         row for row in history if "rewards/margins" in row
     ]  # without steps of which no clip could be read

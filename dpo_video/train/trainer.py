@@ -29,23 +29,23 @@ from dpo_video.train.callbacks import _EpochStart, _TrainBegin
 from dpo_video.train.forward import Engine, encode_rows, install_engine, rows_engine
 from dpo_video.train.fsdp import install_fsdp, is_fsdp, shard_language_only, whole_adapter
 from dpo_video.train.metrics import Meter
-from dpo_video.train.micro_batches import Cut, whole
+from dpo_video.train.micro_batches import MicroBatchSplitter, whole
 from dpo_video.train.pair_batches import PairBatch, loss_inputs, pair_rows
 from dpo_video.train.reference import Logps, ReferenceLogps
-from dpo_video.train.sampler import ClipOrder
+from dpo_video.train.sampler import ClipSampler
 
 ReadBatch = Callable[[Sequence[int]], PairBatch | None]
 """Makes a batch of positions in the list of pairs; None when no clip of it can be read."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Feed:
+class TrainingData:
     """What the trainer runs: which pairs, read how, in which forwards."""
 
-    order: ClipOrder
+    order: ClipSampler
     """Gives positions in the list of pairs, batch by batch."""
     read: ReadBatch
-    cut: Cut = whole
+    cut: MicroBatchSplitter = whole
     """Makes forwards of a batch; see micro_batches.py."""
     engine: Engine = rows_engine
     """Answers TRL's forward for the loss; see forward.py."""
@@ -74,7 +74,7 @@ class VideoDPOTrainer(DPOTrainer):
         *,
         args: DPOConfig,
         peft_config: PeftConfig,
-        feed: Feed,
+        feed: TrainingData,
         callbacks: Sequence[TrainerCallback] = (),
         reference: "Callable[[VideoDPOTrainer], ReferenceLogps] | None" = None,
     ) -> None:
@@ -192,7 +192,7 @@ class VideoDPOTrainer(DPOTrainer):
         return chosen, rejected
 
     def compute_reference(
-        self, positions: Sequence[int], *, cut: Cut, reference: ReferenceLogps
+        self, positions: Sequence[int], *, cut: MicroBatchSplitter, reference: ReferenceLogps
     ) -> Logps:
         """Return the reference's log-probs of the answers of a batch, by key, from the forward that
         training uses.

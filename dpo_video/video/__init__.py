@@ -4,7 +4,7 @@ limit.
 
 from dpo_video.video.corrupt import check_corruption, corrupt
 from dpo_video.video.frames import ClipRequest, Frames, VideoError, thin, video_metadata
-from dpo_video.video.policies import plan_indices
+from dpo_video.video.policies import frame_indices
 from dpo_video.video.pool import FramePool
 from dpo_video.video.probe import Info, probe
 from dpo_video.video.read import read_frames
@@ -29,7 +29,7 @@ __all__ = [
     "clip_request",
     "corrupt",
     "file_name",
-    "plan_indices",
+    "frame_indices",
     "probe",
     "read_frames",
     "rejected_clip_key",

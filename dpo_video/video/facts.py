@@ -23,7 +23,9 @@ from dpo_video.video.probe import open_video, probe
 
 KIND = "clip_facts"
 """Rows of the run store: the fields of ClipFacts."""
-Look = Callable[[Iterable[ClipRequest]], Iterator["tuple[ClipRequest, ClipFacts | VideoError]"]]
+FrameProbe = Callable[
+    [Iterable[ClipRequest]], Iterator["tuple[ClipRequest, ClipFacts | VideoError]"]
+]
 """Yields what is known of each clip, in order."""
 
 
@@ -45,7 +47,9 @@ class ClipFacts:
     """
 
 
-def look_at(settings: VideoSettings, *, frames: int | None, store: RunStore | None) -> Look:
+def probe_clips(
+    settings: VideoSettings, *, frames: int | None, store: RunStore | None
+) -> FrameProbe:
     """Return a function that yields the facts of clips in order, by `settings.workers` at a time.
 
     Args:

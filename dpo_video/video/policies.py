@@ -24,7 +24,7 @@ STEADY = 0.25
 milliseconds do.
 """
 
-Look = Callable[[list[int]], NDArray[np.float32]]
+FrameProbe = Callable[[list[int]], NDArray[np.float32]]
 """Returns small pictures of the frames at some positions, (S, h, w) from 0 to 1."""
 
 
@@ -40,14 +40,14 @@ class Extent(NamedTuple):
     """Its frames per second."""
 
 
-def plan_indices(
+def frame_indices(
     times: NDArray[np.float64],
     settings: VideoSettings,
     *,
     start: float | None = None,
     end: float | None = None,
     multiple_of: int = 1,
-    look: Look | None = None,
+    look: FrameProbe | None = None,
 ) -> list[int]:
     """Return the positions in `times` of the frames to read; none where `start` and `end` hold no
     frame.

@@ -168,10 +168,10 @@ class _Worker:
             try:
                 pickle.load(_pipe(process.stdout))
             except BROKEN as error:
+                command = " ".join(map(str, process.args))  # type: ignore[arg-type]
                 raise UserError(
-                    f"a decoding process does not start ({_cause(_stop(process))}): "
-                    f"{' '.join(process.args)}"
-                ) from error  # type: ignore[arg-type]
+                    f"a decoding process does not start ({_cause(_stop(process))}): {command}"
+                ) from error
         return process
 
 

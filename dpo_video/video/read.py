@@ -22,7 +22,7 @@ from dpo_video.video.images import (
     frame_times,
     is_image,
 )
-from dpo_video.video.policies import extent, plan_indices, window
+from dpo_video.video.policies import extent, frame_indices, window
 from dpo_video.video.probe import probe
 
 Decode = Callable[[list[int]], NDArray[np.uint8]]
@@ -33,7 +33,7 @@ LOOK_SIDE = 32
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Pick:
+class FrameQuery:
     """Which frames of a clip are wanted: the policy, and the part of the file."""
 
     settings: VideoSettings
@@ -63,13 +63,13 @@ def read_frames(
         multiple_of: round the number of frames down to a multiple of this, where there are that
             many.
     """
-    pick = Pick(settings=settings, start=start, end=end, multiple_of=multiple_of)
+    pick = FrameQuery(settings=settings, start=start, end=end, multiple_of=multiple_of)
     if isinstance(video, Path) and not os.path.isdir(video) and not is_image(video):
         return _read_file(video, pick)
     return _read_images([video] if isinstance(video, Path) and is_image(video) else video, pick)
 
 
-def _read_file(path: Path, pick: Pick) -> Frames:
+def _read_file(path: Path, pick: FrameQuery) -> Frames:
     deadline = time.monotonic() + pick.settings.timeout
     info = probe(path, deadline=deadline)
     indices, looked_at = _plan(
@@ -103,7 +103,7 @@ def _read_file(path: Path, pick: Pick) -> Frames:
     )
 
 
-def _read_images(video: Path | Sequence[Path], pick: Pick) -> Frames:
+def _read_images(video: Path | Sequence[Path], pick: FrameQuery) -> Frames:
     files, note = find_frames(video)
     times = frame_times(len(files))
 
@@ -124,7 +124,7 @@ def _read_images(video: Path | Sequence[Path], pick: Pick) -> Frames:
 
 
 def _plan(
-    path: Path, times: NDArray[np.float64], pick: Pick, decode: Decode
+    path: Path, times: NDArray[np.float64], pick: FrameQuery, decode: Decode
 ) -> tuple[list[int], int]:
     """Return the positions of the frames to read, and how many were looked at to choose them."""
     looked_at = 0
@@ -138,7 +138,7 @@ def _plan(
         )
         return np.concatenate([small_pictures(decode(chunk)) for chunk in chunks])
 
-    indices = plan_indices(
+    indices = frame_indices(
         times,
         pick.settings,
         start=pick.start,
@@ -172,7 +172,7 @@ def _frames(
     pixels: NDArray[np.uint8],
     times: NDArray[np.float64],
     indices: list[int],
-    pick: Pick,
+    pick: FrameQuery,
     *,
     fps: float,
     **facts: Any,

@@ -16,7 +16,7 @@ import torch
 from bench.case import Case
 from bench.floor import floor_parts
 from bench.memory import predicted_peak
-from bench.sides import Side, make_side
+from bench.trainers import TimedTrainer, make_side
 
 EPOCHS = 3
 """The reference's one pass is counted over as many epochs."""
@@ -37,14 +37,14 @@ def measure(case: Case, *, repeats: int = 3) -> dict[str, Any]:
     Each time is the least of `repeats`, the sides taking turns, so that a load on the machine meets
     both.
     """
-    sides = {name: make_side(case, name) for name in ("stock", "ours")}
+    trainers = {name: make_side(case, name) for name in ("stock", "ours")}
     worst = grads = 0.0
     for name in ("step", "cached_step"):  # also warms up
-        losses = {side: getattr(sides[side], name)() for side in sides}
+        losses = {side: getattr(trainers[side], name)() for side in trainers}
         worst = max(worst, abs(losses["stock"] - losses["ours"]))
-        stock, ours = (sides[side].gradients() for side in ("stock", "ours"))
+        stock, ours = (trainers[side].gradients() for side in ("stock", "ours"))
         grads = max(grads, float((stock - ours).norm() / stock.norm()))
-    times = _times(sides, repeats, case.device)
+    times = _times(trainers, repeats, case.device)
     memory = measure_memory(case)
     stock = times["stock", "step"]
     stock_precomputed = times["stock", "cached_step"] + times["stock", "reference"] / EPOCHS
@@ -65,7 +65,7 @@ def measure(case: Case, *, repeats: int = 3) -> dict[str, Any]:
             "ours": case.num_pairs / ours,
         },
         "seconds": {" ".join(key): value for key, value in times.items()},
-        "peak_mib": {name: memory[name] for name in sides},
+        "peak_mib": {name: memory[name] for name in trainers},
         "predicted_mib": memory["predicted"],
     }
 
@@ -105,11 +105,13 @@ def measure_floor(case: Case, *, repeats: int = 3) -> dict[str, float]:
     }
 
 
-def _times(sides: dict[str, Side], repeats: int, device: str) -> dict[tuple[str, str], float]:
+def _times(
+    trainers: dict[str, TimedTrainer], repeats: int, device: str
+) -> dict[tuple[str, str], float]:
     """Return the least seconds of each side's step, cached step and reference pass."""
     times: dict[tuple[str, str], float] = {}
     for _ in range(repeats):
-        for name, side in sides.items():
+        for name, side in trainers.items():
             for what, run in (
                 ("step", side.step),
                 ("cached_step", side.cached_step),

@@ -3,8 +3,8 @@ bench.
 """
 
 from bench.case import ANSWER_TOKENS, QUESTION_TOKENS, Case, make_clip, make_policy
-from dpo_video.models.activations import Shape
-from dpo_video.models.memory import GIB, Load, estimate_training
+from dpo_video.models.activations import ForwardShape
+from dpo_video.models.memory import GIB, PeakLoad, estimate_training
 from dpo_video.models.prompts import encode_prompt
 from dpo_video.recipe import LoraSettings, ModelSettings, TrainSettings
 
@@ -28,19 +28,19 @@ def predicted_peak(case: Case) -> float:
     paths = case.questions * (stem + question) + case.questions * case.answers * (
         stem + question + ANSWER_TOKENS
     )
-    shape = Shape(
+    shape = ForwardShape(
         tokens=stem + lower,
         scored=scored,
         masks=lower * (stem + lower) if on_cpu else 0,
         copied=0 if on_cpu else paths,
     )
     patches = clip.pixels["pixel_values_videos"].shape[0]
-    load = Load(sequences=1, prompt_tokens=stem, answer_tokens=ANSWER_TOKENS, patches=patches)
+    load = PeakLoad(sequences=1, prompt_tokens=stem, answer_tokens=ANSWER_TOKENS, patches=patches)
     train = TrainSettings(
         lora=LoraSettings(rank=16, alpha=32), gradient_checkpointing=case.checkpointing
     )
     model = ModelSettings(
         name="random", device=case.device, dtype="float32" if on_cpu else "bfloat16"
     )
-    parts = estimate_training(policy.blueprint, model, train, load, shape=shape)
+    parts = estimate_training(policy.spec, model, train, load, shape=shape)
     return (parts["total"] - sum(parts[name] for name in LOADED)) * GIB

@@ -30,7 +30,7 @@ def swapped(kind: str, caption: str, vocabulary: str = "") -> str | None:
     [
         ("colour", "A red ball rolls.", "green", "A green ball rolls."),
         ("colour", "White snow falls.", "black", "Black snow falls."),
-        ("number", "Two dogs and three cats sit.", "four", None),
+        ("number", "AnswerPair dogs and three cats sit.", "four", None),
         ("number", "There are two dogs.", "five", "There are five dogs."),
         ("actor", "A young dog runs.", "elephant", "A young elephant runs."),
         ("actor", "An elephant runs.", "dog", "A dog runs."),
@@ -63,7 +63,7 @@ def test_a_swap_makes_the_sentence_false_and_keeps_the_rest(kind, caption, vocab
     if false is None:
         assert swapped(kind, caption, vocabulary) in (
             "Four dogs and three cats sit.",
-            "Two dogs and four cats sit.",
+            "AnswerPair dogs and four cats sit.",
         )
     else:
         assert swapped(kind, caption, vocabulary) == false

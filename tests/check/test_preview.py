@@ -14,7 +14,7 @@ from dpo_video.check.preview import MARGIN, TILE, as_seen, contact_sheet, publis
 from dpo_video.cli.app import app
 from dpo_video.core.errors import UserError
 from dpo_video.models.families import FAMILIES
-from dpo_video.models.hub import blueprint
+from dpo_video.models.hub import model_spec
 from dpo_video.models.load import load_policy
 from dpo_video.models.tokens import video_tokens
 from dpo_video.recipe import ModelSettings, VideoSettings
@@ -111,7 +111,7 @@ def test_capped_pixels_make_the_frames_of_a_long_clip_smaller(clip):
     """Qwen's cap leaves a clip 0.9 of the checkpoint's 24,576 tokens; 768 frames of 640x360 would
     take far more.
     """
-    plan = blueprint(QWEN_7B)
+    plan = model_spec(QWEN_7B)
     shape = {"num_frames": 768, "height": 360, "width": 640}
     assert video_tokens(plan, VideoSettings(cap_pixels=False), **shape) == 384 * 23 * 13
     assert (
@@ -132,7 +132,7 @@ def test_stretched_positions_are_those_of_linear_scaling(tmp_path):
     x, at = torch.zeros(1, 1, 1), torch.arange(0, 64)[None]
     torch.testing.assert_close(rope[1](x, 2 * at), rope[0](x, at))
     assert (
-        blueprint(stretched.settings).config.get_text_config().max_position_embeddings == 2 * 4096
+        model_spec(stretched.settings).config.get_text_config().max_position_embeddings == 2 * 4096
     )
     with pytest.raises(UserError, match="family 'qwen2_5_vl' has M-RoPE"):
         load_policy(policy("qwen2_5_vl").settings.model_copy(update={"rope_factor": 2.0}))
@@ -144,7 +144,7 @@ def test_the_sheet_shows_the_frames_as_they_enter_the_tower(clip):
     """
     settings = VideoSettings(num_frames=5)
     frames = read_frames(clip, settings)
-    seen = as_seen(blueprint(LLAVA_7B), frames, settings)
+    seen = as_seen(model_spec(LLAVA_7B), frames, settings)
     assert seen.shape == (5, 336, 336, 3)
     wide = Image.fromarray(frames.pixels[2]).resize(
         (round(320 * 336 / 180), 336), Image.Resampling.BICUBIC
@@ -199,14 +199,14 @@ def test_mistakes_are_users_errors(clip, arguments, said):
 
 def test_published_models_are_found_by_family():
     for family in ("llava_next_video", "qwen2_5_vl"):
-        assert blueprint(published_model(family)).family.name == family
+        assert model_spec(published_model(family)).family.name == family
 
 
 def test_frames_that_are_images_are_shown_cropped_as_their_processor_crops_them(clip):
     """LLaVA-1.5 takes the middle square of a frame; squeezing the whole of it would show other
     pixels.
     """
-    plan = blueprint(ModelSettings(name="llava-hf/llava-1.5-7b-hf"))
+    plan = model_spec(ModelSettings(name="llava-hf/llava-1.5-7b-hf"))
     view = view_clip(
         clip, ModelSettings(name="llava-hf/llava-1.5-7b-hf"), VideoSettings(num_frames=2)
     )

@@ -2,10 +2,10 @@
 a round.
 """
 
-from dpo_video.client.concurrency import COOL_DOWN_SECONDS, Limit
+from dpo_video.client.concurrency import COOL_DOWN_SECONDS, AdaptiveConcurrency
 
 
-def _round(limit: Limit, busiest: int) -> int:
+def _round(limit: AdaptiveConcurrency, busiest: int) -> int:
     """Let as many replies come as are allowed, with `busiest` in flight at most; return what is
     allowed then.
     """
@@ -16,7 +16,7 @@ def _round(limit: Limit, busiest: int) -> int:
 
 
 def test_it_doubles_from_32_while_saturated_and_never_passes_the_most():
-    limit = Limit(most=200)
+    limit = AdaptiveConcurrency(most=200)
     assert [limit.allowed, *(_round(limit, limit.allowed) for _ in range(4))] == [
         32,
         64,
@@ -24,11 +24,11 @@ def test_it_doubles_from_32_while_saturated_and_never_passes_the_most():
         200,
         200,
     ]
-    assert Limit(most=5).allowed == 5
+    assert AdaptiveConcurrency(most=5).allowed == 5
 
 
 def test_it_grows_by_a_sixteenth_of_the_most_after_a_cut():
-    limit = Limit(most=320)
+    limit = AdaptiveConcurrency(most=320)
     limit.throttled(0.0, 0)
     assert limit.allowed == 25  # 0.8 * 32, rounded down
     assert [_round(limit, limit.allowed) for _ in range(3)] == [25, 45, 65], (
@@ -38,12 +38,12 @@ def test_it_grows_by_a_sixteenth_of_the_most_after_a_cut():
 
 def test_a_round_with_slots_to_spare_does_not_grow():
     """80 % of 32 are 25.6."""
-    limit = Limit(most=100)
+    limit = AdaptiveConcurrency(most=100)
     assert [_round(limit, 25), _round(limit, 26)] == [32, 64]
 
 
 def test_server_errors_and_timeouts_pause_growth_for_a_round_and_shrink_nothing():
-    limit = Limit(most=100)
+    limit = AdaptiveConcurrency(most=100)
     for _ in range(50):
         limit.troubled()
     assert limit.allowed == 32
@@ -54,7 +54,7 @@ def test_after_a_round_of_replies_a_429_cuts_again_within_the_cool_down():
     """Of 10, 8 are left: 7 replies later the requests of before may still be under way, 8 later
     they are not.
     """
-    limit = Limit(most=10)
+    limit = AdaptiveConcurrency(most=10)
     limit.throttled(100.0, 9)
     for _ in range(7):
         limit.answered(0)
@@ -68,7 +68,7 @@ def test_after_a_round_of_replies_a_429_cuts_again_within_the_cool_down():
 
 
 def test_many_429s_cut_once_in_a_cool_down_and_never_below_one():
-    limit = Limit(most=10)
+    limit = AdaptiveConcurrency(most=10)
     for second in range(int(COOL_DOWN_SECONDS)):
         limit.throttled(100.0 + second, 9)
     assert limit.allowed == 8

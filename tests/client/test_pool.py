@@ -10,8 +10,8 @@ import pytest
 from judge_server import Answer, completion, failure, free_port, judge_server, steady, steady_score
 
 from dpo_video.client import pool as scheduler
-from dpo_video.client.endpoint import Passing, Refused, Service
-from dpo_video.client.pool import GaveUp, Pool
+from dpo_video.client.endpoint import RequestRefused, Service, TransientError
+from dpo_video.client.pool import Pool, RetriesExhausted
 from dpo_video.core.errors import UserError
 from dpo_video.judge.backends.registry import open_judge
 from dpo_video.judge.scorer import load_scorer
@@ -84,7 +84,7 @@ def _text(endpoint, body):
 async def _outcome(pool, prompt):
     try:
         return (await pool.complete(_request(prompt), _text)).value
-    except (GaveUp, Refused) as error:
+    except (RetriesExhausted, RequestRefused) as error:
         return error.reason.split(" (")[0]
 
 
@@ -365,7 +365,7 @@ def test_a_server_named_twice_is_an_error():
 def test_a_reader_may_ask_for_another_attempt():
     def read(endpoint, body):
         if _text(endpoint, body) == "first":
-            raise Passing("garbled")
+            raise TransientError("garbled")
         return _text(endpoint, body)
 
     async def ask(url):

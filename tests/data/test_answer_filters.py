@@ -33,7 +33,9 @@ def answers(*texts: str):
 
 
 def test_case_punctuation_and_spaces_make_no_other_answer() -> None:
-    same = same_answers(answers("A dog.", "a  DOG", "A dog!\n", "two dogs", "Two, dogs"), least=1.0)
+    same = same_answers(
+        answers("A dog.", "a  DOG", "A dog!\n", "two dogs", "AnswerPair, dogs"), least=1.0
+    )
     assert same == {"q#1": "q#0", "q#2": "q#0", "q#4": "q#3"}
 
 

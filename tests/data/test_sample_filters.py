@@ -18,7 +18,7 @@ from dpo_video.core.jsonl import write_jsonl
 from dpo_video.core.records import Sample
 from dpo_video.core.text import shingles, similarity
 from dpo_video.data.near_duplicates import is_near, near_index, num_bands
-from dpo_video.data.removed import note_cleaned
+from dpo_video.data.removed import write_removed
 from dpo_video.data.sample_filters import is_on, language_of, source_of
 from dpo_video.data.samples import load_samples
 from dpo_video.recipe import CleanSettings, Recipe
@@ -26,7 +26,7 @@ from dpo_video.recipe.file import load_recipe
 from dpo_video.run import open_run
 from dpo_video.store import RunStore
 from dpo_video.video import ClipRequest, VideoError
-from dpo_video.video.facts import KIND, look_at
+from dpo_video.video.facts import KIND, probe_clips
 
 STORY = """dog runs over green grass while two children throw a red ball and their mother reads
 beside the old wooden house near a river with boats"""
@@ -281,8 +281,8 @@ def test_headers_and_decoded_frames_tell_the_same_length_and_size(clips: Path) -
             ("frames", None, None),
         )
     ]
-    headers = [facts for _, facts in look_at(settings, frames=None, store=None)(requests)]
-    frames = [facts for _, facts in look_at(settings, frames=4, store=None)(requests)]
+    headers = [facts for _, facts in probe_clips(settings, frames=None, store=None)(requests)]
+    frames = [facts for _, facts in probe_clips(settings, frames=4, store=None)(requests)]
     for one, other in zip(headers, frames, strict=True):
         assert not isinstance(one, VideoError) and not isinstance(other, VideoError)
         assert (one.seconds, one.shorter, one.longer) == (
@@ -378,18 +378,18 @@ def test_samples_and_answers_have_their_own_lines_in_one_file(tmp_path: Path) ->
             (row["unit"], row["id"]) for row in map(json.loads, (tmp_path / "cleaned.jsonl").open())
         ]
 
-    from dpo_video.data.removed import Cleaned
+    from dpo_video.data.removed import Removed
 
-    def row(unit: Any, name: str) -> Iterator[Cleaned]:
-        yield Cleaned(unit=unit, id=name, reason="r", detail="", where="")
+    def row(unit: Any, name: str) -> Iterator[Removed]:
+        yield Removed(unit=unit, id=name, reason="r", detail="", where="")
 
-    note_cleaned(tmp_path, "sample", [])
+    write_removed(tmp_path, "sample", [])
     assert not (tmp_path / "cleaned.jsonl").exists()
-    note_cleaned(tmp_path, "answer", row("answer", "a"))
-    note_cleaned(tmp_path, "sample", row("sample", "s"))
+    write_removed(tmp_path, "answer", row("answer", "a"))
+    write_removed(tmp_path, "sample", row("sample", "s"))
     assert lines() == [("sample", "s"), ("answer", "a")]
-    note_cleaned(tmp_path, "answer", row("answer", "b"))
-    note_cleaned(tmp_path, "sample", [])
+    write_removed(tmp_path, "answer", row("answer", "b"))
+    write_removed(tmp_path, "sample", [])
     assert lines() == [("answer", "b")]
 
 

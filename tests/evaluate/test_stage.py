@@ -21,7 +21,7 @@ from dpo_video.core.jsonl import write_jsonl
 from dpo_video.core.records import Pair, Sample
 from dpo_video.evaluate.metrics import normalise_answer
 from dpo_video.evaluate.stage import evaluate, reward_margins
-from dpo_video.generate.jobs import Work
+from dpo_video.generate.jobs import GenerationJob
 from dpo_video.generate.stage import make_candidates
 from dpo_video.judge.scorer import load_scorer, render
 from dpo_video.models.load import load_policy
@@ -137,7 +137,7 @@ def opened(world: Path, folder: Path, heldout: list[Sample], **evaluation: Any) 
 def greedy_answers(run: Run, adapter: Path | None) -> dict[str, str]:
     made = make_candidates(
         run,
-        Work(
+        GenerationJob(
             samples=run.heldout,
             root=run.heldout_root,
             num_candidates=1,

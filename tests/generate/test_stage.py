@@ -20,7 +20,7 @@ from pydantic import ValidationError
 from dpo_video.core.errors import UserError
 from dpo_video.core.jsonl import read_jsonl, write_jsonl
 from dpo_video.core.records import Candidate, Sample
-from dpo_video.generate.jobs import Work
+from dpo_video.generate.jobs import GenerationJob
 from dpo_video.generate.stage import generate, make_candidates
 from dpo_video.models.prompts import encode_prompt, video_inputs
 from dpo_video.models.sampling import Sampler
@@ -44,7 +44,7 @@ def test_candidates_come_in_the_order_of_the_samples_with_each_clip_read_once(ki
             sampler = Sampler(temperature=1.0, max_new_tokens=6)
             made = make_candidates(
                 run,
-                Work(
+                GenerationJob(
                     samples=run.samples,
                     root=run.video_root,
                     num_candidates=3,

@@ -14,7 +14,7 @@ from judge_server import Answer, completion, failure, judge_server, make_items
 from dpo_video.core.errors import UserError
 from dpo_video.core.records import Judgment
 from dpo_video.judge.modes.cascade import confidence
-from dpo_video.judge.modes.jury import family_of, family_warnings
+from dpo_video.judge.modes.jury import family_warnings, vendor_of
 from dpo_video.judge.modes.registry import calls_per_sample
 from dpo_video.judge.scorer import load_scorer
 from dpo_video.judge.stage import judge_candidates
@@ -267,13 +267,13 @@ def test_each_juror_has_the_sections_settings_but_its_own_keys():
     ],
 )
 def test_the_family_of_a_model_by_its_name(model, family):
-    assert family_of(model) == family
+    assert vendor_of(model) == family
 
 
 def test_a_local_folder_says_its_family_itself(tmp_path):
     config = {"model_type": "qwen2_5_vl", "text_config": {"model_type": "qwen2"}}
     (tmp_path / "config.json").write_text(json.dumps(config))
-    assert family_of(str(tmp_path)) == "qwen"
+    assert vendor_of(str(tmp_path)) == "qwen"
 
 
 def test_every_judge_of_the_policys_family_is_named():

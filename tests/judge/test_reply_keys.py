@@ -15,10 +15,10 @@ from judge_server import judge_server, make_items, steady
 
 from dpo_video.core.names import shipped_names
 from dpo_video.core.records import Candidate, Sample
-from dpo_video.data.answer_filters import Screening
+from dpo_video.data.answer_filters import AnswerPlan
 from dpo_video.judge.ask import KIND
 from dpo_video.judge.reply_keys import NO_DIGEST, Keys, answer_keys, key_maker
-from dpo_video.judge.scorer import NO_REFERENCE, fence, load_scorer, render
+from dpo_video.judge.scorer import NO_REFERENCE, load_scorer, quote_answer, render
 from dpo_video.judge.stage import judge
 from dpo_video.judge.types import Judge, mode_of
 from dpo_video.recipe import JudgeSettings
@@ -50,11 +50,11 @@ def _obvious_prompt(scorer, *, caption, question, answer, other, reference):
     values = {
         "caption": caption.strip(),
         "question": question.strip(),
-        "answer_b": fence(other),
+        "answer_b": quote_answer(other),
         "reference": reference.strip() if reference else NO_REFERENCE,
-        "answer": fence(answer),
-        "answer_a": fence(answer),
-        "claim": fence(answer),
+        "answer": quote_answer(answer),
+        "answer_a": quote_answer(answer),
+        "claim": quote_answer(answer),
     }
     return re.sub(r"\{([a-z_]+)\}", lambda match: values[match[1]], scorer.prompt).rstrip("\n")
 
@@ -86,7 +86,7 @@ def test_a_prompt_is_filled_as_in_one_pass(scorer, texts):
     assert render(scorer, **given_texts) == [
         {"role": "user", "content": _obvious_prompt(scorer, **given_texts)}
     ]
-    assert fence(answer) == _obvious_fence(answer)
+    assert quote_answer(answer) == _obvious_fence(answer)
 
 
 @pytest.mark.parametrize("mode", ["scorer", "verdict"])
@@ -144,7 +144,7 @@ def _table(digests):
     """
     keys, screening = (
         Keys(key_of=lambda sample: sample.answer and (lambda answer: bytes.fromhex(answer))),
-        Screening(),
+        AnswerPlan(),
     )
     for number, digest in enumerate(digests):
         sample = Sample(id=f"s{number}", video="v", prompt="q", caption="c", answer=digest and "r")

@@ -101,7 +101,7 @@ def test_tokens_are_counted_from_the_config(family: str) -> None:
             (rows[0].prompt.input_ids == policy.family.placeholder(policy.bare.config)).sum()
         )
         counted = video_tokens(
-            policy.blueprint,
+            policy.spec,
             VideoSettings(),
             num_frames=clip.count,
             height=clip.height,
@@ -114,12 +114,10 @@ def test_tokens_are_counted_from_the_config(family: str) -> None:
         settings = VideoSettings()
         inputs = video_inputs(policy, make_frames(count, height=height, width=width), settings)
         ids = encode_prompt(policy, "?", inputs).input_ids
-        counted = video_tokens(
-            policy.blueprint, settings, num_frames=count, height=height, width=width
-        )
+        counted = video_tokens(policy.spec, settings, num_frames=count, height=height, width=width)
         assert counted == int((ids == policy.family.placeholder(policy.bare.config)).sum())
         assert (
-            vision_patches(policy.blueprint, settings, num_frames=count, height=height, width=width)
+            vision_patches(policy.spec, settings, num_frames=count, height=height, width=width)
             >= counted
         )
 

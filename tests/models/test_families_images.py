@@ -37,7 +37,7 @@ from dpo_video.models.clip_source import EncodedClip, read_features, write_featu
 from dpo_video.models.collate import Row
 from dpo_video.models.families import FAMILIES, FrameSize
 from dpo_video.models.features import encode_video
-from dpo_video.models.hub import blueprint
+from dpo_video.models.hub import model_spec
 from dpo_video.models.load import Policy, load_policy
 from dpo_video.models.prompts import answer_ids, encode_prompt, video_inputs
 from dpo_video.models.tokens import video_tokens, vision_patches
@@ -68,11 +68,11 @@ def interleave() -> Policy:
 
 @pytest.mark.parametrize("family", [*OURS, "interleave"])
 def test_tokens_and_patches_are_those_of_the_processor_and_the_tower(family: str) -> None:
-    """Patches are counted on what enters the tower's first layer, from a blueprint that has no
+    """Patches are counted on what enters the tower's first layer, from a spec that has no
     weights.
     """
     policy = interleave() if family == "interleave" else plain_policy(family)
-    plan, seen = blueprint(policy.settings), []
+    plan, seen = model_spec(policy.settings), []
     text = {"language_model", "text_model"}
     first = next(
         module
@@ -197,7 +197,7 @@ def test_max_pixels_reach_the_processor(family: str) -> None:
     policy, settings = plain_policy(family), VideoSettings(max_pixels=56 * 56)
     clip = video_inputs(policy, make_frames(2, height=112, width=112), settings)
     assert clip.pixels["image_sizes"].tolist() == [[56, 56], [56, 56]]
-    counted = video_tokens(policy.blueprint, settings, num_frames=2, height=112, width=112)
+    counted = video_tokens(policy.spec, settings, num_frames=2, height=112, width=112)
     assert (
         counted
         == len(encode_video(policy, clip).embeddings)
@@ -210,7 +210,7 @@ def test_a_pixtral_is_known_by_its_tower_though_its_model_type_is_llavas() -> No
         config = plain_policy(family).bare.config
         assert (config.model_type, config.vision_config.model_type) == ("llava", tower)
         assert plain_policy(family).family is FAMILIES[family]
-        assert blueprint(family_settings(family)).family is FAMILIES[family]
+        assert model_spec(family_settings(family)).family is FAMILIES[family]
 
 
 @pytest.mark.parametrize("family", ["pixtral", "mistral3"])

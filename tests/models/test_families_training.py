@@ -27,8 +27,8 @@ from dpo_video.train.dpo_config import dpo_config
 from dpo_video.train.forward import rows_engine
 from dpo_video.train.fsdp import shard_language_only
 from dpo_video.train.pair_batches import read_batch, tokenize_pair
-from dpo_video.train.prefetch import ClipReader
-from dpo_video.train.sampler import ClipOrder
+from dpo_video.train.prefetch import ClipPrefetcher
+from dpo_video.train.sampler import ClipSampler
 from dpo_video.train.shared_prefix.engine import choose_engine, shared_prefix_engine, why_not_shared
 from dpo_video.train.trainer import Feed, VideoDPOTrainer
 from dpo_video.video import clip_request
@@ -166,10 +166,10 @@ def test_three_dpo_steps_change_the_adapter_and_nothing_else(
     recipe = recipe_for(family, clips, tmp_path)
     policy = load_policy(recipe.model)
     tokens = [tokenize_pair(policy, pair) for pair in PAIRS]
-    order = ClipOrder([pair.video for pair in PAIRS], batch_size=1, seed=0)
+    order = ClipSampler([pair.video for pair in PAIRS], batch_size=1, seed=0)
     frozen = {name: parameter.clone() for name, parameter in policy.bare.named_parameters()}
     with quiet_libraries(), open_source(policy, recipe) as source:
-        reader = ClipReader(
+        reader = ClipPrefetcher(
             source,
             {pair.video: clip_request(pair, clips) for pair in PAIRS},
             order.clips_ahead,

@@ -194,7 +194,7 @@ def test_video_llama_3_drops_the_tokens_of_still_frames_and_answers_as_with_pixe
 
 def test_video_llama_3_counts_what_a_moving_clip_takes() -> None:
     policy = plain_policy("video_llama_3")
-    counted = video_tokens(policy.blueprint, VideoSettings(), num_frames=6, height=56, width=112)
+    counted = video_tokens(policy.spec, VideoSettings(), num_frames=6, height=56, width=112)
     assert FAMILIES["video_llama_3"].compresses
     assert counted > len(make_row(policy, still_then_moving()).features.embeddings)
 
@@ -249,17 +249,13 @@ def test_bounds_on_pixels_are_per_frame_also_where_the_processor_s_are_per_clip(
     policy = plain_policy(family)
     side = policy.frame_processor.patch_size * policy.frame_processor.merge_size
     settings = VideoSettings(min_pixels=4 * side * side, max_pixels=9 * side * side)
-    size = frame_size(policy.blueprint, settings, num_frames=count, height=400, width=400)
+    size = frame_size(policy.spec, settings, num_frames=count, height=400, width=400)
     assert 4 * side * side <= size.height * size.width <= 9 * side * side
     frames = make_frames(count, height=400, width=400)
     prompt = encode_prompt(policy, "?", video_inputs(policy, frames, settings))
     holes = int((prompt.input_ids == policy.family.placeholder(policy.bare.config)).sum())
-    assert holes == video_tokens(
-        policy.blueprint, settings, num_frames=count, height=400, width=400
-    )
-    small = frame_size(
-        policy.blueprint, settings, num_frames=count, height=side // 2, width=side // 2
-    )
+    assert holes == video_tokens(policy.spec, settings, num_frames=count, height=400, width=400)
+    small = frame_size(policy.spec, settings, num_frames=count, height=side // 2, width=side // 2)
     assert small.height * small.width >= 4 * side * side
 
 
@@ -270,7 +266,7 @@ def test_capped_pixels_are_counted_as_the_processor_caps_them(family: str) -> No
         policy, "?", video_inputs(policy, make_frames(8, height=300, width=400), settings)
     )
     holes = int((prompt.input_ids == policy.family.placeholder(policy.bare.config)).sum())
-    assert holes == video_tokens(policy.blueprint, settings, num_frames=8, height=300, width=400)
+    assert holes == video_tokens(policy.spec, settings, num_frames=8, height=300, width=400)
 
 
 @pytest.mark.parametrize("family", ["qwen3_vl", "glm4v"])
@@ -279,4 +275,4 @@ def test_a_clip_of_one_frame_is_refused_where_the_tower_takes_two(family: str) -
     with pytest.raises(UserError, match="the processor refuses"):
         video_inputs(policy, make_frames(1), VideoSettings())
     with pytest.raises(UserError, match="the processor refuses 1 frames of 150x100 pixels"):
-        video_tokens(policy.blueprint, VideoSettings(), num_frames=1, height=100, width=150)
+        video_tokens(policy.spec, VideoSettings(), num_frames=1, height=100, width=150)

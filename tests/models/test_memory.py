@@ -11,14 +11,14 @@ from tiny_models import Kind
 from torch import Tensor
 from trees import LONG, rows_of, run_engine, tuned_policy
 
-from dpo_video.models.activations import Shape, kept_by_decoder, kept_by_tower
+from dpo_video.models.activations import ForwardShape, decoder_activations, kept_by_tower
 from dpo_video.models.collate import Row
-from dpo_video.models.hub import blueprint
+from dpo_video.models.hub import model_spec
 from dpo_video.models.load import Policy
 from dpo_video.models.lora import keep_adapter_fp32
 from dpo_video.models.memory import (
     GIB,
-    Load,
+    PeakLoad,
     count_parameters,
     estimate_training,
     forward_pairs,
@@ -30,8 +30,8 @@ from dpo_video.train.pair_batches import loss_inputs
 from dpo_video.train.shared_prefix.engine import _clips, _tokens, shared_prefix_engine
 from dpo_video.train.shared_prefix.tree import Packing, pack_rows
 
-QWEN_7B = blueprint(ModelSettings(name="Qwen/Qwen2.5-VL-7B-Instruct"))
-LOAD = Load(sequences=1, prompt_tokens=1200, answer_tokens=100, patches=4620)
+QWEN_7B = model_spec(ModelSettings(name="Qwen/Qwen2.5-VL-7B-Instruct"))
+LOAD = PeakLoad(sequences=1, prompt_tokens=1200, answer_tokens=100, patches=4620)
 
 
 def kept_bytes(policy: Policy, engine: Engine, rows: list[Row], *, bfloat16: bool = False) -> int:
@@ -63,14 +63,14 @@ def packing_of(policy: Policy, rows: list[Row]) -> Packing:
     return pack_rows(_tokens(batch["input_ids"], positions, batch["attention_mask"]), _clips(rows))
 
 
-def tree_shape(packing: Packing, rows: list[Row]) -> Shape:
+def tree_shape(packing: Packing, rows: list[Row]) -> ForwardShape:
     """Return the shape of trees: each has a mask of its lower tokens by all its tokens."""
     roots = [number for number, segment in enumerate(packing.segments) if not segment.ancestors]
     masks = 0
     for first, last in pairwise([*roots, len(packing.segments)]):
         root, end = packing.segments[first], packing.segments[last - 1].end
         masks += (end - root.end) * (end - root.begin)
-    return Shape(
+    return ForwardShape(
         tokens=packing.num_tokens, scored=sum(len(row.answer) for row in rows), masks=masks
     )
 
@@ -92,15 +92,18 @@ def test_what_autograd_keeps_is_what_is_counted(kind: Kind, bfloat16: bool) -> N
     rows = rows_of(policy, *CLIPS)
     width = max(map(len, rows))
     tree = tree_shape(packing_of(policy, rows), rows)
-    plain = Shape(
+    plain = ForwardShape(
         tokens=len(rows) * width,
         scored=len(rows) * width,
         masks=len(rows) * width**2,
         repeated_keys=True,
     )
-    engines: list[tuple[Engine, Shape]] = [(shared_prefix_engine, tree), (rows_engine, plain)]
+    engines: list[tuple[Engine, ForwardShape]] = [
+        (shared_prefix_engine, tree),
+        (rows_engine, plain),
+    ]
     for engine, shape in engines:
-        counted = kept_by_decoder(
+        counted = decoder_activations(
             policy.bare.config, shape, size=2 if bfloat16 else 4, rank=4, checkpointing=False
         )
         assert counted == pytest.approx(

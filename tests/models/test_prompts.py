@@ -9,7 +9,7 @@ from transformers import LlavaNextVideoVideoProcessor, Qwen2VLVideoProcessor
 
 from dpo_video.core.errors import UserError
 from dpo_video.models.families import FAMILIES
-from dpo_video.models.hub import Blueprint
+from dpo_video.models.hub import ModelSpec
 from dpo_video.models.prompts import answer_ids, encode_prompt, prompt_text, video_inputs
 from dpo_video.models.published import PUBLISHED
 from dpo_video.models.tokens import fit_frames, frames_within, video_tokens
@@ -90,7 +90,7 @@ def test_video_tokens_from_the_config_are_those_in_the_prompt(kind, shape):
     )
     holes = int((prompt.input_ids == model.family.placeholder(model.bare.config)).sum())
     assert (
-        video_tokens(model.blueprint, VideoSettings(), num_frames=count, height=height, width=width)
+        video_tokens(model.spec, VideoSettings(), num_frames=count, height=height, width=width)
         == holes
     )
 
@@ -103,18 +103,18 @@ def test_min_and_max_pixels_change_qwens_token_count_as_computed(least, most, si
     model = policy("qwen2_5_vl")
     settings = VideoSettings(min_pixels=least, max_pixels=most)
     clip = video_inputs(model, make_frames(6, height=side, width=side), settings)
-    counted = video_tokens(model.blueprint, settings, num_frames=6, height=side, width=side)
+    counted = video_tokens(model.spec, settings, num_frames=6, height=side, width=side)
     assert counted == int(clip.kept["video_grid_thw"].prod()) // 4
     assert counted != video_tokens(
-        model.blueprint, VideoSettings(), num_frames=6, height=side, width=side
+        model.spec, VideoSettings(), num_frames=6, height=side, width=side
     )
 
 
-def published(name: str) -> Blueprint:
+def published(name: str) -> ModelSpec:
     row = PUBLISHED[name]
     kind = row.config["model_type"]
     config = policy(kind).bare.config if kind == "qwen2_5_vl" else _Patch14()
-    return Blueprint(family=FAMILIES[kind], config=config, video_processor=row.video_processor())
+    return ModelSpec(family=FAMILIES[kind], config=config, video_processor=row.video_processor())
 
 
 class _Patch14:
@@ -147,7 +147,7 @@ def test_published_checkpoints_cost_the_tokens_of_their_formula(name, shape, tok
 
 def test_the_cap_over_a_whole_video_is_counted_like_the_processor_does_it():
     processor = Qwen2VLVideoProcessor(cap_pixels_per_frame=True, max_video_tokens=2000)
-    plan = Blueprint(family=FAMILIES["qwen2_5_vl"], config=None, video_processor=processor)
+    plan = ModelSpec(family=FAMILIES["qwen2_5_vl"], config=None, video_processor=processor)
     frames = make_frames(32, height=480, width=640)
     grid = processor(videos=[frames.pixels], do_sample_frames=False, return_tensors="pt")[
         "video_grid_thw"
@@ -155,7 +155,7 @@ def test_the_cap_over_a_whole_video_is_counted_like_the_processor_does_it():
     counted = video_tokens(plan, VideoSettings(), num_frames=32, height=480, width=640)
     assert counted == int(grid.prod()) // 4
     uncapped = Qwen2VLVideoProcessor(cap_pixels_per_frame=False)
-    plain = Blueprint(family=plan.family, config=None, video_processor=uncapped)
+    plain = ModelSpec(family=plan.family, config=None, video_processor=uncapped)
     assert counted < video_tokens(plain, VideoSettings(), num_frames=32, height=480, width=640)
 
 
@@ -163,18 +163,18 @@ def test_the_cap_over_a_whole_video_is_counted_like_the_processor_does_it():
 def test_a_clip_over_the_budget_loses_frames_evenly_in_whole_steps(kind):
     model = policy(kind)
     frames = make_frames(12)
-    per_step = video_tokens(model.blueprint, VideoSettings(), num_frames=2, height=100, width=150)
+    per_step = video_tokens(model.spec, VideoSettings(), num_frames=2, height=100, width=150)
     settings = VideoSettings(max_tokens=3 * per_step + per_step // 2 - 1)
-    kept = fit_frames(model.blueprint, settings, frames)
+    kept = fit_frames(model.spec, settings, frames)
     assert len(kept.indices) == 6
     assert kept.indices[0] == frames.indices[0] and kept.indices[-1] == frames.indices[-1]
     gaps = {later - earlier for earlier, later in zip(kept.indices, kept.indices[1:], strict=False)}
     assert gaps <= {20, 30}, "11 gaps of 10 are spread over 5"
     assert (
-        video_tokens(model.blueprint, settings, num_frames=6, height=100, width=150)
+        video_tokens(model.spec, settings, num_frames=6, height=100, width=150)
         <= settings.max_tokens
     )
-    assert fit_frames(model.blueprint, VideoSettings(max_tokens=6 * per_step), frames) is frames
+    assert fit_frames(model.spec, VideoSettings(max_tokens=6 * per_step), frames) is frames
 
 
 @each_kind
@@ -183,7 +183,7 @@ def test_a_budget_below_one_step_is_refused_with_the_least_that_a_clip_takes(kin
         UserError, match=r"1 video tokens \(video.max_tokens 1\), and the least that a 150x100"
     ):
         frames_within(
-            policy(kind).blueprint, VideoSettings(max_tokens=1), num_frames=8, height=100, width=150
+            policy(kind).spec, VideoSettings(max_tokens=1), num_frames=8, height=100, width=150
         )
 
 

@@ -7,10 +7,10 @@ from policies import each_kind, policy, tiny_folder
 
 from dpo_video.core.errors import UserError
 from dpo_video.models.families import FAMILIES
-from dpo_video.models.hub import blueprint, published_names
+from dpo_video.models.hub import model_spec, published_names
 from dpo_video.models.memory import (
     GIB,
-    Load,
+    PeakLoad,
     count_parameters,
     estimate_generation,
     estimate_training,
@@ -93,7 +93,7 @@ def clip_vision(hidden: int = 1024, inner: int = 4096, depth: int = 24) -> int:
 def test_qwens_published_parameters_are_those_of_the_formula(
     name, hidden, inner, layers, keys, embeddings, billions
 ):
-    counted = count_parameters(blueprint(ModelSettings(name=name)))
+    counted = count_parameters(model_spec(ModelSettings(name=name)))
     weights, other = language_model(hidden, inner, layers, keys, bias=True)
     assert (counted.language, counted.other, counted.embeddings) == (weights, other, embeddings)
     assert counted.vision == qwen_vision(hidden)
@@ -105,7 +105,7 @@ def test_qwens_published_parameters_are_those_of_the_formula(
 
 
 def test_llavas_published_parameters_are_those_of_the_formula():
-    counted = count_parameters(blueprint(ModelSettings(name="llava-hf/LLaVA-NeXT-Video-7B-hf")))
+    counted = count_parameters(model_spec(ModelSettings(name="llava-hf/LLaVA-NeXT-Video-7B-hf")))
     weights, other = language_model(4096, 11008, 32, 4096, bias=False)
     assert (counted.language, counted.other) == (weights, other)
     assert counted.embeddings == 2 * 32064 * 4096
@@ -117,7 +117,7 @@ def test_llavas_published_parameters_are_those_of_the_formula():
 
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_every_published_row_builds_its_family_without_a_network(name):
-    plan = blueprint(ModelSettings(name=name))
+    plan = model_spec(ModelSettings(name=name))
     assert plan.family.name == {"mistral-community/pixtral-12b": "pixtral"}.get(
         name, PUBLISHED[name].config["model_type"]
     )
@@ -143,7 +143,7 @@ def test_every_published_row_builds_its_family_without_a_network(name):
     ],
 )
 def test_published_parameters_add_up_to_the_size_that_the_model_s_page_states(name, billions):
-    counted = count_parameters(blueprint(ModelSettings(name=name)))
+    counted = count_parameters(model_spec(ModelSettings(name=name)))
     assert counted.total / 1e9 == pytest.approx(billions, abs=0.01)
     assert counted.language + counted.embeddings > counted.total / 2 and counted.vision > 0.25e9
 
@@ -154,10 +154,10 @@ def test_every_family_can_be_planned_for_by_a_published_checkpoint(family):
     if family == "perception_lm":
         pytest.importorskip("timm", reason="the tower of perception_lm is built by timm")
     for name in names:
-        plan = blueprint(ModelSettings(name=name))
+        plan = model_spec(ModelSettings(name=name))
         tokens = video_tokens(plan, VideoSettings(), num_frames=8, height=720, width=1280)
         patches = vision_patches(plan, VideoSettings(), num_frames=8, height=720, width=1280)
-        load = Load(sequences=1, prompt_tokens=tokens, answer_tokens=100, patches=patches)
+        load = PeakLoad(sequences=1, prompt_tokens=tokens, answer_tokens=100, patches=patches)
         estimate = estimate_training(
             plan, ModelSettings(name=name, quantize="nf4"), TrainSettings(), load
         )
@@ -173,14 +173,14 @@ def test_videollama_s_frames_share_12845056_pixels(frames, height, width):
     rounded down.
     """
     assert height * width * frames <= 12845056 and height % 28 == width % 28 == 0
-    plan = blueprint(ModelSettings(name="lkhl/VideoLLaMA3-2B-Image-HF"))
+    plan = model_spec(ModelSettings(name="lkhl/VideoLLaMA3-2B-Image-HF"))
     tokens = video_tokens(plan, VideoSettings(), num_frames=frames, height=720, width=1280)
     assert tokens == frames * (height // 28) * (width // 28)
 
 
 def test_planning_twice_gives_the_same_config():
     settings = ModelSettings(name="Qwen/Qwen2.5-VL-3B-Instruct")
-    assert blueprint(settings).config.to_dict() == blueprint(settings).config.to_dict()
+    assert model_spec(settings).config.to_dict() == model_spec(settings).config.to_dict()
 
 
 def test_a_config_in_the_hubs_cache_wins_over_the_published_numbers(tmp_path, monkeypatch):
@@ -197,24 +197,24 @@ def test_a_config_in_the_hubs_cache_wins_over_the_published_numbers(tmp_path, mo
         (snapshot / path.name).write_bytes(path.read_bytes())
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr("transformers.utils.hub.constants.HF_HUB_CACHE", str(tmp_path))
-    assert blueprint(ModelSettings(name=name)).config.get_text_config().hidden_size == 128
+    assert model_spec(ModelSettings(name=name)).config.get_text_config().hidden_size == 128
 
 
 def test_a_folder_is_planned_from_its_own_config():
-    plan = blueprint(ModelSettings(name=str(tiny_folder("qwen2_5_vl"))))
+    plan = model_spec(ModelSettings(name=str(tiny_folder("qwen2_5_vl"))))
     assert plan.config.get_text_config().num_hidden_layers == 2
     assert plan.video_processor.size["longest_edge"] == 16 * 784
 
 
 def test_a_hub_model_that_is_neither_here_nor_published_is_asked_for_and_refused_offline():
     with pytest.raises(UserError, match="cannot get the model 'owner/no-such-model'"):
-        blueprint(ModelSettings(name="owner/no-such-model"))
+        model_spec(ModelSettings(name="owner/no-such-model"))
 
 
 @each_kind
 def test_counted_parameters_are_those_of_the_loaded_model(kind):
     model = policy(kind)
-    counted = count_parameters(model.blueprint)
+    counted = count_parameters(model.spec)
     assert counted.total == sum(parameter.numel() for parameter in model.model.parameters())
     tower = [
         parameter
@@ -224,11 +224,11 @@ def test_counted_parameters_are_those_of_the_loaded_model(kind):
     assert counted.vision == sum(parameter.numel() for parameter in tower)
 
 
-LOAD = Load(sequences=1, prompt_tokens=1200, answer_tokens=100, patches=4620)
+LOAD = PeakLoad(sequences=1, prompt_tokens=1200, answer_tokens=100, patches=4620)
 
 
 def test_weights_in_4_bit_and_16_bit_take_what_their_bits_say():
-    plan = blueprint(ModelSettings(name="llava-hf/LLaVA-NeXT-Video-7B-hf"))
+    plan = model_spec(ModelSettings(name="llava-hf/LLaVA-NeXT-Video-7B-hf"))
     counted = count_parameters(plan)
     full = estimate_training(plan, ModelSettings(name="x"), TrainSettings(), LOAD)
     small = estimate_training(plan, ModelSettings(name="x", quantize="nf4"), TrainSettings(), LOAD)
@@ -242,7 +242,7 @@ def test_weights_in_4_bit_and_16_bit_take_what_their_bits_say():
 
 
 def test_adapter_gradients_and_optimizer_follow_rank_and_optimizer():
-    plan = blueprint(ModelSettings(name="llava-hf/LLaVA-NeXT-Video-7B-hf"))
+    plan = model_spec(ModelSettings(name="llava-hf/LLaVA-NeXT-Video-7B-hf"))
     parameters = count_parameters(plan).lora_per_rank
     train = TrainSettings(lora=LoraSettings(rank=32, alpha=32))
     estimate = estimate_training(plan, ModelSettings(name="x"), train, LOAD)
@@ -262,13 +262,13 @@ def test_adapter_gradients_and_optimizer_follow_rank_and_optimizer():
 
 
 def test_activations_grow_with_tokens_and_shrink_with_checkpointing():
-    plan = blueprint(ModelSettings(name="Qwen/Qwen2.5-VL-7B-Instruct"))
+    plan = model_spec(ModelSettings(name="Qwen/Qwen2.5-VL-7B-Instruct"))
     model = ModelSettings(name="x")
     kept = estimate_training(plan, model, TrainSettings(gradient_checkpointing=False), LOAD)[
         "activations"
     ]
     redone = estimate_training(plan, model, TrainSettings(), LOAD)["activations"]
-    longer = Load(sequences=1, prompt_tokens=2 * 1200 + 200, answer_tokens=100, patches=4620)
+    longer = PeakLoad(sequences=1, prompt_tokens=2 * 1200 + 200, answer_tokens=100, patches=4620)
     assert redone < kept / 8
     assert estimate_training(plan, model, TrainSettings(), longer)["activations"] == pytest.approx(
         2 * redone, rel=0.01
@@ -276,8 +276,8 @@ def test_activations_grow_with_tokens_and_shrink_with_checkpointing():
 
 
 def test_generation_counts_the_cache_of_all_answers():
-    plan = blueprint(ModelSettings(name="Qwen/Qwen2.5-VL-7B-Instruct"))
-    many = Load(sequences=8, prompt_tokens=1200, answer_tokens=256, patches=4620)
+    plan = model_spec(ModelSettings(name="Qwen/Qwen2.5-VL-7B-Instruct"))
+    many = PeakLoad(sequences=8, prompt_tokens=1200, answer_tokens=256, patches=4620)
     estimate = estimate_generation(plan, ModelSettings(name="x"), many)
     # keys and values, 28 layers, 4 heads of 128, 2 bytes
     assert estimate["cache"] == pytest.approx(8 * 1456 * 2 * 28 * 512 * 2 / GIB)

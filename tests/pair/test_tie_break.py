@@ -13,7 +13,7 @@ from preferences import records
 
 from dpo_video.core.jsonl import read_jsonl, write_jsonl
 from dpo_video.core.records import Pair
-from dpo_video.judge.modes.pairwise import Comparison, Two
+from dpo_video.judge.modes.pairwise import AnswerPair, Comparison
 from dpo_video.pair.build import Paired, build_pairs
 from dpo_video.pair.stage import pair
 from dpo_video.pipeline import do_stages
@@ -33,8 +33,8 @@ RECORDS = records({"q": CLOSE, "p": [("good", 5.0), ("bad", 1.0)]})
 
 def build(
     questions, result: Comparison | None, rule: PairSettings = BEST_WORST
-) -> tuple[Paired, list[Two]]:
-    asked: list[Two] = []
+) -> tuple[Paired, list[AnswerPair]]:
+    asked: list[AnswerPair] = []
 
     def compare(twos, /):
         asked.extend(twos)

@@ -10,7 +10,7 @@ import numpy as np
 from judge_server import Answer, completion, judge_server
 
 from dpo_video.agree.command import agree
-from dpo_video.agree.measures import Drawing
+from dpo_video.agree.measures import BootstrapSettings
 from dpo_video.core.jsonl import write_jsonl
 from dpo_video.core.records import Candidate, Sample
 from dpo_video.recipe.file import load_recipe
@@ -125,7 +125,7 @@ def values(report: dict[str, Any]) -> dict[str, float]:
     return {name: row["value"] for name, row in report["measures"].items()}
 
 
-DRAWING = Drawing(resamples=200, seed=0)
+DRAWING = BootstrapSettings(resamples=200, seed=0)
 
 
 NAN = float("nan")

@@ -22,7 +22,7 @@ from judge_server import Answer, judge_server, make_items
 
 from dpo_video.core.records import Judgment
 from dpo_video.judge.ask import KIND
-from dpo_video.judge.backends.registry import no_reply, silent_judge
+from dpo_video.judge.backends.registry import judge_without_calls, leave_unanswered
 from dpo_video.judge.reply_keys import key_maker
 from dpo_video.judge.scorer import load_scorer, render
 from dpo_video.recipe.file import load_recipe
@@ -145,7 +145,10 @@ def fuzz(
 def _keys(recipe: Path, items: Sequence) -> dict[str, str]:
     """Return the prompt behind every key."""
     settings = load_recipe(str(recipe), []).judge
-    scorer, judge = load_scorer(settings.scorer), silent_judge(settings, no_reply("none"))
+    scorer, judge = (
+        load_scorer(settings.scorer),
+        judge_without_calls(settings, leave_unanswered("none")),
+    )
     prompts = [
         render(
             scorer,

@@ -30,8 +30,8 @@ from dpo_video.tracking import Tracker
 from dpo_video.train.dpo_config import dpo_config
 from dpo_video.train.forward import Engine, rows_engine
 from dpo_video.train.pair_batches import read_batch, tokenize_pair
-from dpo_video.train.prefetch import ClipReader
-from dpo_video.train.sampler import ClipOrder
+from dpo_video.train.prefetch import ClipPrefetcher
+from dpo_video.train.sampler import ClipSampler
 from dpo_video.train.trainer import Feed, VideoDPOTrainer
 from dpo_video.video import clip_key, clip_request, rejected_clip_key, rejected_clip_request
 
@@ -134,15 +134,15 @@ def made_trainer(
     recipe: Recipe,
     pairs: Sequence[Pair],
     *,
-    order: ClipOrder | None = None,
+    order: ClipSampler | None = None,
     engine: Engine = rows_engine,
-) -> Iterator[tuple[VideoDPOTrainer, ClipReader]]:
+) -> Iterator[tuple[VideoDPOTrainer, ClipPrefetcher]]:
     """Give a trainer that saves nothing, over the pairs in the order of their hashes or another,
     and its reader.
     """
     policy = load_policy(recipe.model)
     tokens = [tokenize_pair(policy, pair) for pair in pairs]
-    order = order or ClipOrder(
+    order = order or ClipSampler(
         [clip_key(pair) for pair in pairs],
         batch_size=recipe.train.batch_size,
         rejected_clips=[rejected_clip_key(pair) for pair in pairs],
@@ -151,7 +151,7 @@ def made_trainer(
     requests = {clip_key(pair): clip_request(pair, world) for pair in pairs}
     requests |= {rejected_clip_key(pair): rejected_clip_request(pair, world) for pair in pairs}
     with quiet_libraries(), open_source(policy, recipe) as source:
-        reader = ClipReader(source, requests, order.clips_ahead, on_bad_clip=fail)
+        reader = ClipPrefetcher(source, requests, order.clips_ahead, on_bad_clip=fail)
         args = dpo_config(recipe, output_dir=world / "out", precision="no", use_cpu=True)
         args.save_strategy = "no"
         feed = Feed(

@@ -26,7 +26,7 @@ from dpo_video.run import Run
 from dpo_video.store import RunStore
 from dpo_video.tracking import Tracker
 from dpo_video.train.checkpoints import WholeCheckpoints
-from dpo_video.train.distributed import is_follower, process_number
+from dpo_video.train.distributed import is_follower, rank
 
 
 class KillAt(TrainerCallback):
@@ -68,9 +68,7 @@ class KeepWeights(WholeCheckpoints):
             for name, weight in kwargs["model"].named_parameters()
             if isinstance(weight, DTensor)
         ]
-        torch.save(
-            {"weights": whole, "sharded": sharded}, self.folder / f"rank{process_number()}.pt"
-        )
+        torch.save({"weights": whole, "sharded": sharded}, self.folder / f"rank{rank()}.pt")
 
 
 def main(recipe_file: str, world: str, kill_at: str = "0", stop_at: str = "0") -> None:

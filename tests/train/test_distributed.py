@@ -16,15 +16,15 @@ from training import read_log, train_apart, train_here
 
 from dpo_video.core.jsonl import write_jsonl
 from dpo_video.models.load import load_policy
-from dpo_video.train.sampler import ClipOrder
+from dpo_video.train.sampler import ClipSampler
 
 
-class Interleaved(ClipOrder):
+class Interleaved(ClipSampler):
     """The batches of two processes in turn, for one process that takes two batches a step."""
 
     def __iter__(self) -> Iterator[list[int]]:
         shares = [
-            ClipOrder(
+            ClipSampler(
                 self.clips,
                 batch_size=self.batch_size,
                 seed=self.seed,
@@ -153,7 +153,7 @@ def test_fsdp_ends_with_the_weights_of_one_process_also_when_stopped(qwen: Path)
         gradient_checkpointing=True,
     )
     pairs = make_pairs()
-    share = ClipOrder(
+    share = ClipSampler(
         [pair.video for pair in pairs], batch_size=2, seed=recipe.seed, process=0, num_processes=2
     )
     train_here(recipe, qwen, [pairs[place] for batch in share for place in batch])

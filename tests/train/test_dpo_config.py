@@ -18,7 +18,13 @@ from dpo_video.recipe import (
     Recipe,
     TrainSettings,
 )
-from dpo_video.train.dpo_config import LOSSES, OWNED, REFUSED, check_train_settings, dpo_config
+from dpo_video.train.dpo_config import (
+    LOSSES,
+    REFUSED,
+    SET_BY_RECIPE,
+    check_train_settings,
+    dpo_config,
+)
 
 
 def recipe(**train: Any) -> Recipe:
@@ -171,12 +177,12 @@ def test_the_losses_are_those_of_the_installed_trl() -> None:
 
 def test_every_named_field_is_one_of_the_installed_trl() -> None:
     fields = {field.name for field in dataclasses.fields(DPOConfig)}
-    assert set(OWNED) <= fields and set(REFUSED) <= fields
-    assert not set(OWNED) & set(REFUSED)
+    assert set(SET_BY_RECIPE) <= fields and set(REFUSED) <= fields
+    assert not set(SET_BY_RECIPE) & set(REFUSED)
 
 
 def test_every_owned_key_points_at_a_recipe_key() -> None:
-    for target in OWNED.values():
+    for target in SET_BY_RECIPE.values():
         section, _, key = target.partition(" ")[0].partition(".")
         assert section in Recipe.model_fields, target
         if key and not key.startswith("trl."):

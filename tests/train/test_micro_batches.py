@@ -25,7 +25,7 @@ from dpo_video.recipe import Recipe
 from dpo_video.train.dpo_config import check_train_settings, dpo_config, pairs_per_read
 from dpo_video.train.metrics import TIMED
 from dpo_video.train.micro_batches import (
-    Size,
+    PairCost,
     cut_by_tokens,
     cut_sizes,
     pair_sizes,
@@ -35,10 +35,10 @@ from dpo_video.train.micro_batches import (
     whole,
 )
 from dpo_video.train.pair_batches import PairBatch, read_batch, tokenize_pair
-from dpo_video.train.prefetch import ClipReader
-from dpo_video.train.sampler import ClipOrder
+from dpo_video.train.prefetch import ClipPrefetcher
+from dpo_video.train.sampler import ClipSampler
 from dpo_video.train.shared_prefix.engine import choose_engine
-from dpo_video.train.trainer import Feed, VideoDPOTrainer
+from dpo_video.train.trainer import TrainingData, VideoDPOTrainer
 from dpo_video.video import clip_request
 
 
@@ -48,7 +48,7 @@ def run(
     """Train; return the log, the adapter, and the pairs of every forward."""
     policy, settings = load_policy(recipe.model), recipe.train
     tokens = [tokenize_pair(policy, pair) for pair in pairs]
-    order = ClipOrder(
+    order = ClipSampler(
         [pair.video for pair in pairs], batch_size=pairs_per_read(settings), seed=recipe.seed
     )
     forwards: list[PairBatch] = []
@@ -66,7 +66,7 @@ def run(
         return made
 
     with quiet_libraries(), open_source(policy, recipe) as source:
-        reader = ClipReader(
+        reader = ClipPrefetcher(
             source,
             {pair.video: clip_request(pair, world) for pair in pairs},
             order.visits,
@@ -74,7 +74,7 @@ def run(
         )
         args = dpo_config(recipe, output_dir=world / "out", precision="no", use_cpu=True)
         args.save_strategy = "no"
-        feed = Feed(
+        feed = TrainingData(
             order=order,
             cut=watched,
             engine=choose_engine(policy, share_prefix=settings.share_prefix),
@@ -168,7 +168,7 @@ def test_the_log_tells_speed_lengths_sharing_and_distance(qwen: Path) -> None:
 
 
 sizes = st.builds(
-    Size,
+    PairCost,
     clip=st.sampled_from("ab"),
     question=st.sampled_from("xy"),
     prompt=st.just(30),
@@ -187,7 +187,7 @@ sizes = st.builds(
     st.booleans(),
 )
 def test_every_forward_fits_and_could_take_no_further_pair(
-    by_process: list[list[Size]], budget: int, shared: bool
+    by_process: list[list[PairCost]], budget: int, shared: bool
 ) -> None:
     counts = cut_sizes(by_process, budget=budget, shared=shared)
     assert sum(counts) == len(by_process[0]) and min(counts) > 0
@@ -202,7 +202,7 @@ def test_every_forward_fits_and_could_take_no_further_pair(
 
 
 @given(st.lists(sizes, min_size=1, max_size=8))
-def test_shared_tokens_are_those_of_the_tree_of_whole_segments(pairs: list[Size]) -> None:
+def test_shared_tokens_are_those_of_the_tree_of_whole_segments(pairs: list[PairCost]) -> None:
     """The slow way: every token of every row by the path to it, answers being told apart as
     wholes.
     """
@@ -216,7 +216,7 @@ def test_shared_tokens_are_those_of_the_tree_of_whole_segments(pairs: list[Size]
 
 
 def test_a_pair_over_the_budget_alone_names_the_clip_its_tokens_and_what_helps() -> None:
-    size = Size("c7.mp4", "q", 30, 20, ((1,), (2, 3)))
+    size = PairCost("c7.mp4", "q", 30, 20, ((1,), (2, 3)))
     for shared, tokens in ((True, 33), (False, 64)):
         with pytest.raises(
             UserError,

@@ -11,9 +11,9 @@ from tiny_world import FRAMES, make_recipe
 
 from dpo_video.core.errors import UserError
 from dpo_video.models.clip_source import ClipSource
-from dpo_video.train.prefetch import ClipReader
+from dpo_video.train.prefetch import ClipPrefetcher
 from dpo_video.train.run_trainer import _num_epochs
-from dpo_video.train.sampler import ClipOrder
+from dpo_video.train.sampler import ClipSampler
 from dpo_video.video import ClipRequest
 
 
@@ -34,24 +34,24 @@ def source(qwen: Path) -> Iterator[Counted]:
 
 
 def reader_of(
-    source: Counted, qwen: Path, order: ClipOrder, failed: list[str], *, gone: str = ""
-) -> ClipReader:
+    source: Counted, qwen: Path, order: ClipSampler, failed: list[str], *, gone: str = ""
+) -> ClipPrefetcher:
     requests = {
         name: ClipRequest(key=name, video=qwen / ("gone.mp4" if name == gone else name))
         for name in dict.fromkeys(order.clips)
     }
-    return ClipReader(
+    return ClipPrefetcher(
         source, requests, order.clips_ahead, on_bad_clip=lambda clip, error: failed.append(clip)
     )
 
 
-def clip_order(num_epochs: int) -> ClipOrder:
-    order = ClipOrder([f"c{number % 3}.mp4" for number in range(7)], batch_size=2, seed=3)
+def clip_order(num_epochs: int) -> ClipSampler:
+    order = ClipSampler([f"c{number % 3}.mp4" for number in range(7)], batch_size=2, seed=3)
     order.num_epochs = num_epochs
     return order
 
 
-def read_epoch(reader: ClipReader, order: ClipOrder) -> list[int]:
+def read_epoch(reader: ClipPrefetcher, order: ClipSampler) -> list[int]:
     """Read an epoch as batches do; return each clip's features as a number that tells the clips
     apart.
     """

@@ -7,12 +7,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dpo_video.train.sampler import ClipOrder
+from dpo_video.train.sampler import ClipSampler
 
 CLIPS = [f"c{number % 7}" for number in range(24)]
 
 
-def flat(order: ClipOrder) -> list[int]:
+def flat(order: ClipSampler) -> list[int]:
     return [position for batch in order for position in batch]
 
 
@@ -24,7 +24,7 @@ def flat(order: ClipOrder) -> list[int]:
 def test_every_pair_comes_once_an_epoch_and_a_clip_s_pairs_together(
     clips: list[str], size: int, epoch: int
 ) -> None:
-    order = ClipOrder(clips, batch_size=size, seed=0)
+    order = ClipSampler(clips, batch_size=size, seed=0)
     order.set_epoch(epoch)
     assert sorted(flat(order)) == list(range(len(clips)))
     assert len(list(groupby(clips[position] for position in flat(order)))) == len(set(clips))
@@ -37,7 +37,7 @@ def test_processes_share_all_pairs_in_equally_many_equal_batches(
 ) -> None:
     clips = [f"c{number % 5}" for number in range(count)]
     shares = [
-        list(ClipOrder(clips, batch_size=size, seed=1, process=process, num_processes=processes))
+        list(ClipSampler(clips, batch_size=size, seed=1, process=process, num_processes=processes))
         for process in range(processes)
     ]
     assert len({tuple(len(batch) for batch in share) for share in shares}) == 1
@@ -51,7 +51,7 @@ def test_processes_share_all_pairs_in_equally_many_equal_batches(
 
 def test_epochs_and_seeds_have_orders_of_their_own_that_come_again() -> None:
     def order(seed: int, epoch: int) -> list[int]:
-        made = ClipOrder(CLIPS, batch_size=2, seed=seed)
+        made = ClipSampler(CLIPS, batch_size=2, seed=seed)
         made.set_epoch(epoch)
         return flat(made)
 
@@ -60,15 +60,15 @@ def test_epochs_and_seeds_have_orders_of_their_own_that_come_again() -> None:
 
 
 def test_a_clip_that_is_left_out_leaves_the_order_of_the_others() -> None:
-    whole = ClipOrder(CLIPS, batch_size=1, seed=0).visits()
-    without = ClipOrder([clip for clip in CLIPS if clip != "c3"], batch_size=1, seed=0).visits()
+    whole = ClipSampler(CLIPS, batch_size=1, seed=0).visits()
+    without = ClipSampler([clip for clip in CLIPS if clip != "c3"], batch_size=1, seed=0).visits()
     assert without == [clip for clip in whole if clip != ("c3",)]
 
 
 @pytest.mark.parametrize("processes", [1, 2, 3])
 def test_the_clip_order_is_that_of_the_batches(processes: int) -> None:
     for process in range(processes):
-        order = ClipOrder(CLIPS, batch_size=3, seed=5, process=process, num_processes=processes)
+        order = ClipSampler(CLIPS, batch_size=3, seed=5, process=process, num_processes=processes)
         assert order.visits() == [
             (clip,) for clip, _ in groupby(CLIPS[position] for position in flat(order))
         ]

@@ -24,7 +24,7 @@ from dpo_video.models.prompts import prompt_text
 from dpo_video.recipe import Recipe
 from dpo_video.train.dpo_config import LOSSES
 from dpo_video.train.pair_batches import PairTokens, loss_inputs, tokenize_pair
-from dpo_video.train.sampler import ClipOrder
+from dpo_video.train.sampler import ClipSampler
 from dpo_video.video import read_frames, video_metadata
 
 
@@ -38,7 +38,7 @@ def slow_dpo(
     set_seed(recipe.seed)  # as DPOTrainer.__init__ does before it makes the adapter
     model = get_peft_model(policy.model, lora_config(recipe.train.lora, policy.family))
     weights = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    order = ClipOrder(
+    order = ClipSampler(
         [pair.video for pair in pairs], batch_size=recipe.train.batch_size, seed=recipe.seed
     )
     accumulate = recipe.train.gradient_accumulation
@@ -293,7 +293,7 @@ def test_answers_without_text_and_equal_answers_cannot_be_tokenized_as_a_pair(
 
 def test_the_order_of_this_test_s_clips_mixes_them_in_batches() -> None:
     """The comparison with plain DPO must meet batches with two clips and batches with one."""
-    order = ClipOrder([pair.video for pair in make_pairs(7)], batch_size=2, seed=3)
+    order = ClipSampler([pair.video for pair in make_pairs(7)], batch_size=2, seed=3)
     sizes = {len(list(groupby(make_pairs(7)[place].video for place in batch))) for batch in order}
     assert sizes == {1, 2}
 

@@ -26,9 +26,9 @@ from dpo_video.recipe import Recipe, VideoSettings
 from dpo_video.train.forward import Engine, rows_engine
 from dpo_video.train.micro_batches import pair_sizes, run_tokens
 from dpo_video.train.pair_batches import PairBatch, pair_rows, tokenize_pair
-from dpo_video.train.prefetch import ClipReader
+from dpo_video.train.prefetch import ClipPrefetcher
 from dpo_video.train.reference import ReferenceLogps
-from dpo_video.train.sampler import ClipOrder
+from dpo_video.train.sampler import ClipSampler
 from dpo_video.train.selection import read_selection, select_pairs, without_clips
 from dpo_video.train.shared_prefix.engine import shared_prefix_engine
 from dpo_video.video import (
@@ -198,7 +198,7 @@ def read_all(
 ) -> tuple[PairBatch, int]:
     """Return all pairs as one batch, and how many clips were decoded for it."""
     recipe = make_recipe(world) if recipe is None else recipe
-    order = ClipOrder(
+    order = ClipSampler(
         [clip_key(pair) for pair in pairs],
         rejected_clips=[rejected_clip_key(pair) for pair in pairs],
         batch_size=len(pairs),
@@ -241,7 +241,7 @@ def test_one_stream_of_clips_serves_all_epochs_and_a_jump_costs_one_restart(qwen
     pairs = with_negatives(7)
     requests = {rejected_clip_key(pair): rejected_clip_request(pair, qwen) for pair in pairs}
     requests |= {clip_key(pair): clip_request(pair, qwen) for pair in pairs}
-    order = ClipOrder(
+    order = ClipSampler(
         [clip_key(pair) for pair in pairs],
         rejected_clips=[rejected_clip_key(pair) for pair in pairs],
         batch_size=2,
@@ -249,7 +249,7 @@ def test_one_stream_of_clips_serves_all_epochs_and_a_jump_costs_one_restart(qwen
     )
     order.num_epochs = 3
     with Counted(shared_policy("qwen2_5_vl"), make_recipe(qwen).video) as source:
-        reader = ClipReader(
+        reader = ClipPrefetcher(
             source, requests, order.clips_ahead, on_bad_clip=lambda clip, error: pytest.fail(clip)
         )
 

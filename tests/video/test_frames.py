@@ -19,7 +19,7 @@ from dpo_video.video import (
     video_metadata,
 )
 from dpo_video.video.cache import frames_identity, part_identity
-from dpo_video.video.facts import ClipFacts, look_at
+from dpo_video.video.facts import ClipFacts, probe_clips
 
 
 @pytest.fixture(scope="module")
@@ -104,7 +104,7 @@ def test_a_part_at_a_varying_rate_is_described_by_its_own_rate(varying, start, e
     assert sampled_rate(metadata) == pytest.approx(len(frames.indices) / (end - start))
     for index, time in zip(metadata["frames_indices"], frames.times, strict=True):
         assert abs(index / metadata["fps"] - (time - start)) <= 0.5 / metadata["fps"] + 1e-6
-    ((_, facts),) = look_at(settings, frames=None, store=None)(
+    ((_, facts),) = probe_clips(settings, frames=None, store=None)(
         [ClipRequest(key="a", video=varying, start=start, end=end)]
     )
     assert isinstance(facts, ClipFacts) and facts.seconds == pytest.approx(end - start)

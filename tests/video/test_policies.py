@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dpo_video.recipe import VideoSettings
-from dpo_video.video import plan_indices, read_frames
+from dpo_video.video import frame_indices, read_frames
 from dpo_video.video.policies import extent, rate, window
 from dpo_video.video.read import small_pictures
 
@@ -20,25 +20,25 @@ def seconds(gaps: list[float]) -> np.ndarray:
 
 
 def test_uniform_takes_first_and_last_and_the_nearest_between():
-    assert plan_indices(np.arange(100) / 25, VideoSettings(num_frames=4)) == [0, 33, 66, 99]
+    assert frame_indices(np.arange(100) / 25, VideoSettings(num_frames=4)) == [0, 33, 66, 99]
 
 
 def test_uniform_takes_every_frame_of_a_clip_that_has_fewer():
-    assert plan_indices(np.arange(3) / 25, VideoSettings(num_frames=8)) == [0, 1, 2]
+    assert frame_indices(np.arange(3) / 25, VideoSettings(num_frames=8)) == [0, 1, 2]
 
 
 def test_fps_takes_so_many_frames_of_each_second():
     """50 frames at 10 per second are 5 s: 2 per second make 10, evenly from frame 0 to 49
     (qwen-vl-utils' rule).
     """
-    picked = plan_indices(np.arange(50) / 10, VideoSettings(policy="fps", fps=2.0))
+    picked = frame_indices(np.arange(50) / 10, VideoSettings(policy="fps", fps=2.0))
     assert picked == np.linspace(0, 49, 10).round().tolist()
 
 
 @pytest.mark.parametrize(("frames", "expected"), [(2, 2), (10, 4), (50, 10), (10_000, 20)])
 def test_fps_keeps_to_its_least_and_most_frames_and_to_those_there_are(frames, expected):
     settings = VideoSettings(policy="fps", fps=2.0, min_frames=4, max_frames=20)
-    assert len(plan_indices(np.arange(frames) / 10, settings)) == expected
+    assert len(frame_indices(np.arange(frames) / 10, settings)) == expected
 
 
 @given(gaps, st.floats(0.1, 30))
@@ -47,7 +47,7 @@ def test_fps_picks_by_time_on_a_varying_rate(gaps, fps):
     spaced.
     """
     times = seconds(gaps)
-    picked = plan_indices(times, VideoSettings(policy="fps", fps=fps, min_frames=1, max_frames=16))
+    picked = frame_indices(times, VideoSettings(policy="fps", fps=fps, min_frames=1, max_frames=16))
     for moment, index in zip(np.linspace(0, times[-1], len(picked)), picked, strict=True):
         assert abs(times[index] - moment) <= np.abs(times - moment).min() + 1e-5
 
@@ -58,7 +58,7 @@ def test_positions_are_ascending_within_the_clip_and_a_multiple_in_number(
 ):
     times = seconds(gaps)
     settings = VideoSettings(policy=policy, num_frames=count, max_frames=count, min_frames=1)
-    picked = plan_indices(times, settings, multiple_of=multiple_of)
+    picked = frame_indices(times, settings, multiple_of=multiple_of)
     assert picked == sorted(picked)
     assert 0 <= picked[0] <= picked[-1] < len(times)
     assert 1 <= len(picked) <= min(count, len(times))
@@ -80,7 +80,7 @@ def test_a_part_holds_the_frames_on_screen_between_its_ends(gaps, start, end):
         for index in range(len(times))
         if times[index] < end and shown_until[index] > start < end
     ]
-    picked = plan_indices(times, VideoSettings(num_frames=1000), start=start, end=end)
+    picked = frame_indices(times, VideoSettings(num_frames=1000), start=start, end=end)
     near = np.abs(np.append(times, shown_until[-1])[:, None] - [start, end]).min() < 1e-5
     assert near or picked == expected
 
@@ -124,7 +124,7 @@ def test_a_part_of_a_varying_rate_lasts_as_long_as_it_is_shown(start, end, durat
     where = extent(VARYING, part, start, end)
     assert where.duration == pytest.approx(duration)
     assert where.rate == pytest.approx(len(part) / duration)
-    picked = plan_indices(
+    picked = frame_indices(
         VARYING, VideoSettings(policy="fps", fps=1.0, min_frames=2), start=start, end=end
     )
     assert len(picked) == count
@@ -136,7 +136,7 @@ def test_a_last_frame_that_stands_is_picked_for_all_its_moments():
     """Thirty frames in one second, then one that stands to the end of a part of 9 s: 2 a second are
     18 frames, about two of which are of the first second."""
     times = np.concatenate([np.arange(30) / 30, [1.0, 41.0, 42.0]])
-    picked = plan_indices(times, VideoSettings(policy="fps", fps=2.0), start=0.0, end=9.0)
+    picked = frame_indices(times, VideoSettings(policy="fps", fps=2.0), start=0.0, end=9.0)
     assert len(picked) == 18 and picked == sorted(picked)
     assert picked.count(30) == 16
 
@@ -149,7 +149,7 @@ def film(shots: list[tuple[int, int]]) -> np.ndarray:
 def planned(pixels: np.ndarray, **settings: object) -> list[int]:
     """Return the plan for frames at 10 a second, all looked at."""
     video = VideoSettings.model_validate({"fps": 10.0, "min_frames": 1, **settings})
-    return plan_indices(
+    return frame_indices(
         np.arange(len(pixels)) / 10, video, look=lambda at: small_pictures(pixels[at])
     )
 
@@ -189,7 +189,7 @@ def test_looking_policies_keep_to_their_bounds(shots, policy, least, more, multi
     video = VideoSettings.model_validate(
         {"policy": policy, "fps": 10.0, "min_frames": least, "max_frames": least + more}
     )
-    picked = plan_indices(
+    picked = frame_indices(
         np.arange(len(pixels)) / 10,
         video,
         multiple_of=multiple_of,
@@ -206,8 +206,8 @@ def test_looking_policies_keep_to_their_bounds(shots, policy, least, more, multi
 
 def test_all_takes_every_frame_up_to_its_most():
     times = np.arange(30) / 25
-    assert plan_indices(times, VideoSettings(policy="all")) == list(range(30))
-    assert plan_indices(times, VideoSettings(policy="all", max_frames=4)) == [0, 10, 19, 29]
+    assert frame_indices(times, VideoSettings(policy="all")) == list(range(30))
+    assert frame_indices(times, VideoSettings(policy="all", max_frames=4)) == [0, 10, 19, 29]
 
 
 def test_a_file_is_looked_at_by_the_rate_and_then_read_exactly(tmp_path):

@@ -11,8 +11,14 @@ from functools import partial
 from typing import Any
 from urllib.parse import urlsplit
 
-from dpo_video.client.endpoint import Endpoint, Refused, Service, nearby, read_choice
-from dpo_video.client.pool import GaveUp, Pool, Read
+from dpo_video.client.endpoint import (
+    Endpoint,
+    RequestRefused,
+    Service,
+    is_private_address,
+    read_choice,
+)
+from dpo_video.client.pool import Pool, Read, RetriesExhausted
 from dpo_video.core.errors import UserError
 from dpo_video.core.progress import say
 from dpo_video.judge.prices import open_spending
@@ -92,7 +98,7 @@ def api_key(settings: JudgeSettings) -> str:
     """
     key = os.environ.get(settings.api_key_env, "").strip()
     for url in addresses(settings):
-        if not key and not nearby(url):
+        if not key and not is_private_address(url):
             raise UserError(
                 f"no API key: the environment variable {settings.api_key_env} is not set, and "
                 f"{url or 'the vendor server'} needs one. Export it, name another variable in "
@@ -179,9 +185,9 @@ async def _answer(pool: Pool, request: Mapping[str, Any], read: Read[Reply]) -> 
     """Return the reply to one prompt; failures and refusals are replies too."""
     try:
         done = await pool.complete(request, read)
-    except Refused as error:
+    except RequestRefused as error:
         return Reply(status="refused", reason=error.reason)
-    except GaveUp as error:
+    except RetriesExhausted as error:
         return Reply(status="failed", reason=error.reason, attempts=error.attempts)
     return replace(done.value, seconds=round(done.seconds, 3), attempts=done.attempts)
 
@@ -224,7 +230,7 @@ def read_completion(
     tokens = _tokens(choice.get("logprobs"))
     if reply.text and not any(alternatives for _, alternatives in tokens):
         if choice["message"].get("refusal"):
-            raise Refused(f"refusal: {reply.text[:200]}")
+            raise RequestRefused(f"refusal: {reply.text[:200]}")
         if proven:
             return reply
         raise UserError(

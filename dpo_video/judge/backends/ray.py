@@ -14,7 +14,7 @@ from itertools import chain, islice, repeat
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from dpo_video.core.ray_cluster import cluster, spread, told_in_row, workers_of
+from dpo_video.core.ray_cluster import cluster, error_as_row, spread, workers_of
 from dpo_video.judge.scorer import Scorer
 from dpo_video.judge.types import Judge, Keep, Messages, Reply
 from dpo_video.recipe import JudgeSettings
@@ -99,7 +99,7 @@ class Worker:
 
     def __call__(self, batch: Mapping[str, Sequence[Any]]) -> dict[str, list[Any]]:
         """Return `number` and `reply` (JSON) of a batch of `number` and `messages` (JSON)."""
-        return told_in_row(partial(self._answer, batch), ("number", "reply"))
+        return error_as_row(partial(self._answer, batch), ("number", "reply"))
 
     def _answer(self, batch: Mapping[str, Sequence[Any]]) -> dict[str, list[Any]]:
         self.judge = self.judge or self.make()  # here: a wrong setting is told in a row

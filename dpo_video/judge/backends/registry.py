@@ -47,7 +47,7 @@ def backend_judge(settings: JudgeSettings) -> Judge:
         from dpo_video.judge.backends.ray import ask_workers
 
         make = choose(BACKENDS, settings.backend, "judge backend")
-        return silent_judge(settings, partial(ask_workers, settings, make))
+        return judge_without_calls(settings, partial(ask_workers, settings, make))
     return choose(BACKENDS, settings.backend, "judge backend")(settings)
 
 
@@ -83,7 +83,7 @@ BACKENDS: dict[str, Callable[[JudgeSettings], Judge]] = {"local": _local, "opena
 Ask = Callable[[Scorer, Iterable[Messages], Keep], None]
 
 
-def silent_judge(settings: JudgeSettings, ask: Ask) -> Judge:
+def judge_without_calls(settings: JudgeSettings, ask: Ask) -> Judge:
     """Return the judge of the settings, by name and identity, with another way to answer: nothing
     is loaded or sent.
     """
@@ -101,7 +101,7 @@ def silent_judge(settings: JudgeSettings, ask: Ask) -> Judge:
     return replace(local_judge(settings), ask=ask)
 
 
-def no_reply(reason: str) -> Ask:
+def leave_unanswered(reason: str) -> Ask:
     """Return an `ask` that leaves every prompt unscored, for this reason."""
 
     def ask(scorer: Scorer, prompts: Iterable[Messages], keep: Keep) -> None:

@@ -145,7 +145,7 @@ def _verdict(rows: Mapping[str, Judgment], scales: Sequence[_Scale]) -> Judgment
     )
 
 
-def family_of(model: str) -> str:
+def vendor_of(model: str) -> str:
     """Return the family of a model: `model_type` of a local folder's text model, else the family
     its name begins with.
 
@@ -176,11 +176,11 @@ def family_warnings(settings: JudgeSettings, policy: str) -> list[str]:
     judges = jurors(settings) or [settings]
     if settings.cascade is not None:
         judges = [settings.first_judge(), *judges]
-    family = family_of(policy)
+    family = vendor_of(policy)
     return [
         f"judge {one.model!r} and the policy {policy!r} are both of the family {family!r}: a judge "
         f"favours answers "
         "of its own kind; check it with gold labels, or take a judge of another family"
         for one in judges
-        if family_of(one.model) == family
+        if vendor_of(one.model) == family
     ]

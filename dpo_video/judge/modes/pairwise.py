@@ -26,7 +26,7 @@ from dpo_video.judge.verdict import check_examples, read_reply
 from dpo_video.recipe import JudgeSettings
 from dpo_video.store import RunStore
 
-Two = tuple[Sample, str, str]
+AnswerPair = tuple[Sample, str, str]
 """A question and two answers to it."""
 PRIOR_GAMES = 0.1
 """Drawn games of every answer against an average one: strengths stay finite for one that wins or
@@ -67,7 +67,7 @@ class Comparison:
 class Compare(Protocol):
     """Compares pairs of answers, in order."""
 
-    def __call__(self, twos: Sequence[Two], /) -> list[Comparison]: ...
+    def __call__(self, twos: Sequence[AnswerPair], /) -> list[Comparison]: ...
 
 
 class _Game(NamedTuple):
@@ -101,7 +101,7 @@ def comparer(
     one per call.
     """
 
-    def compare_now(twos: Sequence[Two], /) -> list[Comparison]:
+    def compare_now(twos: Sequence[AnswerPair], /) -> list[Comparison]:
         if judge is not None:
             return compare(settings, scorer, twos, store, judge=judge, counts=counts)
         with open_judge(settings) as opened:
@@ -113,7 +113,7 @@ def comparer(
 def compare(
     settings: JudgeSettings,
     scorer: Scorer,
-    twos: Sequence[Two],
+    twos: Sequence[AnswerPair],
     store: RunStore,
     *,
     judge: Judge,
@@ -159,7 +159,7 @@ def compare(
     return out
 
 
-def judge_rounds(
+def judge_round_robin(
     settings: JudgeSettings,
     scorer: Scorer,
     items: Sequence[tuple[Sample, Candidate]],

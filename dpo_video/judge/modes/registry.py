@@ -12,7 +12,7 @@ from dpo_video.judge.candidate_file import caption_ranks
 from dpo_video.judge.modes.cascade import judge_by_cascade
 from dpo_video.judge.modes.claims import check_split_examples, judge_claims
 from dpo_video.judge.modes.jury import judge_by_jury
-from dpo_video.judge.modes.pairwise import judge_rounds, schedule
+from dpo_video.judge.modes.pairwise import judge_round_robin, schedule
 from dpo_video.judge.scorer import Scorer
 from dpo_video.judge.types import Judge
 from dpo_video.judge.verdict import check_examples
@@ -22,17 +22,17 @@ from dpo_video.store import RunStore
 Item = tuple[Sample, Candidate]
 JudgeItems = Callable[[JudgeSettings, Sequence[Item]], dict[str, Judgment]]
 ASSUMED_CLAIMS = 8
-MODES = {"claims": judge_claims, "pairwise": judge_rounds}
+MODES = {"claims": judge_claims, "pairwise": judge_round_robin}
 
 
-def takes_several(settings: JudgeSettings, scorer: Scorer) -> bool:
+def needs_several_replies(settings: JudgeSettings, scorer: Scorer) -> bool:
     """Return whether a candidate's judgment is made of several replies, so that all candidates are
     needed at once.
     """
     return settings.jury is not None or settings.cascade is not None or scorer.mode in MODES
 
 
-def judge_by_several(
+def judge_with_mode(
     settings: JudgeSettings,
     scorer: Scorer,
     items: Sequence[Item],
@@ -42,7 +42,7 @@ def judge_by_several(
     judge: Judge | None = None,
     counts: Counter[str] | None = None,
 ) -> dict[str, Judgment]:
-    """Return the judgment of every candidate by its id, where `takes_several` says so.
+    """Return the judgment of every candidate by its id, where `needs_several_replies` says so.
 
     Every reply of every judge is stored and paid once. `again` judges by the settings of one judge
     among several.

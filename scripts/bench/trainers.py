@@ -32,7 +32,7 @@ Batch = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Side:
+class TimedTrainer:
     """What is timed, each a function of nothing; `step` returns the mean loss of the pairs and
     leaves gradients.
     """
@@ -57,7 +57,7 @@ class _Trainer(DPOTrainer):
         self._signature_columns = ["video"]
 
 
-def make_side(case: Case, name: str) -> Side:
+def make_side(case: Case, name: str) -> TimedTrainer:
     """Return the side called `stock` or `ours`."""
     policy = make_policy(case)
     clip = make_clip(policy, case)
@@ -153,7 +153,7 @@ def stock_batch(policy: Policy, clip: ClipInputs, pair: PairTokens) -> Batch:
     }
 
 
-def _side(trainer: DPOTrainer, batches: Callable[[], Iterator[Batch]], count: int) -> Side:
+def _side(trainer: DPOTrainer, batches: Callable[[], Iterator[Batch]], count: int) -> TimedTrainer:
     trainer.current_gradient_accumulation_steps = count
 
     def run(known: list[tuple[Tensor, Tensor]] | None) -> float:
@@ -181,6 +181,6 @@ def _side(trainer: DPOTrainer, batches: Callable[[], Iterator[Batch]], count: in
         grads = [parameter.grad for _, parameter in adapter_parameters(trainer.model)]
         return torch.cat([grad.flatten().float() for grad in grads if grad is not None])
 
-    return Side(
+    return TimedTrainer(
         step=lambda: run(None), cached_step=cached, reference=reference, gradients=gradients
     )
