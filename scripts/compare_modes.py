@@ -171,7 +171,7 @@ def pair_accuracy(
     found = bootstrap_ci(right, clusters=owners, resamples=2000, seed=0)
     return {
         "pair_accuracy": found.value,
-        "ci": found.ci,
+        "ci": found.interval,
         "pairs": len(right),
         "ties": ties / len(right),
     }

@@ -219,4 +219,4 @@ def suggest_margin(
         resamples=drawing.resamples,
         seed=drawing.seed,
     )
-    return out | point | {"precision_ci": None if found.ci is None else list(found.ci)}
+    return out | point | {"precision_ci": None if found.interval is None else list(found.interval)}

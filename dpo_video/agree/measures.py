@@ -57,11 +57,11 @@ def estimate(line: MeasureInput, drawing: BootstrapSettings) -> dict[str, Any]:
         resamples=drawing.resamples,
         seed=drawing.seed,
     )
-    if np.isnan(found.value):
+    if found.value is None:
         return {"value": None, "ci": None, "n": line.n, "unscored": line.unscored}
     return {
         "value": found.value,
-        "ci": None if found.ci is None else list(found.ci),
+        "ci": None if found.interval is None else list(found.interval),
         "n": line.n,
         "unscored": line.unscored,
     }

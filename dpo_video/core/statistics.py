@@ -4,10 +4,11 @@ Legend: N observations, K columns, R resamples, C clips (clusters of observation
 """
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+
+from dpo_video.core.report import Estimate
 
 Floats = NDArray[np.float64]
 Statistic = Callable[[Floats, Floats], Floats]
@@ -31,15 +32,6 @@ RIDGE = 1e-3
 """Penalty that keeps the logistic fit finite when one side wins every question."""
 
 
-class Estimate(NamedTuple):
-    """A statistic with its 95 % interval; the interval is None where fewer than two clips were
-    seen.
-    """
-
-    value: float
-    ci: tuple[float, float] | None
-
-
 def weighted_mean(values: Floats, weights: Floats) -> Floats:
     """Return the weighted mean of values (N,) under each row of weights (R, N), as (R,)."""
     means: Floats = weights @ values / weights.sum(axis=1)
@@ -60,19 +52,24 @@ def bootstrap_ci(
     cluster bootstrap). A resample is a row of weights: how often the clip of each observation was
     drawn. The same seed draws the same clips, so before, after and their paired difference are
     resampled alike. All values equal gives a width of 0. Resamples in which the statistic is
-    undefined (NaN) are left out.
+    undefined (NaN) are left out. The value is None of no observations, and where the statistic is
+    undefined; the interval is None where fewer than two clips were seen. `n` is N.
 
     Args:
-        values: (N,) or (N, K, ...), one row per observation; N >= 1.
+        values: (N,) or (N, K, ...), one row per observation.
         clusters: the clip of each observation, (N,).
     """
     table = np.asarray(values, dtype=np.float64)
-    assert len(table) == len(clusters) > 0, "one clip per observation, and at least one observation"
+    assert len(table) == len(clusters), "one clip per observation"
+    if not len(table):
+        return Estimate(value=None)
     names, clip_of = np.unique(np.asarray(clusters, dtype=str), return_inverse=True)  # (C,), (N,)
     point = float(statistic(table, np.ones((1, len(table))))[0])
+    if np.isnan(point):
+        return Estimate(value=None, n=len(table))
     num_clips = len(names)
     if num_clips < 2:
-        return Estimate(point, None)
+        return Estimate(value=point, n=len(table), why_no_interval="one clip")
     generator = np.random.default_rng(seed)
     shares = np.full(num_clips, 1 / num_clips)
     drawn = []
@@ -86,9 +83,9 @@ def bootstrap_ci(
     defined = np.concatenate(drawn)
     defined = defined[~np.isnan(defined)]
     if not len(defined):
-        return Estimate(point, None)
+        return Estimate(value=point, n=len(table), why_no_interval="undefined without all clips")
     low, high = np.quantile(defined, [tail, 1 - tail])
-    return Estimate(point, (float(low), float(high)))
+    return Estimate(value=point, interval=(float(low), float(high)), n=len(table))
 
 
 def weighted_slope(values: Floats, weights: Floats) -> Floats:

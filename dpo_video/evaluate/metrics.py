@@ -81,7 +81,7 @@ class Intervals:
         )
         return {
             name: found.value,
-            f"{name}_ci": None if found.ci is None else list(found.ci),
+            f"{name}_ci": None if found.interval is None else list(found.interval),
             f"{name}_n": len(values),
         }
 

@@ -381,7 +381,7 @@ def _estimate(values: Any, clips: Sequence[str], statistic: Statistic = weighted
     found = bootstrap_ci(
         values, clusters=clips, statistic=statistic, resamples=RESAMPLES, seed=SEED
     )
-    return {"value": found.value, "ci": None if found.ci is None else list(found.ci)}
+    return {"value": found.value, "ci": None if found.interval is None else list(found.interval)}
 
 
 def _rows(path: Path) -> list[Numbers]:

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dpo_video.core.report import Estimate
 from dpo_video.core.statistics import (
     bootstrap_ci,
     correlation,
@@ -67,7 +68,7 @@ def test_the_interval_is_that_of_resampled_clips_drawn_one_by_one() -> None:
     drawn.sort()
     found = bootstrap_ci(values, clusters=clusters, resamples=20_000, seed=1)
     assert found.value == pytest.approx(sum(values) / len(values))
-    assert found.ci == pytest.approx((drawn[500], drawn[19_500]), abs=0.015)
+    assert found.interval == pytest.approx((drawn[500], drawn[19_500]), abs=0.015)
 
 
 def test_a_clips_questions_count_together() -> None:
@@ -81,8 +82,8 @@ def test_a_clips_questions_count_together() -> None:
     apart = bootstrap_ci(
         [0.0, 1.0] * 150, clusters=[f"c{n}" for n in range(300)], resamples=4000, seed=0
     )
-    assert once.ci == pytest.approx(copies.ci)
-    assert apart.ci[1] - apart.ci[0] < 0.5 * (copies.ci[1] - copies.ci[0])
+    assert once.interval == pytest.approx(copies.interval)
+    assert apart.interval[1] - apart.interval[0] < 0.5 * (copies.interval[1] - copies.interval[0])
 
 
 def test_the_interval_covers_the_truth_about_95_times_in_100() -> None:
@@ -96,7 +97,7 @@ def test_the_interval_covers_the_truth_about_95_times_in_100() -> None:
         values = np.repeat(level, 3) + 0.5 * generator.normal(size=120)
         low, high = bootstrap_ci(
             values, clusters=[f"c{n // 3}" for n in range(120)], resamples=400, seed=0
-        ).ci
+        ).interval
         covered += low <= 0 <= high
     assert 0.88 <= covered / 200 <= 0.99
 
@@ -118,7 +119,14 @@ def test_large_inputs_are_resampled_in_blocks_with_the_same_draws(
 
 
 def test_one_clip_has_no_interval() -> None:
-    assert bootstrap_ci([1.0, 0.0], clusters=["a", "a"], resamples=100, seed=0) == (0.5, None)
+    once = bootstrap_ci([1.0, 0.0], clusters=["a", "a"], resamples=100, seed=0)
+    assert once == Estimate(value=0.5, n=2, why_no_interval="one clip")
+
+
+def test_no_observation_and_an_undefined_statistic_have_no_value() -> None:
+    assert bootstrap_ci([], clusters=[], resamples=100, seed=0) == Estimate(value=None)
+    undefined = bootstrap_ci([np.nan, np.nan], clusters=["a", "b"], resamples=100, seed=0)
+    assert undefined == Estimate(value=None, n=2)
 
 
 def test_weighted_mean_counts_each_value_as_often_as_its_weight() -> None:
