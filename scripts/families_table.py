@@ -4,7 +4,7 @@
     python scripts/families_table.py --write    puts them between the markers in docs/families.md
 
 Tokens, context and memory are planned from the configs of published checkpoints
-(dpo_video/models/published.py).
+(dpo_video/models/published/).
 """
 
 import re

@@ -192,6 +192,8 @@ def test_the_wheel_carries_recipes_and_scorers(tmp_path: Path) -> None:
         done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
         assert wanted in done.stdout, done.stderr
     assert (target / "dpo_video" / "recipes" / "accelerate" / "fsdp2.yaml").is_file()
+    published = target / "dpo_video" / "models" / "published"
+    assert (published / "Qwen" / "Qwen2.5-VL-3B-Instruct" / "config.json").is_file()
     assert not (target / "recipes").exists() and not (target / "scorers").exists(), (
         "data is no import package"
     )

@@ -160,19 +160,16 @@ def model_spec(settings: ModelSettings) -> ModelSpec:
     except UserError:
         if name not in PUBLISHED:
             return _from_files(settings, local_only=False)
-    row = PUBLISHED[name]
-    config = AutoConfig.for_model(**_copy(row.config))
-    family = family_of(config, settings.family)
-    stretch_context(config, family, settings.rope_factor)
-    return ModelSpec(family=family, config=config, video_processor=row.video_processor())
+    published = settings.model_copy(update={"name": str(PUBLISHED[name]), "revision": None})
+    return _from_files(published, local_only=True)
 
 
 def published_names(family: Family) -> list[str]:
     """Return the well-known checkpoints of a family, which are planned for without a network."""
     return [
         name
-        for name, row in PUBLISHED.items()
-        if family_of(AutoConfig.for_model(**_copy(row.config))) is family
+        for name, folder in PUBLISHED.items()
+        if family_of(AutoConfig.from_pretrained(folder)) is family
     ]
 
 
@@ -187,13 +184,6 @@ def _from_files(settings: ModelSettings, *, local_only: bool) -> ModelSpec:
             trust_remote_code=settings.trust_remote_code,
         )
     return ModelSpec(family=family, config=config, video_processor=processor)
-
-
-def _copy(config: dict[str, Any]) -> dict[str, Any]:
-    """Copy nested dicts, since config classes keep and change those they are given."""
-    return {
-        key: _copy(value) if isinstance(value, dict) else value for key, value in config.items()
-    }
 
 
 OWN_CODE = (

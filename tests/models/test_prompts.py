@@ -1,11 +1,12 @@
 """Prompts, answers and token counts against the processors themselves."""
 
+import json
 import math
 
 import pytest
 import torch
 from policies import each_kind, make_frames, policy
-from transformers import LlavaNextVideoVideoProcessor, Qwen2VLVideoProcessor
+from transformers import AutoVideoProcessor, LlavaNextVideoVideoProcessor, Qwen2VLVideoProcessor
 
 from dpo_video.core.errors import UserError
 from dpo_video.models.families import FAMILIES
@@ -111,10 +112,10 @@ def test_min_and_max_pixels_change_qwens_token_count_as_computed(least, most, si
 
 
 def published(name: str) -> ModelSpec:
-    row = PUBLISHED[name]
-    kind = row.config["model_type"]
+    kind = json.loads((PUBLISHED[name] / "config.json").read_text())["model_type"]
+    processor = AutoVideoProcessor.from_pretrained(PUBLISHED[name])
     config = policy(kind).bare.config if kind == "qwen2_5_vl" else _Patch14()
-    return ModelSpec(family=FAMILIES[kind], config=config, video_processor=row.video_processor())
+    return ModelSpec(family=FAMILIES[kind], config=config, video_processor=processor)
 
 
 class _Patch14:

@@ -1,6 +1,7 @@
 """Plans from config alone: published numbers, local configs, parameters and memory."""
 
 import json
+from pathlib import Path
 
 import pytest
 from policies import each_kind, policy, tiny_folder
@@ -16,9 +17,11 @@ from dpo_video.models.memory import (
     estimate_training,
 )
 from dpo_video.models.published import PUBLISHED
+from dpo_video.models.published import __file__ as published_module
 from dpo_video.models.tokens import video_tokens, vision_patches
 from dpo_video.recipe import LoraSettings, ModelSettings, TrainSettings, VideoSettings
 
+PUBLISHED_FILES = Path(published_module).parent
 PUBLISHED_CONTEXT = {
     "qwen2_5_vl": 128000,
     "llava_next_video": 4096,
@@ -119,7 +122,7 @@ def test_llavas_published_parameters_are_those_of_the_formula():
 def test_every_published_row_builds_its_family_without_a_network(name):
     plan = model_spec(ModelSettings(name=name))
     assert plan.family.name == {"mistral-community/pixtral-12b": "pixtral"}.get(
-        name, PUBLISHED[name].config["model_type"]
+        name, json.loads((PUBLISHED[name] / "config.json").read_text())["model_type"]
     )
     assert plan.family.context_length(plan.config) == PUBLISHED_CONTEXT[plan.family.name]
 
@@ -176,6 +179,12 @@ def test_videollama_s_frames_share_12845056_pixels(frames, height, width):
     plan = model_spec(ModelSettings(name="lkhl/VideoLLaMA3-2B-Image-HF"))
     tokens = video_tokens(plan, VideoSettings(), num_frames=frames, height=720, width=1280)
     assert tokens == frames * (height // 28) * (width // 28)
+
+
+def test_every_folder_of_published_files_is_listed():
+    folders = {path.parent for path in PUBLISHED_FILES.rglob("*.json")}
+    assert folders == set(PUBLISHED.values())
+    assert all((folder / "preprocessor_config.json").is_file() for folder in folders)
 
 
 def test_planning_twice_gives_the_same_config():

@@ -1,0 +1,36 @@
+"""Well-known checkpoints as folders without weights: config.json and preprocessor_config.json by
+hub id, planned from without a network.
+
+Second-hand: VideoLLaMA 3's bounds of pixels, which are not transformers' own defaults, and the 2B
+model's context of 131,072 (the 7B's is 32,768) stand in an audit of this family, in a public
+repository, which tells them from the files on the hub that it saved. MiniCPM-V 4.6's processor has
+transformers' own defaults, and vLLM counts with the same 9 slices a frame; the checkpoint's own
+file was not at hand.
+"""
+
+from pathlib import Path
+
+NAMES = (
+    "Qwen/Qwen2.5-VL-3B-Instruct",
+    "Qwen/Qwen2.5-VL-7B-Instruct",
+    "llava-hf/LLaVA-NeXT-Video-7B-hf",
+    "llava-hf/LLaVA-NeXT-Video-7B-DPO-hf",
+    "Qwen/Qwen2-VL-7B-Instruct",
+    "Qwen/Qwen3-VL-8B-Instruct",
+    "llava-hf/llava-onevision-qwen2-7b-ov-hf",
+    "lkhl/VideoLLaMA3-2B-Image-HF",
+    "zai-org/GLM-4.1V-9B-Thinking",
+    "allenai/Molmo2-8B",
+    "facebook/Perception-LM-1B",
+    "LanguageBind/Video-LLaVA-7B-hf",
+    "OpenGVLab/InternVL3-8B-hf",
+    "HuggingFaceTB/SmolVLM2-2.2B-Instruct",
+    "llava-hf/llava-1.5-7b-hf",
+    "llava-hf/llava-v1.6-mistral-7b-hf",
+    "mistral-community/pixtral-12b",
+    "mistralai/Mistral-Small-3.1-24B-Instruct-2503",
+    "openbmb/MiniCPM-V-4.6",
+)
+"""In this order; of a family's checkpoints the first is the one that is shown."""
+PUBLISHED: dict[str, Path] = {name: Path(__file__).parent / name for name in NAMES}
+"""The folder of each, for any `from_pretrained` that needs no weights."""
