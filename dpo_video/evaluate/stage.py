@@ -6,19 +6,16 @@ model's own sampled answers by the rule that made the training pairs: their rewa
 whether the preference carries over.
 """
 
-import gc
 import json
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any, NamedTuple
-
-import torch
 
 from dpo_video.core.errors import UserError
 from dpo_video.core.jsonl import write_atomic
 from dpo_video.core.records import Candidate, Judgment, Pair
+from dpo_video.evaluate.answers import HeldoutAnswers, heldout_answers
 from dpo_video.evaluate.metrics import (
     Graded,
     Intervals,
@@ -30,32 +27,16 @@ from dpo_video.evaluate.metrics import (
     normalise_answer,
     side,
 )
-from dpo_video.generate.jobs import GenerationJob
-from dpo_video.generate.stage import make_candidates, training_sampler
 from dpo_video.judge.backends.registry import open_judge
 from dpo_video.judge.modes.pairwise import comparer, pairwise_scorer
 from dpo_video.judge.scorer import load_scorer
 from dpo_video.judge.stage import judge_candidates
-from dpo_video.models.load import load_policy
-from dpo_video.models.sampling import Sampler
+from dpo_video.judge.types import Judge
 from dpo_video.pair.build import Paired, build_pairs
 from dpo_video.pair.stage import with_noise
 from dpo_video.pair.tie_break import tie_breaker
 from dpo_video.run import Run
-from dpo_video.train.pair_batches import pair_ids
-from dpo_video.train.rewards import Question, implicit_rewards
-from dpo_video.video import clip_request, file_name
-
-
-class Answers(NamedTuple):
-    """What the models say about the held-out clips."""
-
-    before: list[Candidate]
-    """The base model's answer to each question, ids `<sample>#before`."""
-    after: list[Candidate]
-    """The tuned model's, ids `<sample>#after`."""
-    drawn: list[Candidate]
-    """Sampled answers of the base model, to build held-out pairs from."""
+from dpo_video.video import file_name
 
 
 class Verdicts(NamedTuple):
@@ -77,18 +58,20 @@ def evaluate(run: Run) -> dict[str, Any]:
         )
     settings, recipe = run.recipe.evaluate, run.recipe
     pairing = with_noise(recipe.pair, run.folder)
-    answers = _answer(run)
-    verdicts = _judge(run, answers)
-    paired = build_pairs(
-        run.heldout[: settings.pair_samples],
-        answers.drawn,
-        [verdicts.scored[candidate.id] for candidate in answers.drawn],
-        settings=pairing,
-        threshold=load_scorer(recipe.judge.scorer).threshold,
-        seed=recipe.seed,
-        compare=tie_breaker(recipe, run.store),
-    )
+    answers = heldout_answers(run)
     intervals = Intervals(settings, recipe.seed)
+    with open_judge(recipe.judge) as opened:
+        verdicts = _judge(run, answers, opened)
+        paired = build_pairs(
+            run.heldout[: settings.pair_samples],
+            answers.sampled,
+            [verdicts.scored[candidate.id] for candidate in answers.sampled],
+            settings=pairing,
+            threshold=load_scorer(recipe.judge.scorer).threshold,
+            seed=recipe.seed,
+            compare=tie_breaker(recipe, run.store, judge=opened),
+        )
+        in_both_orders = _compared(run, answers, intervals, opened)
     before, after = (
         _grade(run, candidates, verdicts) for candidates in (answers.before, answers.after)
     )
@@ -102,9 +85,9 @@ def evaluate(run: Run) -> dict[str, Any]:
             "hallucination_scorer": settings.hallucination_scorer,
             **judged(before, after, intervals, tie_margin=pairing.min_margin),
         },
-        **_compared(run, answers, intervals),
+        **in_both_orders,
         "heldout_pairs": {
-            **heldout_pairs(reward_margins(run, paired.pairs), intervals),
+            **heldout_pairs(_margins(paired.pairs, answers.rewards), intervals),
             **_pair_counts(paired),
         },
         "heldout": {
@@ -119,74 +102,29 @@ def evaluate(run: Run) -> dict[str, Any]:
     return _summary(metrics, verdicts, failed)
 
 
-def _answer(run: Run) -> Answers:
-    """Have the base model answer and draw, then the tuned one answer; each is loaded once."""
-    settings, heldout = run.recipe.evaluate, run.heldout
-    sampler = Sampler(temperature=settings.temperature, max_new_tokens=settings.max_new_tokens)
-    every = GenerationJob(
-        samples=heldout,
-        root=run.heldout_root,
-        num_candidates=1,
-        sampler=sampler,
-        title="answers before",
-        policy=load_policy(run.recipe.model),
-    )
-    before = make_candidates(run, every).candidates
-    drawn = make_candidates(
-        run,
-        replace(
-            every,
-            title="drawn for pairs",
-            samples=heldout[: settings.pair_samples],
-            num_candidates=settings.pair_candidates,
-            sampler=training_sampler(run.recipe.generate),
-        ),
-    ).candidates
-    every = replace(every, policy=None)
-    _free()
-    adapter = run.folder / "adapter"
-    tuned = load_policy(run.recipe.model, adapter=adapter)
-    every = replace(every, title="answers after", adapter=adapter, policy=tuned)
-    del tuned
-    after = make_candidates(run, every).candidates
-    every = replace(every, policy=None)
-    _free()
-    return Answers(_rename(before, "before"), _rename(after, "after"), drawn)
-
-
-def _rename(candidates: Sequence[Candidate], name: str) -> list[Candidate]:
-    return [replace(candidate, id=f"{candidate.sample_id}#{name}") for candidate in candidates]
-
-
-def _free() -> None:
-    """Give the memory of a model that nothing refers to any more back to the device."""
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
-
-
-def _judge(run: Run, answers: Answers) -> Verdicts:
+def _judge(run: Run, answers: HeldoutAnswers, opened: Judge) -> Verdicts:
     """Score all answers, and the answers of both models for what the captions do not support."""
     settings = run.recipe.judge
     samples = {sample.id: sample for sample in run.heldout}
     compared = [
         (samples[candidate.sample_id], candidate) for candidate in (*answers.before, *answers.after)
     ]
-    drawn = [(samples[candidate.sample_id], candidate) for candidate in answers.drawn]
+    sampled = [(samples[candidate.sample_id], candidate) for candidate in answers.sampled]
     name = run.recipe.evaluate.hallucination_scorer
-    with open_judge(settings) as opened:
-        scored = judge_candidates(
-            settings, load_scorer(settings.scorer), compared + drawn, run.store, judge=opened
-        )
-        supported = (
-            judge_candidates(settings, load_scorer(name), compared, run.store, judge=opened)
-            if name
-            else {}
-        )
+    scored = judge_candidates(
+        settings, load_scorer(settings.scorer), compared + sampled, run.store, judge=opened
+    )
+    supported = (
+        judge_candidates(settings, load_scorer(name), compared, run.store, judge=opened)
+        if name
+        else {}
+    )
     return Verdicts(scored, supported)
 
 
-def _compared(run: Run, answers: Answers, intervals: Intervals) -> dict[str, Any]:
+def _compared(
+    run: Run, answers: HeldoutAnswers, intervals: Intervals, opened: Judge
+) -> dict[str, Any]:
     """Return answers before and after compared in both orders, under `compared`; nothing without a
     scorer for it.
     """
@@ -197,7 +135,7 @@ def _compared(run: Run, answers: Answers, intervals: Intervals) -> dict[str, Any
     before = {candidate.sample_id: candidate.text for candidate in answers.before}
     after = {candidate.sample_id: candidate.text for candidate in answers.after}
     asked = [sample for sample in run.heldout if sample.id in before and sample.id in after]
-    found = comparer(run.recipe.judge, scorer, run.store)(
+    found = comparer(run.recipe.judge, scorer, run.store, judge=opened)(
         [(sample, after[sample.id], before[sample.id]) for sample in asked]
     )
     return {
@@ -231,27 +169,16 @@ def _grade(run: Run, candidates: Sequence[Candidate], verdicts: Verdicts) -> lis
     return graded
 
 
-def reward_margins(run: Run, pairs: Sequence[Pair]) -> list[PairMargin]:
+def _margins(pairs: Sequence[Pair], rewards: Mapping[str, float]) -> list[PairMargin]:
     """Return each held-out pair's implicit reward margin; a pair whose clip cannot be read has
     none.
     """
-    if not pairs:
-        return []
-    adapter = run.folder / "adapter"
-    policy = load_policy(run.recipe.model, adapter=adapter)
-    questions = [
-        Question(
-            clip=clip_request(pair, run.heldout_root),
-            prompt=pair.prompt,
-            answers=pair_ids(policy, pair),
+    return [
+        PairMargin(
+            clip=file_name(pair.video), margin=rewards[pair.chosen_id] - rewards[pair.rejected_id]
         )
         for pair in pairs
-    ]
-    rewards = implicit_rewards(run, policy, questions, adapter=adapter, title="held-out pairs")
-    return [
-        PairMargin(clip=file_name(pair.video), margin=rewards[place][0] - rewards[place][1])
-        for place, pair in enumerate(pairs)
-        if place in rewards
+        if pair.chosen_id in rewards and pair.rejected_id in rewards
     ]
 
 

@@ -1,6 +1,6 @@
 """What an engine is asked for: samples, sampler, and the candidates that are missing."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -39,9 +39,9 @@ class GenerationJob:
     """Number of the first candidate of each sample."""
     sampler_name: str | None = None
     """Which sampler of a mix this is."""
-    policy: Policy | None = None
-    """The policy (with `adapter` on it) where the caller has loaded it; None loads it if anything
-    is missing.
+    load: Callable[[], Policy] | None = None
+    """Returns the policy (with `adapter` on it) where several jobs share one; called only if an
+    answer is missing.
     """
 
 

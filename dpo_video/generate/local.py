@@ -32,7 +32,11 @@ def answer_here(
     """Store the missing candidates; return counts, among them the samples that do not fit the
     model's context.
     """
-    policy = work.policy or load_policy(work.model or run.recipe.model, adapter=work.adapter)
+    policy = (
+        work.load()
+        if work.load is not None
+        else load_policy(work.model or run.recipe.model, adapter=work.adapter)
+    )
     video, most = run.recipe.video, run.recipe.generate.batch_size
     pixel_kwargs(policy.family, policy.frame_processor, video, num_frames=1)  # fail first
     room = policy.family.context_length(policy.bare.config) - work.sampler.max_new_tokens

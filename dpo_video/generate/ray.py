@@ -11,7 +11,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +45,7 @@ def answer_on_cluster(
     )
     sent = replace(
         work,
-        policy=None,
+        load=None,
         samples=[],
         engine="local",
         root=work.root.absolute(),
@@ -95,9 +95,11 @@ class Worker:
 
     def _answer(self, batch: Mapping[str, Sequence[Any]]) -> dict[str, list[Any]]:
         work = self.work
-        if work.policy is None:
-            policy = load_policy(work.model or self.recipe.model, adapter=work.adapter)
-            self.work = work = replace(work, policy=policy)
+        if work.load is None:
+            model = work.model or self.recipe.model
+            self.work = work = replace(
+                work, load=cache(partial(load_policy, model, adapter=work.adapter))
+            )
         missing = {
             str(clip): pickle.loads(asked)
             for clip, asked in zip(batch["clip"], batch["asked"], strict=True)

@@ -14,7 +14,7 @@ from typing import Any
 from dpo_video.core.errors import UserError
 from dpo_video.core.jsonl import write_jsonl
 from dpo_video.core.progress import progress
-from dpo_video.core.records import Reward, Sample
+from dpo_video.core.records import Candidate, Reward, Sample
 from dpo_video.judge.candidate_file import open_candidates
 from dpo_video.models.clip_source import EncodedClip, open_source
 from dpo_video.models.collate import Row
@@ -35,7 +35,7 @@ contents.
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Question:
+class QuestionTokens:
     """Answers to one question about a clip."""
 
     clip: ClipRequest
@@ -53,31 +53,11 @@ def write_rewards(run: Run, *, adapter: Path, out: Path) -> dict[str, Any]:
     """
     candidates, _ = open_candidates(run.folder / "candidates.jsonl", run.samples, run.recipe.clean)
     policy = load_policy(run.recipe.model, adapter=adapter)
-    asked: dict[str, Sample] = {}
-    answers: dict[str, dict[str, tuple[int, ...]]] = {}  # by sample and candidate
-    for _, sample, candidate in candidates.in_order():
-        asked[sample.id] = sample
-        answers.setdefault(sample.id, {})[candidate.id] = tuple(
-            answer_ids(policy, candidate.text, ended=candidate.finish != "length")
-        )
-    questions: dict[str, Question] = {}
-    for name, sample in asked.items():
-        try:
-            questions[name] = Question(
-                clip=clip_request(sample, run.video_root),
-                prompt=sample.prompt,
-                answers=tuple(answers[name].values()),
-            )
-        except VideoError as error:  # an address
-            run.set_aside(clip_key(sample), error)
-    found = implicit_rewards(
-        run, policy, list(questions.values()), adapter=adapter, title="rewards"
+    answers = [(sample, candidate) for _, sample, candidate in candidates.in_order()]
+    rewards = candidate_rewards(
+        run, policy, answers, root=run.video_root, adapter=adapter, title="rewards"
     )
-    rows = [
-        Reward(candidate_id=candidate, reward=reward)
-        for place, name in enumerate(questions)
-        for candidate, reward in zip(answers[name], found.get(place, []), strict=place in found)
-    ]
+    rows = [Reward(candidate_id=name, reward=reward) for name, reward in rewards.items()]
     if not rows:
         raise UserError(
             f"none of the {len(candidates)} candidates got a reward, for no clip can be read. "
@@ -94,8 +74,52 @@ def write_rewards(run: Run, *, adapter: Path, out: Path) -> dict[str, Any]:
     }
 
 
+def candidate_rewards(
+    run: Run,
+    policy: Policy,
+    answers: Sequence[tuple[Sample, Candidate]],
+    *,
+    root: Path,
+    adapter: Path,
+    title: str,
+) -> dict[str, float]:
+    """Return the implicit reward of each candidate by its id, question by question; those whose
+    clip cannot be read are left out.
+
+    Args:
+        policy: the base with the adapter of the folder `adapter`.
+        root: folder that relative video paths start from.
+        title: of the progress bar.
+    """
+    samples = {sample.id: sample for sample, _ in answers}
+    tokens: dict[str, dict[str, tuple[int, ...]]] = {name: {} for name in samples}
+    for _, candidate in answers:
+        ended = candidate.finish != "length"
+        tokens[candidate.sample_id][candidate.id] = tuple(
+            answer_ids(policy, candidate.text, ended=ended)
+        )
+    questions: dict[str, QuestionTokens] = {}
+    for name, sample in samples.items():
+        try:
+            questions[name] = QuestionTokens(
+                clip=clip_request(sample, root),
+                prompt=sample.prompt,
+                answers=tuple(tokens[name].values()),
+            )
+        except VideoError as error:  # an address
+            run.set_aside(clip_key(sample), error)
+    by_question = implicit_rewards(
+        run, policy, list(questions.values()), adapter=adapter, title=title
+    )
+    rewards: dict[str, float] = {}
+    for index, name in enumerate(questions):
+        if index in by_question:
+            rewards |= zip(tokens[name], by_question[index], strict=True)
+    return rewards
+
+
 def implicit_rewards(
-    run: Run, policy: Policy, questions: Sequence[Question], *, adapter: Path, title: str
+    run: Run, policy: Policy, questions: Sequence[QuestionTokens], *, adapter: Path, title: str
 ) -> dict[int, list[float]]:
     """Return the rewards of each question's answers by its position, those whose clip cannot be
     read left out.
@@ -173,7 +197,7 @@ def _stored(store: RowStore, kind: str, keys: Sequence[str]) -> list[float] | No
 
 def _compute(
     policy: Policy,
-    question: Question,
+    question: QuestionTokens,
     clip: EncodedClip,
     keys: Sequence[str],
     store: RowStore,

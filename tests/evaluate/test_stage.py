@@ -5,6 +5,7 @@ the answers.
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +13,16 @@ import pytest
 import torch
 from clips import write_clip
 from judge_server import judge_server, steady_score
-from peft import get_peft_model
-from tiny_judge import write_scorer
+from peft import PeftModel, get_peft_model
+from tiny_judge import random_judge, write_scorer
 from tiny_models import tiny_policy
+from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
 
 from dpo_video.core.errors import UserError
 from dpo_video.core.jsonl import write_jsonl
-from dpo_video.core.records import Pair, Sample
+from dpo_video.core.records import Candidate, Sample
 from dpo_video.evaluate.metrics import normalise_answer
-from dpo_video.evaluate.stage import evaluate, reward_margins
+from dpo_video.evaluate.stage import evaluate
 from dpo_video.generate.jobs import GenerationJob
 from dpo_video.generate.stage import make_candidates
 from dpo_video.judge.scorer import load_scorer, render
@@ -28,8 +30,9 @@ from dpo_video.models.load import load_policy
 from dpo_video.models.lora import lora_config
 from dpo_video.models.prompts import prompt_text
 from dpo_video.models.sampling import Sampler
-from dpo_video.recipe import LoraSettings, ModelSettings, Recipe
+from dpo_video.recipe import JudgeSettings, LoraSettings, ModelSettings, Recipe
 from dpo_video.run import Run, open_run
+from dpo_video.train.rewards import candidate_rewards
 from dpo_video.video import read_frames, video_metadata
 
 PAIRWISE = """\
@@ -148,6 +151,17 @@ def greedy_answers(run: Run, adapter: Path | None) -> dict[str, str]:
     return {candidate.sample_id: candidate.text for candidate in made.candidates}
 
 
+def candidate_of(sample: Sample, number: int, text: str) -> Candidate:
+    return Candidate(
+        id=f"{sample.id}#{number}",
+        sample_id=sample.id,
+        text=text,
+        model="m",
+        settings="s",
+        seed=number,
+    )
+
+
 def judge_score(sample: Sample, answer: str) -> int:
     """Return the score that the server gives an answer under hound_quality."""
     (message,) = render(
@@ -249,35 +263,90 @@ def test_a_clip_that_cannot_be_read_leaves_its_questions_unanswered_and_counted(
     )
 
 
-def test_reward_margins_are_those_of_whole_forwards_on_the_processors_own_inputs(
+@contextmanager
+def counted_loads(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+    """Note every model whose weights are read, at the call that reads them, and every adapter."""
+    loads: list[str] = []
+    for loader in (AutoModelForImageTextToText, AutoModelForCausalLM, PeftModel):
+        read = loader.from_pretrained
+
+        def count(
+            *arguments: Any, read: Any = read, name: str = loader.__name__, **rest: Any
+        ) -> Any:
+            loads.append(name)
+            return read(*arguments, **rest)
+
+        monkeypatch.setattr(loader, "from_pretrained", count)
+    yield loads
+    monkeypatch.undo()
+
+
+def test_each_model_is_loaded_once_and_none_when_all_is_stored(
+    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The base answers and samples; the tuned one (base and adapter) answers and scores what was
+    sampled, for whatever pairs the judge will make of it.
+    """
+    base, adapter = "AutoModelForImageTextToText", "PeftModel"
+    with opened(world, tmp_path, HELDOUT) as run, counted_loads(monkeypatch) as loads:
+        evaluate(run)
+        assert loads == [base, base, adapter]
+        first = (run.folder / "metrics.json").read_text()
+        loads.clear()
+        evaluate(run)
+        assert loads == []
+        again = json.loads((run.folder / "metrics.json").read_text())
+        assert {**again, "seconds": 0} == {**json.loads(first), "seconds": 0}
+        assert again["heldout_pairs"]["margin_n"] == again["heldout_pairs"]["n"] > 0
+    other = opened(world, tmp_path, HELDOUT, pair_samples=6)
+    with other as run, counted_loads(monkeypatch) as loads:
+        evaluate(run)
+        assert loads == [base, base, adapter], "two more samples to draw answers for and to score"
+    rule = opened(world, tmp_path, HELDOUT, pair_samples=6)
+    with rule as run, counted_loads(monkeypatch) as loads:
+        pairing = run.recipe.pair.model_copy(update={"rule": "all_pairs"})
+        evaluate(replace(run, recipe=run.recipe.model_copy(update={"pair": pairing})))
+        assert loads == [], "other pairs of answers whose rewards are stored"
+
+
+def test_a_local_judge_is_loaded_once_for_scores_ties_and_comparisons(
+    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pairwise = write_scorer(tmp_path, PAIRWISE, name="five")
+    with opened(world, tmp_path, HELDOUT, pairwise_scorer=str(pairwise)) as run:
+        judge = JudgeSettings(model=str(random_judge(tmp_path / "judge")), backend="local")
+        pairing = run.recipe.pair.model_copy(
+            update={"rule": "best_worst", "min_margin": 9.0, "tie_break": str(pairwise)}
+        )
+        recipe = run.recipe.model_copy(update={"judge": judge, "pair": pairing})
+        with counted_loads(monkeypatch) as loads:
+            evaluate(replace(run, recipe=recipe))
+            assert loads.count("AutoModelForCausalLM") == 1
+
+
+def test_rewards_of_answers_are_those_of_whole_forwards_on_the_processors_own_inputs(
     world: Path, tmp_path: Path
 ) -> None:
     """log p(answer | clip, question) from one plain forward per text, with pixels and no shared
     features.
     """
-    pairs = [
-        Pair(
-            sample_id=f"h{clip}-q0",
-            video=f"h{clip}.mp4",
-            prompt="what happens ?",
-            rejected="pasta",
-            chosen="a man runs to the left",
-            chosen_score=4,
-            rejected_score=1,
-            source="best_worst",
-            chosen_id="x#0",
-            rejected_id="x#1",
-        )
-        for clip in (0, 1)
+    texts = ("a man runs to the left", "pasta")
+    answers = [
+        (sample, candidate_of(sample, number, text))
+        for sample in (HELDOUT[0], HELDOUT[2])
+        for number, text in enumerate(texts)
     ]
     with opened(world, tmp_path, HELDOUT) as run:
-        found = reward_margins(run, pairs)
-        policy = load_policy(run.recipe.model, adapter=run.folder / "adapter")
+        adapter = run.folder / "adapter"
+        policy = load_policy(run.recipe.model, adapter=adapter)
+        rewards = candidate_rewards(
+            run, policy, answers, root=run.heldout_root, adapter=adapter, title="rewards"
+        )
         video = run.recipe.video
 
-    def logp(pair: Pair, answer: str) -> float:
-        frames = read_frames(world / str(pair.video), video, multiple_of=2)
-        prompt = prompt_text(policy.processor, pair.prompt)
+    def logp(sample: Sample, answer: str) -> float:
+        frames = read_frames(world / str(sample.video), video, multiple_of=2)
+        prompt = prompt_text(policy.processor, sample.prompt)
         inputs = policy.processor(
             text=[prompt + answer + "<|im_end|>"],
             videos=[frames.pixels],
@@ -292,15 +361,13 @@ def test_reward_margins_are_those_of_whole_forwards_on_the_processors_own_inputs
         chosen = logits.gather(1, inputs["input_ids"][0, 1:, None])[:, 0]
         return float(chosen[-size:].sum())
 
-    for pair, margin in zip(pairs, found, strict=True):
-        tuned = logp(pair, pair.chosen) - logp(pair, pair.rejected)
+    for sample, candidate in answers:
+        tuned = logp(sample, candidate.text)
         with policy.model.disable_adapter():
-            base = logp(pair, pair.chosen) - logp(pair, pair.rejected)
-        assert (
-            margin.margin == pytest.approx(0.1 * (tuned - base), abs=1e-4)
-            and margin.clip == pair.video
-        )
-        assert abs(margin.margin) > 1e-3
+            base = logp(sample, candidate.text)
+        assert rewards[candidate.id] == pytest.approx(0.1 * (tuned - base), abs=1e-4)
+    for sample in (HELDOUT[0], HELDOUT[2]):
+        assert abs(rewards[f"{sample.id}#0"] - rewards[f"{sample.id}#1"]) > 1e-3
 
 
 def test_nothing_held_out_is_an_error_that_says_what_to_give(world: Path, tmp_path: Path) -> None:

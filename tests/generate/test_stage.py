@@ -49,7 +49,7 @@ def test_candidates_come_in_the_order_of_the_samples_with_each_clip_read_once(ki
                     root=run.video_root,
                     num_candidates=3,
                     sampler=sampler,
-                    policy=model,
+                    load=lambda: model,
                 ),
             )
             wanted = [f"{sample.id}#{number}" for sample in run.samples for number in range(3)]

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 from tiny_world import make_pairs, make_recipe, make_world, open_run
+from training import reward_margins
 
 from dpo_video.core.errors import UserError
-from dpo_video.evaluate.stage import reward_margins
 from dpo_video.pipeline import SPEED_ONLY
 from dpo_video.recipe import Recipe
 from dpo_video.store import RunStore

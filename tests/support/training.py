@@ -10,11 +10,16 @@ from typing import Any
 from tiny_world import open_run
 
 from dpo_video.core.records import Pair, Sample
+from dpo_video.evaluate.metrics import PairMargin
+from dpo_video.models.load import load_policy
 from dpo_video.recipe import Recipe
 from dpo_video.run import Run
 from dpo_video.store import RunStore
 from dpo_video.train.metrics import TIMED
+from dpo_video.train.pair_batches import pair_ids
+from dpo_video.train.rewards import QuestionTokens, implicit_rewards
 from dpo_video.train.stage import train
+from dpo_video.video import clip_request, file_name
 
 SUPPORT = Path(__file__).parent
 
@@ -63,3 +68,25 @@ def read_log(recipe: Recipe) -> list[dict[str, Any]]:
         for line in (recipe.run_folder / "train_log.jsonl").read_text().splitlines()
     ]
     return [{name: value for name, value in row.items() if name not in TIMED} for row in rows]
+
+
+def reward_margins(run: Run, pairs: list[Pair]) -> list[PairMargin]:
+    """Return each held-out pair's implicit reward margin under the run's adapter; a pair whose clip
+    cannot be read has none.
+    """
+    adapter = run.folder / "adapter"
+    policy = load_policy(run.recipe.model, adapter=adapter)
+    questions = [
+        QuestionTokens(
+            clip=clip_request(pair, run.heldout_root),
+            prompt=pair.prompt,
+            answers=pair_ids(policy, pair),
+        )
+        for pair in pairs
+    ]
+    rewards = implicit_rewards(run, policy, questions, adapter=adapter, title="held-out pairs")
+    return [
+        PairMargin(clip=file_name(pair.video), margin=rewards[index][0] - rewards[index][1])
+        for index, pair in enumerate(pairs)
+        if index in rewards
+    ]

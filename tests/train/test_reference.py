@@ -14,10 +14,10 @@ import pytest
 import torch
 from clips import write_clip
 from tiny_world import adapter_weights, made_trainer, make_pairs, make_recipe, open_run
+from training import reward_margins
 
 from dpo_video.core.jsonl import write_jsonl
 from dpo_video.core.records import Pair, Sample
-from dpo_video.evaluate.stage import reward_margins
 from dpo_video.models.load import Policy, load_policy
 from dpo_video.recipe import Recipe, VideoSettings
 from dpo_video.run import Run

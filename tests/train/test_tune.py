@@ -16,11 +16,11 @@ from policies import make_frames, tiny_folder
 from tiny_models import Kind
 from tiny_world import KINDS, adapter_weights, make_pairs, make_recipe, make_world, open_run
 from torch import Tensor
+from training import reward_margins
 from trees import LONG, adapter_grads, answer_part, run_engine, tuned_policy
 
 from dpo_video.core.errors import UserError
 from dpo_video.core.records import Pair
-from dpo_video.evaluate.stage import reward_margins
 from dpo_video.models.clip_source import ClipSource
 from dpo_video.models.collate import Row, collate
 from dpo_video.models.features import encode_video, pending_features

@@ -1,0 +1,159 @@
+"""What the base and the tuned model answer to held-out questions, and the implicit rewards of the
+base's answers.
+
+Each model is loaded once, and not at all where everything it would be asked for is stored.
+"""
+
+import gc
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import cache, partial
+from typing import NamedTuple
+
+import torch
+
+from dpo_video.core.records import Candidate, Sample
+from dpo_video.core.text import normalised_text
+from dpo_video.generate.jobs import GenerationJob
+from dpo_video.generate.stage import make_candidates, training_sampler
+from dpo_video.models.load import Policy, load_policy
+from dpo_video.models.sampling import Sampler
+from dpo_video.run import Run
+from dpo_video.store import content_hash, row_key
+from dpo_video.train.rewards import candidate_rewards
+
+KIND = "reward"
+"""Rows of the run store: {"reward": beta x nats} of a sampled answer under an adapter."""
+
+
+class HeldoutAnswers(NamedTuple):
+    """What the models say about the held-out clips."""
+
+    before: list[Candidate]
+    """The base model's answer to each question, ids `<sample>#before`."""
+    after: list[Candidate]
+    """The tuned model's, ids `<sample>#after`."""
+    sampled: list[Candidate]
+    """Sampled answers of the base model, to build held-out pairs from."""
+    rewards: dict[str, float]
+    """Implicit reward of each sampled answer that can be paired, by candidate id; none where the
+    clip cannot be read.
+    """
+
+
+def heldout_answers(run: Run) -> HeldoutAnswers:
+    """Have the base model answer and sample, then the tuned one answer and score what was
+    sampled.
+    """
+    before, sampled = _base_answers(run)
+    _free_memory()
+    after, rewards = _tuned_answers(run, sampled)
+    _free_memory()
+    return HeldoutAnswers(_rename(before, "before"), _rename(after, "after"), sampled, rewards)
+
+
+def _base_answers(run: Run) -> tuple[list[Candidate], list[Candidate]]:
+    settings = run.recipe.evaluate
+    job = replace(
+        _greedy_job(run), title="answers before", load=cache(partial(load_policy, run.recipe.model))
+    )
+    sampling = replace(
+        job,
+        title="sampled for pairs",
+        samples=run.heldout[: settings.pair_samples],
+        num_candidates=settings.pair_candidates,
+        sampler=training_sampler(run.recipe.generate),
+    )
+    return make_candidates(run, job).candidates, make_candidates(run, sampling).candidates
+
+
+def _tuned_answers(
+    run: Run, sampled: Sequence[Candidate]
+) -> tuple[list[Candidate], dict[str, float]]:
+    adapter = run.folder / "adapter"
+    load = cache(partial(load_policy, run.recipe.model, adapter=adapter))
+    job = replace(_greedy_job(run), title="answers after", adapter=adapter, load=load)
+    return make_candidates(run, job).candidates, _rewards(run, sampled, load)
+
+
+def _greedy_job(run: Run) -> GenerationJob:
+    """Return one answer to each held-out question as a job, by the sampler of the `evaluate`
+    section.
+    """
+    settings = run.recipe.evaluate
+    return GenerationJob(
+        samples=run.heldout,
+        root=run.heldout_root,
+        num_candidates=1,
+        sampler=Sampler(temperature=settings.temperature, max_new_tokens=settings.max_new_tokens),
+    )
+
+
+def _rewards(
+    run: Run, sampled: Sequence[Candidate], load: Callable[[], Policy]
+) -> dict[str, float]:
+    """Return the tuned model's implicit rewards by candidate id, stored ones and new ones for what
+    is missing.
+
+    They are taken before the judge has said which answers make a pair, while the model is here: a
+    question's answers share its clip, so that the ones too many cost little.
+    """
+    adapter = run.folder / "adapter"
+    answers = _pairable(run.heldout, sampled)
+    weights = content_hash(adapter) if answers else ""
+    keys = {
+        candidate.id: row_key(
+            settings=candidate.settings,
+            seed=candidate.seed,
+            text=candidate.text,
+            adapter=weights,
+            beta=run.recipe.train.beta,
+        )
+        for _, candidate in answers
+    }
+    stored = run.store.get(KIND, keys.values())
+    missing = [item for item in answers if keys[item[1].id] not in stored]
+    if missing:
+        rewards = candidate_rewards(
+            run,
+            load(),
+            missing,
+            root=run.heldout_root,
+            adapter=adapter,
+            title="rewards of the sampled answers",
+        )
+        for name, reward in rewards.items():
+            run.store.put(KIND, keys[name], {"reward": reward})
+        run.store.flush()
+        stored = run.store.get(KIND, keys.values())
+    return {name: stored[key]["reward"] for name, key in keys.items() if key in stored}
+
+
+def _pairable(
+    samples: Sequence[Sample], sampled: Sequence[Candidate]
+) -> list[tuple[Sample, Candidate]]:
+    """Return the answers with text to questions that have at least two different ones: no other
+    makes a pair.
+    """
+    by_id = {sample.id: sample for sample in samples}
+    texts: dict[str, set[str]] = defaultdict(set)
+    for candidate in sampled:
+        if candidate.text.strip():
+            texts[candidate.sample_id].add(normalised_text(candidate.text))
+    return [
+        (by_id[candidate.sample_id], candidate)
+        for candidate in sampled
+        if candidate.text.strip() and len(texts[candidate.sample_id]) > 1
+    ]
+
+
+def _rename(candidates: Sequence[Candidate], name: str) -> list[Candidate]:
+    return [replace(candidate, id=f"{candidate.sample_id}#{name}") for candidate in candidates]
+
+
+def _free_memory() -> None:
+    """Give the memory of a model that nothing refers to any more back to the device."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
