@@ -2,7 +2,6 @@
 manifest.json.
 """
 
-import importlib
 import json
 import platform
 import time
@@ -15,9 +14,11 @@ from typing import Any
 from dpo_video.core.errors import UserError
 from dpo_video.core.jsonl import as_row, read_jsonl, write_atomic
 from dpo_video.core.records import Judgment, Pair
-from dpo_video.judge.types import NO_REPLY
+from dpo_video.judge.scorer import load_scorer
+from dpo_video.judge.stage import judge
+from dpo_video.pair.stage import pair, with_noise
 from dpo_video.recipe import Recipe
-from dpo_video.run import Run
+from dpo_video.run import Run, StageResult
 from dpo_video.store import content_hash, row_key
 
 VERSIONS_OF = (
@@ -67,40 +68,124 @@ SPEED_ONLY = frozenset(
 """Settings that change how fast a result comes, not the result: changing them redoes nothing."""
 
 
+def _generate(run: Run) -> StageResult:
+    from dpo_video.generate.stage import generate  # here: it needs torch, as the next two do
+
+    return generate(run)
+
+
+def _train(run: Run) -> StageResult:
+    from dpo_video.train.stage import train
+
+    return train(run)
+
+
+def _evaluate(run: Run) -> StageResult:
+    from dpo_video.evaluate.stage import evaluate
+
+    return evaluate(run)
+
+
+def _nothing_else(run: Run) -> dict[str, Any]:
+    return {}
+
+
+def _judge_inputs(run: Run) -> dict[str, Any]:
+    return {"scorer": load_scorer(run.recipe.judge.scorer).version}
+
+
+def _pairing_inputs(run: Run) -> dict[str, Any]:
+    """Return what pairs are built with: the scorer's version, the margin with the measured noise,
+    the tie break's version.
+    """
+    settings = run.recipe.pair
+    inputs = _judge_inputs(run) | {"min_margin": with_noise(settings, run.folder).min_margin}
+    if settings.tie_break is not None:
+        inputs["tie_break"] = load_scorer(settings.tie_break).version
+    return inputs
+
+
+def _pair_inputs(run: Run) -> dict[str, Any]:
+    settings = run.recipe.pair
+    inputs: dict[str, Any] = {}
+    if run.recipe.data.pairs is None:
+        inputs |= _pairing_inputs(run)
+    else:
+        inputs["pairs"] = content_hash(Path(run.recipe.data.pairs).expanduser())
+        if settings.video_negatives:
+            inputs["video_negatives"] = [settings.video_negatives, run.recipe.seed]
+    if settings.implicit_rewards:
+        rewards = Path(settings.implicit_rewards).expanduser()
+        inputs["rewards"] = content_hash(rewards) if rewards.is_file() else None
+    return inputs
+
+
+def _evaluate_inputs(run: Run) -> dict[str, Any]:
+    pairwise = run.recipe.evaluate.pairwise_scorer
+    hallucination = run.recipe.evaluate.hallucination_scorer
+    return _pairing_inputs(run) | {
+        "pairwise_scorer": pairwise and load_scorer(pairwise).version,
+        "hallucination_scorer": hallucination and load_scorer(hallucination).version,
+        "beta": run.recipe.train.beta,  # scales the held-out margins
+    }
+
+
 @dataclass(frozen=True, kw_only=True)
 class Stage:
-    """A stage's files and the recipe sections that determine its result."""
+    """A stage: the function that does it, its files, and what determines its result."""
 
+    run: Callable[[Run], StageResult]
     reads: tuple[str, ...]
     writes: str
     sections: tuple[str, ...]
+    """Sections of the recipe that determine the result."""
+    inputs: Callable[[Run], dict[str, Any]]
+    """Returns what determines the result beyond `sections`, the samples and the files that the
+    stage reads.
+    """
 
 
 STAGES: dict[str, Stage] = {
     "generate": Stage(
-        reads=(), writes="candidates.jsonl", sections=("model", "video", "generate", "seed")
+        run=_generate,
+        reads=(),
+        writes="candidates.jsonl",
+        sections=("model", "video", "generate", "seed"),
+        inputs=_nothing_else,
     ),
     "judge": Stage(
-        reads=("candidates.jsonl",), writes="judgments.jsonl", sections=("clean", "judge")
+        run=judge,
+        reads=("candidates.jsonl",),
+        writes="judgments.jsonl",
+        sections=("clean", "judge"),
+        inputs=_judge_inputs,
     ),
     "pair": Stage(
+        run=pair,
         reads=("candidates.jsonl", "judgments.jsonl"),
         writes="pairs.jsonl",
         sections=("judge", "pair", "seed"),
+        inputs=_pair_inputs,
     ),
     "train": Stage(
-        reads=("pairs.jsonl",), writes="adapter", sections=("model", "video", "train", "seed")
+        run=_train,
+        reads=("pairs.jsonl",),
+        writes="adapter",
+        sections=("model", "video", "train", "seed"),
+        inputs=_nothing_else,
     ),
     "evaluate": Stage(
+        run=_evaluate,
         reads=("adapter",),
         writes="metrics.json",
         sections=("model", "video", "generate", "judge", "pair", "evaluate", "seed"),
+        inputs=_evaluate_inputs,
     ),
 }
 
 
 def stage_of(recipe: Recipe, name: str) -> Stage:
-    """Return a stage's files and sections; pairs that are given need no judgments."""
+    """Return a stage of a recipe; pairs that the data brings need no candidates and judgments."""
     stage = STAGES[name]
     if name == "pair" and recipe.data.pairs is not None:
         return replace(stage, reads=(), sections=())
@@ -109,60 +194,69 @@ def stage_of(recipe: Recipe, name: str) -> Stage:
 
 def stages_of(recipe: Recipe) -> list[str]:
     """Return the stages of a whole run, in order."""
-    given = recipe.data.pairs is not None
-    without = {
-        *(("generate", "judge") if given else ()),
-        *(() if recipe.data.heldout else ("evaluate",)),
-    }
-    return [name for name in STAGES if name not in without]
+    left_out: set[str] = set()
+    if recipe.data.pairs is not None:
+        left_out |= {"generate", "judge"}
+    if not recipe.data.heldout:
+        left_out.add("evaluate")
+    return [name for name in STAGES if name not in left_out]
 
 
 def do_stages(
     run: Run,
     names: Sequence[str],
     *,
-    instead: Mapping[str, Callable[[Run], dict[str, Any]]] | None = None,
+    instead: Mapping[str, Callable[[Run], StageResult]] | None = None,
 ) -> list[str]:
     """Do the named stages in order, each unless it is finished with these settings; return those
     done.
 
     `instead` holds other functions that do a stage; they do it again where it is finished.
     """
-    done, given = [], instead or {}
+    done = []
     for name in names:
         stage = stage_of(run.recipe, name)
-        for file in stage.reads:
-            if not (run.folder / file).exists():
-                maker = next(other for other, row in STAGES.items() if row.writes == file)
-                raise UserError(
-                    f"no {file} in {str(run.folder)!r}; make it first: dpo-video {maker} RECIPE"
-                )
-        fingerprint = _fingerprint(run, name)
-        before = run.store.finished(name)
-        same = (
-            before is not None
-            and before["fingerprint"] == fingerprint
-            and (run.folder / stage.writes).exists()
-        )
-        if same and name not in given:
+        stage_function = (instead or {}).get(name)
+        _check_inputs(run, stage)
+        key = fingerprint(run, name)
+        if stage_function is None and _is_finished(run, name, key):
             print(f"{name}: finished before, nothing to do ({run.folder / stage.writes})")
             continue
         begin = time.monotonic()
-        summary = (
-            given.get(name) or getattr(importlib.import_module(f"dpo_video.{name}.stage"), name)
-        )(run)
+        result = (stage_function or stage.run)(run)
         seconds = time.monotonic() - begin
-        # failed rows, and those that were not asked, are tried by the next run
-        if not summary.get("failed") and not summary.get("reasons", {}).get(NO_REPLY):
-            run.store.finish(name, fingerprint=fingerprint, seconds=seconds, summary=summary)
-        _track(run, name, summary, seconds)
-        print(f"{name}: {_counts(summary)}; {seconds:.0f} s; {run.folder / stage.writes}")
+        if result.complete:
+            run.store.finish(name, fingerprint=key, seconds=seconds, summary=result.counts)
+        _track(run, name, result.counts, seconds)
+        print(f"{name}: {_counts(result.counts)}; {seconds:.0f} s; {run.folder / stage.writes}")
+        if not result.complete:
+            print(f"{name}: not finished: {result.incomplete_because}; the same command goes on")
         done.append(name)
         _write_manifest(run)
     return done
 
 
-def _track(run: Run, name: str, summary: dict[str, Any], seconds: float) -> None:
+def _check_inputs(run: Run, stage: Stage) -> None:
+    """Raise UserError where a file that the stage reads is not there."""
+    for file in stage.reads:
+        if not (run.folder / file).exists():
+            maker = next(name for name, row in STAGES.items() if row.writes == file)
+            raise UserError(
+                f"no {file} in {str(run.folder)!r}; make it first: dpo-video {maker} RECIPE"
+            )
+
+
+def _is_finished(run: Run, name: str, key: str) -> bool:
+    """Return whether a stage was finished under this fingerprint and its result is still there."""
+    before = run.store.finished(name)
+    return (
+        before is not None
+        and before["fingerprint"] == key
+        and (run.folder / STAGES[name].writes).exists()
+    )
+
+
+def _track(run: Run, name: str, summary: Mapping[str, Any], seconds: float) -> None:
     """Log a finished stage: its counts, a table of pairs, and what it made as an artifact."""
     run.tracker.log_stage(name, summary, seconds)
     if run.tracker.wandb_run is None:
@@ -197,7 +291,7 @@ def _track(run: Run, name: str, summary: dict[str, Any], seconds: float) -> None
         run.tracker.log_artifact(run.folder / STAGES[name].writes, kind=kind, uses=uses)
 
 
-def _counts(summary: dict[str, Any]) -> str:
+def _counts(summary: Mapping[str, Any]) -> str:
     """Return the counts of a summary on one line; nested ones in brackets, statistics stay in the
     manifest.
     """
@@ -215,11 +309,8 @@ def _counts(summary: dict[str, Any]) -> str:
     return ", ".join(parts).replace("_", " ")
 
 
-def _fingerprint(run: Run, name: str) -> str:
+def fingerprint(run: Run, name: str) -> str:
     """Hash the settings, samples and input files that determine a stage's result."""
-    from dpo_video.judge.scorer import load_scorer
-    from dpo_video.pair.stage import with_noise
-
     stage = stage_of(run.recipe, name)
     settings = run.recipe.model_dump()
     for dotted in SPEED_ONLY:
@@ -230,26 +321,7 @@ def _fingerprint(run: Run, name: str) -> str:
     samples = [*run.samples, *run.heldout] if name == "evaluate" else run.samples
     parts["samples"] = (as_row(sample) for sample in samples)
     parts["files"] = {file: content_hash(run.folder / file) for file in stage.reads}
-    if name == "pair" and run.recipe.data.pairs is not None:
-        parts["pairs"] = content_hash(Path(run.recipe.data.pairs).expanduser())
-        if run.recipe.pair.video_negatives:
-            parts["video_negatives"] = [run.recipe.pair.video_negatives, run.recipe.seed]
-    if "judge" in stage.sections:
-        parts["scorer"] = load_scorer(run.recipe.judge.scorer).version
-    if "pair" in stage.sections:
-        parts["min_margin"] = with_noise(run.recipe.pair, run.folder).min_margin
-    if name == "pair" and run.recipe.pair.implicit_rewards:
-        rewards = Path(run.recipe.pair.implicit_rewards).expanduser()
-        parts["rewards"] = content_hash(rewards) if rewards.is_file() else None
-    if "pair" in stage.sections and run.recipe.pair.tie_break is not None:
-        parts["tie_break"] = load_scorer(run.recipe.pair.tie_break).version
-    if name == "evaluate":
-        pairwise = run.recipe.evaluate.pairwise_scorer
-        parts["pairwise_scorer"] = pairwise and load_scorer(pairwise).version
-        hallucination = run.recipe.evaluate.hallucination_scorer
-        parts["hallucination_scorer"] = hallucination and load_scorer(hallucination).version
-        parts["beta"] = run.recipe.train.beta  # scales the held-out margins
-    return row_key(**parts)
+    return row_key(**parts, **stage.inputs(run))
 
 
 def _write_manifest(run: Run) -> None:

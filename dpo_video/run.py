@@ -1,5 +1,5 @@
-"""A run: its folder, samples and store, and the driver that does the five stages and skips what is
-finished.
+"""A run: its folder, samples, store and tracker, which every stage gets, and what a stage gives
+back.
 """
 
 import json
@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from dpo_video.core.errors import UserError
 from dpo_video.core.records import Sample
@@ -21,8 +22,27 @@ from dpo_video.video import clip_key
 
 
 @dataclass(frozen=True, kw_only=True)
+class StageResult:
+    """What a stage did. It is finished where nothing is left that the same command would do again.
+
+    Example: `StageResult(counts={"candidates": 8, "scored": 7, "failed": 1},
+    incomplete_because="1 judgment failed")`.
+    """
+
+    counts: Mapping[str, Any]
+    """What the stage's line, manifest.json and the tracker show."""
+    incomplete_because: str = ""
+    """What is left for the next run of the same command; empty where the stage is complete."""
+
+    @property
+    def complete(self) -> bool:
+        """Whether nothing is left for the next run of the same command."""
+        return not self.incomplete_because
+
+
+@dataclass(frozen=True, kw_only=True)
 class Run:
-    """What a stage works on. A stage is a function `stage(run) -> summary of counts`."""
+    """What a stage works on. A stage is a function `stage(run) -> StageResult`."""
 
     recipe: Recipe
     store: RunStore

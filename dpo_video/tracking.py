@@ -6,7 +6,7 @@ import json
 import netrc
 import os
 import secrets
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,7 +29,7 @@ class Tracker:
         """The value for transformers' `report_to`."""
         return "none" if self.wandb_run is None else "wandb"
 
-    def log_stage(self, stage: str, summary: dict[str, Any], seconds: float) -> None:
+    def log_stage(self, stage: str, summary: Mapping[str, Any], seconds: float) -> None:
         """Log a stage's counts and duration under `<stage>/`."""
         if self.wandb_run is not None:
             values = {
@@ -149,7 +149,7 @@ def _bare(address: str) -> str:
     )
 
 
-def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for key, value in values.items():
         if isinstance(value, dict):

@@ -36,7 +36,7 @@ def _do(
     recipe: Recipe,
     names: list[str],
     *,
-    instead: Mapping[str, Callable[..., dict[str, Any]]] | None = None,
+    instead: Mapping[str, Callable[..., Any]] | None = None,
 ) -> list[str]:
     from dpo_video.pipeline import do_stages
     from dpo_video.run import open_run
@@ -117,9 +117,7 @@ def judge(
         )
 
 
-def _judge_instead(
-    *, reparse: bool, batch_in: list[str]
-) -> dict[str, Callable[..., dict[str, Any]]]:
+def _judge_instead(*, reparse: bool, batch_in: list[str]) -> dict[str, Callable[..., Any]]:
     """Return what does the judge stage in place of asking; nothing without these options."""
     if not reparse and not batch_in:
         return {}

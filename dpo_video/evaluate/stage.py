@@ -35,7 +35,7 @@ from dpo_video.judge.types import Judge
 from dpo_video.pair.build import Paired, build_pairs
 from dpo_video.pair.stage import with_noise
 from dpo_video.pair.tie_break import tie_breaker
-from dpo_video.run import Run
+from dpo_video.run import Run, StageResult
 from dpo_video.video import file_name
 
 
@@ -47,8 +47,8 @@ class Verdicts(NamedTuple):
     """By the hallucination scorer; empty without one."""
 
 
-def evaluate(run: Run) -> dict[str, Any]:
-    """Write metrics.json; return its numbers without intervals, and how many judgments failed."""
+def evaluate(run: Run) -> StageResult:
+    """Write metrics.json; its numbers without intervals; incomplete where judgments failed."""
     begin = time.monotonic()
     if not run.heldout:
         raise UserError(
@@ -99,7 +99,11 @@ def evaluate(run: Run) -> dict[str, Any]:
     metrics["seconds"] = _seconds(run) | {"evaluate": time.monotonic() - begin}
     write_atomic(run.folder / "metrics.json", json.dumps(metrics, indent=2) + "\n")
     failed = paired.summary.get("failed", 0) + metrics.get("compared", {}).get("failed", 0)
-    return _summary(metrics, verdicts, failed)
+    counts = _summary(metrics, verdicts, failed)
+    return StageResult(
+        counts=counts,
+        incomplete_because=f"{counts['failed']} judgments failed" if counts["failed"] else "",
+    )
 
 
 def _judge(run: Run, answers: HeldoutAnswers, opened: Judge) -> Verdicts:

@@ -27,7 +27,7 @@ from dpo_video.models.hub import load_config, revision_of
 from dpo_video.models.load import choose_dtype
 from dpo_video.models.sampling import Sampler, candidate_seed
 from dpo_video.recipe import GenerateSettings, SamplerSettings
-from dpo_video.run import Run
+from dpo_video.run import Run, StageResult
 from dpo_video.store import content_hash, row_key
 from dpo_video.video import VideoError, clip_key, resolve_video
 from dpo_video.video.cache import part_identity
@@ -48,9 +48,9 @@ FRAME_POLICY = (
 """Video settings that change what the model sees; the others change how fast it is read."""
 
 
-def generate(run: Run) -> dict[str, Any]:
-    """Write candidates.jsonl; return counts of samples, candidates, those reused, cut answers and
-    bad clips.
+def generate(run: Run) -> StageResult:
+    """Write candidates.jsonl; counts of samples, candidates, those reused, cut answers and bad
+    clips; incomplete where a server failed to answer.
     """
     made = [make_candidates(run, work) for work in _works(run)]
     place = {sample.id: number for number, sample in enumerate(run.samples)}
@@ -63,7 +63,11 @@ def generate(run: Run) -> dict[str, Any]:
             f"no candidates: none of the {len(run.samples)} samples got an answer ({counts})"
         )
     write_jsonl(run.folder / "candidates.jsonl", candidates)
-    return counts
+    failed = counts.get("failed")
+    return StageResult(
+        counts=counts,
+        incomplete_because=f"the server failed to write {failed} candidates" if failed else "",
+    )
 
 
 def training_sampler(settings: GenerateSettings, *, over: SamplerSettings | None = None) -> Sampler:

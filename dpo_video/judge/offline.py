@@ -7,7 +7,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from dpo_video.client.endpoint import RequestRefused, TransientError
 from dpo_video.core.errors import UserError
@@ -24,10 +23,13 @@ from dpo_video.judge.batch_files import BatchFiles, Results
 from dpo_video.judge.reply_keys import key_maker
 from dpo_video.judge.scorer import Scorer
 from dpo_video.judge.stage import judge
-from dpo_video.judge.types import NO_REPLY, Judge, Keep, Messages, Mode, Reply, mode_of
+from dpo_video.judge.types import Judge, Keep, Messages, Mode, Reply, mode_of
 from dpo_video.recipe import JudgeSettings
-from dpo_video.run import Run
+from dpo_video.run import Run, StageResult
 from dpo_video.store.database import in_pages
+
+NO_REPLY = "no stored reply"
+"""Reason of a candidate that there is no stored reply to."""
 
 
 class MissingResults(Exception):
@@ -40,20 +42,34 @@ class BatchWritten(Exception):
     """
 
 
-def reparse(run: Run) -> dict[str, Any]:
-    """Do the judge stage from the stored replies alone; candidates without one are unscored, and
-    counted.
+def reparse(run: Run) -> StageResult:
+    """Do the judge stage from the stored replies alone; candidates without one are unscored,
+    counted, and leave the stage incomplete.
 
     No call is made, no model is loaded and nothing is stored; judgments.jsonl is written anew.
     """
     recipe = run.recipe.model_copy(
         update={"judge": run.recipe.judge.model_copy(update={"max_failed_fraction": 1.0})}
     )
+    leave_without = leave_unanswered(NO_REPLY)
+    num_without = 0
+
+    def ask(scorer: Scorer, prompts: Iterable[Messages], keep: Keep) -> None:
+        def keep_counted(number: int, reply: Reply) -> None:
+            nonlocal num_without
+            num_without += 1
+            keep(number, reply)
+
+        leave_without(scorer, prompts, keep_counted)
+
     with (
-        asking_instead(partial(judge_without_calls, ask=leave_unanswered(NO_REPLY))),
+        asking_instead(partial(judge_without_calls, ask=ask)),
         run.store.storing_nothing(),
     ):
-        return judge(replace(run, recipe=recipe))
+        result = judge(replace(run, recipe=recipe))
+    if not num_without:
+        return result
+    return replace(result, incomplete_because=f"{num_without} prompts have no stored reply")
 
 
 def write_batches(run: Run, out: Path) -> list[Path]:
@@ -99,9 +115,9 @@ def _write(
     raise BatchWritten
 
 
-def judge_with_results(run: Run, paths: Sequence[Path]) -> dict[str, Any]:
-    """Store the results of batches under their keys, then judge as usual; return counts, with
-    `batch` among them.
+def judge_with_results(run: Run, paths: Sequence[Path]) -> StageResult:
+    """Store the results of batches under their keys, then judge as usual; the counts gain
+    `batch`.
 
     All are stored before a server is needed: it may be away, or the batch was run by a program that
     is none.
@@ -115,7 +131,7 @@ def judge_with_results(run: Run, paths: Sequence[Path]) -> dict[str, Any]:
         _check_refused(results, run.recipe.judge)
         try:
             with asking_instead(partial(_from_results, results, used)):
-                summary = judge(
+                result = judge(
                     replace(run, recipe=run.recipe.model_copy(update={"judge": unlimited}))
                 )
         except MissingResults:
@@ -123,7 +139,7 @@ def judge_with_results(run: Run, paths: Sequence[Path]) -> dict[str, Any]:
                 f"batch: {used['stored']} results are stored; the prompts without one are asked now"
             )
             with asking_instead(_when_needed):
-                summary = judge(run)
+                result = judge(run)
         unknown = sum(
             len(page) - len(run.store.known(KIND, page)) for page in in_pages(results.keys())
         )
@@ -136,7 +152,7 @@ def judge_with_results(run: Run, paths: Sequence[Path]) -> dict[str, Any]:
         "unknown ids": unknown,
         **results.reasons,
     }
-    return summary | {"batch": batch}
+    return replace(result, counts={**result.counts, "batch": batch})
 
 
 def _check_refused(results: Results, settings: JudgeSettings) -> None:

@@ -27,12 +27,12 @@ from dpo_video.judge.scorer import Scorer, load_scorer, render
 from dpo_video.judge.types import Judge, Messages, Reply, Spending
 from dpo_video.judge.verdict import Verdict, check_examples, read_reply
 from dpo_video.recipe import JudgeSettings
-from dpo_video.run import Run
+from dpo_video.run import Run, StageResult
 from dpo_video.store import RunStore
 
 
-def judge(run: Run) -> dict[str, Any]:
-    """Score candidates.jsonl into judgments.jsonl; return counts."""
+def judge(run: Run) -> StageResult:
+    """Score candidates.jsonl into judgments.jsonl; incomplete where judgments failed."""
     settings = run.recipe.judge
     scorer = load_scorer(settings.scorer)
     summary = (_judge_by_several if needs_several_replies(settings, scorer) else _judge_each)(
@@ -48,7 +48,10 @@ def judge(run: Run) -> dict[str, Any]:
             f"replies "
             f"are in {str(run.folder / 'judgments.jsonl')!r}"
         )
-    return summary
+    failed = summary["failed"]
+    return StageResult(
+        counts=summary, incomplete_because=f"{failed} judgments failed" if failed else ""
+    )
 
 
 def _open(run: Run, keys: Keys | None = None) -> tuple[CandidateFile, AnswerPlan]:

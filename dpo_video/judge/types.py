@@ -168,7 +168,3 @@ def mode_of(settings: JudgeSettings, scorer: Scorer) -> Mode:
     written verdicts.
     """
     return "verdict" if settings.score_from == "verdict" or scorer.mode == "verdict" else "labels"
-
-
-NO_REPLY = "no stored reply"
-"""Reason of a candidate that `judge --reparse` found no reply to."""

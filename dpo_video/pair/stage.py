@@ -25,14 +25,14 @@ from dpo_video.pair.statistics import pair_statistics, sampler_shares, uneven_sa
 from dpo_video.pair.tie_break import tie_breaker
 from dpo_video.pair.video_negatives import Negatives, add_negatives
 from dpo_video.recipe import PairSettings
-from dpo_video.run import Run
+from dpo_video.run import Run, StageResult
 
 log = logging.getLogger(__name__)
 
 
-def pair(run: Run) -> dict[str, Any]:
-    """Write pairs.jsonl and drops.jsonl from candidates.jsonl and judgments.jsonl; return the
-    summary.
+def pair(run: Run) -> StageResult:
+    """Write pairs.jsonl and drops.jsonl from candidates.jsonl and judgments.jsonl; incomplete where
+    comparisons of the tie break failed.
     """
     recipe = run.recipe
     if recipe.data.pairs is not None:
@@ -71,23 +71,32 @@ def pair(run: Run) -> dict[str, Any]:
     warnings = uneven_samplers(shares)
     for warning in warnings:
         log.warning("pair: %s", warning)
-    return paired.summary | _negative_counts(negatives) | {"samplers": shares, "warnings": warnings}
+    failed = paired.summary.get("failed")
+    return StageResult(
+        counts={
+            **paired.summary,
+            **_negative_counts(negatives),
+            "samplers": shares,
+            "warnings": warnings,
+        },
+        incomplete_because=f"{failed} comparisons of the tie break failed" if failed else "",
+    )
 
 
-def _take(run: Run) -> dict[str, Any]:
-    """Write the pairs of `data.pairs` as pairs.jsonl, as they are, with video negatives; return
-    counts, statistics.
-    """
+def _take(run: Run) -> StageResult:
+    """Write the pairs of `data.pairs` as pairs.jsonl, as they are, with video negatives."""
     recipe = run.recipe
     pairs, _ = load_pairs(recipe)
     negatives = add_negatives(pairs, recipe.pair.video_negatives, seed=recipe.seed)
     write_jsonl(run.folder / "pairs.jsonl", negatives.pairs)
-    return {
-        "pairs": len(pairs),
-        "given": str(recipe.data.pairs),
-        **pair_statistics(pairs),
-        **_negative_counts(negatives),
-    }
+    return StageResult(
+        counts={
+            "pairs": len(pairs),
+            "given": str(recipe.data.pairs),
+            **pair_statistics(pairs),
+            **_negative_counts(negatives),
+        }
+    )
 
 
 def _negative_counts(negatives: Negatives) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from dpo_video.core.jsonl import read_jsonl, write_atomic
 from dpo_video.core.records import Pair
 from dpo_video.models.load import Policy, load_policy
 from dpo_video.recipe import Recipe
-from dpo_video.run import Run
+from dpo_video.run import Run, StageResult
 from dpo_video.store.shared_rows import RowStore, open_rows
 from dpo_video.train.checkpoints import (
     checkpoint_folder,
@@ -39,9 +39,9 @@ from dpo_video.train.selection import Selection, read_selection, select_pairs, w
 log = logging.getLogger(__name__)
 
 
-def train(run: Run) -> dict[str, Any]:
-    """Tune the policy on `pairs.jsonl`; write `adapter/` (PEFT) and `train_log.jsonl`; return
-    counts and metrics.
+def train(run: Run) -> StageResult:
+    """Tune the policy on `pairs.jsonl`; write `adapter/` (PEFT) and `train_log.jsonl`; counts and
+    metrics.
 
     Under `accelerate launch` this runs in the process of rank 0, which alone opens the run folder;
     the others call `follow`. A run that was killed goes on from its last checkpoint and ends with
@@ -88,7 +88,7 @@ def train(run: Run) -> dict[str, Any]:
     publish_adapter(final, run.folder / "adapter")
     history = read_state(final)["log_history"]
     write_atomic(run.folder / "train_log.jsonl", (json.dumps(row) + "\n" for row in history))
-    return _summary(pairs, job, history) | {"trainable_parameters": trainable}
+    return StageResult(counts=_summary(pairs, job, history) | {"trainable_parameters": trainable})
 
 
 def follow(recipe: Recipe) -> None:

@@ -116,7 +116,7 @@ def judge_run(recipe: str) -> dict[str, Any]:
     settings = load_recipe(recipe, [])
     with open_run(settings) as run:
         begin = time.process_time()
-        summary = judge(run)
+        summary = judge(run).counts
         return {"calls": summary["asked"], "cpu_s": time.process_time() - begin}
 
 

@@ -191,7 +191,7 @@ def test_the_stage_measures_both_models_on_the_same_questions_and_repeats_nothin
         for s in HELDOUT
     ]
     with opened(world, tmp_path, heldout) as run:
-        summary = evaluate(run)
+        summary = evaluate(run).counts
         metrics = json.loads((run.folder / "metrics.json").read_text())
         stored = [list(run.store.rows(kind)) for kind in ("candidate", "judgment", "reference")]
         evaluate(run)
@@ -250,7 +250,7 @@ def test_a_clip_that_cannot_be_read_leaves_its_questions_unanswered_and_counted(
         id="b", video="missing.mp4", prompt="what happens ?", caption="a dog", answer="x"
     )
     with opened(world, tmp_path, [*HELDOUT[:3], broken], pair_samples=0) as run:
-        summary = evaluate(run)
+        summary = evaluate(run).counts
         metrics = json.loads((run.folder / "metrics.json").read_text())
         assert list(run.bad_clips) == ["missing.mp4"]
     assert (

@@ -264,7 +264,7 @@ def test_an_address_in_place_of_a_file_is_set_aside_with_its_own_reason(data, tm
         tmp_path, tmp_path, data={"video_root": str(data), "max_bad_fraction": 0.5}
     )
     with open_run(recipe) as run:
-        counts = generate(run)
+        counts = generate(run).counts
         assert counts["samples_without"] == counts["bad_clips"] == 1
         assert "download it first" in run.bad_clips["https://example.org/a.mp4"]
 

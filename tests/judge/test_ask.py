@@ -49,7 +49,7 @@ def _use(prompt, attempt):
 
 def _stage(recipe):
     with open_run(load_recipe(str(recipe), [])) as run:
-        return judge(run)
+        return dict(judge(run).counts)
 
 
 @pytest.mark.parametrize(

@@ -218,7 +218,7 @@ def test_label_probabilities_come_through_a_batch(tmp_path):
 def take_in(recipe: Path, results: Path) -> dict:
     """Do the judge stage with the results of a batch, in this process: it is faster."""
     with open_run(load_recipe(str(recipe), [])) as run:
-        return judge_with_results(run, [results])
+        return dict(judge_with_results(run, [results]).counts)
 
 
 def batch_of(recipe: Path, out: Path, server_url: str) -> list[dict]:

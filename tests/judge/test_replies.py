@@ -32,7 +32,7 @@ def _settings(url, **changes):
 
 def _stage(recipe, *overrides):
     with open_run(load_recipe(str(recipe), list(overrides))) as run:
-        return judge(run)
+        return dict(judge(run).counts)
 
 
 def test_half_a_surrogate_pair_in_an_answer_or_a_reply_stops_nothing(tmp_path):
@@ -256,7 +256,7 @@ def test_one_result_of_a_batch_without_probabilities_costs_its_own_score_only(tm
                 for key, body in zip(keys, bodies, strict=True)
             )
         )
-        summary = judge_with_results(run, [answers])
+        summary = judge_with_results(run, [answers]).counts
     assert (summary["scored"], summary["unscored"]) == (2, 1)
     assert [row.score for row in exported(recipe)] == [4.0, None, 2.0]
 

@@ -265,7 +265,7 @@ def test_a_run_that_goes_on_asks_only_what_is_missing_and_says_the_same(tmp_path
     with judge_server(steady) as server:
         recipe = write_run(tmp_path, items, server.url)
         with open_run(load_recipe(str(recipe), [])) as run:
-            first = judge(run)
+            first = judge(run).counts
             prompts, rows = list(server.prompts), exported(recipe)
             stored = dict(run.store.rows(KIND))
             lost = sorted(stored)[::3]
@@ -276,10 +276,10 @@ def test_a_run_that_goes_on_asks_only_what_is_missing_and_says_the_same(tmp_path
                 sorted(stored)[1],
                 stored[sorted(stored)[1]] | {"status": "refused", "reason": "no"},
             )
-            second = judge(run)
+            second = judge(run).counts
         assert (first["asked"], first["answered_before"], first["same_text"]) == (30, 0, 3)
         assert (second["asked"], second["answered_before"], second["same_text"]) == (10, 20, 3)
         assert Counter(server.prompts[30:]) <= Counter(prompts) and len(server.prompts) == 40
         with open_run(load_recipe(str(recipe), ["judge.ask_refused_again=true"])) as run:
-            assert judge(run)["asked"] == 1
+            assert judge(run).counts["asked"] == 1
     assert exported(recipe) == rows

@@ -232,7 +232,7 @@ def test_a_stopped_run_goes_on_and_ends_with_the_judgments_of_an_undisturbed_one
 
 def _stage(recipe: Path) -> dict:
     with open_run(load_recipe(str(recipe), [])) as run:
-        return judge(run)
+        return dict(judge(run).counts)
 
 
 def test_the_stage_exports_judgments_and_counts_what_it_asked(tmp_path):

@@ -268,7 +268,7 @@ def test_a_sampler_whose_answers_are_mostly_chosen_is_warned_about(
     ]
     write_jsonl(tmp_path / "r" / "candidates.jsonl", mixed)
     with open_run(recipe(tmp_path)) as run:
-        summary = pair(run)
+        summary = pair(run).counts
     assert summary["samplers"] == {
         "a": {"chosen": 7, "rejected": 13},
         "b": {"chosen": 13, "rejected": 7},

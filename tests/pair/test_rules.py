@@ -416,7 +416,7 @@ def test_the_stage_writes_the_same_bytes_for_the_same_inputs(tmp_path: Path) -> 
     written = []
     for name in ("one", "two"):
         with opened(tmp_path / name, rows, "hound") as run:
-            summary = pair(run)
+            summary = pair(run).counts
             written.append(
                 [(run.folder / file).read_bytes() for file in ("pairs.jsonl", "drops.jsonl")]
             )

@@ -158,7 +158,7 @@ def test_the_stage_asks_the_judge_in_both_orders_and_stores_its_replies(tmp_path
     ) as server:
         with judged_run(write_recipe(tmp_path, server.url)) as run:
             for _ in range(2):
-                assert pair(run)["pairs"] == 2
+                assert pair(run).counts["pairs"] == 2
             rows = {row.sample_id: row for row in read_jsonl(run.folder / "pairs.jsonl", Pair)}
         assert [shown_answers(prompt) for prompt in server.prompts] == [
             ["high", "low"],

@@ -16,7 +16,7 @@ from dpo_video.core.records import Pair
 from dpo_video.pair.audit import audit
 from dpo_video.pair.stage import pair
 from dpo_video.pair.video_negatives import NO_OTHER, add_negatives
-from dpo_video.pipeline import _fingerprint
+from dpo_video.pipeline import fingerprint
 from dpo_video.recipe import DataSettings, JudgeSettings, ModelSettings, PairSettings, Recipe
 from dpo_video.run import open_run
 from dpo_video.video import (
@@ -205,10 +205,14 @@ def test_the_stage_adds_them_counts_them_and_the_audit_leaves_them_out(tmp_path:
             write_jsonl(run.folder / "candidates.jsonl", candidates)
             write_jsonl(run.folder / "judgments.jsonl", judgments)
             found.append(
-                (pair(run), list(read_jsonl(run.folder / "pairs.jsonl", Pair)), audit(run.folder))
+                (
+                    pair(run).counts,
+                    list(read_jsonl(run.folder / "pairs.jsonl", Pair)),
+                    audit(run.folder),
+                )
             )
     (plain, plain_pairs, plain_audit), (summary, pairs, audited) = found
-    assert summary == plain | {"video_negatives": {"video_reverse": 4, "video_other_clip": 4}}
+    assert summary == {**plain, "video_negatives": {"video_reverse": 4, "video_other_clip": 4}}
     assert len(pairs) == 12 and [row for row in pairs if row.source == "best_worst"] == plain_pairs
     assert audited["counts"].pop("other_clip_pairs") == 8
     assert audited == plain_audit
@@ -221,8 +225,8 @@ def test_pairs_that_are_given_get_them_too_and_a_change_redoes_the_stage(tmp_pat
         with open_run(
             recipe_of(tmp_path, kinds, samples="", pairs=str(tmp_path / "p.jsonl"))
         ) as run:
-            summary = pair(run)
-            prints.append(_fingerprint(run, "pair"))
+            summary = pair(run).counts
+            prints.append(fingerprint(run, "pair"))
     assert summary["pairs"] == 2 and summary["video_negatives"] == {"video_drop": 2}
     assert len(list(read_jsonl(run.folder / "pairs.jsonl", Pair))) == 4
     assert prints[0] != prints[1]

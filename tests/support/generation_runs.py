@@ -61,5 +61,5 @@ def make_recipe(
 def run_generate(recipe: Recipe) -> tuple[dict[str, Any], list[Candidate]]:
     """Return the counts of the generate stage and what candidates.jsonl holds after it."""
     with open_run(recipe) as run:
-        counts = generate(run)
+        counts = dict(generate(run).counts)
     return counts, list(read_jsonl(recipe.run_folder / "candidates.jsonl", Candidate))

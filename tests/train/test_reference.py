@@ -47,7 +47,7 @@ def open_world(recipe: Recipe, store: RunStore, qwen: Path, pairs: list[Pair]) -
 
 def train_here(recipe: Recipe, qwen: Path, pairs: list[Pair]) -> dict[str, Any]:
     with RunStore(recipe.run_folder) as store:
-        return train(open_world(recipe, store, qwen, pairs))
+        return dict(train(open_world(recipe, store, qwen, pairs)).counts)
 
 
 def stored(recipe: Recipe, policy: Policy, qwen: Path, pairs: list[Pair]) -> dict[str, list[float]]:
