@@ -23,22 +23,10 @@ def check_train_settings(recipe: Recipe) -> None:
     from trl.trainer.dpo_config import DPOConfig
 
     _check_losses(recipe.train)
-    known = {field.name: field.type for field in dataclasses.fields(DPOConfig)}
-    for key in recipe.train.trl:
-        if key in SET_BY_RECIPE:
-            raise UserError(
-                f"`train.trl.{key}`: set `{SET_BY_RECIPE[key]}` instead; it is the one place for it"
-            )
-        if key in REFUSED:
-            raise UserError(f"`train.trl.{key}` cannot be used: {REFUSED[key]}. Remove it")
-        if key not in known:
-            usable = set(known) - set(SET_BY_RECIPE) - set(REFUSED)
-            raise UserError(
-                f"unknown field `train.trl.{key}`: trl.DPOConfig has none of that name."
-                f"{did_you_mean(key, usable)} Fields that may stand here: "
-                f"{', '.join(sorted(usable))}"
-            )
-        _check_kind(key, recipe.train.trl[key], known[key])
+    fields = {field.name: field.type for field in dataclasses.fields(DPOConfig)}
+    for key, value in recipe.train.trl.items():
+        _check_field(key, known=key in fields)
+        _check_kind(key, value, fields[key])
     tuned = [part for part in recipe.train.tune if part != "language"]
     if tuned and recipe.video.cache == "features":
         raise UserError(
@@ -58,6 +46,26 @@ def check_train_settings(recipe: Recipe) -> None:
             f"`train.trl.save_total_limit` is {limit!r}: keep at least 2 checkpoints, or null for "
             f"all. The "
             "last one may be half written when a run is killed"
+        )
+
+
+def _check_field(key: str, *, known: bool) -> None:
+    """Refuse a `train.trl` key that is not in TUNABLE; `known` tells whether DPOConfig has it."""
+    if key in SET_BY_RECIPE:
+        raise UserError(
+            f"`train.trl.{key}`: set `{SET_BY_RECIPE[key]}` instead; it is the one place for it"
+        )
+    if key in REFUSED_FIELDS:
+        raise UserError(f"`train.trl.{key}` cannot be used: {REFUSED_FIELDS[key]}. Remove it")
+    if key not in TUNABLE or not known:
+        problem = (
+            f"`train.trl.{key}` is not known to work on video"
+            if known
+            else f"unknown field `train.trl.{key}`: trl.DPOConfig has none of that name"
+        )
+        raise UserError(
+            f"{problem}.{did_you_mean(key, TUNABLE)} Fields that may stand here: "
+            f"{', '.join(sorted(TUNABLE))}"
         )
 
 
@@ -97,14 +105,14 @@ def _check_kind(key: str, value: object, kind: object) -> None:
     """Refuse another kind of value where DPOConfig wants a number or true or false; it would fail
     far from here.
     """
-    right = {
+    is_of_kind = {
         float: isinstance(value, int | float) and not isinstance(value, bool),
         int: isinstance(value, int) and not isinstance(value, bool),
         bool: isinstance(value, bool),
     }
-    if isinstance(kind, type) and not right.get(kind, True) and value is not None:
-        what = {float: "a number", int: "an integer", bool: "true or false"}[kind]
-        raise UserError(f"`train.trl.{key}` must be {what}, got {value!r}")
+    if isinstance(kind, type) and not is_of_kind.get(kind, True) and value is not None:
+        wanted_kind = {float: "a number", int: "an integer", bool: "true or false"}[kind]
+        raise UserError(f"`train.trl.{key}` must be {wanted_kind}, got {value!r}")
 
 
 def dpo_config(
@@ -138,21 +146,48 @@ def dpo_config(
             "runs on the "
             "CPU. Unset it, or set `model.device: cuda`"
         )
-    extra = dict(train.trl)
-    checkpointing = {"use_reentrant": False, **extra.pop("activation_checkpointing_kwargs", {})}
-    ours: dict[str, Any] = {
+    fields = {
+        **_training_fields(train, num_parameters),
         "output_dir": str(output_dir),
         "run_name": run_name or recipe.name,
         "report_to": list(report_to),
+        "seed": recipe.seed,
+        "use_cpu": use_cpu,
+        "bf16": precision == "bf16",
+        "fp16": precision == "fp16",
+        "trust_remote_code": recipe.model.trust_remote_code,
+    }
+    try:
+        config = DPOConfig(**fields)
+        _try_out(config)
+        return config
+    except (ImportError, TypeError, ValueError) as error:
+        message = str(error).strip().rstrip(".")
+        raise UserError(
+            f"TRL refuses the training settings: {message}. They come from `train` and `train.trl`"
+        ) from error
+
+
+def _training_fields(train: TrainSettings, num_parameters: int | None) -> dict[str, Any]:
+    """Return the DPOConfig fields of a `train` section, those under `train.trl` included."""
+    trl = dict(train.trl)
+    checkpointing = {"use_reentrant": False, **trl.pop("activation_checkpointing_kwargs", {})}
+    return {
+        "save_total_limit": 2,
+        # No parameter of a frozen tower awaits a gradient, so DDP need not look for unused ones as
+        # TRL would have it. In a tuned one there may be: LLaVA takes the features before the
+        # tower's last layer.
+        "ddp_find_unused_parameters": "vision" in train.tune,
+        **trl,
         "beta": train.beta,
         "loss_type": list(train.loss),
         "learning_rate": train.learning_rate,
         "num_train_epochs": train.epochs,
         "max_steps": train.max_steps or -1,
         "per_device_train_batch_size": pairs_per_read(train),
-        "gradient_accumulation_steps": train.gradient_accumulation
-        if train.tokens_per_batch is None
-        else 1,
+        "gradient_accumulation_steps": (
+            train.gradient_accumulation if train.tokens_per_batch is None else 1
+        ),
         "lr_scheduler_type": train.scheduler,
         "optim": train.optimizer,
         # A float below 1 is a share of all steps (transformers training_args.py get_warmup_steps),
@@ -167,30 +202,12 @@ def dpo_config(
         "save_steps": train.save_steps,
         "logging_steps": train.logging_steps,
         "logging_first_step": True,
-        "seed": recipe.seed,
-        "use_cpu": use_cpu,
-        "bf16": precision == "bf16",
-        "fp16": precision == "fp16",
         "max_length": None,
         "remove_unused_columns": False,
         "dataloader_num_workers": 0,
         "dataloader_pin_memory": False,
         "disable_tqdm": True,
-        "trust_remote_code": recipe.model.trust_remote_code,
     }
-    # No parameter of a frozen tower awaits a gradient, so DDP need not look for unused ones as TRL
-    # would have it. In a tuned one there may be: LLaVA takes the features before the tower's last
-    # layer.
-    defaults = {"save_total_limit": 2, "ddp_find_unused_parameters": "vision" in train.tune}
-    try:
-        config = DPOConfig(**{**defaults, **ours, **extra})
-        _try_out(config)
-        return config
-    except (ImportError, TypeError, ValueError) as error:
-        said = str(error).strip().rstrip(".")
-        raise UserError(
-            f"TRL refuses the training settings: {said}. They come from `train` and `train.trl`"
-        ) from error
 
 
 def _try_out(config: "DPOConfig") -> None:
@@ -281,89 +298,85 @@ SET_BY_RECIPE: dict[str, str] = {
 }
 """DPOConfig field -> the recipe key that sets it."""
 
-_UNUSED = "TRL ignores it once the collator is ours, and ours keeps every video token"
-_LOADER = (
-    "pairs are read clip by clip by our own loader, ahead of the step and in video.workers "
-    "processes"
+TUNABLE = frozenset(
+    {
+        # the optimizer
+        "adam_beta1",
+        "adam_beta2",
+        "adam_epsilon",
+        "weight_decay",
+        "max_grad_norm",
+        "optim_args",
+        "optim_target_modules",
+        "lr_scheduler_kwargs",
+        # the loss
+        "disable_dropout",
+        "discopop_tau",
+        "f_alpha_divergence_coef",
+        "f_divergence_type",
+        "label_smoothing",
+        "ld_alpha",
+        "loss_weights",
+        "router_aux_loss_coef",
+        "use_weighting",
+        # arithmetic and memory
+        "activation_checkpointing_kwargs",
+        "full_determinism",
+        "tf32",
+        "torch_empty_cache_steps",
+        # several processes
+        "ddp_backend",
+        "ddp_broadcast_buffers",
+        "ddp_bucket_cap_mb",
+        "ddp_find_unused_parameters",
+        "ddp_static_graph",
+        "ddp_timeout",
+        # checkpoints and the log
+        "save_total_limit",
+        "log_level",
+        "log_level_replica",
+        "log_on_each_node",
+        "logging_nan_inf_filter",
+        "skip_memory_metrics",
+    }
 )
-_RESUME = "resuming is ours: the last checkpoint of the same settings is continued exactly"
+"""DPOConfig fields that may stand under `train.trl`. One that the next TRL adds is refused until it
+was tried on video and stands here."""
+
+FSDP_CONFIG = shipped_folder("recipes") / "accelerate" / "fsdp2.yaml"
+"""For `accelerate launch --config_file`."""
+_LAUNCHER = "it is the launcher's: accelerate launch --config_file"
+_CACHE = "TRL's cache does not notice a change of frames, pixels or positions"
 _EVALUATION = "nothing is evaluated inside training; held-out clips are the `evaluate` stage"
 _HUB = (
     "nothing is uploaded from training, and a recipe never holds a token; "
     "upload the adapter folder yourself"
 )
-_REFERENCE = (
-    "with LoRA the reference is the model without its adapter, so there is no second model to move"
-)
-FSDP_CONFIG = shipped_folder("recipes") / "accelerate" / "fsdp2.yaml"
-"""For `accelerate launch --config_file`."""
-_FSDP = f"FSDP is the launcher's: accelerate launch --config_file {FSDP_CONFIG}"
-REFUSED: dict[str, str] = {
+_RESUME = "resuming is ours: the last checkpoint of the same settings is continued exactly"
+REFUSED_FIELDS: dict[str, str] = {
     "padding_free": "TRL 1.16 switches it off with a warning; video rows are padded",
-    "truncation_mode": "a cut prompt loses video tokens; a pair over `train.max_length` is dropped "
-    "and counted instead",
-    "pad_to_multiple_of": _UNUSED,
-    "pad_token": _UNUSED,
-    "dataset_num_proc": _UNUSED,
-    "precompute_ref_log_probs": "TRL's cache does not notice a change of frames, pixels or "
-    "positions",
-    "precompute_ref_batch_size": "TRL's cache does not notice a change of frames, pixels or "
-    "positions",
-    "sync_ref_model": _REFERENCE,
-    "ref_model_mixup_alpha": _REFERENCE,
-    "ref_model_sync_steps": _REFERENCE,
+    "truncation_mode": "a truncated prompt loses video tokens; a pair over `train.max_length` is "
+    "dropped and counted instead",
+    "precompute_ref_log_probs": _CACHE,
+    "precompute_ref_batch_size": _CACHE,
+    "sync_ref_model": "with LoRA the reference is the model without its adapter, so there is no "
+    "second model to move",
     "neftune_noise_alpha": "its noise would also reach the reference, which shares the model",
     "use_liger_kernel": "TRL deprecates it, and it replaces forwards that carry the video features",
     "label_smoothing_factor": "DPO never reads it; TRL's own is `label_smoothing` (losses robust "
     "and exo_pair)",
-    "remove_unused_columns": _LOADER,
-    "train_sampling_strategy": _LOADER,
-    "length_column_name": _LOADER,
-    "dataloader_drop_last": _LOADER,
-    "dataloader_pin_memory": _LOADER,
-    "dataloader_persistent_workers": _LOADER,
-    "dataloader_prefetch_factor": _LOADER,
-    "dataloader_multiprocessing_context": _LOADER,
-    "dataloader_in_order": _LOADER,
     "auto_find_batch_size": "a batch size that changes by itself cannot be resumed",
-    "ignore_data_skip": _RESUME,
+    "torch_compile": "every step has trees of another shape, which would be compiled anew",
     "resume_from_checkpoint": _RESUME,
     "save_only_model": _RESUME,
-    "restore_callback_states_from_checkpoint": _RESUME,
-    "enable_jit_checkpoint": _RESUME,
-    "save_on_each_node": _RESUME,
-    "logging_first_step": "the first step is always logged: its margin is checked",
-    "include_num_input_tokens_seen": "TRL counts tokens as `num_tokens`",
-    "local_rank": "`accelerate launch` sets it",
-    "disable_tqdm": "the progress bar is ours",
-    "fsdp": _FSDP,
-    "fsdp_config": _FSDP,
-    "load_best_model_at_end": _EVALUATION,
-    "metric_for_best_model": _EVALUATION,
-    "greater_is_better": _EVALUATION,
-    "do_train": _EVALUATION,
-    "do_eval": _EVALUATION,
-    "do_predict": _EVALUATION,
+    "fsdp": f"{_LAUNCHER} {FSDP_CONFIG}",
+    "fsdp_config": f"{_LAUNCHER} {FSDP_CONFIG}",
+    "deepspeed": _LAUNCHER,
     "eval_strategy": _EVALUATION,
     "eval_steps": _EVALUATION,
-    "eval_delay": _EVALUATION,
-    "eval_on_start": _EVALUATION,
-    "eval_accumulation_steps": _EVALUATION,
-    "eval_do_concat_batches": _EVALUATION,
-    "eval_use_gather_object": _EVALUATION,
-    "batch_eval_metrics": _EVALUATION,
-    "include_for_metrics": _EVALUATION,
-    "prediction_loss_only": _EVALUATION,
-    "label_names": _EVALUATION,
-    "per_device_eval_batch_size": _EVALUATION,
-    "bf16_full_eval": _EVALUATION,
-    "fp16_full_eval": _EVALUATION,
+    "load_best_model_at_end": _EVALUATION,
     "push_to_hub": _HUB,
-    "hub_model_id": _HUB,
-    "hub_strategy": _HUB,
     "hub_token": _HUB,
-    "hub_private_repo": _HUB,
-    "hub_always_push": _HUB,
-    "hub_revision": _HUB,
 }
-"""DPOConfig field -> why it would do nothing, or silently harm a video run."""
+"""DPOConfig fields that users of TRL know -> why they would do nothing, or silently harm a video
+run."""
