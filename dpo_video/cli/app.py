@@ -155,9 +155,9 @@ def train(recipe: RecipeName, overrides: Overrides = None) -> None:
     """Tune the policy on the pairs with DPO; the result is a LoRA adapter."""
     settings = load_recipe(recipe, overrides or [])
     if int(os.environ.get("RANK", "0")) > 0:
-        from dpo_video.train.stage import follow
+        from dpo_video.train.stage import train_on_rank
 
-        follow(settings)
+        train_on_rank(settings)
         return
     done = _do(settings, ["train"])
     if _launched() and not done:

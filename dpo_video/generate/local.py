@@ -15,7 +15,7 @@ from dpo_video.generate.jobs import (
     policy_prompt,
 )
 from dpo_video.models.clip_source import open_source
-from dpo_video.models.collate import Row
+from dpo_video.models.collate import TokenRow
 from dpo_video.models.load import Policy, load_policy
 from dpo_video.models.prompts import encode_prompt
 from dpo_video.models.sampling import generate_answers
@@ -41,7 +41,7 @@ def answer_here(
     pixel_kwargs(policy.family, policy.frame_processor, video, num_frames=1)  # fail first
     room = policy.family.context_length(policy.bare.config) - work.sampler.max_new_tokens
     counts: Counter[str] = Counter()
-    waiting: list[tuple[Row, PendingCandidate]] = []
+    waiting: list[tuple[TokenRow, PendingCandidate]] = []
     requests = clip_requests(run, work, missing)
     total = sum(len(missing[request.key]) for request in requests)
     with open_source(policy, run.recipe) as source, progress(work.title, total=total) as advance:
@@ -71,7 +71,7 @@ def answer_here(
                 continue
             clip = source.encode(ready)
             rows = {
-                question: Row(prompt=prompt, clip=clip.inputs, features=clip.features)
+                question: TokenRow(prompt=prompt, clip=clip.inputs, features=clip.features)
                 for question, prompt in prompts.items()
             }
             waiting += [(rows[policy_prompt(work, one.sample)], one) for one in fitting]
@@ -85,10 +85,13 @@ def answer_here(
 
 
 def _write(
-    run: Run, work: GenerationJob, policy: Policy, batch: Sequence[tuple[Row, PendingCandidate]]
+    run: Run,
+    work: GenerationJob,
+    policy: Policy,
+    batch: Sequence[tuple[TokenRow, PendingCandidate]],
 ) -> int:
     """Write and store one batch of answers; return how many."""
-    groups: dict[int, tuple[Row, list[PendingCandidate]]] = {}
+    groups: dict[int, tuple[TokenRow, list[PendingCandidate]]] = {}
     for row, one in batch:
         groups.setdefault(id(row), (row, []))[1].append(one)
     rows = [row for row, _ in groups.values()]

@@ -18,7 +18,7 @@ from dpo_video.models.prompts import ClipInputs, Prompt
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Row:
+class TokenRow:
     """One sequence of tokens about one clip."""
 
     prompt: Prompt
@@ -31,12 +31,12 @@ class Row:
         return len(self.prompt.input_ids) + len(self.answer)
 
 
-def row_ids(row: Row) -> Tensor:
+def row_ids(row: TokenRow) -> Tensor:
     """Return (T,) ids of prompt and answer."""
     return torch.cat([row.prompt.input_ids, torch.tensor(row.answer, dtype=torch.long)])
 
 
-def row_positions(row: Row) -> Tensor:
+def row_positions(row: TokenRow) -> Tensor:
     """Return (axes, T) positions; an answer goes on one by one from the prompt's last position, on
     every axis.
     """
@@ -44,7 +44,9 @@ def row_positions(row: Row) -> Tensor:
     return torch.cat([row.prompt.positions, last + 1 + torch.arange(len(row.answer))], dim=1)
 
 
-def collate(policy: Policy, rows: Sequence[Row], side: Literal["left", "right"]) -> dict[str, Any]:
+def collate(
+    policy: Policy, rows: Sequence[TokenRow], side: Literal["left", "right"]
+) -> dict[str, Any]:
     """Return the forward's keyword arguments for rows of any lengths and frame counts, on the
     policy's device.
 
@@ -81,7 +83,7 @@ def collate(policy: Policy, rows: Sequence[Row], side: Literal["left", "right"])
     }
 
 
-def _check_features(policy: Policy, row: Row) -> None:
+def _check_features(policy: Policy, row: TokenRow) -> None:
     holes = int((row.prompt.input_ids == policy.family.placeholder(policy.bare.config)).sum())
     given = row.features.embeddings.shape[0]
     assert holes == given, (

@@ -27,7 +27,7 @@ from transformers import (
     TopPLogitsWarper,
 )
 
-from dpo_video.models.collate import Row, collate
+from dpo_video.models.collate import TokenRow, collate
 from dpo_video.models.load import Policy
 
 
@@ -64,7 +64,7 @@ def candidate_seed(seed: int, sample_id: str, number: int) -> int:
 
 
 def generate_answers(
-    policy: Policy, rows: Sequence[Row], *, seeds: Sequence[Sequence[int]], sampler: Sampler
+    policy: Policy, rows: Sequence[TokenRow], *, seeds: Sequence[Sequence[int]], sampler: Sampler
 ) -> list[list[Answer]]:
     """Return one answer per seed for each row, all made in one batch.
 
@@ -90,7 +90,7 @@ def generate_answers(
 @torch.no_grad()
 def _write(
     policy: Policy,
-    rows: Sequence[Row],
+    rows: Sequence[TokenRow],
     *,
     counts: Sequence[int],
     seeds: Sequence[int],
@@ -122,7 +122,7 @@ def _write(
     return [_answer(policy, row, ends) for row in generated[:, ids.shape[1] :].tolist()]
 
 
-def _read_prompts(policy: Policy, rows: Sequence[Row]) -> tuple[dict[str, Any], DynamicCache]:
+def _read_prompts(policy: Policy, rows: Sequence[TokenRow]) -> tuple[dict[str, Any], DynamicCache]:
     """Run all but the last token of each left-padded prompt; return the whole inputs and the filled
     cache.
     """

@@ -24,12 +24,12 @@ def num_processes() -> int:
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
-def is_follower() -> bool:
-    """Return whether another process owns the run folder."""
-    return int(os.environ.get("RANK", "0")) > 0
+def is_main_process() -> bool:
+    """Return whether this process has rank 0 and owns the run folder."""
+    return rank() == 0
 
 
-def share(message: Any, *, use_cpu: bool, patience: float = PATIENCE_SECONDS) -> Any:
+def broadcast(message: Any, *, use_cpu: bool, patience: float = PATIENCE_SECONDS) -> Any:
     """Return rank 0's message on every rank; with one process, the message itself.
 
     Args:

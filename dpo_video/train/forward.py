@@ -12,7 +12,7 @@ from typing import Any
 from transformers import PreTrainedModel
 from trl.trainer.utils import FusedCausalLMOutput
 
-from dpo_video.models.collate import Row
+from dpo_video.models.collate import TokenRow
 from dpo_video.models.families import ClipFeatures, Family
 from dpo_video.models.features import pack_features, video_features
 from dpo_video.models.load import Policy
@@ -26,14 +26,14 @@ returns them.
 
 
 def rows_engine(
-    fused: Fused, *, family: Family, rows: Sequence[Row], **batch: Any
+    fused: Fused, *, family: Family, rows: Sequence[TokenRow], **batch: Any
 ) -> FusedCausalLMOutput:
     """Run every row on its own: a prompt is repeated for each of its answers."""
     packed = pack_features(family, [row.features for row in rows])
     return fused(**batch, fused_lm_head=True, mm_encoder_outputs=packed)
 
 
-def encode_rows(policy: Policy, rows: Sequence[Row]) -> list[Row]:
+def encode_rows(policy: Policy, rows: Sequence[TokenRow]) -> list[TokenRow]:
     """Return rows whose clips still have their pixels with features in this forward's graph, each
     clip once.
     """
@@ -49,7 +49,7 @@ def install_engine(
     family: Family,
     engine: Engine = rows_engine,
     *,
-    encode: Callable[[Sequence[Row]], Sequence[Row]] | None = None,
+    encode: Callable[[Sequence[TokenRow]], Sequence[TokenRow]] | None = None,
 ) -> None:
     """Answer `base(..., fused_lm_head=True)`, as TRL's loss and reference ask it, by `engine`;
     other calls stay.
@@ -67,7 +67,7 @@ def install_engine(
         self: PreTrainedModel,
         *args: Any,
         fused_lm_head: bool = False,
-        rows: Sequence[Row] | None = None,
+        rows: Sequence[TokenRow] | None = None,
         **kwargs: Any,
     ) -> Any:
         if not fused_lm_head:

@@ -1,5 +1,4 @@
-"""Log-probabilities of given answers, for implicit rewards and for the check that a model is not
-blind.
+"""Log-probabilities of given answers, for implicit rewards and for merging.
 
 R rows, T tokens, V vocabulary.
 """
@@ -7,14 +6,13 @@ R rows, T tokens, V vocabulary.
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, replace
 
 import torch
 from peft import PeftModel
 from transformers import PreTrainedModel
 from trl.trainer.utils import add_fused_lm_head
 
-from dpo_video.models.collate import Row
+from dpo_video.models.collate import TokenRow
 from dpo_video.models.features import encode_video
 from dpo_video.models.load import Policy
 from dpo_video.models.prompts import answer_ids, encode_prompt, video_inputs
@@ -28,21 +26,7 @@ ROWS_AT_ONCE = 2
 """Of a model whose prefixes cannot be shared: as many as training has at least."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Blindness:
-    """How much answers' log-probs move when a clip's frames are shuffled or blanked."""
-
-    shuffled: float
-    """Largest change in nats over the answers, frames in another order; 0 for a model without a
-    sense of time.
-    """
-    blanked: float
-    """Largest change in nats over the answers, all frames mid-grey; 0 means that the clip does not
-    reach the model.
-    """
-
-
-def answer_logps(policy: Policy, rows: Sequence[Row], *, adapter: bool = True) -> list[float]:
+def answer_logps(policy: Policy, rows: Sequence[TokenRow], *, adapter: bool = True) -> list[float]:
     """Return the log-prob of each row's answer, end of turn included: a sum over its tokens, in
     nats.
     """
@@ -50,7 +34,9 @@ def answer_logps(policy: Policy, rows: Sequence[Row], *, adapter: bool = True) -
 
 
 @torch.no_grad()
-def token_logps(policy: Policy, rows: Sequence[Row], *, adapter: bool = True) -> list[list[float]]:
+def token_logps(
+    policy: Policy, rows: Sequence[TokenRow], *, adapter: bool = True
+) -> list[list[float]]:
     """Return the log-prob of each token of each row's answer, end of turn included, in nats.
 
     Rows of a clip run as one tree where the model allows it, else ROWS_AT_ONCE at a time.
@@ -109,40 +95,6 @@ def _mixed(policy: Policy) -> bool:
     return policy.dtype != torch.float32
 
 
-def shuffled_video_changes_logps(
-    policy: Policy,
-    frames: Frames,
-    settings: VideoSettings,
-    *,
-    question: str,
-    answers: Sequence[str],
-    seed: int = 0,
-) -> Blindness:
-    """Return how far answers' log-probs move when the clip's frames change order, and when they
-    turn grey.
-
-    A model that reads its clip has `blanked` far above rounding (1e-4 in float32); one trained or
-    served without its video features has exactly 0.
-    """
-    order = torch.randperm(
-        len(frames.pixels), generator=torch.Generator().manual_seed(seed)
-    ).tolist()
-    if order == sorted(order):
-        order = order[::-1]
-    grey = replace(frames, pixels=frames.pixels * 0 + 127)
-    true, shuffled, blanked = (
-        torch.tensor(
-            answer_logps(
-                policy, clip_rows(policy, clip, settings, question=question, answers=answers)
-            )
-        )
-        for clip in (frames, replace(frames, pixels=frames.pixels[order]), grey)
-    )
-    return Blindness(
-        shuffled=float((true - shuffled).abs().max()), blanked=float((true - blanked).abs().max())
-    )
-
-
 def clip_rows(
     policy: Policy,
     frames: Frames,
@@ -150,12 +102,14 @@ def clip_rows(
     *,
     question: str,
     answers: Sequence[str],
-) -> list[Row]:
+) -> list[TokenRow]:
     """Return a row for each answer to one question about a clip."""
     clip = video_inputs(policy, frames, settings)
     features = encode_video(policy, clip)
     prompt = encode_prompt(policy, question, clip)
     return [
-        Row(prompt=prompt, clip=clip, features=features, answer=tuple(answer_ids(policy, answer)))
+        TokenRow(
+            prompt=prompt, clip=clip, features=features, answer=tuple(answer_ids(policy, answer))
+        )
         for answer in answers
     ]

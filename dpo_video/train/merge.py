@@ -38,7 +38,7 @@ adapter never.
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Example:
+class ComparedExample:
     """A real prompt with its clip and answer, to compare the models on."""
 
     pair: Pair
@@ -117,7 +117,7 @@ def _full_precision(settings: ModelSettings) -> ModelSettings:
     return settings.model_copy(update={"quantize": "none", "dtype": dtype})
 
 
-def _example(run: Run, *, multiple_of: int) -> Example:
+def _example(run: Run, *, multiple_of: int) -> ComparedExample:
     """Return the first pair whose clip can be read."""
     first: VideoError | None = None
     for pair in read_jsonl(run.folder / "pairs.jsonl", Pair):
@@ -127,7 +127,7 @@ def _example(run: Run, *, multiple_of: int) -> Example:
             frames = read_frames(
                 video, run.recipe.video, start=pair.start, end=pair.end, multiple_of=multiple_of
             )
-            return Example(pair=pair, frames=frames)
+            return ComparedExample(pair=pair, frames=frames)
         except VideoError as error:
             first = first or error
     raise UserError(
@@ -137,7 +137,7 @@ def _example(run: Run, *, multiple_of: int) -> Example:
 
 
 @torch.no_grad()
-def _logits(policy: Policy, run: Run, example: Example) -> Tensor:
+def _logits(policy: Policy, run: Run, example: ComparedExample) -> Tensor:
     """Return (T, V) float32 logits of the example's prompt and chosen answer."""
     frames = fit_frames(policy.spec, run.recipe.video, example.frames)
     rows = clip_rows(

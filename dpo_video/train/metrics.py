@@ -10,7 +10,7 @@ from collections import Counter
 from torch import Tensor
 
 from dpo_video.train.distributed import num_processes
-from dpo_video.train.micro_batches import pair_sizes, rows_tokens, run_tokens
+from dpo_video.train.micro_batches import forward_tokens, pair_costs, rows_tokens
 from dpo_video.train.pair_batches import PairBatch
 
 TIMED = ("pairs_per_second", "tokens_per_second", "data_wait")
@@ -34,7 +34,7 @@ class Meter:
     def add(self, pairs: PairBatch) -> None:
         """Count the pairs of a forward."""
         rows = rows_tokens(pairs)
-        run = run_tokens(pair_sizes(pairs), shared=True) if self._shared else rows
+        run = forward_tokens(pair_costs(pairs), shared=True) if self._shared else rows
         self._sums.update(
             pairs=len(pairs.pairs),
             rows=rows,

@@ -52,12 +52,12 @@ class PairCost:
         return (self,) if self.other is None else (self, self.other)
 
 
-def whole(pairs: PairBatch) -> list[MicroBatch]:
+def single_micro_batch(pairs: PairBatch) -> list[MicroBatch]:
     """Return a batch as one forward."""
     return [MicroBatch(pairs=pairs, weight=1.0)]
 
 
-def cut_by_tokens(
+def split_by_tokens(
     budget: int, *, shared: bool, batch_size: int, agree: bool = True
 ) -> MicroBatchSplitter:
     """Return the cut by `train.tokens_per_batch`: forwards of at most `budget` tokens, as few as
@@ -75,7 +75,7 @@ def cut_by_tokens(
 
     def cut(pairs: PairBatch) -> list[MicroBatch]:
         weights = pair_weights(pairs, batch_size)
-        sizes = pair_sizes(pairs)
+        sizes = pair_costs(pairs)
         longest: dict[str, int] = {}
         for size in sizes:
             longest[size.clip] = max(longest.get(size.clip, 0), _row(size))
@@ -95,7 +95,7 @@ def cut_by_tokens(
             own = [sizes[place] for place in places]
             everyone = gather_object([own]) if agree and num_processes() > 1 else [own]
             begin = 0
-            for count in cut_sizes(everyone, budget=budget, shared=shared):
+            for count in micro_batch_sizes(everyone, budget=budget, shared=shared):
                 some = places[begin : begin + count]
                 made.append(MicroBatch(pairs=subset(pairs, some), weight=weight * count))
                 begin += count
@@ -104,7 +104,9 @@ def cut_by_tokens(
     return cut
 
 
-def cut_sizes(by_process: Sequence[Sequence[PairCost]], *, budget: int, shared: bool) -> list[int]:
+def micro_batch_sizes(
+    by_process: Sequence[Sequence[PairCost]], *, budget: int, shared: bool
+) -> list[int]:
     """Return how many pairs each forward takes, in order, so that no process has more than `budget`
     tokens in one.
 
@@ -114,20 +116,20 @@ def cut_sizes(by_process: Sequence[Sequence[PairCost]], *, budget: int, shared: 
     begin, total = 0, len(by_process[0])
     for end in range(1, total + 1):
         for sizes in by_process:
-            alone = run_tokens(sizes[end - 1 : end], shared=shared)
+            alone = forward_tokens(sizes[end - 1 : end], shared=shared)
             if alone > budget:
                 raise UserError(
                     f"a pair about clip {sizes[end - 1].clip!r} takes {alone} tokens, more than "
                     f"train.tokens_per_batch {budget}. Raise it, or lower video.max_tokens (or "
                     "video.max_pixels, or the number of frames)"
                 )
-        if any(run_tokens(sizes[begin:end], shared=shared) > budget for sizes in by_process):
+        if any(forward_tokens(sizes[begin:end], shared=shared) > budget for sizes in by_process):
             counts.append(end - 1 - begin)
             begin = end - 1
     return [*counts, total - begin] if total else []
 
 
-def run_tokens(sizes: Sequence[PairCost], *, shared: bool) -> int:
+def forward_tokens(sizes: Sequence[PairCost], *, shared: bool) -> int:
     """Return the tokens of a forward over pairs: of the trees of their clips, or of their rows with
     padding.
 
@@ -145,7 +147,7 @@ def run_tokens(sizes: Sequence[PairCost], *, shared: bool) -> int:
     )
 
 
-def pair_sizes(pairs: PairBatch) -> list[PairCost]:
+def pair_costs(pairs: PairBatch) -> list[PairCost]:
     """Return what each pair of a batch costs."""
     stems: dict[str, tuple[Tensor, int]] = {}
     every = list(zip(pairs.pairs, pairs.prompts, pairs.rejected_prompts, strict=True))

@@ -11,7 +11,7 @@ import torch
 
 from dpo_video.core.records import Pair
 from dpo_video.models.clip_source import EncodedClip
-from dpo_video.models.collate import Row, collate
+from dpo_video.models.collate import TokenRow, collate
 from dpo_video.models.families import ClipFeatures
 from dpo_video.models.load import Policy
 from dpo_video.models.prompts import ClipInputs, Prompt, answer_ids, encode_prompt
@@ -98,7 +98,7 @@ def read_batch(
     for place, pair in enumerate(pairs):
         found = {
             key: clip
-            for key, clip in zip(pair.clips, reader.visit(pair.clips), strict=True)
+            for key, clip in zip(pair.clips, reader.get(pair.clips), strict=True)
             if clip is not None
         }
         if len(found) < len(pair.clips):
@@ -148,11 +148,13 @@ def pair_length(pair: PairTokens, prompt: Prompt, rejected_prompt: Prompt) -> in
     )
 
 
-def pair_rows(batch: PairBatch, features: Sequence[ClipFeatures]) -> list[Row]:
+def pair_rows(batch: PairBatch, features: Sequence[ClipFeatures]) -> list[TokenRow]:
     """Return the R rows of a batch, chosen answers first, with the features of its clips."""
 
-    def row(prompt: Prompt, clip: int, answer: tuple[int, ...]) -> Row:
-        return Row(prompt=prompt, clip=batch.clips[clip], features=features[clip], answer=answer)
+    def row(prompt: Prompt, clip: int, answer: tuple[int, ...]) -> TokenRow:
+        return TokenRow(
+            prompt=prompt, clip=batch.clips[clip], features=features[clip], answer=answer
+        )
 
     chosen, rejected = (
         [pair.chosen for pair in batch.pairs],
@@ -164,7 +166,7 @@ def pair_rows(batch: PairBatch, features: Sequence[ClipFeatures]) -> list[Row]:
     ]
 
 
-def loss_inputs(policy: Policy, rows: Sequence[Row]) -> dict[str, Any]:
+def loss_inputs(policy: Policy, rows: Sequence[TokenRow]) -> dict[str, Any]:
     """Return what TRL's loss takes, on the policy's device: padded rows on the right, and `rows`
     for the engine.
 
@@ -178,7 +180,7 @@ def loss_inputs(policy: Policy, rows: Sequence[Row]) -> dict[str, Any]:
     return {**batch, "completion_mask": completion_mask(rows, batch), "rows": rows}
 
 
-def completion_mask(rows: Sequence[Row], batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
+def completion_mask(rows: Sequence[TokenRow], batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
     """Return (R, T) int64, 1 where a row's answer stands."""
     places = torch.arange(batch["input_ids"].shape[1])
     begins = torch.tensor([len(row.prompt.input_ids) for row in rows])[:, None]
@@ -186,7 +188,7 @@ def completion_mask(rows: Sequence[Row], batch: Mapping[str, torch.Tensor]) -> t
     return ((places >= begins) & (places < ends)).long().to(batch["input_ids"].device)
 
 
-def check_rows(policy: Policy, rows: Sequence[Row]) -> None:
+def check_rows(policy: Policy, rows: Sequence[TokenRow]) -> None:
     """Raise unless every row has an answer, and as many video tokens in its text as its clip has
     features.
 

@@ -61,9 +61,9 @@ class ClipPrefetcher:
 
     def read(self, key: str) -> EncodedClip | None:
         """Return a clip, None when it cannot be read."""
-        return self.visit((key,))[0]
+        return self.get((key,))[0]
 
-    def visit(self, clips: tuple[str, ...]) -> list[EncodedClip | None]:
+    def get(self, clips: tuple[str, ...]) -> list[EncodedClip | None]:
         """Return the clips of a pair, None for one that cannot be read."""
         self._held = {key: clip for key, clip in self._held.items() if key in clips}
         for key in clips:

@@ -19,7 +19,7 @@ from dpo_video.models.tokens import size_identity
 from dpo_video.recipe import VideoSettings
 from dpo_video.store import row_key
 from dpo_video.store.shared_rows import RowStore
-from dpo_video.train.distributed import is_follower, num_processes
+from dpo_video.train.distributed import is_main_process, num_processes
 from dpo_video.train.pair_batches import PairTokens
 from dpo_video.video import ClipRequest
 from dpo_video.video.cache import frames_identity
@@ -181,7 +181,7 @@ def complete_reference(
                 }
             found = {key: values for key, values in found.items() if not reference.has(key)}
             reference.add(found)
-            if not is_follower():
+            if is_main_process():
                 keep(found)
             advance()
     return len(missing)

@@ -17,7 +17,7 @@ from dpo_video.core.progress import progress
 from dpo_video.core.records import Candidate, Reward, Sample
 from dpo_video.judge.candidate_file import open_candidates
 from dpo_video.models.clip_source import EncodedClip, open_source
-from dpo_video.models.collate import Row
+from dpo_video.models.collate import TokenRow
 from dpo_video.models.load import Policy, load_policy
 from dpo_video.models.lora import tunes_tower
 from dpo_video.models.prompts import answer_ids, encode_prompt
@@ -213,7 +213,7 @@ def _compute(
     if missing:
         prompt = encode_prompt(policy, question.prompt, clip.inputs)
         rows = [
-            Row(prompt=prompt, clip=clip.inputs, features=clip.features, answer=answer)
+            TokenRow(prompt=prompt, clip=clip.inputs, features=clip.features, answer=answer)
             for answer in missing.values()
         ]
         found = token_logps(policy, rows, adapter=adapter)

@@ -18,11 +18,11 @@ from dpo_video.models.lora import LANGUAGE_ONLY, adapter_parameters, lora_config
 from dpo_video.recipe import Recipe, TrainSettings
 from dpo_video.train.callbacks import StepBar
 from dpo_video.train.checkpoints import WholeCheckpoints, read_state
-from dpo_video.train.distributed import StopForBadClips, is_follower, num_processes, rank
+from dpo_video.train.distributed import StopForBadClips, is_main_process, num_processes, rank
 from dpo_video.train.dpo_config import dpo_config, pairs_per_read
 from dpo_video.train.forward import Engine, rows_engine
 from dpo_video.train.fsdp import is_fsdp
-from dpo_video.train.micro_batches import MicroBatchSplitter, cut_by_tokens, whole
+from dpo_video.train.micro_batches import MicroBatchSplitter, single_micro_batch, split_by_tokens
 from dpo_video.train.pair_batches import read_batch
 from dpo_video.train.prefetch import ClipPrefetcher, OnBadClip
 from dpo_video.train.reference import Logps, ReferenceLogps, complete_reference
@@ -123,7 +123,7 @@ def train_adapter(
             ),
         )
         for callback in (
-            *([] if is_follower() else [StepBar()]),
+            *([StepBar()] if is_main_process() else []),
             *callbacks,
         ):  # the reference has a bar of its own
             trainer.add_callback(callback)
@@ -142,8 +142,8 @@ def _num_epochs(settings: TrainSettings, num_batches: int) -> int:
 
 def _cut(settings: TrainSettings, engine: Engine, *, agree: bool = True) -> MicroBatchSplitter:
     if settings.tokens_per_batch is None:
-        return whole
-    return cut_by_tokens(
+        return single_micro_batch
+    return split_by_tokens(
         settings.tokens_per_batch,
         shared=engine is not rows_engine,
         batch_size=settings.batch_size,

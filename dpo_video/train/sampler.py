@@ -66,7 +66,7 @@ class ClipSampler(Sampler[list[int]]):
         begin = self.process * share
         return [ordered[place % len(ordered)] for place in range(begin, begin + share)]
 
-    def visits(self, epoch: int | None = None) -> list[tuple[str, ...]]:
+    def clip_groups(self, epoch: int | None = None) -> list[tuple[str, ...]]:
         """Return the clips of the pairs, one or two, in the order in which this process meets them
         in an epoch.
         """
@@ -80,9 +80,9 @@ class ClipSampler(Sampler[list[int]]):
         """Yield the visits of this epoch, then of those to come, so that reading ahead does not
         stop between two.
         """
-        yield from self.visits()
+        yield from self.clip_groups()
         for epoch in range(self._next_epoch, self.num_epochs):
-            yield from self.visits(epoch)
+            yield from self.clip_groups(epoch)
 
     def __iter__(self) -> Iterator[list[int]]:
         positions = self.positions()

@@ -26,8 +26,8 @@ from dpo_video.train.checkpoints import (
 )
 from dpo_video.train.distributed import (
     PATIENCE_SECONDS,
+    broadcast,
     num_processes,
-    share,
 )
 from dpo_video.train.dpo_config import check_train_settings
 from dpo_video.train.fsdp import check_fsdp, is_fsdp, sharding
@@ -44,8 +44,8 @@ def train(run: Run) -> StageResult:
     metrics.
 
     Under `accelerate launch` this runs in the process of rank 0, which alone opens the run folder;
-    the others call `follow`. A run that was killed goes on from its last checkpoint and ends with
-    the same adapter.
+    the others call `train_on_rank`. A run that was killed goes on from its last checkpoint and ends
+    with the same adapter.
     """
     check_train_settings(run.recipe)
     check_fsdp(run.recipe)
@@ -65,7 +65,7 @@ def train(run: Run) -> StageResult:
         sharding=sharding(),
     )
     with open_rows(run.recipe, run.store) as rows:
-        job = share(
+        job = broadcast(
             _plan(run, policy, pairs, rows, key=key),
             use_cpu=policy.device.type == "cpu",
             patience=_patience(run.recipe),
@@ -91,13 +91,13 @@ def train(run: Run) -> StageResult:
     return StageResult(counts=_summary(pairs, job, history) | {"trainable_parameters": trainable})
 
 
-def follow(recipe: Recipe) -> None:
+def train_on_rank(recipe: Recipe) -> None:
     """Train along in a process of rank > 0, which never opens the run folder; return when there is
     nothing to do.
     """
     check_fsdp(recipe)
     policy = load_policy(recipe.model, to_shard=is_fsdp())
-    job: TrainingJob | None = share(
+    job: TrainingJob | None = broadcast(
         None, use_cpu=policy.device.type == "cpu", patience=_patience(recipe)
     )
     if job is None:
@@ -115,10 +115,10 @@ def _patience(recipe: Recipe) -> float:
 
 
 def release_ranks() -> None:
-    """Tell the processes that wait in `follow` that there is nothing to do; for rank 0, instead of
-    `train`.
+    """Tell the processes that wait in `train_on_rank` that there is nothing to do; for rank 0,
+    instead of `train`.
     """
-    share(None, use_cpu=not torch.cuda.is_available())
+    broadcast(None, use_cpu=not torch.cuda.is_available())
 
 
 def _plan(

@@ -29,7 +29,7 @@ from dpo_video.train.callbacks import _EpochStart, _TrainBegin
 from dpo_video.train.forward import Engine, encode_rows, install_engine, rows_engine
 from dpo_video.train.fsdp import install_fsdp, is_fsdp, shard_language_only, whole_adapter
 from dpo_video.train.metrics import Meter
-from dpo_video.train.micro_batches import MicroBatchSplitter, whole
+from dpo_video.train.micro_batches import MicroBatchSplitter, single_micro_batch
 from dpo_video.train.pair_batches import PairBatch, loss_inputs, pair_rows
 from dpo_video.train.reference import Logps, ReferenceLogps
 from dpo_video.train.sampler import ClipSampler
@@ -45,7 +45,7 @@ class TrainingData:
     order: ClipSampler
     """Gives positions in the list of pairs, batch by batch."""
     read: ReadBatch
-    cut: MicroBatchSplitter = whole
+    cut: MicroBatchSplitter = single_micro_batch
     """Makes forwards of a batch; see micro_batches.py."""
     engine: Engine = rows_engine
     """Answers TRL's forward for the loss; see forward.py."""
@@ -303,7 +303,7 @@ class VideoDPOTrainer(DPOTrainer):
             state._set_sync_gradients(False)
             if self.accelerator.distributed_type != DistributedType.DEEPSPEED:
                 return self.accelerator.no_sync(model=model)
-        elif self._cut is not whole:
+        elif self._cut is not single_micro_batch:
             state._set_sync_gradients(True)
         return nullcontext()
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from bitsandbytes.nn import Linear4bit
+from blindness import shuffled_video_changes_logps
 from family_cases import (
     CLIPS,
     TOLERANCE,
@@ -29,7 +30,7 @@ from safetensors.torch import load_file
 from tiny_families import BUILDERS
 from torch import nn
 
-from dpo_video.models.collate import Row, collate
+from dpo_video.models.collate import TokenRow, collate
 from dpo_video.models.families import FAMILIES
 from dpo_video.models.load import Policy, load_policy
 from dpo_video.models.lora import adapter_parameters
@@ -37,7 +38,6 @@ from dpo_video.models.prompts import answer_ids, encode_prompt, video_inputs
 from dpo_video.models.sampling import Sampler, generate_answers
 from dpo_video.models.tokens import video_tokens, vision_patches
 from dpo_video.recipe import VideoSettings
-from dpo_video.train.logps import shuffled_video_changes_logps
 
 SHAPES = [(6, 100, 150), (2, 240, 320), (3, 37, 300), (12, 180, 320)]
 LAYER = r"(model\.)?(language_model|text_model)\.(model\.)?layers\.\d+\.\w+\.\w+"
@@ -207,7 +207,7 @@ def test_generates_as_teacher_forced(family: str, monkeypatch: pytest.MonkeyPatc
     for answer, drawn, row in zip(made[0], steps, [rows[0]] * 3 + [rows[1]], strict=True):
         ids = answer.tolist()
         ids = ids[: ids.index(policy.end_id)] if policy.end_id in ids else ids
-        whole = Row(prompt=row.prompt, clip=row.clip, features=row.features, answer=tuple(ids))
+        whole = TokenRow(prompt=row.prompt, clip=row.clip, features=row.features, answer=tuple(ids))
         forced = row_logits(policy, whole)[len(row) - 1 :].log_softmax(-1)[: len(drawn)]
         torch.testing.assert_close(drawn[: len(forced)], forced, atol=1e-4, rtol=0)
 
@@ -254,6 +254,6 @@ def test_adapter_has_the_names_of_peft_and_vllm(family: str, tmp_path: Path) -> 
     assert json.loads((tmp_path / "adapter_config.json").read_text())["target_modules"]
 
 
-def prompt_only(row: Row) -> Row:
+def prompt_only(row: TokenRow) -> TokenRow:
     """Return the row without its answer."""
-    return Row(prompt=row.prompt, clip=row.clip, features=row.features)
+    return TokenRow(prompt=row.prompt, clip=row.clip, features=row.features)

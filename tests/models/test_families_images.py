@@ -34,7 +34,7 @@ from trees import answer_part, run_engine
 
 from dpo_video.core.errors import UserError
 from dpo_video.models.clip_source import EncodedClip, read_features, write_features
-from dpo_video.models.collate import Row
+from dpo_video.models.collate import TokenRow
 from dpo_video.models.families import FAMILIES, FrameSize
 from dpo_video.models.features import encode_video
 from dpo_video.models.hub import model_spec
@@ -309,7 +309,7 @@ def test_a_shared_prefix_would_leak_minicpms_chosen_answer_into_the_rejected_one
     def rejected(chosen: str) -> torch.Tensor:
         prompt = make_row(policy, make_frames(2, height=56, width=56))
         rows = [
-            Row(
+            TokenRow(
                 prompt=prompt.prompt,
                 clip=prompt.clip,
                 features=prompt.features,

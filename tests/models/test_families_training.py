@@ -18,7 +18,7 @@ from trees import LONG, adapter_grads, answer_part, plain_logps, rows_of, run_en
 from dpo_video.core.library_warnings import quiet_libraries
 from dpo_video.core.records import Pair
 from dpo_video.models.clip_source import open_source
-from dpo_video.models.collate import Row
+from dpo_video.models.collate import TokenRow
 from dpo_video.models.families import FAMILIES
 from dpo_video.models.load import load_policy
 from dpo_video.models.lora import adapter_parameters, lora_config
@@ -30,13 +30,13 @@ from dpo_video.train.pair_batches import read_batch, tokenize_pair
 from dpo_video.train.prefetch import ClipPrefetcher
 from dpo_video.train.sampler import ClipSampler
 from dpo_video.train.shared_prefix.engine import choose_engine, shared_prefix_engine, why_not_shared
-from dpo_video.train.trainer import Feed, VideoDPOTrainer
+from dpo_video.train.trainer import TrainingData, VideoDPOTrainer
 from dpo_video.video import clip_request
 
 STEPS = 3
 
 
-def some_rows(family: str) -> list[Row]:
+def some_rows(family: str) -> list[TokenRow]:
     """Return rows of two clips with several questions and answers of different lengths."""
     return rows_of(
         tuned_family(family),
@@ -181,7 +181,7 @@ def test_three_dpo_steps_change_the_adapter_and_nothing_else(
             policy,
             args=args,
             peft_config=lora_config(recipe.train.lora, policy.family),
-            feed=Feed(
+            feed=TrainingData(
                 order=order,
                 engine=choose_engine(policy),
                 read=lambda places: read_batch(

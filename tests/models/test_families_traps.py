@@ -19,7 +19,7 @@ from policies import make_frames, make_row
 from trees import answer_part, rows_of, run_engine
 
 from dpo_video.core.errors import UserError
-from dpo_video.models.collate import Row, collate
+from dpo_video.models.collate import TokenRow, collate
 from dpo_video.models.families import FAMILIES, ClipFeatures
 from dpo_video.models.load import Policy, load_policy
 from dpo_video.models.positions import TEXT, VIDEO
@@ -120,7 +120,7 @@ def test_qwen3_vl_is_wrong_without_the_features_of_its_early_layers() -> None:
     blind = ClipFeatures(
         row.features.embeddings, tuple(torch.zeros_like(layer) for layer in row.features.layers)
     )
-    without = Row(prompt=row.prompt, clip=row.clip, features=blind, answer=row.answer)
+    without = TokenRow(prompt=row.prompt, clip=row.clip, features=blind, answer=row.answer)
     assert (row_logits(policy, without) - row_logits(policy, row)).abs().max() > 1e-2
 
 
@@ -184,7 +184,8 @@ def test_video_llama_3_drops_the_tokens_of_still_frames_and_answers_as_with_pixe
         stock = policy.bare(**inputs).logits[0]
     torch.testing.assert_close(row_logits(policy, row), stock, atol=TOLERANCE, rtol=0)
     asked = [
-        Row(prompt=each.prompt, clip=each.clip, features=each.features) for each in (row, moving)
+        TokenRow(prompt=each.prompt, clip=each.clip, features=each.features)
+        for each in (row, moving)
     ]
     answers = generate_answers(
         policy, asked, seeds=[[1, 2, 3], [4]], sampler=Sampler(temperature=1.0, max_new_tokens=4)

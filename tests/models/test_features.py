@@ -5,7 +5,7 @@ import torch
 from peft import get_peft_model
 from policies import each_kind, make_frames, make_row, policy, tiny_folder
 
-from dpo_video.models.collate import Row, collate, row_ids, row_positions
+from dpo_video.models.collate import TokenRow, collate, row_ids, row_positions
 from dpo_video.models.families import ClipFeatures
 from dpo_video.models.features import encode_video
 from dpo_video.models.load import Policy, load_policy
@@ -76,7 +76,7 @@ def test_the_tower_runs_once_per_clip_whatever_is_asked_of_it(kind):
         rows = [make_row(model, make_frames(count)) for count in (4, 6)]
         answer = tuple(answer_ids(model, "yes"))
         answered = [
-            Row(prompt=row.prompt, clip=row.clip, features=row.features, answer=answer)
+            TokenRow(prompt=row.prompt, clip=row.clip, features=row.features, answer=answer)
             for row in rows
         ]
         with torch.no_grad():
@@ -118,7 +118,7 @@ def test_features_carry_no_gradient_even_with_checkpointing_hooks_in_the_tower(k
 def test_a_row_whose_video_tokens_and_features_differ_in_number_is_refused(kind):
     model = policy(kind)
     row = make_row(model, make_frames(4))
-    short = Row(
+    short = TokenRow(
         prompt=row.prompt, clip=row.clip, features=ClipFeatures(row.features.embeddings[:-1])
     )
     with pytest.raises(AssertionError, match="video tokens and its clip"):

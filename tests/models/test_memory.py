@@ -12,7 +12,7 @@ from torch import Tensor
 from trees import LONG, rows_of, run_engine, tuned_policy
 
 from dpo_video.models.activations import ForwardShape, decoder_activations, kept_by_tower
-from dpo_video.models.collate import Row
+from dpo_video.models.collate import TokenRow
 from dpo_video.models.hub import model_spec
 from dpo_video.models.load import Policy
 from dpo_video.models.lora import keep_adapter_fp32
@@ -34,7 +34,9 @@ QWEN_7B = model_spec(ModelSettings(name="Qwen/Qwen2.5-VL-7B-Instruct"))
 LOAD = PeakLoad(sequences=1, prompt_tokens=1200, answer_tokens=100, patches=4620)
 
 
-def kept_bytes(policy: Policy, engine: Engine, rows: list[Row], *, bfloat16: bool = False) -> int:
+def kept_bytes(
+    policy: Policy, engine: Engine, rows: list[TokenRow], *, bfloat16: bool = False
+) -> int:
     """Return the bytes of all storages that autograd keeps in a forward, without the weights."""
     weights = {parameter.untyped_storage().data_ptr() for parameter in policy.model.parameters()}
     kept: dict[int, Tensor] = {}
@@ -55,7 +57,7 @@ def kept_bytes(policy: Policy, engine: Engine, rows: list[Row], *, bfloat16: boo
     return sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
 
 
-def packing_of(policy: Policy, rows: list[Row]) -> Packing:
+def packing_of(policy: Policy, rows: list[TokenRow]) -> Packing:
     batch = loss_inputs(policy, rows)
     positions = batch["position_ids"].reshape(
         policy.family.position_axes, *batch["input_ids"].shape
@@ -63,7 +65,7 @@ def packing_of(policy: Policy, rows: list[Row]) -> Packing:
     return pack_rows(_tokens(batch["input_ids"], positions, batch["attention_mask"]), _clips(rows))
 
 
-def tree_shape(packing: Packing, rows: list[Row]) -> ForwardShape:
+def tree_shape(packing: Packing, rows: list[TokenRow]) -> ForwardShape:
     """Return the shape of trees: each has a mask of its lower tokens by all its tokens."""
     roots = [number for number, segment in enumerate(packing.segments) if not segment.ancestors]
     masks = 0
@@ -118,7 +120,7 @@ def test_a_tuned_tower_keeps_what_is_counted(kind: Kind) -> None:
     rows = rows_of(policy, *CLIPS)
     encoded = [row.clip.pixels["pixel_values_videos"] for row in rows[::2]]
 
-    def engine(fused: object, *, rows: list[Row], **batch: object) -> object:
+    def engine(fused: object, *, rows: list[TokenRow], **batch: object) -> object:
         return shared_prefix_engine(fused, rows=encode_rows(policy, rows), **batch)  # type: ignore[arg-type]
 
     more = kept_bytes(policy, engine, rows) - kept_bytes(policy, shared_prefix_engine, rows)  # type: ignore[arg-type]

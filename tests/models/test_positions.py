@@ -14,7 +14,7 @@ import pytest
 import torch
 from policies import each_kind, make_frames, make_row, policy
 
-from dpo_video.models.collate import Row, collate, row_positions
+from dpo_video.models.collate import TokenRow, collate, row_positions
 from dpo_video.models.positions import TEXT, VIDEO
 from dpo_video.models.sampling import Sampler, generate_answers
 
@@ -131,7 +131,9 @@ def check_generation(model, clip):
     ):
         ids: list[int] = []
         for _ in range(6):
-            so_far = Row(prompt=row.prompt, clip=row.clip, features=row.features, answer=tuple(ids))
+            so_far = TokenRow(
+                prompt=row.prompt, clip=row.clip, features=row.features, answer=tuple(ids)
+            )
             with torch.no_grad():
                 ids.append(
                     int(model.model(**collate(model, [so_far], "left")).logits[0, -1].argmax())
@@ -163,7 +165,9 @@ def test_stock_generate_with_pixels_agrees_with_teacher_forced_positions(kind):
         return_dict_in_generate=True,
     )
     ids = out.sequences[0, len(row) :]
-    whole = Row(prompt=row.prompt, clip=row.clip, features=row.features, answer=tuple(ids.tolist()))
+    whole = TokenRow(
+        prompt=row.prompt, clip=row.clip, features=row.features, answer=tuple(ids.tolist())
+    )
     with torch.no_grad():
         forced = model.model(**collate(model, [whole], "right")).logits[0, len(row) - 1 : -1]
     assert torch.allclose(torch.cat(out.logits), forced, atol=1e-5)

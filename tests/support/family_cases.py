@@ -18,7 +18,7 @@ from tiny_families import tiny_family
 from torch import Tensor
 from trl.trainer.utils import add_fused_lm_head
 
-from dpo_video.models.collate import Row, collate
+from dpo_video.models.collate import TokenRow, collate
 from dpo_video.models.families import FAMILIES
 from dpo_video.models.load import Policy, load_policy
 from dpo_video.models.lora import adapter_parameters, lora_config
@@ -132,7 +132,7 @@ CLIPS = (
 """Two clips of different frame counts, shapes and times; the first is the longer."""
 
 
-def clip_of_rows(policy: Policy, clip: Clip) -> list[Row]:
+def clip_of_rows(policy: Policy, clip: Clip) -> list[TokenRow]:
     """Return a row for each of the clip's answers."""
     return clip_rows(
         policy, clip.frames(), VideoSettings(), question=clip.question, answers=clip.answers
@@ -140,7 +140,7 @@ def clip_of_rows(policy: Policy, clip: Clip) -> list[Row]:
 
 
 @cache
-def family_rows(family: str) -> tuple[tuple[Row, ...], ...]:
+def family_rows(family: str) -> tuple[tuple[TokenRow, ...], ...]:
     """Return the rows of each clip, encoded once by the plain policy."""
     return tuple(tuple(clip_of_rows(plain_policy(family), clip)) for clip in CLIPS)
 
@@ -163,7 +163,7 @@ def processor_outputs(policy: Policy, clip: Clip, answer: str = "") -> Mapping[s
 
 
 @torch.no_grad()
-def row_logits(policy: Policy, row: Row) -> Tensor:
+def row_logits(policy: Policy, row: TokenRow) -> Tensor:
     """Return (T, V) logits of one row alone."""
     logits: Tensor = policy.model(**collate(policy, [row], "right"), use_cache=False).logits[0]
     return logits

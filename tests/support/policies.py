@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from tiny_models import Kind, tiny_policy
 
-from dpo_video.models.collate import Row
+from dpo_video.models.collate import TokenRow
 from dpo_video.models.features import encode_video
 from dpo_video.models.load import Policy, load_policy
 from dpo_video.models.prompts import answer_ids, encode_prompt, video_inputs
@@ -53,11 +53,11 @@ def make_frames(
 
 def make_row(
     model: Policy, frames: Frames, question: str = "what happens ?", answer: str | None = None
-) -> Row:
+) -> TokenRow:
     """Return the row of a question about frames, with an answer if given."""
     clip = video_inputs(model, frames, VideoSettings())
     ids = () if answer is None else tuple(answer_ids(model, answer))
-    return Row(
+    return TokenRow(
         prompt=encode_prompt(model, question, clip),
         clip=clip,
         features=encode_video(model, clip),

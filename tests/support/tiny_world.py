@@ -32,7 +32,7 @@ from dpo_video.train.forward import Engine, rows_engine
 from dpo_video.train.pair_batches import read_batch, tokenize_pair
 from dpo_video.train.prefetch import ClipPrefetcher
 from dpo_video.train.sampler import ClipSampler
-from dpo_video.train.trainer import Feed, VideoDPOTrainer
+from dpo_video.train.trainer import TrainingData, VideoDPOTrainer
 from dpo_video.video import clip_key, clip_request, rejected_clip_key, rejected_clip_request
 
 KINDS: tuple[Kind, ...] = ("qwen2_5_vl", "llava_next_video")
@@ -154,7 +154,7 @@ def made_trainer(
         reader = ClipPrefetcher(source, requests, order.clips_ahead, on_bad_clip=fail)
         args = dpo_config(recipe, output_dir=world / "out", precision="no", use_cpu=True)
         args.save_strategy = "no"
-        feed = Feed(
+        feed = TrainingData(
             order=order,
             engine=engine,
             read=lambda places: read_batch(

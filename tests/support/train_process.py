@@ -26,7 +26,7 @@ from dpo_video.run import Run
 from dpo_video.store import RunStore
 from dpo_video.tracking import Tracker
 from dpo_video.train.checkpoints import WholeCheckpoints
-from dpo_video.train.distributed import is_follower, rank
+from dpo_video.train.distributed import is_main_process, rank
 
 
 class KillAt(TrainerCallback):
@@ -86,8 +86,8 @@ def main(recipe_file: str, world: str, kill_at: str = "0", stop_at: str = "0") -
 
 def work(recipe: Recipe, world: Path) -> None:
     """Train as `dpo-video train` does, in the first process or another."""
-    if is_follower():
-        dpo_video.train.stage.follow(recipe)
+    if not is_main_process():
+        dpo_video.train.stage.train_on_rank(recipe)
         return
     with RunStore(recipe.run_folder) as store:
         samples = [

@@ -13,7 +13,7 @@ from tiny_models import Kind
 from torch import Tensor
 from trl.trainer.utils import FusedCausalLMOutput, add_fused_lm_head
 
-from dpo_video.models.collate import Row, collate
+from dpo_video.models.collate import TokenRow, collate
 from dpo_video.models.load import Policy, load_policy
 from dpo_video.models.lora import LANGUAGE_ONLY, Part, adapter_parameters, lora_config, lora_targets
 from dpo_video.recipe import LoraSettings, ModelSettings, VideoSettings
@@ -49,7 +49,9 @@ def tuned_policy(kind: Kind, *, tune: Sequence[Part] = LANGUAGE_ONLY, **settings
     return replace(policy, model=model)
 
 
-def rows_of(policy: Policy, *clips: tuple[dict[str, Any], dict[str, Sequence[str]]]) -> list[Row]:
+def rows_of(
+    policy: Policy, *clips: tuple[dict[str, Any], dict[str, Sequence[str]]]
+) -> list[TokenRow]:
     """Return rows of clips, each given as make_frames' arguments and answers by question."""
     rows = []
     for frames, questions in clips:
@@ -65,7 +67,7 @@ def rows_of(policy: Policy, *clips: tuple[dict[str, Any], dict[str, Sequence[str
 
 
 def run_engine(
-    policy: Policy, engine: Engine, rows: Sequence[Row], *, encode: bool = False, **kwargs: Any
+    policy: Policy, engine: Engine, rows: Sequence[TokenRow], *, encode: bool = False, **kwargs: Any
 ) -> FusedCausalLMOutput:
     """Return an engine's results for rows, called as `install_engine` does for TRL; `encode`: from
     their pixels.
@@ -79,7 +81,7 @@ def run_engine(
     )
 
 
-def plain_logps(policy: Policy, row: Row) -> Tensor:
+def plain_logps(policy: Policy, row: TokenRow) -> Tensor:
     """Return (answer tokens,) log-probs of a row, run alone in a plain forward with logits,
     nats.
     """
@@ -89,7 +91,7 @@ def plain_logps(policy: Policy, row: Row) -> Tensor:
     return logits.log_softmax(-1).gather(1, batch["input_ids"][0, 1:, None])[:, 0][scored]
 
 
-def answer_part(rows: Sequence[Row], values: Tensor) -> list[Tensor]:
+def answer_part(rows: Sequence[TokenRow], values: Tensor) -> list[Tensor]:
     """Return of per-token values (R, T - 1) each row's answer's."""
     return [
         values[number, len(row.prompt.input_ids) - 1 : len(row) - 1]

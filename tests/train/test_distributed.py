@@ -35,7 +35,7 @@ class Interleaved(ClipSampler):
         ]
         return iter([batch for together in zip(*shares, strict=True) for batch in together])
 
-    def visits(self, epoch: int | None = None) -> list[tuple[str, ...]]:
+    def clip_groups(self, epoch: int | None = None) -> list[tuple[str, ...]]:
         return [
             (clip,) for clip, _ in groupby(self.clips[place] for batch in self for place in batch)
         ]

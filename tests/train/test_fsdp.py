@@ -16,7 +16,7 @@ from dpo_video.models.load import load_policy, move_all_but_language
 from dpo_video.recipe import DataSettings, JudgeSettings, ModelSettings, Recipe, TrainSettings
 from dpo_video.train.dpo_config import FSDP_CONFIG
 from dpo_video.train.fsdp import check_fsdp, sharding
-from dpo_video.train.stage import follow
+from dpo_video.train.stage import train_on_rank
 
 
 def recipe(*, model: dict[str, Any] | None = None, **train: Any) -> Recipe:
@@ -98,7 +98,7 @@ def test_recipes_that_cannot_be_sharded_are_refused_before_a_model_is_looked_for
     """The recipe's model does not exist."""
     launched(monkeypatch, RANK="1")
     with pytest.raises(UserError, match=told):
-        follow(recipe(**settings))
+        train_on_rank(recipe(**settings))
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -7,16 +7,17 @@ from typing import Any
 
 import pytest
 import torch
+from blindness import shuffled_video_changes_logps
 from peft import get_peft_model
 from tiny_world import ANSWERS, KINDS, make_recipe, make_world
 from torch import nn
 
-from dpo_video.models.collate import Row
+from dpo_video.models.collate import TokenRow
 from dpo_video.models.load import Policy, load_policy
 from dpo_video.models.lora import adapter_parameters, lora_config
 from dpo_video.models.prompts import prompt_text
 from dpo_video.recipe import Recipe
-from dpo_video.train.logps import answer_logps, clip_rows, shuffled_video_changes_logps
+from dpo_video.train.logps import answer_logps, clip_rows
 from dpo_video.video import Frames, read_frames, video_metadata
 
 
@@ -69,7 +70,7 @@ def test_batched_logps_equal_forwards_through_pixels_one_by_one(
     adapter on and off.
     """
     policy, recipe, _ = setting
-    rows: list[Row] = []
+    rows: list[TokenRow] = []
     wanted, wanted_off = [], []
     for number in range(3):
         frames = clip(setting, number)

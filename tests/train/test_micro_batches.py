@@ -26,13 +26,13 @@ from dpo_video.train.dpo_config import check_train_settings, dpo_config, pairs_p
 from dpo_video.train.metrics import TIMED
 from dpo_video.train.micro_batches import (
     PairCost,
-    cut_by_tokens,
-    cut_sizes,
-    pair_sizes,
+    forward_tokens,
+    micro_batch_sizes,
+    pair_costs,
     pair_weights,
     rows_tokens,
-    run_tokens,
-    whole,
+    single_micro_batch,
+    split_by_tokens,
 )
 from dpo_video.train.pair_batches import PairBatch, read_batch, tokenize_pair
 from dpo_video.train.prefetch import ClipPrefetcher
@@ -53,9 +53,9 @@ def run(
     )
     forwards: list[PairBatch] = []
     cut = (
-        whole
+        single_micro_batch
         if settings.tokens_per_batch is None
-        else cut_by_tokens(
+        else split_by_tokens(
             settings.tokens_per_batch, shared=settings.share_prefix, batch_size=settings.batch_size
         )
     )
@@ -69,7 +69,7 @@ def run(
         reader = ClipPrefetcher(
             source,
             {pair.video: clip_request(pair, world) for pair in pairs},
-            order.visits,
+            order.clip_groups,
             on_bad_clip=lambda clip, error: None if clip == "gone.mp4" else fail(clip, error),
         )
         args = dpo_config(recipe, output_dir=world / "out", precision="no", use_cpu=True)
@@ -123,11 +123,11 @@ def test_a_run_cut_by_tokens_equals_the_run_cut_by_count(
     """
     pairs, world = make_pairs(7), make_world(tmp_path, kind)
     plain = run(world, make_recipe(world, share_prefix=share), pairs)
-    largest = max(run_tokens(pair_sizes(one), shared=share) for one in plain[2])
+    largest = max(forward_tokens(pair_costs(one), shared=share) for one in plain[2])
     for budget in (largest, 10 * largest):
         cut = run(world, make_recipe(world, share_prefix=share, tokens_per_batch=budget), pairs)
         assert_equal_runs(cut, plain)
-        assert all(run_tokens(pair_sizes(one), shared=share) <= budget for one in cut[2])
+        assert all(forward_tokens(pair_costs(one), shared=share) <= budget for one in cut[2])
         sizes = [len(one.pairs) for one in cut[2]]
         assert sum(sizes) == 21 and (max(sizes) == 4) == (budget > largest), sizes
         assert len(set(sizes)) > 1
@@ -156,7 +156,7 @@ def test_the_log_tells_speed_lengths_sharing_and_distance(qwen: Path) -> None:
     first = forwards[0]
     rows = rows_tokens(first)
     assert log[0]["tokens_saved"] == pytest.approx(
-        1 - run_tokens(pair_sizes(first), shared=True) / rows
+        1 - forward_tokens(pair_costs(first), shared=True) / rows
     )
     assert log[0]["num_tokens"] == rows
     assert log[0]["length/chosen"] == pytest.approx(
@@ -189,15 +189,15 @@ sizes = st.builds(
 def test_every_forward_fits_and_could_take_no_further_pair(
     by_process: list[list[PairCost]], budget: int, shared: bool
 ) -> None:
-    counts = cut_sizes(by_process, budget=budget, shared=shared)
+    counts = micro_batch_sizes(by_process, budget=budget, shared=shared)
     assert sum(counts) == len(by_process[0]) and min(counts) > 0
     begin = 0
     for count in counts:
         parts = [own[begin : begin + count] for own in by_process]
-        assert all(run_tokens(part, shared=shared) <= budget for part in parts)
+        assert all(forward_tokens(part, shared=shared) <= budget for part in parts)
         more = [own[begin : begin + count + 1] for own in by_process]
         if begin + count < len(by_process[0]):
-            assert any(run_tokens(part, shared=shared) > budget for part in more)
+            assert any(forward_tokens(part, shared=shared) > budget for part in more)
         begin += count
 
 
@@ -212,7 +212,7 @@ def test_shared_tokens_are_those_of_the_tree_of_whole_segments(pairs: list[PairC
             nodes |= {(size.clip, place) for place in range(size.stem)}
             nodes |= {(size.clip, size.question, place) for place in range(size.stem, size.prompt)}
             nodes |= {(size.clip, size.question, answer, place) for place in range(len(answer))}
-    assert run_tokens(pairs, shared=True) == len(nodes)
+    assert forward_tokens(pairs, shared=True) == len(nodes)
 
 
 def test_a_pair_over_the_budget_alone_names_the_clip_its_tokens_and_what_helps() -> None:
@@ -223,7 +223,7 @@ def test_a_pair_over_the_budget_alone_names_the_clip_its_tokens_and_what_helps()
             match=rf"clip 'c7\.mp4' takes {tokens} tokens, more than "
             r"train\.tokens_per_batch 32\. Raise it, or lower video\.max_tokens",
         ):
-            cut_sizes([[size]], budget=32, shared=shared)
+            micro_batch_sizes([[size]], budget=32, shared=shared)
 
 
 @pytest.mark.parametrize(

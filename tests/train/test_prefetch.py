@@ -85,10 +85,10 @@ def test_a_jump_into_an_epoch_starts_reading_there(qwen: Path, source: Counted) 
     order = clip_order(num_epochs=3)
     reader = reader_of(source, qwen, order, [])
     order.set_epoch(1)
-    middle = order.visits()[1][0]
+    middle = order.clip_groups()[1][0]
     assert reader.read(middle) is not None and reader.num_read == 1
     order.set_epoch(2)
-    last = order.visits()[-1][0]
+    last = order.clip_groups()[-1][0]
     assert reader.read(last) is not None
     assert source.starts <= 2
 

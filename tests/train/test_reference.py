@@ -22,7 +22,7 @@ from dpo_video.models.load import Policy, load_policy
 from dpo_video.recipe import Recipe, VideoSettings
 from dpo_video.run import Run
 from dpo_video.store import RunStore
-from dpo_video.train.micro_batches import whole
+from dpo_video.train.micro_batches import single_micro_batch
 from dpo_video.train.pair_batches import tokenize_pair
 from dpo_video.train.reference import KIND, ReferenceLogps, stored_logps
 from dpo_video.train.stage import train
@@ -203,7 +203,9 @@ def test_the_stored_values_give_what_trl_computes_in_the_step(
         in_step = trainer.reference_logps(inputs, batch)
         requests = {pair.video: clip_request(pair, qwen) for pair in pairs}
         reference = ReferenceLogps(trainer._policy, recipe.video, requests)
-        reference.add(trainer.compute_reference([0, 1, 2, 3], cut=whole, reference=reference))
+        reference.add(
+            trainer.compute_reference([0, 1, 2, 3], cut=single_micro_batch, reference=reference)
+        )
         trainer.reference = reference
         known = trainer.reference_logps(inputs, batch)
     assert all(torch.equal(one, other) for one, other in zip(in_step, known, strict=True))

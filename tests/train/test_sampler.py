@@ -60,8 +60,10 @@ def test_epochs_and_seeds_have_orders_of_their_own_that_come_again() -> None:
 
 
 def test_a_clip_that_is_left_out_leaves_the_order_of_the_others() -> None:
-    whole = ClipSampler(CLIPS, batch_size=1, seed=0).visits()
-    without = ClipSampler([clip for clip in CLIPS if clip != "c3"], batch_size=1, seed=0).visits()
+    whole = ClipSampler(CLIPS, batch_size=1, seed=0).clip_groups()
+    without = ClipSampler(
+        [clip for clip in CLIPS if clip != "c3"], batch_size=1, seed=0
+    ).clip_groups()
     assert without == [clip for clip in whole if clip != ("c3",)]
 
 
@@ -69,6 +71,6 @@ def test_a_clip_that_is_left_out_leaves_the_order_of_the_others() -> None:
 def test_the_clip_order_is_that_of_the_batches(processes: int) -> None:
     for process in range(processes):
         order = ClipSampler(CLIPS, batch_size=3, seed=5, process=process, num_processes=processes)
-        assert order.visits() == [
+        assert order.clip_groups() == [
             (clip,) for clip, _ in groupby(CLIPS[position] for position in flat(order))
         ]

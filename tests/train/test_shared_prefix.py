@@ -16,7 +16,7 @@ from tiny_world import KINDS
 from torch import Tensor
 from trees import LONG, adapter_grads, answer_part, plain_logps, rows_of, run_engine, tuned_policy
 
-from dpo_video.models.collate import Row, row_positions
+from dpo_video.models.collate import TokenRow, row_positions
 from dpo_video.models.families import FAMILIES
 from dpo_video.models.load import Policy
 from dpo_video.recipe import VideoSettings
@@ -80,7 +80,7 @@ def policy(request: pytest.FixtureRequest) -> Policy:
 each_case = pytest.mark.parametrize("case", CASES)
 
 
-def some_loss(rows: Sequence[Row], values: Sequence[Tensor]) -> Tensor:
+def some_loss(rows: Sequence[TokenRow], values: Sequence[Tensor]) -> Tensor:
     """Return a loss in which every token of every row has a weight of its own."""
     weights = [
         torch.linspace(-1, 2, len(row.answer)) * (number + 1) for number, row in enumerate(rows)

@@ -17,7 +17,7 @@ from torch import nn
 from transformers import get_scheduler, set_seed
 
 from dpo_video.core.records import Pair
-from dpo_video.models.collate import Row
+from dpo_video.models.collate import TokenRow
 from dpo_video.models.load import Policy, load_policy
 from dpo_video.models.lora import adapter_parameters, lora_config
 from dpo_video.models.prompts import prompt_text
@@ -235,7 +235,7 @@ def test_every_loss_of_trl_trains(qwen: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def a_row(qwen: Path) -> tuple[Policy, Row]:
+def a_row(qwen: Path) -> tuple[Policy, TokenRow]:
     from dpo_video.train.logps import clip_rows
 
     recipe = make_recipe(qwen)
@@ -244,7 +244,9 @@ def a_row(qwen: Path) -> tuple[Policy, Row]:
     return policy, clip_rows(policy, frames, recipe.video, question="what ?", answers=["yes"])[0]
 
 
-def test_a_text_with_more_video_tokens_than_features_is_refused(a_row: tuple[Policy, Row]) -> None:
+def test_a_text_with_more_video_tokens_than_features_is_refused(
+    a_row: tuple[Policy, TokenRow],
+) -> None:
     policy, row = a_row
     short = replace(row.features, embeddings=row.features.embeddings[:-1])
     tokens = len(row.features.embeddings)
@@ -254,7 +256,7 @@ def test_a_text_with_more_video_tokens_than_features_is_refused(a_row: tuple[Pol
         loss_inputs(policy, [replace(row, features=short)])
 
 
-def test_a_text_without_video_tokens_is_refused(a_row: tuple[Policy, Row]) -> None:
+def test_a_text_without_video_tokens_is_refused(a_row: tuple[Policy, TokenRow]) -> None:
     policy, row = a_row
     text = row.prompt.input_ids != policy.family.placeholder(policy.bare.config)
     prompt = replace(
@@ -268,7 +270,7 @@ def test_a_text_without_video_tokens_is_refused(a_row: tuple[Policy, Row]) -> No
         loss_inputs(policy, [replace(row, prompt=prompt, features=blind)])
 
 
-def test_a_fully_masked_answer_is_refused(a_row: tuple[Policy, Row]) -> None:
+def test_a_fully_masked_answer_is_refused(a_row: tuple[Policy, TokenRow]) -> None:
     policy, row = a_row
     with pytest.raises(RuntimeError, match="has no answer token"):
         loss_inputs(policy, [replace(row, answer=())])
@@ -282,7 +284,7 @@ def test_a_forward_for_the_loss_without_clips_is_refused(qwen: Path) -> None:
 
 
 def test_answers_without_text_and_equal_answers_cannot_be_tokenized_as_a_pair(
-    a_row: tuple[Policy, Row],
+    a_row: tuple[Policy, TokenRow],
 ) -> None:
     policy, _ = a_row
     pair = make_pairs(1)[0]

@@ -22,7 +22,7 @@ from trees import LONG, adapter_grads, answer_part, run_engine, tuned_policy
 from dpo_video.core.errors import UserError
 from dpo_video.core.records import Pair
 from dpo_video.models.clip_source import ClipSource
-from dpo_video.models.collate import Row, collate
+from dpo_video.models.collate import TokenRow, collate
 from dpo_video.models.features import encode_video, pending_features
 from dpo_video.models.load import Policy, load_policy
 from dpo_video.models.lora import Part, lora_targets, part_of
@@ -44,7 +44,7 @@ TUNED: tuple[tuple[Part, ...], ...] = (("projector",), ("vision",), ALL)
 each_kind = pytest.mark.parametrize("kind", KINDS)
 
 
-def rows_with_pixels(policy: Policy) -> list[Row]:
+def rows_with_pixels(policy: Policy) -> list[TokenRow]:
     """Return rows about two clips that wait for their features: two questions of the first, an
     answer in both.
     """
@@ -56,7 +56,7 @@ def rows_with_pixels(policy: Policy) -> list[Row]:
         clip = video_inputs(policy, make_frames(count), VideoSettings())
         features = pending_features(policy, clip)
         rows += [
-            Row(
+            TokenRow(
                 prompt=encode_prompt(policy, question, clip),
                 clip=clip,
                 features=features,
@@ -68,7 +68,7 @@ def rows_with_pixels(policy: Policy) -> list[Row]:
     return rows
 
 
-def plain_pixels(policy: Policy, row: Row) -> Tensor:
+def plain_pixels(policy: Policy, row: TokenRow) -> Tensor:
     """Return (answer tokens,) log-probs of a row alone, from a forward of the model on pixels,
     nats.
     """

@@ -24,7 +24,7 @@ from dpo_video.models.prompts import prompt_text
 from dpo_video.pair.video_negatives import add_negatives
 from dpo_video.recipe import Recipe, VideoSettings
 from dpo_video.train.forward import Engine, rows_engine
-from dpo_video.train.micro_batches import pair_sizes, run_tokens
+from dpo_video.train.micro_batches import forward_tokens, pair_costs
 from dpo_video.train.pair_batches import PairBatch, pair_rows, tokenize_pair
 from dpo_video.train.prefetch import ClipPrefetcher
 from dpo_video.train.reference import ReferenceLogps
@@ -226,8 +226,8 @@ def test_tokens_of_a_forward_count_both_clips_of_a_pair(qwen: Path) -> None:
         nodes |= {
             (clip, tuple(ids[:prompt]), row.answer, place) for place in range(len(row.answer))
         }
-    assert run_tokens(pair_sizes(batch), shared=True) == len(nodes)
-    assert run_tokens(pair_sizes(batch), shared=False) == len(rows) * max(map(len, rows))
+    assert forward_tokens(pair_costs(batch), shared=True) == len(nodes)
+    assert forward_tokens(pair_costs(batch), shared=False) == len(rows) * max(map(len, rows))
 
 
 def test_one_stream_of_clips_serves_all_epochs_and_a_jump_costs_one_restart(qwen: Path) -> None:
@@ -256,7 +256,7 @@ def test_one_stream_of_clips_serves_all_epochs_and_a_jump_costs_one_restart(qwen
         def read(begin: int = 0) -> None:
             for place in order.positions()[begin:]:
                 visit = tuple(dict.fromkeys((order.clips[place], order.rejected_clips[place])))
-                assert None not in reader.visit(visit)
+                assert None not in reader.get(visit)
 
         for epoch in range(3):
             order.set_epoch(epoch)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedModel
 from trl.trainer.utils import FusedCausalLMOutput
 
-from dpo_video.models.collate import Row
+from dpo_video.models.collate import TokenRow
 from dpo_video.models.families import ClipFeatures, Family
 from dpo_video.models.features import pack_features
 from dpo_video.models.load import Policy
@@ -38,7 +38,7 @@ PER_TOKEN = ("log_probs", "entropy", "log_sum_sq_probs", "mean_logits", "is_top1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Scored:
+class ScoredTokens:
     """The answers' tokens of a packing, each once however many rows hold it."""
 
     states: Tensor
@@ -73,7 +73,7 @@ class _AnswerStates:
 
 
 def shared_prefix_engine(
-    fused: Fused, *, family: Family, rows: Sequence[Row], dense: bool = False, **batch: Any
+    fused: Fused, *, family: Family, rows: Sequence[TokenRow], dense: bool = False, **batch: Any
 ) -> FusedCausalLMOutput:
     """Run the rows of each clip as one tree: video, questions, answers; equal rows once.
 
@@ -132,7 +132,7 @@ def _tokens(ids: Tensor, positions: Tensor, mask: Tensor) -> list[IntArray]:
     return [row[:length] for row, length in zip(tokens, lengths, strict=True)]
 
 
-def _clips(rows: Sequence[Row]) -> list[int]:
+def _clips(rows: Sequence[TokenRow]) -> list[int]:
     """Return (R,) numbers of the rows' clips: rows of a clip hold the same features."""
     numbers: dict[int, int] = {}
     return [numbers.setdefault(id(row.features), len(numbers)) for row in rows]
@@ -150,7 +150,7 @@ def _source(packing: Packing, width: int) -> Tensor:
     )
 
 
-def _scored(packing: Packing, labels: Tensor) -> Scored:
+def _scored(packing: Packing, labels: Tensor) -> ScoredTokens:
     """Return what is scored: a token of an answer is one place of the tree, whatever rows it stands
     in.
     """
@@ -164,13 +164,15 @@ def _scored(packing: Packing, labels: Tensor) -> Scored:
     index[mask] = inverse
     made = (places[:, :-1][mask][first], wanted[mask][first], index, mask)
     on_device = [torch.from_numpy(array).to(labels.device) for array in made]
-    return Scored(states=on_device[0], labels=on_device[1], index=on_device[2], mask=on_device[3])
+    return ScoredTokens(
+        states=on_device[0], labels=on_device[1], index=on_device[2], mask=on_device[3]
+    )
 
 
 def _packed_features(
     packing: Packing,
     tokens: Sequence[IntArray],
-    rows: Sequence[Row],
+    rows: Sequence[TokenRow],
     family: Family,
     config: PretrainedConfig,
 ) -> list[ClipFeatures]:
@@ -193,7 +195,7 @@ def _packed_features(
     return parts
 
 
-def _unpacked(output: FusedCausalLMOutput, scored: Scored) -> FusedCausalLMOutput:
+def _unpacked(output: FusedCausalLMOutput, scored: ScoredTokens) -> FusedCausalLMOutput:
     """Return per-token results (1, S) as TRL's rows (R, T - 1), 0 where nothing is scored."""
     fields = {
         name: output[name][0][scored.index].masked_fill(~scored.mask, 0)
