@@ -8,9 +8,11 @@ decrease.
 from dataclasses import dataclass, field
 
 START = 32
-"""Requests in flight at first, where `most` allows more."""
+"""Requests in flight at first, where `limit` allows more."""
 GROWTH_STEPS = 16
-"""After the first cut, a round that ends well adds `most` / GROWTH_STEPS; before it, it doubles."""
+"""After the first cut, a round that ends well adds `limit` / GROWTH_STEPS; before it, it
+doubles.
+"""
 SATURATED = 0.8
 """Share of the allowed requests that a round must have had in flight for more to make sense."""
 SHRINK = 0.8
@@ -23,7 +25,7 @@ sent before it say nothing new."""
 class AdaptiveConcurrency:
     """A round is as many replies as requests were allowed at once when it began."""
 
-    most: int
+    limit: int
     allowed: int = field(init=False)
     """Requests that may be in flight now."""
     _cut_at: float = float("-inf")
@@ -34,13 +36,13 @@ class AdaptiveConcurrency:
     _clean: bool = True
 
     def __post_init__(self) -> None:
-        self.allowed = min(self.most, START)
+        self.allowed = min(self.limit, START)
 
-    def started(self, in_flight: int) -> None:
+    def on_start(self, in_flight: int) -> None:
         """Note a request's start; `in_flight` counts it."""
         self._busiest = max(self._busiest, in_flight)
 
-    def answered(self, in_flight: int) -> None:
+    def on_success(self, in_flight: int) -> None:
         """Note a reply; `in_flight` are those still under way. A clean, saturated round ends with
         growth.
         """
@@ -48,18 +50,18 @@ class AdaptiveConcurrency:
         if self._replies < self.allowed:
             return
         if self._clean and self._busiest >= SATURATED * self.allowed:
-            growth = self.allowed if self._cut_at < 0 else max(1, self.most // GROWTH_STEPS)
-            self.allowed = min(self.most, self.allowed + growth)
+            growth = self.allowed if self._cut_at < 0 else max(1, self.limit // GROWTH_STEPS)
+            self.allowed = min(self.limit, self.allowed + growth)
         self._settled = True
         self._begin_round(in_flight)
 
-    def troubled(self) -> None:
+    def on_error(self) -> None:
         """Note a 5xx, a timeout or a lost connection: this round ends without growth, and nothing
         shrinks.
         """
         self._clean = False
 
-    def throttled(self, now: float, in_flight: int) -> None:
+    def on_rate_limit(self, now: float, in_flight: int) -> None:
         """Note a 429 at `now` (monotonic seconds): the only thing that shrinks."""
         self._clean = False
         if self._settled or now - self._cut_at >= COOL_DOWN_SECONDS:

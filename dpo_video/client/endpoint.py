@@ -28,7 +28,7 @@ STARTING_ATTEMPTS = 3
 """Refusals of an endpoint that never answered after which the run stops."""
 REFUSING = (400, 413, 422)
 """Statuses that say that the request itself cannot be answered."""
-PENNILESS = (
+QUOTA_WORDS = (
     "insufficient_quota",
     "billing_hard_limit",
     "insufficient balance",
@@ -101,39 +101,41 @@ class Endpoint:
 
     service: Service
     url: str
-    given: str | None
+    base_url: str | None
     """The address in the recipe."""
-    limit: AdaptiveConcurrency
+    concurrency: AdaptiveConcurrency
     in_flight: int = 0
     started: int = 0
     not_before: float = 0.0
     """No request starts before this monotonic time: the server's Retry-After."""
-    proven: bool = False
+    verified: bool = False
     """It has answered a prompt with all that was asked for."""
-    claimed: bool = False
+    verifying: bool = False
     """A prompt is proving it; no other may go there before."""
-    lost: int = 0
+    connection_failures: int = 0
     """Connections lost or refused since the last answer."""
-    dead: bool = False
+    ejected: bool = False
     """Ejected: it gets one request at a time, not before `not_before`, until one is answered."""
-    trials: int = 0
+    probe_failures: int = 0
     """Requests sent since it was ejected, to find out whether it is back, that were lost too."""
     refused: int = 0
     _clients: list["AsyncOpenAI"] = field(default_factory=list)
     _load: list[int] = field(default_factory=list)
 
     async def post(self, request: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the body of one chat completion, decoded; raise Passing, Refused or UserError."""
+        """Return the body of one chat completion, decoded; raise TransientError, RequestRefused or
+        UserError.
+        """
         import openai
 
         content = json.dumps(request, separators=(",", ":")).encode()
-        place = self._client()
-        self._load[place] += 1
+        index = self._client()
+        self._load[index] += 1
         try:
             async with asyncio.timeout(
                 self.service.timeout
             ):  # httpx's limit is per read, and never ends a slow drip
-                text = await self._clients[place].post(
+                text = await self._clients[index].post(
                     "/chat/completions", content=content, cast_to=str
                 )
             body = json.loads(text)
@@ -142,16 +144,16 @@ class Endpoint:
                 raise TransientError(
                     f"connection error: no connection in {CONNECT_SECONDS:g} s", "away"
                 ) from None
-            said = f"timeout: no reply in {self.service.section}.timeout {self.service.timeout:g} s"
-            raise TransientError(said, "slow") from None
+            limit = f"{self.service.section}.timeout {self.service.timeout:g} s"
+            raise TransientError(f"timeout: no reply in {limit}", "slow") from None
         except openai.APIConnectionError as error:
             raise TransientError(f"connection error: {error.__cause__ or error}", "away") from None
         except openai.APIStatusError as error:
-            raise self._meaning(error) from None
+            raise self.classify_error(error) from None
         except ValueError:
             raise TransientError("garbled reply: not JSON") from None
         finally:
-            self._load[place] -= 1
+            self._load[index] -= 1
         if not isinstance(body, dict) or not body.get("choices"):
             raise TransientError(f"garbled reply: no choices in {json.dumps(body)[:80]}")
         return body
@@ -162,82 +164,86 @@ class Endpoint:
             await client.close()
 
     def _client(self) -> int:
-        """Return the place of a client with a connection to spare."""
-        for place, load in enumerate(self._load):
+        """Return the index of a client with a connection to spare."""
+        for index, load in enumerate(self._load):
             if load < CONNECTIONS_PER_CLIENT:
-                return place
-        self._clients.append(_open(self.service, self.given))
+                return index
+        self._clients.append(_open(self.service, self.base_url))
         self._load.append(0)
         return len(self._load) - 1
 
-    def _meaning(self, error: "APIStatusError") -> Exception:
+    def classify_error(self, error: "APIStatusError") -> Exception:
         """Return what an HTTP error means: a later attempt, this prompt is refused, or the run
         cannot go on.
         """
-        status, said, service = error.status_code, _shown(error, self.service.key), self.service
-        if is_quota_exhausted(status, error.code, said):
+        status, service = error.status_code, self.service
+        message = error_text(error, service.key)
+        if is_quota_exhausted(status, error.code, message):
             return UserError(
-                f"{self.url}: the quota is used up: {said}. Replies so far are stored; top it up "
+                f"{self.url}: the quota is used up: {message}. Replies so far are stored; top it "
+                f"up "
                 f"and run "
                 "the same command again"
             )
-        refused = refusal(status, error.code, said)
+        refused = refusal(status, error.code, message)
         if refused is not None and not refused.startswith("HTTP"):
             return RequestRefused(refused)
         if status in (408, 409, 429) or status >= 500:
             return TransientError(
-                f"HTTP {status}: {said}",
+                f"HTTP {status}: {message}",
                 "throttled" if status == 429 else "troubled",
                 wait=retry_after(error.response.headers),
             )
         if (
-            status == 403 and self.proven
+            status == 403 and self.verified
         ):  # the key was good: a firewall before the server, or a limit of the key
-            return TransientError(f"HTTP 403: {said}")
+            return TransientError(f"HTTP 403: {message}")
         if status in (401, 403):
             return UserError(
-                f"{self.url} refuses the key in {service.key_variable} (HTTP {status}): {said}"
+                f"{self.url} refuses the key in {service.key_variable} (HTTP {status}): {message}"
             )
         if status == 404:
             return UserError(
                 f"{self.url} knows no model {service.model!r}, or {service.section}.base_url is "
                 f"wrong "
-                f"(HTTP 404): {said}"
+                f"(HTTP 404): {message}"
             )
         if refused is None:  # the server or what stands before it is at fault, not the prompt
-            return TransientError(f"HTTP {status}: {said}")
+            return TransientError(f"HTTP {status}: {message}")
         self.refused += 1
-        if not self.proven and self.refused >= STARTING_ATTEMPTS and not service.asks_refused:
+        if not self.verified and self.refused >= STARTING_ATTEMPTS and not service.asks_refused:
             return UserError(
                 f"{self.url} refused each of the first {self.refused} requests (HTTP {status}): "
-                f"{said}"
+                f"{message}"
             )
         return RequestRefused(refused)
 
 
-def is_quota_exhausted(status: int, code: object, said: str) -> bool:
+def is_quota_exhausted(status: int, code: object, message: str) -> bool:
     """Return whether an HTTP error says that the account has no money left: so it will be for every
     prompt.
     """
-    words = f"{code} {said}".casefold()
-    return status == 402 or (status in (400, 403, 429) and any(word in words for word in PENNILESS))
+    words = f"{code} {message}".casefold()
+    return status == 402 or (
+        status in (400, 403, 429) and any(word in words for word in QUOTA_WORDS)
+    )
 
 
-def refusal(status: int, code: object, said: str) -> str | None:
+def refusal(status: int, code: object, message: str) -> str | None:
     """Return why a prompt will never be answered, by the server's HTTP error: the kind, a colon,
     the server's words.
 
     None: it may be answered at another time, or by a server that is set up otherwise.
     """
-    words = f"{code} {said}".casefold()
+    words = f"{code} {message}".casefold()
     if (
         status == 429
     ):  # OpenAI's words for a prompt larger than all the tokens that a minute may have
-        return f"too large: {said}" if "request too large" in words else None
+        return f"too large: {message}" if "request too large" in words else None
     if (
         not 400 <= status < 500
         or status in (401, 404, 408, 409)
-        or is_quota_exhausted(status, code, said)
+        or is_quota_exhausted(status, code, message)
     ):
         return None
     if (
@@ -245,12 +251,22 @@ def refusal(status: int, code: object, said: str) -> str | None:
         or "content management" in words
         or (status == 403 and FLAGGED.search(words))
     ):
-        return f"content filter: {said}"
+        return f"content filter: {message}"
     if status == 403:
         return None
     if "model length" in words or ("context" in words and ("length" in words or "window" in words)):
-        return f"context length: {said}"
-    return f"HTTP {status}: {said}" if status in REFUSING else None
+        return f"context length: {message}"
+    return f"HTTP {status}: {message}" if status in REFUSING else None
+
+
+def require_openai(setting: str) -> None:
+    """Raise UserError where the openai package, an extra, is missing: now rather than halfway."""
+    try:
+        import openai  # noqa: F401
+    except ImportError as error:
+        raise UserError(
+            f"{setting} needs the openai package: pip install 'dpo-video[judge]'"
+        ) from error
 
 
 def open_endpoint(service: Service, url: str | None) -> Endpoint:
@@ -259,8 +275,8 @@ def open_endpoint(service: Service, url: str | None) -> Endpoint:
     return Endpoint(
         service=service,
         url=str(first.base_url),
-        given=url,
-        limit=AdaptiveConcurrency(most=service.concurrency),
+        base_url=url,
+        concurrency=AdaptiveConcurrency(limit=service.concurrency),
         _clients=[first],
         _load=[0],
     )
@@ -305,23 +321,23 @@ def is_private_address(base_url: str | None) -> bool:
 
 def retry_after(headers: Mapping[str, str]) -> float:
     """Return the seconds of a Retry-After header (a number or an HTTP date), 0 without one."""
-    given = headers.get("retry-after", "")
+    text = headers.get("retry-after", "")
     try:
-        return max(0.0, float(given))
+        return max(0.0, float(text))
     except ValueError:
         try:
-            return max(0.0, email.utils.parsedate_to_datetime(given).timestamp() - time.time())
+            return max(0.0, email.utils.parsedate_to_datetime(text).timestamp() - time.time())
         except ValueError:
             return 0.0
 
 
-def _shown(error: "APIStatusError", key: str) -> str:
+def error_text(error: "APIStatusError", key: str) -> str:
     """Return the server's words in one short line, without the key."""
     body = error.body
-    said = (
+    message = (
         body.get("message") or body.get("detail") or body
         if isinstance(body, dict)
         else body or error.message
     )
-    line = replace_lone_surrogates(" ".join(str(said).split())[:200])
+    line = replace_lone_surrogates(" ".join(str(message).split())[:200])
     return line if key == "none" else line.replace(key, "***")

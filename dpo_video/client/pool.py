@@ -10,7 +10,7 @@ import asyncio
 import random
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Generic, NamedTuple, Self, TypeVar
@@ -21,6 +21,7 @@ from dpo_video.client.endpoint import (
     Service,
     TransientError,
     open_endpoint,
+    require_openai,
 )
 from dpo_video.core.errors import UserError
 
@@ -29,12 +30,12 @@ MOST_DOUBLINGS = 10
 MAX_BACKOFF_SECONDS = 30.0
 MAX_RETRY_AFTER_SECONDS = 600.0
 """A server that wants a longer pause is out of quota, not busy: the run stops and says so."""
-DEAD_AFTER = 3
+EJECT_AFTER = 3
 """Connections lost one after the other, without a reply between, after which a server is ejected.
 """
 BUSY_SECONDS = 600.0
 """A prompt that met nothing but 429s for so long, while no server answered another, is given up."""
-SAID_SECONDS = 30.0
+REPORT_BUSY_SECONDS = 30.0
 """So long without any answer for 429s, and it is said why nothing moves."""
 BUSY_PROMPTS = 3
 """Prompts given up for 429s one after the other, after which the run stops: the servers are out of
@@ -42,8 +43,9 @@ quota.
 """
 
 Value = TypeVar("Value")
+Outcome = TypeVar("Outcome")
 Read = Callable[[Endpoint, dict[str, Any]], Value]
-"""Makes a value of a completion's body; may raise Passing, Refused or UserError."""
+"""Makes a value of a completion's body; may raise TransientError, RequestRefused or UserError."""
 
 
 class RetriesExhausted(Exception):
@@ -68,7 +70,7 @@ class _Slot(NamedTuple):
     """Leave for one request."""
 
     endpoint: Endpoint
-    trial: bool
+    is_probe: bool
     """It finds out whether an ejected server is back."""
 
 
@@ -85,7 +87,7 @@ class Pool:
         self._answered_at = float("-inf")
         self._busy = 0
         """Prompts given up for 429s since the last answer."""
-        self._said_busy = False
+        self._reported_busy = False
 
     async def __aenter__(self) -> Self:
         return self
@@ -107,33 +109,34 @@ class Pool:
         return sum(endpoint.in_flight for endpoint in self.endpoints)
 
     @property
-    def proven(self) -> bool:
+    def verified(self) -> bool:
         """True once a server has answered with all that was asked for."""
-        return any(endpoint.proven for endpoint in self.endpoints)
+        return any(endpoint.verified for endpoint in self.endpoints)
 
     @property
-    def most_in_flight(self) -> int:
+    def max_in_flight(self) -> int:
         """Requests that may ever be under way at once."""
         return self.service.concurrency * len(self.endpoints)
 
     async def complete(self, request: Mapping[str, Any], read: Read[Value]) -> Done[Value]:
-        """Return what `read` makes of the completion; raise Refused, GaveUp or UserError.
+        """Return what `read` makes of the completion; raise RequestRefused,
+        RetriesExhausted or UserError.
 
         Of a server that has not answered yet only one prompt is asked, with all its attempts, until
         one is answered: a wrong address, key, model or missing capability costs one request.
         """
-        claimed: Endpoint | None = None
+        reserved: Endpoint | None = None
         try:
             failed, throttled, since = 0, 0, float("inf")
             while True:
-                endpoint, trial = slot = await self._slot(claimed)
-                claimed = endpoint if endpoint.claimed else None
+                endpoint, is_probe = slot = await self._slot(reserved)
+                reserved = endpoint if endpoint.verifying else None
                 begin = time.monotonic()
                 try:
                     value = read(endpoint, await endpoint.post(request))
                     self._settles(endpoint)
-                    endpoint.proven = True
-                    endpoint.limit.answered(endpoint.in_flight - 1)
+                    endpoint.verified = True
+                    endpoint.concurrency.on_success(endpoint.in_flight - 1)
                     return Done(
                         value=value,
                         seconds=time.monotonic() - begin,
@@ -148,7 +151,7 @@ class Pool:
                     busy = error.kind == "throttled"
                     throttled += busy
                     failed += (
-                        not busy and not trial
+                        not busy and not is_probe
                     )  # a server busy or not back yet is not the prompt's fault
                     since = min(since, begin) if busy else since
                     if failed > self.service.retries or (
@@ -166,30 +169,30 @@ class Pool:
                     random.uniform(0, backoff)
                 )  # full jitter: retries of many do not meet again
         finally:
-            if claimed is not None:
-                claimed.claimed = False
+            if reserved is not None:
+                reserved.verifying = False
                 self._hand_out()
 
-    async def _slot(self, claimed: Endpoint | None) -> _Slot:
-        """Return a slot, taken; at the claimed endpoint, unless it was ejected meanwhile."""
-        if claimed is not None:
-            while not claimed.dead:
-                pause = claimed.not_before - time.monotonic()
+    async def _slot(self, reserved: Endpoint | None) -> _Slot:
+        """Return a slot, taken; at the reserved endpoint, unless it was ejected meanwhile."""
+        if reserved is not None:
+            while not reserved.ejected:
+                pause = reserved.not_before - time.monotonic()
                 if pause <= 0:
-                    return _take(claimed)
+                    return _take(reserved)
                 await asyncio.sleep(pause)
-            claimed.claimed = False
-        given: asyncio.Future[_Slot] = asyncio.get_running_loop().create_future()
-        self._waiting.append(given)
+            reserved.verifying = False
+        leave: asyncio.Future[_Slot] = asyncio.get_running_loop().create_future()
+        self._waiting.append(leave)
         self._hand_out()
         try:
-            return await given
+            return await leave
         except asyncio.CancelledError:
             if (
-                given.done() and not given.cancelled()
+                leave.done() and not leave.cancelled()
             ):  # handed out in the same moment: give it back
-                given.result().endpoint.in_flight -= 1
-                given.result().endpoint.claimed = False
+                leave.result().endpoint.in_flight -= 1
+                leave.result().endpoint.verifying = False
                 self._hand_out()
             raise
 
@@ -204,9 +207,10 @@ class Pool:
             ]
             if not free:
                 break
-            given = self._waiting.popleft()
-            if not given.done():
-                given.set_result(_take(min(free, key=lambda one: (one.in_flight, one.started))))
+            leave = self._waiting.popleft()
+            if not leave.done():
+                endpoint = min(free, key=lambda endpoint: (endpoint.in_flight, endpoint.started))
+                leave.set_result(_take(endpoint))
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -218,15 +222,15 @@ class Pool:
 
     def _answers(self, endpoint: Endpoint) -> None:
         """Note an HTTP reply of any kind: the server is there."""
-        endpoint.lost = 0
-        if endpoint.dead:
-            endpoint.dead, endpoint.trials = False, 0
+        endpoint.connection_failures = 0
+        if endpoint.ejected:
+            endpoint.ejected, endpoint.probe_failures = False, 0
             self._say(f"{endpoint.url} answers again")
 
     def _settles(self, endpoint: Endpoint) -> None:
         """Note that a prompt was answered or refused: the server is there, and not only busy."""
         self._answers(endpoint)
-        self._answered_at, self._busy, self._said_busy = time.monotonic(), 0, False
+        self._answered_at, self._busy, self._reported_busy = time.monotonic(), 0, False
 
     def _is_stuck(self, endpoint: Endpoint, error: TransientError, since: float) -> bool:
         """Return whether to give up a prompt that has met 429s since a time; UserError where it is
@@ -236,8 +240,8 @@ class Pool:
         prompt is the last one, and too much for its quota.
         """
         silent = time.monotonic() - max(since, self._answered_at)
-        if silent >= SAID_SECONDS and not self._said_busy:
-            self._said_busy = True
+        if silent >= REPORT_BUSY_SECONDS and not self._reported_busy:
+            self._reported_busy = True
             self._say(
                 f"{endpoint.url} has answered nothing but {error.reason.split(':')[0]} for "
                 f"{silent:.0f} s; it is "
@@ -265,44 +269,49 @@ class Pool:
                 f"so far "
                 "are stored; run the same command later, or with another server"
             ) from None
-        now = time.monotonic()
-        endpoint.not_before = max(endpoint.not_before, now + error.wait)
+        endpoint.not_before = max(endpoint.not_before, time.monotonic() + error.wait)
         if error.kind == "throttled":
-            endpoint.limit.throttled(now, endpoint.in_flight - 1)
+            endpoint.concurrency.on_rate_limit(time.monotonic(), endpoint.in_flight - 1)
         else:
-            endpoint.limit.troubled()
+            endpoint.concurrency.on_error()
         if error.kind == "away" or (
-            error.kind == "slow" and (endpoint.dead or not endpoint.proven)
+            error.kind == "slow" and (endpoint.ejected or not endpoint.verified)
         ):
-            self._lose(slot, error, now)
+            self._lose(slot, error)
         elif error.kind != "slow":
             self._answers(endpoint)
 
-    def _lose(self, slot: _Slot, error: TransientError, now: float) -> None:
-        """Count a lost connection; eject the server after DEAD_AFTER, and stop the run when none is
-        left.
+    def _lose(self, slot: _Slot, error: TransientError) -> None:
+        """Count a lost connection; eject the server after EJECT_AFTER, and stop the run when none
+        is left.
 
-        Only a trial says that an ejected server is still away. All others were sent before it was
+        Only a probe says that an ejected server is still away. All others were sent before it was
         ejected: many of them can be lost in the same moment.
         """
-        endpoint, trial = slot
-        endpoint.lost += 1
-        if endpoint.dead and not trial:
+        endpoint, is_probe = slot
+        endpoint.connection_failures += 1
+        if endpoint.ejected and not is_probe:
             return
-        if endpoint.lost < (
-            DEAD_AFTER if endpoint.proven else min(DEAD_AFTER, self.service.retries + 1)
+        if endpoint.connection_failures < (
+            EJECT_AFTER if endpoint.verified else min(EJECT_AFTER, self.service.retries + 1)
         ):
             return
-        first = not endpoint.dead
-        endpoint.dead = True
-        endpoint.trials += not first
-        backoff = min(MAX_BACKOFF_SECONDS, BACKOFF_SECONDS * 2.0**endpoint.trials)
-        endpoint.not_before = max(endpoint.not_before, now + random.uniform(0.5, 1.0) * backoff)
+        first = not endpoint.ejected
+        endpoint.ejected = True
+        endpoint.probe_failures += not first
+        backoff = min(MAX_BACKOFF_SECONDS, BACKOFF_SECONDS * 2.0**endpoint.probe_failures)
+        pause = random.uniform(0.5, 1.0) * backoff
+        endpoint.not_before = max(endpoint.not_before, time.monotonic() + pause)
         enough = max(1, self.service.retries)
-        if all(one.dead and (one.trials >= enough or not one.proven) for one in self.endpoints):
-            urls, several = ", ".join(one.url for one in self.endpoints), len(self.endpoints) > 1
+        if all(
+            peer.ejected and (peer.probe_failures >= enough or not peer.verified)
+            for peer in self.endpoints
+        ):
+            urls, several = ", ".join(peer.url for peer in self.endpoints), len(self.endpoints) > 1
             stored = (
-                " Replies so far are stored." if any(one.proven for one in self.endpoints) else ""
+                " Replies so far are stored."
+                if any(peer.verified for peer in self.endpoints)
+                else ""
             )
             name = self.service.section if self.service.section == "judge" else "server"
             raise UserError(
@@ -312,27 +321,60 @@ class Pool:
                 f"{'their addresses' if several else 'its address'} (most end in /v1)?"
             ) from None
         if first:
-            rest = sum(not one.dead for one in self.endpoints)
+            num_left = sum(not peer.ejected for peer in self.endpoints)
             self._say(
-                f"{endpoint.url} is away ({error.reason}); {rest} of {len(self.endpoints)} servers "
+                f"{endpoint.url} is away ({error.reason}); {num_left} of {len(self.endpoints)} "
+                f"servers "
                 f"are left, and "
                 "it is tried again from time to time"
             )
 
 
+def ask_servers(
+    service: Service,
+    ask: Callable[[Pool], Awaitable[Outcome]],
+    *,
+    setting: str,
+    say: Callable[[str], None],
+) -> Outcome:
+    """Run `ask` on the pool of a service in an event loop of its own; return what it returns.
+
+    The first error of its tasks ends all of them and is raised as it is, not as a group of one.
+
+    Args:
+        service: the servers.
+        ask: awaits `pool.complete` as often as it likes, from as many tasks as it likes.
+        setting: what asks for a server, for the error that the openai package is missing.
+        say: gets a line where a server goes away, comes back or stays busy.
+    """
+    require_openai(setting)
+
+    async def run() -> Outcome:
+        async with Pool(service, say=say) as pool:
+            return await ask(pool)
+
+    try:
+        return asyncio.run(run())
+    except ExceptionGroup as group:
+        error: Exception = group
+        while isinstance(error, ExceptionGroup):
+            error = error.exceptions[0]
+        raise error from None
+
+
 def _free(endpoint: Endpoint) -> bool:
     """Return whether the endpoint has a slot, pauses aside."""
-    if endpoint.claimed:
+    if endpoint.verifying:
         return False
-    if endpoint.dead or not endpoint.proven:
+    if endpoint.ejected or not endpoint.verified:
         return endpoint.in_flight == 0
-    return endpoint.in_flight < endpoint.limit.allowed
+    return endpoint.in_flight < endpoint.concurrency.allowed
 
 
 def _take(endpoint: Endpoint) -> _Slot:
-    if not endpoint.proven:
-        endpoint.claimed = True
+    if not endpoint.verified:
+        endpoint.verifying = True
     endpoint.in_flight += 1
     endpoint.started += 1
-    endpoint.limit.started(endpoint.in_flight)
-    return _Slot(endpoint, trial=endpoint.dead)
+    endpoint.concurrency.on_start(endpoint.in_flight)
+    return _Slot(endpoint, is_probe=endpoint.ejected)

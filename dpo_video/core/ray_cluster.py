@@ -45,16 +45,16 @@ def cluster() -> Iterator[dict[str, float]]:
             ray.shutdown()
 
 
-def spread(
+def map_on_workers(
     rows: Sequence[dict[str, Any]],
     worker: type,
     *,
-    given: dict[str, Any],
+    kwargs: dict[str, Any],
     workers: int,
     batch_rows: int,
     gpus: float,
 ) -> Iterator[dict[str, Any]]:
-    """Yield the rows that `worker(**given)` makes of batches of `rows`, in any order, as soon as
+    """Yield the rows that `worker(**kwargs)` makes of batches of `rows`, in any order, as soon as
     each batch is done.
 
     `worker` is a class: each of the `workers` makes it once, and calls it with columns `{name:
@@ -67,7 +67,7 @@ def spread(
     data = ray.data.from_items(list(rows), override_num_blocks=blocks)
     made = data.map_batches(
         worker,
-        fn_constructor_kwargs=given,
+        fn_constructor_kwargs=kwargs,
         batch_size=batch_rows,
         concurrency=workers,
         num_gpus=gpus or None,

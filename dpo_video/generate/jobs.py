@@ -62,28 +62,28 @@ class PendingCandidate:
     key: str
 
 
-def policy_prompt(work: GenerationJob, sample: Sample) -> str:
+def policy_prompt(job: GenerationJob, sample: Sample) -> str:
     """Return what the policy is asked about a sample's clip."""
-    return work.instruction.replace("{prompt}", sample.prompt)
+    return job.instruction.replace("{prompt}", sample.prompt)
 
 
-def served_name(run: Run, work: GenerationJob) -> str:
+def served_name(run: Run, job: GenerationJob) -> str:
     """Return the model's name on the server."""
-    if work.model is not None:
-        return work.model.name
+    if job.model is not None:
+        return job.model.name
     return run.recipe.generate.served_model or run.recipe.model.name
 
 
 def clip_requests(
-    run: Run, work: GenerationJob, missing: Mapping[str, Sequence[PendingCandidate]]
+    run: Run, job: GenerationJob, missing: Mapping[str, Sequence[PendingCandidate]]
 ) -> list[ClipRequest]:
     """Return one request per clip, in the order of the samples; what is no file at all is set aside
     at once.
     """
     requests = []
-    for key, asked in missing.items():
+    for key, pending in missing.items():
         try:
-            requests.append(clip_request(asked[0].sample, work.root))
+            requests.append(clip_request(pending[0].sample, job.root))
         except VideoError as error:
             run.set_aside(key, error)
     return requests

@@ -17,7 +17,7 @@ from typing import Any
 
 from dpo_video.core.errors import UserError
 from dpo_video.core.progress import progress
-from dpo_video.core.ray_cluster import cluster, error_as_row, spread, workers_of
+from dpo_video.core.ray_cluster import cluster, error_as_row, map_on_workers, workers_of
 from dpo_video.generate.jobs import GenerationJob, PendingCandidate
 from dpo_video.generate.local import answer_here
 from dpo_video.models.load import load_policy
@@ -30,10 +30,11 @@ CLIPS = 4
 """Clips that a worker takes at a time."""
 KINDS = ("candidate", "bad_clip")
 """Rows that come back."""
+COLUMNS = ("kind", "key", "body")
 
 
 def answer_on_cluster(
-    run: Run, work: GenerationJob, missing: Mapping[str, Sequence[PendingCandidate]]
+    run: Run, job: GenerationJob, missing: Mapping[str, Sequence[PendingCandidate]]
 ) -> Counter[str]:
     """Store the missing candidates; return the counts of all workers together."""
     counts: Counter[str] = Counter()
@@ -43,23 +44,30 @@ def answer_on_cluster(
             "data": run.recipe.data.model_copy(update={"max_bad_fraction": 1.0}),
         }
     )
-    sent = replace(
-        work,
+    worker_job = replace(
+        job,
         load=None,
         samples=[],
         engine="local",
-        root=work.root.absolute(),
-        model=work.model and located(work.model),
-        adapter=work.adapter and work.adapter.absolute(),
+        root=job.root.absolute(),
+        model=job.model and located(job.model),
+        adapter=job.adapter and job.adapter.absolute(),
     )
     # pickled: a clip's requests stay together in one row, and Ray needs no schema of ours
-    rows = [{"clip": clip, "asked": pickle.dumps(list(asked))} for clip, asked in missing.items()]
+    rows = [
+        {"clip": clip, "candidates": pickle.dumps(list(candidates))}
+        for clip, candidates in missing.items()
+    ]
     total = sum(map(len, missing.values()))
-    given = {"recipe": recipe.model_dump_json(), "work": sent}
-    with cluster() as resources, progress(work.title, total=total) as advance:
+    with cluster() as resources, progress(job.title, total=total) as advance:
         workers, gpus = workers_of(resources)
-        for row in spread(
-            rows, Worker, given=given, workers=min(workers, len(rows)), batch_rows=CLIPS, gpus=gpus
+        for row in map_on_workers(
+            rows,
+            GenerationWorker,
+            kwargs={"recipe": recipe.model_dump_json(), "job": worker_job},
+            workers=min(workers, len(rows)),
+            batch_rows=CLIPS,
+            gpus=gpus,
         ):
             kind, key, body = row["kind"], row["key"], json.loads(row["body"])
             if kind == "bad_clip":
@@ -79,32 +87,31 @@ def located(model: ModelSettings) -> ModelSettings:
     return model.model_copy(update={"name": str(folder.absolute())}) if folder.is_dir() else model
 
 
-class Worker:
+class GenerationWorker:
     """One worker's policy, loaded once; it stores answers in a run folder of its own, which lasts
     for a batch.
     """
 
-    def __init__(self, recipe: str, work: GenerationJob) -> None:
-        self.recipe, self.work = Recipe.model_validate_json(recipe), work
+    def __init__(self, recipe: str, job: GenerationJob) -> None:
+        self.recipe, self.job = Recipe.model_validate_json(recipe), job
 
     def __call__(self, batch: Mapping[str, Sequence[Any]]) -> dict[str, list[Any]]:
         """Return `kind`, `key` and `body` (JSON) of stored rows, and one of kind `counts`, for
         clips and questions.
         """
-        return error_as_row(partial(self._answer, batch), ("kind", "key", "body"))
+        return error_as_row(partial(self._answer, batch), COLUMNS)
 
     def _answer(self, batch: Mapping[str, Sequence[Any]]) -> dict[str, list[Any]]:
-        work = self.work
-        if work.load is None:
-            model = work.model or self.recipe.model
-            self.work = work = replace(
-                work, load=cache(partial(load_policy, model, adapter=work.adapter))
-            )
-        missing = {
-            str(clip): pickle.loads(asked)
-            for clip, asked in zip(batch["clip"], batch["asked"], strict=True)
-        }
-        samples = [one.sample for asked in missing.values() for one in asked]
+        job = self.job
+        if job.load is None:
+            model = job.model or self.recipe.model
+            load = cache(partial(load_policy, model, adapter=job.adapter))
+            self.job = job = replace(job, load=load)
+        missing: dict[str, list[PendingCandidate]] = {}
+        samples = []
+        for clip, pickled in zip(batch["clip"], batch["candidates"], strict=True):
+            candidates = missing[str(clip)] = pickle.loads(pickled)
+            samples += [candidate.sample for candidate in candidates]
         with (
             tempfile.TemporaryDirectory(prefix="dpo-video-worker-") as folder,
             RunStore(Path(folder)) as store,
@@ -114,13 +121,12 @@ class Worker:
                 store=store,
                 samples=samples,
                 heldout=[],
-                video_root=work.root,
-                heldout_root=work.root,
+                video_root=job.root,
+                heldout_root=job.root,
                 tracker=Tracker(),
             )
-            counts = answer_here(run, work, missing)
-            rows = [(kind, key, json.dumps(row)) for kind in KINDS for key, row in store.rows(kind)]
-        rows.append(("counts", "", json.dumps(counts)))
-        return {
-            name: [row[place] for row in rows] for place, name in enumerate(("kind", "key", "body"))
-        }
+            counts = answer_here(run, job, missing)
+            rows = [("counts", "", json.dumps(counts))]
+            for kind in KINDS:
+                rows += [(kind, key, json.dumps(row)) for key, row in store.rows(kind)]
+        return dict(zip(COLUMNS, map(list, zip(*rows, strict=True)), strict=True))

@@ -2,7 +2,7 @@
 answer.
 
 The server sees the policy's frames as JPEG images, or the file itself. Slots, retries and pauses
-are those of the judge's client, `judges/scheduler.py`.
+are those of the client that judges share, `client/pool.py`.
 """
 
 import asyncio
@@ -14,12 +14,13 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from PIL import Image
 
 from dpo_video.client.endpoint import Endpoint, RequestRefused, Service, read_choice
-from dpo_video.client.pool import Pool, RetriesExhausted
+from dpo_video.client.pool import Pool, RetriesExhausted, ask_servers
 from dpo_video.core.errors import UserError
 from dpo_video.core.progress import progress, say
 from dpo_video.generate.jobs import (
@@ -42,108 +43,99 @@ class _Server:
     """The server while a run talks to it."""
 
     run: Run
-    work: GenerationJob
+    job: GenerationJob
     pool: Pool
     counts: Counter[str] = field(default_factory=Counter)
 
 
 def answer_by_server(
-    run: Run, work: GenerationJob, missing: Mapping[str, Sequence[PendingCandidate]]
+    run: Run, job: GenerationJob, missing: Mapping[str, Sequence[PendingCandidate]]
 ) -> Counter[str]:
     """Store the missing candidates; return the count of requests that failed; the next run tries
     them again.
     """
-    if work.adapter is not None:
+    if job.adapter is not None:
         raise UserError(
             "generate.engine openai cannot serve an adapter from a folder: serve it under a name "
-            "of its "
-            "own, or use engine local"
+            "of its own, or use engine local"
         )
-    if work.sampler.first_temperature is not None:
+    if job.sampler.first_temperature is not None:
         raise UserError(
             "generate.first_temperature: servers take one temperature a request. Leave it out, or "
-            "use "
-            "generate.engine=local"
+            "use generate.engine=local"
         )
-    try:
-        return asyncio.run(_answer_all(run, work, missing))
-    except ExceptionGroup as group:
-        raise group.exceptions[0] from None
-
-
-async def _answer_all(
-    run: Run, work: GenerationJob, missing: Mapping[str, Sequence[PendingCandidate]]
-) -> Counter[str]:
-    try:
-        import openai  # noqa: F401 - the extra is missing now rather than halfway
-    except ImportError as error:
-        raise UserError(
-            "generate.engine openai needs the openai package: pip install 'dpo-video[judge]'"
-        ) from error
     settings = run.recipe.generate
     if settings.base_url is None:
         raise UserError(
             "generate.engine is openai, and generate.base_url is not set: give the address of a "
-            "server "
-            "that serves the policy with video, e.g. http://localhost:8000/v1"
+            "server that serves the policy with video, e.g. http://localhost:8000/v1"
         )
     service = Service(
         section="generate",
         urls=(settings.base_url,),
-        model=served_name(run, work),
+        model=served_name(run, job),
         key=os.environ.get(settings.api_key_env) or "none",
         key_variable=settings.api_key_env,
         concurrency=settings.concurrency,
         timeout=settings.timeout,
         retries=settings.retries,
     )
-    requests = clip_requests(run, work, missing)
+    ask = partial(_answer_all, run, job, missing)
+    return ask_servers(service, ask, setting="generate.engine openai", say=say)
+
+
+async def _answer_all(
+    run: Run,
+    job: GenerationJob,
+    missing: Mapping[str, Sequence[PendingCandidate]],
+    pool: Pool,
+) -> Counter[str]:
+    settings = run.recipe.generate
+    requests = clip_requests(run, job, missing)
     total = sum(len(missing[request.key]) for request in requests)
     as_file = settings.video_as == "video_url"
-    plan = model_spec(run.recipe.model)
-    frames = FramePool(run.recipe.video, multiple_of=plan.family.frames_per_step)
-    waiting = asyncio.Semaphore(
-        2 * settings.concurrency
-    )  # twice as many as slots: one that sleeps holds none
-    async with Pool(service, say=say) as pool:
-        server = _Server(run=run, work=work, pool=pool)
-        with nullcontext() if as_file else frames, progress(work.title, total=total) as advance:
-            clips = ((request, None) for request in requests) if as_file else frames.map(requests)
-            async with asyncio.TaskGroup() as tasks:
-                while (clip := await asyncio.to_thread(next, clips, None)) is not None:
-                    asked = missing[clip[0].key]
-                    try:
-                        content = await asyncio.to_thread(_content, run, plan, *clip)
-                    except UserError as error:
-                        run.set_aside(clip[0].key, error)
-                        advance(len(asked), bad_clips=len(run.bad_clips))
-                        continue
-                    for one in asked:
-                        await waiting.acquire()
-                        task = tasks.create_task(_answer(server, one, content))
-                        task.add_done_callback(_then(waiting.release, advance))
+    spec = model_spec(run.recipe.model)
+    frames = FramePool(run.recipe.video, multiple_of=spec.family.frames_per_step)
+    # twice as many as slots: one that sleeps holds none
+    room = asyncio.Semaphore(2 * settings.concurrency)
+    server = _Server(run=run, job=job, pool=pool)
+    with nullcontext() if as_file else frames, progress(job.title, total=total) as advance:
+        clips = ((request, None) for request in requests) if as_file else frames.map(requests)
+        async with asyncio.TaskGroup() as tasks:
+            while (clip := await asyncio.to_thread(next, clips, None)) is not None:
+                pending = missing[clip[0].key]
+                try:
+                    content = await asyncio.to_thread(_content, run, spec, *clip)
+                except UserError as error:
+                    run.set_aside(clip[0].key, error)
+                    advance(len(pending), bad_clips=len(run.bad_clips))
+                    continue
+                for candidate in pending:
+                    await room.acquire()
+                    task = tasks.create_task(_answer(server, candidate, content))
+                    task.add_done_callback(_then(room.release, advance))
     return server.counts
 
 
 def _then(release: Callable[[], None], advance: Callable[[], None]) -> Callable[[Any], None]:
-    def done(task: "asyncio.Task[None]") -> None:
+    def on_done(task: "asyncio.Task[None]") -> None:
         release()
         advance()
 
-    return done
+    return on_done
 
 
 async def _answer(
-    server: _Server, one: PendingCandidate, content: Sequence[dict[str, Any]]
+    server: _Server, candidate: PendingCandidate, content: Sequence[dict[str, Any]]
 ) -> None:
     """Ask for one candidate and store it; a failure is counted, unless it is plain that all will
     fail.
     """
-    sampler = server.work.sampler
-    text = policy_prompt(server.work, one.sample)
+    sampler = server.job.sampler
+    text = policy_prompt(server.job, candidate.sample)
     request = {
         "model": server.pool.service.model,
-        "seed": one.seed,
+        "seed": candidate.seed,
         "temperature": sampler.temperature,
         "messages": [{"role": "user", "content": [*content, {"type": "text", "text": text}]}],
         "top_p": sampler.top_p,
@@ -154,11 +146,12 @@ async def _answer(
         "repetition_penalty": 1.0,
     }
     try:
-        done = await server.pool.complete(request, _read)
+        completion = await server.pool.complete(request, _read)
     except (RequestRefused, RetriesExhausted):
         server.counts["failed"] += 1
         return
-    server.run.store.put("candidate", one.key, {**done.value, "sample": one.sample.id})
+    row = {**completion.value, "sample": candidate.sample.id}
+    server.run.store.put("candidate", candidate.key, row)
 
 
 def _read(endpoint: Endpoint, body: dict[str, Any]) -> dict[str, str]:
@@ -168,7 +161,7 @@ def _read(endpoint: Endpoint, body: dict[str, Any]) -> dict[str, str]:
 
 
 def _content(
-    run: Run, plan: ModelSpec, request: ClipRequest, frames: Frames | VideoError | None
+    run: Run, spec: ModelSpec, request: ClipRequest, frames: Frames | VideoError | None
 ) -> list[dict[str, Any]]:
     """Return the parts of a message that show a clip; raise UserError where it cannot be shown."""
     if isinstance(frames, VideoError):
@@ -176,11 +169,11 @@ def _content(
     if frames is None:
         return [_file_part(request)]
     video = run.recipe.video
-    fitting = fit_frames(plan, video, frames)
+    fitting = fit_frames(spec, video, frames)
     images = [Image.fromarray(pixels) for pixels in fitting.pixels]
     if video.min_pixels is not None or video.max_pixels is not None:
         size = frame_size(
-            plan, video, num_frames=len(images), height=images[0].height, width=images[0].width
+            spec, video, num_frames=len(images), height=images[0].height, width=images[0].width
         )
         images = [
             image.resize((size.width, size.height), Image.Resampling.BICUBIC) for image in images
@@ -189,9 +182,9 @@ def _content(
 
 
 def _jpeg(image: Image.Image) -> str:
-    out = io.BytesIO()
-    image.save(out, "JPEG", quality=JPEG_QUALITY)
-    return "data:image/jpeg;base64," + base64.b64encode(out.getvalue()).decode()
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=JPEG_QUALITY)
+    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
 def _file_part(request: ClipRequest) -> dict[str, Any]:
@@ -199,8 +192,7 @@ def _file_part(request: ClipRequest) -> dict[str, Any]:
     if isinstance(request.video, tuple) or request.video.is_dir() or not whole:
         raise UserError(
             f"the clip {request.key!r} is frames or a part of a file, and generate.video_as is "
-            f"video_url, "
-            "which sends a whole file: use images"
+            "video_url, which sends a whole file: use images"
         )
     if not request.video.is_file():
         raise VideoError("not_found", request.video, "no such file")

@@ -7,6 +7,7 @@ twice.
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +30,8 @@ from dpo_video.models.sampling import Sampler, candidate_seed
 from dpo_video.recipe import GenerateSettings, SamplerSettings
 from dpo_video.run import Run, StageResult
 from dpo_video.store import content_hash, row_key
-from dpo_video.video import VideoError, clip_key, resolve_video
-from dpo_video.video.cache import part_identity
+from dpo_video.video import VideoError, clip_key, clip_request
+from dpo_video.video.cache import clip_identity
 
 FRAME_POLICY = (
     "policy",
@@ -52,12 +53,11 @@ def generate(run: Run) -> StageResult:
     """Write candidates.jsonl; counts of samples, candidates, those reused, cut answers and bad
     clips; incomplete where a server failed to answer.
     """
-    made = [make_candidates(run, work) for work in _works(run)]
-    place = {sample.id: number for number, sample in enumerate(run.samples)}
-    candidates = sorted(
-        (one for each in made for one in each.candidates), key=lambda one: place[one.sample_id]
-    )
-    counts = _total(run, made, candidates)
+    results = [make_candidates(run, job) for job in _jobs(run)]
+    positions = {sample.id: position for position, sample in enumerate(run.samples)}
+    candidates = list(chain.from_iterable(result.candidates for result in results))
+    candidates.sort(key=lambda candidate: positions[candidate.sample_id])
+    counts = _total(run, results, candidates)
     if not candidates:
         raise UserError(
             f"no candidates: none of the {len(run.samples)} samples got an answer ({counts})"
@@ -72,17 +72,13 @@ def generate(run: Run) -> StageResult:
 
 def training_sampler(settings: GenerateSettings, *, over: SamplerSettings | None = None) -> Sampler:
     """Return the sampler of the `generate` section, with the settings of a mix's sampler on top."""
-    own = (
-        {}
-        if over is None
-        else over.model_dump(include=set(Sampler.__dataclass_fields__), exclude_none=True)
-    )
-    values = {name: getattr(settings, name) for name in Sampler.__dataclass_fields__}
-    return Sampler(**{**values, **own})
+    names = set(Sampler.__dataclass_fields__)
+    overrides = {} if over is None else over.model_dump(include=names, exclude_none=True)
+    return Sampler(**{**{name: getattr(settings, name) for name in names}, **overrides})
 
 
-def _works(run: Run) -> list[GenerationJob]:
-    """Return one piece of work for each sampler of the mix, or the one there is without a mix."""
+def _jobs(run: Run) -> list[GenerationJob]:
+    """Return one job for each sampler of the mix, or the one there is without a mix."""
     settings = run.recipe.generate
     plain = GenerationJob(
         samples=run.samples,
@@ -92,33 +88,33 @@ def _works(run: Run) -> list[GenerationJob]:
         sampler=training_sampler(settings),
     )
     jobs: list[GenerationJob] = []
-    for one in settings.mix:
-        adapter = None if one.adapter is None else Path(one.adapter).expanduser()
+    for sampler in settings.mix:
+        adapter = None if sampler.adapter is None else Path(sampler.adapter).expanduser()
         jobs.append(
             replace(
                 plain,
-                num_candidates=one.num_candidates,
-                sampler=training_sampler(settings, over=one),
-                model=one.model,
+                num_candidates=sampler.num_candidates,
+                sampler=training_sampler(settings, over=sampler),
+                model=sampler.model,
                 adapter=adapter,
-                instruction=one.instruction,
-                sampler_name=one.name,
-                title=f"generate ({one.name})",
-                first_number=sum(work.num_candidates for work in jobs),
+                instruction=sampler.instruction,
+                sampler_name=sampler.name,
+                title=f"generate ({sampler.name})",
+                first_number=sum(job.num_candidates for job in jobs),
             )
         )
     return jobs or [plain]
 
 
 def _total(
-    run: Run, made: Sequence[GenerationResult], candidates: Sequence[Candidate]
+    run: Run, results: Sequence[GenerationResult], candidates: Sequence[Candidate]
 ) -> dict[str, Any]:
     """Return the counts of all samplers together, and, of a mix, how many candidates each of them
     made.
     """
     totals: Counter[str] = Counter()
-    for each in made:
-        totals.update(each.counts)
+    for result in results:
+        totals.update(result.counts)
     answered = len({candidate.sample_id for candidate in candidates})
     counts: dict[str, Any] = {
         **totals,
@@ -131,80 +127,131 @@ def _total(
     return counts
 
 
-def make_candidates(run: Run, work: GenerationJob) -> GenerationResult:
+def make_candidates(run: Run, job: GenerationJob) -> GenerationResult:
     """Return the candidates of all samples: stored ones, and new ones for what is missing.
 
     A clip that cannot be read is set aside with its samples; a later run tries it again. A sample
     whose prompt and longest answer do not fit the model's context is set aside too; UserError where
     that leaves no candidate.
     """
-    asked = _ask(run, work)
-    before = run.store.get("candidate", [one.key for one in asked])
+    planned = plan_candidates(run, job)
+    keys = [candidate.key for candidate in planned]
+    reused = run.store.get("candidate", keys)
     missing: dict[str, list[PendingCandidate]] = {}
-    for one in asked:
-        if one.key not in before:
-            missing.setdefault(clip_key(one.sample), []).append(one)
-    new: Counter[str] = Counter()
+    for candidate in planned:
+        if candidate.key not in reused:
+            missing.setdefault(clip_key(candidate.sample), []).append(candidate)
+    engine_counts: Counter[str] = Counter()
     if missing:
-        new = choose(ENGINES, work.engine, "generate engine")(run, work, missing)
+        _tell_earlier_rule(run, job, missing)
+        engine_counts = choose(ENGINES, job.engine, "generate engine")(run, job, missing)
         run.store.flush()
-    stored = run.store.get("candidate", [one.key for one in asked])
-    candidates = [_candidate(run, work, one, stored[one.key]) for one in asked if one.key in stored]
-    _tell_over_context(run, work, new[OVER_CONTEXT], answered=len(candidates))
-    cut = sum(candidate.finish == "length" for candidate in candidates)
-    unanswered = len(work.samples) - len({candidate.sample_id for candidate in candidates})
+    rows = run.store.get("candidate", keys)
+    candidates = [
+        _candidate(run, job, candidate, rows[candidate.key])
+        for candidate in planned
+        if candidate.key in rows
+    ]
+    _tell_over_context(run, job, engine_counts[OVER_CONTEXT], answered=len(candidates))
+    truncated = sum(candidate.finish == "length" for candidate in candidates)
+    unanswered = len(job.samples) - len({candidate.sample_id for candidate in candidates})
     return GenerationResult(
         candidates,
         {
-            "samples": len(work.samples),
+            "samples": len(job.samples),
             "candidates": len(candidates),
-            "reused": len(before),
-            "cut": cut,
+            "reused": len(reused),
+            "cut": truncated,
             "samples_without": unanswered,
             "bad_clips": len(run.bad_clips),
-            **new,
+            **engine_counts,
         },
     )
 
 
-def _tell_over_context(run: Run, work: GenerationJob, samples: int, *, answered: int) -> None:
+def _tell_earlier_rule(
+    run: Run, job: GenerationJob, missing: Mapping[str, Sequence[PendingCandidate]]
+) -> None:
+    """Say how many stored candidates are made anew because clips are now known by content."""
+    if not any(True for _ in run.store.rows("candidate")):
+        return
+    wanted = {(each.sample.id, each.number) for each in chain.from_iterable(missing.values())}
+    stored = run.store.get(
+        "candidate",
+        [
+            earlier.key
+            for earlier in plan_candidates(run, job, by_content=False)
+            if (earlier.sample.id, earlier.number) in wanted
+        ],
+    )
+    if stored:
+        say(
+            f"candidates: {len(stored)} stored under the rule of an earlier version are made anew: "
+            "their clips are now known by content"
+        )
+
+
+def _tell_over_context(run: Run, job: GenerationJob, samples: int, *, answered: int) -> None:
     if not samples:
         return
-    config, family = load_config(work.model or run.recipe.model)
-    what = (
-        f"{samples} of {len(work.samples)} samples: the tokens of the clip and the question, and "
-        f"{work.sampler.max_new_tokens} for the answer (max_new_tokens), are more than the "
+    config, family = load_config(job.model or run.recipe.model)
+    message = (
+        f"{samples} of {len(job.samples)} samples: the tokens of the clip and the question, and "
+        f"{job.sampler.max_new_tokens} for the answer (max_new_tokens), are more than the "
         f"{family.context_length(config):,} of the model's context. Lower video.num_frames, "
-        f"video.max_pixels or "
-        "max_new_tokens, or set video.policy=fit; `dpo-video check RECIPE` shows how many they are"
+        "video.max_pixels or max_new_tokens, or set video.policy=fit; `dpo-video check RECIPE` "
+        "shows "
+        "how many they are"
     )
     if not answered:
-        raise UserError(f"{work.title}: no answer can be written to {what}")
-    say(f"{work.title}: set aside {what}")
+        raise UserError(f"{job.title}: no answer can be written to {message}")
+    say(f"{job.title}: set aside {message}")
 
 
-def _ask(run: Run, work: GenerationJob) -> list[PendingCandidate]:
-    """Return every candidate of every sample, under a key of all that determines its text."""
+def plan_candidates(
+    run: Run, job: GenerationJob, *, by_content: bool = True
+) -> list[PendingCandidate]:
+    """Return every candidate of every sample, under a key of all that determines its text.
+
+    Without `by_content` under the key of version 0.1, for which a file of the same name, size and
+    time of change was the same clip.
+    """
     frames = {name: getattr(run.recipe.video, name) for name in FRAME_POLICY}
-    common = {"model": _identity(run, work), "frames": frames, "sampler": asdict(work.sampler)}
-    asked = []
-    for sample in work.samples:
-        clip = {"files": _files(sample, work.root), **part_identity(sample.start, sample.end)}
-        for number in range(work.first_number, work.first_number + work.num_candidates):
+    common = {"model": _identity(run, job), "frames": frames, "sampler": asdict(job.sampler)}
+    clips: dict[str, dict[str, Any] | None] = {}
+    planned = []
+    for sample in job.samples:
+        name = clip_key(sample)
+        if name not in clips:
+            clips[name] = _clip_identity(sample, job.root, by_content=by_content)
+        clip = clips[name]
+        prompt = policy_prompt(job, sample)
+        for number in range(job.first_number, job.first_number + job.num_candidates):
             seed = candidate_seed(run.recipe.seed, sample.id, number)
-            key = row_key(**common, clip=clip, prompt=policy_prompt(work, sample), seed=seed)
-            asked.append(PendingCandidate(sample=sample, number=number, seed=seed, key=key))
-    return asked
+            key = row_key(**common, clip=clip, prompt=prompt, seed=seed)
+            planned.append(PendingCandidate(sample=sample, number=number, seed=seed, key=key))
+    return planned
 
 
-def _identity(run: Run, work: GenerationJob) -> dict[str, Any]:
+def _clip_identity(sample: Sample, root: Path, *, by_content: bool) -> dict[str, Any] | None:
+    """Return what tells a sample's clip from all others; None where there is none to read."""
+    try:
+        identity = clip_identity(clip_request(sample, root))
+    except VideoError:  # the engine tells the reason
+        return None
+    if identity is not None and not by_content:
+        del identity["ends"]
+    return identity
+
+
+def _identity(run: Run, job: GenerationJob) -> dict[str, Any]:
     """Return what identifies the model that answers: a server's by name, not address; ours by its
     weights.
     """
-    settings, server = work.model or run.recipe.model, run.recipe.generate
-    if work.engine == "openai":
+    settings, server = job.model or run.recipe.model, run.recipe.generate
+    if job.engine == "openai":
         return {
-            "served": served_name(run, work),
+            "served": served_name(run, job),
             "revision": settings.revision,
             "video_as": server.video_as,
         }
@@ -213,7 +260,7 @@ def _identity(run: Run, work: GenerationJob) -> dict[str, Any]:
         "name": settings.name,
         "revision": revision_of(settings, config),
         "positions": settings.positions,
-        "adapter": None if work.adapter is None else content_hash(work.adapter),
+        "adapter": None if job.adapter is None else content_hash(job.adapter),
         "quantize": settings.quantize,
         "dtype": str(choose_dtype(settings)),
         "attention": settings.attention,
@@ -221,58 +268,43 @@ def _identity(run: Run, work: GenerationJob) -> dict[str, Any]:
     }
 
 
-def _files(sample: Sample, root: Path) -> list[list[str | int]]:
-    """Return name, size and time of change of a clip's files; none where it does not exist."""
-    try:
-        found = resolve_video(sample.video, root)
-    except VideoError:
-        return []
-    paths = (
-        found if isinstance(found, list) else sorted(found.iterdir()) if found.is_dir() else [found]
-    )
-    facts = [(path.name, path.stat()) for path in paths if path.exists()]
-    return [[name, stat.st_size, stat.st_mtime_ns] for name, stat in facts]
-
-
 def _candidate(
-    run: Run, work: GenerationJob, one: PendingCandidate, row: dict[str, Any]
+    run: Run, job: GenerationJob, pending: PendingCandidate, row: dict[str, Any]
 ) -> Candidate:
     return Candidate(
-        id=f"{one.sample.id}#{one.number}",
-        sample_id=one.sample.id,
+        id=f"{pending.sample.id}#{pending.number}",
+        sample_id=pending.sample.id,
         text=row["text"],
-        seed=one.seed,
-        model=(work.model or run.recipe.model).name,
-        settings=one.key[:16],
+        seed=pending.seed,
+        model=(job.model or run.recipe.model).name,
+        settings=pending.key[:16],
         finish=row["finish"],
-        sampler=work.sampler_name,
+        sampler=job.sampler_name,
     )
 
 
 def _answer_here(
-    run: Run, work: GenerationJob, missing: Mapping[str, Sequence[PendingCandidate]]
+    run: Run, job: GenerationJob, missing: Mapping[str, Sequence[PendingCandidate]]
 ) -> Counter[str]:
     from dpo_video.generate.local import answer_here  # here: it needs what stands above
 
-    return answer_here(run, work, missing)
+    return answer_here(run, job, missing)
 
 
 def _answer_by_server(
-    run: Run, work: GenerationJob, missing: Mapping[str, Sequence[PendingCandidate]]
+    run: Run, job: GenerationJob, missing: Mapping[str, Sequence[PendingCandidate]]
 ) -> Counter[str]:
-    from dpo_video.generate.server import (
-        answer_by_server,
-    )  # here: it needs the openai package, which is an extra
+    from dpo_video.generate.server import answer_by_server  # here: openai is an extra
 
-    return answer_by_server(run, work, missing)
+    return answer_by_server(run, job, missing)
 
 
 def _answer_on_cluster(
-    run: Run, work: GenerationJob, missing: Mapping[str, Sequence[PendingCandidate]]
+    run: Run, job: GenerationJob, missing: Mapping[str, Sequence[PendingCandidate]]
 ) -> Counter[str]:
     from dpo_video.generate.ray import answer_on_cluster  # here: Ray is an extra
 
-    return answer_on_cluster(run, work, missing)
+    return answer_on_cluster(run, job, missing)
 
 
 ENGINES = {"local": _answer_here, "openai": _answer_by_server, "ray": _answer_on_cluster}

@@ -184,7 +184,7 @@ def _from_results(results: Results, used: Counter[str], settings: JudgeSettings)
         )
         for number, messages in enumerate(prompts):
             reply = _reply(
-                results, settings, scorer, mode, key_of(messages), proven=used["stored"] > 0
+                results, settings, scorer, mode, key_of(messages), verified=used["stored"] > 0
             )
             if reply is None:
                 lacking = True
@@ -215,7 +215,13 @@ def _when_needed(settings: JudgeSettings) -> Judge:
 
 
 def _reply(
-    results: Results, settings: JudgeSettings, scorer: Scorer, mode: Mode, key: str, *, proven: bool
+    results: Results,
+    settings: JudgeSettings,
+    scorer: Scorer,
+    mode: Mode,
+    key: str,
+    *,
+    verified: bool,
 ) -> Reply | None:
     """Return the reply or the refusal among the results, None where there is none that can be
     read.
@@ -223,7 +229,7 @@ def _reply(
     body, refused = results.body(key), results.refusal(key)
     try:
         if body is not None:
-            return read_completion(settings, scorer, mode, "the batch", body, proven=proven)
+            return read_completion(settings, scorer, mode, "the batch", body, verified=verified)
     except TransientError as error:
         results.reasons[error.reason.split(":")[0]] += 1
     except RequestRefused as error:

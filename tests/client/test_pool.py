@@ -100,7 +100,7 @@ def test_a_429_shrinks_its_server_and_a_500_does_not():
     async def ask(url):
         async with Pool(_service(url), say=print) as pool:
             return [
-                (await _outcome(pool, prompt), pool.endpoints[0].limit.allowed)
+                (await _outcome(pool, prompt), pool.endpoints[0].concurrency.allowed)
                 for prompt in _names(6)
             ]
 
@@ -159,7 +159,7 @@ def test_a_prompt_that_alone_meets_429s_is_given_up_and_a_server_that_answers_no
     between, a third stops.
     """
     monkeypatch.setattr(scheduler, "BUSY_SECONDS", 0.2)
-    monkeypatch.setattr(scheduler, "SAID_SECONDS", 0.1)
+    monkeypatch.setattr(scheduler, "REPORT_BUSY_SECONDS", 0.1)
 
     def limited(*free):
         return lambda prompt, n: (
@@ -210,7 +210,7 @@ def test_a_request_goes_to_the_server_with_the_fewest_under_way():
     async def ask(*urls):
         async with Pool(_service(*urls), say=print) as pool:
             first = await asyncio.gather(_outcome(pool, "warm 0"), _outcome(pool, "warm 1"))
-            assert all(endpoint.proven for endpoint in pool.endpoints), first
+            assert all(endpoint.verified for endpoint in pool.endpoints), first
             await asyncio.gather(*(_outcome(pool, prompt) for prompt in _names(4)))
 
     with two_servers(hold, hold) as (one, other):

@@ -20,8 +20,9 @@ from pydantic import ValidationError
 from dpo_video.core.errors import UserError
 from dpo_video.core.jsonl import read_jsonl, write_jsonl
 from dpo_video.core.records import Candidate, Sample
+from dpo_video.generate import stage
 from dpo_video.generate.jobs import GenerationJob
-from dpo_video.generate.stage import generate, make_candidates
+from dpo_video.generate.stage import generate, make_candidates, plan_candidates
 from dpo_video.models.prompts import encode_prompt, video_inputs
 from dpo_video.models.sampling import Sampler
 from dpo_video.run import open_run
@@ -114,6 +115,38 @@ def test_a_clip_that_was_replaced_is_answered_anew(data, tmp_path):
     assert counts["reused"] == 8, (
         "two of three clips are as they were, with two questions of two answers each"
     )
+
+
+def test_another_clip_of_the_same_name_size_and_time_is_answered_anew(data, tmp_path):
+    folder = tmp_path / "data"
+    shutil.copytree(data, folder)
+    run_generate(make_recipe(tmp_path, folder))
+    clip = folder / "2.mp4"
+    facts, content = clip.stat(), bytearray(clip.read_bytes())
+    content[-1] ^= 1
+    clip.write_bytes(content)
+    os.utime(clip, ns=(facts.st_atime_ns, facts.st_mtime_ns))
+    counts, _ = run_generate(make_recipe(tmp_path, folder))
+    assert counts["reused"] == 8, "the clip has two questions of two answers each"
+
+
+def test_candidates_of_an_earlier_version_are_made_anew_and_the_run_says_so(data, tmp_path, capsys):
+    recipe = make_recipe(tmp_path, data)
+    with open_run(recipe) as run:
+        (job,) = stage._jobs(run)
+        for candidate in plan_candidates(run, job, by_content=False):
+            row = {"text": "old", "finish": "stop", "sample": candidate.sample.id}
+            run.store.put("candidate", candidate.key, row)
+    counts, candidates = run_generate(recipe)
+    assert (counts["reused"], counts["candidates"]) == (0, 12)
+    assert all(candidate.text != "old" for candidate in candidates)
+    assert capsys.readouterr().err.splitlines()[0] == (
+        "candidates: 12 stored under the rule of an earlier version are made anew: their clips are "
+        "now known by content"
+    )
+    again, _ = run_generate(recipe)
+    assert again["reused"] == 12
+    assert "earlier version" not in capsys.readouterr().err
 
 
 def test_an_answer_to_a_part_with_times_reckoned_otherwise_is_not_met_again(

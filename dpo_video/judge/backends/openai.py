@@ -17,8 +17,9 @@ from dpo_video.client.endpoint import (
     Service,
     is_private_address,
     read_choice,
+    require_openai,
 )
-from dpo_video.client.pool import Pool, Read, RetriesExhausted
+from dpo_video.client.pool import Pool, Read, RetriesExhausted, ask_servers
 from dpo_video.core.errors import UserError
 from dpo_video.core.progress import say
 from dpo_video.judge.prices import open_spending
@@ -27,6 +28,7 @@ from dpo_video.judge.types import Judge, Keep, Messages, Mode, Reply, mode_of
 from dpo_video.judge.verdict import EMPHASIS, THINKING_ENDS
 from dpo_video.recipe import JudgeSettings
 
+BACKEND = "judge.backend openai"
 TOP_LOGPROBS = 20
 """The most alternatives per token that the protocol allows."""
 Alternatives = Sequence[tuple[str, float]]
@@ -47,12 +49,7 @@ class _Open:
 
 def openai_judge(settings: JudgeSettings) -> Judge:
     """Return the judge behind `judge.base_url`; nothing is sent before the first `ask`."""
-    try:
-        import openai  # noqa: F401 - the extra is missing now rather than halfway
-    except ImportError as error:
-        raise UserError(
-            "judge.backend openai needs the openai package: pip install 'dpo-video[judge]'"
-        ) from error
+    require_openai(BACKEND)
     opened = _Open()
     service = Service(
         section="judge",
@@ -117,21 +114,20 @@ def _ask(
 ) -> None:
     if mode_of(settings, scorer) == "labels":
         _check_labels(scorer)
+    ask = partial(_ask_all, settings, opened, scorer, prompts, keep)
     try:
-        asyncio.run(_ask_all(settings, service, opened, scorer, prompts, keep))
-    except ExceptionGroup as group:
-        raise group.exceptions[0] from None
+        ask_servers(service, ask, setting=BACKEND, say=say)
     finally:
         opened.pool = None
 
 
 async def _ask_all(
     settings: JudgeSettings,
-    service: Service,
     opened: _Open,
     scorer: Scorer,
     prompts: Iterable[Messages],
     keep: Keep,
+    pool: Pool,
 ) -> None:
     """Answer the prompts with a fixed number of workers that take them one by one: none is made
     before its turn.
@@ -144,21 +140,21 @@ async def _ask_all(
     same = request_fields(settings, mode)
 
     def read(endpoint: Endpoint, body: dict[str, Any]) -> Reply:
-        return read_completion(settings, scorer, mode, endpoint.url, body, proven=endpoint.proven)
+        return read_completion(
+            settings, scorer, mode, endpoint.url, body, verified=endpoint.verified
+        )
 
-    async def work(pool: Pool, *, alone: bool = False) -> None:
+    async def work(*, alone: bool = False) -> None:
         for index, messages in waiting:
             keep(index, await _answer(pool, same | {"messages": messages}, read))
-            if alone and pool.proven:
+            if alone and pool.verified:
                 return
 
-    async with Pool(service, say=say) as opened.pool:
-        await work(opened.pool, alone=True)
-        async with asyncio.TaskGroup() as group:
-            for _ in range(
-                2 * opened.pool.most_in_flight
-            ):  # twice as many as slots: a sleeping worker holds none
-                group.create_task(work(opened.pool))
+    opened.pool = pool
+    await work(alone=True)
+    async with asyncio.TaskGroup() as group:
+        for _ in range(2 * pool.max_in_flight):  # twice the slots: a sleeping worker holds none
+            group.create_task(work())
 
 
 def request_fields(settings: JudgeSettings, mode: Mode) -> dict[str, Any]:
@@ -199,13 +195,13 @@ def read_completion(
     url: str,
     body: dict[str, Any],
     *,
-    proven: bool = False,
+    verified: bool = False,
 ) -> Reply:
     """Return the reply in a chat completion; raise UserError when the server leaves out what was
     asked for.
 
-    One that has shown that it can give label probabilities, and is `proven`, may leave out those of
-    a single reply.
+    One that has shown that it can give label probabilities, and is `verified`, may leave out those
+    of a single reply.
     """
     choice, text, finish = read_choice(body)
     _check_model(settings, url, body.get("model"))
@@ -231,7 +227,7 @@ def read_completion(
     if reply.text and not any(alternatives for _, alternatives in tokens):
         if choice["message"].get("refusal"):
             raise RequestRefused(f"refusal: {reply.text[:200]}")
-        if proven:
+        if verified:
             return reply
         raise UserError(
             f"{url} answers without label probabilities (it ignores `top_logprobs`), and scorer "

@@ -14,7 +14,7 @@ from itertools import chain, islice, repeat
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from dpo_video.core.ray_cluster import cluster, error_as_row, spread, workers_of
+from dpo_video.core.ray_cluster import cluster, error_as_row, map_on_workers, workers_of
 from dpo_video.judge.scorer import Scorer
 from dpo_video.judge.types import Judge, Keep, Messages, Reply
 from dpo_video.recipe import JudgeSettings
@@ -48,10 +48,10 @@ def ask_workers(
                 {"number": number, "messages": json.dumps(messages)} for number, messages in some
             ]
             shares = _shares(settings, resources, len(rows))
-            for row in spread(
+            for row in map_on_workers(
                 rows,
                 Worker,
-                given={"settings": shares.each.model_dump_json(), "scorer": scorer, "make": make},
+                kwargs={"settings": shares.each.model_dump_json(), "scorer": scorer, "make": make},
                 workers=shares.workers,
                 batch_rows=shares.batch_rows,
                 gpus=shares.gpus,
