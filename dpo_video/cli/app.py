@@ -280,12 +280,12 @@ def audit(
     """
     from dpo_video.evaluate.summary import console
     from dpo_video.pair.audit import audit as audit_run
-    from dpo_video.pair.audit_page import table
+    from dpo_video.pair.audit_page import audit_table
 
     folder = Path(run_folder)
-    numbers = audit_run(folder)
+    report = audit_run(folder)
     out = console()
-    out.print(table(numbers))
+    out.print(audit_table(report))
     out.print(
         f"audit: {folder / 'audit.json'}, {folder / 'audit.html'}", soft_wrap=True, markup=False
     )

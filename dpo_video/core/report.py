@@ -2,8 +2,9 @@
 stage.
 """
 
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields, is_dataclass
+from typing import Any, Literal
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,6 +25,14 @@ class Estimate:
     """Why there is no value."""
     why_no_interval: str = ""
     """Why there is a value without the interval that was asked for."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """What a report comes to, in a sentence that stands on top of its page."""
+
+    text: str
+    mood: Literal["good", "warn", "bad"]
 
 
 def estimate_text(
@@ -78,6 +87,27 @@ def estimate_row(estimate: Estimate) -> dict[str, Any]:
         "unscored": estimate.unscored,
     }
     return row | {"why_none": estimate.why_none} if estimate.why_none else row
+
+
+def json_form(value: Any, estimate: Callable[[Estimate], Any] = estimate_row) -> Any:
+    """Return a report as JSON holds it: records as objects in the order of their fields, estimates
+    by `estimate`.
+
+    A field that may be absent has None as its default, and is left out while it is None.
+    """
+    if isinstance(value, Estimate):
+        return estimate(value)
+    if is_dataclass(value):
+        return {
+            field.name: json_form(getattr(value, field.name), estimate)
+            for field in fields(value)
+            if field.default is not None or getattr(value, field.name) is not None
+        }
+    if isinstance(value, Mapping):
+        return {str(key): json_form(each, estimate) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [json_form(each, estimate) for each in value]
+    return value
 
 
 def _plain(value: float, *, share: bool, digits: int, signed: bool) -> str:

@@ -21,7 +21,8 @@ from dpo_video.core.errors import UserError
 from dpo_video.core.jsonl import read_jsonl, write_jsonl
 from dpo_video.core.records import Pair
 from dpo_video.core.statistics import weighted_correlation, weighted_slope
-from dpo_video.pair.audit import audit, histogram
+from dpo_video.pair.audit import audit, audit_row
+from dpo_video.pair.audit_measures import histogram
 from dpo_video.pipeline import do_stages
 from dpo_video.recipe import Recipe
 from dpo_video.run import open_run
@@ -58,6 +59,11 @@ def make_run(folder: Path, questions: dict[str, Sequence[Row]], **change: Any) -
     return folder / "r"
 
 
+def audited(folder: Path) -> dict[str, Any]:
+    """The audit of a run as audit.json holds it."""
+    return audit_row(audit(folder))
+
+
 def random_questions(count: int, *, seed: int = 0) -> dict[str, Sequence[Row]]:
     """Questions with 5 answers of random length whose scores follow length and chance."""
     chance = random.Random(seed)
@@ -74,7 +80,7 @@ def random_questions(count: int, *, seed: int = 0) -> dict[str, Sequence[Row]]:
 def test_every_number_is_the_one_recomputed_from_the_files(tmp_path: Path) -> None:
     questions = random_questions(40)
     folder = make_run(tmp_path, questions)
-    numbers = audit(folder)
+    numbers = audited(folder)
     pairs = list(read_jsonl(folder / "pairs.jsonl", Pair))
     extra = np.array([len(row.chosen) - len(row.rejected) for row in pairs])
     margin = np.array([row.chosen_score - row.rejected_score for row in pairs])
@@ -118,7 +124,7 @@ def test_scores_that_are_all_length_leave_no_margin_and_warn(tmp_path: Path) -> 
         f"q{number}": [(f"{number}" + "x" * size, size / 10) for size in (10, 30, 60)]
         for number in range(12)
     }
-    numbers = audit(make_run(tmp_path, questions))
+    numbers = audited(make_run(tmp_path, questions))
     assert numbers["length"]["chosen_longer"] == {"value": 1.0, "ci": [1.0, 1.0]}
     assert (
         numbers["length"]["margin"]["value"] == 5
@@ -139,7 +145,7 @@ def test_drops_duplicates_samplers_and_pairs_per_question_are_counted(tmp_path: 
     (folder / "cleaned.jsonl").write_text(
         json.dumps({"unit": "sample", "reason": "refusal"}) + "\n"
     )
-    numbers = audit(folder)
+    numbers = audited(folder)
     assert numbers["counts"]["pairs_per_question"] == {"0": 1, "1": 12}
     assert numbers["counts"]["dropped"] == {
         "question": {"tie": 1},
@@ -166,7 +172,7 @@ def test_pairs_without_candidates_are_audited_by_themselves(tmp_path: Path) -> N
     ]
     folder = tmp_path / "imported"
     write_jsonl(folder / "pairs.jsonl", pairs)
-    numbers = audit(folder)
+    numbers = audited(folder)
     assert numbers["position"] == {"n": 0} and numbers["samplers"] == {}
     assert (numbers["length"]["fitted_on"], numbers["length"]["answers"]) == (
         "pairs",
@@ -215,7 +221,7 @@ def test_the_command_prints_the_table_and_writes_a_page_that_fetches_nothing(
     )
     done = CliRunner().invoke(app, ["audit", str(folder)])
     assert done.exit_code == 0, done.output
-    assert re.search(r"chosen answer is the longer one +\d+\.\d% \[", done.output)
+    assert re.search(r"chosen answer is the longer one +\d+\.\d % \[", done.output)
     text = (folder / "audit.html").read_text()
     page = Page()
     page.feed(text)
@@ -229,9 +235,9 @@ def test_the_command_prints_the_table_and_writes_a_page_that_fetches_nothing(
 
 def test_histograms_hold_every_value_once() -> None:
     found = histogram({"a": [1.0, 2.0, 2.0, 9.0], "b": [5.0]})
-    assert sum(found["series"]["a"]) == 4 and sum(found["series"]["b"]) == 1
-    assert found["edges"][0] == 1 and found["edges"][-1] == 9
-    assert histogram({"a": [3.0, 3.0]})["series"] == {"a": [2]}
+    assert sum(found.series["a"]) == 4 and sum(found.series["b"]) == 1
+    assert found.edges[0] == 1 and found.edges[-1] == 9
+    assert histogram({"a": [3.0, 3.0]}).series == {"a": [2]}
 
 
 def test_weighted_correlation_and_slope_are_those_of_repeated_rows() -> None:
