@@ -262,7 +262,7 @@ def _track(run: Run, name: str, summary: Mapping[str, Any], seconds: float) -> N
     if run.tracker.wandb_run is None:
         return
     if name == "pair":
-        from dpo_video.pair.tracked_table import pair_rows
+        from dpo_video.pair.tracked_table import tracked_rows
 
         judged = run.folder / "judgments.jsonl"
         judgments = (
@@ -272,7 +272,7 @@ def _track(run: Run, name: str, summary: Mapping[str, Any], seconds: float) -> N
         )
         pairs = list(read_jsonl(run.folder / "pairs.jsonl", Pair))
         run.tracker.log_pairs(
-            pair_rows(
+            tracked_rows(
                 pairs,
                 judgments,
                 root=run.video_root,

@@ -8,12 +8,14 @@ import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from dpo_video.core.errors import UserError
+from dpo_video.core.jsonl import read_lines
 from dpo_video.core.records import Candidate, Judgment, Sample
 from dpo_video.core.text import normalised_text
-from dpo_video.pair.rules import Answer
+from dpo_video.pair.rules import ScoredAnswer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,25 +31,76 @@ class Drop:
     detail: str
 
 
+def read_answers(
+    folder: Path, samples: Iterable[Sample]
+) -> tuple[list[Candidate], dict[str, Judgment]]:
+    """Return a run's candidates and their judgments by candidate id.
+
+    Raises UserError with file and line for a row that is there twice, that belongs to nothing, and
+    for a candidate without a judgment: one of the files was changed since it was written.
+    """
+    candidates_path, judgments_path = folder / "candidates.jsonl", folder / "judgments.jsonl"
+    sample_ids = {sample.id for sample in samples}
+    candidates: list[Candidate] = []
+    line_of: dict[str, int] = {}
+    for line, candidate in read_lines(candidates_path, Candidate):
+        where = f"{candidates_path}:{line}: candidate {candidate.id!r}"
+        if candidate.id in line_of:
+            raise _edited(f"{where} stands in line {line_of[candidate.id]} already", "generate")
+        if candidate.sample_id not in sample_ids:
+            raise _edited(
+                f"{where} answers {candidate.sample_id!r}, which is not among the samples",
+                "generate",
+            )
+        line_of[candidate.id] = line
+        candidates.append(candidate)
+    judgments: dict[str, Judgment] = {}
+    judged_line_of: dict[str, int] = {}
+    for line, judgment in read_lines(judgments_path, Judgment):
+        name = judgment.candidate_id
+        where = f"{judgments_path}:{line}: the judgment of {name!r}"
+        if name in judgments:
+            raise _edited(f"{where} stands in line {judged_line_of[name]} already", "judge")
+        if name not in line_of:
+            raise _edited(f"{where} is of no candidate in {str(candidates_path)!r}", "judge")
+        judgments[name] = judgment
+        judged_line_of[name] = line
+    unjudged = [name for name in line_of if name not in judgments]
+    if unjudged:
+        raise _edited(
+            f"{judgments_path}: no judgment of {len(unjudged)} of the {len(line_of)} candidates, "
+            f"first {unjudged[0]!r} ({candidates_path}:{line_of[unjudged[0]]})",
+            "judge",
+        )
+    return candidates, judgments
+
+
+def _edited(fault: str, command: str) -> UserError:
+    file = {"generate": "candidates.jsonl", "judge": "judgments.jsonl"}[command]
+    return UserError(
+        f"{fault}. The file was changed since it was written: delete {file} and run dpo-video "
+        f"{command} RECIPE again; what is stored is not paid for again"
+    )
+
+
 def by_sample(
     samples: Sequence[Sample], candidates: Iterable[Candidate]
 ) -> dict[str, list[Candidate]]:
     """Group candidates by question, each question's in the order of their numbers."""
     groups: dict[str, list[Candidate]] = {sample.id: [] for sample in samples}
-    seen: set[str] = set()
+    candidate_ids: set[str] = set()
     for candidate in candidates:
         if candidate.sample_id not in groups:
             raise UserError(
                 f"candidate {candidate.id!r} answers {candidate.sample_id!r}, which is not among "
-                f"the "
-                "samples. Make candidates again: dpo-video generate RECIPE"
+                f"the samples. Make candidates again: dpo-video generate RECIPE"
             )
-        if candidate.id in seen:
+        if candidate.id in candidate_ids:
             raise UserError(
                 f"two candidates have the id {candidate.id!r}. Make them again: dpo-video generate "
                 f"RECIPE"
             )
-        seen.add(candidate.id)
+        candidate_ids.add(candidate.id)
         groups[candidate.sample_id].append(candidate)
     for group in groups.values():
         group.sort(key=number_of)
@@ -76,79 +129,78 @@ def by_candidate(
     """Return judgments by candidate id; refuse those of other candidates, a second one, and those
     of two scorers.
     """
-    known = {candidate.id for group in answers.values() for candidate in group}
-    judged: dict[str, Judgment] = {}
-    again = "Judge the candidates again: dpo-video judge RECIPE"
+    candidate_ids: set[str] = set()
+    for group in answers.values():
+        candidate_ids.update(candidate.id for candidate in group)
+    judgment_of: dict[str, Judgment] = {}
+    remedy = "Judge the candidates again: dpo-video judge RECIPE"
     for judgment in judgments:
-        if judgment.candidate_id not in known:
+        if judgment.candidate_id not in candidate_ids:
             raise UserError(
                 f"a judgment names {judgment.candidate_id!r}, which is not among the candidates. "
-                f"{again}"
+                f"{remedy}"
             )
-        if judgment.candidate_id in judged:
-            raise UserError(f"candidate {judgment.candidate_id!r} has two judgments. {again}")
-        judged[judgment.candidate_id] = judgment
-    scorers = sorted({judgment.scorer for judgment in judged.values()})
+        if judgment.candidate_id in judgment_of:
+            raise UserError(f"candidate {judgment.candidate_id!r} has two judgments. {remedy}")
+        judgment_of[judgment.candidate_id] = judgment
+    scorers = sorted({judgment.scorer for judgment in judgment_of.values()})
     if len(scorers) > 1:
         raise UserError(
             f"the judgments come from several scorers ({', '.join(scorers)}), whose scores do not "
-            f"compare. "
-            f"{again}"
+            f"compare. {remedy}"
         )
-    return judged
+    return judgment_of
 
 
 def usable_answers(
     sample_id: str,
     candidates: Sequence[Candidate],
-    judged: Mapping[str, Judgment],
+    judgment_of: Mapping[str, Judgment],
     *,
     seed: int,
-    drops: list[Drop],
-) -> list[Answer]:
-    """Return a question's answers that a rule may use; the others are added to `drops`.
+) -> tuple[list[ScoredAnswer], list[Drop]]:
+    """Return a question's answers that a rule may use, and the others as drops.
 
     Of answers with the same text one that was not cut stays, else the first.
     """
-    usable: dict[int, Answer] = {}
-    dropped: dict[str, list[str]] = defaultdict(list)
-    texts: dict[str, int] = {}
-    for candidate in sorted(
+    usable: dict[int, ScoredAnswer] = {}
+    details: dict[str, list[str]] = defaultdict(list)  # by reason
+    number_of_text: dict[str, int] = {}
+    complete_first = sorted(
         candidates, key=lambda candidate: (candidate.finish == "length", number_of(candidate))
-    ):
-        number = number_of(candidate)
-        judgment = judged.get(candidate.id)
-        reason, detail = _unusable(candidate, judgment)
-        same = texts.get(normalised_text(candidate.text))
+    )
+    for candidate in complete_first:
+        number, text = number_of(candidate), normalised_text(candidate.text)
+        judgment = judgment_of.get(candidate.id)
+        reason, detail = _why_unusable(candidate, judgment)
         if reason:
-            dropped[reason].append(f"#{number}{detail}")
+            details[reason].append(f"#{number}{detail}")
         elif judgment is not None and judgment.taken_from is not None:
-            dropped["duplicate"].append(
-                f"#{number} of #{judgment.taken_from.removeprefix(f'{sample_id}#')}"
-            )
-        elif same is not None:
-            dropped["duplicate"].append(f"#{number} of #{same}")
+            twin = judgment.taken_from.removeprefix(f"{sample_id}#")
+            details["duplicate"].append(f"#{number} of #{twin}")
+        elif text in number_of_text:
+            details["duplicate"].append(f"#{number} of #{number_of_text[text]}")
         else:
             assert judgment is not None and judgment.score is not None, (
                 "a usable answer has a score"
             )
-            texts[normalised_text(candidate.text)] = number
+            number_of_text[text] = number
             rank = hashlib.sha256(json.dumps([seed, sample_id, number]).encode()).hexdigest()
-            usable[number] = Answer(candidate, judgment.score, rank)
-    drops += [
+            usable[number] = ScoredAnswer(candidate, judgment.score, rank)
+    drops = [
         Drop(
             sample_id=sample_id,
             unit="answer",
             reason=reason,
-            count=len(each),
-            detail="; ".join(each),
+            count=len(texts),
+            detail="; ".join(texts),
         )
-        for reason, each in sorted(dropped.items())
+        for reason, texts in sorted(details.items())
     ]
-    return [usable[number] for number in sorted(usable)]
+    return [usable[number] for number in sorted(usable)], drops
 
 
-def _unusable(candidate: Candidate, judgment: Judgment | None) -> tuple[str, str]:
+def _why_unusable(candidate: Candidate, judgment: Judgment | None) -> tuple[str, str]:
     """Return why an answer has no score to be used, and the detail; two empty texts where it
     has.
     """
@@ -157,9 +209,8 @@ def _unusable(candidate: Candidate, judgment: Judgment | None) -> tuple[str, str
     if judgment is None:
         return "unscored", ": not judged"
     if judgment.status in ("failed", "refused", "dropped"):
-        return (
-            "cleaned" if judgment.status == "dropped" else judgment.status
-        ), f": {judgment.reason}"
+        reason = "cleaned" if judgment.status == "dropped" else judgment.status
+        return reason, f": {judgment.reason}"
     if judgment.status != "scored" or judgment.score is None or not math.isfinite(judgment.score):
         return "unscored", f": {judgment.reason}"
     return "", ""

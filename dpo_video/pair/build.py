@@ -12,9 +12,10 @@ from dpo_video.pair.answers import Drop, by_candidate, by_sample, number_of, usa
 from dpo_video.pair.rules import (
     PAIR_RULES,
     REASONS,
-    Answer,
     Choice,
+    Rule,
     Ruling,
+    ScoredAnswer,
     hardest,
     implicit_margin,
     length_offenders,
@@ -35,10 +36,23 @@ class Paired(NamedTuple):
     summary: dict[str, Any]
 
 
-class _Kept(NamedTuple):
+class _Selection(NamedTuple):
+    """Two answers that become a pair, unless a later step drops them."""
+
     sample: Sample
     choice: Choice
     source: str
+
+
+class _QuestionResult(NamedTuple):
+    """What the rule makes of one question."""
+
+    selections: list[_Selection]
+    drops: list[Drop]
+    tie: Tie | None
+    """The two answers that a tie-break is to compare."""
+    num_truncated: int
+    """Usable answers that were cut at the token limit."""
 
 
 def build_pairs(
@@ -61,61 +75,96 @@ def build_pairs(
         compare: breaks the ties of questions that the rule would drop; None drops them.
     """
     answers = by_sample(samples, candidates)
-    judged = by_candidate(answers, judgments)
-    rule = choose(PAIR_RULES, settings.rule, "pair rule")
-    limit = threshold if settings.threshold is None else settings.threshold
+    judgment_of = by_candidate(answers, judgments)
+    selections: list[_Selection] = []
     drops: list[Drop] = []
-    kept: list[_Kept] = []
     ties: list[Tie] = []
-    num_cut = 0
+    num_truncated = 0
     for sample in samples:
-        usable = usable_answers(sample.id, answers[sample.id], judged, seed=seed, drops=drops)
-        num_cut += sum(answer.cut for answer in usable)
-        if len(usable) < 2:
-            reason = "too few answers" if answers[sample.id] else "no answers"
-            drops.append(_drop(sample.id, "question", reason, usable))
-            continue
-        ruling = rule(usable, settings, limit)
-        kept += [_Kept(sample, choice, settings.rule) for choice in ruling.choices]
-        tied = compare is not None and _is_tied(ruling)
-        ties += [tie_of(sample, usable)] if tied else []
-        drops += _not_paired(sample.id, usable, ruling, tied=tied)
-    if compare is not None:
-        kept = _in_order(samples, kept + _broken(ties, compare, drops))
-    if rewards is not None:
-        _check_rewards(kept, rewards, settings)
-        easy = hardest([item.choice for item in kept], rewards, settings.keep_hardest)
-        kept = _leave_out(kept, easy, "easy", drops)
-    if settings.balance_length:
-        kept = _leave_out(
-            kept, length_offenders([item.choice for item in kept]), "length balance", drops
+        question = _pair_question(
+            sample,
+            answers[sample.id],
+            judgment_of,
+            settings=settings,
+            threshold=threshold,
+            seed=seed,
+            breaks_ties=compare is not None,
         )
-    pairs = [_to_pair(item, rewards) for item in kept]
+        selections += question.selections
+        drops += question.drops
+        num_truncated += question.num_truncated
+        if question.tie is not None:
+            ties.append(question.tie)
+    if compare is not None:
+        decided, undecided = _decide(ties, compare)
+        selections = _in_sample_order(samples, selections + decided)
+        drops += undecided
+    if rewards is not None:
+        _check_rewards(selections, rewards, settings)
+        easy = hardest([row.choice for row in selections], rewards, settings.keep_hardest)
+        selections, easy_drops = _leave_out(selections, easy, "easy")
+        drops += easy_drops
+    if settings.balance_length:
+        offenders = length_offenders([row.choice for row in selections])
+        selections, length_drops = _leave_out(selections, offenders, "length balance")
+        drops += length_drops
+    pairs = [_to_pair(row, rewards) for row in selections]
     summary = _count(len(samples), sum(map(len, answers.values())), pairs, drops)
-    summary["answers"]["cut"] = num_cut
+    summary["answers"]["cut"] = num_truncated
     failed = summary["questions_dropped"].get(FAILED, 0)
-    summary |= {"failed": failed} if failed else {}  # so that the stage stays open
+    summary |= {"failed": failed} if failed else {}
     return Paired(
         pairs, drops, summary | {"min_margin": settings.min_margin} | pair_statistics(pairs)
     )
 
 
-def _broken(ties: Sequence[Tie], compare: Compare, drops: list[Drop]) -> list[_Kept]:
-    """Return the pairs that tie-breaks make; the questions that stay undecided are added to
-    `drops`.
-    """
-    kept = []
-    for tie, found in zip(ties, break_ties(ties, compare), strict=True):
-        if isinstance(found, str):
-            drops += [_drop(tie.sample.id, unit, found, (tie.high, tie.low)) for unit in UNDECIDED]
+def _pair_question(
+    sample: Sample,
+    candidates: Sequence[Candidate],
+    judgment_of: Mapping[str, Judgment],
+    *,
+    settings: PairSettings,
+    threshold: float,
+    seed: int,
+    breaks_ties: bool,
+) -> _QuestionResult:
+    """Return what the rule of the settings makes of one question's answers."""
+    rule: Rule = choose(PAIR_RULES, settings.rule, "pair rule")
+    usable, drops = usable_answers(sample.id, candidates, judgment_of, seed=seed)
+    num_truncated = sum(answer.truncated for answer in usable)
+    if len(usable) < 2:
+        reason = "too few answers" if candidates else "no answers"
+        drops.append(_drop(sample.id, "question", reason, usable))
+        return _QuestionResult([], drops, None, num_truncated)
+    ruling = rule(usable, settings, threshold if settings.threshold is None else settings.threshold)
+    tie = tie_of(sample, usable) if breaks_ties and _is_tied(ruling) else None
+    return _QuestionResult(
+        [_Selection(sample, choice, settings.rule) for choice in ruling.choices],
+        drops + _not_paired(sample.id, usable, ruling, tied=tie is not None),
+        tie,
+        num_truncated,
+    )
+
+
+def _decide(ties: Sequence[Tie], compare: Compare) -> tuple[list[_Selection], list[Drop]]:
+    """Return the pairs that tie-breaks make, and the questions that stay undecided as drops."""
+    selections: list[_Selection] = []
+    drops: list[Drop] = []
+    for tie, decision in zip(ties, break_ties(ties, compare), strict=True):
+        if isinstance(decision, str):
+            drops += [
+                _drop(tie.sample.id, unit, decision, (tie.high, tie.low)) for unit in UNDECIDED
+            ]
         else:
-            kept.append(_Kept(tie.sample, found, SOURCE))
-    return kept
+            selections.append(_Selection(tie.sample, decision, SOURCE))
+    return selections, drops
 
 
-def _in_order(samples: Sequence[Sample], kept: Sequence[_Kept]) -> list[_Kept]:
-    places = {sample.id: place for place, sample in enumerate(samples)}
-    return sorted(kept, key=lambda item: places[item.sample.id])
+def _in_sample_order(
+    samples: Sequence[Sample], selections: Sequence[_Selection]
+) -> list[_Selection]:
+    index_of = {sample.id: index for index, sample in enumerate(samples)}
+    return sorted(selections, key=lambda row: index_of[row.sample.id])
 
 
 def _is_tied(ruling: Ruling) -> bool:
@@ -128,33 +177,29 @@ def _first_reason(ruling: Ruling) -> str:
 
 
 def _not_paired(
-    sample_id: str, usable: Sequence[Answer], ruling: Ruling, *, tied: bool
+    sample_id: str, usable: Sequence[ScoredAnswer], ruling: Ruling, *, tied: bool
 ) -> list[Drop]:
     """Return what a rule did not pair of a question; of a tied one, without the two answers that
     are compared.
     """
-    reason = _first_reason(ruling)
-    left = {
-        why: ruling.dropped.get(why, 0) - (tied and why == reason)
-        for why in REASONS
-        if why != "uniform"
-    }
-    drops = [
-        _drop(sample_id, "pair", why, usable, count=count)
-        for why, count in left.items()
-        if count > 0
-    ]
+    named = _first_reason(ruling)
+    drops = []
+    for reason in REASONS:
+        count = ruling.dropped.get(reason, 0) - (tied and reason == named)
+        if reason != "uniform" and count > 0:
+            drops.append(_drop(sample_id, "pair", reason, usable, count=count))
     if not ruling.choices and not tied:
-        drops.append(_drop(sample_id, "question", reason, usable))
+        drops.append(_drop(sample_id, "question", named, usable))
     return drops
 
 
 def _check_rewards(
-    kept: Sequence[_Kept], rewards: Mapping[str, float], settings: PairSettings
+    selections: Sequence[_Selection], rewards: Mapping[str, float], settings: PairSettings
 ) -> None:
-    without = sorted(
-        {answer.candidate.id for item in kept for answer in item.choice} - rewards.keys()
-    )
+    paired_ids: set[str] = set()
+    for selection in selections:
+        paired_ids.update(answer.candidate.id for answer in selection.choice)
+    without = sorted(paired_ids - rewards.keys())
     if without:
         raise UserError(
             f"{len(without)} of the paired candidates have no reward in "
@@ -164,31 +209,32 @@ def _check_rewards(
 
 
 def _leave_out(
-    kept: Sequence[_Kept], indices: set[int], reason: str, drops: list[Drop]
-) -> list[_Kept]:
-    """Return the pairs without those at the indices, which are added to `drops`."""
-    left = [item for index, item in enumerate(kept) if index not in indices]
-    paired = {item.sample.id for item in left}
-    lost: dict[str, list[Answer]] = defaultdict(list)
+    selections: Sequence[_Selection], indices: set[int], reason: str
+) -> tuple[list[_Selection], list[Drop]]:
+    """Return the selections without those at the indices, and these as drops."""
+    remaining = [row for index, row in enumerate(selections) if index not in indices]
+    paired_ids = {row.sample.id for row in remaining}
+    lost: dict[str, list[ScoredAnswer]] = defaultdict(list)
     for index in sorted(indices):
-        lost[kept[index].sample.id] += kept[index].choice
+        lost[selections[index].sample.id] += selections[index].choice
+    drops = []
     for sample_id, answers in lost.items():
         drops.append(_drop(sample_id, "pair", reason, answers, count=len(answers) // 2))
-        if sample_id not in paired:
+        if sample_id not in paired_ids:
             drops.append(_drop(sample_id, "question", reason, answers))
-    return left
+    return remaining, drops
 
 
 def _drop(
     sample_id: str,
     unit: Literal["pair", "question"],
     reason: str,
-    answers: Sequence[Answer],
+    answers: Sequence[ScoredAnswer],
     *,
     count: int = 1,
 ) -> Drop:
     scores = ", ".join(
-        f"#{number_of(answer.candidate)} {answer.score:g}{' (cut)' if answer.cut else ''}"
+        f"#{number_of(answer.candidate)} {answer.score:g}{' (cut)' if answer.truncated else ''}"
         for answer in answers
     )
     return Drop(
@@ -200,8 +246,11 @@ def _drop(
     )
 
 
-def _to_pair(item: _Kept, rewards: Mapping[str, float] | None) -> Pair:
-    sample, (chosen, rejected), source = item
+def _to_pair(
+    selection: _Selection,
+    rewards: Mapping[str, float] | None,
+) -> Pair:
+    sample, (chosen, rejected), source = selection
     return Pair(
         sample_id=sample.id,
         video=sample.video,
@@ -216,7 +265,7 @@ def _to_pair(item: _Kept, rewards: Mapping[str, float] | None) -> Pair:
         start=sample.start,
         end=sample.end,
         rejected_finish=rejected.candidate.finish,
-        implicit_margin=None if rewards is None else implicit_margin(item.choice, rewards),
+        implicit_margin=None if rewards is None else implicit_margin(selection.choice, rewards),
     )
 
 

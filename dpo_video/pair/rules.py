@@ -3,6 +3,23 @@ the order of answers.
 
 An answer that was cut at the token limit may be rejected but is never chosen: a chosen half
 sentence would teach the model to break off.
+
+Example: four answers to "What does the man pour into the bowl?", scored 1 to 5, by a scorer whose
+threshold is 3, under `min_margin: 1` and `max_pairs_per_sample: 2`:
+
+    #0  4.8  Olive oil, from a green bottle.
+    #1  4.5  He pours olive oil into the           (truncated)
+    #2  2.6  Milk.
+    #3  1.2  A woman is dancing in the rain.
+
+    hound          #0 over #2 or over #3: one good and one bad answer, which ones the seed says
+    best_worst     #0 over #3: the widest margin
+    best_vs_sigma  #0 over #3: of four answers the lowest is nearest to
+                   mean - 2 sigma, 3.275 - 2 x 1.465 = 0.34
+    all_pairs      #0 over #3 and #0 over #2, the widest margins; left out: #1 over #2 and over #3
+                   ("cut"), #0 over #1 ("below margin"), #2 over #3 ("over cap")
+
+Answers that score 4.8, 4.5 and 4.4 make no pair: "uniform" under `hound`, "below margin" elsewhere.
 """
 
 import math
@@ -16,9 +33,10 @@ from typing import NamedTuple
 from dpo_video.core.records import Candidate
 from dpo_video.recipe import PairSettings
 
+TRUNCATED = "cut"
 REASONS = (
     "uniform",
-    "cut",
+    TRUNCATED,
     "below margin",
     "tie",
     "rejected scores too low",
@@ -31,7 +49,7 @@ first names it.
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class ScoredAnswer:
     """An answer that a rule may use."""
 
     candidate: Candidate
@@ -40,7 +58,7 @@ class Answer:
     """Hash of seed, sample id and the answer's number: a fixed order among equals."""
 
     @property
-    def cut(self) -> bool:
+    def truncated(self) -> bool:
         """True when the answer was cut at the token limit."""
         return self.candidate.finish == "length"
 
@@ -48,8 +66,8 @@ class Answer:
 class Choice(NamedTuple):
     """Two answers to one question, the better one first."""
 
-    chosen: Answer
-    rejected: Answer
+    chosen: ScoredAnswer
+    rejected: ScoredAnswer
 
     @property
     def margin(self) -> float:
@@ -57,7 +75,7 @@ class Choice(NamedTuple):
         return self.chosen.score - self.rejected.score
 
     @property
-    def longer(self) -> int:
+    def extra_length(self) -> int:
         """How many characters the chosen answer has more than the rejected one."""
         return len(self.chosen.candidate.text) - len(self.rejected.candidate.text)
 
@@ -69,10 +87,10 @@ class Ruling(NamedTuple):
     dropped: Mapping[str, int]
 
 
-Rule = Callable[[Sequence[Answer], PairSettings, float], Ruling]
+Rule = Callable[[Sequence[ScoredAnswer], PairSettings, float], Ruling]
 
 
-def hound(answers: Sequence[Answer], settings: PairSettings, threshold: float) -> Ruling:
+def hound(answers: Sequence[ScoredAnswer], settings: PairSettings, threshold: float) -> Ruling:
     """Return one answer at or above the threshold against one below it, each the lowest rank of its
     side.
 
@@ -83,32 +101,34 @@ def hound(answers: Sequence[Answer], settings: PairSettings, threshold: float) -
     bad = [answer for answer in answers if answer.score < threshold]
     if not good or not bad:
         return Ruling([], {"uniform": 1})
-    whole = [answer for answer in good if not answer.cut]
-    if not whole:
-        return Ruling([], {"cut": 1})
-    return _one(Choice(min(whole, key=_rank), min(bad, key=_rank)), settings)
+    complete = [answer for answer in good if not answer.truncated]
+    if not complete:
+        return Ruling([], {TRUNCATED: 1})
+    return _unless_below_floor(Choice(min(complete, key=_rank), min(bad, key=_rank)), settings)
 
 
-def best_worst(answers: Sequence[Answer], settings: PairSettings, threshold: float) -> Ruling:
+def best_worst(answers: Sequence[ScoredAnswer], settings: PairSettings, threshold: float) -> Ruling:
     """Return the highest score that was not cut against the lowest score, if they are `min_margin`
     apart.
     """
     del threshold
     worst = min(answers, key=lambda answer: (answer.score, answer.rank))
-    refused = refusal(max(answer.score for answer in answers) - worst.score, settings)
-    if refused:
-        return Ruling([], {refused: 1})
-    whole = [
+    reason = why_too_close(max(answer.score for answer in answers) - worst.score, settings)
+    if reason:
+        return Ruling([], {reason: 1})
+    complete = [
         answer
         for answer in answers
-        if not answer.cut and not refusal(answer.score - worst.score, settings)
+        if not answer.truncated and not why_too_close(answer.score - worst.score, settings)
     ]
-    if not whole:
-        return Ruling([], {"cut": 1})
-    return _one(Choice(_best(whole), worst), settings)
+    if not complete:
+        return Ruling([], {TRUNCATED: 1})
+    return _unless_below_floor(Choice(_highest(complete), worst), settings)
 
 
-def best_vs_sigma(answers: Sequence[Answer], settings: PairSettings, threshold: float) -> Ruling:
+def best_vs_sigma(
+    answers: Sequence[ScoredAnswer], settings: PairSettings, threshold: float
+) -> Ruling:
     """Return the highest score that was not cut against the score nearest to mean -
     `rejected_sigmas` * sigma.
 
@@ -119,24 +139,26 @@ def best_vs_sigma(answers: Sequence[Answer], settings: PairSettings, threshold: 
     """
     del threshold
     scores = [answer.score for answer in answers]
-    refused = refusal(max(scores) - min(scores), settings)
-    if refused:
-        return Ruling([], {refused: 1})
-    whole = [answer for answer in answers if not answer.cut]
-    best = _best(whole) if whole else None
+    reason = why_too_close(max(scores) - min(scores), settings)
+    if reason:
+        return Ruling([], {reason: 1})
+    complete = [answer for answer in answers if not answer.truncated]
+    best = _highest(complete) if complete else None
     below = [
-        answer for answer in answers if best and not refusal(best.score - answer.score, settings)
+        answer
+        for answer in answers
+        if best and not why_too_close(best.score - answer.score, settings)
     ]
     if best is None or not below:
-        return Ruling([], {"cut": 1})
+        return Ruling([], {TRUNCATED: 1})
     target = fmean(scores) - settings.rejected_sigmas * pstdev(scores)
-    return _one(
+    return _unless_below_floor(
         Choice(best, min(below, key=lambda answer: (abs(answer.score - target), answer.rank))),
         settings,
     )
 
 
-def all_pairs(answers: Sequence[Answer], settings: PairSettings, threshold: float) -> Ruling:
+def all_pairs(answers: Sequence[ScoredAnswer], settings: PairSettings, threshold: float) -> Ruling:
     """Return all pairs that are `min_margin` apart, of these the `max_pairs_per_sample` with the
     widest margins.
     """
@@ -145,13 +167,13 @@ def all_pairs(answers: Sequence[Answer], settings: PairSettings, threshold: floa
     choices = []
     for first, second in combinations(answers, 2):
         choice = Choice(first, second) if first.score > second.score else Choice(second, first)
-        refused = (
-            refusal(choice.margin, settings)
-            or ("cut" if choice.chosen.cut else None)
-            or below_floor(choice.rejected, settings)
+        reason = (
+            why_too_close(choice.margin, settings)
+            or (TRUNCATED if choice.chosen.truncated else None)
+            or why_below_floor(choice.rejected, settings)
         )
-        if refused:
-            dropped[refused] += 1
+        if reason:
+            dropped[reason] += 1
         else:
             choices.append(choice)
     choices.sort(key=lambda choice: (-choice.margin, choice.chosen.rank, choice.rejected.rank))
@@ -161,14 +183,14 @@ def all_pairs(answers: Sequence[Answer], settings: PairSettings, threshold: floa
     return Ruling(choices[: settings.max_pairs_per_sample], dropped)
 
 
-def refusal(margin: float, settings: PairSettings) -> str | None:
+def why_too_close(margin: float, settings: PairSettings) -> str | None:
     """Return why two scores this far apart carry no preference, or None when they do."""
     if margin == 0:
         return "tie"
     return "below margin" if margin < settings.min_margin else None
 
 
-def below_floor(rejected: Answer, settings: PairSettings) -> str | None:
+def why_below_floor(rejected: ScoredAnswer, settings: PairSettings) -> str | None:
     """Return which floor a rejected answer lies under, or None.
 
     RIP (arXiv 2501.18578) drops prompts by the reward and the length of their rejected answer: low
@@ -212,35 +234,35 @@ def length_offenders(choices: Sequence[Choice]) -> set[int]:
     are dropped while the chosen answers are longer on average (or the other way round), each only
     if that brings the averages nearer.
     """
-    gap = sum(choice.longer for choice in choices)
+    gap = sum(choice.extra_length for choice in choices)
     side = 1 if gap > 0 else -1
     order = sorted(
         range(len(choices)),
         key=lambda index: (
             choices[index].margin,
-            -abs(choices[index].longer),
+            -abs(choices[index].extra_length),
             choices[index].chosen.rank,
         ),
     )
     dropped = set()
     for index in order:
-        longer = choices[index].longer
+        longer = choices[index].extra_length
         if longer * side > 0 and abs(gap - longer) < abs(gap):
             gap -= longer
             dropped.add(index)
     return dropped
 
 
-def _one(choice: Choice, settings: PairSettings) -> Ruling:
-    reason = below_floor(choice.rejected, settings)
+def _unless_below_floor(choice: Choice, settings: PairSettings) -> Ruling:
+    reason = why_below_floor(choice.rejected, settings)
     return Ruling([], {reason: 1}) if reason else Ruling([choice], {})
 
 
-def _best(answers: Sequence[Answer]) -> Answer:
+def _highest(answers: Sequence[ScoredAnswer]) -> ScoredAnswer:
     return min(answers, key=lambda answer: (-answer.score, answer.rank))
 
 
-def _rank(answer: Answer) -> str:
+def _rank(answer: ScoredAnswer) -> str:
     return answer.rank
 
 

@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from dpo_video.core.errors import UserError
-from dpo_video.core.jsonl import read_jsonl, write_atomic, write_jsonl
-from dpo_video.core.records import Candidate, Judgment, Reward
+from dpo_video.core.jsonl import read_lines, write_atomic, write_jsonl
+from dpo_video.core.records import Reward
 from dpo_video.data.samples import load_pairs
 from dpo_video.judge.scorer import load_scorer
-from dpo_video.pair.answers import sampler_of
+from dpo_video.pair.answers import read_answers, sampler_of
 from dpo_video.pair.build import build_pairs
 from dpo_video.pair.statistics import pair_statistics, sampler_shares, uneven_samplers
 from dpo_video.pair.tie_break import tie_breaker
@@ -36,12 +36,12 @@ def pair(run: Run) -> StageResult:
     """
     recipe = run.recipe
     if recipe.data.pairs is not None:
-        return _take(run)
-    candidates = list(read_jsonl(run.folder / "candidates.jsonl", Candidate))
+        return _imported_pairs(run)
+    candidates, judgment_of = read_answers(run.folder, run.samples)
     paired = build_pairs(
         run.samples,
         candidates,
-        read_jsonl(run.folder / "judgments.jsonl", Judgment),
+        judgment_of.values(),
         settings=with_noise(recipe.pair, run.folder),
         threshold=load_scorer(recipe.judge.scorer).threshold,
         seed=recipe.seed,
@@ -83,7 +83,7 @@ def pair(run: Run) -> StageResult:
     )
 
 
-def _take(run: Run) -> StageResult:
+def _imported_pairs(run: Run) -> StageResult:
     """Write the pairs of `data.pairs` as pairs.jsonl, as they are, with video negatives."""
     recipe = run.recipe
     pairs, _ = load_pairs(recipe)
@@ -114,16 +114,16 @@ def with_noise(settings: PairSettings, folder: Path) -> PairSettings:
     if settings.noise_margins is None:
         return settings
     path = folder / "agreement.json"
-    wanted = (
+    needed = (
         f"pair.noise_margins {settings.noise_margins:g} takes the judge's noise from {str(path)!r}"
     )
-    measure = f"Measure it first: dpo-video agree {folder}; or leave pair.noise_margins out"
+    remedy = f"Measure it first: dpo-video agree {folder}; or leave pair.noise_margins out"
     if not path.is_file():
-        raise UserError(f"{wanted}, which is not there. {measure}")
+        raise UserError(f"{needed}, which is not there. {remedy}")
     try:
         sigma = json.loads(path.read_text(encoding="utf-8")).get("noise_sigma")
     except (json.JSONDecodeError, AttributeError) as error:
-        raise UserError(f"{wanted}, which is no JSON object. {measure}") from error
+        raise UserError(f"{needed}, which is no JSON object. {remedy}") from error
     if (
         isinstance(sigma, bool)
         or not isinstance(sigma, int | float)
@@ -131,7 +131,7 @@ def with_noise(settings: PairSettings, folder: Path) -> PairSettings:
         or sigma < 0
     ):
         raise UserError(
-            f"{wanted}, whose `noise_sigma` is {sigma!r}, not a number of at least 0. {measure}"
+            f"{needed}, whose `noise_sigma` is {sigma!r}, not a number of at least 0. {remedy}"
         )
     return settings.model_copy(
         update={"min_margin": max(settings.min_margin, settings.noise_margins * sigma)}
@@ -151,11 +151,16 @@ def read_rewards(settings: PairSettings) -> dict[str, float] | None:
         return None
     path = Path(settings.implicit_rewards).expanduser()
     rewards: dict[str, float] = {}
-    for row in read_jsonl(path, Reward):
-        if row.candidate_id in rewards or not math.isfinite(row.reward):
+    line_of: dict[str, int] = {}
+    for line, row in read_lines(path, Reward):
+        name = row.candidate_id
+        if name in rewards:
             raise UserError(
-                f"{path}: candidate {row.candidate_id!r} has "
-                + ("two rewards" if row.candidate_id in rewards else f"the reward {row.reward}")
+                f"{path}:{line}: candidate {name!r} has two rewards, the first in line "
+                f"{line_of[name]}"
             )
-        rewards[row.candidate_id] = row.reward
+        if not math.isfinite(row.reward):
+            raise UserError(f"{path}:{line}: candidate {name!r} has the reward {row.reward}")
+        rewards[name] = row.reward
+        line_of[name] = line
     return rewards

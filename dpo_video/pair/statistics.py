@@ -20,12 +20,15 @@ def pair_statistics(pairs: Sequence[Pair]) -> dict[str, Any]:
     """
     chosen = [float(len(pair.chosen)) for pair in pairs]
     rejected = [float(len(pair.rejected)) for pair in pairs]
-    known = [
-        pair for pair in pairs if pair.chosen_score is not None and pair.rejected_score is not None
-    ]
-    margins = [pair.scores[0] - pair.scores[1] for pair in known]
-    scores = [score for pair in known for score in pair.scores]
-    lengths = [float(len(text)) for pair in known for text in (pair.chosen, pair.rejected)]
+    margins: list[float] = []
+    scores: list[float] = []
+    lengths: list[float] = []
+    for pair in pairs:
+        if pair.chosen_score is None or pair.rejected_score is None:
+            continue
+        margins.append(pair.chosen_score - pair.rejected_score)
+        scores += pair.scores
+        lengths += (float(len(pair.chosen)), float(len(pair.rejected)))
     return {
         "chosen_length": mean(chosen),
         "rejected_length": mean(rejected),
@@ -53,13 +56,13 @@ def uneven_samplers(shares: Mapping[str, Mapping[str, int]]) -> list[str]:
 
     Where one sampler wins most pairs, style tells the answers apart, and training copies the style.
     """
-    found = []
+    warnings = []
     for name, share in shares.items():
         total = share["chosen"] + share["rejected"]
         side = "chosen" if share["chosen"] > share["rejected"] else "rejected"
         if total >= FEW_ANSWERS and share[side] > UNEVEN_SHARE * total:
-            found.append(
+            warnings.append(
                 f"{share[side]} of the {total} paired answers of {name!r} are {side} "
                 f"({share[side] / total:.0%}): pairs may teach its style, not what is true"
             )
-    return found
+    return warnings

@@ -12,7 +12,7 @@ from typing import NamedTuple
 from dpo_video.core.records import Sample
 from dpo_video.judge.modes.pairwise import Compare, comparer, pairwise_scorer
 from dpo_video.judge.types import Judge
-from dpo_video.pair.rules import Answer, Choice
+from dpo_video.pair.rules import TRUNCATED, Choice, ScoredAnswer
 from dpo_video.recipe import Recipe
 from dpo_video.store import RunStore
 
@@ -30,17 +30,17 @@ class Tie(NamedTuple):
     """A question without a pair, and the two answers that stand for it."""
 
     sample: Sample
-    high: Answer
-    low: Answer
+    high: ScoredAnswer
+    low: ScoredAnswer
 
 
-def tie_of(sample: Sample, answers: Sequence[Answer]) -> Tie:
+def tie_of(sample: Sample, answers: Sequence[ScoredAnswer]) -> Tie:
     """Return the highest and the lowest score of a question's answers, two different answers of at
     least two.
     """
     low = min(answers, key=lambda answer: (answer.score, answer.rank))
-    others = [answer for answer in answers if answer is not low]
-    return Tie(sample, min(others, key=lambda answer: (-answer.score, answer.rank)), low)
+    above = [answer for answer in answers if answer is not low]
+    return Tie(sample, min(above, key=lambda answer: (-answer.score, answer.rank)), low)
 
 
 def break_ties(ties: Sequence[Tie], compare: Compare) -> list[Choice | str]:
@@ -52,20 +52,20 @@ def break_ties(ties: Sequence[Tie], compare: Compare) -> list[Choice | str]:
     results = compare(
         [(tie.sample, tie.high.candidate.text, tie.low.candidate.text) for tie in ties]
     )
-    out: list[Choice | str] = []
+    decisions: list[Choice | str] = []
     for tie, result in zip(ties, results, strict=True):
         if result.first_better is None:
-            out.append(FAILED if result.status == "failed" else "no tie break")
+            decisions.append(FAILED if result.status == "failed" else "no tie break")
         elif not result.consistent:
-            out.append("orders disagree")
+            decisions.append("orders disagree")
         else:
             choice = (
                 Choice(tie.high, tie.low)
                 if result.first_better > 0.5
                 else Choice(tie.low, tie.high)
             )
-            out.append("cut" if choice.chosen.cut else choice)
-    return out
+            decisions.append(TRUNCATED if choice.chosen.truncated else choice)
+    return decisions
 
 
 def tie_breaker(recipe: Recipe, store: RunStore, *, judge: Judge | None = None) -> Compare | None:

@@ -20,7 +20,7 @@ STRIP_HEIGHT = 96
 STRIP_FRAMES = 8
 
 
-def pair_rows(
+def tracked_rows(
     pairs: Sequence[Pair],
     judgments: Mapping[str, Judgment],
     *,

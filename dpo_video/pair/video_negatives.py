@@ -44,34 +44,35 @@ def add_negatives(pairs: Sequence[Pair], kinds: Sequence[str], *, seed: int) -> 
     best: dict[tuple[str, str, str], Pair] = {}
     for pair in pairs:
         if rejected_clip_key(pair) == clip_key(pair):
-            first = best.setdefault(_question(pair), pair)
-            if _score(pair) > _score(first):
+            highest = best.setdefault(_question(pair), pair)
+            if _score(pair) > _score(highest):
                 best[_question(pair)] = pair
-    parts = {clip_key(pair): pair for pair in best.values()}
-    last = {_question(pair): place for place, pair in enumerate(pairs)}
-    made: list[Pair] = []
+    pair_of_clip = {clip_key(pair): pair for pair in best.values()}
+    last_index = {_question(pair): index for index, pair in enumerate(pairs)}
+    with_negatives: list[Pair] = []
     dropped: Counter[str] = Counter()
-    for place, pair in enumerate(pairs):
-        made.append(pair)
+    for index, pair in enumerate(pairs):
+        with_negatives.append(pair)
         chosen = best.get(_question(pair))
-        if chosen is None or last[_question(pair)] != place:
+        if chosen is None or last_index[_question(pair)] != index:
             continue
         for kind in dict.fromkeys(kinds):
-            negative = _negative(chosen, kind, parts, seed)
+            negative = _negative(chosen, kind, pair_of_clip, seed)
             if negative is None:
                 dropped[NO_OTHER] += 1
             else:
-                made.append(negative)
-    counts = Counter(pair.source for pair in made) - Counter(pair.source for pair in pairs)
-    return Negatives(pairs=made, counts=dict(counts), dropped=dict(dropped))
+                with_negatives.append(negative)
+    counts = Counter(pair.source for pair in with_negatives)
+    counts -= Counter(pair.source for pair in pairs)
+    return Negatives(pairs=with_negatives, counts=dict(counts), dropped=dict(dropped))
 
 
-def _negative(pair: Pair, kind: str, parts: Mapping[str, Pair], seed: int) -> Pair | None:
+def _negative(pair: Pair, kind: str, pair_of_clip: Mapping[str, Pair], seed: int) -> Pair | None:
     """Return the pair's chosen answer against itself with a negative clip; None where there is no
     other clip.
     """
     drawn = _draw(seed, kind, clip_key(pair))
-    made = replace(
+    negative = replace(
         pair,
         rejected=pair.chosen,
         rejected_score=None,
@@ -81,15 +82,17 @@ def _negative(pair: Pair, kind: str, parts: Mapping[str, Pair], seed: int) -> Pa
         implicit_margin=None,
     )
     if kind != OTHER_CLIP:
-        return replace(made, rejected_corruption=f"{kind}:{drawn}" if kind in DRAWN else kind)
-    others = [
-        part for _, part in sorted(parts.items()) if file_name(part.video) != file_name(pair.video)
+        return replace(negative, rejected_corruption=f"{kind}:{drawn}" if kind in DRAWN else kind)
+    other_files = [
+        other
+        for _, other in sorted(pair_of_clip.items())
+        if file_name(other.video) != file_name(pair.video)
     ]
-    if not others:
+    if not other_files:
         return None
-    other = others[drawn % len(others)]
+    clip = other_files[drawn % len(other_files)]
     return replace(
-        made, rejected_video=other.video, rejected_start=other.start, rejected_end=other.end
+        negative, rejected_video=clip.video, rejected_start=clip.start, rejected_end=clip.end
     )
 
 

@@ -23,6 +23,7 @@ from dpo_video.core.jsonl import read_jsonl, write_jsonl
 from dpo_video.core.records import Pair
 from dpo_video.core.text import normalise_space
 from dpo_video.pair.build import Paired, build_pairs
+from dpo_video.pair.rules import PAIR_RULES
 from dpo_video.pair.stage import pair
 from dpo_video.pair.statistics import pair_statistics
 from dpo_video.recipe import PairSettings, Recipe
@@ -70,6 +71,32 @@ def test_a_pair_holds_all_that_training_needs() -> None:
             end=4.5,
         )
     ]
+
+
+def test_the_example_of_the_rules_holds() -> None:
+    """Four answers of dpo_video/pair/rules.py; `REASONS` and counts as its docstring says."""
+    rows: Sequence[Row] = [
+        ("Olive oil, from a green bottle.", 4.8),
+        ("He pours olive oil into the", 4.5, "length"),
+        ("Milk.", 2.6),
+        ("A woman is dancing in the rain.", 1.2),
+    ]
+    settings = PairSettings(min_margin=1)
+    results = {
+        name: build({"q": rows}, settings.model_copy(update={"rule": name})) for name in PAIR_RULES
+    }
+    assert {ids(build({"q": rows}, HOUND, seed=seed))[0] for seed in range(20)} == {
+        ("q#0", "q#2"),
+        ("q#0", "q#3"),
+    }
+    assert ids(results["best_worst"]) == ids(results["best_vs_sigma"]) == [("q#0", "q#3")]
+    assert ids(results["all_pairs"]) == [("q#0", "q#3"), ("q#0", "q#2")]
+    assert dropped(results["all_pairs"], "pair") == {"cut": 2, "below margin": 1, "over cap": 1}
+    close: Sequence[Row] = [("a", 4.8), ("b", 4.5), ("c", 4.4)]
+    for name in PAIR_RULES:
+        paired = build({"q": close}, settings.model_copy(update={"rule": name}))
+        reason = "uniform" if name == "hound" else "below margin"
+        assert ids(paired) == [] and dropped(paired, "question") == {reason: 1}
 
 
 def test_hound_pairs_one_answer_at_or_above_the_threshold_with_one_below() -> None:
