@@ -15,7 +15,7 @@ from dpo_video.data.near_duplicates import is_near, near_index
 from dpo_video.data.removed import Removed
 from dpo_video.recipe import CleanSettings
 from dpo_video.video import ClipRequest, VideoError, clip_key, clip_request
-from dpo_video.video.facts import ClipFacts, FrameProbe
+from dpo_video.video.facts import ClipFacts, ClipProbe
 
 SHORT = 20
 """Characters of a caption below which its language cannot be told."""
@@ -49,7 +49,7 @@ def clean_samples(
     settings: CleanSettings,
     *,
     root: Path,
-    look: FrameProbe,
+    look: ClipProbe,
     heldout: Sequence[Sample],
     reject: Reject,
 ) -> Rows:
@@ -162,7 +162,7 @@ def _without_copies(
 
 
 def _by_clip(
-    rows: Iterable[Row], settings: CleanSettings, root: Path, look: FrameProbe, reject: Reject
+    rows: Iterable[Row], settings: CleanSettings, root: Path, look: ClipProbe, reject: Reject
 ) -> Rows:
     """Yield the rows whose clips pass; one that cannot be read passes, for the stage that needs it
     to set it aside.

@@ -175,13 +175,14 @@ def _tell_earlier_rule(
     """Say how many stored candidates are made anew because clips are now known by content."""
     if not any(True for _ in run.store.rows("candidate")):
         return
-    wanted = {(each.sample.id, each.number) for each in chain.from_iterable(missing.values())}
+    pending = chain.from_iterable(missing.values())
+    identifiers = {(candidate.sample.id, candidate.number) for candidate in pending}
     stored = run.store.get(
         "candidate",
         [
             earlier.key
             for earlier in plan_candidates(run, job, by_content=False)
-            if (earlier.sample.id, earlier.number) in wanted
+            if (earlier.sample.id, earlier.number) in identifiers
         ],
     )
     if stored:

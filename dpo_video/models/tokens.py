@@ -8,7 +8,7 @@ from dpo_video.core.errors import UserError
 from dpo_video.models.families import Family, FrameSize, VideoProcessor
 from dpo_video.models.hub import ModelSpec
 from dpo_video.recipe import VideoSettings
-from dpo_video.video.frames import Frames, thin
+from dpo_video.video.frames import Frames, subsample
 
 
 def frame_size(
@@ -135,7 +135,7 @@ def fit_frames(spec: ModelSpec, settings: VideoSettings, frames: Frames) -> Fram
     those lost.
     """
     num_frames, height, width = frames.pixels.shape[:3]
-    return thin(
+    return subsample(
         frames,
         frames_within(spec, settings, num_frames=num_frames, height=height, width=width),
     )

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from dpo_video.core.errors import UserError
 from dpo_video.toy.questions import ask, caption
-from dpo_video.toy.scene import NUM_FRAMES, Scene, Thing, draw_scene
+from dpo_video.toy.scene import NUM_FRAMES, Figure, Scene, draw_scene
 
 SIDE = 64
 """Width and height of a clip in pixels."""
@@ -43,40 +43,40 @@ STEP = {"left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1), "still"
 def draw(scene: Scene) -> NDArray[np.uint8]:
     """Return the clip as pixels (F, S, S, 3) uint8."""
     pixels = np.full((NUM_FRAMES, SIDE, SIDE, 3), float(scene.background))
-    for thing in scene.things:
-        cover = coverage(thing)[..., None]  # (F, S, S, 1)
-        pixels = pixels * (1 - cover) + cover * np.asarray(RGB[thing.colour], dtype=float)
+    for figure in scene.things:
+        cover = coverage(figure)[..., None]  # (F, S, S, 1)
+        pixels = pixels * (1 - cover) + cover * np.asarray(RGB[figure.colour], dtype=float)
     return pixels.round().astype(np.uint8)
 
 
-def coverage(thing: Thing) -> NDArray[np.float64]:
-    """Return how much of each pixel a thing covers, (F, S, S) in 0..1."""
+def coverage(figure: Figure) -> NDArray[np.float64]:
+    """Return how much of each pixel a figure covers, (F, S, S) in 0..1."""
     frame = np.arange(NUM_FRAMES)[:, None, None]
-    x, y = centre(thing, frame)
+    x, y = centre(figure, frame)
     grid = np.arange(SIDE) + 0.5
     dx, dy = grid[None, None, :] - x, grid[None, :, None] - y
-    r = thing.radius
-    if thing.shape == "circle":
+    r = figure.radius
+    if figure.shape == "circle":
         distance = np.hypot(dx, dy) - r
-    elif thing.shape == "square":
+    elif figure.shape == "square":
         distance = np.maximum(abs(dx), abs(dy)) - 0.9 * r
-    elif thing.shape == "triangle":
+    elif figure.shape == "triangle":
         distance = np.maximum(dy - 0.85 * r, 0.89 * abs(dx) - 0.45 * (dy + r))
     else:  # cross
         arm = 0.32 * r
         distance = np.minimum(
             np.maximum(abs(dx) - arm, abs(dy) - r), np.maximum(abs(dx) - r, abs(dy) - arm)
         )
-    return np.clip(0.5 - distance, 0, 1) * (frame >= thing.first_frame)
+    return np.clip(0.5 - distance, 0, 1) * (frame >= figure.first_frame)
 
 
-def centre(thing: Thing, frame: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
+def centre(figure: Figure, frame: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
     """Return x and y of a thing's centre in pixels, shaped like `frame`."""
-    dx, dy = STEP[thing.motion]
+    dx, dy = STEP[figure.motion]
     travelled = (frame - (NUM_FRAMES - 1) / 2) * SPEED
     return (
-        (thing.quadrant % 2 + 0.5) * SIDE / 2 + dx * travelled,
-        (thing.quadrant // 2 + 0.5) * SIDE / 2 + dy * travelled,
+        (figure.quadrant % 2 + 0.5) * SIDE / 2 + dx * travelled,
+        (figure.quadrant // 2 + 0.5) * SIDE / 2 + dy * travelled,
     )
 
 
@@ -115,11 +115,12 @@ def write_split(
     samples = folder / "samples.jsonl"
     order = {"split": split, "num_clips": num_clips, "seed": seed}
     if samples.exists():
-        found = json.loads((folder / "split.json").read_text())
-        if found != order:
+        written = json.loads((folder / "split.json").read_text())
+        if written != order:
             raise UserError(
-                f"{folder} holds the toy clips of seed {found['seed']} ({found['num_clips']} of "
-                f"{found['split']}), and "
+                f"{folder} holds the toy clips of seed {written['seed']} ({written['num_clips']} "
+                f"of "
+                f"{written['split']}), and "
                 f"this run asks for seed {seed} ({num_clips} of {split}). Give the run another "
                 f"`name`, so that it has "
                 "a folder of its own, or go back to the seed"
@@ -144,8 +145,8 @@ def read_scenes(folder: Path) -> dict[str, Scene]:
     scenes: dict[str, Scene] = {}
     for line in (Path(folder) / "scenes.jsonl").read_text().splitlines():
         row = json.loads(line)
-        things = tuple(Thing(**thing) for thing in row["things"])
-        scenes[row["video"]] = Scene(things=things, background=row["background"])
+        figures = tuple(Figure(**fields) for fields in row["things"])
+        scenes[row["video"]] = Scene(things=figures, background=row["background"])
     return scenes
 
 
@@ -154,18 +155,18 @@ def _write(split: Literal["train", "heldout"], folder: Path, *, num_clips: int, 
     (folder / "clips").mkdir()
     samples: list[dict[str, str]] = []
     scenes: list[dict[str, Any]] = []
-    seen: set[str] = set()
+    signatures: set[str] = set()
     while len(scenes) < num_clips:
         scene = draw_scene(rng, part=split)
-        if scene.signature in seen:
+        if scene.signature in signatures:
             continue
-        seen.add(scene.signature)
+        signatures.add(scene.signature)
         name = f"{split}-{len(scenes):04d}"
         video, text = f"clips/{name}.mp4", caption(scene, rng)
         (folder / video).write_bytes(encode(draw(scene)))
         scenes.append({"video": video, **asdict(scene)})
-        for k, question in enumerate(ask(scene, rng, num_questions=3)):
-            row = {"id": f"{name}-q{k}", "video": video, "prompt": question.prompt}
+        for index, question in enumerate(ask(scene, rng, num_questions=3)):
+            row = {"id": f"{name}-q{index}", "video": video, "prompt": question.prompt}
             samples.append({**row, "caption": text, "answer": question.answer})
     for name, rows in (("samples", samples), ("scenes", scenes)):
         lines = (json.dumps(row) + "\n" for row in rows)

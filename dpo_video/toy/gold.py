@@ -52,22 +52,24 @@ def grade(scene: Scene, question: Question | str, answer: str) -> Grade:
     """Return the gold grade of an answer to a question (or its prompt) on a scene."""
     if isinstance(question, str):
         question = find_question(scene, question)
-    said = [_read(scene, question, s) for s in re.split(r"(?<=[.!?])\s+|\n+", answer) if s.strip()]
-    answered = any(s.answers for s in said)
-    false = any(s.holds is False for s in said)
-    noise = any(s.holds is None for s in said)
-    absent = any(s.absent for s in said)
+    sentences = re.split(r"(?<=[.!?])\s+|\n+", answer)
+    statements = [_read(scene, question, text) for text in sentences if text.strip()]
+    answered = any(statement.answers for statement in statements)
+    partial = any(statement.partial for statement in statements)
+    false = any(statement.holds is False for statement in statements)
+    noise = any(statement.holds is None for statement in statements)
+    absent = any(statement.absent for statement in statements)
     correct = answered and not false
     if correct:
-        extra = len([s for s in said if s.holds]) > 1
+        extra = sum(bool(statement.holds) for statement in statements) > 1
         score = 3 if noise else 4 if extra else 5
     else:
-        score = 2 if answered or any(s.partial for s in said) else 1
-    if absent or not any(s.holds is not None for s in said):
+        score = 2 if answered or partial else 1
+    if absent or all(statement.holds is None for statement in statements):
         verdict: Verdict = "C"
     else:
         verdict = "B" if false else "A"
-    coverage: Verdict = "A" if answered else "B" if any(s.partial for s in said) else "C"
+    coverage: Verdict = "A" if answered else "B" if partial else "C"
     return Grade(
         correct=correct, score=score, hallucinated=absent, verdict=verdict, coverage=coverage
     )
@@ -77,22 +79,22 @@ def _read(scene: Scene, question: Question, sentence: str) -> Statement:
     text = normalise(sentence)
     right = text == normalise(question.answer)
     for pattern, check in FORMS:
-        if found := re.fullmatch(pattern, text):
-            read = check(scene, found.groupdict())
-            partial = question.kind == "list" and read.partial
-            return Statement(read.holds, read.absent, answers=right, partial=partial)
+        if match := re.fullmatch(pattern, text):
+            statement = check(scene, match.groupdict())
+            partial = question.kind == "list" and statement.partial
+            return Statement(statement.holds, statement.absent, answers=right, partial=partial)
     return Statement(holds=None)
 
 
 def _colour(scene: Scene, words: dict[str, str]) -> Statement:
-    thing = scene.find(words["shape"])
-    return Statement(thing is not None and thing.colour == words["colour"], absent=thing is None)
+    figure = scene.find(words["shape"])
+    return Statement(figure is not None and figure.colour == words["colour"], absent=figure is None)
 
 
 def _motion(scene: Scene, words: dict[str, str]) -> Statement:
-    thing = scene.find(words["shape"])
+    figure = scene.find(words["shape"])
     return Statement(
-        thing is not None and GOES[thing.motion] == words["goes"], absent=thing is None
+        figure is not None and GOES[figure.motion] == words["goes"], absent=figure is None
     )
 
 
@@ -101,12 +103,12 @@ def _count(scene: Scene, words: dict[str, str]) -> Statement:
 
 
 def _order(scene: Scene, words: dict[str, str]) -> Statement:
-    thing = scene.find(words["shape"])
-    if thing is None:
+    figure = scene.find(words["shape"])
+    if figure is None:
         return Statement(holds=False, absent=True)
-    if not any(t.late for t in scene.things):
+    if not any(figure.late for figure in scene.things):
         return Statement(holds=False)
-    return Statement(thing.late == (words["when"] == "last"))
+    return Statement(figure.late == (words["when"] == "last"))
 
 
 def _exists(scene: Scene, words: dict[str, str]) -> Statement:
@@ -116,8 +118,8 @@ def _exists(scene: Scene, words: dict[str, str]) -> Statement:
 
 def _list(scene: Scene, words: dict[str, str]) -> Statement:
     named = re.findall(r"a (\w+) (\w+)", words["items"])
-    facts = {(t.colour, t.shape) for t in scene.things}
-    true = [item for item in named if item in facts]
+    facts = {(figure.colour, figure.shape) for figure in scene.things}
+    true = [pair for pair in named if pair in facts]
     return Statement(
         holds=len(true) == len(named),
         absent=len(true) < len(named),

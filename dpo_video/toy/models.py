@@ -10,4 +10,4 @@ CHECKPOINTS = ("qwen2_5_vl", "llava_next_video", "judge", "pairwise_judge")
 def checkpoint(name: str) -> Path:
     """Return the folder of a shipped tiny model, for any `from_pretrained`."""
     folder = Path(__file__).parent / "checkpoints"
-    return choose({known: folder / known for known in CHECKPOINTS}, name, "toy checkpoint")
+    return choose({model: folder / model for model in CHECKPOINTS}, name, "toy checkpoint")

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from dpo_video.toy.scene import SHAPES, Scene, Thing
+from dpo_video.toy.scene import SHAPES, Figure, Scene
 
 Kind = Literal["colour", "motion", "count", "order", "exists", "list"]
 
@@ -36,37 +36,45 @@ class Question:
 
 def ask(scene: Scene, rng: random.Random, *, num_questions: int) -> list[Question]:
     """Return distinct questions: always a colour and a motion, then any other kinds."""
-    every = all_questions(scene)
-    rng.shuffle(every)
-    first = [next(q for q in every if q.kind == kind) for kind in ("colour", "motion")]
-    rest = [q for q in every if q.kind not in ("colour", "motion")]
+    questions = all_questions(scene)
+    rng.shuffle(questions)
+    chosen = [_first_of_kind(questions, kind) for kind in ("colour", "motion")]
+    optional = [question for question in questions if question.kind not in ("colour", "motion")]
     # An order question exists only where a shape appears late: it goes first where it can.
-    rest.sort(key=lambda q: q.kind != "order" or rng.random() < 0.3)
-    return (first + rest)[:num_questions]
+    optional.sort(key=lambda question: question.kind != "order" or rng.random() < 0.3)
+    return (chosen + optional)[:num_questions]
+
+
+def _first_of_kind(questions: Sequence[Question], kind: Kind) -> Question:
+    return next(question for question in questions if question.kind == kind)
 
 
 def all_questions(scene: Scene) -> list[Question]:
     """Return every question that can be put to a scene."""
-    out = [Question("count", "How many shapes are there?", count_answer(scene))]
-    out.append(Question("list", "Which shapes are there?", list_answer(scene.things)))
-    for thing in scene.things:
-        s = thing.shape
-        colour = f"The {s} is {thing.colour}."
-        motion = f"The {s} {GOES[thing.motion]}."
-        out.append(Question("colour", f"What colour is the {s}?", colour, s))
-        out.append(Question("motion", f"How does the {s} move?", motion, s))
-    for s in SHAPES:
-        there = scene.find(s) is not None
-        answer = f"Yes, there is a {s}." if there else f"No, there is no {s}."
-        out.append(Question("exists", f"Is there a {s}?", answer, s))
-    late = [t for t in scene.things if t.late]
+    questions = [
+        Question("count", "How many shapes are there?", count_answer(scene)),
+        Question("list", "Which shapes are there?", list_answer(scene.things)),
+    ]
+    for figure in scene.things:
+        shape = figure.shape
+        colour = f"The {shape} is {figure.colour}."
+        motion = f"The {shape} {GOES[figure.motion]}."
+        questions += [
+            Question("colour", f"What colour is the {shape}?", colour, shape),
+            Question("motion", f"How does the {shape} move?", motion, shape),
+        ]
+    for shape in SHAPES:
+        there = scene.find(shape) is not None
+        answer = f"Yes, there is a {shape}." if there else f"No, there is no {shape}."
+        questions.append(Question("exists", f"Is there a {shape}?", answer, shape))
+    late = [figure for figure in scene.things if figure.late]
     if late:
-        last = f"The {late[0].shape} appears last."
-        out.append(Question("order", "Which shape appears last?", last))
+        answer = f"The {late[0].shape} appears last."
+        questions.append(Question("order", "Which shape appears last?", answer))
         if len(scene.things) == 2:
-            first = f"The {scene.things[0].shape} appears first."
-            out.append(Question("order", "Which shape appears first?", first))
-    return out
+            answer = f"The {scene.things[0].shape} appears first."
+            questions.append(Question("order", "Which shape appears first?", answer))
+    return questions
 
 
 def find_question(scene: Scene, prompt: str) -> Question:
@@ -83,10 +91,10 @@ def count_answer(scene: Scene) -> str:
     return "There is one shape." if count == 1 else f"There are {NUMBERS[count]} shapes."
 
 
-def list_answer(things: Sequence[Thing]) -> str:
-    """Return the things as one sentence, in the fixed order of `SHAPES`."""
-    ordered = sorted(things, key=lambda t: SHAPES.index(t.shape))
-    return f"There is {join([f'a {t.colour} {t.shape}' for t in ordered])}."
+def list_answer(figures: Sequence[Figure]) -> str:
+    """Return the figures as one sentence, in the fixed order of `SHAPES`."""
+    ordered = sorted(figures, key=lambda figure: SHAPES.index(figure.shape))
+    return f"There is {join([f'a {figure.colour} {figure.shape}' for figure in ordered])}."
 
 
 def join(words: Sequence[str]) -> str:
@@ -100,18 +108,18 @@ def caption(scene: Scene, rng: random.Random) -> str:
     shapes = "one shape" if count == 1 else f"{NUMBERS[count]} shapes"
     opening = rng.choice(("The clip shows {}.", "This video shows {}.", "We see {}."))
     sentences = [opening.format(shapes)]
-    early = [t for t in scene.things if not t.late]
+    early = [figure for figure in scene.things if not figure.late]
     rng.shuffle(early)
-    for thing in early:
+    for figure in early:
         form = rng.choice(
             ("A {c} {s} {g}.", "There is a {c} {s} that {g}.", "One is a {c} {s}: it {g}.")
         )
-        sentences.append(form.format(c=thing.colour, s=thing.shape, g=GOES[thing.motion]))
-    for thing in scene.things:
-        if thing.late:
+        sentences.append(form.format(c=figure.colour, s=figure.shape, g=GOES[figure.motion]))
+    for figure in scene.things:
+        if figure.late:
             form = rng.choice(
                 ("Later a {c} {s} appears and {g}.", "Then a {c} {s} appears: it {g}.")
             )
-            sentences.append(form.format(c=thing.colour, s=thing.shape, g=GOES[thing.motion]))
+            sentences.append(form.format(c=figure.colour, s=figure.shape, g=GOES[figure.motion]))
     sentences.append("Nothing else is in view.")
     return " ".join(sentences)

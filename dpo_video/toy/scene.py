@@ -21,7 +21,7 @@ NUM_FRAMES = 16
 
 
 @dataclass(frozen=True)
-class Thing:
+class Figure:
     """One shape: what is said of it, and where it is drawn (not part of the facts)."""
 
     shape: str
@@ -41,18 +41,21 @@ class Thing:
 class Scene:
     """The things of one clip, a later one last, over a dark background."""
 
-    things: tuple[Thing, ...]
+    things: tuple[Figure, ...]
     background: int
 
     @property
     def signature(self) -> str:
-        """Return the facts as one line: shape, colour, motion and order of every thing."""
-        facts = sorted(f"{t.colour} {t.shape} {t.motion} {int(t.late)}" for t in self.things)
+        """Return the facts as one line: shape, colour, motion and order of every figure."""
+        facts = sorted(
+            f"{figure.colour} {figure.shape} {figure.motion} {int(figure.late)}"
+            for figure in self.things
+        )
         return "; ".join(facts)
 
-    def find(self, shape: str) -> Thing | None:
-        """Return the thing of this shape; a scene never holds two of one shape."""
-        return next((t for t in self.things if t.shape == shape), None)
+    def find(self, shape: str) -> Figure | None:
+        """Return the figure of this shape; a scene never holds two of one shape."""
+        return next((figure for figure in self.things if figure.shape == shape), None)
 
 
 def part_of(scene: Scene) -> Part:
@@ -73,15 +76,15 @@ def _draw(rng: random.Random) -> Scene:
     count = rng.choices((1, 2, 3), weights=(2, 5, 3))[0]
     shapes, quadrants = rng.sample(SHAPES, count), rng.sample(range(4), count)
     late = count > 1 and rng.random() < 0.5
-    things = tuple(
-        Thing(
+    figures = tuple(
+        Figure(
             shape=shape,
             colour=rng.choice(COLOURS),
             motion=rng.choice(MOTIONS),
-            first_frame=rng.randint(6, 8) if late and k == count - 1 else 0,
+            first_frame=rng.randint(6, 8) if late and index == count - 1 else 0,
             quadrant=quadrant,
             radius=rng.uniform(6.0, 7.2),
         )
-        for k, (shape, quadrant) in enumerate(zip(shapes, quadrants, strict=True))
+        for index, (shape, quadrant) in enumerate(zip(shapes, quadrants, strict=True))
     )
-    return Scene(things=things, background=rng.randint(8, 40))
+    return Scene(things=figures, background=rng.randint(8, 40))

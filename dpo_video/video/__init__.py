@@ -3,10 +3,10 @@ limit.
 """
 
 from dpo_video.video.corrupt import check_corruption, corrupt
-from dpo_video.video.frames import ClipRequest, Frames, VideoError, thin, video_metadata
+from dpo_video.video.frames import ClipRequest, Frames, VideoError, subsample, video_metadata
 from dpo_video.video.policies import frame_indices
 from dpo_video.video.pool import FramePool
-from dpo_video.video.probe import Info, probe
+from dpo_video.video.probe import VideoIndex, probe
 from dpo_video.video.read import read_frames
 from dpo_video.video.sources import (
     clip_key,
@@ -22,8 +22,8 @@ __all__ = [
     "ClipRequest",
     "FramePool",
     "Frames",
-    "Info",
     "VideoError",
+    "VideoIndex",
     "check_corruption",
     "clip_key",
     "clip_request",
@@ -36,6 +36,6 @@ __all__ = [
     "rejected_clip_request",
     "rejected_part",
     "resolve_video",
-    "thin",
+    "subsample",
     "video_metadata",
 ]

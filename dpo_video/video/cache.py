@@ -86,14 +86,14 @@ class DiskCache:
                 log.warning("cache: cannot read from %s (%s); going on without", self.folder, error)
             return None
         try:
-            found = read(data)
+            entry = read(data)
         except UNREADABLE as error:
             self._count("corrupt")
             log.warning("cache: %s is damaged (%s) and made again", path, error)
             path.unlink(missing_ok=True)
             return None
         self._count("hits")
-        return found
+        return entry
 
     def put(self, name: str, data: bytes) -> None:
         """Store an entry; a disk that refuses is told once and costs only the entry."""
@@ -135,15 +135,15 @@ class DiskCache:
                 entries.append((facts.st_mtime_ns, facts.st_size, path))
             elif time.time() - facts.st_mtime > TORN_SECONDS:
                 path.unlink(missing_ok=True)
-        size = sum(one for _, one, _ in entries)
+        size = sum(entry_size for _, entry_size, _ in entries)
         if size <= self.limit:
             return size
-        for _, one, path in sorted(entries):
+        for _, entry_size, path in sorted(entries):
             if size <= self.limit * 9 // 10:
                 break
             path.unlink(missing_ok=True)
             self.counts["evicted"] += 1
-            size -= one
+            size -= entry_size
         return size
 
     def _count(self, name: str) -> int:
@@ -224,9 +224,9 @@ def write_frames(frames: Frames) -> bytes:
         for field in fields(Frames)
         if field.name not in ("pixels", "times")
     }
-    out = io.BytesIO()
-    np.savez(out, pixels=frames.pixels, times=frames.times, facts=np.array(json.dumps(facts)))
-    return out.getvalue()
+    buffer = io.BytesIO()
+    np.savez(buffer, pixels=frames.pixels, times=frames.times, facts=np.array(json.dumps(facts)))
+    return buffer.getvalue()
 
 
 def read_frames_entry(data: bytes) -> Frames:

@@ -50,9 +50,9 @@ def check_file(path: Path) -> None:
     except OSError as error:
         raise VideoError("not_found", path, f"it cannot be opened: {error.strerror}") from error
     text = head.removeprefix(b"\xef\xbb\xbf").lstrip()[:64].lower()
-    for sign, what in SIGNS.items():
+    for sign, description in SIGNS.items():
         if text.startswith(sign):
-            raise VideoError("not_a_video", path, what)
+            raise VideoError("not_a_video", path, description)
 
 
 def check_regular(path: Path) -> None:
@@ -121,8 +121,8 @@ def _matroska_end(file: BinaryIO) -> int:
     file.seek(length, os.SEEK_CUR)
     if file.read(4) != b"\x18\x53\x80\x67":
         return 0
-    length, known = _vint(file)
-    return file.tell() + length if known else 0
+    length, is_known = _vint(file)
+    return file.tell() + length if is_known else 0
 
 
 def _vint(file: BinaryIO) -> tuple[int, bool]:
@@ -130,9 +130,11 @@ def _vint(file: BinaryIO) -> tuple[int, bool]:
     first = file.read(1)
     if not first or first[0] == 0:
         return 0, False
-    more = 8 - first[0].bit_length()
-    value = int.from_bytes(bytes([first[0] & (0x7F >> more)]) + file.read(more), "big")
-    return value, value != (1 << 7 * (more + 1)) - 1
+    num_following = 8 - first[0].bit_length()
+    value = int.from_bytes(
+        bytes([first[0] & (0x7F >> num_following)]) + file.read(num_following), "big"
+    )
+    return value, value != (1 << 7 * (num_following + 1)) - 1
 
 
 def _riff_end(file: BinaryIO, size: int) -> int:

@@ -53,13 +53,13 @@ def corrupt(frames: Frames, corruption: str, path: Path | str) -> Frames:
 
 def _order(count: int, kind: str, draw: np.random.Generator) -> NDArray[np.intp]:
     """Return (count,) which frame each place shows."""
-    places = np.arange(count)
+    positions = np.arange(count)
     if kind == "reverse":
-        return places[::-1]
+        return positions[::-1]
     if kind == "shuffle":
         order = draw.permutation(count)
-        return np.roll(order, 1) if np.array_equal(order, places) else order
+        return np.roll(order, 1) if np.array_equal(order, positions) else order
     assert kind == "drop", kind
-    kept = max(count // KEPT_SHARE, 1)
-    first = int(draw.integers(count - kept + 1))
-    return places.clip(first, first + kept - 1)
+    num_kept = max(count // KEPT_SHARE, 1)
+    first = int(draw.integers(count - num_kept + 1))
+    return positions.clip(first, first + num_kept - 1)

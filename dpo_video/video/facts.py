@@ -23,7 +23,7 @@ from dpo_video.video.probe import open_video, probe
 
 KIND = "clip_facts"
 """Rows of the run store: the fields of ClipFacts."""
-FrameProbe = Callable[
+ClipProbe = Callable[
     [Iterable[ClipRequest]], Iterator["tuple[ClipRequest, ClipFacts | VideoError]"]
 ]
 """Yields what is known of each clip, in order."""
@@ -49,7 +49,7 @@ class ClipFacts:
 
 def probe_clips(
     settings: VideoSettings, *, frames: int | None, store: RunStore | None
-) -> FrameProbe:
+) -> ClipProbe:
     """Return a function that yields the facts of clips in order, by `settings.workers` at a time.
 
     Args:
@@ -88,7 +88,7 @@ def _stored(
 ) -> Iterator[tuple[ClipRequest, ClipFacts | VideoError]]:
     """Yield facts as the pool finds them; those of files that the store knows are taken from it."""
     keys: dict[ClipRequest, str | None] = {}
-    known: dict[ClipRequest, ClipFacts] = {}
+    facts_of: dict[ClipRequest, ClipFacts] = {}
 
     def looked_up() -> Iterator[ClipRequest]:  # runs in this thread, which alone uses the store
         for request in requests:
@@ -98,16 +98,16 @@ def _stored(
             )
             row = store.get(KIND, [key]).get(key) if key is not None else None
             if row is not None:
-                known[request] = ClipFacts(**row)
+                facts_of[request] = ClipFacts(**row)
             yield request
 
     for request, facts in pool.each(
-        looked_up(), lambda request: known.get(request) or find(request)
+        looked_up(), lambda request: facts_of.get(request) or find(request)
     ):
         key = keys[request]
-        if key is not None and isinstance(facts, ClipFacts) and request not in known:
+        if key is not None and isinstance(facts, ClipFacts) and request not in facts_of:
             store.put(KIND, key, asdict(facts))
-            known[request] = facts
+            facts_of[request] = facts
         yield request, facts
 
 
@@ -127,17 +127,21 @@ def _from_header(request: ClipRequest, timeout: float) -> ClipFacts | VideoError
             )
             times = frame_times(len(images))
             fps, size = rate(times, default=1.0), _image_size(images[0])
-        part = window(times, request.start, request.end)
-        seconds = extent(times, part, request.start, request.end, fps=fps).duration if part else 0.0
+        clip_range = window(times, request.start, request.end)
+        seconds = (
+            extent(times, clip_range, request.start, request.end, fps=fps).duration
+            if clip_range
+            else 0.0
+        )
         return ClipFacts(seconds=seconds, shorter=min(size), longer=max(size))
     except VideoError as error:
         return error
 
 
 def _video_header(path: Path, timeout: float) -> tuple[np.ndarray, float, tuple[int, int]]:
-    info = probe(path, deadline=time.monotonic() + timeout)
+    video = probe(path, deadline=time.monotonic() + timeout)
     with open_video(path) as (_, stream):
-        return info.times, info.fps, (stream.codec_context.width, stream.codec_context.height)
+        return video.times, video.fps, (stream.codec_context.width, stream.codec_context.height)
 
 
 def _image_size(path: Path) -> tuple[int, int]:

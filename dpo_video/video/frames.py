@@ -117,11 +117,11 @@ def video_metadata(frames: Frames) -> dict[str, Any]:
     }
 
 
-def thin(frames: Frames, count: int) -> Frames:
+def subsample(frames: Frames, count: int) -> Frames:
     """Return `count` of the frames, spread evenly from the first to the last; fewer frames than
     that stay.
     """
-    keep = spread(len(frames.indices), count)
+    keep = evenly_spaced(len(frames.indices), count)
     if len(keep) == len(frames.indices):
         return frames
     return replace(
@@ -132,7 +132,7 @@ def thin(frames: Frames, count: int) -> Frames:
     )
 
 
-def spread(available: int, count: int) -> list[int]:
+def evenly_spaced(available: int, count: int) -> list[int]:
     """Return `min(count, available)` positions spread evenly over `range(available)`, both ends
     included.
     """

@@ -44,14 +44,14 @@ def find_frames(video: Path | Sequence[Path]) -> tuple[list[Path], str | None]:
     files = sorted((path for path in entries if is_image(path)), key=natural_key)
     if not files:
         raise VideoError("not_a_video", video, f"a folder without frames ({', '.join(SUFFIXES)})")
-    others = len(entries) - len(files)
-    return files, f"{others} entries of the folder are not frames" if others else None
+    num_ignored = len(entries) - len(files)
+    return files, f"{num_ignored} entries of the folder are not frames" if num_ignored else None
 
 
 def natural_key(path: Path) -> list[tuple[int, str]]:
     """Return a sort key by which numbers in a file name count as numbers."""
-    parts = re.split(r"(\d+)", path.name)
-    return [(int(part), "") if part.isdigit() else (-1, part) for part in parts] + [(-1, path.name)]
+    runs = re.split(r"(\d+)", path.name)
+    return [(int(run), "") if run.isdigit() else (-1, run) for run in runs] + [(-1, path.name)]
 
 
 def frame_times(count: int) -> NDArray[np.float64]:

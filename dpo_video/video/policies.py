@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dpo_video.recipe import VideoSettings
-from dpo_video.video.frames import spread
+from dpo_video.video.frames import evenly_spaced
 
 CLOSE = 1e-6
 """Seconds by which a time may miss a frame's time and still mean it: float noise, far below any
@@ -52,27 +52,8 @@ def frame_indices(
     """Return the positions in `times` of the frames to read; none where `start` and `end` hold no
     frame.
 
-    `uniform`: `linspace(0, n - 1, num_frames).round()` over the clip's n frames, first and last
-        included. This is the
-    rule of qwen-vl-utils; LLaVA-NeXT and LLaVA-Hound round down instead, and transformers takes
-    `arange(N) * n // N`, which never shows the last frame. At most n frames.
-
-    `fps` and `fit`: duration x fps frames, rounded down, at least `min_frames`, at most
-    `max_frames` and n; then as many moments evenly over the clip (see `extent`), and the frame
-    nearest to each. At a constant rate that is `uniform` (and qwen-vl-utils) with that number. At a
-    varying rate a long still frame is taken once for each of its moments, so that frames keep an
-    even distance in time, which is what the model is told. (`fit` loses frames later, when the size
-    of a frame in tokens is known.)
-
-    `all`: every frame; of more than `max_frames`, that many, evenly.
-
-    `scene`: of frames at `fps`, the middle one of each scene; a scene begins where neighbours
-        differ by `change`.
-    `diff_prune`: of frames at `fps`, the first, and each that differs by `change` from the last one
-        taken (the idea of
-    VideoLLaMA 3, arXiv 2501.13106, which compares patches; here whole frames). Both: over
-    `max_frames` the greatest changes stay; below `min_frames`, and to a multiple, frames farthest
-    from those taken are added.
+    The policies: `uniform` and `all` take frames by their position (`_by_position`), `fps` and
+    `fit` by their time (`_by_time`), `scene` and `diff_prune` by what is in them (`_by_content`).
 
     Args:
         times: (n,) seconds of all frames of the file, ascending.
@@ -82,27 +63,77 @@ def frame_indices(
         multiple_of: round the number of frames down to a multiple, where there are that many.
         look: shows the frames, for the policies that ask what is in them.
     """
-    part = window(times, start, end)
-    if not part:
+    clip_range = window(times, start, end)
+    if not clip_range:
         return []
     if settings.policy in ("uniform", "all"):
-        most = settings.num_frames if settings.policy == "uniform" else settings.max_frames
-        count = _whole(min(most, len(part)), multiple_of)
-        return [part[position] for position in spread(len(part), count)]
-    where = extent(times, part, start, end)
-    at_rate = int(where.duration * settings.fps + CLOSE)
+        return _by_position(clip_range, settings, multiple_of)
+    where = extent(times, clip_range, start, end)
     if settings.policy in ("fps", "fit"):
-        count = min(max(at_rate, settings.min_frames), settings.max_frames, len(part))
-        return _evenly(times, part, where, _whole(count, multiple_of))
+        return _by_time(times, clip_range, where, settings, multiple_of)
     assert look is not None, f"the policy {settings.policy} looks at frames"
-    scanned = list(dict.fromkeys(_evenly(times, part, where, min(max(at_rate, 1), len(part)))))
-    pictures = look(scanned)
-    ranked = (
-        scenes(pictures, settings.change)
-        if settings.policy == "scene"
-        else changes(pictures, settings.change)
-    )
-    return [scanned[position] for position in _enough(ranked, len(scanned), settings, multiple_of)]
+    scanned = _scanned(times, clip_range, where, settings)
+    chosen = _by_content(look(scanned), settings, multiple_of)
+    return [scanned[position] for position in chosen]
+
+
+def _by_position(clip_range: range, settings: VideoSettings, multiple_of: int) -> list[int]:
+    """Return frames spread evenly over the clip's positions, first and last included.
+
+    `uniform`: `linspace(0, n - 1, num_frames).round()` over the clip's n frames. This is the rule
+    of qwen-vl-utils; LLaVA-NeXT and LLaVA-Hound round down instead, and transformers takes
+    `arange(N) * n // N`, which never shows the last frame. At most n frames.
+
+    `all`: every frame; of more than `max_frames`, that many.
+    """
+    limit = settings.num_frames if settings.policy == "uniform" else settings.max_frames
+    count = _whole(min(limit, len(clip_range)), multiple_of)
+    return [clip_range[position] for position in evenly_spaced(len(clip_range), count)]
+
+
+def _by_time(
+    times: NDArray[np.float64],
+    clip_range: range,
+    where: Extent,
+    settings: VideoSettings,
+    multiple_of: int,
+) -> list[int]:
+    """Return duration x fps frames, rounded down, at least `min_frames`, at most `max_frames` and
+    the clip's n.
+
+    They are those nearest to as many moments evenly over the clip (see `extent`). At a constant
+    rate that is `uniform` (and qwen-vl-utils) with that number. At a varying rate a long still
+    frame is taken once for each of its moments, so that frames keep an even distance in time, which
+    is what the model is told. (`fit` loses frames later, when the size of a frame in tokens is
+    known.)
+    """
+    at_rate = int(where.duration * settings.fps + CLOSE)
+    count = min(max(at_rate, settings.min_frames), settings.max_frames, len(clip_range))
+    return _evenly(times, clip_range, where, _whole(count, multiple_of))
+
+
+def _scanned(
+    times: NDArray[np.float64], clip_range: range, where: Extent, settings: VideoSettings
+) -> list[int]:
+    """Return the frames that `scene` and `diff_prune` look at: those at `fps`, each once."""
+    at_rate = int(where.duration * settings.fps + CLOSE)
+    count = min(max(at_rate, 1), len(clip_range))
+    return list(dict.fromkeys(_evenly(times, clip_range, where, count)))
+
+
+def _by_content(
+    pictures: NDArray[np.float32], settings: VideoSettings, multiple_of: int
+) -> list[int]:
+    """Return which of the frames looked at are taken, in order.
+
+    `scene`: the middle one of each scene; a scene begins where neighbours differ by `change`.
+    `diff_prune`: the first, and each that differs by `change` from the last one taken (the idea of
+    VideoLLaMA 3, arXiv 2501.13106, which compares patches; here whole frames). Both: over
+    `max_frames` the greatest changes stay; below `min_frames`, and to a multiple, frames farthest
+    from those taken are added.
+    """
+    rank = scenes if settings.policy == "scene" else changes
+    return _enough(rank(pictures, settings.change), len(pictures), settings, multiple_of)
 
 
 def scenes(pictures: NDArray[np.float32], change: float) -> list[int]:
@@ -156,7 +187,7 @@ def rate(times: NDArray[np.float64], *, default: float = 1.0) -> float:
 
 def extent(
     times: NDArray[np.float64],
-    part: range,
+    clip_range: range,
     start: float | None,
     end: float | None,
     *,
@@ -171,15 +202,22 @@ def extent(
     Args:
         fps: the file's mean rate where it is known better than from the times: of a single frame.
     """
-    first, last = float(times[part.start]), float(times[part.stop - 1])
+    first, last = float(times[clip_range.start]), float(times[clip_range.stop - 1])
     if (start is None and end is None) or is_steady(times):
         mean = rate(times) if fps is None else fps
-        return Extent(first, last, len(part) / mean, mean)
+        return Extent(first, last, len(clip_range) / mean, mean)
     begin = max(first, start or 0.0)
-    gone = float(times[part.stop]) if part.stop < len(times) else last + _last_length(times)
+    gone = (
+        float(times[clip_range.stop])
+        if clip_range.stop < len(times)
+        else last + _last_length(times)
+    )
     duration = (gone if end is None else min(gone, end)) - begin
     return Extent(
-        begin, max(last, begin + duration - duration / len(part)), duration, len(part) / duration
+        begin,
+        max(last, begin + duration - duration / len(clip_range)),
+        duration,
+        len(clip_range) / duration,
     )
 
 
@@ -196,14 +234,14 @@ def _last_length(times: NDArray[np.float64]) -> float:
     return 1 / rate(times) if is_steady(times) else float(times[-1] - times[-2])
 
 
-def _evenly(times: NDArray[np.float64], part: range, where: Extent, count: int) -> list[int]:
+def _evenly(times: NDArray[np.float64], clip_range: range, where: Extent, count: int) -> list[int]:
     """Return the frames nearest to `count` moments, evenly over a part."""
     moments = np.linspace(where.begin, where.last, count)
-    shown = np.maximum(times[part.start : part.stop], where.begin)
-    exact = np.interp(moments, shown, np.arange(len(part)))
+    onsets = np.maximum(times[clip_range.start : clip_range.stop], where.begin)
+    exact = np.interp(moments, onsets, np.arange(len(clip_range)))
     # 6 decimals: a moment halfway between two frames must round like the same halfway index,
     # whatever its float noise
-    return [part[int(position)] for position in exact.round(6).round()]
+    return [clip_range[int(position)] for position in exact.round(6).round()]
 
 
 def _enough(
@@ -212,16 +250,16 @@ def _enough(
     """Return positions in order: the first of `ranked`, and, where these are too few, those
     farthest from them.
     """
-    most = _whole(min(settings.max_frames, scanned), multiple_of)
-    wanted = min(max(len(ranked), settings.min_frames), most)
-    count = min(math.ceil(wanted / multiple_of) * multiple_of, most)
-    taken = ranked[:count]
-    apart = np.min(np.abs(np.subtract.outer(np.arange(scanned), taken)), axis=1)
-    while len(taken) < count:
-        added = int(apart.argmax())
-        taken.append(added)
-        apart = np.minimum(apart, np.abs(np.arange(scanned) - added))
-    return sorted(taken)
+    limit = _whole(min(settings.max_frames, scanned), multiple_of)
+    target = min(max(len(ranked), settings.min_frames), limit)
+    count = min(math.ceil(target / multiple_of) * multiple_of, limit)
+    chosen = ranked[:count]
+    apart = np.min(np.abs(np.subtract.outer(np.arange(scanned), chosen)), axis=1)
+    while len(chosen) < count:
+        farthest = int(apart.argmax())
+        chosen.append(farthest)
+        apart = np.minimum(apart, np.abs(np.arange(scanned) - farthest))
+    return sorted(chosen)
 
 
 def _whole(count: int, multiple_of: int) -> int:

@@ -48,7 +48,7 @@ DECORD_CODECS = ("h264", "hevc", "vp8", "vp9", "mpeg4")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Info:
+class VideoIndex:
     """What the packets of a video file say."""
 
     path: Path
@@ -151,21 +151,21 @@ def _fault(code: Literal["corrupt", "not_a_video"], path: Path, error: Exception
         return VideoError(
             "truncated", path, f"{missing} bytes are missing at the end: a download cut short?"
         )
-    said = error.strerror if isinstance(error, av.FFmpegError) else str(error)
+    message = error.strerror if isinstance(error, av.FFmpegError) else str(error)
     if isinstance(
         error, av.error.DecoderNotFoundError | av.error.PatchWelcomeError | NotImplementedError
     ):
         return VideoError(
-            "unsupported_codec", path, f"PyAV {av.__version__} cannot decode it: {said}"
+            "unsupported_codec", path, f"PyAV {av.__version__} cannot decode it: {message}"
         )
     if code == "not_a_video":
         return VideoError(
-            code, path, f"no video container that FFmpeg knows, or its index is missing ({said})"
+            code, path, f"no video container that FFmpeg knows, or its index is missing ({message})"
         )
-    return VideoError(code, path, f"damaged: {said or type(error).__name__}")
+    return VideoError(code, path, f"damaged: {message or type(error).__name__}")
 
 
-def probe(path: Path, *, deadline: float | None = None) -> Info:
+def probe(path: Path, *, deadline: float | None = None) -> VideoIndex:
     """Return the index of a video file; raise VideoError for a file that is none, is cut short or
     takes too long.
 
@@ -192,7 +192,7 @@ def probe(path: Path, *, deadline: float | None = None) -> Info:
                 f"its header promises {promised:.2f} s, it holds {packets.end:.2f} s",
             )
         pts, keys = (
-            np.unique(np.array(found, np.int64)) for found in (packets.shown, packets.keys)
+            np.unique(np.array(stamps, np.int64)) for stamps in (packets.shown, packets.keys)
         )
         if container == "mpegts" and len(
             keys
@@ -207,7 +207,7 @@ def probe(path: Path, *, deadline: float | None = None) -> Info:
             time_base = 1 / header_fps
         if not len(pts):
             raise VideoError("corrupt", path, "no frame in it can be shown")
-        return Info(
+        return VideoIndex(
             path=path,
             container=container,
             codec=codec,
@@ -254,28 +254,28 @@ def _scan(file: InputContainer, stream: VideoStream, deadline: float | None) -> 
     """Read all packets; audio too in Matroska, whose length in the header is that of the longest
     stream.
     """
-    found = _Packets([], [])
+    packets = _Packets([], [])
     streams = [stream, *file.streams.audio] if file.format.name.startswith("matroska") else [stream]
     begin = None if file.start_time is None else file.start_time / av.time_base
     for packet in file.demux(*streams):
         _check(deadline, Path(file.name))
         if packet.pts is None:
-            found.untimed += packet.size > 0 and packet.stream is stream
+            packets.untimed += packet.size > 0 and packet.stream is stream
             continue
         if packet.time_base is not None:
             end = float((packet.pts + (packet.duration or 0)) * packet.time_base) - (begin or 0.0)
-            found.end = max(found.end, end)
+            packets.end = max(packets.end, end)
         if packet.stream is not stream:
             continue
         if packet.is_keyframe:
-            found.keys.append(packet.pts)
-        elif found.keys and packet.pts < found.keys[-1]:
-            found.leading += 1
+            packets.keys.append(packet.pts)
+        elif packets.keys and packet.pts < packets.keys[-1]:
+            packets.leading += 1
         if packet.is_discard:
-            found.discarded += 1
+            packets.discarded += 1
         else:
-            found.shown.append(packet.pts)
-    return found
+            packets.shown.append(packet.pts)
+    return packets
 
 
 def _decord_refusal(container: str, codec: str, packets: _Packets) -> str | None:
@@ -294,4 +294,4 @@ def _decord_refusal(container: str, codec: str, packets: _Packets) -> str | None
         "packets without timestamps": packets.untimed > 0,
         "two packets at one time": packets.doubled,
     }
-    return next((trait for trait, found in traits.items() if found), None)
+    return next((trait for trait, present in traits.items() if present), None)

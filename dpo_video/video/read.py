@@ -63,59 +63,59 @@ def read_frames(
         multiple_of: round the number of frames down to a multiple of this, where there are that
             many.
     """
-    pick = FrameQuery(settings=settings, start=start, end=end, multiple_of=multiple_of)
+    query = FrameQuery(settings=settings, start=start, end=end, multiple_of=multiple_of)
     if isinstance(video, Path) and not os.path.isdir(video) and not is_image(video):
-        return _read_file(video, pick)
-    return _read_images([video] if isinstance(video, Path) and is_image(video) else video, pick)
+        return _read_file(video, query)
+    return _read_images([video] if isinstance(video, Path) and is_image(video) else video, query)
 
 
-def _read_file(path: Path, pick: FrameQuery) -> Frames:
-    deadline = time.monotonic() + pick.settings.timeout
-    info = probe(path, deadline=deadline)
+def _read_file(path: Path, query: FrameQuery) -> Frames:
+    deadline = time.monotonic() + query.settings.timeout
+    video = probe(path, deadline=deadline)
     indices, looked_at = _plan(
-        path, info.times, pick, partial(decode_pyav, info, deadline=deadline)
+        path, video.times, query, partial(decode_pyav, video, deadline=deadline)
     )
-    if pick.settings.backend == "decord":
-        result = decode_decord(info, indices)
+    if query.settings.backend == "decord":
+        result = decode_decord(video, indices)
         if not isinstance(result, str):
             return _frames(
                 result,
-                info.times,
+                video.times,
                 indices,
-                pick,
-                fps=info.fps,
+                query,
+                fps=video.fps,
                 backend="decord",
                 looked_at=looked_at,
             )
         note = f"decord not used: {result}"
     else:
         note = None
-    pixels = decode_pyav(info, indices, deadline=deadline)
+    pixels = decode_pyav(video, indices, deadline=deadline)
     return _frames(
         pixels,
-        info.times,
+        video.times,
         indices,
-        pick,
-        fps=info.fps,
+        query,
+        fps=video.fps,
         backend="pyav",
         note=note,
         looked_at=looked_at,
     )
 
 
-def _read_images(video: Path | Sequence[Path], pick: FrameQuery) -> Frames:
+def _read_images(video: Path | Sequence[Path], query: FrameQuery) -> Frames:
     files, note = find_frames(video)
     times = frame_times(len(files))
 
     def decode(positions: list[int]) -> NDArray[np.uint8]:
         return decode_images([files[position] for position in positions])
 
-    indices, looked_at = _plan(files[0].parent, times, pick, decode)
+    indices, looked_at = _plan(files[0].parent, times, query, decode)
     return _frames(
         decode(indices),
         times,
         indices,
-        pick,
+        query,
         fps=FRAMES_PER_SECOND,
         backend="images",
         note=note,
@@ -124,7 +124,7 @@ def _read_images(video: Path | Sequence[Path], pick: FrameQuery) -> Frames:
 
 
 def _plan(
-    path: Path, times: NDArray[np.float64], pick: FrameQuery, decode: Decode
+    path: Path, times: NDArray[np.float64], query: FrameQuery, decode: Decode
 ) -> tuple[list[int], int]:
     """Return the positions of the frames to read, and how many were looked at to choose them."""
     looked_at = 0
@@ -140,18 +140,18 @@ def _plan(
 
     indices = frame_indices(
         times,
-        pick.settings,
-        start=pick.start,
-        end=pick.end,
-        multiple_of=pick.multiple_of,
+        query.settings,
+        start=query.start,
+        end=query.end,
+        multiple_of=query.multiple_of,
         look=look,
     )
     if not indices:
         raise VideoError(
             "too_few_frames",
             path,
-            f"no frame from {pick.start or 0:g} seconds to "
-            f"{'the end' if pick.end is None else format(pick.end, 'g')}; its last frame is at "
+            f"no frame from {query.start or 0:g} seconds to "
+            f"{'the end' if query.end is None else format(query.end, 'g')}; its last frame is at "
             f"{times[-1]:.3f}",
         )
     return indices, looked_at
@@ -172,19 +172,19 @@ def _frames(
     pixels: NDArray[np.uint8],
     times: NDArray[np.float64],
     indices: list[int],
-    pick: FrameQuery,
+    query: FrameQuery,
     *,
     fps: float,
     **facts: Any,
 ) -> Frames:
-    part = window(times, pick.start, pick.end)
-    where = extent(times, part, pick.start, pick.end, fps=fps)
+    clip_range = window(times, query.start, query.end)
+    where = extent(times, clip_range, query.start, query.end, fps=fps)
     return Frames(
         pixels=pixels,
         times=times[indices],
         indices=indices,
-        total_frames=len(part),
-        first_index=part.start,
+        total_frames=len(clip_range),
+        first_index=clip_range.start,
         start_time=where.begin,
         duration=where.duration,
         fps=where.rate,

@@ -17,14 +17,14 @@ from dpo_video.toy.scene import (
     MOTIONS,
     NUM_FRAMES,
     SHAPES,
+    Figure,
     Scene,
-    Thing,
     draw_scene,
     part_of,
 )
 
-RED_CIRCLE = Thing("circle", "red", "right", first_frame=0, quadrant=0, radius=7.0)
-BLUE_SQUARE = Thing("square", "blue", "still", first_frame=7, quadrant=3, radius=7.0)
+RED_CIRCLE = Figure("circle", "red", "right", first_frame=0, quadrant=0, radius=7.0)
+BLUE_SQUARE = Figure("square", "blue", "still", first_frame=7, quadrant=3, radius=7.0)
 SCENE = Scene(things=(RED_CIRCLE, BLUE_SQUARE), background=20)
 
 
@@ -41,7 +41,7 @@ def rows(samples: Path) -> list[dict[str, str]]:
     return [json.loads(line) for line in samples.read_text().splitlines()]
 
 
-def mass(frame: np.ndarray, thing: Thing) -> tuple[int, float, float]:
+def mass(frame: np.ndarray, thing: Figure) -> tuple[int, float, float]:
     """Return pixel count and centre (x, y) of a thing's colour within its quadrant."""
     half = SIDE // 2
     x0, y0 = thing.quadrant % 2 * half, thing.quadrant // 2 * half

@@ -17,7 +17,7 @@ from clips import SIZE, copy_part, decode_all, draw_frame, read_number, write_cl
 from numpy.typing import NDArray
 
 from dpo_video.recipe import VideoSettings
-from dpo_video.video import VideoError, probe, read_frames, thin
+from dpo_video.video import VideoError, probe, read_frames, subsample
 from dpo_video.video.decode import decode_pyav
 
 X264 = {"preset": "veryfast", "g": "50"}
@@ -277,7 +277,7 @@ def test_a_part_without_frames_is_too_few_frames(clip, start, end):
 
 def test_thinned_frames_are_spread_over_what_there_was(clip):
     frames = read_frames(clip("h264.mp4"), VideoSettings(num_frames=9))
-    thinned = thin(frames, 3)
+    thinned = subsample(frames, 3)
     assert thinned.indices == [frames.indices[0], frames.indices[4], frames.indices[8]]
     assert [read_number(pixels) for pixels in thinned.pixels] == thinned.indices
     assert thinned.times.tolist() == frames.times[[0, 4, 8]].tolist()
@@ -286,7 +286,7 @@ def test_thinned_frames_are_spread_over_what_there_was(clip):
         frames.fps,
         frames.duration,
     )
-    assert thin(frames, 9) is frames
+    assert subsample(frames, 9) is frames
 
 
 def test_a_clip_that_takes_too_long_is_a_timeout(clip):

@@ -15,7 +15,7 @@ from dpo_video.video import (
     clip_key,
     read_frames,
     resolve_video,
-    thin,
+    subsample,
     video_metadata,
 )
 from dpo_video.video.cache import frames_identity, part_identity
@@ -58,7 +58,7 @@ def test_a_part_is_described_as_a_video_of_its_own(clip):
 
 
 def test_thinned_frames_have_the_lower_rate(clip):
-    frames = thin(read_frames(clip, VideoSettings(num_frames=16)), 4)
+    frames = subsample(read_frames(clip, VideoSettings(num_frames=16)), 4)
     assert sampled_rate(video_metadata(frames)) == pytest.approx(1.0)
 
 
