@@ -75,24 +75,24 @@ def planned(family: Family) -> list[str]:
         return [family.formula, "", "", ""]
     counts = {name: count_parameters(model_spec(ModelSettings(name=name))).total for name in names}
     name = max(names, key=lambda name: counts[name])
-    plan, settings = model_spec(ModelSettings(name=name)), VideoSettings()
+    spec, settings = model_spec(ModelSettings(name=name)), VideoSettings()
     shape: dict[str, Any] = {"num_frames": FRAMES, "height": HEIGHT, "width": WIDTH}
-    tokens = video_tokens(plan, settings, **shape)
+    tokens = video_tokens(spec, settings, **shape)
     load = PeakLoad(
         sequences=1,
         prompt_tokens=tokens + TEXT_TOKENS,
         answer_tokens=ANSWER_TOKENS,
-        patches=vision_patches(plan, settings, **shape),
+        patches=vision_patches(spec, settings, **shape),
     )
     memory = [
-        estimate_training(plan, ModelSettings(name=name, quantize=quantize), TrainSettings(), load)[
+        estimate_training(spec, ModelSettings(name=name, quantize=quantize), TrainSettings(), load)[
             "total"
         ]
         for quantize in ("nf4", "none")
     ]
     return [
         f"{family.formula}: {tokens:,}",
-        f"{family.context_length(plan.config):,}",
+        f"{family.context_length(spec.config):,}",
         f"{name.split('/')[1]}, {counts[name] / 1e9:.2f} B",
         " / ".join(f"{gib:.1f}" for gib in memory),
     ]

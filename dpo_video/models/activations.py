@@ -94,10 +94,10 @@ def _layer(text: Any, shape: ForwardShape, *, size: int, rank: int) -> float:
         if shape.repeated_keys
         else 3 * queries + 2 * keys
     )
-    own = (normed + attention + 4 * inner + LINEARS * rank) * size
+    layer = (normed + attention + 4 * inner + LINEARS * rank) * size
     in_float32 = (2 * hidden + text.num_attention_heads + 2) * 4
     masks = shape.masks * size if shape.repeated_keys or size < 4 else 0
-    return float(shape.tokens * (own + in_float32) + shape.copied * 2 * keys * size + masks)
+    return float(shape.tokens * (layer + in_float32) + shape.copied * 2 * keys * size + masks)
 
 
 def kept_by_tower(
@@ -111,8 +111,8 @@ def kept_by_tower(
     and keys.
     """
     gated = "silu" in str(vision.get("hidden_act"))
-    own = (11 * tower.width + 4 * tower.inner) if gated else (8 * tower.width + 3 * tower.inner)
-    return float(tower_layers(vision) * patches * (own + 6 * rank) * size)
+    frozen = (11 * tower.width + 4 * tower.inner) if gated else (8 * tower.width + 3 * tower.inner)
+    return float(tower_layers(vision) * patches * (frozen + 6 * rank) * size)
 
 
 def tower_layers(vision: Mapping[str, Any]) -> int:
@@ -128,8 +128,8 @@ def tower_layers(vision: Mapping[str, Any]) -> int:
 
 def head_width(text: Any) -> int:
     """Return the width of one attention head; configs without `head_dim` divide the hidden size."""
-    given = text.to_dict().get("head_dim")
-    return int(given or text.hidden_size // text.num_attention_heads)
+    head_dim = text.to_dict().get("head_dim")
+    return int(head_dim or text.hidden_size // text.num_attention_heads)
 
 
 def key_width(text: Any) -> int:

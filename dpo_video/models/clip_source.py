@@ -142,7 +142,7 @@ class ClipSource:
             )
         features = encode_video(self._policy, clip.inputs, adapter=adapter)
         self.counts["encoded"] += 1
-        made = EncodedClip(
+        clip_features = EncodedClip(
             inputs=replace(clip.inputs, pixels={}),
             features=features,
             frames_dropped=clip.frames_dropped,
@@ -150,9 +150,11 @@ class ClipSource:
         if self._features is not None and clip.entry is not None:
             while len(self._writes) >= WAITING_WRITES:
                 self._writes.popleft().result()
-            kept = replace(made, features=move(features, torch.device("cpu")))
-            self._writes.append(self._writer.submit(self._store, self._features, clip.entry, kept))
-        return made
+            on_cpu = replace(clip_features, features=move(features, torch.device("cpu")))
+            self._writes.append(
+                self._writer.submit(self._store, self._features, clip.entry, on_cpu)
+            )
+        return clip_features
 
     @staticmethod
     def _store(cache: DiskCache, entry: str, clip: EncodedClip) -> None:
@@ -165,12 +167,12 @@ class ClipSource:
             identity = frames_identity(request, self._settings, multiple_of=self._pool.multiple_of)
         if self._features is not None and identity is not None:
             entry = row_key(frames=identity, **self._tower) + ".safetensors"
-            kept = self._features.get(entry, read_features)
-            if kept is not None:
+            cached = self._features.get(entry, read_features)
+            if cached is not None:
                 return ReadyClip(
-                    inputs=kept.inputs,
-                    features=kept.features,
-                    frames_dropped=kept.frames_dropped,
+                    inputs=cached.inputs,
+                    features=cached.features,
+                    frames_dropped=cached.frames_dropped,
                     entry=None,
                 )
         decoded = self._read_once(replace(request, corruption=None))
@@ -203,19 +205,19 @@ class ClipSource:
         """
         clip = replace(request, key="")
         with self._lock:
-            known = self._recent.get(clip)
-            mine: Future[Frames | VideoError] = Future() if known is None else known
-            self._recent[clip] = mine
+            pending = self._recent.get(clip)
+            frames: Future[Frames | VideoError] = Future() if pending is None else pending
+            self._recent[clip] = frames
             self._recent.move_to_end(clip)
             while len(self._recent) > RECENT_CLIPS:
                 self._recent.popitem(last=False)
-        if known is None:
+        if pending is None:
             try:
-                mine.set_result(self._read(request))
+                frames.set_result(self._read(request))
             except BaseException as error:
-                mine.set_exception(error)
+                frames.set_exception(error)
                 raise
-        return mine.result()
+        return frames.result()
 
     def _read(self, request: ClipRequest) -> Frames | VideoError:
         identity = None
@@ -224,9 +226,9 @@ class ClipSource:
         if self._frames is None or identity is None:
             return self._decode(request)
         name = row_key(frames=identity) + ".npz"
-        kept = self._frames.get(name, read_frames_entry)
-        if kept is not None:
-            return kept
+        cached = self._frames.get(name, read_frames_entry)
+        if cached is not None:
+            return cached
         decoded = self._decode(request)
         if isinstance(decoded, Frames):
             self._frames.put(name, write_frames(decoded))
@@ -280,7 +282,9 @@ def write_features(clip: EncodedClip) -> bytes:
     tensors |= {
         f"layer.{number}": layer.contiguous() for number, layer in enumerate(clip.features.layers)
     }
-    tensors |= {f"kept.{name}": tensor.contiguous() for name, tensor in clip.inputs.kept.items()}
+    tensors |= {
+        f"kept.{name}": tensor.contiguous() for name, tensor in clip.inputs.clip_inputs.items()
+    }
     facts = {
         "expansions": json.dumps(clip.inputs.expansions),
         "typed": str(clip.inputs.typed),
@@ -299,7 +303,7 @@ def read_features(data: bytes) -> EncodedClip:
     if int(facts.pop("crc32")) != _checksum(tensors, facts):
         raise ValueError("its checksum is wrong")
     layers = [name for name in tensors if name.startswith("layer.")]
-    kept = {
+    clip_inputs = {
         name.removeprefix("kept."): tensor
         for name, tensor in tensors.items()
         if name.startswith("kept.")
@@ -307,7 +311,7 @@ def read_features(data: bytes) -> EncodedClip:
     return EncodedClip(
         inputs=ClipInputs(
             pixels={},
-            kept=kept,
+            clip_inputs=clip_inputs,
             expansions=tuple(json.loads(facts["expansions"])),
             typed=facts["typed"] == "True",
         ),

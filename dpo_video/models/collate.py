@@ -58,10 +58,8 @@ def collate(
         _check_features(policy, row)
     ids = _pad([row_ids(row) for row in rows], side, policy.pad_id)
     mask = _pad([torch.ones(len(row), dtype=torch.long) for row in rows], side, 0)
-    axes = [
-        _pad(list(axis), side, 0)
-        for axis in zip(*(row_positions(row) for row in rows), strict=True)
-    ]
+    positions = [row_positions(row) for row in rows]
+    axes = [_pad(list(axis), side, 0) for axis in zip(*positions, strict=True)]
     batch = {
         "input_ids": ids,
         "attention_mask": mask,
@@ -75,7 +73,7 @@ def collate(
     if types:
         batch["mm_token_type_ids"] = _pad(types, side, 0)
     for name in policy.family.clip_inputs:
-        batch[name] = torch.cat([row.clip.kept[name] for row in rows])
+        batch[name] = torch.cat([row.clip.clip_inputs[name] for row in rows])
     moved: dict[str, Any] = {name: tensor.to(policy.device) for name, tensor in batch.items()}
     return {
         **moved,
@@ -84,10 +82,12 @@ def collate(
 
 
 def _check_features(policy: Policy, row: TokenRow) -> None:
-    holes = int((row.prompt.input_ids == policy.family.placeholder(policy.bare.config)).sum())
-    given = row.features.embeddings.shape[0]
-    assert holes == given, (
-        f"a prompt has {holes} video tokens and its clip {given} rows of features"
+    num_placeholders = int(
+        (row.prompt.input_ids == policy.family.placeholder(policy.bare.config)).sum()
+    )
+    num_features = row.features.embeddings.shape[0]
+    assert num_placeholders == num_features, (
+        f"a prompt has {num_placeholders} video tokens and its clip {num_features} rows of features"
     )
 
 

@@ -40,7 +40,8 @@ def video_features(policy: Policy, clip: ClipInputs) -> ClipFeatures:
     Without autocast, so that training sees the very features that generation sees.
     """
     inputs = {
-        name: tensor.to(policy.device) for name, tensor in {**clip.pixels, **clip.kept}.items()
+        name: tensor.to(policy.device)
+        for name, tensor in {**clip.pixels, **clip.clip_inputs}.items()
     }
     with torch.autocast(policy.device.type, enabled=False):
         return policy.family.features(policy.bare, inputs)

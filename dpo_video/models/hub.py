@@ -35,7 +35,7 @@ def resolve_model(name: str) -> str:
         if toy not in CHECKPOINTS:
             raise UserError(
                 f"unknown toy model {name!r}.{did_you_mean(toy, CHECKPOINTS)} "
-                f"Known: {', '.join(f'toy:{known}' for known in CHECKPOINTS)}"
+                f"Known: {', '.join(f'toy:{checkpoint_name}' for checkpoint_name in CHECKPOINTS)}"
             )
         return str(checkpoint(toy))
     folder = Path(name).expanduser()
@@ -122,17 +122,17 @@ def stretch_context(config: PretrainedConfig, family: Family, factor: float | No
 
 
 def _unsupported(name: str, kind: str) -> str:
-    known = f"Known: {', '.join(sorted(FAMILIES))}"
+    families = f"Known: {', '.join(sorted(FAMILIES))}"
     if kind not in SUCCESSORS:
         return (
             f"{name!r} is of model type {kind!r}, which is not a known family."
-            f"{did_you_mean(kind, FAMILIES)} {known}"
+            f"{did_you_mean(kind, FAMILIES)} {families}"
         )
-    what, nearest, why = SUCCESSORS[kind]
+    system, nearest, why = SUCCESSORS[kind]
     return (
-        f"{name!r} is {what} (model type {kind!r}). {why}. The nearest that can be trained is "
+        f"{name!r} is {system} (model type {kind!r}). {why}. The nearest that can be trained is "
         f"{nearest!r}: "
-        f"{FAMILIES[nearest].title}. {known}"
+        f"{FAMILIES[nearest].title}. {families}"
     )
 
 

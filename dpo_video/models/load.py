@@ -4,6 +4,7 @@ adapter.
 
 import os
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -78,9 +79,9 @@ class Policy:
         else its EOS.
         """
         tokenizer = self.processor.tokenizer
-        own = self.family.end_of_turn
-        found = None if own is None else tokenizer.convert_tokens_to_ids(own)
-        return int(tokenizer.eos_token_id if found in (None, tokenizer.unk_token_id) else found)
+        end_of_turn = self.family.end_of_turn
+        end_id = None if end_of_turn is None else tokenizer.convert_tokens_to_ids(end_of_turn)
+        return int(tokenizer.eos_token_id if end_id in (None, tokenizer.unk_token_id) else end_id)
 
 
 def load_policy(
@@ -103,7 +104,7 @@ def load_policy(
         "trust_remote_code": settings.trust_remote_code,
     }
     with one_line_errors(settings.name), loading(settings.name):
-        processor = AutoProcessor.from_pretrained(name, **source)
+        processor = _load_processor(settings, family, source)
         model = AutoModelForImageTextToText.from_pretrained(
             name,
             config=config,
@@ -112,12 +113,6 @@ def load_policy(
             **source,
             **_attention(settings),
             **_quantization(settings, family, dtype),
-        )
-    if processor.chat_template is None:
-        processor.chat_template = family.chat_template
-    if processor.chat_template is None:
-        raise UserError(
-            f"the model {settings.name!r} has no chat template: use its instruction-tuned variant"
         )
     model.requires_grad_(False).eval()
     if to_shard:
@@ -144,6 +139,18 @@ def load_policy(
     )
     assert not any(parameter.requires_grad for parameter in policy.model.parameters())
     return policy
+
+
+def _load_processor(settings: ModelSettings, family: Family, source: Mapping[str, Any]) -> Any:
+    """Return the checkpoint's processor, with the family's chat template where it has none."""
+    processor = AutoProcessor.from_pretrained(resolve_model(settings.name), **source)
+    if processor.chat_template is None:
+        processor.chat_template = family.chat_template
+    if processor.chat_template is None:
+        raise UserError(
+            f"the model {settings.name!r} has no chat template: use its instruction-tuned variant"
+        )
+    return processor
 
 
 def language_parameters(model: Model) -> list[nn.Parameter]:
@@ -177,11 +184,11 @@ def assert_quantized(model: nn.Module, family: Family) -> None:
     from bitsandbytes.nn import Linear4bit  # type: ignore[attr-defined]  # here: importing it takes a second and logs about missing kernels
 
     in_4bit = {name for name, module in model.named_modules() if isinstance(module, Linear4bit)}
-    wanted = set(language_linears(model, family))
-    assert wanted, f"found no linear layer of a language model in family {family.name}"
-    assert in_4bit == wanted, (
+    expected = set(language_linears(model, family))
+    assert expected, f"found no linear layer of a language model in family {family.name}"
+    assert in_4bit == expected, (
         f"4-bit layers are wrong for family {family.name}: outside the language model "
-        f"{sorted(in_4bit - wanted)[:5]}, missing in it {sorted(wanted - in_4bit)[:5]}"
+        f"{sorted(in_4bit - expected)[:5]}, missing in it {sorted(expected - in_4bit)[:5]}"
     )
 
 

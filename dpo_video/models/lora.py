@@ -49,14 +49,15 @@ def lora_targets(model: nn.Module, family: Family, tune: Collection[Part]) -> st
     patterns: dict[str, None] = {}
     linears = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
     others = [name for name, module in model.named_modules() if not isinstance(module, nn.Linear)]
-    for part in sorted(set(tune)):
-        names = [name for name in linears if part_of(name, family) == part]
+    for tuned_part in sorted(set(tune)):
+        names = [name for name in linears if part_of(name, family) == tuned_part]
         if not names:
             raise UserError(
-                f"train.tune: found no linear layer of the part {part!r} in a model of the family "
+                f"train.tune: found no linear layer of the part {tuned_part!r} in a model of the "
+                f"family "
                 f"{family.name}. Leave it out"
             )
-        if part == "language":
+        if tuned_part == "language":
             patterns[f"(?:{family.lora_targets})"] = None
         else:
             # one pattern for all layers: a number between dots counts them, one at the end names

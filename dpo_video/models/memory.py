@@ -59,8 +59,8 @@ class Parameters:
     """Input embedding and output head, counted once where they are tied."""
     vision: int
     """Tower and projector."""
-    other: int
-    """Norms and biases of the language model."""
+    norms_and_biases: int
+    """Of the language model."""
     lora_per_rank: int
     """Adapter parameters at rank 1: inputs + outputs of every layer of the parts in `train.tune`.
     """
@@ -68,7 +68,7 @@ class Parameters:
     @property
     def total(self) -> int:
         """All parameters of the checkpoint."""
-        return self.language + self.embeddings + self.vision + self.other
+        return self.language + self.embeddings + self.vision + self.norms_and_biases
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,39 +84,43 @@ class PeakLoad:
     """Tokens inside the vision tower, of one clip."""
 
 
-def count_parameters(plan: ModelSpec, tune: Sequence[Part] = LANGUAGE_ONLY) -> Parameters:
+def count_parameters(spec: ModelSpec, tune: Sequence[Part] = LANGUAGE_ONLY) -> Parameters:
     """Return the parameters of a checkpoint by part, without allocating them."""
     with torch.device("meta"):
-        model = AutoModelForImageTextToText.from_config(plan.config)
-    targets = lora_targets(model, plan.family, tune)
-    language = embeddings = vision = other = per_rank = 0
+        model = AutoModelForImageTextToText.from_config(spec.config)
+    targets = lora_targets(model, spec.family, tune)
+    language = embeddings = vision = norms = per_rank = 0
     seen: set[int] = set()
     for name, module in model.named_modules():
         linear = isinstance(module, nn.Linear)
         if linear and re.fullmatch(targets, name):
             per_rank += sum(module.weight.shape)
-        tuned = linear and re.fullmatch(plan.family.lora_targets, name)
-        for own, parameter in module.named_parameters(recurse=False):
+        tuned = linear and re.fullmatch(spec.family.lora_targets, name)
+        for parameter_name, parameter in module.named_parameters(recurse=False):
             if id(parameter) in seen:
                 continue
             seen.add(id(parameter))
-            if tuned and own == "weight":
+            if tuned and parameter_name == "weight":
                 language += parameter.numel()
             elif (isinstance(module, nn.Embedding) and "language_model" in name) or name.endswith(
                 "lm_head"
             ):
                 embeddings += parameter.numel()
             elif "language_model" in name or "text_model" in name:
-                other += parameter.numel()
+                norms += parameter.numel()
             else:
                 vision += parameter.numel()
     return Parameters(
-        language=language, embeddings=embeddings, vision=vision, other=other, lora_per_rank=per_rank
+        language=language,
+        embeddings=embeddings,
+        vision=vision,
+        norms_and_biases=norms,
+        lora_per_rank=per_rank,
     )
 
 
 def estimate_training(
-    plan: ModelSpec,
+    spec: ModelSpec,
     model: ModelSettings,
     train: TrainSettings,
     load: PeakLoad,
@@ -130,24 +134,24 @@ def estimate_training(
         shape: of the largest forward, where it is known; None is that of pairs about clips of their
             own.
     """
-    parameters = count_parameters(plan, train.tune)
+    parameters = count_parameters(spec, train.tune)
     adapter = parameters.lora_per_rank * train.lora.rank
     pairs = forward_pairs(train, load)
     shape = shape or forward_shape(train, load, pairs=pairs, masks=model.device == "cpu")
-    kept = _kept(
-        plan, model, train, shape, checkpointing=uses_checkpointing(train, parameters.total)
+    activations = _kept(
+        spec, model, train, shape, checkpointing=uses_checkpointing(train, parameters.total)
     )
-    logits = _head_bytes(plan.config, shape.scored)
+    logits = _head_bytes(spec.config, shape.scored)
     return _sum(
         {
             "weights": _weights(parameters, model),
             "adapter": 4 * adapter,
             "adapter gradients": 4 * adapter,
             "optimizer": OPTIMIZER_BYTES.get(train.optimizer, 8) * adapter,
-            "activations": kept,
+            "activations": activations,
             "answer logits": logits,
             "vision": _vision_in_training(
-                plan, train, load, size=_bytes(model), pairs=pairs, beside=kept + logits
+                spec, train, load, size=_bytes(model), pairs=pairs, beside=activations + logits
             ),
         }
     )
@@ -193,7 +197,7 @@ def forward_shape(
 
 
 def _kept(
-    plan: ModelSpec,
+    spec: ModelSpec,
     model: ModelSettings,
     train: TrainSettings,
     shape: ForwardShape,
@@ -202,16 +206,16 @@ def _kept(
 ) -> float:
     """Return what the language model keeps on the device, and the gradients passing beside it."""
     size, rank = _bytes(model), train.lora.rank
-    passing = passing_in_backward(plan.config, shape, size=size)
+    passing = passing_in_backward(spec.config, shape, size=size)
     if train.activation_offloading:  # one layer's on their way out, or back
-        return one_layer(plan.config, shape, size=size, rank=rank) + passing
+        return one_layer(spec.config, shape, size=size, rank=rank) + passing
     return passing + decoder_activations(
-        plan.config, shape, size=size, rank=rank, checkpointing=checkpointing
+        spec.config, shape, size=size, rank=rank, checkpointing=checkpointing
     )
 
 
 def _vision_in_training(
-    plan: ModelSpec, train: TrainSettings, load: PeakLoad, *, size: int, pairs: int, beside: float
+    spec: ModelSpec, train: TrainSettings, load: PeakLoad, *, size: int, pairs: int, beside: float
 ) -> float:
     """Return the clips' features, and what encoding costs above them.
 
@@ -219,24 +223,24 @@ def _vision_in_training(
     `beside` counts. A tuned one keeps what its backward pass needs; with gradient checkpointing or
     offloading less than this.
     """
-    features = pairs * load.prompt_tokens * plan.config.get_text_config().hidden_size * size
-    encoding = _vision_bytes(plan, load, size)
-    kept = 0.0
+    features = pairs * load.prompt_tokens * spec.config.get_text_config().hidden_size * size
+    encoding = _vision_bytes(spec, load, size)
+    saved = 0.0
     if "vision" in train.tune:
-        whole = plan.config.to_dict()
-        kept = pairs * kept_by_tower(
-            plan.family.tower(plan.config),
+        whole = spec.config.to_dict()
+        saved = pairs * kept_by_tower(
+            spec.family.tower(spec.config),
             whole.get("vision_config") or whole,
             load.patches,
             size=size,
             rank=train.lora.rank,
         )
-    return features + kept + max(0.0, encoding - beside - kept)
+    return features + saved + max(0.0, encoding - beside - saved)
 
 
-def estimate_generation(plan: ModelSpec, model: ModelSettings, load: PeakLoad) -> dict[str, float]:
+def estimate_generation(spec: ModelSpec, model: ModelSettings, load: PeakLoad) -> dict[str, float]:
     """Return GiB by part at the peak of generation; `total` is their sum."""
-    config = plan.config.get_text_config()
+    config = spec.config.get_text_config()
     size = _bytes(model)
     cache = 2 * config.num_hidden_layers * key_width(config) * size  # per token
     width = 4 * config.hidden_size + 2 * config.intermediate_size
@@ -245,12 +249,12 @@ def estimate_generation(plan: ModelSpec, model: ModelSettings, load: PeakLoad) -
     )  # scores, noise, sorted copy and its softmax under top-p
     return _sum(
         {
-            "weights": _weights(count_parameters(plan), model),
+            "weights": _weights(count_parameters(spec), model),
             "cache": load.sequences * (load.prompt_tokens + load.answer_tokens) * cache,
             # while prompts are read: one layer's working set, freed layer by layer
             "activations": load.sequences * load.prompt_tokens * size * width,
             "logits": logits,
-            "vision": _vision_bytes(plan, load, size)
+            "vision": _vision_bytes(spec, load, size)
             + load.sequences * load.prompt_tokens * config.hidden_size * size,
         }
     )
@@ -272,8 +276,8 @@ def _bytes(model: ModelSettings) -> int:
 
 def _weights(parameters: Parameters, model: ModelSettings) -> float:
     size = _bytes(model)
-    rest = parameters.total - parameters.language
-    return parameters.language * (NF4_BYTES if model.quantize == "nf4" else size) + rest * size
+    num_16bit = parameters.total - parameters.language
+    return parameters.language * (NF4_BYTES if model.quantize == "nf4" else size) + num_16bit * size
 
 
 def _head_bytes(config: PretrainedConfig, positions: int) -> float:
@@ -285,15 +289,15 @@ def _head_bytes(config: PretrainedConfig, positions: int) -> float:
     return float(2 * 4 * rows * columns)
 
 
-def _vision_bytes(plan: ModelSpec, load: PeakLoad, size: int) -> float:
+def _vision_bytes(spec: ModelSpec, load: PeakLoad, size: int) -> float:
     """Return what encoding one clip under no_grad holds at a time.
 
     Per patch: float32 pixels of the processor (3 channels, patch x patch, two frames at most), and
     in the tower the residual, normed input, queries, keys, values (5 widths) or the MLP's gate, up
     and product (3 inner widths).
     """
-    vision = plan.family.tower(plan.config)
-    pixels = 4 * 3 * vision.patch * vision.patch * plan.family.frames_per_step
+    vision = spec.family.tower(spec.config)
+    pixels = 4 * 3 * vision.patch * vision.patch * spec.family.frames_per_step
     tower = (2 * vision.width + max(3 * vision.width, 3 * vision.inner)) * size
     return float(load.patches * (pixels + tower))
 

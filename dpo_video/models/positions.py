@@ -73,13 +73,13 @@ def checkpoint_rope_index(
     grids = {IMAGE: _rows(image_grid_thw), VIDEO: _rows(video_grid_thw)}
     positions = torch.zeros(3, *input_ids.shape, dtype=torch.long, device=input_ids.device)
     deltas = []
-    for row, kept in enumerate(keep):
-        types = mm_token_type_ids[row][kept].tolist()
-        made = _row_positions(
+    for row, attended in enumerate(keep):
+        types = mm_token_type_ids[row][attended].tolist()
+        row_positions = _row_positions(
             types, grids, _intervals(self.config, seconds), self.config
-        )  # (3, tokens kept)
-        positions[:, row, kept] = made.to(positions.device)
-        deltas.append(int(made.max()) + 1 - len(types))
+        )  # (3, tokens attended)
+        positions[:, row, attended] = row_positions.to(positions.device)
+        deltas.append(int(row_positions.max()) + 1 - len(types))
     return positions, torch.tensor(deltas, device=input_ids.device)[:, None]
 
 
@@ -107,12 +107,12 @@ def _row_positions(
     parts: list[Tensor] = []
     start = 0
     for kind, group in groupby(types):
-        left = len(list(group))
+        num_tokens = len(list(group))
         if kind == TEXT:
-            parts.append(torch.arange(start, start + left).expand(3, -1))
-            start += left
+            parts.append(torch.arange(start, start + num_tokens).expand(3, -1))
+            start += num_tokens
             continue
-        while left > 0:  # videos that touch share one run of placeholder tokens
+        while num_tokens > 0:  # videos that touch share one run of placeholder tokens
             steps, height, width = next(grids[kind])
             step = interval() if kind == VIDEO else 1.0
             axes = (
@@ -123,5 +123,5 @@ def _row_positions(
             block = torch.stack(torch.meshgrid(*axes, indexing="ij")).reshape(3, -1) + start
             parts.append(block)
             start = int(block.max()) + 1
-            left -= block.shape[1]
+            num_tokens -= block.shape[1]
     return torch.cat(parts, dim=1)

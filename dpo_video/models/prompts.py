@@ -31,7 +31,7 @@ class ClipInputs:
 
     pixels: Mapping[str, Tensor]
     """What only the vision tower reads."""
-    kept: Mapping[str, Tensor]
+    clip_inputs: Mapping[str, Tensor]
     """What goes into positions and forwards too: grid sizes, seconds per step."""
     expansions: tuple[str, ...]
     """The text that takes the place of each placeholder in a prompt: one token per row of features,
@@ -106,7 +106,7 @@ def video_inputs(policy: Policy, frames: Frames, settings: VideoSettings) -> Cli
     kwargs = pixel_kwargs(family, policy.frame_processor, settings, num_frames=len(frames.pixels))
     text = prompt_text(policy.processor, "", clip_content(family, len(frames.pixels)))
     try:
-        out = process_frames(family, policy.processor, text, frames, kwargs)
+        processed = process_frames(family, policy.processor, text, frames, kwargs)
     except ValueError as error:
         raise UserError(
             f"the processor refuses frames of {frames.pixels.shape[2]}x{frames.pixels.shape[1]} "
@@ -114,10 +114,12 @@ def video_inputs(policy: Policy, frames: Frames, settings: VideoSettings) -> Cli
             f"{error}"
         ) from error
     return ClipInputs(
-        pixels={name: _tensor(out[name]) for name in family.pixel_inputs},
-        kept={name: _tensor(out[name]) for name in family.clip_inputs},
-        expansions=tuple(one["replacement"] for one in out["text_replacement_offsets"][0]),
-        typed="mm_token_type_ids" in out,
+        pixels={name: _tensor(processed[name]) for name in family.pixel_inputs},
+        clip_inputs={name: _tensor(processed[name]) for name in family.clip_inputs},
+        expansions=tuple(
+            replacement["replacement"] for replacement in processed["text_replacement_offsets"][0]
+        ),
+        typed="mm_token_type_ids" in processed,
     )
 
 
@@ -139,9 +141,7 @@ def encode_prompt(policy: Policy, question: str, clip: ClipInputs) -> Prompt:
             f"template takes "
             f"{policy.family.frames_as}"
         )
-    text = "".join(
-        part for pair in zip(pieces, (*clip.expansions, ""), strict=True) for part in pair
-    )
+    text = pieces[0] + "".join(map("".join, zip(clip.expansions, pieces[1:], strict=True)))
     # As apply_chat_template (transformers 5.23): a template that writes BOS itself must not get a
     # second one.
     bos = processor.tokenizer.bos_token
@@ -151,7 +151,7 @@ def encode_prompt(policy: Policy, question: str, clip: ClipInputs) -> Prompt:
     )["input_ids"]
     input_ids = torch.tensor(ids, dtype=torch.long)
     types = torch.tensor(processor.create_mm_token_type_ids([ids])[0]) if clip.typed else None
-    inputs = {**clip.kept, **({} if types is None else {"mm_token_type_ids": types})}
+    inputs = {**clip.clip_inputs, **({} if types is None else {"mm_token_type_ids": types})}
     return Prompt(
         input_ids=input_ids,
         token_types=types,
@@ -177,11 +177,11 @@ def feature_token(policy: Policy) -> str:
     )
 
 
-def _refuse(what: str, text: str, *tokens: str) -> None:
+def _refuse(field: str, text: str, *tokens: str) -> None:
     for token in tokens:
         if token in text:
             raise UserError(
-                f"the {what} {text[:80]!r} contains the model's own video token {token!r}. Remove "
+                f"the {field} {text[:80]!r} contains the model's own video token {token!r}. Remove "
                 f"it: the "
                 "clip is put into the prompt by the chat template"
             )

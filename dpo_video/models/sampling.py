@@ -13,6 +13,7 @@ float32 this was never seen.
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, Literal
 
 import torch
@@ -71,20 +72,19 @@ def generate_answers(
     Each prompt is read once; its cache is then copied for its answers. At temperature 0 a row's
     answers are the same and are made once.
     """
-    counts = [
-        len(row_seeds) if sampler.temperature > 0 else min(1, len(row_seeds)) for row_seeds in seeds
-    ]
-    flat = [
-        seed for row_seeds, count in zip(seeds, counts, strict=True) for seed in row_seeds[:count]
-    ]
+    greedy = sampler.temperature == 0
+    counts = [min(1, len(row_seeds)) if greedy else len(row_seeds) for row_seeds in seeds]
+    flat: list[int] = []
+    for row_seeds, count in zip(seeds, counts, strict=True):
+        flat.extend(row_seeds[:count])
     if not flat:
         return [[] for _ in rows]
     answers = iter(_write(policy, rows, counts=counts, seeds=flat, sampler=sampler))
-    made = [[next(answers) for _ in range(count)] for count in counts]
-    return [
-        row if len(row) == len(row_seeds) else row * len(row_seeds)
-        for row, row_seeds in zip(made, seeds, strict=True)
-    ]
+    answers_by_row: list[list[Answer]] = []
+    for row_seeds, count in zip(seeds, counts, strict=True):
+        row_answers = list(islice(answers, count))
+        answers_by_row.append(row_answers * len(row_seeds) if greedy else row_answers)
+    return answers_by_row
 
 
 @torch.no_grad()
@@ -140,13 +140,13 @@ def _read_prompts(policy: Policy, rows: Sequence[TokenRow]) -> tuple[dict[str, A
 
 def _end_ids(policy: Policy) -> list[int]:
     """Return the ids that end an answer: those of the checkpoint and the end of turn."""
-    own = policy.bare.generation_config.eos_token_id
-    listed = own if isinstance(own, list) else [] if own is None else [own]
+    eos_ids = policy.bare.generation_config.eos_token_id
+    listed = eos_ids if isinstance(eos_ids, list) else [] if eos_ids is None else [eos_ids]
     return sorted({*listed, policy.end_id})
 
 
 def _answer(policy: Policy, ids: Sequence[int], ends: Sequence[int]) -> Answer:
-    stop = next((place for place, token in enumerate(ids) if token in ends), None)
+    stop = next((index for index, token in enumerate(ids) if token in ends), None)
     text = policy.processor.tokenizer.decode(ids[:stop], skip_special_tokens=True)
     return Answer(text=str(text), finish="length" if stop is None else "stop")
 
@@ -160,7 +160,7 @@ def _noise(
     first = sampler.first_temperature or sampler.temperature
     warpers: list[LogitsProcessor] = [
         ScheduledTemperature(
-            first=first, until=prompt + sampler.first_tokens, then=sampler.temperature
+            first=first, until=prompt + sampler.first_tokens, after=sampler.temperature
         )
     ]
     if sampler.top_k > 0:
@@ -175,12 +175,12 @@ def _noise(
 class ScheduledTemperature(LogitsProcessor):
     """Divide logits by one temperature up to a length of the sequence, and by another after it."""
 
-    def __init__(self, *, first: float, until: int, then: float) -> None:
-        self.first, self.until, self.then = first, until, then
+    def __init__(self, *, first: float, until: int, after: float) -> None:
+        self.first, self.until, self.after = first, until, after
 
     def __call__(self, input_ids: LongTensor, scores: FloatTensor) -> FloatTensor:
         """Return (R, V) logits of the next token after `input_ids` (R, T)."""
-        scaled: Tensor = scores / (self.first if input_ids.shape[1] < self.until else self.then)
+        scaled: Tensor = scores / (self.first if input_ids.shape[1] < self.until else self.after)
         return scaled  # type: ignore[return-value]
 
 

@@ -87,14 +87,14 @@ def token_budget(spec: ModelSpec, settings: VideoSettings) -> int | None:
     if settings.policy != "fit":
         return settings.max_tokens
     context = spec.family.context_length(spec.config)
-    left = context - settings.reserve_tokens
-    if left <= 0:
+    budget = context - settings.reserve_tokens
+    if budget <= 0:
         raise UserError(
             f"video.reserve_tokens is {settings.reserve_tokens}, and the model's context is "
             f"{context} "
             "tokens: nothing is left for the clip. Lower it"
         )
-    return left if settings.max_tokens is None else min(left, settings.max_tokens)
+    return budget if settings.max_tokens is None else min(budget, settings.max_tokens)
 
 
 def frames_within(
@@ -114,12 +114,12 @@ def frames_within(
     for count in (num_frames, *fewer):
         if video_tokens(spec, settings, num_frames=count, height=height, width=width) <= budget:
             return count
-    least = video_tokens(
+    fewest = video_tokens(
         spec, settings, num_frames=min(step, num_frames), height=height, width=width
     )
     raise UserError(
         f"a clip may take {budget} video tokens ({_budget_from(settings)}), and the least that a "
-        f"{width}x{height} clip takes is {least}. Raise the limit, or lower video.max_pixels"
+        f"{width}x{height} clip takes is {fewest}. Raise the limit, or lower video.max_pixels"
     )
 
 

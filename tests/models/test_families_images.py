@@ -72,7 +72,7 @@ def test_tokens_and_patches_are_those_of_the_processor_and_the_tower(family: str
     weights.
     """
     policy = interleave() if family == "interleave" else plain_policy(family)
-    plan, seen = model_spec(policy.settings), []
+    spec, seen = model_spec(policy.settings), []
     text = {"language_model", "text_model"}
     first = next(
         module
@@ -92,11 +92,11 @@ def test_tokens_and_patches_are_those_of_the_processor_and_the_tower(family: str
                 (row.prompt.input_ids == policy.family.placeholder(policy.bare.config)).sum()
             )
             assert (
-                video_tokens(plan, VideoSettings(), **shape)
+                video_tokens(spec, VideoSettings(), **shape)
                 == holes
                 == len(row.features.embeddings)
             )
-            assert vision_patches(plan, VideoSettings(), **shape) == sum(
+            assert vision_patches(spec, VideoSettings(), **shape) == sum(
                 states.shape[:-1].numel() for states in seen
             )
     finally:

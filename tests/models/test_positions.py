@@ -150,7 +150,7 @@ def test_stock_generate_with_pixels_agrees_with_teacher_forced_positions(kind):
     row = make_row(model, make_frames(**LONG))
     inputs = {
         **row.clip.pixels,
-        **row.clip.kept,
+        **row.clip.clip_inputs,
         "input_ids": row.prompt.input_ids[None],
         "attention_mask": torch.ones_like(row.prompt.input_ids)[None],
     }

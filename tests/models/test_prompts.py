@@ -45,7 +45,7 @@ def test_a_prompt_is_what_the_processor_makes_of_text_and_video_together(kind):
         assert torch.equal(clip.pixels["pixel_values_videos"], wanted["pixel_values_videos"])
         if prompt.token_types is not None:
             assert torch.equal(prompt.token_types, wanted["mm_token_type_ids"][0])
-        for name, tensor in clip.kept.items():
+        for name, tensor in clip.clip_inputs.items():
             assert torch.equal(tensor, wanted[name])
 
 
@@ -76,7 +76,7 @@ def test_qwen_gets_the_true_seconds_between_steps_of_two_frames(seconds):
     clip = video_inputs(
         policy("qwen2_5_vl"), make_frames(6, seconds_apart=seconds), VideoSettings()
     )
-    assert clip.kept["second_per_grid_ts"].tolist() == pytest.approx([2 * seconds])
+    assert clip.clip_inputs["second_per_grid_ts"].tolist() == pytest.approx([2 * seconds])
 
 
 @each_kind
@@ -105,7 +105,7 @@ def test_min_and_max_pixels_change_qwens_token_count_as_computed(least, most, si
     settings = VideoSettings(min_pixels=least, max_pixels=most)
     clip = video_inputs(model, make_frames(6, height=side, width=side), settings)
     counted = video_tokens(model.spec, settings, num_frames=6, height=side, width=side)
-    assert counted == int(clip.kept["video_grid_thw"].prod()) // 4
+    assert counted == int(clip.clip_inputs["video_grid_thw"].prod()) // 4
     assert counted != video_tokens(
         model.spec, VideoSettings(), num_frames=6, height=side, width=side
     )
@@ -148,15 +148,15 @@ def test_published_checkpoints_cost_the_tokens_of_their_formula(name, shape, tok
 
 def test_the_cap_over_a_whole_video_is_counted_like_the_processor_does_it():
     processor = Qwen2VLVideoProcessor(cap_pixels_per_frame=True, max_video_tokens=2000)
-    plan = ModelSpec(family=FAMILIES["qwen2_5_vl"], config=None, video_processor=processor)
+    spec = ModelSpec(family=FAMILIES["qwen2_5_vl"], config=None, video_processor=processor)
     frames = make_frames(32, height=480, width=640)
     grid = processor(videos=[frames.pixels], do_sample_frames=False, return_tensors="pt")[
         "video_grid_thw"
     ]
-    counted = video_tokens(plan, VideoSettings(), num_frames=32, height=480, width=640)
+    counted = video_tokens(spec, VideoSettings(), num_frames=32, height=480, width=640)
     assert counted == int(grid.prod()) // 4
     uncapped = Qwen2VLVideoProcessor(cap_pixels_per_frame=False)
-    plain = ModelSpec(family=plan.family, config=None, video_processor=uncapped)
+    plain = ModelSpec(family=spec.family, config=None, video_processor=uncapped)
     assert counted < video_tokens(plain, VideoSettings(), num_frames=32, height=480, width=640)
 
 

@@ -98,7 +98,11 @@ def test_qwens_published_parameters_are_those_of_the_formula(
 ):
     counted = count_parameters(model_spec(ModelSettings(name=name)))
     weights, other = language_model(hidden, inner, layers, keys, bias=True)
-    assert (counted.language, counted.other, counted.embeddings) == (weights, other, embeddings)
+    assert (counted.language, counted.norms_and_biases, counted.embeddings) == (
+        weights,
+        other,
+        embeddings,
+    )
     assert counted.vision == qwen_vision(hidden)
     assert counted.total / 1e9 == pytest.approx(billions, abs=0.01), (
         "the size that the model's page states"
@@ -110,7 +114,7 @@ def test_qwens_published_parameters_are_those_of_the_formula(
 def test_llavas_published_parameters_are_those_of_the_formula():
     counted = count_parameters(model_spec(ModelSettings(name="llava-hf/LLaVA-NeXT-Video-7B-hf")))
     weights, other = language_model(4096, 11008, 32, 4096, bias=False)
-    assert (counted.language, counted.other) == (weights, other)
+    assert (counted.language, counted.norms_and_biases) == (weights, other)
     assert counted.embeddings == 2 * 32064 * 4096
     projector = 1024 * 4096 + 4096 + 4096 * 4096 + 4096
     newline = 4096
@@ -120,11 +124,11 @@ def test_llavas_published_parameters_are_those_of_the_formula():
 
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_every_published_row_builds_its_family_without_a_network(name):
-    plan = model_spec(ModelSettings(name=name))
-    assert plan.family.name == {"mistral-community/pixtral-12b": "pixtral"}.get(
+    spec = model_spec(ModelSettings(name=name))
+    assert spec.family.name == {"mistral-community/pixtral-12b": "pixtral"}.get(
         name, json.loads((PUBLISHED[name] / "config.json").read_text())["model_type"]
     )
-    assert plan.family.context_length(plan.config) == PUBLISHED_CONTEXT[plan.family.name]
+    assert spec.family.context_length(spec.config) == PUBLISHED_CONTEXT[spec.family.name]
 
 
 @pytest.mark.parametrize(
@@ -157,12 +161,12 @@ def test_every_family_can_be_planned_for_by_a_published_checkpoint(family):
     if family == "perception_lm":
         pytest.importorskip("timm", reason="the tower of perception_lm is built by timm")
     for name in names:
-        plan = model_spec(ModelSettings(name=name))
-        tokens = video_tokens(plan, VideoSettings(), num_frames=8, height=720, width=1280)
-        patches = vision_patches(plan, VideoSettings(), num_frames=8, height=720, width=1280)
+        spec = model_spec(ModelSettings(name=name))
+        tokens = video_tokens(spec, VideoSettings(), num_frames=8, height=720, width=1280)
+        patches = vision_patches(spec, VideoSettings(), num_frames=8, height=720, width=1280)
         load = PeakLoad(sequences=1, prompt_tokens=tokens, answer_tokens=100, patches=patches)
         estimate = estimate_training(
-            plan, ModelSettings(name=name, quantize="nf4"), TrainSettings(), load
+            spec, ModelSettings(name=name, quantize="nf4"), TrainSettings(), load
         )
         assert 1 < estimate["total"] < 40 and estimate["vision"] > 0
     assert names
@@ -176,8 +180,8 @@ def test_videollama_s_frames_share_12845056_pixels(frames, height, width):
     rounded down.
     """
     assert height * width * frames <= 12845056 and height % 28 == width % 28 == 0
-    plan = model_spec(ModelSettings(name="lkhl/VideoLLaMA3-2B-Image-HF"))
-    tokens = video_tokens(plan, VideoSettings(), num_frames=frames, height=720, width=1280)
+    spec = model_spec(ModelSettings(name="lkhl/VideoLLaMA3-2B-Image-HF"))
+    tokens = video_tokens(spec, VideoSettings(), num_frames=frames, height=720, width=1280)
     assert tokens == frames * (height // 28) * (width // 28)
 
 
@@ -210,9 +214,9 @@ def test_a_config_in_the_hubs_cache_wins_over_the_published_numbers(tmp_path, mo
 
 
 def test_a_folder_is_planned_from_its_own_config():
-    plan = model_spec(ModelSettings(name=str(tiny_folder("qwen2_5_vl"))))
-    assert plan.config.get_text_config().num_hidden_layers == 2
-    assert plan.video_processor.size["longest_edge"] == 16 * 784
+    spec = model_spec(ModelSettings(name=str(tiny_folder("qwen2_5_vl"))))
+    assert spec.config.get_text_config().num_hidden_layers == 2
+    assert spec.video_processor.size["longest_edge"] == 16 * 784
 
 
 def test_a_hub_model_that_is_neither_here_nor_published_is_asked_for_and_refused_offline():
@@ -237,10 +241,10 @@ LOAD = PeakLoad(sequences=1, prompt_tokens=1200, answer_tokens=100, patches=4620
 
 
 def test_weights_in_4_bit_and_16_bit_take_what_their_bits_say():
-    plan = model_spec(ModelSettings(name="llava-hf/LLaVA-NeXT-Video-7B-hf"))
-    counted = count_parameters(plan)
-    full = estimate_training(plan, ModelSettings(name="x"), TrainSettings(), LOAD)
-    small = estimate_training(plan, ModelSettings(name="x", quantize="nf4"), TrainSettings(), LOAD)
+    spec = model_spec(ModelSettings(name="llava-hf/LLaVA-NeXT-Video-7B-hf"))
+    counted = count_parameters(spec)
+    full = estimate_training(spec, ModelSettings(name="x"), TrainSettings(), LOAD)
+    small = estimate_training(spec, ModelSettings(name="x", quantize="nf4"), TrainSettings(), LOAD)
     assert full["weights"] == pytest.approx(2 * counted.total / GIB)
     wanted = (counted.language * 4.127 / 8 + 2 * (counted.total - counted.language)) / GIB
     assert small["weights"] == pytest.approx(wanted)
@@ -251,10 +255,10 @@ def test_weights_in_4_bit_and_16_bit_take_what_their_bits_say():
 
 
 def test_adapter_gradients_and_optimizer_follow_rank_and_optimizer():
-    plan = model_spec(ModelSettings(name="llava-hf/LLaVA-NeXT-Video-7B-hf"))
-    parameters = count_parameters(plan).lora_per_rank
+    spec = model_spec(ModelSettings(name="llava-hf/LLaVA-NeXT-Video-7B-hf"))
+    parameters = count_parameters(spec).lora_per_rank
     train = TrainSettings(lora=LoraSettings(rank=32, alpha=32))
-    estimate = estimate_training(plan, ModelSettings(name="x"), train, LOAD)
+    estimate = estimate_training(spec, ModelSettings(name="x"), train, LOAD)
     assert (
         estimate["adapter"]
         == estimate["adapter gradients"]
@@ -262,7 +266,7 @@ def test_adapter_gradients_and_optimizer_follow_rank_and_optimizer():
     )
     assert estimate["optimizer"] == 2 * estimate["adapter"]
     small = estimate_training(
-        plan,
+        spec,
         ModelSettings(name="x"),
         train.model_copy(update={"optimizer": "paged_adamw_8bit"}),
         LOAD,
@@ -271,23 +275,23 @@ def test_adapter_gradients_and_optimizer_follow_rank_and_optimizer():
 
 
 def test_activations_grow_with_tokens_and_shrink_with_checkpointing():
-    plan = model_spec(ModelSettings(name="Qwen/Qwen2.5-VL-7B-Instruct"))
+    spec = model_spec(ModelSettings(name="Qwen/Qwen2.5-VL-7B-Instruct"))
     model = ModelSettings(name="x")
-    kept = estimate_training(plan, model, TrainSettings(gradient_checkpointing=False), LOAD)[
+    kept = estimate_training(spec, model, TrainSettings(gradient_checkpointing=False), LOAD)[
         "activations"
     ]
-    redone = estimate_training(plan, model, TrainSettings(), LOAD)["activations"]
+    redone = estimate_training(spec, model, TrainSettings(), LOAD)["activations"]
     longer = PeakLoad(sequences=1, prompt_tokens=2 * 1200 + 200, answer_tokens=100, patches=4620)
     assert redone < kept / 8
-    assert estimate_training(plan, model, TrainSettings(), longer)["activations"] == pytest.approx(
+    assert estimate_training(spec, model, TrainSettings(), longer)["activations"] == pytest.approx(
         2 * redone, rel=0.01
     )
 
 
 def test_generation_counts_the_cache_of_all_answers():
-    plan = model_spec(ModelSettings(name="Qwen/Qwen2.5-VL-7B-Instruct"))
+    spec = model_spec(ModelSettings(name="Qwen/Qwen2.5-VL-7B-Instruct"))
     many = PeakLoad(sequences=8, prompt_tokens=1200, answer_tokens=256, patches=4620)
-    estimate = estimate_generation(plan, ModelSettings(name="x"), many)
+    estimate = estimate_generation(spec, ModelSettings(name="x"), many)
     # keys and values, 28 layers, 4 heads of 128, 2 bytes
     assert estimate["cache"] == pytest.approx(8 * 1456 * 2 * 28 * 512 * 2 / GIB)
     assert json.dumps(estimate)

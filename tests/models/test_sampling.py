@@ -111,7 +111,7 @@ def test_the_first_temperature_holds_for_the_first_tokens_and_no_longer(kind):
         drawn[name] = generate_answers(model, [row], seeds=seeds, sampler=sampler)[0]
     assert drawn["first"] == drawn["hot"]
     assert drawn["first long"] != drawn["hot long"]
-    schedule = ScheduledTemperature(first=2.0, until=5, then=0.5)
+    schedule = ScheduledTemperature(first=2.0, until=5, after=0.5)
     made = [float(schedule(torch.zeros(1, length), torch.ones(1, 1))) for length in (3, 4, 5, 6)]
     assert made == [0.5, 0.5, 2.0, 2.0]
 

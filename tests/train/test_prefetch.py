@@ -59,7 +59,9 @@ def read_epoch(reader: ClipPrefetcher, order: ClipSampler) -> list[int]:
     for batch in order:
         for place in batch:
             clip = reader.read(order.clips[place])
-            found.append(0 if clip is None else int(clip.inputs.kept["video_grid_thw"][0, 0]))
+            found.append(
+                0 if clip is None else int(clip.inputs.clip_inputs["video_grid_thw"][0, 0])
+            )
     return found
 
 

@@ -57,9 +57,10 @@ def read_all(made: ClipSource, qwen: Path) -> list[EncodedClip]:
 def assert_same(one: EncodedClip, other: EncodedClip) -> None:
     assert torch.equal(one.features.embeddings, other.features.embeddings)
     assert one.features.embeddings.dtype == other.features.embeddings.dtype
-    assert one.inputs.kept.keys() == other.inputs.kept.keys()
+    assert one.inputs.clip_inputs.keys() == other.inputs.clip_inputs.keys()
     assert all(
-        torch.equal(tensor, other.inputs.kept[name]) for name, tensor in one.inputs.kept.items()
+        torch.equal(tensor, other.inputs.clip_inputs[name])
+        for name, tensor in one.inputs.clip_inputs.items()
     )
     assert (one.inputs.expansions, one.inputs.typed, one.frames_dropped) == (
         other.inputs.expansions,

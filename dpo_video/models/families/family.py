@@ -181,12 +181,12 @@ class Family:
 
 
 def no_pixel_bounds(
-    processor: VideoProcessor, least: int | None, most: int | None
+    processor: VideoProcessor, min_pixels: int | None, max_pixels: int | None
 ) -> dict[str, Any]:
     """Return {} for families that give every frame the checkpoint's size; raise UserError where a
     recipe bounds it.
     """
-    if least is None and most is None:
+    if min_pixels is None and max_pixels is None:
         return {}
     raise UserError(
         "this model family gives every frame the size that its checkpoint names: leave out "

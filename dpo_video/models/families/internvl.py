@@ -19,8 +19,8 @@ from dpo_video.models.families.family import (
 
 
 def _features(model: Model, inputs: Mapping[str, Tensor]) -> ClipFeatures:
-    out = model.get_image_features(inputs["pixel_values"], return_dict=True)  # (F, n, D)
-    return ClipFeatures(out.pooler_output.flatten(0, 1))
+    output = model.get_image_features(inputs["pixel_values"], return_dict=True)  # (F, n, D)
+    return ClipFeatures(output.pooler_output.flatten(0, 1))
 
 
 def _tokens(

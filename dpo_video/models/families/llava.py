@@ -18,8 +18,8 @@ from dpo_video.models.families.family import (
 
 
 def _llava_features(model: Model, inputs: Mapping[str, Tensor]) -> ClipFeatures:
-    out = model.get_video_features(inputs["pixel_values_videos"], return_dict=True)
-    return ClipFeatures(out.pooler_output[0])
+    output = model.get_video_features(inputs["pixel_values_videos"], return_dict=True)
+    return ClipFeatures(output.pooler_output[0])
 
 
 def _llava_size(
@@ -46,8 +46,10 @@ def _llava_patches(
     return num_frames * ((size.height // patch) * (size.width // patch) + 1)
 
 
-def _fixed_pixels(processor: VideoProcessor, least: int | None, most: int | None) -> dict[str, Any]:
-    if least is not None or most is not None:
+def _fixed_pixels(
+    processor: VideoProcessor, min_pixels: int | None, max_pixels: int | None
+) -> dict[str, Any]:
+    if min_pixels is not None or max_pixels is not None:
         crop = processor.crop_size
         raise UserError(
             f"this model family resizes every frame to {crop['height']}x{crop['width']} pixels: "

@@ -47,8 +47,8 @@ def _kept_per_tile(config: PretrainedConfig, size: FrameSize) -> int:
 
 
 def _llava_features(model: Model, inputs: Mapping[str, Tensor]) -> ClipFeatures:
-    out = model.get_image_features(inputs["pixel_values"], return_dict=True)
-    return ClipFeatures(torch.cat(list(out.pooler_output)))
+    output = model.get_image_features(inputs["pixel_values"], return_dict=True)
+    return ClipFeatures(torch.cat(list(output.pooler_output)))
 
 
 def _llava_tokens(
@@ -90,8 +90,10 @@ LLAVA = Family(
 
 
 def _next_features(model: Model, inputs: Mapping[str, Tensor]) -> ClipFeatures:
-    out = model.get_image_features(inputs["pixel_values"], inputs["image_sizes"], return_dict=True)
-    return ClipFeatures(torch.cat(list(out.pooler_output)))
+    output = model.get_image_features(
+        inputs["pixel_values"], inputs["image_sizes"], return_dict=True
+    )
+    return ClipFeatures(torch.cat(list(output.pooler_output)))
 
 
 def _next_size(

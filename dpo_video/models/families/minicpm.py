@@ -20,10 +20,10 @@ from dpo_video.models.families.family import (
 
 
 def _features(model: Model, inputs: Mapping[str, Tensor]) -> ClipFeatures:
-    out = model.get_video_features(
+    output = model.get_video_features(
         inputs["pixel_values_videos"], inputs["target_sizes_videos"], return_dict=True
     )
-    return ClipFeatures(torch.cat(list(out.pooler_output)))
+    return ClipFeatures(torch.cat(list(output.pooler_output)))
 
 
 def _size(
@@ -39,14 +39,14 @@ def _parts(processor: VideoProcessor, size: FrameSize) -> Iterator[FrameSize]:
     As MiniCPMV4_6VideoProcessor.resize_and_split_patches (transformers 5.23), by the processor's
     own arithmetic.
     """
-    frame, most = (size.height, size.width), processor.scale_resolution
+    frame, resolution = (size.height, size.width), processor.scale_resolution
     grid = (
-        processor.get_sliced_grid(frame, processor.max_slice_nums, most)
+        processor.get_sliced_grid(frame, processor.max_slice_nums, resolution)
         if processor.slice_mode
         else None
     )
     common = {
-        "scale_resolution": most,
+        "scale_resolution": resolution,
         "patch_size": processor.patch_size,
         "downsample_mode": processor.downsample_mode,
     }
@@ -63,7 +63,7 @@ def _tokens(
 ) -> int:
     merged = 4 if processor.downsample_mode == "4x" else 16
     return num_frames * sum(
-        whole_patches(part, processor.patch_size) // merged for part in _parts(processor, size)
+        whole_patches(piece, processor.patch_size) // merged for piece in _parts(processor, size)
     )
 
 
@@ -71,14 +71,16 @@ def _patches(
     processor: VideoProcessor, config: PretrainedConfig, num_frames: int, size: FrameSize
 ) -> int:
     return num_frames * sum(
-        whole_patches(part, processor.patch_size) for part in _parts(processor, size)
+        whole_patches(piece, processor.patch_size) for piece in _parts(processor, size)
     )
 
 
-def _pixels(processor: VideoProcessor, least: int | None, most: int | None) -> dict[str, Any]:
+def _pixels(
+    processor: VideoProcessor, min_pixels: int | None, max_pixels: int | None
+) -> dict[str, Any]:
     # With stacking on, the processor takes the last frames of a clip for extra ones between the
     # others, and tiles them.
-    return {**no_pixel_bounds(processor, least, most), "stack_frames": 1}
+    return {**no_pixel_bounds(processor, min_pixels, max_pixels), "stack_frames": 1}
 
 
 MINICPMV4_6 = Family(

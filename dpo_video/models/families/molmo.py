@@ -24,13 +24,13 @@ from dpo_video.models.positions import IMAGE
 
 
 def _features(model: Model, inputs: Mapping[str, Tensor]) -> ClipFeatures:
-    out = model.get_video_features(
+    output = model.get_video_features(
         inputs["pixel_values_videos"],
         inputs["video_token_pooling"],
         inputs["video_grids"],
         return_dict=True,
     )
-    return ClipFeatures(torch.cat(list(out.pooler_output)))
+    return ClipFeatures(torch.cat(list(output.pooler_output)))
 
 
 def _tokens(

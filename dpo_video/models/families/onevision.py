@@ -19,8 +19,8 @@ from dpo_video.models.families.family import (
 
 
 def _features(model: Model, inputs: Mapping[str, Tensor]) -> ClipFeatures:
-    out = model.get_video_features(inputs["pixel_values_videos"], return_dict=True)
-    return ClipFeatures(out.pooler_output[0])
+    output = model.get_video_features(inputs["pixel_values_videos"], return_dict=True)
+    return ClipFeatures(output.pooler_output[0])
 
 
 def _tokens(

@@ -20,10 +20,10 @@ from dpo_video.models.families.family import (
 
 def _features(model: Model, inputs: Mapping[str, Tensor]) -> ClipFeatures:
     """Return the features of frames, which the model takes as tiles of one image."""
-    out = model.model.get_image_features(
+    output = model.model.get_image_features(
         pixel_values=inputs["pixel_values_videos"], return_dict=True
     )
-    return ClipFeatures(out.pooler_output.flatten(0, 1))
+    return ClipFeatures(output.pooler_output.flatten(0, 1))
 
 
 def _tokens(

@@ -28,17 +28,11 @@ def _features(model: Model, inputs: Mapping[str, Tensor]) -> ClipFeatures:
     The tower packs all images into one sequence under a dense mask of (patches x patches), which
     keeps them apart: that of 8 frames of 1024 pixels takes 4 GiB in float32.
     """
-    made = [
-        torch.cat(
-            list(
-                model.get_image_features(
-                    pixels[None], image_sizes=size[None], return_dict=True
-                ).pooler_output
-            )
-        )
-        for pixels, size in zip(inputs["pixel_values"], inputs["image_sizes"], strict=True)
-    ]
-    return ClipFeatures(torch.cat(made))
+    embeddings: list[Tensor] = []
+    for pixels, size in zip(inputs["pixel_values"], inputs["image_sizes"], strict=True):
+        output = model.get_image_features(pixels[None], image_sizes=size[None], return_dict=True)
+        embeddings.extend(output.pooler_output)
+    return ClipFeatures(torch.cat(embeddings))
 
 
 def _size(
@@ -74,21 +68,24 @@ def _patches(
     return _tokens(processor, config, num_frames, size) * _merge(config) ** 2
 
 
-def _pixels(processor: VideoProcessor, least: int | None, most: int | None) -> dict[str, Any]:
+def _pixels(
+    processor: VideoProcessor, min_pixels: int | None, max_pixels: int | None
+) -> dict[str, Any]:
     """Return a longest edge under which no frame has more than `most` pixels, whatever its
     shape.
     """
-    if least is not None:
+    if min_pixels is not None:
         raise UserError("this model family never enlarges a frame: leave out video.min_pixels")
-    if most is None:
+    if max_pixels is None:
         return {}
     # Sides are rounded up to whole tokens, of 2 x 2 patches at most: an edge of whole tokens leaves
     # nothing to round.
     token = 2 * get_size_dict(processor.patch_size)["height"]
-    edge = math.isqrt(most) // token * token
+    edge = math.isqrt(max_pixels) // token * token
     if edge == 0:
         raise UserError(
-            f"video.max_pixels is {most}, and a square of one token takes {token * token}. Raise it"
+            f"video.max_pixels is {max_pixels}, and a square of one token takes {token * token}. "
+            f"Raise it"
         )
     return {"size": {"longest_edge": min(edge, processor.size["longest_edge"])}}
 

@@ -28,10 +28,10 @@ from dpo_video.models.positions import install_mrope_rule, mrope_positions
 
 def grid_features(model: Model, inputs: Mapping[str, Tensor]) -> ClipFeatures:
     """Return the features of a clip whose patches come with the size of their grid."""
-    out = model.get_video_features(
+    output = model.get_video_features(
         inputs["pixel_values_videos"], inputs["video_grid_thw"], return_dict=True
     )
-    return ClipFeatures(torch.cat(list(out.pooler_output)))
+    return ClipFeatures(torch.cat(list(output.pooler_output)))
 
 
 def _qwen_size(
@@ -42,13 +42,16 @@ def _qwen_size(
     """
     factor = processor.patch_size * processor.merge_size
     edges = {**dict(processor.size), **kwargs.get("size", {})}
-    least, most = edges["shortest_edge"], edges["longest_edge"]
+    min_pixels, max_pixels = edges["shortest_edge"], edges["longest_edge"]
     if kwargs["cap_pixels_per_frame"]:
         total = int(processor.max_video_tokens * factor * factor * 0.9)
-        most = max(
-            min(most, total * processor.temporal_patch_size // num_frames), int(least * 1.05)
+        max_pixels = max(
+            min(max_pixels, total * processor.temporal_patch_size // num_frames),
+            int(min_pixels * 1.05),
         )
-    height, width = smart_resize(size.height, size.width, factor, min_pixels=least, max_pixels=most)
+    height, width = smart_resize(
+        size.height, size.width, factor, min_pixels=min_pixels, max_pixels=max_pixels
+    )
     return FrameSize(height, width)
 
 
@@ -70,13 +73,15 @@ def grid_patches(
     return groups * (size.height // processor.patch_size) * (size.width // processor.patch_size)
 
 
-def pixel_bounds(processor: VideoProcessor, least: int | None, most: int | None) -> dict[str, Any]:
+def pixel_bounds(
+    processor: VideoProcessor, min_pixels: int | None, max_pixels: int | None
+) -> dict[str, Any]:
     """Return the processor's `size` for bounds on pixels, in the processor's own unit."""
-    if least is None and most is None:
+    if min_pixels is None and max_pixels is None:
         return {}
     size = {
-        "shortest_edge": least or processor.size["shortest_edge"],
-        "longest_edge": most or processor.size["longest_edge"],
+        "shortest_edge": min_pixels or processor.size["shortest_edge"],
+        "longest_edge": max_pixels or processor.size["longest_edge"],
     }
     if size["shortest_edge"] > size["longest_edge"]:
         raise UserError(
@@ -88,23 +93,23 @@ def pixel_bounds(processor: VideoProcessor, least: int | None, most: int | None)
 
 
 def _capped_bounds(
-    processor: VideoProcessor, least: int | None, most: int | None
+    processor: VideoProcessor, min_pixels: int | None, max_pixels: int | None
 ) -> dict[str, Any]:
     # An unset cap_pixels_per_frame warns once a process that its default will change; our cap is
     # video.max_tokens.
     return {
         "cap_pixels_per_frame": bool(processor.cap_pixels_per_frame),
-        **pixel_bounds(processor, least, most),
+        **pixel_bounds(processor, min_pixels, max_pixels),
     }
 
 
 def _qwen3_features(model: Model, inputs: Mapping[str, Tensor]) -> ClipFeatures:
-    out = model.get_video_features(
+    output = model.get_video_features(
         inputs["pixel_values_videos"], inputs["video_grid_thw"], return_dict=True
     )
     return ClipFeatures(
-        torch.cat(list(out.pooler_output)),
-        tuple(torch.cat(list(layer)) for layer in out.deepstack_features),
+        torch.cat(list(output.pooler_output)),
+        tuple(torch.cat(list(layer)) for layer in output.deepstack_features),
     )
 
 
@@ -112,8 +117,9 @@ def _qwen3_pack(clips: Sequence[ClipFeatures]) -> ModelOutput:
     """Return features as lists with one tensor per clip, those of deeper layers too: without these
     logits are wrong.
     """
-    deep: Any = [list(layer) for layer in zip(*(clip.layers for clip in clips), strict=True)]
-    return BaseModelOutputWithDeepstackFeatures(**pack_list(clips), deepstack_features=deep)
+    layers_by_clip = [clip.layers for clip in clips]
+    deepstack: Any = [list(layer) for layer in zip(*layers_by_clip, strict=True)]
+    return BaseModelOutputWithDeepstackFeatures(**pack_list(clips), deepstack_features=deepstack)
 
 
 def _qwen3_size(
@@ -124,20 +130,21 @@ def _qwen3_size(
     """
     factor = processor.patch_size * processor.merge_size
     edges = {**dict(processor.size), **kwargs.get("size", {})}
-    least, most = edges["shortest_edge"], edges["longest_edge"]
+    min_pixels, max_pixels = edges["shortest_edge"], edges["longest_edge"]
     if kwargs["cap_pixels_per_frame"]:
         frame = max(
-            min(processor.max_video_tokens * factor * factor, most // num_frames), int(least * 1.05)
+            min(processor.max_video_tokens * factor * factor, max_pixels // num_frames),
+            int(min_pixels * 1.05),
         )
-        most = frame * num_frames
+        max_pixels = frame * num_frames
     height, width = smart_resize_3d(
         num_frames,
         size.height,
         size.width,
         temporal_factor=processor.temporal_patch_size,
         factor=factor,
-        min_pixels=least,
-        max_pixels=most,
+        min_pixels=min_pixels,
+        max_pixels=max_pixels,
     )
     return FrameSize(height, width)
 

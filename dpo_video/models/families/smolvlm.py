@@ -29,8 +29,8 @@ def _features(model: Model, inputs: Mapping[str, Tensor]) -> ClipFeatures:
     pixels = inputs["pixel_values"].clone()  # (1, F, 3, H, W)
     empty = (pixels == 0).flatten(2).all(2)  # (1, F)
     pixels[..., 0, 0, 0][empty] = torch.finfo(model.dtype).tiny
-    out = model.get_image_features(pixels, inputs["pixel_attention_mask"], return_dict=True)
-    return ClipFeatures(torch.cat(list(out.pooler_output)))
+    output = model.get_image_features(pixels, inputs["pixel_attention_mask"], return_dict=True)
+    return ClipFeatures(torch.cat(list(output.pooler_output)))
 
 
 def _size(

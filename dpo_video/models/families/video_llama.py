@@ -26,13 +26,13 @@ def _features(model: Model, inputs: Mapping[str, Tensor]) -> ClipFeatures:
     The forward would drop the others itself given the mask, but generate cannot repeat them for
     several answers.
     """
-    out = model.get_video_features(
+    output = model.get_video_features(
         inputs["pixel_values_videos"],
         inputs["video_grid_thw"],
         video_merge_sizes=inputs["video_merge_sizes"],
         return_dict=True,
     )
-    return ClipFeatures(torch.cat(list(out.pooler_output))[inputs["video_compression_mask"]])
+    return ClipFeatures(torch.cat(list(output.pooler_output))[inputs["video_compression_mask"]])
 
 
 def _size(

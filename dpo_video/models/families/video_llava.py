@@ -23,8 +23,8 @@ from dpo_video.models.families.family import (
 def _features(model: Model, inputs: Mapping[str, Tensor]) -> ClipFeatures:
     # The generation class forwards get_image_features to its model, and has no get_video_features
     # (transformers 5.23).
-    out = model.model.get_video_features(inputs["pixel_values_videos"], return_dict=True)
-    return ClipFeatures(out.pooler_output.flatten(0, 1))
+    output = model.model.get_video_features(inputs["pixel_values_videos"], return_dict=True)
+    return ClipFeatures(output.pooler_output.flatten(0, 1))
 
 
 def _pack(clips: Sequence[ClipFeatures]) -> ModelOutput:
