@@ -18,6 +18,7 @@ from dpo_video.judge.scorer import load_scorer
 from dpo_video.judge.stage import judge
 from dpo_video.pair.stage import pair, with_noise
 from dpo_video.recipe import Recipe
+from dpo_video.recipe.affects import key_settings
 from dpo_video.run import Run, StageResult
 from dpo_video.store import content_hash, row_key
 
@@ -33,39 +34,6 @@ VERSIONS_OF = (
     "decord",
     "openai",
 )
-
-
-SPEED_ONLY = frozenset(
-    {
-        "video.preset",  # a name for settings that stand beside it
-        "video.workers",
-        "video.timeout",
-        "video.cache",
-        "video.cache_gb",
-        "video.cache_folder",
-        "generate.base_url",
-        "generate.batch_size",
-        "generate.concurrency",
-        "generate.timeout",
-        "generate.retries",
-        "generate.api_key_env",
-        "judge.base_url",
-        "judge.api_key_env",
-        "judge.batch_size",
-        "judge.concurrency",
-        "judge.timeout",
-        "judge.retries",
-        "judge.max_failed_fraction",
-        "judge.engine",
-        "judge.answers_as",
-        "judge.prices",
-        "judge.max_cost",
-        "train.save_steps",
-        "train.logging_steps",
-        "train.reference_folder",
-    }
-)
-"""Settings that change how fast a result comes, not the result: changing them redoes nothing."""
 
 
 def _generate(run: Run) -> StageResult:
@@ -251,8 +219,8 @@ def _is_finished(run: Run, name: str, key: str) -> bool:
     before = run.store.finished(name)
     return (
         before is not None
-        and before["fingerprint"] == key
         and (run.folder / STAGES[name].writes).exists()
+        and before["fingerprint"] in (key, fingerprint(run, name, defaults=False))
     )
 
 
@@ -309,13 +277,14 @@ def _counts(summary: Mapping[str, Any]) -> str:
     return ", ".join(parts).replace("_", " ")
 
 
-def fingerprint(run: Run, name: str) -> str:
-    """Hash the settings, samples and input files that determine a stage's result."""
+def fingerprint(run: Run, name: str, *, defaults: bool = True) -> str:
+    """Hash the settings, samples and input files that determine a stage's result.
+
+    `defaults` as in `key_settings`: False gives the hash that a stage was finished under before
+    some of its settings were found to touch no result.
+    """
     stage = stage_of(run.recipe, name)
-    settings = run.recipe.model_dump()
-    for dotted in SPEED_ONLY:
-        section, key = dotted.split(".")
-        settings[section].pop(key)
+    settings = key_settings(run.recipe, defaults=defaults)
     parts: dict[str, Any] = {section: settings[section] for section in stage.sections}
     parts["data"] = {"max_bad_fraction": run.recipe.data.max_bad_fraction}
     samples = [*run.samples, *run.heldout] if name == "evaluate" else run.samples

@@ -14,22 +14,12 @@ from dpo_video.data.answer_filters import is_refusal
 from dpo_video.data.near_duplicates import is_near, near_index
 from dpo_video.data.removed import Removed
 from dpo_video.recipe import CleanSettings
+from dpo_video.recipe.affects import Affects, settings_that_affect
 from dpo_video.video import ClipRequest, VideoError, clip_key, clip_request
 from dpo_video.video.facts import ClipFacts, ClipProbe
 
 SHORT = 20
 """Characters of a caption below which its language cannot be told."""
-
-
-ANSWER_SETTINGS = {
-    "frames",
-    "same_answer",
-    "drop_cut_answers",
-    "answer_min_length",
-    "answer_max_length",
-    "max_repetition",
-}
-"""Settings that leave out no sample by themselves."""
 
 
 class Row(NamedTuple):
@@ -76,9 +66,8 @@ def clean_samples(
 
 def is_on(settings: CleanSettings) -> bool:
     """Return whether any filter of samples is set."""
-    return settings.model_dump(exclude=ANSWER_SETTINGS) != CleanSettings().model_dump(
-        exclude=ANSWER_SETTINGS
-    )
+    filters = settings_that_affect(settings, Affects.SAMPLES)
+    return filters != settings_that_affect(CleanSettings(), Affects.SAMPLES)
 
 
 def looks_at_clips(settings: CleanSettings) -> bool:

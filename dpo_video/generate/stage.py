@@ -28,25 +28,11 @@ from dpo_video.models.hub import load_config, revision_of
 from dpo_video.models.load import choose_dtype
 from dpo_video.models.sampling import Sampler, candidate_seed
 from dpo_video.recipe import GenerateSettings, SamplerSettings
+from dpo_video.recipe.affects import Affects, settings_that_affect
 from dpo_video.run import Run, StageResult
 from dpo_video.store import content_hash, row_key
 from dpo_video.video import VideoError, clip_key, clip_request
 from dpo_video.video.cache import clip_identity
-
-FRAME_POLICY = (
-    "policy",
-    "num_frames",
-    "fps",
-    "min_frames",
-    "max_frames",
-    "change",
-    "min_pixels",
-    "max_pixels",
-    "cap_pixels",
-    "max_tokens",
-    "reserve_tokens",
-)
-"""Video settings that change what the model sees; the others change how fast it is read."""
 
 
 def generate(run: Run) -> StageResult:
@@ -217,7 +203,7 @@ def plan_candidates(
     Without `by_content` under the key of version 0.1, for which a file of the same name, size and
     time of change was the same clip.
     """
-    frames = {name: getattr(run.recipe.video, name) for name in FRAME_POLICY}
+    frames = settings_that_affect(run.recipe.video, Affects.PIXELS | Affects.SIZE)
     common = {"model": _identity(run, job), "frames": frames, "sampler": asdict(job.sampler)}
     clips: dict[str, dict[str, Any] | None] = {}
     planned = []

@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator
 from itertools import chain, zip_longest
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import Field, PositiveInt, ValidationError
@@ -16,9 +16,7 @@ from pydantic import Field, PositiveInt, ValidationError
 from dpo_video.core.errors import UserError
 from dpo_video.core.names import did_you_mean, find_yaml
 from dpo_video.recipe import Section
-
-if TYPE_CHECKING:
-    pass
+from dpo_video.recipe.affects import Affects, names_that_affect
 
 PLACEHOLDER = re.compile(r"\{([a-z_]+)\}")
 ANSWERS = {
@@ -172,27 +170,23 @@ def _written_problems(scorer: "Scorer") -> Iterator[tuple[str, str]]:
 
 
 NO_REFERENCE = "(none given)"
-NOT_SCORING = {"name", "path", "coverage", "description", "label_names", "threshold", "examples"}
-"""What a scorer file may change without a new score: left out of the hash, so such an edit pays for
-no call.
-"""
 
 
 class Scale(Section):
     """The numbers that `{score}` of a verdict may be."""
 
-    min: float
-    max: float
-    integer: bool = True
+    min: Annotated[float, Affects.SCORES]
+    max: Annotated[float, Affects.SCORES]
+    integer: Annotated[bool, Affects.SCORES] = True
     """False admits 3.5."""
 
 
 class Example(Section):
     """A reply and what it must parse to: a score, or how the reason for none begins."""
 
-    reply: str
-    score: float | None = None
-    unscored: str | None = None
+    reply: Annotated[str, Affects.DISPLAY]
+    score: Annotated[float | None, Affects.DISPLAY] = None
+    unscored: Annotated[str | None, Affects.DISPLAY] = None
 
 
 class SplitExample(Section):
@@ -200,81 +194,81 @@ class SplitExample(Section):
     begins.
     """
 
-    reply: str
-    claims: list[str] | None = None
-    unscored: str | None = None
+    reply: Annotated[str, Affects.DISPLAY]
+    claims: Annotated[list[str] | None, Affects.DISPLAY] = None
+    unscored: Annotated[str | None, Affects.DISPLAY] = None
 
 
 class ClaimRules(Section):
     """How a `claims` scorer takes an answer apart and weighs it."""
 
-    prompt: str
+    prompt: Annotated[str, Affects.SCORES]
     """Asks the judge to list the claims of {answer}, a line each behind "- "; may hold {caption}
     and {question}.
     """
-    coverage: str | None = None
+    coverage: Annotated[str | None, Affects.DISPLAY] = None
     """Scorer of `mode: labels` for how much of what is asked the whole answer gives; None:
     precision alone.
     """
-    most: PositiveInt = 40
+    most: Annotated[PositiveInt, Affects.SCORES] = 40
     """An answer with more claims stays unscored."""
-    examples: list[SplitExample]
+    examples: Annotated[list[SplitExample], Affects.DISPLAY]
     """Lists of claims that test the file."""
 
 
 class Scorer(Section):
     """A scorer file, checked."""
 
-    name: str
-    path: Path
-    coverage: "Scorer | None" = None
+    name: Annotated[str, Affects.DISPLAY]
+    path: Annotated[Path, Affects.DISPLAY]
+    coverage: Annotated["Scorer | None", Affects.SCORES] = None
     """The scorer that `claims.coverage` names."""
-    description: str
-    mode: Literal["labels", "verdict", "claims", "pairwise"]
+    description: Annotated[str, Affects.DISPLAY]
+    mode: Annotated[Literal["labels", "verdict", "claims", "pairwise"], Affects.SCORES]
     """`labels`: the mean under the label probabilities, one forward, no text. `verdict`: the last
     line of a reply.
     `claims`: each claim of an answer by its label probabilities. `pairwise`: two answers by theirs,
         in both orders.
     """
-    prompt: str
+    prompt: Annotated[str, Affects.SCORES]
     """The user turn, with {caption}, {question}, {reference} and what is judged: {answer}, {claim}
     under `claims`, {answer_a} and {answer_b} under `pairwise`; its lines come behind "> "."""
-    verdict: str
+    verdict: Annotated[str, Affects.SCORES]
     """The form of the last line, with {label}, {score} or both; the score is {score} where there is
     one.
     """
-    reply_prefix: str = ""
+    reply_prefix: Annotated[str, Affects.SCORES] = ""
     """The reply up to the label, under `labels`: the label probabilities are those of the next
     token.
     """
-    labels: dict[str, float] = Field(default={})
+    labels: Annotated[dict[str, float], Affects.SCORES] = Field(default={})
     """Each label with its score."""
-    label_names: dict[str, str] = Field(default={})
+    label_names: Annotated[dict[str, str], Affects.DISPLAY] = Field(default={})
     """What each label means, for tables."""
-    scale: Scale | None = None
+    scale: Annotated[Scale | None, Affects.SCORES] = None
     """Range of {score}."""
-    label_ranges: dict[str, tuple[float, float]] = Field(default={})
+    label_ranges: Annotated[dict[str, tuple[float, float]], Affects.SCORES] = Field(default={})
     """The scores that may stand beside each label, in a verdict with both; others contradict it and
     are unscored.
     """
-    claims: ClaimRules | None = None
+    claims: Annotated[ClaimRules | None, Affects.SCORES] = None
     """How answers are taken apart, under `claims`."""
-    needs_reference: bool = False
+    needs_reference: Annotated[bool, Affects.SCORES] = False
     """True: a sample without a gold answer cannot be judged. False: the prompt says that none is
     given.
     """
-    threshold: float
+    threshold: Annotated[float, Affects.PAIRS | Affects.METRICS]
     """Score from which an answer counts as good."""
-    examples: list[Example]
+    examples: Annotated[list[Example], Affects.DISPLAY]
     """Replies that test the file."""
 
     @property
     def hash(self) -> str:
         """Hash of all that determines a score: prompt, verdict form, labels and scale."""
-        parts = self.model_dump(mode="json", exclude=NOT_SCORING)
-        claims = parts.pop("claims")
+        parts = _scoring_keys(self)
+        del parts["claims"], parts["coverage"]
         if self.claims is not None:
-            parts["claims"] = {key: claims[key] for key in ("prompt", "most")}
+            parts["claims"] = _scoring_keys(self.claims)
             parts["coverage"] = self.coverage and self.coverage.hash
         text = json.dumps(parts, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
@@ -302,6 +296,15 @@ class Scorer(Section):
     def can_judge(self, reference: str | None) -> bool:
         """Return whether a sample with this gold answer, or none, can be judged."""
         return bool(reference) or not self.needs_reference
+
+
+def _scoring_keys(section: Section) -> dict[str, Any]:
+    """Return the keys of a scorer file that determine a score; an edit of the others pays for no
+    call.
+    """
+    return section.model_dump(
+        mode="json", include=set(names_that_affect(type(section), Affects.SCORES))
+    )
 
 
 def load_scorer(name: str) -> Scorer:

@@ -8,6 +8,7 @@ from dpo_video.core.errors import UserError
 from dpo_video.models.families import Family, FrameSize, VideoProcessor
 from dpo_video.models.hub import ModelSpec
 from dpo_video.recipe import VideoSettings
+from dpo_video.recipe.affects import Affects, settings_that_affect
 from dpo_video.video.frames import Frames, subsample
 
 
@@ -55,13 +56,7 @@ def size_identity(settings: VideoSettings) -> list[int | bool | None]:
     """Return the settings that determine how large and how many the frames are that enter the
     tower.
     """
-    return [
-        settings.min_pixels,
-        settings.max_pixels,
-        settings.cap_pixels,
-        settings.max_tokens,
-        settings.reserve_tokens,
-    ]
+    return [*settings_that_affect(settings, Affects.SIZE).values()]
 
 
 def video_tokens(

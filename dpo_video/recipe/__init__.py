@@ -4,9 +4,11 @@
 """
 
 from pathlib import Path, PurePosixPath
+from typing import Annotated
 
 from pydantic import Field, field_validator
 
+from dpo_video.recipe.affects import Affects
 from dpo_video.recipe.agree import AgreeSettings
 from dpo_video.recipe.clean import CleanSettings
 from dpo_video.recipe.data import DataSettings
@@ -42,13 +44,15 @@ __all__ = [
 class Recipe(Section):
     """All settings of a run."""
 
-    name: str
+    name: Annotated[str, Affects.DISPLAY]
     """Run folder under `runs_folder`."""
-    description: str = ""
+    description: Annotated[str, Affects.DISPLAY] = ""
     """What the run is for; shown in tracking."""
-    seed: int = Field(default=0, ge=0, lt=1 << 32)
+    seed: Annotated[int, Affects.ANSWERS | Affects.PAIRS | Affects.WEIGHTS] = Field(
+        default=0, ge=0, lt=1 << 32
+    )
     """Seeds sampling, pair rules, LoRA initialisation and data order."""
-    runs_folder: str = "runs"
+    runs_folder: Annotated[str, Affects.DISPLAY] = "runs"
     """Folder that holds the run folders."""
     model: ModelSettings
     data: DataSettings

@@ -1,7 +1,10 @@
 """Section `clean`."""
 
+from typing import Annotated
+
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 
+from dpo_video.recipe.affects import Affects
 from dpo_video.recipe.section import Section
 
 
@@ -14,58 +17,58 @@ class CleanSettings(Section):
     RUN/cleaned.jsonl with its reason.
     """
 
-    caption_min_words: NonNegativeInt = 0
+    caption_min_words: Annotated[NonNegativeInt, Affects.SAMPLES] = 0
     """Drop samples with shorter captions: they are no evidence to judge by."""
-    caption_max_words: PositiveInt | None = None
+    caption_max_words: Annotated[PositiveInt | None, Affects.SAMPLES] = None
     """Drop samples with longer captions."""
-    languages: list[str] = Field(default_factory=list)
+    languages: Annotated[list[str], Affects.SAMPLES] = Field(default_factory=list)
     """Languages of captions that stay, as ISO 639-1 codes (`en`, `zh`); empty keeps all. Captions
     of fewer than 20 characters stay: too short to tell."""
-    drop_refusals: bool = False
+    drop_refusals: Annotated[bool, Affects.SAMPLES | Affects.SCORES] = False
     """Drop captions and answers that say, in English, that the video cannot be seen; "I see no dog"
     is an answer.
     """
-    sample_similarity: float | None = Field(default=None, gt=0, le=1)
+    sample_similarity: Annotated[float | None, Affects.SAMPLES] = Field(default=None, gt=0, le=1)
     """Drop a sample when question and caption are both at least this similar to an earlier one's:
     the share of their 5-character pieces that both have, case and punctuation aside. 1 drops equal
     ones only.
     """
-    heldout_similarity: float | None = Field(default=None, gt=0, le=1)
+    heldout_similarity: Annotated[float | None, Affects.SAMPLES] = Field(default=None, gt=0, le=1)
     """Drop a sample that is this similar to a held-out one: the same clip under another name. The
     question alone does not tell, as data sets ask the same question about many clips."""
-    max_per_source: PositiveInt | None = None
+    max_per_source: Annotated[PositiveInt | None, Affects.SAMPLES] = None
     """Samples that stay of one source, the first ones; the source is the folder that the video lies
     in.
     """
-    min_seconds: PositiveFloat | None = None
+    min_seconds: Annotated[PositiveFloat | None, Affects.SAMPLES] = None
     """Drop shorter clips."""
-    max_seconds: PositiveFloat | None = None
+    max_seconds: Annotated[PositiveFloat | None, Affects.SAMPLES] = None
     """Drop longer clips."""
-    min_side: PositiveInt | None = None
+    min_side: Annotated[PositiveInt | None, Affects.SAMPLES] = None
     """Drop clips whose shorter side has fewer pixels."""
-    max_aspect: float | None = Field(default=None, ge=1)
+    max_aspect: Annotated[float | None, Affects.SAMPLES] = Field(default=None, ge=1)
     """Drop clips whose longer side is more than this many times the shorter one."""
-    min_brightness: PositiveFloat | None = None
+    min_brightness: Annotated[PositiveFloat | None, Affects.SAMPLES] = None
     """Drop clips none of whose frames looked at is as bright on average, 0 to 255; 16 drops black
     ones.
     """
-    min_motion: PositiveFloat | None = None
+    min_motion: Annotated[PositiveFloat | None, Affects.SAMPLES] = None
     """Drop clips none of whose frames looked at differs as much, on average over its pixels, from
     the one before, 0 to 255; 1 drops stills."""
-    frames: PositiveInt = 8
+    frames: Annotated[PositiveInt, Affects.PIXELS] = 8
     """Frames looked at for `min_brightness` and `min_motion`, spread over the clip."""
-    same_answer: float = Field(default=1.0, gt=0, le=1)
+    same_answer: Annotated[float, Affects.SCORES] = Field(default=1.0, gt=0, le=1)
     """Answers to a question at least this similar (as under `sample_similarity`) are judged once
     and never paired with each other; 1 joins those equal up to case, punctuation and spaces."""
-    drop_cut_answers: bool = False
+    drop_cut_answers: Annotated[bool, Affects.SCORES] = False
     """Keep answers that were cut at `generate.max_new_tokens` from the judge; judged, they can only
     be rejected.
     """
-    answer_min_length: NonNegativeInt = 0
+    answer_min_length: Annotated[NonNegativeInt, Affects.SCORES] = 0
     """Keep answers with fewer characters from the judge."""
-    answer_max_length: PositiveInt | None = None
+    answer_max_length: Annotated[PositiveInt | None, Affects.SCORES] = None
     """Keep answers with more characters from the judge."""
-    max_repetition: float | None = Field(default=None, gt=0, lt=1)
+    max_repetition: Annotated[float | None, Affects.SCORES] = Field(default=None, gt=0, lt=1)
     """Keep answers from the judge of whose runs of 4 words a larger share repeats an earlier one:
     the answer loops.
     """

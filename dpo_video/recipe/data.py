@@ -1,32 +1,33 @@
 """Section `data`."""
 
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import Field, PositiveInt, model_validator
 
+from dpo_video.recipe.affects import Affects
 from dpo_video.recipe.section import Section
 
 
 class DataSettings(Section):
     """Where clips, captions and questions come from."""
 
-    samples: str
+    samples: Annotated[str, Affects.SAMPLES]
     """JSONL of Sample to train on, or `toy:train`; left out where `pairs` is given."""
-    pairs: str | None = None
+    pairs: Annotated[str | None, Affects.PAIRS] = None
     """JSONL of Pair to train on, e.g. from `dpo-video import`: nothing is generated, judged or
     paired then.
     """
-    heldout: str | None = None
+    heldout: Annotated[str | None, Affects.SAMPLES] = None
     """JSONL of Sample to evaluate on, or `toy:heldout`; its clips must not be among the training
     clips.
     """
-    video_root: str | None = None
+    video_root: Annotated[str | None, Affects.SAMPLES] = None
     """Folder that relative video paths start from; None is the folder of the JSONL file."""
-    limit: PositiveInt | None = None
+    limit: Annotated[PositiveInt | None, Affects.SAMPLES] = None
     """Use the first N training samples."""
-    heldout_limit: PositiveInt | None = None
+    heldout_limit: Annotated[PositiveInt | None, Affects.SAMPLES] = None
     """Use the first N held-out samples."""
-    max_bad_fraction: float = Field(default=0.05, ge=0, le=1)
+    max_bad_fraction: Annotated[float, Affects.SAMPLES] = Field(default=0.05, ge=0, le=1)
     """Stop when a larger share of the clips cannot be read."""
 
     @model_validator(mode="before")

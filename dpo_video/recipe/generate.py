@@ -1,9 +1,10 @@
 """Section `generate`."""
 
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, PositiveFloat, PositiveInt, field_validator, model_validator
 
+from dpo_video.recipe.affects import Affects
 from dpo_video.recipe.model import ModelSettings
 from dpo_video.recipe.section import Section, server_address
 
@@ -11,25 +12,25 @@ from dpo_video.recipe.section import Section, server_address
 class SamplerSettings(Section):
     """One way of drawing candidates; what it leaves out is as in the `generate` section."""
 
-    name: str
+    name: Annotated[str, Affects.ANSWERS]
     """Stands in each of its candidates, so that shares can be counted."""
-    num_candidates: PositiveInt
+    num_candidates: Annotated[PositiveInt, Affects.ANSWERS]
     """Answers per sample from this sampler."""
     model: ModelSettings | None = None
     """Another policy than the recipe's `model`."""
-    adapter: str | None = None
+    adapter: Annotated[str | None, Affects.ANSWERS] = None
     """Folder of a LoRA adapter on top of it."""
-    instruction: str = "{prompt}"
+    instruction: Annotated[str, Affects.ANSWERS] = "{prompt}"
     """What the policy is asked, with the question in it; pairs keep the question alone."""
-    temperature: float | None = Field(default=None, ge=0)
+    temperature: Annotated[float | None, Affects.ANSWERS] = Field(default=None, ge=0)
     """Sampling temperature; 0 is greedy."""
-    first_temperature: float | None = Field(default=None, gt=0)
+    first_temperature: Annotated[float | None, Affects.ANSWERS] = Field(default=None, gt=0)
     """Temperature of the first tokens."""
-    top_p: float | None = Field(default=None, gt=0, le=1)
+    top_p: Annotated[float | None, Affects.ANSWERS] = Field(default=None, gt=0, le=1)
     """Nucleus sampling."""
-    top_k: int | None = Field(default=None, ge=0)
+    top_k: Annotated[int | None, Affects.ANSWERS] = Field(default=None, ge=0)
     """Keep the k likeliest tokens; 0 keeps all."""
-    min_p: float | None = Field(default=None, ge=0, lt=1)
+    min_p: Annotated[float | None, Affects.ANSWERS] = Field(default=None, ge=0, lt=1)
     """Keep tokens at least this likely against the likeliest one."""
 
     @field_validator("instruction")
@@ -43,45 +44,45 @@ class SamplerSettings(Section):
 class GenerateSettings(Section):
     """Candidates: N sampled answers of the policy to each sample."""
 
-    engine: Literal["local", "openai", "ray"] = "local"
+    engine: Annotated[Literal["local", "openai", "ray"], Affects.ANSWERS] = "local"
     """`local` runs the policy here, `ray` on the workers of a Ray cluster; `openai` asks a
     compatible server that takes video (vLLM, SGLang)."""
-    num_candidates: PositiveInt = 8
+    num_candidates: Annotated[PositiveInt, Affects.ANSWERS] = 8
     """Answers per sample."""
-    temperature: float = Field(default=1.0, ge=0)
+    temperature: Annotated[float, Affects.ANSWERS] = Field(default=1.0, ge=0)
     """Sampling temperature; 0 is greedy."""
-    first_temperature: float | None = Field(default=None, gt=0)
+    first_temperature: Annotated[float | None, Affects.ANSWERS] = Field(default=None, gt=0)
     """Temperature of the first `first_tokens` tokens, where answers part; higher there and lower
     after gives answers that differ and still end well. None is `temperature`."""
-    first_tokens: PositiveInt = 8
+    first_tokens: Annotated[PositiveInt, Affects.ANSWERS] = 8
     """How many tokens `first_temperature` holds for."""
-    top_p: float = Field(default=0.95, gt=0, le=1)
+    top_p: Annotated[float, Affects.ANSWERS] = Field(default=0.95, gt=0, le=1)
     """Nucleus sampling."""
-    top_k: int = Field(default=0, ge=0)
+    top_k: Annotated[int, Affects.ANSWERS] = Field(default=0, ge=0)
     """Keep the k likeliest tokens; 0 keeps all."""
-    min_p: float = Field(default=0.0, ge=0, lt=1)
+    min_p: Annotated[float, Affects.ANSWERS] = Field(default=0.0, ge=0, lt=1)
     """Keep tokens at least this likely against the likeliest one (arXiv 2407.01082); 0 keeps all.
     """
     mix: list[SamplerSettings] = Field(default=[])
     """Several samplers in place of one: other temperatures, instructions, policies or adapters,
     each with its own number of candidates. Empty draws `num_candidates` from the policy."""
-    max_new_tokens: PositiveInt = 256
+    max_new_tokens: Annotated[PositiveInt, Affects.ANSWERS] = 256
     """An answer is cut there, and marked as cut."""
-    batch_size: PositiveInt = 8
+    batch_size: Annotated[PositiveInt, Affects.SPEED] = 8
     """Sequences (answers) generated at a time."""
-    base_url: str | None = None
+    base_url: Annotated[str | None, Affects.SPEED] = None
     """Server address under `openai`."""
-    api_key_env: str = "OPENAI_API_KEY"
+    api_key_env: Annotated[str, Affects.SPEED] = "OPENAI_API_KEY"
     """Environment variable that holds the server's key; servers on loopback need none."""
-    served_model: str | None = None
+    served_model: Annotated[str | None, Affects.ANSWERS] = None
     """The model's name on the server; None uses `model.name`."""
-    video_as: Literal["images", "video_url"] = "images"
+    video_as: Annotated[Literal["images", "video_url"], Affects.ANSWERS] = "images"
     """How a server gets the clip: the policy's frames as images, or the file."""
-    concurrency: PositiveInt = 16
+    concurrency: Annotated[PositiveInt, Affects.SPEED] = 16
     """Requests in flight under `openai`."""
-    timeout: PositiveFloat = 300.0
+    timeout: Annotated[PositiveFloat, Affects.SPEED] = 300.0
     """Seconds per request."""
-    retries: int = Field(default=5, ge=0)
+    retries: Annotated[int, Affects.SPEED] = Field(default=5, ge=0)
     """Attempts after the first for connection errors, 408 and 5xx; 429 is waited out, and is none.
     """
 

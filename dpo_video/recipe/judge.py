@@ -14,6 +14,7 @@ from pydantic import (
 )
 
 from dpo_video.core.names import did_you_mean
+from dpo_video.recipe.affects import Affects
 from dpo_video.recipe.section import Section, server_address
 
 SEVERAL_JUDGES = {"jury", "cascade", "scorer"}
@@ -25,85 +26,87 @@ class CascadeSettings(Section):
 
     model_config = ConfigDict(extra="allow")
 
-    model: str
+    model: Annotated[str, Affects.SCORES]
     """The first judge; other keys of the section (backend, base_url, ...) may stand beside it."""
-    below: float = Field(default=0.7, gt=0, le=1)
+    below: Annotated[float, Affects.SCORES] = Field(default=0.7, gt=0, le=1)
     """Probability of the likeliest label under which the section's own judge decides."""
 
 
 class JudgeSettings(Section):
     """Who scores the candidates, and by which scorer."""
 
-    backend: Literal["local", "openai"] = "openai"
+    backend: Annotated[Literal["local", "openai"], Affects.SCORES] = "openai"
     """`local` runs a transformers causal LM here; `openai` asks any compatible server."""
-    engine: Literal["here", "ray"] = "here"
+    engine: Annotated[Literal["here", "ray"], Affects.SPEED] = "here"
     """Where the backend works: `here`, in this process, or `ray`, on the workers of a Ray cluster.
     """
-    model: str
+    model: Annotated[str, Affects.SCORES]
     """Hub id, folder or `toy:judge` for `local`; the served name for `openai`."""
-    revision: str | None = None
+    revision: Annotated[str | None, Affects.SCORES] = None
     """Hub revision of a local judge. Under `openai`, your name for the version that the servers
     run: they are not told it, and replies under another are asked for again."""
-    scorer: str = "hound_quality"
+    scorer: Annotated[str, Affects.SCORES] = "hound_quality"
     """Shipped scorer or a path that ends in .yaml."""
-    base_url: str | Annotated[list[str], Field(min_length=1)] | None = None
+    base_url: Annotated[str | Annotated[list[str], Field(min_length=1)] | None, Affects.SPEED] = (
+        None
+    )
     """Server address, e.g. http://localhost:8000/v1, or a list of servers of the same model; None
     is the vendor's default."""
-    api_key_env: str = "OPENAI_API_KEY"
+    api_key_env: Annotated[str, Affects.SPEED] = "OPENAI_API_KEY"
     """Environment variable that holds the key; servers on loopback need none."""
-    score_from: Literal["scorer", "verdict"] = "scorer"
+    score_from: Annotated[Literal["scorer", "verdict"], Affects.SCORES] = "scorer"
     """`scorer` reads the score as the scorer file says; `verdict` has a label scorer's verdict
     written out instead, for servers without logprobs."""
-    temperature: float = Field(default=0.0, ge=0)
+    temperature: Annotated[float, Affects.SCORES] = Field(default=0.0, ge=0)
     """Sampling temperature of written verdicts."""
-    repeat: int = Field(default=0, ge=0)
+    repeat: Annotated[int, Affects.SCORES] = Field(default=0, ge=0)
     """Which of several independent judgments of a prompt this is, for verdicts sampled at a
     temperature; `agree` asks for 1, 2, ... to measure how far they differ. A local judge draws by
     it, a server draws anew by itself.
     """
-    max_tokens: PositiveInt = 512
+    max_tokens: Annotated[PositiveInt, Affects.SCORES] = 512
     """Longest reply."""
-    batch_size: PositiveInt = 32
+    batch_size: Annotated[PositiveInt, Affects.SPEED] = 32
     """Prompts per forward under `local`."""
-    concurrency: PositiveInt = 32
+    concurrency: Annotated[PositiveInt, Affects.SPEED] = 32
     """Most requests in flight at each server under `openai`; it grows there from 32, and shrinks
     after 429.
     """
-    timeout: PositiveFloat = 120.0
+    timeout: Annotated[PositiveFloat, Affects.SPEED] = 120.0
     """Seconds per request."""
-    retries: int = Field(default=5, ge=0)
+    retries: Annotated[int, Affects.SPEED] = Field(default=5, ge=0)
     """Attempts after the first for connection errors, timeouts, 408, 409 and 5xx; 429 is waited
     out, and is none.
     """
-    max_failed_fraction: float = Field(default=0.2, ge=0, le=1)
+    max_failed_fraction: Annotated[float, Affects.SPEED] = Field(default=0.2, ge=0, le=1)
     """Stop when a larger share of judgments failed or was refused, those aside that did in an
     earlier run too.
     """
-    ask_refused_again: bool = False
+    ask_refused_again: Annotated[bool, Affects.SCORES] = False
     """Ask again what the judge refused before (too long, filtered): after its server has changed.
     """
-    answers_as: str | None = None
+    answers_as: Annotated[str | None, Affects.SPEED] = None
     """Model name in the server's replies, where it is another than `model`: a deployment or a
     gateway's alias.
     """
-    prices: str | None = None
+    prices: Annotated[str | None, Affects.SPEED] = None
     """YAML file with US dollars for a million tokens: `model: {input: .., output: .., cached: ..}`.
     """
-    max_cost: PositiveFloat | None = None
+    max_cost: Annotated[PositiveFloat | None, Affects.SPEED] = None
     """Most US dollars that one command may spend on the judge; needs `prices`."""
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    dtype: Annotated[Literal["auto", "float32", "bfloat16", "float16"], Affects.SCORES] = "auto"
     """Weights of a local judge."""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
+    device: Annotated[Literal["auto", "cpu", "cuda"], Affects.SCORES] = "auto"
     """Device of a local judge."""
-    split_claims: Literal["judge", "sentences"] = "judge"
+    split_claims: Annotated[Literal["judge", "sentences"], Affects.SCORES] = "judge"
     """Who takes answers apart under a `claims` scorer: the judge writes a list, or every sentence
     is a claim.
     """
-    opponents: PositiveInt | None = None
+    opponents: Annotated[PositiveInt | None, Affects.SCORES] = None
     """Answers that each answer to a question meets under a `pairwise` scorer, in both orders; None:
     all others.
     """
-    jury: list[dict[str, Any]] | None = Field(default=None, min_length=2)
+    jury: Annotated[list[dict[str, Any]] | None, Affects.SCORES] = Field(default=None, min_length=2)
     """Several judges, each as overrides of this section (`{}` is its own judge); their standardised
     scores are averaged."""
     cascade: CascadeSettings | None = None

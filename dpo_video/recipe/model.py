@@ -1,34 +1,41 @@
 """Section `model`."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
+from dpo_video.recipe.affects import Affects
 from dpo_video.recipe.section import Section
+
+ANSWERS_AND_WEIGHTS = Affects.ANSWERS | Affects.WEIGHTS
 
 
 class ModelSettings(Section):
     """The policy: the video model that is tuned."""
 
-    name: str
+    name: Annotated[str, ANSWERS_AND_WEIGHTS]
     """Hub id, local folder, or `toy:NAME`."""
-    revision: str | None = None
+    revision: Annotated[str | None, ANSWERS_AND_WEIGHTS] = None
     """Hub revision (branch, tag or commit)."""
-    family: str | None = None
+    family: Annotated[str | None, ANSWERS_AND_WEIGHTS] = None
     """Row of FAMILIES; None reads it from the checkpoint's `model_type`."""
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    dtype: Annotated[Literal["auto", "float32", "bfloat16", "float16"], ANSWERS_AND_WEIGHTS] = (
+        "auto"
+    )
     """Weights and compute; auto is bfloat16 where the device has it, else float32."""
-    quantize: Literal["none", "nf4"] = "none"
+    quantize: Annotated[Literal["none", "nf4"], ANSWERS_AND_WEIGHTS] = "none"
     """`nf4` loads the language model in 4 bit (QLoRA); tower, projector and head stay out."""
-    attention: Literal["auto", "sdpa", "eager", "flash_attention_2"] = "auto"
+    attention: Annotated[
+        Literal["auto", "sdpa", "eager", "flash_attention_2"], ANSWERS_AND_WEIGHTS
+    ] = "auto"
     """Attention kernel; auto leaves the choice to transformers."""
-    positions: Literal["checkpoint", "transformers"] = "checkpoint"
+    positions: Annotated[Literal["checkpoint", "transformers"], ANSWERS_AND_WEIGHTS] = "checkpoint"
     """M-RoPE rule: that of the published Qwen2/2.5-VL checkpoints, or that of transformers >= 5.3.
     """
-    rope_factor: float | None = Field(default=None, gt=1)
+    rope_factor: Annotated[float | None, ANSWERS_AND_WEIGHTS] = Field(default=None, gt=1)
     """Linear RoPE scaling: positions are divided by it, and the context is that much longer.
     LLaVA-NeXT-Video uses 2 for long clips. None leaves the checkpoint's positions."""
-    trust_remote_code: bool = False
+    trust_remote_code: Annotated[bool, ANSWERS_AND_WEIGHTS] = False
     """Allow code from the checkpoint's repository to run."""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
+    device: Annotated[Literal["auto", "cpu", "cuda"], Affects.ANSWERS] = "auto"
     """auto is cuda when there is one."""

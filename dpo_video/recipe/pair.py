@@ -1,54 +1,59 @@
 """Section `pair`."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 
+from dpo_video.recipe.affects import Affects
 from dpo_video.recipe.section import Section
 
 
 class PairSettings(Section):
     """Which candidates become chosen and rejected."""
 
-    rule: Literal["hound", "best_worst", "best_vs_sigma", "all_pairs"] = "best_worst"
+    rule: Annotated[Literal["hound", "best_worst", "best_vs_sigma", "all_pairs"], Affects.PAIRS] = (
+        "best_worst"
+    )
     """`hound`: one at or above `threshold` against one below; `best_worst`; `best_vs_sigma`: the
     best against the one nearest to `rejected_sigmas` below the mean; `all_pairs` by margin."""
-    min_margin: float = Field(default=0.5, ge=0)
+    min_margin: Annotated[float, Affects.PAIRS] = Field(default=0.5, ge=0)
     """Least score difference, except under `hound`."""
-    noise_margins: PositiveFloat | None = None
+    noise_margins: Annotated[PositiveFloat | None, Affects.PAIRS] = None
     """Ask for this many times the judge's own noise too: `noise_sigma` of RUN/agreement.json, the
     standard deviation of a score when the same answer is judged again, as `dpo-video agree RUN`
     measures it.
     """
-    threshold: float | None = None
+    threshold: Annotated[float | None, Affects.PAIRS] = None
     """Score from which an answer counts as good under `hound`; None takes the scorer's."""
-    rejected_sigmas: PositiveFloat = 2.0
+    rejected_sigmas: Annotated[PositiveFloat, Affects.PAIRS] = 2.0
     """Under `best_vs_sigma`, how many standard deviations of the question's scores the rejected
     answer is sought below their mean."""
-    max_pairs_per_sample: PositiveInt = 2
+    max_pairs_per_sample: Annotated[PositiveInt, Affects.PAIRS] = 2
     """Cap under `all_pairs`; the widest margins stay."""
-    min_rejected_score: float | None = None
+    min_rejected_score: Annotated[float | None, Affects.PAIRS] = None
     """Drop pairs whose rejected answer scores lower: a question that draws such answers teaches
     little (RIP).
     """
-    min_rejected_length: NonNegativeInt = 0
+    min_rejected_length: Annotated[NonNegativeInt, Affects.PAIRS] = 0
     """Drop pairs whose rejected answer has fewer characters."""
-    implicit_rewards: str | None = None
+    implicit_rewards: Annotated[str | None, Affects.PAIRS] = None
     """JSONL of Reward: a policy's implicit reward of every candidate, as `dpo-video rewards RUN`
     writes it. Pairs then carry their implicit margin."""
-    keep_hardest: float = Field(default=1.0, gt=0, le=1)
+    keep_hardest: Annotated[float, Affects.PAIRS] = Field(default=1.0, gt=0, le=1)
     """Share of the pairs that stay, those with the smallest implicit margins; needs
     `implicit_rewards`.
     """
-    balance_length: bool = False
+    balance_length: Annotated[bool, Affects.PAIRS] = False
     """Drop smallest-margin pairs until chosen and rejected are equally long on average."""
-    video_negatives: list[Literal["shuffle", "reverse", "drop", "other_clip"]] = Field(default=[])
+    video_negatives: Annotated[
+        list[Literal["shuffle", "reverse", "drop", "other_clip"]], Affects.PAIRS
+    ] = Field(default=[])
     """For every question paired, and also for those of `data.pairs`, one more pair of each kind:
     the chosen answer against itself with a clip that it does not describe. `shuffle` and `reverse`:
     its frames in another order; `drop`: all frames but a fifth in a row are gone; `other_clip`: the
     clip of another question's file.
     """
-    tie_break: str | None = None
+    tie_break: Annotated[str | None, Affects.PAIRS] = None
     """Pairwise scorer for a question that would be dropped because its answers are a tie or less
     than `min_margin`
     apart: it compares the highest with the lowest in both orders, and the pair counts where both

@@ -1,9 +1,10 @@
 """Section `video`."""
 
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
+from dpo_video.recipe.affects import DEFAULT_IN_KEYS, Affects
 from dpo_video.recipe.presets import PRESETS
 from dpo_video.recipe.section import Section
 
@@ -11,7 +12,7 @@ from dpo_video.recipe.section import Section
 class VideoSettings(Section):
     """Which frames the model sees; one policy for generate, train and evaluate."""
 
-    preset: (
+    preset: Annotated[
         Literal[
             "llava_hound",
             "llava_next_video",
@@ -19,53 +20,58 @@ class VideoSettings(Section):
             "qwen2_5_vl",
             "video_llama_3",
         ]
-        | None
-    ) = None
+        | None,
+        Affects.DISPLAY,
+    ] = None
     """The frames of a family's own code (`dpo-video list presets`); settings given beside it win.
     """
-    policy: Literal["uniform", "fps", "scene", "diff_prune", "all", "fit"] = "uniform"
+    policy: Annotated[
+        Literal["uniform", "fps", "scene", "diff_prune", "all", "fit"], Affects.PIXELS
+    ] = "uniform"
     """`uniform` spreads `num_frames` over the clip; `fps` takes frames at a rate; `scene` and
     `diff_prune` look at frames at that rate and take one of each scene, or those that differ from
     the one before; `all` takes every frame; `fit` takes frames at the rate, as many as the model's
     context holds.
     """
-    num_frames: PositiveInt = 8
+    num_frames: Annotated[PositiveInt, Affects.PIXELS] = 8
     """Frames per clip under `uniform`."""
-    fps: PositiveFloat = 2.0
+    fps: Annotated[PositiveFloat, Affects.PIXELS] = 2.0
     """Frames per second under `fps` and `fit`, and those looked at under `scene` and `diff_prune`.
     """
-    min_frames: PositiveInt = 4
+    min_frames: Annotated[PositiveInt, Affects.PIXELS] = 4
     """Fewest frames under every policy but `uniform` and `all`."""
-    max_frames: PositiveInt = 768
+    max_frames: Annotated[PositiveInt, Affects.PIXELS] = 768
     """Most frames under every policy but `uniform`."""
-    change: float = Field(default=0.1, gt=0, lt=1)
+    change: Annotated[float, Affects.PIXELS] = Field(default=0.1, gt=0, lt=1)
     """How much two frames differ, from 0 to 1, to count as different under `scene` and
     `diff_prune`: the mean absolute difference of their pixels, made small."""
-    min_pixels: PositiveInt | None = None
+    min_pixels: Annotated[PositiveInt | None, Affects.SIZE] = None
     """Least height x width of a frame after resizing; None keeps the checkpoint's value."""
-    max_pixels: PositiveInt | None = None
+    max_pixels: Annotated[PositiveInt | None, Affects.SIZE] = None
     """Most height x width of a frame after resizing; None keeps the checkpoint's value."""
-    cap_pixels: bool | None = None
+    cap_pixels: Annotated[bool | None, Affects.SIZE] = None
     """Make the frames of a long clip smaller so that it keeps to the checkpoint's total of pixels,
     the rule of Qwen's own code; None keeps the checkpoint's choice."""
-    max_tokens: PositiveInt | None = None
+    max_tokens: Annotated[PositiveInt | None, Affects.SIZE] = None
     """Most video tokens per clip; a clip over it loses frames, evenly, and is counted."""
-    reserve_tokens: PositiveInt = 1024
+    reserve_tokens: Annotated[PositiveInt, Affects.SIZE] = 1024
     """Tokens of the model's context that `fit` leaves to the question and the answer."""
-    backend: Literal["pyav", "decord"] = "pyav"
+    backend: Annotated[
+        Literal["pyav", "decord"], Affects.SPEED | Affects.DECODER, DEFAULT_IN_KEYS
+    ] = "pyav"
     """`pyav` is exact everywhere; `decord` reads only files that it is known to read right, else
     pyav, counted.
     """
-    workers: int = Field(default=2, ge=1)
+    workers: Annotated[int, Affects.SPEED] = Field(default=2, ge=1)
     """Decoding processes."""
-    timeout: PositiveFloat = 120.0
+    timeout: Annotated[PositiveFloat, Affects.SPEED] = 120.0
     """Seconds after which a clip is given up and set aside."""
-    cache: Literal["none", "frames", "features"] = "none"
+    cache: Annotated[Literal["none", "frames", "features"], Affects.SPEED] = "none"
     """What of a clip is kept on disk: `frames` saves decoding it again (uncompressed, exact),
     `features` the vision tower as well. Every stage reads it."""
-    cache_gb: PositiveFloat = 50.0
+    cache_gb: Annotated[PositiveFloat, Affects.SPEED] = 50.0
     """Size limit of the cache in GiB; what was not read for longest goes first."""
-    cache_folder: str | None = None
+    cache_folder: Annotated[str | None, Affects.SPEED] = None
     """Folder of the cache, which runs may share; None is `cache` in the run folder."""
 
     @model_validator(mode="after")

@@ -17,6 +17,7 @@ from dpo_video.core.jsonl import to_json, write_atomic
 from dpo_video.core.records import Pair
 from dpo_video.models.load import choose_dtype
 from dpo_video.recipe import Recipe
+from dpo_video.recipe.affects import Affects, key_settings, settings_that_affect
 from dpo_video.store import row_key
 
 MARK = "complete.json"
@@ -40,14 +41,12 @@ def training_key(
     """
     return row_key(
         **({} if sharding is None else {"sharding": sharding}),
-        model=recipe.model.model_dump(exclude={"device"})
+        model=settings_that_affect(recipe.model, Affects.WEIGHTS)
         | {"dtype": str(choose_dtype(recipe.model))},
         revision=revision,
         seed=recipe.seed,
-        video=recipe.video.model_dump(
-            exclude={"workers", "timeout", "cache", "cache_gb", "cache_folder"}
-        ),
-        train=recipe.train.model_dump(exclude={"reference_folder", "save_steps", "logging_steps"}),
+        video=key_settings(recipe.video) | {"preset": None},  # once part of the key
+        train=key_settings(recipe.train),
         num_processes=num_processes,
         pairs=row_key(pairs=[to_json(pair) for pair in pairs]),
     )

@@ -22,15 +22,12 @@ import numpy as np
 
 from dpo_video.core.errors import UserError
 from dpo_video.recipe import Recipe, VideoSettings
+from dpo_video.recipe.affects import Affects, settings_that_affect
 from dpo_video.video.frames import ClipRequest, Frames
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
 
-FRAME_POLICY = ("policy", "num_frames", "fps", "min_frames", "max_frames", "change", "backend")
-"""Video settings that determine which pixels are decoded; those of size and budget come after
-decoding.
-"""
 DECODERS = ("av", "decord")
 EDGE = 1 << 16
 """Bytes of a file's beginning and end that tell it from others of its name and size."""
@@ -208,7 +205,7 @@ def frames_identity(
         "clip": clip,
         "multiple_of": multiple_of,
         **corruption,
-        "policy": {name: getattr(settings, name) for name in FRAME_POLICY},
+        "policy": settings_that_affect(settings, Affects.PIXELS | Affects.DECODER),
         "decoders": {
             name: version(name) for name in DECODERS if name == "av" or settings.backend == name
         },

@@ -12,8 +12,8 @@ from tiny_world import make_pairs, make_recipe, make_world, open_run
 from training import reward_margins
 
 from dpo_video.core.errors import UserError
-from dpo_video.pipeline import SPEED_ONLY
 from dpo_video.recipe import Recipe
+from dpo_video.recipe.affects import key_settings
 from dpo_video.store import RunStore
 from dpo_video.store.shared_rows import FILE, SharedRows
 from dpo_video.train.checkpoints import training_key
@@ -122,7 +122,7 @@ def test_the_folder_changes_where_and_not_what(tmp_path: Path) -> None:
         training_key(recipe, make_pairs(2), revision="r", num_processes=1)
         for recipe in (here, there)
     ]
-    assert keys[0] == keys[1] and "train.reference_folder" in SPEED_ONLY
+    assert keys[0] == keys[1] and key_settings(here) == key_settings(there)
 
 
 def test_a_folder_that_cannot_be_used_is_a_user_error(tmp_path: Path) -> None:

@@ -1,0 +1,114 @@
+"""What each setting changes, as a mark on its field: keys and fingerprints are read off the marks.
+
+A setting whose mark is wrong either redoes work for nothing or reuses a stale result, so the mark
+stands beside the setting, and a field without one fails a test.
+
+    class Example(Section):
+        fps: Annotated[float, Affects.PIXELS] = 2.0
+        workers: Annotated[int, Affects.SPEED] = 2
+
+    names_that_affect(Example, Affects.PIXELS)  # ('fps',)
+    key_settings(Example())  # {'fps': 2.0}
+"""
+
+from dataclasses import dataclass
+from enum import Flag, auto
+from typing import Any, Final, get_args
+
+from pydantic.fields import FieldInfo
+
+from dpo_video.recipe.section import Section
+
+
+class Affects(Flag):
+    """What a changed setting changes first; what is made from that changes with it."""
+
+    SPEED = auto()
+    """How fast, where or how safely a result comes; the result is the same."""
+    DISPLAY = auto()
+    """What people read: names, descriptions, tracking."""
+    SAMPLES = auto()
+    """Which questions and clips there are."""
+    DECODER = auto()
+    """Which program decodes a clip; the pixels are the same, but their cache keeps them apart."""
+    PIXELS = auto()
+    """Which frames of a clip are decoded."""
+    SIZE = auto()
+    """How large decoded frames are shown, and how many of them stay."""
+    ANSWERS = auto()
+    """What the policy says."""
+    SCORES = auto()
+    """What the judge makes of an answer."""
+    PAIRS = auto()
+    """Which answers become chosen and rejected."""
+    WEIGHTS = auto()
+    """The weights after each step of training."""
+    METRICS = auto()
+    """What is measured, and how."""
+
+
+NO_RESULT = Affects.SPEED | Affects.DISPLAY
+"""A setting that affects these alone is in no key: changing it redoes nothing."""
+DEFAULT_IN_KEYS: Final = "its default stands in keys"
+"""A second mark on such a setting. Keys were made with its value before; with its default in its
+place they stay what they were in runs that never set it.
+"""
+
+
+@dataclass(frozen=True)
+class ExceptKeys:
+    """A second mark on a setting that is a mapping: its entries that affect no result."""
+
+    names: frozenset[str]
+
+
+def affects(field: FieldInfo) -> Affects:
+    """Return what a field's mark says.
+
+    A section inside a section needs none, as its own fields carry theirs: then it is empty.
+    LookupError for any other field without a mark.
+    """
+    for mark in field.metadata:
+        if isinstance(mark, Affects):
+            return mark
+    if _holds_section(field.annotation):
+        return Affects(0)
+    raise LookupError(f"a setting of type {field.annotation} without a mark of what it affects")
+
+
+def names_that_affect(model: type[Section], what: Affects) -> tuple[str, ...]:
+    """Return the names of the fields that affect any of `what`, in declared order."""
+    return tuple(name for name, field in model.model_fields.items() if affects(field) & what)
+
+
+def settings_that_affect(section: Section, what: Affects) -> dict[str, Any]:
+    """Return the values of the fields that affect any of `what`, by name."""
+    return {name: getattr(section, name) for name in names_that_affect(type(section), what)}
+
+
+def key_settings(section: Section, *, defaults: bool = True) -> dict[str, Any]:
+    """Return the settings that a result depends on, as plain values: what keys are made of.
+
+    Args:
+        defaults: put the default in the place of a setting marked DEFAULT_IN_KEYS; False leaves its
+            value, as keys were made once.
+    """
+    values = section.model_dump()
+    for name, field in type(section).model_fields.items():
+        value, mark = getattr(section, name), affects(field)
+        if DEFAULT_IN_KEYS in field.metadata:
+            values[name] = field.get_default() if defaults else value
+        elif mark and mark in NO_RESULT:
+            del values[name]
+        elif isinstance(value, Section):
+            values[name] = key_settings(value, defaults=defaults)
+        for exception in field.metadata:
+            if isinstance(exception, ExceptKeys):
+                values[name] = {key: value[key] for key in value.keys() - exception.names}
+    return values
+
+
+def _holds_section(annotation: Any) -> bool:
+    if isinstance(annotation, type) and issubclass(annotation, Section):
+        return True
+    return any(_holds_section(part) for part in get_args(annotation))
