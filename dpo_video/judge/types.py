@@ -4,12 +4,13 @@ cost.
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
 from dpo_video.judge.scorer import Scorer
 from dpo_video.recipe import JudgeSettings, Section
+from dpo_video.recipe.affects import Affects
 
 MILLION = 1_000_000
 
@@ -17,11 +18,11 @@ MILLION = 1_000_000
 class Price(Section):
     """US dollars for a million tokens."""
 
-    input: float = Field(ge=0)
+    input: Annotated[float, Affects.DISPLAY] = Field(ge=0)
     """Prompt tokens."""
-    output: float = Field(ge=0)
+    output: Annotated[float, Affects.DISPLAY] = Field(ge=0)
     """Reply tokens."""
-    cached: float | None = Field(default=None, ge=0)
+    cached: Annotated[float | None, Affects.DISPLAY] = Field(default=None, ge=0)
     """Prompt tokens that the server had in its cache; as `input` where it is left out."""
 
 
