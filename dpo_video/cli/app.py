@@ -15,6 +15,7 @@ from rich.console import Console
 from dpo_video.cli.data import Overrides, export, frames, import_
 from dpo_video.core.errors import UserError
 from dpo_video.core.library_warnings import quiet_libraries
+from dpo_video.core.ranks import is_main_process, world_size
 from dpo_video.recipe import Recipe
 from dpo_video.recipe.file import dump_recipe, load_recipe
 
@@ -57,7 +58,7 @@ def _do(
 
 def _launched() -> bool:
     """Return whether accelerate or torchrun started several processes."""
-    return int(os.environ.get("WORLD_SIZE", "1")) > 1
+    return world_size() > 1
 
 
 @app.command()
@@ -154,7 +155,7 @@ def pair(recipe: RecipeName, overrides: Overrides = None) -> None:
 def train(recipe: RecipeName, overrides: Overrides = None) -> None:
     """Tune the policy on the pairs with DPO; the result is a LoRA adapter."""
     settings = load_recipe(recipe, overrides or [])
-    if int(os.environ.get("RANK", "0")) > 0:
+    if not is_main_process():
         from dpo_video.train.stage import train_on_rank
 
         train_on_rank(settings)

@@ -2,7 +2,6 @@
 adapter.
 """
 
-import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from transformers import (
 
 from dpo_video.core.errors import UserError
 from dpo_video.core.progress import loading
+from dpo_video.core.ranks import local_rank
 from dpo_video.models.families import Family, Model, VideoProcessor
 from dpo_video.models.hub import ModelSpec, load_config, one_line_errors, resolve_model, revision_of
 from dpo_video.models.lora import keep_adapter_fp32
@@ -230,9 +230,7 @@ def choose_device(settings: ModelSettings) -> torch.device:
         )
     if settings.device == "cpu" or not found:
         return torch.device("cpu")
-    return torch.device(
-        "cuda", int(os.environ.get("LOCAL_RANK", "0"))
-    )  # set by torchrun and accelerate launch
+    return torch.device("cuda", local_rank())
 
 
 def choose_dtype(settings: ModelSettings) -> torch.dtype:

@@ -2,7 +2,6 @@
 it shares.
 """
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -12,21 +11,12 @@ from accelerate import PartialState
 from accelerate.utils import broadcast_object_list, gather_object
 
 from dpo_video.core.errors import UserError
+from dpo_video.core.ranks import world_size
 from dpo_video.train.prefetch import OnBadClip
 
 PATIENCE_SECONDS = 6 * 3600
 """How long processes wait for each other: rank 0 may first decode every clip to measure it. torch's
 own 10 minutes on GPUs are too short for that. `train.trl.ddp_timeout` sets another time."""
-
-
-def num_processes() -> int:
-    """Return how many processes train together, as the launcher says."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
-
-
-def is_main_process() -> bool:
-    """Return whether this process has rank 0 and owns the run folder."""
-    return rank() == 0
 
 
 def broadcast(message: Any, *, use_cpu: bool, patience: float = PATIENCE_SECONDS) -> Any:
@@ -35,17 +25,12 @@ def broadcast(message: Any, *, use_cpu: bool, patience: float = PATIENCE_SECONDS
     Args:
         patience: seconds that this and all later exchanges may take.
     """
-    if num_processes() == 1:
+    if world_size() == 1:
         return message
     PartialState(cpu=use_cpu, timeout=timedelta(seconds=patience))
     box = [message]
     broadcast_object_list(box, from_process=0)
     return box[0]
-
-
-def rank() -> int:
-    """Return this process's rank."""
-    return int(os.environ.get("RANK", "0"))
 
 
 class StopForBadClips:

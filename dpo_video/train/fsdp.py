@@ -15,11 +15,11 @@ from torch.distributed.tensor import DTensor
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from dpo_video.core.errors import UserError
+from dpo_video.core.ranks import world_size
 from dpo_video.models.families import Model
 from dpo_video.models.load import language_parameters
 from dpo_video.models.lora import adapter_parameters
 from dpo_video.recipe import Recipe
-from dpo_video.train.distributed import num_processes
 from dpo_video.train.dpo_config import FSDP_CONFIG
 
 
@@ -51,7 +51,7 @@ def check_fsdp(recipe: Recipe) -> None:
             "float32 LoRA beside bfloat16 weights does not fit. Set fsdp_version to 2, as in "
             f"{FSDP_CONFIG}"
         )
-    if num_processes() < 2:
+    if world_size() < 2:
         raise UserError(
             "FSDP shards a model over several processes, and this is one. Launch more "
             "(--num_processes), "

@@ -9,7 +9,7 @@ from collections import Counter
 
 from torch import Tensor
 
-from dpo_video.train.distributed import num_processes
+from dpo_video.core.ranks import world_size
 from dpo_video.train.micro_batches import forward_tokens, pair_costs, rows_tokens
 from dpo_video.train.pair_batches import PairBatch
 
@@ -73,8 +73,8 @@ class Meter:
         seconds, pairs = now - begin, sums["pairs"]
         divergence = {"kl": sums["kl"] / sums["scored"]} if sums["scored"] else {}
         return {
-            "pairs_per_second": pairs * num_processes() / seconds,
-            "tokens_per_second": sums["rows"] * num_processes() / seconds,
+            "pairs_per_second": pairs * world_size() / seconds,
+            "tokens_per_second": sums["rows"] * world_size() / seconds,
             "data_wait": sums["wait"] / seconds,
             "tokens_saved": sums["saved"] / sums["rows"],
             "video_tokens": sums["video"] / sums["clips"],

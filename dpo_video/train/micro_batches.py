@@ -14,8 +14,8 @@ from accelerate.utils import gather_object
 from torch import Tensor
 
 from dpo_video.core.errors import UserError
+from dpo_video.core.ranks import world_size
 from dpo_video.models.prompts import Prompt
-from dpo_video.train.distributed import num_processes
 from dpo_video.train.pair_batches import PairBatch, PairTokens
 
 
@@ -93,7 +93,7 @@ def split_by_tokens(
         for weight, group in groupby(order, key=lambda place: weights[place]):
             places = list(group)
             own = [sizes[place] for place in places]
-            everyone = gather_object([own]) if agree and num_processes() > 1 else [own]
+            everyone = gather_object([own]) if agree and world_size() > 1 else [own]
             begin = 0
             for count in micro_batch_sizes(everyone, budget=budget, shared=shared):
                 some = places[begin : begin + count]

@@ -13,13 +13,13 @@ from accelerate.utils import gather_object
 from torch import Tensor
 
 from dpo_video.core.progress import progress
+from dpo_video.core.ranks import is_main_process, world_size
 from dpo_video.models.load import Policy
 from dpo_video.models.prompts import clip_content, prompt_text
 from dpo_video.models.tokens import size_identity
 from dpo_video.recipe import VideoSettings
 from dpo_video.store import row_key
 from dpo_video.store.shared_rows import RowStore
-from dpo_video.train.distributed import is_main_process, num_processes
 from dpo_video.train.pair_batches import PairTokens
 from dpo_video.video import ClipRequest
 from dpo_video.video.cache import frames_identity
@@ -166,7 +166,7 @@ def complete_reference(
             them all; one that has nothing left runs a batch again.
     """
     missing = [position for position, pairs in enumerate(batches) if not reference.knows(pairs)]
-    rounds = max(gather_object([len(missing)])) if num_processes() > 1 else len(missing)
+    rounds = max(gather_object([len(missing)])) if world_size() > 1 else len(missing)
     if rounds == 0:
         return 0
     with progress("reference", total=rounds) as advance:
@@ -175,7 +175,7 @@ def complete_reference(
                 found = compute(missing[min(turn, len(missing) - 1)] if missing else 0)
             else:
                 found = {}
-            if num_processes() > 1:
+            if world_size() > 1:
                 found = {
                     key: values for part in gather_object([found]) for key, values in part.items()
                 }

@@ -11,6 +11,7 @@ import torch
 from transformers import TrainerCallback
 
 from dpo_video.core.library_warnings import quiet_libraries
+from dpo_video.core.ranks import is_main_process, rank, world_size
 from dpo_video.models.clip_source import ClipSource, EncodedClip, ReadyClip, move, open_source
 from dpo_video.models.features import pending_features
 from dpo_video.models.load import Policy
@@ -18,7 +19,7 @@ from dpo_video.models.lora import LANGUAGE_ONLY, adapter_parameters, lora_config
 from dpo_video.recipe import Recipe, TrainSettings
 from dpo_video.train.callbacks import StepBar
 from dpo_video.train.checkpoints import WholeCheckpoints, read_state
-from dpo_video.train.distributed import StopForBadClips, is_main_process, num_processes, rank
+from dpo_video.train.distributed import StopForBadClips
 from dpo_video.train.dpo_config import dpo_config, pairs_per_read
 from dpo_video.train.forward import Engine, rows_engine
 from dpo_video.train.fsdp import is_fsdp
@@ -87,13 +88,13 @@ def train_adapter(
         batch_size=pairs_per_read(train_settings),
         seed=recipe.seed,
         process=rank(),
-        num_processes=num_processes(),
+        num_processes=world_size(),
     )
     order.num_epochs = _num_epochs(train_settings, len(order))
     limit = length_limit(policy, recipe)
     engine = choose_engine(policy, share_prefix=train_settings.share_prefix)
     cut = _cut(train_settings, engine)
-    stop = StopForBadClips(on_bad_clip) if num_processes() > 1 else None
+    stop = StopForBadClips(on_bad_clip) if world_size() > 1 else None
     with quiet_libraries(), open_source(policy, recipe) as source:
         reader = ClipPrefetcher(
             source,

@@ -10,6 +10,7 @@ import torch
 
 from dpo_video.core.errors import UserError
 from dpo_video.core.jsonl import read_jsonl, write_atomic
+from dpo_video.core.ranks import world_size
 from dpo_video.core.records import Pair
 from dpo_video.models.load import Policy, load_policy
 from dpo_video.recipe import Recipe
@@ -24,11 +25,7 @@ from dpo_video.train.checkpoints import (
     remove_torn,
     training_key,
 )
-from dpo_video.train.distributed import (
-    PATIENCE_SECONDS,
-    broadcast,
-    num_processes,
-)
+from dpo_video.train.distributed import PATIENCE_SECONDS, broadcast
 from dpo_video.train.dpo_config import check_train_settings
 from dpo_video.train.fsdp import check_fsdp, is_fsdp, sharding
 from dpo_video.train.prefetch import note_bad_clip, noted_bad_clips
@@ -61,7 +58,7 @@ def train(run: Run) -> StageResult:
         run.recipe,
         pairs,
         revision=policy.revision,
-        num_processes=num_processes(),
+        num_processes=world_size(),
         sharding=sharding(),
     )
     with open_rows(run.recipe, run.store) as rows:
@@ -138,7 +135,7 @@ def _plan(
     for clip, reason in bad.items():
         run.set_aside(clip, UserError(reason))
     selection = _selection(run, policy, pairs, folder)
-    alone = num_processes() == 1
+    alone = world_size() == 1
     if not alone:  # every batch must be full there: a clip that failed leaves the list of pairs
         selection = without_clips(selection, bad)
     if not selection.pairs:
@@ -188,7 +185,7 @@ def _summary(
         "dropped": job.selection.dropped,
         "clips": len(job.selection.requests),
         "steps": history[-1]["step"],
-        "processes": num_processes(),
+        "processes": world_size(),
         "resumed_from": None if job.resume is None else job.resume.name,
         "first": {name: first[name] for name in names if name in first},
         "last": {name: last[name] for name in names if name in last},

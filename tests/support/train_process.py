@@ -20,13 +20,13 @@ from transformers import TrainerCallback
 import dpo_video.train.run_trainer
 import dpo_video.train.stage
 from dpo_video.core.errors import UserError
+from dpo_video.core.ranks import is_main_process, rank
 from dpo_video.core.records import Sample
 from dpo_video.recipe import Recipe
 from dpo_video.run import Run
 from dpo_video.store import RunStore
 from dpo_video.tracking import Tracker
 from dpo_video.train.checkpoints import WholeCheckpoints
-from dpo_video.train.distributed import is_main_process, rank
 
 
 class KillAt(TrainerCallback):
