@@ -216,9 +216,8 @@ def main() -> None:
             | changes
         )
         tokens.clear()
-        counts: Counter[str] = Counter()
         with tempfile.TemporaryDirectory() as folder, RunStore(Path(folder)) as store:
-            rows = judge_candidates(settings, load_scorer(scorer), items, store, counts=counts)
+            rows, counts = judge_candidates(settings, load_scorer(scorer), items, store)
         row = pair_accuracy(items, gold, rows)
         row |= {
             "unscored": sum(one.score is None for one in rows.values()),

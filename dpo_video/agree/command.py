@@ -65,9 +65,10 @@ class Session:
     ) -> dict[str, float]:
         """Return the score of every candidate by its id, NaN where there is none."""
         settings = self.settings.model_copy(update={"repeat": repeat}) if repeat else self.settings
-        rows = judge_candidates(
-            settings, scorer or self.scorer, items, self.store, judge=self.judge, counts=self.counts
+        rows, counts = judge_candidates(
+            settings, scorer or self.scorer, items, self.store, judge=self.judge
         )
+        self.counts.update(counts)
         self.counts.update(
             texts=len(rows),
             unscored=sum(row.score is None for row in rows.values()),

@@ -151,8 +151,8 @@ def repetition(text: str) -> float:
 class AnswerPlan:
     """What is done about each candidate of a file, by its number; 4 bytes each."""
 
-    takes: "array[int]" = field(default_factory=lambda: array("i"))
-    """Number of the candidate whose judgment each one takes; its own where it is judged."""
+    judged_as: "array[int]" = field(default_factory=lambda: array("i"))
+    """Number of the candidate whose judgment each one shares; its own where it is judged."""
     dropped: dict[int, str] = field(default_factory=dict)
     """Why cleaning leaves a candidate out."""
 
@@ -160,27 +160,27 @@ class AnswerPlan:
         """Screen the next candidates of the file: all those of one question that stand side by
         side.
         """
-        begin = len(self.takes)
-        self.takes.extend(range(begin, begin + len(question)))
+        begin = len(self.judged_as)
+        self.judged_as.extend(range(begin, begin + len(question)))
         same, dropped = filter_answers(question, settings)
         if same or dropped:
             numbers = {
                 candidate.id: number for number, candidate in enumerate(question, start=begin)
             }
             for name, other in same.items():
-                self.takes[numbers[name]] = numbers[other]
+                self.judged_as[numbers[name]] = numbers[other]
             self.dropped.update((numbers[name], why) for name, why in dropped.items())
 
     @property
     def num_taken(self) -> int:
         """Candidates that take another one's judgment."""
-        return sum(number != other for number, other in enumerate(self.takes))
+        return sum(number != other for number, other in enumerate(self.judged_as))
 
     @property
     def num_judged(self) -> int:
         """Candidates that the judge is asked about."""
-        return len(self.takes) - self.num_taken - len(self.dropped)
+        return len(self.judged_as) - self.num_taken - len(self.dropped)
 
     def is_judged(self, number: int) -> bool:
         """Return whether the judge is asked about a candidate."""
-        return self.takes[number] == number and number not in self.dropped
+        return self.judged_as[number] == number and number not in self.dropped

@@ -117,9 +117,9 @@ def _judge(run: Run, answers: HeldoutAnswers, opened: Judge) -> Verdicts:
     name = run.recipe.evaluate.hallucination_scorer
     scored = judge_candidates(
         settings, load_scorer(settings.scorer), compared + sampled, run.store, judge=opened
-    )
+    ).judgments
     supported = (
-        judge_candidates(settings, load_scorer(name), compared, run.store, judge=opened)
+        judge_candidates(settings, load_scorer(name), compared, run.store, judge=opened).judgments
         if name
         else {}
     )

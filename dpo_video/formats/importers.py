@@ -27,7 +27,7 @@ from dpo_video.formats.fields import (
 from dpo_video.formats.ids import answered, id_of
 from dpo_video.formats.rows import Row
 from dpo_video.judge.scorer import load_scorer
-from dpo_video.judge.verdict import parse
+from dpo_video.judge.verdict import parse_verdict
 
 Record = Sample | Candidate | Judgment | Pair
 Kind = Literal["samples", "candidates", "judgments", "pairs"]
@@ -196,7 +196,7 @@ def _judgments(row: Row, given: Given) -> Iterator[Judgment]:
         raise Dropped("failed judgment", str(row["error"])[:80])
     scorer = load_scorer("hound_quality")
     reply = text_of(row, "response")
-    verdict = parse(scorer, reply)
+    verdict = parse_verdict(scorer, reply)
     sample, number = _answered(row, given, clip=None)
     yield Judgment(
         candidate_id=f"{sample}#{number}",

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import chain, islice
+from typing import NamedTuple
 
 from dpo_video.core.errors import UserError
 from dpo_video.core.progress import Advance, progress
@@ -18,14 +19,14 @@ from dpo_video.judge.reply_keys import key_maker
 from dpo_video.judge.scorer import Scorer
 from dpo_video.judge.types import Judge, Messages, Reply
 from dpo_video.recipe import JudgeSettings
-from dpo_video.store import RunStore
+from dpo_video.store import RowStore
 
 KIND = "judgment"
 COUNTED_FROM = 20
 """Replies to prompts that were not asked before after which `judge.max_failed_fraction` can stop
 the run.
 """
-LOOKED_UP = 500
+PAGE_SIZE = 500
 """Prompts that are looked for in the store at once."""
 SHOWN_SECONDS = 0.2
 """The bar moves at most so often: at a thousand replies a second it would cost more than they do.
@@ -35,45 +36,48 @@ Prompts = Iterable[tuple[str, Messages]]
 """Keys with their prompts."""
 
 
+class Asked(NamedTuple):
+    """Replies, and where they came from."""
+
+    replies: list[Reply]
+    counts: Counter[str]
+    """As those of `Judged`."""
+
+
 def ask_all(
     settings: JudgeSettings,
     scorer: Scorer,
     prompts: Sequence[Messages],
-    store: RunStore,
+    store: RowStore,
     *,
     judge: Judge,
-    counts: Counter[str] | None = None,
-) -> list[Reply]:
+) -> Asked:
     """Return the reply to every prompt, in order; only what the store holds no reply to is asked,
     and equal ones once.
 
-    Failed rows are asked again, refused ones only under `judge.ask_refused_again`. `counts` gains
-    `asked`, `answered_before` and `normalised_text`.
+    Failed rows are asked again, refused ones only under `judge.ask_refused_again`.
     """
     key_of = key_maker(settings, scorer, judge)
     keys = [key_of(messages) for messages in prompts]
     unique = dict(zip(keys, prompts, strict=True))
-    ask_missing(
-        settings, scorer, unique.items(), store, judge=judge, total=len(unique), counts=counts
-    )
-    if counts is not None:
-        counts["same_text"] += len(keys) - len(unique)
+    counts = ask_missing(settings, scorer, unique.items(), store, judge=judge, total=len(unique))
+    counts["same_text"] += len(keys) - len(unique)
     replies = {key: judge.note(Reply(**row)) for key, row in store.get(KIND, unique).items()}
-    return [replies[key] for key in keys]
+    return Asked([replies[key] for key in keys], counts)
 
 
 def ask_missing(
     settings: JudgeSettings,
     scorer: Scorer,
     prompts: Prompts,
-    store: RunStore,
+    store: RowStore,
     *,
     judge: Judge,
     total: int,
     answered: int = 0,
-    counts: Counter[str] | None = None,
-) -> None:
-    """Store a reply to each prompt that the store holds none to; few are in memory at a time.
+) -> Counter[str]:
+    """Store a reply to each prompt that the store holds none to, and return the counts; few prompts
+    are in memory at a time.
 
     They are at most `total`, with those `answered` before that are not even among the prompts.
     """
@@ -84,15 +88,12 @@ def ask_missing(
             judge=judge,
             advance=advance,
             unshown=answered,
-            counts=Counter() if counts is None else counts,
+            counts=Counter(answered_before=answered),
         )
-        asking.counts["answered_before"] += answered
         missing = asking.missing(prompts)
         try:
-            for (
-                first
-            ) in missing:  # a judge is loaded or reached only where there is something to ask
-                judge.ask(scorer, chain([first], missing), asking.keep)
+            for messages in missing:  # a judge is loaded or reached only where one is missing
+                judge.ask(scorer, chain([messages], missing), asking.keep)
         finally:
             store.flush()
             asking.show(time.monotonic())
@@ -100,14 +101,13 @@ def ask_missing(
         spending = judge.spending
         raise UserError(
             f"judge.max_cost is {settings.max_cost:g} US dollars: {spending.dollars or 0:.4g} are "
-            f"spent on "
-            f"{spending.replies} replies, and the next could cost more. All replies are stored. "
-            f"Raise it "
-            "and run the same command again"
+            f"spent on {spending.replies} replies, and the next could cost more. All replies are "
+            "stored. Raise it and run the same command again"
         )
+    return asking.counts
 
 
-def asked_again(settings: JudgeSettings) -> tuple[str, ...]:
+def statuses_asked_again(settings: JudgeSettings) -> tuple[str, ...]:
     """Return the statuses of stored replies that count as none."""
     return ("failed", "refused") if settings.ask_refused_again else ("failed",)
 
@@ -117,79 +117,76 @@ class _Asking:
     """What is known while a judge is asked."""
 
     settings: JudgeSettings
-    store: RunStore
+    store: RowStore
     judge: Judge
     advance: Advance
     counts: Counter[str]
     begun: float = field(default_factory=time.monotonic)
     received: int = 0
-    new: int = 0
+    num_new: int = 0
     """Replies received to prompts without a stored reply of any kind."""
     unshown: int = 0
     """Prompts that the bar has not moved on by yet."""
     failures: Counter[str] = field(default_factory=Counter)
     """By reason; refusals too."""
     new_failures: Counter[str] = field(default_factory=Counter)
-    """Those of `new`: what failed in an earlier run and fails again says nothing about the server
-    of today.
+    """Those of `num_new`: what failed in an earlier run and fails again says nothing about the
+    server of today.
     """
     stopped: bool = False
     """The money is spent: no more prompts are asked, those under way are waited for."""
     _pending: dict[int, str] = field(default_factory=dict)
-    """Keys of the prompts that were taken and not answered yet, by their number."""
+    """Keys of the prompts that were taken and not answered yet, by their index."""
     _again: set[str] = field(default_factory=set)
     """Keys among them whose stored reply is a failure or a refusal."""
     _shown_at: float = 0.0
 
     def missing(self, prompts: Prompts) -> Iterator[Messages]:
         """Yield the prompts that the store holds no reply to, until the money is spent."""
-        number, waiting = 0, iter(prompts)
-        while some := list(islice(waiting, LOOKED_UP)):
-            known = self.store.known(
-                KIND, [key for key, _ in some], without=asked_again(self.settings)
+        index, prompts = 0, iter(prompts)
+        while page := list(islice(prompts, PAGE_SIZE)):
+            stored = self.store.known(
+                KIND, [key for key, _ in page], without=statuses_asked_again(self.settings)
             )
-            broken = self.store.known(
-                KIND, [key for key, _ in some if key not in known], without=()
+            unsuccessful = self.store.known(
+                KIND, [key for key, _ in page if key not in stored], without=()
             )
-            asked = set(
-                self._pending.values()
-            )  # and, below, what was asked since the store was looked into
-            for key, messages in some:
-                if key in asked or key in known:
-                    self.counts["answered_before" if key in known else "same_text"] += 1
+            pending = set(self._pending.values())  # and what this page has asked
+            for key, messages in page:
+                if key in pending or key in stored:
+                    self.counts["answered_before" if key in stored else "same_text"] += 1
                     self._move()
                     continue
                 if self._spent():
                     self.stopped = True
                     return
-                self._pending[number] = key
-                asked.add(key)
-                self._again |= {key} & broken
+                self._pending[index] = key
+                pending.add(key)
+                self._again |= {key} & unsuccessful
                 self.counts["asked"] += 1
                 yield messages
-                number += 1
+                index += 1
 
-    def keep(self, number: int, reply: Reply) -> None:
+    def keep(self, index: int, reply: Reply) -> None:
         """Store a reply; stop the run when too many failed."""
-        key = self._pending.pop(number)
+        key = self._pending.pop(index)
         self.store.put(KIND, key, asdict(reply))
         self.judge.spending.add(reply)
         self.received += 1
         is_new = key not in self._again
         self._again.discard(key)
-        self.new += is_new
+        self.num_new += is_new
         if reply.status != "answered":
             self.failures[reply.reason] += 1
             self.new_failures[reply.reason] += is_new
         self._move()
         allowed, failed = self.settings.max_failed_fraction, self.new_failures.total()
-        if is_new and self.new >= COUNTED_FROM and failed > allowed * self.new:
+        if is_new and self.num_new >= COUNTED_FROM and failed > allowed * self.num_new:
             reason, times = self.new_failures.most_common(1)[0]
             raise UserError(
-                f"{failed} of {self.new} judgments failed, more than "
+                f"{failed} of {self.num_new} judgments failed, more than "
                 f"judge.max_failed_fraction {allowed:g} allows. Most often ({times}): {reason}. "
-                f"Finished "
-                "rows are kept; mend it and run the same command again"
+                "Finished rows are kept; mend it and run the same command again"
             )
 
     def show(self, now: float) -> None:

@@ -4,7 +4,7 @@ asked about them.
 
 from array import array
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from dpo_video.core.errors import UserError
 from dpo_video.core.jsonl import json_object, read_places
 from dpo_video.core.records import Candidate, Sample
 from dpo_video.data.answer_filters import AnswerPlan
-from dpo_video.judge.reply_keys import Keys
+from dpo_video.judge.reply_keys import Keys, KeysOfSample
 from dpo_video.recipe import CleanSettings
 
 
@@ -24,18 +24,22 @@ class CandidateFile:
     samples: Mapping[str, Sample]
     ranks: Mapping[str, int]
     """Place of each sample id when samples of one caption, then question, stand side by side."""
-    places: "array[int]"
+    offsets: "array[int]"
     """Byte at which each candidate's line begins."""
     order: "array[int]"
     """Numbers of the candidates, those of one caption, then question, side by side."""
+    plan: AnswerPlan
+    """What is done about each candidate: judged, or by another's judgment, or dropped."""
+    keys: Keys = field(default_factory=Keys)
+    """The keys of their replies, where one reply judges a candidate."""
 
     def __len__(self) -> int:
-        return len(self.places)
+        return len(self.offsets)
 
     @property
     def used(self) -> Iterator[Sample]:
         """The samples that have candidates."""
-        return (self.samples[name] for name in self.ranks)
+        return (self.samples[sample_id] for sample_id in self.ranks)
 
     def in_order(self) -> Iterator[tuple[int, Sample, Candidate]]:
         """Yield each candidate with its number and sample as the file has them."""
@@ -49,7 +53,7 @@ class CandidateFile:
         """Yield the candidates of these numbers, each with its number and sample."""
         with self.path.open("rb") as lines:
             for number in numbers:
-                lines.seek(self.places[number])
+                lines.seek(self.offsets[number])
                 candidate = Candidate(
                     **json_object(lines.readline(), str(self.path))
                 )  # fields were checked at first
@@ -57,59 +61,70 @@ class CandidateFile:
 
 
 def open_candidates(
-    path: Path, samples: Iterable[Sample], clean: CleanSettings, *, keys: Keys | None = None
-) -> tuple[CandidateFile, AnswerPlan]:
+    path: Path,
+    samples: Iterable[Sample],
+    clean: CleanSettings,
+    *,
+    keys_of: KeysOfSample | None = None,
+) -> CandidateFile:
     """Read once through a candidates file; UserError where it is wrong, empty, or answers other
     samples.
 
-    The screening says which candidates are judged; `keys` gains the keys of those.
+    With `keys_of` (see `answer_keys`) the keys of those that are judged are made on the way.
     """
-    known = {sample.id: sample for sample in samples}
-    places, screening, appeared = array("q"), AnswerPlan(), dict[str, int]()
-    of_question, ends = (
-        array("i"),
-        array("i"),
-    )  # one each for candidates of one question that stand side by side
-    for name, group in groupby(read_places(path, Candidate), key=lambda row: row[1].sample_id):
-        question = []
-        for place, candidate in group:
-            places.append(place)
-            question.append(candidate)
-        if name not in known:
+    samples_by_id = {sample.id: sample for sample in samples}
+    offsets, plan, keys = array("q"), AnswerPlan(), Keys(keys_of=keys_of)
+    appeared: dict[str, int] = {}
+    question_of_block, block_ends = array("i"), array("i")
+    for sample_id, rows in groupby(read_places(path, Candidate), key=lambda row: row[1].sample_id):
+        block = []  # candidates of one question that stand side by side
+        for offset, candidate in rows:
+            offsets.append(offset)
+            block.append(candidate)
+        if sample_id not in samples_by_id:
             raise UserError(
-                f"candidate {question[0].id!r} answers sample {name!r}, which is not among "
-                f"data.samples. "
-                "Make the candidates again: dpo-video generate RECIPE"
+                f"candidate {block[0].id!r} answers sample {sample_id!r}, which is not among "
+                "data.samples. Make the candidates again: dpo-video generate RECIPE"
             )
-        of_question.append(appeared.setdefault(name, len(appeared)))
-        ends.append(len(places))
-        screening.add(question, clean)
-        if keys is not None:
-            keys.add(known[name], question, screening)
-    if not places:
+        question_of_block.append(appeared.setdefault(sample_id, len(appeared)))
+        block_ends.append(len(offsets))
+        plan.add(block, clean)
+        keys.add(samples_by_id[sample_id], block, plan)
+    if not offsets:
         raise UserError(
             f"no candidates in {str(path)!r}; make them first: dpo-video generate RECIPE"
         )
-    ranks = caption_ranks(known[name] for name in appeared)
-    rank_of = [ranks[name] for name in appeared]
+    ranks = caption_ranks(samples_by_id[sample_id] for sample_id in appeared)
+    question_ranks = [ranks[sample_id] for sample_id in appeared]
     order = array("i")
-    for block in sorted(range(len(ends)), key=lambda block: rank_of[of_question[block]]):
-        order.extend(range(ends[block - 1] if block else 0, ends[block]))
+    for index in sorted(
+        range(len(block_ends)), key=lambda index: question_ranks[question_of_block[index]]
+    ):
+        order.extend(range(block_ends[index - 1] if index else 0, block_ends[index]))
     return CandidateFile(
-        path=path, samples=known, ranks=ranks, places=places, order=order
-    ), screening
+        path=path,
+        samples=samples_by_id,
+        ranks=ranks,
+        offsets=offsets,
+        order=order,
+        plan=plan,
+        keys=keys,
+    )
 
 
 def caption_ranks(samples: Iterable[Sample]) -> dict[str, int]:
-    """Return each sample id's place when those of one caption, then question, stand side by side,
+    """Return each sample id's rank when those of one caption, then question, stand side by side,
     first come first.
 
     Servers then reuse the prompt up to the answer: the caption and the question stand before it.
     """
-    rows = list({sample.id: sample for sample in samples}.values())
-    first: dict[tuple[str, ...], int] = {}
-    for number, sample in enumerate(rows):
-        first.setdefault((sample.caption,), number)
-        first.setdefault((sample.caption, sample.prompt), number)
-    rows.sort(key=lambda sample: (first[sample.caption,], first[sample.caption, sample.prompt]))
-    return {sample.id: rank for rank, sample in enumerate(rows)}
+    unique = list({sample.id: sample for sample in samples}.values())
+    captions: dict[str, int] = {}
+    questions: dict[tuple[str, str], int] = {}
+    for index, sample in enumerate(unique):
+        captions.setdefault(sample.caption, index)
+        questions.setdefault((sample.caption, sample.prompt), index)
+    unique.sort(
+        key=lambda sample: (captions[sample.caption], questions[sample.caption, sample.prompt])
+    )
+    return {sample.id: rank for rank, sample in enumerate(unique)}

@@ -2,9 +2,9 @@
 taken in.
 """
 
-from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -14,10 +14,10 @@ from dpo_video.core.progress import say
 from dpo_video.judge.ask import COUNTED_FROM, KIND
 from dpo_video.judge.backends.openai import read_completion, request_fields
 from dpo_video.judge.backends.registry import (
-    asking_instead,
     backend_judge,
     judge_without_calls,
     leave_unanswered,
+    opening,
 )
 from dpo_video.judge.batch_files import BatchFiles, Results
 from dpo_video.judge.reply_keys import key_maker
@@ -26,6 +26,7 @@ from dpo_video.judge.stage import judge
 from dpo_video.judge.types import Judge, Keep, Messages, Mode, Reply, mode_of
 from dpo_video.recipe import JudgeSettings
 from dpo_video.run import Run, StageResult
+from dpo_video.store import OverlayStore
 from dpo_video.store.database import in_pages
 
 NO_REPLY = "no stored reply"
@@ -33,13 +34,7 @@ NO_REPLY = "no stored reply"
 
 
 class MissingResults(Exception):
-    """Some prompts have no result in the batches: the stage cannot go on before they are asked."""
-
-
-class BatchWritten(Exception):
-    """All missing prompts stand in batch files: the stage cannot go on before their results are
-    there.
-    """
+    """Some prompts have no reply yet: the stage cannot go on before they are asked."""
 
 
 def reparse(run: Run) -> StageResult:
@@ -51,25 +46,16 @@ def reparse(run: Run) -> StageResult:
     recipe = run.recipe.model_copy(
         update={"judge": run.recipe.judge.model_copy(update={"max_failed_fraction": 1.0})}
     )
-    leave_without = leave_unanswered(NO_REPLY)
-    num_without = 0
-
-    def ask(scorer: Scorer, prompts: Iterable[Messages], keep: Keep) -> None:
-        def keep_counted(number: int, reply: Reply) -> None:
-            nonlocal num_without
-            num_without += 1
-            keep(number, reply)
-
-        leave_without(scorer, prompts, keep_counted)
-
-    with (
-        asking_instead(partial(judge_without_calls, ask=ask)),
-        run.store.storing_nothing(),
-    ):
-        result = judge(replace(run, recipe=recipe))
-    if not num_without:
+    unanswered = partial(judge_without_calls, ask=leave_unanswered(NO_REPLY))
+    result = judge(
+        replace(run, recipe=recipe),
+        open_judge=opening(unanswered),
+        store=OverlayStore(run.store),
+    )
+    num_missing = result.counts["asked"]
+    if not num_missing:
         return result
-    return replace(result, incomplete_because=f"{num_without} prompts have no stored reply")
+    return replace(result, incomplete_because=f"{num_missing} prompts have no stored reply")
 
 
 def write_batches(run: Run, out: Path) -> list[Path]:
@@ -80,7 +66,7 @@ def write_batches(run: Run, out: Path) -> list[Path]:
     """
     with BatchFiles(path=out) as files:
 
-        def make(settings: JudgeSettings) -> Judge:
+        def batch_writer(settings: JudgeSettings) -> Judge:
             if settings.backend != "openai":
                 raise UserError(
                     f"batch files hold requests to a server, and judge.backend is "
@@ -90,11 +76,8 @@ def write_batches(run: Run, out: Path) -> list[Path]:
             silent = judge_without_calls(settings, leave_unanswered(NO_REPLY))
             return replace(silent, ask=partial(_write, settings, silent, files))
 
-        try:
-            with asking_instead(make), run.store.storing_nothing():
-                judge(run)
-        except BatchWritten:
-            pass
+        with suppress(MissingResults):
+            judge(run, open_judge=opening(batch_writer))
     return files.written
 
 
@@ -106,13 +89,11 @@ def _write(
     prompts: Iterable[Messages],
     keep: Keep,
 ) -> None:
-    fields, key_of = (
-        request_fields(settings, mode_of(settings, scorer)),
-        key_maker(settings, scorer, silent),
-    )
+    fields = request_fields(settings, mode_of(settings, scorer))
+    key_of = key_maker(settings, scorer, silent)
     for messages in prompts:
         files.add(key_of(messages), fields | {"messages": messages})
-    raise BatchWritten
+    raise MissingResults
 
 
 def judge_with_results(run: Run, paths: Sequence[Path]) -> StageResult:
@@ -123,23 +104,23 @@ def judge_with_results(run: Run, paths: Sequence[Path]) -> StageResult:
     is none.
     """
     results = Results(paths)
-    used: Counter[str] = Counter()
+    batch_judge = _BatchJudge(results)
     unlimited = run.recipe.judge.model_copy(
         update={"max_failed_fraction": 1.0, "max_cost": None}
     )  # all is paid
     try:
         _check_refused(results, run.recipe.judge)
         try:
-            with asking_instead(partial(_from_results, results, used)):
-                result = judge(
-                    replace(run, recipe=run.recipe.model_copy(update={"judge": unlimited}))
-                )
+            result = judge(
+                replace(run, recipe=run.recipe.model_copy(update={"judge": unlimited})),
+                open_judge=opening(batch_judge.open),
+            )
         except MissingResults:
             say(
-                f"batch: {used['stored']} results are stored; the prompts without one are asked now"
+                f"batch: {batch_judge.stored} results are stored; the prompts without one are "
+                "asked now"
             )
-            with asking_instead(_when_needed):
-                result = judge(run)
+            result = judge(run, open_judge=opening(_when_needed))
         unknown = sum(
             len(page) - len(run.store.known(KIND, page)) for page in in_pages(results.keys())
         )
@@ -147,7 +128,7 @@ def judge_with_results(run: Run, paths: Sequence[Path]) -> StageResult:
         results.close()
     batch = {
         "results": results.counts["results"],
-        "stored": used["stored"],
+        "stored": batch_judge.stored,
         "duplicates": results.counts["duplicates"],
         "unknown ids": unknown,
         **results.reasons,
@@ -170,48 +151,65 @@ def _check_refused(results: Results, settings: JudgeSettings) -> None:
         )
 
 
-def _from_results(results: Results, used: Counter[str], settings: JudgeSettings) -> Judge:
-    """Return the judge of the settings, which answers from the results; Lacking where some prompt
-    has none.
-    """
-    silent = judge_without_calls(settings, leave_unanswered(NO_REPLY))
+@dataclass
+class _BatchJudge:
+    """Judges that answer from the results of batches."""
 
-    def ask(scorer: Scorer, prompts: Iterable[Messages], keep: Keep) -> None:
-        mode, key_of, lacking = (
-            mode_of(settings, scorer),
-            key_maker(settings, scorer, silent),
-            False,
-        )
-        for number, messages in enumerate(prompts):
-            reply = _reply(
-                results, settings, scorer, mode, key_of(messages), verified=used["stored"] > 0
-            )
+    results: Results
+    stored: int = 0
+    """Results that became replies."""
+
+    def open(self, settings: JudgeSettings) -> Judge:
+        """Return the judge of the settings; its `ask` raises MissingResults where a prompt has no
+        result.
+        """
+        silent = judge_without_calls(settings, leave_unanswered(NO_REPLY))
+        return replace(silent, ask=partial(self._ask, settings, silent))
+
+    def _ask(
+        self,
+        settings: JudgeSettings,
+        silent: Judge,
+        scorer: Scorer,
+        prompts: Iterable[Messages],
+        keep: Keep,
+    ) -> None:
+        mode, key_of = mode_of(settings, scorer), key_maker(settings, scorer, silent)
+        is_complete = True
+        for index, messages in enumerate(prompts):
+            key = key_of(messages)
+            reply = _reply(self.results, settings, scorer, mode, key, verified=self.stored > 0)
             if reply is None:
-                lacking = True
+                is_complete = False
             else:
-                keep(number, reply)
-                used["stored"] += 1
-        if lacking:
+                keep(index, reply)
+                self.stored += 1
+        if not is_complete:
             raise MissingResults
 
-    return replace(silent, ask=ask)
+
+@dataclass
+class _LateJudge:
+    """A judge that is opened by the first prompt: without one it needs no key, no model."""
+
+    settings: JudgeSettings
+    judge: Judge | None = None
+
+    def ask(self, scorer: Scorer, prompts: Iterable[Messages], keep: Keep) -> None:
+        """Answer the prompts, see `Judge.ask`."""
+        self.judge = self.judge or backend_judge(self.settings)
+        self.judge.ask(scorer, prompts, keep)
+
+    def close(self) -> None:
+        """Close what was opened."""
+        if self.judge is not None:
+            self.judge.close()
 
 
 def _when_needed(settings: JudgeSettings) -> Judge:
-    """Return the judge of the settings, which is opened by the first prompt: without one it needs
-    no key, no model.
-    """
-    opened: list[Judge] = []
-
-    def ask(scorer: Scorer, prompts: Iterable[Messages], keep: Keep) -> None:
-        opened.extend([] if opened else [backend_judge(settings)])
-        opened[0].ask(scorer, prompts, keep)
-
-    def close() -> None:
-        for one in opened:
-            one.close()
-
-    return replace(judge_without_calls(settings, leave_unanswered(NO_REPLY)), ask=ask, close=close)
+    late = _LateJudge(settings)
+    silent = judge_without_calls(settings, late.ask)
+    return replace(silent, close=late.close)
 
 
 def _reply(

@@ -32,6 +32,8 @@ COMPARED = 50_000
 """Digests that are compared at once."""
 
 KeyOfAnswer = Callable[[str], bytes]
+KeysOfSample = Callable[[Sample], KeyOfAnswer | None]
+"""What makes the keys of a sample's answers; None where the sample cannot be judged."""
 
 
 def key_maker(settings: JudgeSettings, scorer: Scorer, judge: Judge) -> Callable[[Messages], str]:
@@ -50,9 +52,7 @@ def key_maker(settings: JudgeSettings, scorer: Scorer, judge: Judge) -> Callable
     return key_of
 
 
-def answer_keys(
-    settings: JudgeSettings, scorer: Scorer, judge: Judge
-) -> Callable[[Sample], KeyOfAnswer | None]:
+def answer_keys(settings: JudgeSettings, scorer: Scorer, judge: Judge) -> KeysOfSample:
     """Return `key_maker`'s hash, as bytes, by sample and then answer: what stands before the answer
     is hashed once.
 
@@ -60,7 +60,7 @@ def answer_keys(
     """
     begun, end = _begin(settings, scorer, judge, messages=user_turn(MARK), mark=ENCODE(MARK)[1:-1])
 
-    def of_sample(sample: Sample) -> KeyOfAnswer | None:
+    def keys_of(sample: Sample) -> KeyOfAnswer | None:
         if not scorer.can_judge(sample.answer):
             return None
         pieces = prompt_pieces(
@@ -70,17 +70,17 @@ def answer_keys(
             ENCODE(piece)[1:-1] for piece in pieces
         )  # JSON writes every character by itself
         rest[-1] += end
-        begun_here = begun.copy()
-        begun_here.update(first.encode())
+        begun_of_sample = begun.copy()
+        begun_of_sample.update(first.encode())
 
         def key_of(answer: str) -> bytes:
-            digest = begun_here.copy()
+            digest = begun_of_sample.copy()
             digest.update(ENCODE(quote_answer(answer))[1:-1].join(["", *rest]).encode())
             return digest.digest()
 
         return key_of
 
-    return of_sample
+    return keys_of
 
 
 def _begin(
@@ -110,23 +110,24 @@ def _begin(
 
 @dataclass(kw_only=True)
 class Keys:
-    """The key of each candidate's reply, 33 bytes a candidate."""
+    """The key of each candidate's reply, 33 bytes a candidate; none without `keys_of`."""
 
-    key_of: Callable[[Sample], KeyOfAnswer | None]
-    """As `answer_keys` returns it."""
-    num_made: int = 0
+    keys_of: KeysOfSample | None = None
+    num_judged: int = 0
     _digests: bytearray = field(default_factory=bytearray)
     _first: bytearray = field(default_factory=bytearray)
 
-    def add(self, sample: Sample, question: Sequence[Candidate], screening: AnswerPlan) -> None:
+    def add(self, sample: Sample, block: Sequence[Candidate], plan: AnswerPlan) -> None:
         """Make the keys of the next candidates of the file: those of one question that stand side
         by side.
         """
-        key_of = self.key_of(sample)
-        for number, candidate in enumerate(question, start=len(self._digests) // DIGEST_BYTES):
-            if key_of is not None and screening.is_judged(number):
+        if self.keys_of is None:
+            return
+        key_of = self.keys_of(sample)
+        for number, candidate in enumerate(block, start=len(self._digests) // DIGEST_BYTES):
+            if key_of is not None and plan.is_judged(number):
                 self._digests += key_of(candidate.text)
-                self.num_made += 1
+                self.num_judged += 1
             else:
                 self._digests += NO_DIGEST
 
@@ -134,11 +135,11 @@ class Keys:
         """Return the candidates, in `order`, whose keys are not stored; of those with equal keys
         one.
         """
-        have = bytearray(NO_DIGEST)  # so that it is never empty
+        digest_bytes = bytearray(NO_DIGEST)  # so that it is never empty
         for key in stored:
-            have += bytes.fromhex(key)
-        known = np.frombuffer(have, DIGEST)
-        known.sort()
+            digest_bytes += bytes.fromhex(key)
+        stored_digests = np.frombuffer(digest_bytes, DIGEST)
+        stored_digests.sort()
         digests = np.frombuffer(self._digests, DIGEST)
         numbers = np.argsort(digests, kind="stable")
         digests = digests[numbers]
@@ -147,15 +148,15 @@ class Keys:
         self._first = bytearray(len(order))
         np.frombuffer(self._first, np.bool_)[numbers[is_first]] = True
         is_missing = np.zeros(len(order), np.bool_)
-        is_missing[numbers[is_first & ~_among(digests, known)]] = True
-        asked = np.frombuffer(order, np.intc)
-        return array("i", asked[is_missing[asked]].tobytes())
+        is_missing[numbers[is_first & ~_is_among(digests, stored_digests)]] = True
+        in_order = np.frombuffer(order, np.intc)
+        return array("i", in_order[is_missing[in_order]].tobytes())
 
-    def share(self, takes: "array[int]") -> None:
-        """Give those that take another candidate's judgment its key."""
-        for number, other in enumerate(takes):
-            if number != other:
-                self._digests[_span(number)] = self._digests[_span(other)]
+    def share(self, judged_as: "array[int]") -> None:
+        """Give those that share another candidate's judgment its key."""
+        for number, twin in enumerate(judged_as):
+            if number != twin:
+                self._digests[_span(number)] = self._digests[_span(twin)]
 
     def has(self, number: int) -> bool:
         """Return whether a candidate has a key."""
@@ -175,17 +176,16 @@ class Keys:
         return bool(self._first[number])
 
 
-def _among(digests: NDArray[Any], known: NDArray[Any]) -> NDArray[np.bool_]:
-    """Return for each digest whether it is known; both are sorted, and a part of them is compared
+def _is_among(digests: NDArray[Any], stored: NDArray[Any]) -> NDArray[np.bool_]:
+    """Return for each digest whether it is stored; both are sorted, and a page of them is compared
     at a time.
     """
-    found = np.zeros(len(digests), np.bool_)
+    is_stored = np.zeros(len(digests), np.bool_)
     for begin in range(0, len(digests), COMPARED):
-        some = digests[begin : begin + COMPARED]
-        found[begin : begin + COMPARED] = (
-            known.take(np.searchsorted(known, some), mode="clip") == some
-        )
-    return found
+        page = digests[begin : begin + COMPARED]
+        nearest = stored.take(np.searchsorted(stored, page), mode="clip")
+        is_stored[begin : begin + COMPARED] = nearest == page
+    return is_stored
 
 
 def _span(number: int) -> slice:

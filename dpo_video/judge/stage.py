@@ -17,27 +17,35 @@ from dpo_video.core.jsonl import write_jsonl
 from dpo_video.core.records import Candidate, Judgment, Sample
 from dpo_video.data.answer_filters import AnswerPlan
 from dpo_video.data.removed import dropped_answer, write_removed
-from dpo_video.judge.ask import KIND, LOOKED_UP, ask_all, ask_missing, asked_again
+from dpo_video.judge.ask import KIND, PAGE_SIZE, ask_all, ask_missing, statuses_asked_again
 from dpo_video.judge.backends.registry import open_judge
 from dpo_video.judge.candidate_file import CandidateFile, caption_ranks, open_candidates
 from dpo_video.judge.modes.jury import family_warnings
 from dpo_video.judge.modes.registry import judge_with_mode, needs_several_replies
-from dpo_video.judge.reply_keys import Keys, answer_keys
+from dpo_video.judge.reply_keys import KeysOfSample, answer_keys
 from dpo_video.judge.scorer import Scorer, load_scorer, render
-from dpo_video.judge.types import Judge, Messages, Reply, Spending
+from dpo_video.judge.types import Judge, Judged, JudgeItem, Messages, OpenJudge, Reply, Spending
 from dpo_video.judge.verdict import Verdict, check_examples, read_reply
 from dpo_video.recipe import JudgeSettings
 from dpo_video.run import Run, StageResult
-from dpo_video.store import RunStore
+from dpo_video.store import RowStore
 
 
-def judge(run: Run) -> StageResult:
-    """Score candidates.jsonl into judgments.jsonl; incomplete where judgments failed."""
+def judge(
+    run: Run, *, open_judge: OpenJudge = open_judge, store: RowStore | None = None
+) -> StageResult:
+    """Score candidates.jsonl into judgments.jsonl; incomplete where judgments failed.
+
+    Args:
+        open_judge: opens every judge that is asked, those of a jury or a cascade too.
+        store: holds the replies in the place of the run's own store.
+    """
     settings = run.recipe.judge
     scorer = load_scorer(settings.scorer)
-    summary = (_judge_by_several if needs_several_replies(settings, scorer) else _judge_each)(
-        run, scorer
+    judge_file = (
+        _judge_by_several if needs_several_replies(settings, scorer) else _judge_by_one_reply
     )
+    summary = judge_file(run, scorer, store or run.store, open_judge)
     related = family_warnings(settings, run.recipe.model.name)
     if related:
         summary["warning"] = "; ".join(related)
@@ -45,8 +53,7 @@ def judge(run: Run) -> StageResult:
         reasons = ", ".join(f"{reason} ({count})" for reason, count in summary["reasons"].items())
         raise UserError(
             f"none of the {summary['candidates']} candidates got a score: {reasons}. The judge's "
-            f"replies "
-            f"are in {str(run.folder / 'judgments.jsonl')!r}"
+            f"replies are in {str(run.folder / 'judgments.jsonl')!r}"
         )
     failed = summary["failed"]
     return StageResult(
@@ -54,167 +61,159 @@ def judge(run: Run) -> StageResult:
     )
 
 
-def _open(run: Run, keys: Keys | None = None) -> tuple[CandidateFile, AnswerPlan]:
-    """Return the candidates and what is done about each; note those that cleaning leaves out."""
-    candidates, screening = open_candidates(
-        run.folder / "candidates.jsonl", run.samples, run.recipe.clean, keys=keys
+def _judge_by_one_reply(
+    run: Run, scorer: Scorer, store: RowStore, open_judge: OpenJudge
+) -> dict[str, Any]:
+    """Write judgments.jsonl where one reply judges a candidate: nothing but keys is held; return
+    counts.
+    """
+    settings = run.recipe.judge
+    check_examples(scorer)
+    with open_judge(settings) as judge:
+        candidates = _open_candidates(run, answer_keys(settings, scorer, judge))
+        _check_references(scorer, candidates.used)
+        counts = _ask_missing(settings, scorer, candidates, store, judge=judge)
+        candidates.keys.share(candidates.plan.judged_as)
+        tally = Tally(spending=Spending(price=judge.spending.price))
+        judgments = _judgments(settings, scorer, candidates, store, judge=judge)
+        write_jsonl(run.folder / "judgments.jsonl", tally.watch(judgments))
+    return tally.summary() | _reply_counts(counts, candidates.plan) | tally.spending.summary()
+
+
+def _open_candidates(run: Run, keys_of: KeysOfSample | None = None) -> CandidateFile:
+    """Return the candidates of a run; note those that cleaning leaves out."""
+    candidates = open_candidates(
+        run.folder / "candidates.jsonl", run.samples, run.recipe.clean, keys_of=keys_of
     )
     write_removed(
         run.folder,
         "answer",
         (
             dropped_answer(candidates.numbered(number), why)
-            for number, why in screening.dropped.items()
+            for number, why in candidates.plan.dropped.items()
         ),
     )
-    return candidates, screening
-
-
-def _judge_each(run: Run, scorer: Scorer) -> dict[str, Any]:
-    """Write judgments.jsonl where one reply judges a candidate: nothing but keys is held; return
-    counts.
-    """
-    settings, counts, tally = run.recipe.judge, Counter[str](), Tally()
-    check_examples(scorer)
-    with open_judge(settings) as opened:
-        keys = Keys(key_of=answer_keys(settings, scorer, opened))
-        candidates, screening = _open(run, keys)
-        _check_references(scorer, candidates.used)
-        _ask_missing(run, scorer, candidates, keys, judge=opened, counts=counts)
-        keys.share(screening.takes)
-        spending = Spending(price=opened.spending.price)
-        judgments = _judgments(
-            settings,
-            scorer,
-            candidates,
-            screening,
-            keys,
-            run.store,
-            judge=opened,
-            spending=spending,
-        )
-        write_jsonl(run.folder / "judgments.jsonl", tally.watch(judgments))
-    return tally.summary() | _asked(counts, screening) | spending.summary()
+    return candidates
 
 
 def _ask_missing(
-    run: Run,
+    settings: JudgeSettings,
     scorer: Scorer,
     candidates: CandidateFile,
-    keys: Keys,
+    store: RowStore,
     *,
     judge: Judge,
-    counts: Counter[str],
-) -> None:
-    """Ask about the candidates that the store has no reply to, those of a clip side by side."""
-    settings = run.recipe.judge
-    missing = keys.missing(candidates.order, run.store.keys(KIND, without=asked_again(settings)))
+) -> Counter[str]:
+    """Ask about the candidates that the store has no reply to, those of a clip side by side; return
+    the counts.
+    """
+    keys = candidates.keys
+    stored = store.keys(KIND, without=statuses_asked_again(settings))
+    missing = keys.missing(candidates.order, stored)
     prompts = (
         (keys.of(number), _prompt(scorer, sample, candidate))
         for number, sample, candidate in candidates.read(missing)
     )
-    ask_missing(
+    counts = ask_missing(
         settings,
         scorer,
         prompts,
-        run.store,
+        store,
         judge=judge,
         total=keys.num_different,
         answered=keys.num_different - len(missing),
-        counts=counts,
     )
-    counts["same_text"] += keys.num_made - keys.num_different
+    counts["same_text"] += keys.num_judged - keys.num_different
+    return counts
 
 
-def _judge_by_several(run: Run, scorer: Scorer) -> dict[str, Any]:
+def _judge_by_several(
+    run: Run, scorer: Scorer, store: RowStore, open_judge: OpenJudge
+) -> dict[str, Any]:
     """Write judgments.jsonl where a judgment takes several replies, or several candidates; return
     counts.
     """
-    settings, counts, tally = run.recipe.judge, Counter[str](), Tally()
-    candidates, screening = _open(run)
+    settings, tally = run.recipe.judge, Tally()
+    candidates = _open_candidates(run)
+    plan = candidates.plan
     items = [
         (sample, candidate)
         for number, sample, candidate in candidates.in_order()
-        if screening.is_judged(number)
+        if plan.is_judged(number)
     ]
-    made = judge_candidates(settings, scorer, items, run.store, counts=counts)
+    judgments, counts = judge_candidates(settings, scorer, items, store, open_judge=open_judge)
 
-    def rows() -> Iterator[Judgment]:
+    def rows() -> Iterator[tuple[Judgment, None]]:
         for number, _, candidate in candidates.in_order():
-            if number in screening.dropped:
-                yield dropped_judgment(
-                    candidate, screening.dropped[number], scorer=scorer, judge=settings.model
-                )
-            elif screening.is_judged(number):
-                yield made[candidate.id]
+            if number in plan.dropped:
+                row = dropped_judgment(candidate, plan, number, scorer=scorer, judge=settings.model)
+            elif plan.is_judged(number):
+                row = judgments[candidate.id]
             else:
-                other = candidates.numbered(screening.takes[number]).id
-                yield replace(made[other], candidate_id=candidate.id, taken_from=other)
+                twin = candidates.numbered(plan.judged_as[number]).id
+                row = replace(judgments[twin], candidate_id=candidate.id, taken_from=twin)
+            yield row, None
 
     write_jsonl(run.folder / "judgments.jsonl", tally.watch(rows()))
-    return tally.summary() | dict(counts) | _asked(counts, screening)
+    return tally.summary() | dict(counts) | _reply_counts(counts, plan)
 
 
-def _asked(counts: Counter[str], screening: AnswerPlan) -> dict[str, int]:
+def _reply_counts(counts: Counter[str], plan: AnswerPlan) -> dict[str, int]:
     """Return how many replies were asked for, known before, and shared by candidates that say the
     same.
     """
     return {
         "asked": counts["asked"],
         "answered_before": counts["answered_before"],
-        "same_text": counts["same_text"] + screening.num_taken,
+        "same_text": counts["same_text"] + plan.num_taken,
     }
 
 
 def judge_candidates(
     settings: JudgeSettings,
     scorer: Scorer,
-    items: Sequence[tuple[Sample, Candidate]],
-    store: RunStore,
+    items: Sequence[JudgeItem],
+    store: RowStore,
     *,
     judge: Judge | None = None,
-    counts: Counter[str] | None = None,
-) -> dict[str, Judgment]:
-    """Return the judgment of every candidate by its id; ask only what the store holds no reply to.
+    open_judge: OpenJudge = open_judge,
+) -> Judged:
+    """Return the judgment of every candidate by its id, and the counts; ask only what the store
+    holds no reply to.
 
     Failed rows are asked again. Candidates of a sample with the same text share one reply. Pass an
-    open `judge` to use one loaded model for several calls. `counts` gains `asked`,
-    `answered_before` and `normalised_text`.
+    open `judge` to use one loaded model for several calls; `open_judge` opens all others.
     """
     if needs_several_replies(settings, scorer):
+
+        def judge_once(settings: JudgeSettings, items: Sequence[JudgeItem]) -> Judged:
+            return judge_candidates(settings, scorer, items, store, open_judge=open_judge)
+
         return judge_with_mode(
             settings,
             scorer,
             items,
             store,
             judge=judge,
-            counts=counts,
-            again=lambda one, some: judge_candidates(one, scorer, some, store, counts=counts),
+            open_judge=open_judge,
+            judge_once=judge_once,
         )
     check_examples(scorer)
     _check_references(scorer, [sample for sample, _ in items])
     ranks = caption_ranks(sample for sample, _ in items)
-    asked = [
-        (candidate.id, _prompt(scorer, sample, candidate))
-        for sample, candidate in sorted(items, key=lambda item: ranks[item[0].id])
-        if scorer.can_judge(sample.answer)
-    ]
+    candidate_ids, prompts = [], []
+    for sample, candidate in sorted(items, key=lambda item: ranks[item[0].id]):
+        if scorer.can_judge(sample.answer):
+            candidate_ids.append(candidate.id)
+            prompts.append(_prompt(scorer, sample, candidate))
     with nullcontext(judge) if judge else open_judge(settings) as opened:
-        replies = ask_all(
-            settings,
-            scorer,
-            [messages for _, messages in asked],
-            store,
-            judge=opened,
-            counts=counts,
-        )
-        by_id = {
-            candidate_id: reply for (candidate_id, _), reply in zip(asked, replies, strict=True)
-        }
-        return {
+        replies, counts = ask_all(settings, scorer, prompts, store, judge=opened)
+        by_id = dict(zip(candidate_ids, replies, strict=True))
+        judgments = {
             candidate.id: _judgment(settings, scorer, candidate, opened, by_id.get(candidate.id))
             for _, candidate in items
         }
+    return Judged(judgments, counts)
 
 
 @dataclass(kw_only=True)
@@ -224,29 +223,33 @@ class Tally:
     status: Counter[str] = field(default_factory=Counter)
     reasons: Counter[str] = field(default_factory=Counter)
     score: float = 0.0
+    spending: Spending = field(default_factory=Spending)
+    """What the replies behind the judgments have cost."""
 
-    def watch(self, judgments: Iterable[Judgment]) -> Iterator[Judgment]:
-        """Yield the judgments, counted."""
-        for row in judgments:
-            self.status[row.status] += 1
-            if row.score is None:
-                self.reasons[row.reason.split(":")[0]] += 1
+    def watch(self, rows: Iterable[tuple[Judgment, Reply | None]]) -> Iterator[Judgment]:
+        """Yield the judgments, counted, each with the reply that is to be counted with it."""
+        for judgment, reply in rows:
+            if reply is not None:
+                self.spending.add(reply)
+            self.status[judgment.status] += 1
+            if judgment.score is None:
+                self.reasons[judgment.reason.split(":")[0]] += 1
             else:
-                self.score += row.score
-            yield row
+                self.score += judgment.score
+            yield judgment
 
     def summary(self) -> dict[str, Any]:
         """Return candidates, scored, unscored, failed, those refused and dropped, the reasons, the
         mean score.
         """
         scored = self.status["scored"]
-        others = {name: self.status[name] for name in ("refused", "dropped") if self.status[name]}
+        rare = {name: self.status[name] for name in ("refused", "dropped") if self.status[name]}
         return {
             "candidates": self.status.total(),
             "scored": scored,
             "unscored": self.status["unscored"],
             "failed": self.status["failed"],
-            **others,
+            **rare,
             "reasons": dict(self.reasons.most_common()),
             "mean_score": self.score / scored if scored else None,
         }
@@ -255,18 +258,17 @@ class Tally:
 def summarise(judgments: Iterable[Judgment]) -> dict[str, Any]:
     """Return what `Tally.summary` does, of all judgments."""
     tally = Tally()
-    for _ in tally.watch(judgments):
+    for _ in tally.watch((judgment, None) for judgment in judgments):
         pass
     return tally.summary()
 
 
 def _check_references(scorer: Scorer, samples: Iterable[Sample]) -> None:
-    answers = [bool(sample.answer) for sample in samples] if scorer.needs_reference else []
-    if answers and not any(answers):
+    has_answer = [bool(sample.answer) for sample in samples] if scorer.needs_reference else []
+    if has_answer and not any(has_answer):
         raise UserError(
             f"scorer {scorer.name!r} compares with gold answers, and none of the samples has an "
-            f"`answer`. "
-            "Add them, or choose a scorer that reads the caption, such as hound_quality"
+            "`answer`. Add them, or choose a scorer that reads the caption, such as hound_quality"
         )
 
 
@@ -284,38 +286,35 @@ def _judgments(
     settings: JudgeSettings,
     scorer: Scorer,
     candidates: CandidateFile,
-    screening: AnswerPlan,
-    keys: Keys,
-    store: RunStore,
+    store: RowStore,
     *,
     judge: Judge,
-    spending: Spending,
-) -> Iterator[Judgment]:
-    """Yield the judgment of every candidate, in the order of the file; `spending` counts each reply
-    once.
+) -> Iterator[tuple[Judgment, Reply | None]]:
+    """Yield the judgment of every candidate, in the order of the file, each reply with the first
+    judgment that is read from it.
     """
-    waiting = candidates.in_order()
-    while some := list(islice(waiting, LOOKED_UP)):
-        rows = store.get(KIND, {keys.of(number) for number, _, _ in some if keys.has(number)})
-        for number, _, candidate in some:
-            if number in screening.dropped:
-                yield dropped_judgment(
-                    candidate, screening.dropped[number], scorer=scorer, judge=judge.name
+    keys, plan = candidates.keys, candidates.plan
+    rows = candidates.in_order()
+    while page := list(islice(rows, PAGE_SIZE)):
+        replies = store.get(KIND, {keys.of(number) for number, _, _ in page if keys.has(number)})
+        for number, _, candidate in page:
+            if number in plan.dropped:
+                yield (
+                    dropped_judgment(candidate, plan, number, scorer=scorer, judge=judge.name),
+                    None,
                 )
                 continue
-            reply = judge.note(Reply(**rows[keys.of(number)])) if keys.has(number) else None
-            if reply is not None and keys.is_first(number):
-                spending.add(reply)
-            made, other = (
-                _judgment(settings, scorer, candidate, judge, reply),
-                screening.takes[number],
-            )
-            yield (
-                made if other == number else replace(made, taken_from=candidates.numbered(other).id)
-            )
+            reply = judge.note(Reply(**replies[keys.of(number)])) if keys.has(number) else None
+            judgment = _judgment(settings, scorer, candidate, judge, reply)
+            twin = plan.judged_as[number]
+            if twin != number:
+                judgment = replace(judgment, taken_from=candidates.numbered(twin).id)
+            yield judgment, reply if keys.is_first(number) else None
 
 
-def dropped_judgment(candidate: Candidate, why: str, *, scorer: Scorer, judge: str) -> Judgment:
+def dropped_judgment(
+    candidate: Candidate, plan: AnswerPlan, number: int, *, scorer: Scorer, judge: str
+) -> Judgment:
     """Return the judgment of a candidate that cleaning left out."""
     return Judgment(
         candidate_id=candidate.id,
@@ -323,7 +322,7 @@ def dropped_judgment(candidate: Candidate, why: str, *, scorer: Scorer, judge: s
         judge=judge,
         score=None,
         status="dropped",
-        reason=why,
+        reason=plan.dropped[number],
         reply="",
     )
 

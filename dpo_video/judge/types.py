@@ -2,12 +2,15 @@
 cost.
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import Field
 
+from dpo_video.core.records import Candidate, Judgment, Sample
 from dpo_video.judge.scorer import Scorer
 from dpo_video.recipe import JudgeSettings, Section
 from dpo_video.recipe.affects import Affects
@@ -91,8 +94,9 @@ class Spending:
 
 
 Messages = list[dict[str, str]]
-
-
+"""A chat prompt."""
+JudgeItem = tuple[Sample, Candidate]
+"""A question and an answer to it."""
 Mode = Literal["labels", "verdict"]
 
 
@@ -162,6 +166,23 @@ class Judge:
         if reply.model:
             self.answered_as.add(reply.model)
         return reply
+
+
+OpenJudge = Callable[[JudgeSettings], AbstractContextManager[Judge]]
+"""Opens the judge of some settings for as long as a block runs: `open_judge`, or what stands in for
+it.
+"""
+
+
+class Judged(NamedTuple):
+    """What judging came to."""
+
+    judgments: dict[str, Judgment]
+    """By candidate id."""
+    counts: Counter[str]
+    """Replies that were `asked` for, that were `answered_before`, that answers with the `same_text`
+    share; under a cascade the candidates that were `escalated`.
+    """
 
 
 def mode_of(settings: JudgeSettings, scorer: Scorer) -> Mode:

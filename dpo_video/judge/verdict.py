@@ -44,9 +44,9 @@ def read_reply(
     not label A, nor "1.5" label 1.
     """
     if mode_of(settings, scorer) == "verdict":
-        return CUT_OFF if reply.finish == "length" else parse(scorer, reply.text), None
+        return CUT_OFF if reply.finish == "length" else parse_verdict(scorer, reply.text), None
     if reply.log_probs is None:
-        written = CUT_OFF if reply.finish == "length" else parse(scorer, reply.text)
+        written = CUT_OFF if reply.finish == "length" else parse_verdict(scorer, reply.text)
         if written.score is not None:
             written = Verdict(
                 score=None,
@@ -54,7 +54,7 @@ def read_reply(
                 "or it is not a token of its own",
             )
         return written, None
-    verdict, shares = expected(scorer, reply.log_probs)
+    verdict, shares = expected_score(scorer, reply.log_probs)
     if settings.backend == "openai" and verdict.score is not None:
         written = _written(scorer, reply)
         if written.score is None:
@@ -62,7 +62,7 @@ def read_reply(
     return verdict, shares
 
 
-def parse(scorer: Scorer, reply: str) -> Verdict:
+def parse_verdict(scorer: Scorer, reply: str) -> Verdict:
     """Return the verdict of a written reply; only its last verdict line counts.
 
     A verdict line begins with the scorer's opening words ("Score:"), bold and case aside, and holds
@@ -81,17 +81,19 @@ def parse(scorer: Scorer, reply: str) -> Verdict:
         shown = " ".join(reply.split())[:80]
         return Verdict(score=None, reason=f"no verdict line: {shown!r}" if shown else "empty reply")
     line = plain[found[-1]]
-    match = _form(scorer.verdict).fullmatch(line.removesuffix("."))
+    match = verdict_pattern(scorer.verdict).fullmatch(line.removesuffix("."))
     if match is None:
         return Verdict(score=None, reason=f"malformed verdict: {line!r} is not {scorer.verdict!r}")
-    verdict = _value(scorer, match.groupdict(), line)
+    verdict = verdict_value(scorer, match.groupdict(), line)
     if verdict.score is None:
         return verdict
     explanation = "\n".join(line.strip() for line in lines[: found[-1]]).strip()
     return Verdict(score=verdict.score, label=verdict.label, reason=explanation)
 
 
-def expected(scorer: Scorer, log_probs: Mapping[str, float]) -> tuple[Verdict, dict[str, float]]:
+def expected_score(
+    scorer: Scorer, log_probs: Mapping[str, float]
+) -> tuple[Verdict, dict[str, float]]:
     """Return the mean score under the labels' probabilities, and those probabilities: normalised
     when there is a score.
 
@@ -120,7 +122,7 @@ def check_examples(scorer: Scorer) -> None:
     says.
     """
     for example in scorer.examples:
-        verdict = parse(scorer, example.reply)
+        verdict = parse_verdict(scorer, example.reply)
         if example.unscored is None:
             agrees = verdict.score == example.score
         else:
@@ -149,14 +151,14 @@ def _written(scorer: Scorer, reply: Reply) -> Verdict:
     It is where the reply was cut right behind it, or where nothing stands before it: else it may be
     a draft.
     """
-    verdict = parse(scorer, reply.text)
+    verdict = parse_verdict(scorer, reply.text)
     if reply.finish == "length" and verdict.score is not None and verdict.reason:
-        last = parse(scorer, reply.text.rstrip().splitlines()[-1])
+        last = parse_verdict(scorer, reply.text.rstrip().splitlines()[-1])
         return verdict if last.score is not None else CUT_OFF
     return verdict
 
 
-def _form(verdict: str) -> re.Pattern[str]:
+def verdict_pattern(verdict: str) -> re.Pattern[str]:
     """Return the pattern of a whole verdict line: words as in the form, spaces optional, one word
     per placeholder.
     """
@@ -167,7 +169,7 @@ def _form(verdict: str) -> re.Pattern[str]:
     return re.compile("".join(pieces), re.IGNORECASE)
 
 
-def _value(scorer: Scorer, given: dict[str, str], line: str) -> Verdict:
+def verdict_value(scorer: Scorer, given: dict[str, str], line: str) -> Verdict:
     """Return the score and label that a well-formed verdict line gives."""
     given = {key: text.removesuffix(f"/{scorer.high:g}") for key, text in given.items()}
     label = None

@@ -3,6 +3,7 @@ pid and machine.
 """
 
 from dpo_video.store.keys import content_hash, row_key
+from dpo_video.store.overlay import OverlayStore, RowStore
 from dpo_video.store.run_store import RunStore
 
-__all__ = ["RunStore", "content_hash", "row_key"]
+__all__ = ["OverlayStore", "RowStore", "RunStore", "content_hash", "row_key"]

@@ -3,7 +3,6 @@
 import json
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -45,7 +44,6 @@ class RunStore:
         except BaseException:
             give_up_lock(self._lock)
             raise
-        self._aside: dict[tuple[str, str], str] | None = None
         self._writer = Writer(self._rows.commit, self._make_durable)
 
     def __enter__(self) -> Self:
@@ -73,7 +71,7 @@ class RunStore:
             waiting = self._writer.waiting(
                 kind, page
             )  # first: a row leaves the queue only once it is committed
-            bodies = self._rows.get(kind, page) | waiting | self._set_aside(kind, page)
+            bodies = self._rows.get(kind, page) | waiting
             found.update((key, json.loads(body)) for key, body in bodies.items())
         return found
 
@@ -86,7 +84,6 @@ class RunStore:
         found: set[str] = set()
         for page in in_pages(keys):
             recent = self._writer.waiting(kind, page)
-            recent |= self._set_aside(kind, page)
             found |= self._rows.known(kind, page, without=without) - recent.keys()
             found.update(
                 key for key, body in recent.items() if json.loads(body).get("status") not in without
@@ -98,13 +95,7 @@ class RunStore:
         order.
         """
         self.flush()
-        aside = {
-            key: body for (its_kind, key), body in (self._aside or {}).items() if its_kind == kind
-        }
-        yield from (key for key in self._rows.keys(kind, without=without) if key not in aside)
-        yield from (
-            key for key, body in aside.items() if json.loads(body).get("status") not in without
-        )
+        yield from self._rows.keys(kind, without=without)
 
     def rows(self, kind: str) -> Iterator[tuple[str, dict[str, Any]]]:
         """Yield key and row of every row of a kind, by key, without holding them all in memory."""
@@ -114,9 +105,6 @@ class RunStore:
 
     def put(self, kind: str, key: str, body: Mapping[str, Any]) -> None:
         """Store a row, replacing the one under the same key."""
-        if self._aside is not None:
-            self._aside[kind, key] = json.dumps(body)
-            return
         self._writer.put(
             Row(kind, key, json.dumps(body))
         )  # ASCII: half a surrogate pair in it is no UTF-8
@@ -124,22 +112,6 @@ class RunStore:
     def flush(self) -> None:
         """Wait until what was put is committed."""
         self._writer.flush()
-
-    @contextmanager
-    def storing_nothing(self) -> Iterator[None]:
-        """Have rows that are put while the block runs read back there, and forgotten behind it."""
-        self._aside = {}
-        try:
-            yield
-        finally:
-            self._aside = None
-
-    def _set_aside(self, kind: str, keys: Iterable[str]) -> dict[str, str]:
-        return (
-            {key: self._aside[kind, key] for key in keys if (kind, key) in self._aside}
-            if self._aside
-            else {}
-        )
 
     def finished(self, stage: str) -> dict[str, Any] | None:
         """Return `{"fingerprint", "seconds", "summary"}` of a finished stage, or None."""

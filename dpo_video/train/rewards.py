@@ -51,7 +51,7 @@ def write_rewards(run: Run, *, adapter: Path, out: Path) -> dict[str, Any]:
     Candidates whose clip cannot be read have none, and are counted. Raises UserError where
     candidates or adapter are missing, or no clip can be read.
     """
-    candidates, _ = open_candidates(run.folder / "candidates.jsonl", run.samples, run.recipe.clean)
+    candidates = open_candidates(run.folder / "candidates.jsonl", run.samples, run.recipe.clean)
     policy = load_policy(run.recipe.model, adapter=adapter)
     answers = [(sample, candidate) for _, sample, candidate in candidates.in_order()]
     rewards = candidate_rewards(

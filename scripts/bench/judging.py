@@ -173,9 +173,7 @@ def fill_store(recipe: str, missing: float, where: str) -> None:
     }
     with open_run(settings) as run, open_judge(settings.judge) as opened:
         key_of = key_maker(settings.judge, scorer, opened)
-        candidates, _ = open_candidates(
-            run.folder / "candidates.jsonl", run.samples, settings.clean
-        )
+        candidates = open_candidates(run.folder / "candidates.jsonl", run.samples, settings.clean)
         total, every = len(candidates), round(1 / missing)
 
         def rows() -> Iterable[tuple[str, str, str]]:

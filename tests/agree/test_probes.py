@@ -10,7 +10,7 @@ from dpo_video.agree.swaps import SWAPS, sentences, swap, words
 from dpo_video.core.names import shipped_names
 from dpo_video.core.records import Sample
 from dpo_video.judge.scorer import load_scorer, render
-from dpo_video.judge.verdict import parse
+from dpo_video.judge.verdict import parse_verdict
 
 HOUND = load_scorer("hound_quality")
 POINTWISE = [
@@ -30,7 +30,7 @@ def swapped(kind: str, caption: str, vocabulary: str = "") -> str | None:
     [
         ("colour", "A red ball rolls.", "green", "A green ball rolls."),
         ("colour", "White snow falls.", "black", "Black snow falls."),
-        ("number", "AnswerPair dogs and three cats sit.", "four", None),
+        ("number", "Two dogs and three cats sit.", "four", None),
         ("number", "There are two dogs.", "five", "There are five dogs."),
         ("actor", "A young dog runs.", "elephant", "A young elephant runs."),
         ("actor", "An elephant runs.", "dog", "A dog runs."),
@@ -63,7 +63,7 @@ def test_a_swap_makes_the_sentence_false_and_keeps_the_rest(kind, caption, vocab
     if false is None:
         assert swapped(kind, caption, vocabulary) in (
             "Four dogs and three cats sit.",
-            "AnswerPair dogs and four cats sit.",
+            "Two dogs and four cats sit.",
         )
     else:
         assert swapped(kind, caption, vocabulary) == false
@@ -194,7 +194,7 @@ def test_dressings_keep_the_false_sentence_and_add_only_what_they_say():
 @pytest.mark.parametrize("name", POINTWISE)
 def test_the_injected_verdict_is_the_best_of_each_scorer(name):
     scorer = load_scorer(name)
-    verdict = parse(scorer, best_verdict(scorer))
+    verdict = parse_verdict(scorer, best_verdict(scorer))
     assert verdict.score == scorer.high
 
 

@@ -43,7 +43,9 @@ def two_workers():
 
 def judged(folder, items, scorer="hound_quality", **settings):
     with RunStore(folder) as store:
-        rows = judge_candidates(JudgeSettings(**settings), load_scorer(scorer), items, store)
+        rows = judge_candidates(
+            JudgeSettings(**settings), load_scorer(scorer), items, store
+        ).judgments
         return list(rows.values()), dict(store.rows(KIND))
 
 

@@ -106,13 +106,12 @@ def test_questions_do_not_share_answers_and_order_stays(tmp_path: Path) -> None:
         {"a": [("yes", 1.0), ("Yes.", 1.0)], "b": [("yes", 1.0), ("a", 1.0)]}
     )
     write_jsonl(tmp_path / "candidates.jsonl", candidates)
-    opened, screening = open_candidates(
+    opened = open_candidates(
         tmp_path / "candidates.jsonl", samples, CleanSettings(answer_min_length=2)
     )
     assert [candidate for _, _, candidate in opened.in_order()] == candidates
-    assert list(screening.takes) == [0, 0, 2, 3] and screening.dropped == {
-        3: "too short: 1 characters"
-    }
+    assert list(opened.plan.judged_as) == [0, 0, 2, 3]
+    assert opened.plan.dropped == {3: "too short: 1 characters"}
 
 
 @pytest.mark.parametrize(

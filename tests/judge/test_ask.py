@@ -9,7 +9,7 @@ from judge_runs import exported, write_run
 from judge_server import completion, failure, judge_server, make_items, steady
 
 from dpo_video.core.errors import UserError
-from dpo_video.judge.ask import KIND, LOOKED_UP, ask_all, ask_missing
+from dpo_video.judge.ask import KIND, PAGE_SIZE, ask_all, ask_missing
 from dpo_video.judge.backends.registry import open_judge
 from dpo_video.judge.prices import load_prices
 from dpo_video.judge.reply_keys import key_maker
@@ -80,25 +80,23 @@ def test_one_text_is_asked_once_however_far_apart_it_comes(tmp_path):
     """The second p0 comes while the first is answered, the third from another look into the
     store.
     """
-    prompts = ["p0", "p0", *(f"p{number}" for number in range(1, LOOKED_UP + 5)), "p0"]
-    counts = Counter()
+    prompts = ["p0", "p0", *(f"p{number}" for number in range(1, PAGE_SIZE + 5)), "p0"]
     with (
         judge_server() as server,
         RunStore(tmp_path) as store,
         open_judge(_settings(server.url)) as opened,
     ):
-        ask_missing(
+        counts = ask_missing(
             _settings(server.url),
             HOUND,
             ((row_key(text=text), _message(text)) for text in prompts),
             store,
             judge=opened,
             total=len(prompts),
-            counts=counts,
         )
         assert max(Counter(server.prompts).values()) == 1
-        assert len(store.get(KIND, [row_key(text=text) for text in prompts])) == LOOKED_UP + 5
-    assert counts == {"asked": LOOKED_UP + 5, "same_text": 1, "answered_before": 1}
+        assert len(store.get(KIND, [row_key(text=text) for text in prompts])) == PAGE_SIZE + 5
+    assert counts == {"asked": PAGE_SIZE + 5, "same_text": 1, "answered_before": 1}
 
 
 def test_the_first_call_goes_out_before_the_rest_is_looked_at(tmp_path):
@@ -107,7 +105,7 @@ def test_the_first_call_goes_out_before_the_rest_is_looked_at(tmp_path):
 
     def prompts():
         nonlocal taken
-        for number in range(5 * LOOKED_UP):
+        for number in range(5 * PAGE_SIZE):
             taken += 1
             yield row_key(number=number), _message(f"p{number}")
 
@@ -120,13 +118,13 @@ def test_the_first_call_goes_out_before_the_rest_is_looked_at(tmp_path):
         RunStore(tmp_path) as store,
         open_judge(_settings(server.url)) as opened,
     ):
-        for number in set(range(5 * LOOKED_UP)) - {7, 5 * LOOKED_UP - 1}:
+        for number in set(range(5 * PAGE_SIZE)) - {7, 5 * PAGE_SIZE - 1}:
             store.put(KIND, row_key(number=number), {"status": "answered"})
         ask_missing(
-            _settings(server.url), HOUND, prompts(), store, judge=opened, total=5 * LOOKED_UP
+            _settings(server.url), HOUND, prompts(), store, judge=opened, total=5 * PAGE_SIZE
         )
-        assert server.prompts == ["p7", f"p{5 * LOOKED_UP - 1}"]
-    assert when_first_asked[0] == LOOKED_UP
+        assert server.prompts == ["p7", f"p{5 * PAGE_SIZE - 1}"]
+    assert when_first_asked[0] == PAGE_SIZE
 
 
 def test_nothing_is_loaded_where_nothing_is_missing(tmp_path):
@@ -148,7 +146,7 @@ def test_nothing_is_loaded_where_nothing_is_missing(tmp_path):
                 "reason": "",
             },
         )
-        replies = ask_all(settings, HOUND, [_message("p")] * 2, store, judge=asked)
+        replies = ask_all(settings, HOUND, [_message("p")] * 2, store, judge=asked).replies
     assert replies == [Reply(status="answered", text="old")] * 2, "a row from before usage was kept"
 
 
@@ -174,7 +172,7 @@ def test_a_stored_reply_says_what_it_cost(tmp_path):
         with open_judge(settings) as opened:
             got = ask_all(
                 settings, HOUND, [_message(text) for text in replies], store, judge=opened
-            )
+            ).replies
             assert (opened.spending.prompt_tokens, opened.spending.completion_tokens) == (1007, 102)
             assert (opened.spending.unreported, opened.spending.attempts) == (1, 4)
     assert [(r.prompt_tokens, r.completion_tokens, r.cached_tokens) for r in got] == [
@@ -356,7 +354,7 @@ def _statuses(settings, store, prompts):
     with open_judge(settings) as opened:
         replies = ask_all(
             settings, HOUND, [_message(text) for text in prompts], store, judge=opened
-        )
+        ).replies
     return Counter(reply.status for reply in replies)
 
 

@@ -68,7 +68,7 @@ def run(folder, url, texts, scorer=CLAIMS, **changes):
         **{"backend": "openai", "model": "m", "base_url": url, "retries": 0} | changes
     )
     with RunStore(folder) as store:
-        return list(judge_candidates(settings, scorer, items, store).values())
+        return list(judge_candidates(settings, scorer, items, store).judgments.values())
 
 
 def test_the_score_is_f1_of_mean_support_and_coverage_and_every_verdict_is_kept(tmp_path):

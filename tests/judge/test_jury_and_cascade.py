@@ -4,7 +4,6 @@ models.
 
 import json
 import math
-from collections import Counter
 from contextlib import ExitStack
 from statistics import fmean, pstdev
 
@@ -56,9 +55,13 @@ def settings(url, **changes):
     )
 
 
-def judged(folder, given, items=ITEMS, scorer=SCORE, counts=None):
+def judged_with_counts(folder, given, items=ITEMS, scorer=SCORE):
     with RunStore(folder) as store:
-        return judge_candidates(given, scorer, items, store, counts=counts)
+        return judge_candidates(given, scorer, items, store)
+
+
+def judged(folder, given, items=ITEMS, scorer=SCORE):
+    return judged_with_counts(folder, given, items, scorer).judgments
 
 
 @pytest.fixture
@@ -154,8 +157,7 @@ def unsure(prompt: str, attempt: int) -> Answer:
 def test_a_cascade_escalates_what_the_first_judge_is_unsure_of(tmp_path, servers):
     first, own = servers(unsure), servers(by_table(STRICT))
     given = settings(own.url, cascade={"model": "cheap", "base_url": first.url, "below": 0.7})
-    counts: Counter[str] = Counter()
-    rows = judged(tmp_path, given, counts=counts)
+    rows, counts = judged_with_counts(tmp_path, given)
     assert (len(first.requests), len(own.requests), counts["escalated"], counts["asked"]) == (
         4,
         2,

@@ -187,11 +187,15 @@ def test_judgments_are_stored_and_the_model_is_known_by_its_content(trained_mode
     scorer = load_scorer(str(write_scorer(tmp_path)))
     items = make_items(3, 2)
     with RunStore(tmp_path / "run") as store:
-        first = judge_candidates(_settings(trained_model), scorer, items, store)
-        again = judge_candidates(_settings(trained_model, batch_size=1), scorer, items, store)
+        first = judge_candidates(_settings(trained_model), scorer, items, store).judgments
+        again = judge_candidates(
+            _settings(trained_model, batch_size=1), scorer, items, store
+        ).judgments
         with open_judge(_settings(trained_model)) as judge:
             assert (
-                judge_candidates(_settings(trained_model), scorer, items, store, judge=judge)
+                judge_candidates(
+                    _settings(trained_model), scorer, items, store, judge=judge
+                ).judgments
                 == first
             )
     assert again == first

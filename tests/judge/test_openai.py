@@ -300,7 +300,7 @@ def test_the_key_comes_from_the_named_variable_and_is_not_stored(monkeypatch, tm
         with RunStore(tmp_path) as store:
             rows = judge_candidates(
                 _settings(server.url, api_key_env="MY_KEY", retries=0), HOUND, make_items(3), store
-            )
+            ).judgments
         assert server.keys == {"Bearer sk-very-secret"}
     assert {row.reason for row in rows.values()} == {"HTTP 500: key *** failed (1 attempts)"}
     assert all(
@@ -349,7 +349,9 @@ def test_label_probabilities_are_read_where_the_label_is_written(tmp_path):
         judge_server(lambda *_: completion("Verdict: A", top=top)) as server,
         RunStore(tmp_path) as store,
     ):
-        row = judge_candidates(_settings(server.url), SUPPORT, make_items(1), store)["s0#0"]
+        row = judge_candidates(_settings(server.url), SUPPORT, make_items(1), store).judgments[
+            "s0#0"
+        ]
         assert server.requests[0] | {"messages": 0} == {
             "model": "m",
             "messages": 0,
@@ -413,7 +415,7 @@ def test_a_server_without_logprobs_is_refused_for_a_label_scorer_and_works_in_wr
         with RunStore(tmp_path) as store:
             rows = judge_candidates(
                 _settings(server.url, score_from="verdict"), SUPPORT, make_items(2), store
-            )
+            ).judgments
         assert "logprobs" not in server.requests[-1]
     assert [(row.score, row.distribution) for row in rows.values()] == [(0.0, None)] * 2
 

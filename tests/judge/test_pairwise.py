@@ -25,11 +25,11 @@ from dpo_video.judge.backends.registry import open_judge
 from dpo_video.judge.modes.pairwise import (
     Comparison,
     compare,
+    matchups,
     pairwise_scorer,
     preferred,
-    schedule,
-    strengths,
     swap_summary,
+    win_probabilities,
 )
 from dpo_video.judge.scorer import load_scorer
 from dpo_video.judge.stage import judge_candidates
@@ -61,7 +61,7 @@ def settings(url: str, **changes: object) -> JudgeSettings:
 
 def rounds(folder, url, items, **changes):
     with RunStore(folder) as store:
-        return judge_candidates(settings(url, **changes), PAIRWISE, items, store)
+        return judge_candidates(settings(url, **changes), PAIRWISE, items, store).judgments
 
 
 def compare_texts(folder, url, twos):
@@ -69,7 +69,7 @@ def compare_texts(folder, url, twos):
     with RunStore(folder) as store, open_judge(settings(url)) as judge:
         return compare(
             settings(url), PAIRWISE, [(sample, *two) for two in twos], store, judge=judge
-        )
+        ).comparisons
 
 
 def test_both_orders_are_asked_and_averaged_before_deciding(tmp_path):
@@ -198,7 +198,7 @@ def test_a_judge_that_never_gives_a_verdict_leaves_every_answer_without_a_score(
     ("size", "opponents"), [(2, None), (5, None), (6, 2), (7, 3), (8, 4), (3, 9), (9, 1)]
 )
 def test_a_schedule_is_fair_and_connected(size, opponents):
-    games = schedule(size, opponents)
+    games = matchups(size, opponents)
     assert len(set(games)) == len(games)
     met = [sum(k in game for game in games) for k in range(size)]
     assert len(set(met)) == 1
@@ -217,15 +217,15 @@ def test_a_partial_round_robin_recovers_bradley_terry_strengths():
     """
     rng = random.Random(0)
     power = [rng.uniform(-1.5, 1.5) for _ in range(9)]
-    won = {(a, b): sigmoid(power[a] - power[b]) for a, b in schedule(9, 4)}
+    won = {(a, b): sigmoid(power[a] - power[b]) for a, b in matchups(9, 4)}
     wanted = [np.mean([sigmoid(power[a] - power[b]) for b in range(9) if b != a]) for a in range(9)]
-    assert strengths(9, won) == pytest.approx(wanted, abs=0.02)
+    assert win_probabilities(9, won) == pytest.approx(wanted, abs=0.02)
     whole = {(a, b): sigmoid(power[a] - power[b]) for a, b in itertools.combinations(range(9), 2)}
-    assert strengths(9, whole) == pytest.approx(wanted, abs=1e-12)
+    assert win_probabilities(9, whole) == pytest.approx(wanted, abs=1e-12)
 
 
 def test_strengths_stay_finite_when_one_answer_wins_everything():
-    scores = strengths(4, {(0, 1): 1.0, (1, 2): 1.0, (2, 3): 1.0})
+    scores = win_probabilities(4, {(0, 1): 1.0, (1, 2): 1.0, (2, 3): 1.0})
     assert scores == sorted(scores, reverse=True)
     assert all(0 < score < 1 for score in scores)
 

@@ -8,6 +8,7 @@ equal scores under every pair rule (test_pair.py) and under tie-breaks (test_tie
 """
 
 import math
+from collections import Counter
 from dataclasses import replace
 
 import pytest
@@ -17,10 +18,11 @@ from dpo_video.core.records import Judgment
 from dpo_video.judge.backends.registry import open_judge
 from dpo_video.judge.modes.claims import read_claims, sentences
 from dpo_video.judge.modes.jury import judge_by_jury
-from dpo_video.judge.modes.pairwise import compare, strengths
+from dpo_video.judge.modes.pairwise import compare, win_probabilities
 from dpo_video.judge.scorer import load_scorer, render
 from dpo_video.judge.stage import judge_candidates
-from dpo_video.judge.verdict import expected, parse
+from dpo_video.judge.types import Judged
+from dpo_video.judge.verdict import expected_score, parse_verdict
 from dpo_video.recipe import JudgeSettings
 from dpo_video.store import RunStore
 
@@ -52,7 +54,9 @@ def judged(folder, url, texts, scorer, **changes):
     ]
     with RunStore(folder) as store:
         return list(
-            judge_candidates(settings(url, **changes), load_scorer(scorer), items, store).values()
+            judge_candidates(
+                settings(url, **changes), load_scorer(scorer), items, store
+            ).judgments.values()
         )
 
 
@@ -67,7 +71,7 @@ def labels(chances: dict[str, float]) -> Answer:
     "reply", ["10 out of 10", "step 1 is right, so 1", "The answer is 5", "A", "yes"]
 )
 def test_lmms_eval_takes_any_1_in_a_reply_as_right_and_the_first_number_as_the_score(name, reply):
-    verdict = parse(load_scorer(name), reply)
+    verdict = parse_verdict(load_scorer(name), reply)
     assert verdict.score is None
     assert verdict.reason.startswith("no verdict line")
 
@@ -77,14 +81,14 @@ def test_deepeval_reads_the_first_digit_of_the_reasoning(name):
     scorer = load_scorer(name)
     example = next(example for example in scorer.examples if example.score is not None)
     assert (
-        parse(scorer, f"There are 3 dogs and 1 cat, at 0:05.\n{example.reply}").score
+        parse_verdict(scorer, f"There are 3 dogs and 1 cat, at 0:05.\n{example.reply}").score
         == example.score
     )
 
 
 def test_deepeval_falls_back_to_the_written_token_where_probabilities_are_missing(tmp_path):
     scorer = load_scorer("caption_score")
-    verdict, _ = expected(scorer, {"5": math.log(0.05)})
+    verdict, _ = expected_score(scorer, {"5": math.log(0.05)})
     assert verdict.score is None
     assert verdict.reason.startswith("little weight on the labels")
     with judge_server(lambda *_: completion("Score: 5", top={"x": math.log(0.99)})) as server:
@@ -133,7 +137,7 @@ def test_a_verdict_inside_a_candidate_stands_behind_the_fence_in_every_mode(name
     outside = [line for line in content.splitlines() if not line.startswith("> ")]
     empty = render(scorer, caption="c", question="q", answer="", other="")[0]["content"]
     assert outside == [line for line in empty.splitlines() if not line.startswith("> ")]
-    assert parse(scorer, content).score is None
+    assert parse_verdict(scorer, content).score is None
 
 
 def test_a_judge_that_repeats_the_candidate_lists_no_claims_for_it():
@@ -157,7 +161,9 @@ def test_an_answer_cannot_win_a_comparison_by_its_place(tmp_path):
     ):
         given = settings(server.url)
         with open_judge(given) as judge:
-            result = compare(given, PAIRWISE, [(sample, "a", "b")], store, judge=judge)[0]
+            result = compare(given, PAIRWISE, [(sample, "a", "b")], store, judge=judge).comparisons[
+                0
+            ]
     assert result.first_better == pytest.approx(0.5)
     assert result.swap_gap == pytest.approx(0.8)
     assert not result.consistent
@@ -166,8 +172,8 @@ def test_an_answer_cannot_win_a_comparison_by_its_place(tmp_path):
 def test_a_comparison_without_a_verdict_is_no_half_win(tmp_path):
     """RewardBench counts a parse error as 0.5: here only decided games count."""
     assert (
-        strengths(3, {(0, 1): 0.8, (1, 2): 0.8})[0]
-        > strengths(3, {(0, 1): 0.8, (1, 2): 0.8, (0, 2): 0.5})[0]
+        win_probabilities(3, {(0, 1): 0.8, (1, 2): 0.8})[0]
+        > win_probabilities(3, {(0, 1): 0.8, (1, 2): 0.8, (0, 2): 0.5})[0]
     )
 
 
@@ -232,9 +238,9 @@ def test_a_jury_takes_no_missing_vote_for_a_score():
             rows["q#3"] = replace(
                 rows["q#3"], score=None, status="unscored", reason="no verdict line"
             )
-        return rows
+        return Judged(rows, Counter())
 
     given = JudgeSettings(model="a", jury=[{}, {"model": "b"}, {"model": "mute"}])
-    rows = judge_by_jury(given, judge_once)
+    rows = judge_by_jury(given, judge_once).judgments
     assert rows["q#3"].details["judges"] == {"a": 3.0, "b": 3.0, "mute": None}
     assert rows["q#3"].score > rows["q#2"].score

@@ -154,7 +154,9 @@ def test_label_probabilities_count_where_a_verdict_was_written(
         judge_server(lambda *_: _written(*tokens, finish=finish)) as server,
         RunStore(tmp_path) as store,
     ):
-        row = judge_candidates(_settings(server.url), scorer, make_items(1), store)["s0#0"]
+        row = judge_candidates(_settings(server.url), scorer, make_items(1), store).judgments[
+            "s0#0"
+        ]
     if reason is None:
         assert (row.score, row.status) == (1.0, "scored"), row.reason
     else:
@@ -203,7 +205,7 @@ def test_one_odd_reply_costs_its_own_score_only(tmp_path, name):
         return odd if items[5][0].prompt in prompt else _written("Score", ":", " 4")
 
     with judge_server(answer) as server, RunStore(tmp_path) as store:
-        rows = list(judge_candidates(_settings(server.url), SCALE, items, store).values())
+        rows = list(judge_candidates(_settings(server.url), SCALE, items, store).judgments.values())
     assert [row.status for row in rows] == ["scored"] * 5 + [status] + ["scored"] * 2, rows[
         5
     ].reason

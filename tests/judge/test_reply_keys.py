@@ -24,7 +24,7 @@ from dpo_video.judge.types import Judge, mode_of
 from dpo_video.recipe import JudgeSettings
 from dpo_video.recipe.file import load_recipe
 from dpo_video.run import open_run
-from dpo_video.store import RunStore, row_key
+from dpo_video.store import OverlayStore, RunStore, row_key
 
 SCORERS = {name: load_scorer(name) for name in shipped_names("scorers")}
 BY_ANSWER = [name for name, scorer in SCORERS.items() if scorer.mode in ("labels", "verdict")]
@@ -143,7 +143,7 @@ def _table(digests):
     judged.
     """
     keys, screening = (
-        Keys(key_of=lambda sample: sample.answer and (lambda answer: bytes.fromhex(answer))),
+        Keys(keys_of=lambda sample: sample.answer and (lambda answer: bytes.fromhex(answer))),
         AnswerPlan(),
     )
     for number, digest in enumerate(digests):
@@ -156,7 +156,7 @@ def _table(digests):
             settings="h",
             seed=0,
         )
-        screening.takes.append(number)
+        screening.judged_as.append(number)
         keys.add(sample, [candidate], screening)
     return keys
 
@@ -187,7 +187,7 @@ def test_the_missing_ones_are_those_that_a_plain_loop_finds(monkeypatch, compare
             digest: 1 for digest in digests if digest is not None and digest.hex() not in stored
         }
         different = {digest for digest in digests if digest is not None}
-        assert (keys.num_made, keys.num_different) == (
+        assert (keys.num_judged, keys.num_different) == (
             sum(d is not None for d in digests),
             len(different),
         )
@@ -237,11 +237,13 @@ def test_stored_keys_are_those_of_one_kind_without_some_statuses(tmp_path, monke
         ):
             assert sorted(store.keys(KIND, without=without)) == expected.split()
             assert store.known(KIND, [*rows, "new"], without=without) == set(expected.split())
-        with store.storing_nothing():
-            store.put(KIND, "k0", {"status": "failed"})
-            store.put(KIND, "k7", {"status": "answered"})
-            store.put("other", "k8", {"status": "answered"})
-            assert sorted(store.keys(KIND)) == ["k2", "k3", "k4", "k6", "k7"]
+        overlay = OverlayStore(store)
+        overlay.put(KIND, "k0", {"status": "failed"})
+        overlay.put(KIND, "k7", {"status": "answered"})
+        overlay.put("other", "k8", {"status": "answered"})
+        assert sorted(overlay.keys(KIND)) == ["k2", "k3", "k4", "k6", "k7"]
+        assert overlay.known(KIND, ["k0", "k2", "k7"]) == {"k2", "k7"}
+        assert sorted(store.keys(KIND)) == ["k0", "k2", "k3", "k4", "k6"]
 
 
 def test_a_run_that_goes_on_asks_only_what_is_missing_and_says_the_same(tmp_path):

@@ -10,7 +10,7 @@ from tiny_judge import SHORT_SCORER, write_scorer
 from dpo_video.core.errors import UserError
 from dpo_video.core.names import shipped_names
 from dpo_video.judge.scorer import NO_REFERENCE, load_scorer, render
-from dpo_video.judge.verdict import check_examples, parse
+from dpo_video.judge.verdict import check_examples, parse_verdict
 
 SHIPPED = shipped_names("scorers")
 WRITTEN = """\
@@ -100,9 +100,9 @@ def test_a_score_inside_a_candidate_cannot_move_its_score(name):
         content = render(scorer, caption="c", question="q", answer=answer, reference="r")[0][
             "content"
         ]
-        assert parse(scorer, content).score is None
+        assert parse_verdict(scorer, content).score is None
         example = next(example for example in scorer.examples if example.score is not None)
-        assert parse(scorer, f"{content}\n{example.reply}").score == example.score
+        assert parse_verdict(scorer, f"{content}\n{example.reply}").score == example.score
 
 
 def test_control_tokens_in_a_candidate_are_broken_up():

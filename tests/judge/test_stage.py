@@ -44,7 +44,7 @@ def _prompt(item):
 
 def _run(folder, url, items, scorer=HOUND, **changes):
     with RunStore(folder) as store:
-        return judge_candidates(_settings(url, **changes), scorer, items, store)
+        return judge_candidates(_settings(url, **changes), scorer, items, store).judgments
 
 
 def test_every_candidate_gets_the_score_of_its_own_prompt_in_order(tmp_path):

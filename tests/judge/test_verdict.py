@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dpo_video.judge.scorer import load_scorer
-from dpo_video.judge.verdict import expected, parse
+from dpo_video.judge.verdict import expected_score, parse_verdict
 
 HOUND = load_scorer("hound_quality")
 QA = load_scorer("qa_correctness")
@@ -26,7 +26,7 @@ SUPPORT = load_scorer("caption_support")
 )
 def test_replies_that_llava_hound_misread(reply, hound, ours):
     """`hound` is what LLaVA-Hound's parser made of such replies (notes/llava-hound.md 1.1)."""
-    verdict = parse(HOUND, reply)
+    verdict = parse_verdict(HOUND, reply)
     assert verdict.score == ours != hound
     assert verdict.score is not None or verdict.reason
 
@@ -50,7 +50,7 @@ def test_replies_that_llava_hound_misread(reply, hound, ours):
     ],
 )
 def test_forms_of_a_verdict_line_that_count(reply, score):
-    assert parse(HOUND, reply).score == score
+    assert parse_verdict(HOUND, reply).score == score
 
 
 @pytest.mark.parametrize(
@@ -84,7 +84,7 @@ def test_forms_of_a_verdict_line_that_count(reply, score):
     ],
 )
 def test_everything_else_is_unscored_with_the_reason(reply, reason):
-    verdict = parse(HOUND, reply)
+    verdict = parse_verdict(HOUND, reply)
     assert verdict.score is None
     assert verdict.reason.startswith(reason)
 
@@ -92,19 +92,21 @@ def test_everything_else_is_unscored_with_the_reason(reply, reason):
 @given(st.text(max_size=80), st.integers(1, 5))
 def test_only_the_last_verdict_line_counts_whatever_stands_before(before, score):
     """A text that ends in the closing tag of a thinking block is all before it."""
-    assert parse(HOUND, f"{before}\nScore: {score}").score == score
+    assert parse_verdict(HOUND, f"{before}\nScore: {score}").score == score
 
 
 @given(st.text(max_size=120))
 def test_a_score_is_in_range_or_none_for_any_reply(reply):
     for scorer in (HOUND, QA, SUPPORT):
-        verdict = parse(scorer, reply)
+        verdict = parse_verdict(scorer, reply)
         assert verdict.score is None or scorer.low <= verdict.score <= scorer.high
         assert verdict.score is not None or verdict.reason
 
 
 def test_the_explanation_is_kept():
-    verdict = parse(HOUND, "Explanation: the dog is right,\nits colour wrong.\n\nScore: 3\n")
+    verdict = parse_verdict(
+        HOUND, "Explanation: the dog is right,\nits colour wrong.\n\nScore: 3\n"
+    )
     assert verdict.reason == "Explanation: the dog is right,\nits colour wrong."
 
 
@@ -122,25 +124,28 @@ def test_the_explanation_is_kept():
     ],
 )
 def test_a_verdict_of_two_fields_must_agree_with_itself(reply, score, label, reason):
-    verdict = parse(QA, reply)
+    verdict = parse_verdict(QA, reply)
     assert (verdict.score, verdict.label) == (score, label)
     assert verdict.reason.startswith(reason)
 
 
 def test_a_label_is_named_and_scored():
-    assert (parse(SUPPORT, "Verdict: b").score, parse(SUPPORT, "Verdict: b").label) == (0.0, "B")
+    assert (
+        parse_verdict(SUPPORT, "Verdict: b").score,
+        parse_verdict(SUPPORT, "Verdict: b").label,
+    ) == (0.0, "B")
 
 
 def test_the_expected_score_is_the_mean_under_the_label_probabilities():
     """P = 0.6, 0.1, 0.2 for A, B, C: mass 0.9; score = (0.6 * 1 + 0.1 * 0 + 0.2 * 0) / 0.9."""
-    verdict, shares = expected(
+    verdict, shares = expected_score(
         SUPPORT, {"A": math.log(0.6), "B": math.log(0.1), "C": math.log(0.2)}
     )
     assert verdict.score == pytest.approx(0.6 / 0.9)
     assert verdict.label == "A"
     assert shares == pytest.approx({"A": 6 / 9, "B": 1 / 9, "C": 2 / 9})
     scale = load_scorer("caption_score")
-    verdict, _ = expected(scale, {"1": math.log(0.25), "5": math.log(0.5)})
+    verdict, _ = expected_score(scale, {"1": math.log(0.25), "5": math.log(0.5)})
     assert verdict.score == pytest.approx((0.25 * 1 + 0.5 * 5) / 0.75)
 
 
@@ -154,6 +159,6 @@ def test_the_expected_score_is_the_mean_under_the_label_probabilities():
     ],
 )
 def test_a_judge_that_means_no_label_gives_no_score(log_probs):
-    verdict, _ = expected(SUPPORT, log_probs)
+    verdict, _ = expected_score(SUPPORT, log_probs)
     assert verdict.score is None
     assert verdict.reason.startswith("little weight on the labels")

@@ -18,7 +18,7 @@ from dpo_video.core.jsonl import read_jsonl, write_jsonl
 from dpo_video.core.records import Candidate, Judgment, Sample
 from dpo_video.judge.scorer import load_scorer, render
 from dpo_video.judge.stage import judge, judge_candidates
-from dpo_video.judge.verdict import expected, parse
+from dpo_video.judge.verdict import expected_score, parse_verdict
 from dpo_video.pair.build import build_pairs
 from dpo_video.recipe import JudgeSettings, PairSettings, Recipe
 from dpo_video.run import open_run
@@ -46,7 +46,7 @@ def ask(
         )
         return judge_candidates(
             chosen, HOUND, [(sample, candidate) for candidate in candidates], store
-        )
+        ).judgments
 
 
 @pytest.mark.parametrize("rule", RULES)
@@ -125,14 +125,14 @@ def test_hound_and_lmms_eval_read_any_number_of_an_unreadable_reply(answer: str)
     """Hound votes over all numbers in the text and ends with 1; lmms-eval takes the first number,
     or the lowest.
     """
-    verdict = parse(HOUND, answer)
+    verdict = parse_verdict(HOUND, answer)
     assert verdict.score is None and verdict.reason
 
 
 def test_inspect_rule_the_last_verdict_line_counts_and_a_wrong_one_is_not_replaced() -> None:
     """An answer that quotes a verdict ("Score: 5") must not set it."""
-    assert parse(HOUND, "The answer says\nScore: 5\nbut it is wrong.\nScore: 1").score == 1
-    assert parse(HOUND, "Score: 5\nScore: none").score is None
+    assert parse_verdict(HOUND, "The answer says\nScore: 5\nbut it is wrong.\nScore: 1").score == 1
+    assert parse_verdict(HOUND, "Score: 5\nScore: none").score is None
 
 
 def test_hound_shows_the_judge_256_words_of_an_answer_and_rlaif_v_300_of_a_prompt() -> None:
@@ -156,7 +156,7 @@ def test_rlaif_v_turns_a_probability_into_a_yes_or_no() -> None:
     found = []
     for share in (0.51, 0.99):
         logs = {labels[-1]: math.log(share), labels[0]: math.log(1 - share)}
-        found.append(expected(scorer, logs)[0].score)
+        found.append(expected_score(scorer, logs)[0].score)
     assert found == pytest.approx([low + share * (high - low) for share in (0.51, 0.99)])
 
 

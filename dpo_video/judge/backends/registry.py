@@ -4,7 +4,6 @@ as they come.
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from contextvars import ContextVar
 from dataclasses import replace
 from functools import partial
 
@@ -12,16 +11,26 @@ from dpo_video.core.names import choose
 from dpo_video.core.progress import say
 from dpo_video.judge.prices import open_spending
 from dpo_video.judge.scorer import Scorer
-from dpo_video.judge.types import Judge, Keep, Messages, Reply
+from dpo_video.judge.types import Judge, Keep, Messages, OpenJudge, Reply
 from dpo_video.recipe import JudgeSettings
 
 
 @contextmanager
 def open_judge(settings: JudgeSettings) -> Iterator[Judge]:
-    """Open the judge of the settings; a local model is freed when the block ends, and replies of
-    two are told.
+    """Open the judge of the settings; a local model is freed when the block ends."""
+    with opening(backend_judge)(settings) as judge:
+        yield judge
+
+
+def opening(make_judge: Callable[[JudgeSettings], Judge]) -> OpenJudge:
+    """Return what opens judges made by `make_judge`; a judge is closed when its block ends, and
+    replies of two models are told.
     """
-    judge = (_INSTEAD.get() or backend_judge)(settings)
+    return contextmanager(partial(_open, make_judge))
+
+
+def _open(make_judge: Callable[[JudgeSettings], Judge], settings: JudgeSettings) -> Iterator[Judge]:
+    judge = make_judge(settings)
     try:
         yield judge
     finally:
@@ -33,9 +42,8 @@ def open_judge(settings: JudgeSettings) -> Iterator[Judge]:
     if len(models) > 1:
         say(
             f"warning: the replies of judge {judge.name!r} come from {len(models)} models, and "
-            f"stand side by side: "
-            f"{', '.join(names)}. Name one of them in judge.model, or another judge.revision, to "
-            f"have all by one"
+            f"stand side by side: {', '.join(names)}. Name one of them in judge.model, or another "
+            "judge.revision, to have all by one"
         )
 
 
@@ -51,18 +59,6 @@ def backend_judge(settings: JudgeSettings) -> Judge:
     return choose(BACKENDS, settings.backend, "judge backend")(settings)
 
 
-@contextmanager
-def asking_instead(make: Callable[[JudgeSettings], Judge]) -> Iterator[None]:
-    """Have every judge that is opened while the block runs made by `make`: also those of a jury or
-    a cascade.
-    """
-    token = _INSTEAD.set(make)
-    try:
-        yield
-    finally:
-        _INSTEAD.reset(token)
-
-
 def _local(settings: JudgeSettings) -> Judge:
     from dpo_video.judge.backends.local import local_judge
 
@@ -74,8 +70,6 @@ def _openai(settings: JudgeSettings) -> Judge:
 
     return openai_judge(settings)
 
-
-_INSTEAD: ContextVar[Callable[[JudgeSettings], Judge] | None] = ContextVar("instead", default=None)
 
 BACKENDS: dict[str, Callable[[JudgeSettings], Judge]] = {"local": _local, "openai": _openai}
 
@@ -105,7 +99,7 @@ def leave_unanswered(reason: str) -> Ask:
     """Return an `ask` that leaves every prompt unscored, for this reason."""
 
     def ask(scorer: Scorer, prompts: Iterable[Messages], keep: Keep) -> None:
-        for number, _ in enumerate(prompts):
-            keep(number, Reply(status="unscored", reason=reason))
+        for index, _ in enumerate(prompts):
+            keep(index, Reply(status="unscored", reason=reason))
 
     return ask

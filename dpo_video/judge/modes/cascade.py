@@ -11,57 +11,51 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from dpo_video.core.errors import UserError
-from dpo_video.core.records import Candidate, Judgment, Sample
+from dpo_video.core.records import Judgment
 from dpo_video.judge.scorer import Scorer
-from dpo_video.judge.types import mode_of
+from dpo_video.judge.types import Judged, JudgeItem, mode_of
 from dpo_video.recipe import JudgeSettings
-
-Item = tuple[Sample, Candidate]
-JudgeSome = Callable[[JudgeSettings, Sequence[Item]], dict[str, Judgment]]
-"""Judge these candidates by the settings of one judge; by candidate id."""
 
 
 def judge_by_cascade(
     settings: JudgeSettings,
     scorer: Scorer,
-    items: Sequence[Item],
-    judge_some: JudgeSome,
-    *,
-    counts: Counter[str] | None = None,
-) -> dict[str, Judgment]:
-    """Return the judgment of every candidate by its id; `counts` gains `escalated`."""
+    items: Sequence[JudgeItem],
+    judge_once: Callable[[JudgeSettings, Sequence[JudgeItem]], Judged],
+) -> Judged:
+    """Return the judgment of every candidate; `judge_once` judges by the settings of one judge."""
     assert settings.cascade is not None, "without a cascade there is one judge"
     if scorer.mode == "pairwise" or mode_of(settings, scorer) == "verdict":
         raise UserError(
             "judge.cascade needs label probabilities to know how sure the first judge is, and "
-            "scorer "
-            f"{scorer.name!r} gives none of one answer. Choose a scorer of `mode: labels` or "
-            f"`mode: "
-            "claims` and judge.score_from=scorer, or leave judge.cascade out"
+            f"scorer {scorer.name!r} gives none of one answer. Choose a scorer of `mode: labels` "
+            "or `mode: claims` and judge.score_from=scorer, or leave judge.cascade out"
         )
     below = settings.cascade.below
-    first = judge_some(settings.first_judge(), items)
-    sure = {name: confidence(row) for name, row in first.items()}
-    unsure = [item for item in items if sure[item[1].id] < below]
-    if counts is not None:
-        counts.update(escalated=len(unsure))
-    second = judge_some(settings.model_copy(update={"cascade": None}), unsure) if unsure else {}
-    out = {}
+    cheap, counts = judge_once(settings.first_judge(), items)
+    confidences = {candidate_id: confidence(row) for candidate_id, row in cheap.items()}
+    unsure = [item for item in items if confidences[item[1].id] < below]
+    trusted, trusted_counts = Judged({}, Counter())
+    if unsure:
+        trusted, trusted_counts = judge_once(settings.model_copy(update={"cascade": None}), unsure)
+    judgments = {}
     for _, candidate in items:
-        row = second.get(candidate.id, first[candidate.id])
+        judgment = trusted.get(candidate.id, cheap[candidate.id])
         facts = {
-            "escalated": candidate.id in second,
-            "first_score": first[candidate.id].score,
-            "first_confidence": sure[candidate.id],
+            "escalated": candidate.id in trusted,
+            "first_score": cheap[candidate.id].score,
+            "first_confidence": confidences[candidate.id],
         }
-        out[candidate.id] = replace(row, details=(row.details or {}) | facts)
-    return out
+        judgments[candidate.id] = replace(judgment, details=(judgment.details or {}) | facts)
+    counts.update(trusted_counts)
+    counts["escalated"] = len(unsure)
+    return Judged(judgments, counts)
 
 
-def confidence(row: Judgment) -> float:
+def confidence(judgment: Judgment) -> float:
     """Return how sure a judge is of a judgment, 0 to 1; 0 where it gave no score."""
-    if row.score is None:
+    if judgment.score is None:
         return 0.0
-    if row.claims is not None:
-        return min(max(claim["distribution"].values()) for claim in row.claims)
-    return max(row.distribution.values()) if row.distribution else 0.0
+    if judgment.claims is not None:
+        return min(max(claim["distribution"].values()) for claim in judgment.claims)
+    return max(judgment.distribution.values()) if judgment.distribution else 0.0

@@ -17,19 +17,20 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
+from itertools import islice
 from statistics import fmean
-from typing import Any
+from typing import Any, Protocol
 
 from dpo_video.core.errors import UserError
-from dpo_video.core.records import Candidate, Judgment, Sample
-from dpo_video.judge.ask import ask_all
+from dpo_video.core.records import Judgment, Sample
+from dpo_video.judge.ask import Asked, ask_all
 from dpo_video.judge.scorer import Scorer, render
-from dpo_video.judge.types import Judge, Reply
+from dpo_video.judge.types import Judge, Judged, JudgeItem, Messages, Reply
 from dpo_video.judge.verdict import THINKING_ENDS, Verdict, read_reply
 from dpo_video.recipe import JudgeSettings
-from dpo_video.store import RunStore
+from dpo_video.store import RowStore
 
-Item = tuple[Sample, Candidate]
 CLAIM = re.compile(r"(?:[-*\u2022]|\d+[.)])\s+(?P<claim>\S.*)")
 SENTENCE_ENDS = re.compile(r"(?<=[.!?])\s+|[\n\r\v\f\x1c-\x1e\x85\u2028\u2029]+")
 NONE = "none"
@@ -50,66 +51,32 @@ class Claims:
 def judge_claims(
     settings: JudgeSettings,
     scorer: Scorer,
-    items: Sequence[Item],
-    store: RunStore,
+    items: Sequence[JudgeItem],
+    store: RowStore,
     *,
     judge: Judge,
-    counts: Counter[str] | None = None,
-) -> dict[str, Judgment]:
-    """Return the judgment of every candidate by its id, with its claims and their label
-    probabilities.
+) -> Judged:
+    """Return the judgment of every candidate, with its claims and their label probabilities.
 
     Three rounds of prompts, each stored and paid once: the lists of claims, every claim, the
     coverage of every answer. A claim without a verdict leaves its answer without a score.
     """
-    split = _split(settings, scorer, items, store, judge=judge, counts=counts)
-    asked = [
-        (candidate.id, sample, claim)
-        for sample, candidate in items
-        for claim in split[candidate.id].claims
-    ]
-    checks = ask_all(
-        settings,
-        scorer,
-        [
-            render(
-                scorer,
-                caption=sample.caption,
-                question=sample.prompt,
-                answer=claim,
-                reference=sample.answer,
-            )
-            for _, sample, claim in asked
-        ],
-        store,
-        judge=judge,
-        counts=counts,
-    )
-    replies: dict[str, list[Reply]] = {candidate.id: [] for _, candidate in items}
-    for (candidate_id, _, _), reply in zip(asked, checks, strict=True):
-        replies[candidate_id].append(reply)
-    covered = _cover(
-        settings,
-        scorer,
-        [item for item in items if split[item[1].id].claims],
-        store,
-        judge=judge,
-        counts=counts,
-    )
-    return {
-        candidate.id: replace(
-            _weigh(
-                settings,
-                scorer,
-                split[candidate.id],
-                replies[candidate.id],
-                covered.get(candidate.id),
-            ),
-            candidate_id=candidate.id,
-            judge=judge.name,
+    ask = partial(ask_all, settings, store=store, judge=judge)
+    claims, split_counts = _split(settings, scorer, items, ask)
+    checks, check_counts = _check(scorer, items, claims, ask)
+    with_claims = [item for item in items if claims[item[1].id].claims]
+    coverage, cover_counts = _cover(scorer, with_claims, ask)
+    judgments = {}
+    for _, candidate in items:
+        judgment = _weigh(
+            settings,
+            scorer,
+            claims[candidate.id],
+            checks[candidate.id],
+            coverage.get(candidate.id),
         )
-        for _, candidate in items
-    }
+        judgments[candidate.id] = replace(judgment, candidate_id=candidate.id, judge=judge.name)
+    return Judged(judgments, split_counts + check_counts + cover_counts)
 
 
 def read_claims(scorer: Scorer, reply: str) -> Claims:
@@ -129,47 +96,48 @@ def read_claims(scorer: Scorer, reply: str) -> Claims:
             reason="no claim: the judge found none in the answer" if lines else "empty reply",
             reply=reply,
         )
-    found = [CLAIM.fullmatch(line) for line in lines]
-    for line, match in zip(lines, found, strict=True):
+    claims = []
+    for line in lines:
+        match = CLAIM.fullmatch(line)
         if match is None:
             return Claims(
                 reason=f'malformed claims: {line[:80]!r} is not a claim behind "- "', reply=reply
             )
-    return _claims(scorer, [match["claim"] for match in found if match], reply=reply)
+        claims.append(match["claim"])
+    return _distinct(scorer, claims, reply=reply)
 
 
 def check_split_examples(scorer: Scorer) -> None:
     """Raise UserError for the first list of claims that is not read as the scorer file says."""
     for example in scorer.claims.examples if scorer.claims else ():
         read = read_claims(scorer, example.reply)
-        agrees = (
-            list(read.claims) == example.claims
-            if example.unscored is None
-            else not read.claims and read.reason.startswith(example.unscored)
-        )
+        if example.unscored is None:
+            agrees = list(read.claims) == example.claims
+            expected = str(example.claims)
+        else:
+            agrees = not read.claims and read.reason.startswith(example.unscored)
+            expected = f"no claims ({example.unscored})"
         if not agrees:
-            got = f"the claims {list(read.claims)}" if read.claims else f"no claims ({read.reason})"
-            wanted = (
-                example.claims if example.unscored is None else f"no claims ({example.unscored})"
+            actual = (
+                f"the claims {list(read.claims)}" if read.claims else f"no claims ({read.reason})"
             )
             raise UserError(
-                f"{scorer.path}: the example {example.reply!r} is read as {got}, the file says "
-                f"{wanted}"
+                f"{scorer.path}: the example {example.reply!r} is read as {actual}, the file says "
+                f"{expected}"
             )
 
 
 def sentences(scorer: Scorer, text: str) -> Claims:
     """Return the sentences of an answer as its claims, for judges that cannot write."""
-    return _claims(
-        scorer, [part.strip() for part in SENTENCE_ENDS.split(text) if re.search(r"\w", part)]
-    )
+    spans = [span.strip() for span in SENTENCE_ENDS.split(text)]
+    return _distinct(scorer, [span for span in spans if re.search(r"\w", span)])
 
 
-def _claims(scorer: Scorer, found: Sequence[str], *, reply: str = "") -> Claims:
+def _distinct(scorer: Scorer, claims: Sequence[str], *, reply: str = "") -> Claims:
+    """Return the claims, equal ones once; none where they are too many."""
     assert scorer.claims is not None, "only a claims scorer takes answers apart"
-    distinct = tuple(
-        {" ".join(claim.casefold().split()): claim for claim in reversed(found)}.values()
-    )[::-1]
+    by_text = {" ".join(claim.casefold().split()): claim for claim in reversed(claims)}
+    distinct = tuple(reversed(by_text.values()))
     if not distinct:
         return Claims(reason="no claim: the answer has no sentence with a word in it", reply=reply)
     if len(distinct) > scorer.claims.most:
@@ -180,77 +148,80 @@ def _claims(scorer: Scorer, found: Sequence[str], *, reply: str = "") -> Claims:
     return Claims(claims=distinct, reply=reply)
 
 
+class _Ask(Protocol):
+    """Asks the open judge; see `ask_all`."""
+
+    def __call__(self, scorer: Scorer, prompts: Sequence[Messages], /) -> Asked: ...
+
+
 def _split(
-    settings: JudgeSettings,
-    scorer: Scorer,
-    items: Sequence[Item],
-    store: RunStore,
-    *,
-    judge: Judge,
-    counts: Counter[str] | None,
-) -> dict[str, Claims]:
-    """Return the claims of every candidate by its id."""
+    settings: JudgeSettings, scorer: Scorer, items: Sequence[JudgeItem], ask: _Ask
+) -> tuple[dict[str, Claims], Counter[str]]:
+    """Return the claims of every candidate by its id, and the counts."""
     assert scorer.claims is not None, "only a claims scorer takes answers apart"
     if settings.split_claims == "sentences":
-        return {candidate.id: sentences(scorer, candidate.text) for _, candidate in items}
+        by_sentence = {candidate.id: sentences(scorer, candidate.text) for _, candidate in items}
+        return by_sentence, Counter()
     writer = scorer.model_copy(
         update={"mode": "verdict", "prompt": scorer.claims.prompt, "name": f"{scorer.name}, claims"}
     )
-    said = ask_all(
-        settings,
-        writer,
-        [
-            render(writer, caption=sample.caption, question=sample.prompt, answer=candidate.text)
-            for sample, candidate in items
-        ],
-        store,
-        judge=judge,
-        counts=counts,
-    )
-    out = {}
-    for (_, candidate), reply in zip(items, said, strict=True):
+    prompts = [
+        render(writer, caption=sample.caption, question=sample.prompt, answer=candidate.text)
+        for sample, candidate in items
+    ]
+    replies, counts = ask(writer, prompts)
+    claims = {}
+    for (_, candidate), reply in zip(items, replies, strict=True):
         if reply.status != "answered":
-            out[candidate.id] = Claims(reason=reply.reason, status=reply.status)
+            claims[candidate.id] = Claims(reason=reply.reason, status=reply.status)
         elif reply.finish == "length":
-            out[candidate.id] = Claims(
+            claims[candidate.id] = Claims(
                 reason="cut off: the list of claims reached judge.max_tokens before its end",
                 reply=reply.text,
             )
         else:
-            out[candidate.id] = read_claims(scorer, reply.text)
-    return out
+            claims[candidate.id] = read_claims(scorer, reply.text)
+    return claims, counts
+
+
+def _check(
+    scorer: Scorer, items: Sequence[JudgeItem], claims: Mapping[str, Claims], ask: _Ask
+) -> tuple[dict[str, list[Reply]], Counter[str]]:
+    """Return the reply to every claim, in order, by candidate id, and the counts."""
+    prompts = []
+    for sample, candidate in items:
+        for claim in claims[candidate.id].claims:
+            prompts.append(_prompt(scorer, sample, claim))
+    asked = ask(scorer, prompts)
+    replies = iter(asked.replies)
+    checks = {
+        candidate.id: list(islice(replies, len(claims[candidate.id].claims)))
+        for _, candidate in items
+    }
+    return checks, asked.counts
 
 
 def _cover(
-    settings: JudgeSettings,
-    scorer: Scorer,
-    items: Sequence[Item],
-    store: RunStore,
-    *,
-    judge: Judge,
-    counts: Counter[str] | None,
-) -> dict[str, Reply]:
-    """Return the coverage scorer's reply to every whole answer."""
-    if scorer.coverage is None:
-        return {}
-    said = ask_all(
-        settings,
-        scorer.coverage,
-        [
-            render(
-                scorer.coverage,
-                caption=sample.caption,
-                question=sample.prompt,
-                answer=candidate.text,
-                reference=sample.answer,
-            )
-            for sample, candidate in items
-        ],
-        store,
-        judge=judge,
-        counts=counts,
+    scorer: Scorer, items: Sequence[JudgeItem], ask: _Ask
+) -> tuple[dict[str, Reply], Counter[str]]:
+    """Return the coverage scorer's reply to every whole answer by candidate id, and the counts."""
+    coverage = scorer.coverage
+    if coverage is None:
+        return {}, Counter()
+    prompts = [_prompt(coverage, sample, candidate.text) for sample, candidate in items]
+    replies, counts = ask(coverage, prompts)
+    candidate_ids = [candidate.id for _, candidate in items]
+    return dict(zip(candidate_ids, replies, strict=True)), counts
+
+
+def _prompt(scorer: Scorer, sample: Sample, answer: str) -> Messages:
+    return render(
+        scorer,
+        caption=sample.caption,
+        question=sample.prompt,
+        answer=answer,
+        reference=sample.answer,
     )
-    return {candidate.id: reply for (_, candidate), reply in zip(items, said, strict=True)}
 
 
 def _weigh(

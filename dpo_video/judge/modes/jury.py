@@ -10,6 +10,7 @@ scale by the jury's average mean and spread.
 import json
 import math
 import re
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -17,10 +18,9 @@ from statistics import fmean, pstdev
 from typing import Any, NamedTuple
 
 from dpo_video.core.records import Judgment
+from dpo_video.judge.types import Judged
 from dpo_video.recipe import JudgeSettings
 
-JudgeOnce = Callable[[JudgeSettings], dict[str, Judgment]]
-"""Judge all candidates by the settings of one judge; by candidate id."""
 ALIASES = {
     "gpt": ("gpt", "chatgpt", "o1", "o3", "o4", "openai"),
     "qwen": ("qwen", "qwq", "qvq"),
@@ -50,56 +50,62 @@ def jurors(settings: JudgeSettings) -> list[JudgeSettings]:
     return [settings.overridden(row) for row in settings.jury or ()]
 
 
-def judge_by_jury(settings: JudgeSettings, judge_once: JudgeOnce) -> dict[str, Judgment]:
-    """Return the jury's judgment of every candidate by its id.
+def judge_by_jury(settings: JudgeSettings, judge_all: Callable[[JudgeSettings], Judged]) -> Judged:
+    """Return the jury's judgment of every candidate; `judge_all` judges them by the settings of one
+    judge.
 
     A candidate needs a score from more than half of the judges; one that a judge failed on is
     failed, and tried again. `details` holds each judge's score and `dispersion`, the standard
     deviation of the standardised scores.
     """
-    sat = [judge_once(one) for one in jurors(settings)]
-    names = _names([next(iter(rows.values())).judge if rows else "" for rows in sat])
-    scales = _scales(sat)
-    return {
-        candidate: _verdict(
-            dict(zip(names, (rows[candidate] for rows in sat), strict=True)), scales
-        )
-        for candidate in (sat[0] if sat else ())
-    }
+    votes, counts = [], Counter[str]()
+    for juror in jurors(settings):
+        judgments, juror_counts = judge_all(juror)
+        votes.append(judgments)
+        counts.update(juror_counts)
+    names = _numbered(
+        [next(iter(judgments.values())).judge if judgments else "" for judgments in votes]
+    )
+    scales = _scales(votes)
+    verdicts = {}
+    for candidate_id in votes[0]:
+        by_judge = zip(names, (judgments[candidate_id] for judgments in votes), strict=True)
+        verdicts[candidate_id] = _verdict(dict(by_judge), scales)
+    return Judged(verdicts, counts)
 
 
-def _names(given: Sequence[str]) -> list[str]:
+def _numbered(names: Sequence[str]) -> list[str]:
     """Return the judges' names, numbered where two are the same (one model under two settings)."""
     return [
-        f"{name} ({given[:place].count(name) + 1})" if given.count(name) > 1 else name
-        for place, name in enumerate(given)
+        f"{name} ({names[:index].count(name) + 1})" if names.count(name) > 1 else name
+        for index, name in enumerate(names)
     ]
 
 
-def _scales(sat: Sequence[Mapping[str, Judgment]]) -> list[_Scale]:
+def _scales(votes: Sequence[Mapping[str, Judgment]]) -> list[_Scale]:
     """Return each judge's mean and spread over the candidates that all judges scored."""
-    everyone = sat[0] if sat else {}
-    shared = [
-        candidate
-        for candidate in everyone
-        if all(rows[candidate].score is not None for rows in sat)
-    ]
+    scored = set(votes[0])
+    for judgments in votes:
+        scored &= {name for name, judgment in judgments.items() if judgment.score is not None}
     scales = []
-    for rows in sat:
-        scores = [score for candidate in shared if (score := rows[candidate].score) is not None]
+    for judgments in votes:
+        scores = [
+            judgment.score
+            for name, judgment in judgments.items()
+            if name in scored and judgment.score is not None
+        ]
         scales.append(
             _Scale(fmean(scores), pstdev(scores)) if scores else _Scale(math.nan, math.nan)
         )
     return scales
 
 
-def _verdict(rows: Mapping[str, Judgment], scales: Sequence[_Scale]) -> Judgment:
+def _verdict(votes: Mapping[str, Judgment], scales: Sequence[_Scale]) -> Judgment:
     """Return the jury's judgment from each judge's, by name."""
-    first = next(iter(rows.values()))
-    scores = {name: row.score for name, row in rows.items()}
+    scores = {name: judgment.score for name, judgment in votes.items()}
     jury = replace(
-        first,
-        judge=" + ".join(rows),
+        next(iter(votes.values())),
+        judge=" + ".join(votes),
         score=None,
         status="unscored",
         reply="",
@@ -107,27 +113,25 @@ def _verdict(rows: Mapping[str, Judgment], scales: Sequence[_Scale]) -> Judgment
         claims=None,
         details={"judges": scores},
     )
-    failed = next((name for name, row in rows.items() if row.status == "failed"), None)
+    failed = next((name for name, judgment in votes.items() if judgment.status == "failed"), None)
     if failed is not None:
-        return replace(jury, status="failed", reason=f"{rows[failed].reason} ({failed})")
-    given = [
-        (score, scale)
-        for score, scale in zip(scores.values(), scales, strict=True)
-        if score is not None
-    ]
-    if 2 * len(given) <= len(rows):
+        return replace(jury, status="failed", reason=f"{votes[failed].reason} ({failed})")
+    num_scores = sum(score is not None for score in scores.values())
+    if 2 * num_scores <= len(votes):
         silent = next(name for name, score in scores.items() if score is None)
         return replace(
             jury,
-            reason=f"{rows[silent].reason} (no majority of the jury: {len(given)} of {len(rows)} "
-            f"judges gave a score; {silent} did not)",
+            reason=f"{votes[silent].reason} (no majority of the jury: {num_scores} of "
+            f"{len(votes)} judges gave a score; {silent} did not)",
         )
     if any(math.isnan(scale.mean) for scale in scales):
         return replace(
             jury, reason="no common scale: no candidate got a score from every judge of the jury"
         )
     standard = [
-        (score - scale.mean) / scale.spread if scale.spread else 0.0 for score, scale in given
+        (score - scale.mean) / scale.spread if scale.spread else 0.0
+        for score, scale in zip(scores.values(), scales, strict=True)
+        if score is not None
     ]
     spreads = [scale.spread for scale in scales if scale.spread]
     centre, spread = fmean(scale.mean for scale in scales), fmean(spreads) if spreads else 0.0
@@ -162,7 +166,7 @@ def vendor_of(model: str) -> str:
     words = re.findall(r"[a-z]+\d*", model.rstrip("/").rpartition("/")[2].casefold())
     for word in words:
         for family, names in ALIASES.items():
-            if any(re.fullmatch(rf"{name}\d*", word) for name in names):
+            if re.fullmatch(rf"(?:{'|'.join(names)})\d*", word):
                 return family
     return words[0].rstrip("0123456789") if words else model
 
@@ -178,9 +182,9 @@ def family_warnings(settings: JudgeSettings, policy: str) -> list[str]:
         judges = [settings.first_judge(), *judges]
     family = vendor_of(policy)
     return [
-        f"judge {one.model!r} and the policy {policy!r} are both of the family {family!r}: a judge "
-        f"favours answers "
-        "of its own kind; check it with gold labels, or take a judge of another family"
-        for one in judges
-        if vendor_of(one.model) == family
+        f"judge {juror.model!r} and the policy {policy!r} are both of the family {family!r}: a "
+        "judge favours answers of its own kind; check it with gold labels, or take a judge of "
+        "another family"
+        for juror in judges
+        if vendor_of(juror.model) == family
     ]

@@ -8,6 +8,7 @@ lifted a small judge from 56.7 to 73.1 % (arXiv 2503.03064).
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from itertools import combinations
 from statistics import fmean
@@ -21,10 +22,10 @@ from dpo_video.core.records import Candidate, Judgment, Sample
 from dpo_video.judge.ask import ask_all
 from dpo_video.judge.backends.registry import open_judge
 from dpo_video.judge.scorer import Scorer, load_scorer, render
-from dpo_video.judge.types import Judge
+from dpo_video.judge.types import Judge, Judged, JudgeItem, Reply
 from dpo_video.judge.verdict import check_examples, read_reply
 from dpo_video.recipe import JudgeSettings
-from dpo_video.store import RunStore
+from dpo_video.store import RowStore
 
 AnswerPair = tuple[Sample, str, str]
 """A question and two answers to it."""
@@ -32,6 +33,7 @@ PRIOR_GAMES = 0.1
 """Drawn games of every answer against an average one: strengths stay finite for one that wins or
 loses everything.
 """
+SAME_ANSWER = "the same answer"
 MOST_STEPS = 2000
 TOLERANCE = 1e-9
 
@@ -67,13 +69,15 @@ class Comparison:
 class Compare(Protocol):
     """Compares pairs of answers, in order."""
 
-    def __call__(self, twos: Sequence[AnswerPair], /) -> list[Comparison]: ...
+    def __call__(self, pairs: Sequence[AnswerPair], /) -> list[Comparison]: ...
 
 
-class _Game(NamedTuple):
-    sample_id: str
-    first: int
-    second: int
+class Compared(NamedTuple):
+    """Comparisons, and where the replies came from."""
+
+    comparisons: list[Comparison]
+    counts: Counter[str]
+    """As those of `Judged`."""
 
 
 def pairwise_scorer(name: str, where: str) -> Scorer:
@@ -90,22 +94,15 @@ def pairwise_scorer(name: str, where: str) -> Scorer:
 
 
 def comparer(
-    settings: JudgeSettings,
-    scorer: Scorer,
-    store: RunStore,
-    *,
-    judge: Judge | None = None,
-    counts: Counter[str] | None = None,
+    settings: JudgeSettings, scorer: Scorer, store: RowStore, *, judge: Judge | None = None
 ) -> Compare:
     """Return a function that compares answers by these settings; without an open `judge` it opens
     one per call.
     """
 
-    def compare_now(twos: Sequence[AnswerPair], /) -> list[Comparison]:
-        if judge is not None:
-            return compare(settings, scorer, twos, store, judge=judge, counts=counts)
-        with open_judge(settings) as opened:
-            return compare(settings, scorer, twos, store, judge=opened, counts=counts)
+    def compare_now(pairs: Sequence[AnswerPair], /) -> list[Comparison]:
+        with nullcontext(judge) if judge else open_judge(settings) as opened:
+            return compare(settings, scorer, pairs, store, judge=opened).comparisons
 
     return compare_now
 
@@ -113,119 +110,126 @@ def comparer(
 def compare(
     settings: JudgeSettings,
     scorer: Scorer,
-    twos: Sequence[AnswerPair],
-    store: RunStore,
+    pairs: Sequence[AnswerPair],
+    store: RowStore,
     *,
     judge: Judge,
-    counts: Counter[str] | None = None,
-) -> list[Comparison]:
-    """Return the comparison of each two answers; every order of two texts is asked once and stored.
+) -> Compared:
+    """Return the comparison of each pair of answers; every order of two texts is asked once and
+    stored.
 
     Answers that differ only in spaces are equally good, without a call.
     """
     prompts = []
-    for sample, first, second in twos:
+    for sample, first, second in pairs:
         if not _same(first, second):
-            prompts += [
-                render(
-                    scorer,
-                    caption=sample.caption,
-                    question=sample.prompt,
-                    answer=one,
-                    other=other,
-                    reference=sample.answer,
+            for answer, other in ((first, second), (second, first)):
+                prompts.append(
+                    render(
+                        scorer,
+                        caption=sample.caption,
+                        question=sample.prompt,
+                        answer=answer,
+                        other=other,
+                        reference=sample.answer,
+                    )
                 )
-                for one, other in ((first, second), (second, first))
-            ]
-    replies = iter(ask_all(settings, scorer, prompts, store, judge=judge, counts=counts))
-    out = []
-    for _, first, second in twos:
+    asked = ask_all(settings, scorer, prompts, store, judge=judge)
+    replies = iter(asked.replies)
+    comparisons = []
+    for _, first, second in pairs:
         if _same(first, second):
-            out.append(Comparison(orders=(0.5, 0.5), reason="the same answer"))
-            continue
-        both = next(replies), next(replies)
-        broken = next((reply for reply in both if reply.status != "answered"), None)
-        if broken is not None:
-            out.append(Comparison(reason=broken.reason, status=broken.status))
-            continue
-        verdicts = [read_reply(settings, scorer, reply)[0] for reply in both]
-        one, other = (verdict.score for verdict in verdicts)
-        if one is None or other is None:
-            out.append(
-                Comparison(reason=verdicts[0 if one is None else 1].reason, status="unscored")
-            )
+            comparisons.append(Comparison(orders=(0.5, 0.5), reason=SAME_ANSWER))
         else:
-            out.append(Comparison(orders=(one, 1 - other)))
-    return out
+            comparisons.append(_comparison(settings, scorer, next(replies), next(replies)))
+    return Compared(comparisons, asked.counts)
+
+
+def _comparison(
+    settings: JudgeSettings, scorer: Scorer, reply: Reply, swapped_reply: Reply
+) -> Comparison:
+    """Return what the replies to both orders of two answers say."""
+    for answered in (reply, swapped_reply):
+        if answered.status != "answered":
+            return Comparison(reason=answered.reason, status=answered.status)
+    verdict, _ = read_reply(settings, scorer, reply)
+    swapped, _ = read_reply(settings, scorer, swapped_reply)
+    if verdict.score is None:
+        return Comparison(reason=verdict.reason, status="unscored")
+    if swapped.score is None:
+        return Comparison(reason=swapped.reason, status="unscored")
+    return Comparison(orders=(verdict.score, 1 - swapped.score))
+
+
+@dataclass(frozen=True, slots=True)
+class _Question:
+    """The different answers to one question, and who meets whom."""
+
+    sample: Sample
+    answers: list[list[Candidate]]
+    """Each different answer's candidates, in the order of their least ids."""
+    matchups: list[tuple[int, int]]
 
 
 def judge_round_robin(
     settings: JudgeSettings,
     scorer: Scorer,
-    items: Sequence[tuple[Sample, Candidate]],
-    store: RunStore,
+    items: Sequence[JudgeItem],
+    store: RowStore,
     *,
     judge: Judge,
-    counts: Counter[str] | None = None,
-) -> dict[str, Judgment]:
-    """Return the judgment of every candidate by its id: its chance to beat the other answers to its
-    question.
+) -> Judged:
+    """Return the judgment of every candidate: its chance to beat the other answers to its question.
 
-    Each answer meets all others, or `judge.opponents` of them (see `schedule`); the score is that
-    of `strengths`. It is relative to the question's other answers, so 0.5 is their average whatever
-    their quality.
+    Each answer meets all others, or `judge.opponents` of them (see `matchups`); the score is that
+    of `win_probabilities`. It is relative to the question's other answers, so 0.5 is their average
+    whatever their quality.
     """
-    groups: dict[str, dict[str, list[Candidate]]] = {}
-    samples = {sample.id: sample for sample, _ in items}
-    for sample, candidate in items:
-        groups.setdefault(sample.id, {}).setdefault(_plain(candidate.text), []).append(candidate)
-    games = [
-        _Game(name, *pair)
-        for name, texts in groups.items()
-        for pair in schedule(len(texts), settings.opponents)
-    ]
-    order = {
-        name: sorted(texts, key=lambda text, of=texts: min(one.id for one in of[text]))  # type: ignore[misc]
-        for name, texts in groups.items()
-    }
-    shown = {name: [texts[text][0].text for text in order[name]] for name, texts in groups.items()}
-    results = compare(
-        settings,
-        scorer,
-        [
-            (
-                samples[game.sample_id],
-                shown[game.sample_id][game.first],
-                shown[game.sample_id][game.second],
-            )
-            for game in games
-        ],
-        store,
-        judge=judge,
-        counts=counts,
-    )
-    played: dict[str, list[tuple[int, int, Comparison]]] = {name: [] for name in groups}
-    for game, result in zip(games, results, strict=True):
-        played[game.sample_id].append((game.first, game.second, result))
-    found: dict[str, Judgment] = {}
-    for name, texts in groups.items():
-        own = played[name]
-        scores = strengths(
-            len(texts),
+    questions = _questions(items, settings.opponents)
+    pairs = []
+    for question in questions:
+        texts = [candidates[0].text for candidates in question.answers]
+        pairs += [(question.sample, texts[a], texts[b]) for a, b in question.matchups]
+    comparisons, counts = compare(settings, scorer, pairs, store, judge=judge)
+    remaining = iter(comparisons)
+    judgments: dict[str, Judgment] = {}
+    for question in questions:
+        games = {matchup: next(remaining) for matchup in question.matchups}
+        scores = win_probabilities(
+            len(question.answers),
             {
-                (a, b): result.first_better
-                for a, b, result in own
-                if result.first_better is not None
+                matchup: game.first_better
+                for matchup, game in games.items()
+                if game.first_better is not None
             },
         )
-        for number, text in enumerate(order[name]):
-            met = [result for a, b, result in own if number in (a, b)]
-            for candidate in texts[text]:
-                found[candidate.id] = _judgment(scorer, judge, candidate, met, scores[number])
-    return {candidate.id: found[candidate.id] for _, candidate in items}
+        for index, candidates in enumerate(question.answers):
+            own_games = [game for matchup, game in games.items() if index in matchup]
+            for candidate in candidates:
+                judgments[candidate.id] = _judgment(
+                    scorer, judge, candidate, own_games, scores[index]
+                )
+    return Judged(judgments, counts)
 
 
-def schedule(size: int, opponents: int | None) -> list[tuple[int, int]]:
+def _questions(items: Sequence[JudgeItem], opponents: int | None) -> list[_Question]:
+    """Return the questions in the order of the items, with their different answers."""
+    samples: dict[str, Sample] = {}
+    texts: dict[str, dict[str, list[Candidate]]] = {}
+    for sample, candidate in items:
+        samples[sample.id] = sample
+        of_sample = texts.setdefault(sample.id, {})
+        of_sample.setdefault(_plain(candidate.text), []).append(candidate)
+    questions = []
+    for sample_id, of_sample in texts.items():
+        answers = sorted(
+            of_sample.values(), key=lambda same: min(candidate.id for candidate in same)
+        )
+        questions.append(_Question(samples[sample_id], answers, matchups(len(answers), opponents)))
+    return questions
+
+
+def matchups(size: int, opponents: int | None) -> list[tuple[int, int]]:
     """Return who meets whom among `size` answers: all pairs, or a ring where each meets its nearest
     neighbours.
 
@@ -235,13 +239,15 @@ def schedule(size: int, opponents: int | None) -> list[tuple[int, int]]:
     """
     if opponents is None or opponents >= size - 1:
         return list(combinations(range(size), 2))
-    steps = range(1, -(-opponents // 2) + 1)
-    return sorted(
-        {(min(a, b), max(a, b)) for a in range(size) for step in steps for b in [(a + step) % size]}
-    )
+    ring: set[tuple[int, int]] = set()
+    for a in range(size):
+        for step in range(1, -(-opponents // 2) + 1):
+            b = (a + step) % size
+            ring.add((min(a, b), max(a, b)))
+    return sorted(ring)
 
 
-def strengths(size: int, won: Mapping[tuple[int, int], float]) -> list[float]:
+def win_probabilities(size: int, won: Mapping[tuple[int, int], float]) -> list[float]:
     """Return each answer's chance to beat another answer of its question, 0 to 1, mean over the
     others.
 
@@ -260,31 +266,31 @@ def strengths(size: int, won: Mapping[tuple[int, int], float]) -> list[float]:
         wins[a, b], wins[b, a] = chance, 1 - chance
     if len(won) == size * (size - 1) // 2:
         return [float(total) / max(size - 1, 1) for total in wins.sum(1)]
-    power = _bradley_terry(wins)
-    chances = power[:, None] / (power[:, None] + power[None, :])
+    strength = _bradley_terry(wins)
+    chances = strength[:, None] / (strength[:, None] + strength[None, :])
     return [float((chances[k].sum() - 0.5) / (size - 1)) for k in range(size)]
 
 
 def _bradley_terry(wins: NDArray[np.float64]) -> NDArray[np.float64]:
     games = wins + wins.T
     total = wins.sum(1) + PRIOR_GAMES / 2
-    power: NDArray[np.float64] = np.ones(len(wins))
+    strength: NDArray[np.float64] = np.ones(len(wins))
     for _ in range(MOST_STEPS):
-        met = (games / (power[:, None] + power[None, :])).sum(1) + PRIOR_GAMES / (power + 1)
-        moved = total / met
-        if np.abs(np.log(moved / power)).max() < TOLERANCE:
-            return moved
-        power = moved
-    return power
+        pace = (games / (strength[:, None] + strength[None, :])).sum(1)
+        update = total / (pace + PRIOR_GAMES / (strength + 1))
+        if np.abs(np.log(update / strength)).max() < TOLERANCE:
+            return update
+        strength = update
+    return strength
 
 
 def _judgment(
-    scorer: Scorer, judge: Judge, candidate: Candidate, met: Sequence[Comparison], score: float
+    scorer: Scorer, judge: Judge, candidate: Candidate, games: Sequence[Comparison], score: float
 ) -> Judgment:
     """Return the judgment of one answer from its own games; without a decided one it has no
     score.
     """
-    gaps = [abs(result.swap_gap) for result in met if result.swap_gap is not None]
+    gaps = [abs(game.swap_gap) for game in games if game.swap_gap is not None]
     blank = Judgment(
         candidate_id=candidate.id,
         scorer=scorer.version,
@@ -294,11 +300,11 @@ def _judgment(
         reason="nothing to compare with: all answers to the question are the same",
         reply="",
     )
-    failed = next((result for result in met if result.status == "failed"), None)
+    failed = next((game for game in games if game.status == "failed"), None)
     if failed is not None:
         return replace(blank, status="failed", reason=failed.reason)
     if not gaps:
-        return replace(blank, status=met[0].status, reason=met[0].reason) if met else blank
+        return replace(blank, status=games[0].status, reason=games[0].reason) if games else blank
     gap = fmean(gaps)
     reason = (
         f"beats another answer with {score:.2f}: {len(gaps)} compared, {gap:.2f} between the "
@@ -309,7 +315,7 @@ def _judgment(
         score=score,
         status="scored",
         reason=reason,
-        details={"comparisons": len(gaps), "left_out": len(met) - len(gaps), "swap_gap": gap},
+        details={"comparisons": len(gaps), "left_out": len(games) - len(gaps), "swap_gap": gap},
     )
 
 
@@ -321,31 +327,24 @@ def _same(first: str, second: str) -> bool:
     return _plain(first) == _plain(second)
 
 
-def preferred(result: Comparison) -> float | None:
+def preferred(comparison: Comparison) -> float | None:
     """Return 1 where the first answer is better in both orders, 0 where the second is, 0.5 where
     the orders disagree.
 
     MT-Bench's rule (arXiv 2306.05685, sec. 3.4): a win must survive the swap.
     """
-    if result.first_better is None:
+    if comparison.first_better is None:
         return None
-    return float(result.first_better > 0.5) if result.consistent else 0.5
+    return float(comparison.first_better > 0.5) if comparison.consistent else 0.5
 
 
-def swap_summary(results: Sequence[Comparison]) -> dict[str, float | int | None]:
+def swap_summary(comparisons: Sequence[Comparison]) -> dict[str, float | int | None]:
     """Return how comparisons depend on the order: the share that flips, the mean gain of standing
     first, how many.
     """
-    gaps = [
-        result.swap_gap
-        for result in results
-        if result.swap_gap is not None and result.reason != "the same answer"
-    ]
-    flips = [
-        not result.consistent
-        for result in results
-        if result.orders is not None and result.reason != "the same answer"
-    ]
+    asked = [comparison for comparison in comparisons if comparison.reason != SAME_ANSWER]
+    gaps = [comparison.swap_gap for comparison in asked if comparison.swap_gap is not None]
+    flips = [not comparison.consistent for comparison in asked if comparison.orders is not None]
     return {
         "compared": len(gaps),
         "swap_inconsistent": sum(flips) / len(flips) if flips else None,

@@ -2,25 +2,22 @@
 cascade.
 """
 
-from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 
-from dpo_video.core.records import Candidate, Judgment, Sample
-from dpo_video.judge.backends.registry import open_judge
 from dpo_video.judge.candidate_file import caption_ranks
 from dpo_video.judge.modes.cascade import judge_by_cascade
 from dpo_video.judge.modes.claims import check_split_examples, judge_claims
 from dpo_video.judge.modes.jury import judge_by_jury
-from dpo_video.judge.modes.pairwise import judge_round_robin, schedule
+from dpo_video.judge.modes.pairwise import judge_round_robin, matchups
 from dpo_video.judge.scorer import Scorer
-from dpo_video.judge.types import Judge
+from dpo_video.judge.types import Judge, Judged, JudgeItem, OpenJudge
 from dpo_video.judge.verdict import check_examples
 from dpo_video.recipe import JudgeSettings
-from dpo_video.store import RunStore
+from dpo_video.store import RowStore
 
-Item = tuple[Sample, Candidate]
-JudgeItems = Callable[[JudgeSettings, Sequence[Item]], dict[str, Judgment]]
+JudgeOnce = Callable[[JudgeSettings, Sequence[JudgeItem]], Judged]
+"""Judges candidates by the settings of one judge among several."""
 ASSUMED_CLAIMS = 8
 MODES = {"claims": judge_claims, "pairwise": judge_round_robin}
 
@@ -35,29 +32,29 @@ def needs_several_replies(settings: JudgeSettings, scorer: Scorer) -> bool:
 def judge_with_mode(
     settings: JudgeSettings,
     scorer: Scorer,
-    items: Sequence[Item],
-    store: RunStore,
+    items: Sequence[JudgeItem],
+    store: RowStore,
     *,
-    again: JudgeItems,
+    judge_once: JudgeOnce,
+    open_judge: OpenJudge,
     judge: Judge | None = None,
-    counts: Counter[str] | None = None,
-) -> dict[str, Judgment]:
-    """Return the judgment of every candidate by its id, where `needs_several_replies` says so.
+) -> Judged:
+    """Return the judgment of every candidate, where `needs_several_replies` says so.
 
-    Every reply of every judge is stored and paid once. `again` judges by the settings of one judge
-    among several.
+    Every reply of every judge is stored and paid once. `judge_once` judges by the settings of one
+    judge among several.
     """
     if settings.jury is not None:
-        return judge_by_jury(settings, lambda one: again(one, items))
+        return judge_by_jury(settings, lambda juror: judge_once(juror, items))
     if settings.cascade is not None:
-        return judge_by_cascade(settings, scorer, items, again, counts=counts)
+        return judge_by_cascade(settings, scorer, items, judge_once)
     check_examples(scorer)
     check_split_examples(scorer)
     with nullcontext(judge) if judge else open_judge(settings) as opened:
-        found = MODES[scorer.mode](
-            settings, scorer, by_caption(items), store, judge=opened, counts=counts
+        judgments, counts = MODES[scorer.mode](
+            settings, scorer, by_caption(items), store, judge=opened
         )
-    return {candidate.id: found[candidate.id] for _, candidate in items}
+    return Judged({candidate.id: judgments[candidate.id] for _, candidate in items}, counts)
 
 
 def calls_per_sample(settings: JudgeSettings, scorer: Scorer, answers: int) -> int:
@@ -69,7 +66,7 @@ def calls_per_sample(settings: JudgeSettings, scorer: Scorer, answers: int) -> i
     """
     calls = answers
     if scorer.mode == "pairwise":
-        calls = 2 * len(schedule(answers, settings.opponents))
+        calls = 2 * len(matchups(answers, settings.opponents))
     elif scorer.claims is not None:
         calls = answers * (
             ASSUMED_CLAIMS + (settings.split_claims == "judge") + (scorer.coverage is not None)
@@ -77,7 +74,7 @@ def calls_per_sample(settings: JudgeSettings, scorer: Scorer, answers: int) -> i
     return calls * (2 if settings.cascade else len(settings.jury) if settings.jury else 1)
 
 
-def by_caption(items: Sequence[Item]) -> list[Item]:
+def by_caption(items: Sequence[JudgeItem]) -> list[JudgeItem]:
     """Return the items with those of one caption, then question, side by side: servers then reuse
     the shared prefix.
     """
