@@ -2,9 +2,17 @@
 paid for.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
+
+CHARACTERS_PER_TOKEN = 4
+
+
+def estimate_tokens(text: str) -> int:
+    """Return about how many tokens a text has."""
+    return math.ceil(len(text) / CHARACTERS_PER_TOKEN)
 
 
 class Spread(NamedTuple):
@@ -48,7 +56,9 @@ class Plan:
     heldout_questions: int
     heldout_clips: int
     frames: Spread
-    """Frames per clip."""
+    """Frames per clip that the model sees."""
+    frames_taken: Spread
+    """Frames per clip that `video.policy` takes, before the budget of tokens."""
     video_tokens: Spread
     sequence: Spread
     """Tokens of video, prompt and the longest answer allowed."""
@@ -64,6 +74,10 @@ class Plan:
     """Whether `data.pairs` gives them: then nothing is generated or judged to train on."""
     steps: int
     """Optimizer steps on one device, at most."""
+    steps_on: Mapping[int, int]
+    """The same on several devices, by their number."""
+    step_pairs: int
+    """Pairs a step on one device."""
     judge: Calls | None
     """None where the scorer cannot be loaded."""
     evaluation_judge: Calls | None
@@ -96,7 +110,7 @@ def _rows(plan: Plan) -> list[tuple[str, str]]:
         ("model", f"{plan.model} ({plan.family}), {plan.parameters / 1e6:,.1f} M parameters"),
         ("train on", f"{plan.questions:,} questions about {plan.clips:,} clips"),
         ("evaluate on", f"{plan.heldout_questions:,} questions about {plan.heldout_clips:,} clips"),
-        ("frames per clip", str(plan.frames)),
+        ("frames per clip", _frames(plan)),
         ("video tokens per clip", str(plan.video_tokens)),
         ("sequence in tokens", f"{plan.sequence}; room for {plan.context:,}"),
         ("trainable", f"{plan.trainable / 1e6:,.2f} M parameters in LoRA, {share:.2%} of all"),
@@ -104,16 +118,34 @@ def _rows(plan: Plan) -> list[tuple[str, str]]:
             "pairs",
             f"at most {plan.pairs:,}" + (", given by data.pairs" if plan.pairs_given else ""),
         ),
-        ("optimizer steps", f"at most {plan.steps:,} on one device"),
+        ("optimizer steps", _steps(plan)),
         *([] if plan.pairs_given else [("judge the candidates", _calls(plan.judge))]),
         ("judge the evaluation", _calls(plan.evaluation_judge)),
     ]
     for stage, parts in plan.memory.items():
         inner = ", ".join(
-            f"{part} {_size(size)}" for part, size in parts.items() if part != "total"
+            f"{part} {size_text(size)}" for part, size in parts.items() if part != "total"
         )
-        rows.append((f"memory to {stage}", f"about {_size(parts['total'])}: {inner}"))
+        rows.append((f"memory to {stage}", f"about {size_text(parts['total'])}: {inner}"))
     return rows
+
+
+def _frames(plan: Plan) -> str:
+    if plan.frames == plan.frames_taken:
+        return str(plan.frames)
+    return (
+        f"{plan.frames}, of the {plan.frames_taken} that video.policy takes: the budget of tokens "
+        "has no room for the others"
+    )
+
+
+def _steps(plan: Plan) -> str:
+    devices = ", ".join(map(str, plan.steps_on))
+    steps = ", ".join(f"{steps:,}" for steps in plan.steps_on.values())
+    return (
+        f"at most {plan.steps:,} of {plan.step_pairs:,} pairs on one device; on {devices} devices "
+        f"{steps}"
+    )
 
 
 def _calls(calls: Calls | None) -> str:
@@ -125,5 +157,6 @@ def _calls(calls: Calls | None) -> str:
     )
 
 
-def _size(gib: float) -> str:
+def size_text(gib: float) -> str:
+    """Return a size in GiB in words, in MiB where it is small."""
     return f"{gib:.1f} GiB" if gib >= 0.1 else f"{gib * 1024:.1f} MiB"

@@ -2,15 +2,14 @@
 without a model.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 
-from dpo_video.core.errors import UserError
+from dpo_video.check.findings import Findings, attempt, join, problem, warn
+from dpo_video.check.plan import size_text
 from dpo_video.core.records import Sample
 from dpo_video.judge.backends.openai import api_key
 from dpo_video.judge.modes.claims import check_split_examples
@@ -30,179 +29,158 @@ HEADROOM = 1.1
 """GPU memory beyond the estimate for the CUDA context and fragmentation."""
 
 
-@dataclass(frozen=True, slots=True)
-class Findings:
-    """Lists that the parts of a check add to."""
-
-    assumptions: list[str]
-    problems: list[str]
-    warnings: list[str]
-
-    def collect(self, do: Callable[..., Any], *arguments: Any) -> Any:
-        """Return what a call returns; a UserError becomes a problem, and None is returned."""
-        try:
-            return do(*arguments)
-        except UserError as error:
-            self.problems.extend(str(error).splitlines())
-            return None
-
-    def check_clusters(self, videos: Sequence[str | list[str]]) -> None:
-        """Say where held-out clips are too few for intervals over clips."""
-        clips = {str(video) for video in videos}
-        if len(clips) < 2:
-            self.warnings.append("only one held-out clip: there will be no intervals")
-        elif len(clips) < FEW_CLIPS:
-            self.warnings.append(
-                f"only {len(clips)} held-out clips: intervals over clips will be wide"
-            )
-
-    def check_memory(self, gib: float, recipe: Recipe) -> None:
-        """Hold the largest estimate in GiB against the GPU here."""
-        if recipe.model.device == "cpu":
-            return
-        if not torch.cuda.is_available():
-            self.warnings.append(
-                f"no GPU is visible here; the run needs one with about {gib * HEADROOM:.0f} GiB"
-            )
-            return
-        size = torch.cuda.get_device_properties(0).total_memory / (1 << 30)
-        if gib * HEADROOM > size:
-            self.warnings.append(
-                f"about {gib * HEADROOM:.0f} GiB of GPU memory are needed, this GPU has "
-                f"{size:.0f}: "
-                "set model.quantize=nf4, or lower batch sizes, frames or video.max_pixels"
-            )
-
-
-def check_recipe(
-    recipe: Recipe, samples: Sequence[Sample], heldout: Sequence[Sample], findings: Findings
-) -> None:
-    """Add to the findings what is wrong or doubtful with judge, sampling, pairs, training settings
-    and evaluation.
+def check_recipe(recipe: Recipe, samples: Sequence[Sample], heldout: Sequence[Sample]) -> Findings:
+    """Return what is wrong or doubtful with judge, sampling, pairs, training settings and
+    evaluation.
 
     Where `data.pairs` is given nothing is sampled, and without held-out samples nothing is judged
     either.
     """
     pairs_given = recipe.data.pairs is not None
+    findings = Findings()
     if not pairs_given or recipe.data.heldout is not None:
-        scorer = _check_judge(recipe, findings)
+        scorer, judge_findings = _check_judge(recipe)
+        findings += judge_findings
         if scorer is not None and scorer.needs_reference and not pairs_given:
-            _check_references(scorer, samples, findings)
+            findings += _check_references(scorer, samples)
         if recipe.pair.tie_break is not None:
-            findings.collect(pairwise_scorer, recipe.pair.tie_break, "pair.tie_break")
+            findings += attempt(pairwise_scorer, recipe.pair.tie_break, "pair.tie_break")[1]
     if not pairs_given:
-        _check_rewards(recipe, findings)
-        _check_sampling(recipe, findings)
-    findings.collect(
-        partial(
-            dpo_config,
-            recipe,
-            output_dir=recipe.run_folder / "checkpoints",
-            precision="no",
-            use_cpu=recipe.model.device == "cpu",
-        )
+        findings += _check_rewards(recipe) + _check_sampling(recipe)
+    make_config = partial(
+        dpo_config,
+        recipe,
+        output_dir=recipe.run_folder / "checkpoints",
+        precision="no",
+        use_cpu=recipe.model.device == "cpu",
     )
-    _check_evaluation(recipe, heldout, findings)
+    return findings + attempt(make_config)[1] + _check_evaluation(recipe, heldout)
 
 
-def _check_judge(recipe: Recipe, findings: Findings) -> Scorer | None:
-    """Return the scorer, or None where it cannot be loaded."""
-    scorer: Scorer | None = findings.collect(load_scorer, recipe.judge.scorer)
+def check_clusters(heldout: Sequence[Sample]) -> Findings:
+    """Return a warning where held-out clips are too few for intervals over clips."""
+    clips = {str(sample.video) for sample in heldout}
+    if len(clips) < 2:
+        return warn("only one held-out clip: there will be no intervals")
+    if len(clips) < FEW_CLIPS:
+        return warn(f"only {len(clips)} held-out clips: intervals over clips will be wide")
+    return Findings()
+
+
+def check_memory(gib: float, recipe: Recipe) -> Findings:
+    """Return a warning where the largest estimate in GiB is more than the GPU here has."""
+    if recipe.model.device == "cpu":
+        return Findings()
+    needed = size_text(gib * HEADROOM)
+    if not torch.cuda.is_available():
+        return warn(f"no GPU is visible here; the run needs one with about {needed}")
+    size = torch.cuda.get_device_properties(0).total_memory / (1 << 30)
+    if gib * HEADROOM <= size:
+        return Findings()
+    return warn(
+        f"about {needed} of GPU memory are needed, this GPU has {size_text(size)}: set "
+        "model.quantize=nf4, or lower batch sizes, frames or video.max_pixels"
+    )
+
+
+def _check_judge(recipe: Recipe) -> tuple[Scorer | None, Findings]:
+    """Return the scorer, or None where it cannot be loaded, and what is wrong with the judge."""
+    scorer, findings = attempt(load_scorer, recipe.judge.scorer)
     if scorer is not None:
-        findings.collect(check_examples, scorer)
-        findings.collect(check_split_examples, scorer)
-        _check_pairing(recipe, scorer, findings)
+        findings += attempt(check_examples, scorer)[1]
+        findings += attempt(check_split_examples, scorer)[1]
+        findings += _check_pairing(recipe, scorer)
     if recipe.judge.backend == "openai":
-        findings.collect(api_key, recipe.judge)
-        findings.collect(open_spending, recipe.judge)
+        findings += attempt(api_key, recipe.judge)[1]
+        findings += attempt(open_spending, recipe.judge)[1]
     else:
-        findings.collect(resolve_model, recipe.judge.model)
+        findings += attempt(resolve_model, recipe.judge.model)[1]
     if recipe.judge.model == recipe.model.name:
-        findings.warnings.append(
-            "judge.model is the policy itself: a model favours its own answers"
-        )
+        findings += warn("judge.model is the policy itself: a model favours its own answers")
     else:
-        findings.warnings.extend(family_warnings(recipe.judge, recipe.model.name))
-    return scorer
+        findings += join(map(warn, family_warnings(recipe.judge, recipe.model.name)))
+    return scorer, findings
 
 
-def _check_pairing(recipe: Recipe, scorer: Scorer, findings: Findings) -> None:
+def _check_pairing(recipe: Recipe, scorer: Scorer) -> Findings:
     settings, reach = recipe.pair, scorer.high - scorer.low
+    findings = Findings()
     if settings.rule == "hound":
         threshold = scorer.threshold if settings.threshold is None else settings.threshold
         if not scorer.low < threshold <= scorer.high:
-            findings.problems.append(
+            findings += problem(
                 f"pair.threshold {threshold:g} leaves no answer on one side: {scorer.name} scores "
                 f"from {scorer.low:g} to {scorer.high:g}"
             )
     elif settings.min_margin > reach:
-        findings.problems.append(
+        findings += problem(
             f"pair.min_margin {settings.min_margin:g} is wider than the scores of {scorer.name} "
             f"({scorer.low:g} to {scorer.high:g}): no pair could be made"
         )
     floor = settings.min_rejected_score
     if floor is not None and floor >= scorer.high:
-        findings.problems.append(
+        findings += problem(
             f"pair.min_rejected_score {floor:g} leaves no rejected answer: {scorer.name} scores "
             f"from {scorer.low:g} to {scorer.high:g}"
         )
     if settings.noise_margins is not None and not (recipe.run_folder / "agreement.json").is_file():
-        findings.warnings.append(
+        findings += warn(
             "pair.noise_margins needs the judge's measured noise: once the candidates are judged, "
             f"run dpo-video agree {recipe.run_folder}"
         )
+    return findings
 
 
-def _check_rewards(recipe: Recipe, findings: Findings) -> None:
+def _check_rewards(recipe: Recipe) -> Findings:
     rewards = recipe.pair.implicit_rewards
     if rewards is not None and not Path(rewards).expanduser().is_file():
-        findings.warnings.append(
+        return warn(
             f"pair.implicit_rewards: no file at {rewards!r} yet; it is needed once the candidates "
             "are judged"
         )
-    else:
-        findings.collect(read_rewards, recipe.pair)
+    return attempt(read_rewards, recipe.pair)[1]
 
 
-def _check_references(scorer: Scorer, samples: Sequence[Sample], findings: Findings) -> None:
+def _check_references(scorer: Scorer, samples: Sequence[Sample]) -> Findings:
     without = sum(not sample.answer for sample in samples)
-    if without:
-        where = findings.problems if without == len(samples) else findings.warnings
-        where.append(
-            f"{without} of {len(samples)} samples have no gold `answer`, which {scorer.name} "
-            f"compares with: "
-            "their candidates stay unscored"
-        )
+    if not without:
+        return Findings()
+    sentence = (
+        f"{without} of {len(samples)} samples have no gold `answer`, which {scorer.name} "
+        "compares with: their candidates stay unscored"
+    )
+    return problem(sentence) if without == len(samples) else warn(sentence)
 
 
-def _check_sampling(recipe: Recipe, findings: Findings) -> None:
+def _check_sampling(recipe: Recipe) -> Findings:
     settings = recipe.generate
+    findings = Findings()
     if settings.candidates_per_sample < 2:
-        findings.problems.append(
-            "generate.num_candidates is 1: a pair needs two answers to a question"
-        )
+        findings += problem("generate.num_candidates is 1: a pair needs two answers to a question")
     elif settings.temperature == 0:
-        findings.problems.append(
+        findings += problem(
             "generate.temperature is 0: all candidates of a question would be the same answer"
         )
     if settings.engine == "openai" and settings.base_url is None:
-        findings.problems.append("generate.engine is openai and generate.base_url is not set")
+        findings += problem("generate.engine is openai and generate.base_url is not set")
+    return findings
 
 
-def _check_evaluation(recipe: Recipe, heldout: Sequence[Sample], findings: Findings) -> None:
+def _check_evaluation(recipe: Recipe, heldout: Sequence[Sample]) -> Findings:
     settings = recipe.evaluate
+    findings = Findings()
     if settings.pairwise_scorer is not None:
-        findings.collect(pairwise_scorer, settings.pairwise_scorer, "evaluate.pairwise_scorer")
+        name = "evaluate.pairwise_scorer"
+        findings += attempt(pairwise_scorer, settings.pairwise_scorer, name)[1]
     if recipe.data.heldout is None:
-        findings.warnings.append(
+        return findings + warn(
             "data.heldout is not set: the run ends without numbers before and after"
         )
-        return
     if settings.hallucination_scorer is not None:
-        other = findings.collect(load_scorer, settings.hallucination_scorer)
-        if other is not None:
-            findings.collect(check_examples, other)
+        scorer, scorer_findings = attempt(load_scorer, settings.hallucination_scorer)
+        findings += scorer_findings
+        if scorer is not None:
+            findings += attempt(check_examples, scorer)[1]
     if not any(sample.answer is not None for sample in heldout):
-        findings.warnings.append(
-            "no held-out sample has a gold `answer`: accuracy cannot be measured"
-        )
+        findings += warn("no held-out sample has a gold `answer`: accuracy cannot be measured")
+    return findings

@@ -238,10 +238,13 @@ def check(recipe: RecipeName, overrides: Overrides = None) -> None:
     nothing.
     """
     settings = load_recipe(recipe, overrides or [])
-    from dpo_video.check.command import check as make_plan
-    from dpo_video.check.command import render
+    from dpo_video.check.data import load_data
 
-    plan = make_plan(settings)
+    data = load_data(settings)  # first: wrong data need no model to be seen
+    from dpo_video.check.command import check as make_plan
+    from dpo_video.check.plan import render
+
+    plan = make_plan(settings, data)
     print(render(plan))
     if plan.problems:
         raise UserError(

@@ -3,6 +3,7 @@ in the way.
 """
 
 import math
+import re
 from pathlib import Path
 from typing import Any, get_args
 
@@ -10,8 +11,11 @@ import pytest
 from clips import write_clip
 from tiny_models import tiny_policy
 
-from dpo_video.check.command import check, judge_calls, optimizer_steps, render
-from dpo_video.check.recipe import Findings, check_recipe
+from dpo_video.check.calls import judge_calls
+from dpo_video.check.command import check, optimizer_steps
+from dpo_video.check.plan import render
+from dpo_video.check.recipe import check_recipe
+from dpo_video.core.errors import UserError
 from dpo_video.core.jsonl import write_jsonl
 from dpo_video.core.records import Pair, Sample
 from dpo_video.judge.scorer import load_scorer
@@ -219,12 +223,11 @@ def test_given_pairs_with_held_out_samples_still_need_the_judge(world: Path) -> 
 
 
 @pytest.mark.parametrize("samples", [{}, {"samples": "data/train.jsonl"}])
-def test_missing_pairs_are_a_problem_whatever_the_samples(
+def test_missing_pairs_are_an_error_whatever_the_samples(
     world: Path, samples: dict[str, str]
 ) -> None:
-    plan = check(given_pairs(world, data={"pairs": "data/train.jsonl", **samples}))
-    assert len(plan.problems) == 1 and "data/train.jsonl" in plan.problems[0]
-    assert plan.pairs == 1000 and "data.pairs: 1,000 questions" in render(plan)
+    with pytest.raises(UserError, match=r"no file at 'data/train.jsonl'"):
+        check(given_pairs(world, data={"pairs": "data/train.jsonl", **samples}))
 
 
 def test_a_missing_clip_of_a_rejected_answer_is_found(world: Path) -> None:
@@ -241,6 +244,28 @@ def test_steps_are_counted_as_the_trainer_counts_them(world: Path) -> None:
     train = {"batch_size": 3, "gradient_accumulation": 2, "epochs": 1.5}
     assert optimizer_steps(recipe_for(world, train=train), 10) == 3
     assert optimizer_steps(recipe_for(world, train={**train, "max_steps": 2}), 10) == 2
+
+
+def test_steps_on_several_devices_stand_beside_those_on_one(world: Path) -> None:
+    """The sampler gives 8 devices 2 pairs each of 12; 6 pairs in batches of 1, 2 a step."""
+    train = {"batch_size": 1, "gradient_accumulation": 2, "epochs": 1}
+    assert optimizer_steps(recipe_for(world, train=train), 12, devices=8) == 1
+    plan = check(recipe_for(world, train=train))
+    assert (plan.steps, dict(plan.steps_on)) == (3, {2: 2, 4: 1, 8: 1})
+    assert "at most 3 of 2 pairs on one device; on 2, 4, 8 devices 2, 1, 1" in render(plan)
+
+
+def test_frames_lost_to_the_budget_of_tokens_stand_beside_those_that_are_taken() -> None:
+    """30 s at 2 frames a second are 60 frames; 4,096 tokens have room for 32."""
+    plan = check(load_recipe("qwen2_5_vl_7b"))
+    assert plan.frames_taken.most == 60 and plan.frames.most == 32
+    assert "frames per clip       32, of the 60 that video.policy takes" in render(plan)
+    assert any("of 60 frames the model sees 32" in warning for warning in plan.warnings)
+
+
+def test_the_memory_of_a_small_model_is_no_0_gib(world: Path) -> None:
+    plan = check(recipe_for(world, model={"device": "auto"}))
+    assert any(re.search(r"about \d+\.\d MiB", warning) for warning in plan.warnings)
 
 
 POLICIES = get_args(VideoSettings.model_fields["policy"].annotation)
@@ -267,7 +292,7 @@ def test_every_frame_policy_is_planned_for_with_data_and_without(
     plan = check(
         recipe_for(
             world,
-            data={"samples": str(world / f"{samples}.jsonl")},
+            data={"samples": "data/train.jsonl" if samples == "none" else f"{world / samples}.jsonl"},
             video={
                 "policy": policy,
                 "fps": 2,
@@ -286,10 +311,10 @@ def test_every_frame_policy_is_planned_for_with_data_and_without(
         assert plan.frames.most == (8 if policy == "uniform" else 40)
 
 
-def test_missing_data_are_a_problem_and_the_plan_is_made_all_the_same(world: Path) -> None:
-    plan = check(recipe_for(world, data={"samples": str(world / "mine.jsonl")}))
-    assert len(plan.problems) == 1 and "mine.jsonl" in plan.problems[0]
-    assert plan.questions == 1000 and "data.samples: 1,000 questions" in render(plan)
+def test_missing_data_of_both_splits_are_told_together_and_nothing_is_planned(world: Path) -> None:
+    data = {"samples": str(world / "mine.jsonl"), "heldout": str(world / "none.jsonl")}
+    with pytest.raises(UserError, match=r"mine\.jsonl.*\n.*none\.jsonl"):
+        check(recipe_for(world, data=data))
 
 
 def test_clips_that_are_missing_or_broken_are_counted_and_named(
@@ -353,8 +378,7 @@ def test_a_clip_in_both_splits_is_a_problem(world: Path) -> None:
 def test_a_recipe_that_cannot_run_is_told_why(
     world: Path, changes: dict[str, Any], message: str
 ) -> None:
-    findings = Findings([], [], [])
-    check_recipe(recipe_for(world, **changes), [], [], findings)
+    findings = check_recipe(recipe_for(world, **changes), [], [])
     assert any(message in problem for problem in findings.problems), findings.problems
 
 

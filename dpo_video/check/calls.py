@@ -1,0 +1,75 @@
+"""How often a run asks its judge, and with how many tokens."""
+
+from collections.abc import Sequence
+
+from dpo_video.check.plan import CHARACTERS_PER_TOKEN, Calls, estimate_tokens
+from dpo_video.core.errors import UserError
+from dpo_video.core.records import Sample
+from dpo_video.judge.modes.registry import calls_per_sample
+from dpo_video.judge.scorer import load_scorer, render
+from dpo_video.judge.types import mode_of
+from dpo_video.recipe import Recipe
+
+
+def candidate_calls(recipe: Recipe, samples: Sequence[Sample]) -> Calls | None:
+    """Return the calls that judge the candidates; None where the scorer cannot be loaded, which
+    stands among the problems already.
+    """
+    if recipe.data.pairs is not None:
+        return Calls(0, 0, 0)
+    try:
+        return judge_calls(recipe, samples, per_sample=recipe.generate.candidates_per_sample)
+    except UserError:
+        return None
+
+
+def evaluation_calls(recipe: Recipe, heldout: Sequence[Sample]) -> Calls | None:
+    """Return the calls that judge base and tuned answers by both scorers, and the answers behind
+    held-out pairs; None where a scorer cannot be loaded.
+    """
+    if recipe.data.heldout is None:
+        return Calls(0, 0, 0)
+    settings = recipe.evaluate
+    drawn = heldout[: settings.pair_samples]
+    try:
+        parts = [
+            judge_calls(recipe, heldout, per_sample=2),
+            judge_calls(recipe, drawn, per_sample=settings.pair_candidates),
+        ]
+        if settings.hallucination_scorer is not None:
+            scorer = settings.hallucination_scorer
+            parts.append(judge_calls(recipe, heldout, per_sample=2, scorer=scorer))
+    except UserError:
+        return None
+    return Calls(
+        calls=sum(part.calls for part in parts),
+        tokens_in=sum(part.tokens_in for part in parts),
+        tokens_out=sum(part.tokens_out for part in parts),
+    )
+
+
+def judge_calls(
+    recipe: Recipe, samples: Sequence[Sample], *, per_sample: int, scorer: str | None = None
+) -> Calls:
+    """Return the calls that score `per_sample` answers to each sample; answers are taken as long as
+    they may be.
+    """
+    loaded = load_scorer(scorer or recipe.judge.scorer)
+    answer = "x" * (CHARACTERS_PER_TOKEN * recipe.generate.max_new_tokens)
+    prompts = [
+        render(
+            loaded,
+            caption=sample.caption,
+            question=sample.prompt,
+            answer=answer,
+            other=answer,
+            reference=sample.answer,
+        )
+        for sample in samples
+        if sample.answer is not None or not loaded.needs_reference
+    ]
+    tokens = sum(estimate_tokens(message["content"]) for prompt in prompts for message in prompt)
+    each = calls_per_sample(recipe.judge, loaded, per_sample)
+    calls = each * len(prompts)
+    reply = 1 if mode_of(recipe.judge, loaded) == "labels" else recipe.judge.max_tokens
+    return Calls(calls=calls, tokens_in=each * tokens, tokens_out=calls * reply)
