@@ -20,7 +20,6 @@ from dpo_video.models.hub import ModelSpec, model_spec, published_names
 from dpo_video.models.tokens import fit_frames, frame_size, pixel_kwargs, token_budget, video_tokens
 from dpo_video.recipe import ModelSettings, VideoSettings
 from dpo_video.video import Frames, read_frames, video_metadata
-from dpo_video.video.images import is_image
 
 COLUMNS = 8
 TILE = 160
@@ -192,25 +191,12 @@ def _looked_at(frames: Frames, taken: int) -> str:
     return f" of {frames.looked_at} looked at ({taken / frames.looked_at:.1%} kept)"
 
 
-def sheet_path(video: Path, out: str) -> Path:
-    """Return where the sheet goes: as given, or beside the current folder's files under the clip's
-    name.
-    """
-    path = Path(out) if out else Path(f"{video.stem if video.is_file() else video.name}.frames.png")
-    if not is_image(path):
-        raise UserError(f"--out is {out!r}: name a picture, such as sheet.png")
-    if not path.parent.is_dir():
-        raise UserError(f"no folder {str(path.parent)!r} to write the sheet to")
-    return path
-
-
 def frames_of_clip(
-    video: Path, model: ModelSettings, settings: VideoSettings, *, out: str = "", **part: Any
+    video: Path, model: ModelSettings, settings: VideoSettings, *, sheet: Path, **part: Any
 ) -> list[tuple[str, str]]:
     """Write the contact sheet of a clip, and return what is printed; `part` is `start` and `end` in
     seconds.
     """
-    path = sheet_path(video, out)
     view = view_clip(video, model, settings, **part)
-    contact_sheet(view).save(path)
-    return [*describe(video, view, settings), ("contact sheet", str(path))]
+    contact_sheet(view).save(sheet)
+    return [*describe(video, view, settings), ("contact sheet", str(sheet))]

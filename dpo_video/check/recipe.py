@@ -18,7 +18,7 @@ from dpo_video.judge.modes.pairwise import pairwise_scorer
 from dpo_video.judge.prices import open_spending
 from dpo_video.judge.scorer import Scorer, load_scorer
 from dpo_video.judge.verdict import check_examples
-from dpo_video.models.hub import resolve_model
+from dpo_video.models.names import resolve_model
 from dpo_video.pair.stage import read_rewards
 from dpo_video.recipe import Recipe
 from dpo_video.train.dpo_config import dpo_config

@@ -1,4 +1,4 @@
-"""Commands about data: the frames of a clip, formats in and out. `cli.py` puts them beside the
+"""Commands about data: the frames of a clip, formats in and out. `app.py` puts them beside the
 stages.
 """
 
@@ -8,7 +8,9 @@ from typing import Annotated
 import typer
 
 from dpo_video.core.errors import UserError
-from dpo_video.recipe.file import load_recipe
+from dpo_video.core.names import choose
+from dpo_video.recipe import ModelSettings
+from dpo_video.recipe.file import load_recipe, load_video_settings
 
 Overrides = Annotated[
     list[str] | None,
@@ -40,9 +42,7 @@ def frames(
     """Show which frames of a clip a model will see, and what they cost; write them as a contact
     sheet.
     """
-    from dpo_video.check.preview import frames_of_clip, published_model
-    from dpo_video.recipe import ModelSettings
-    from dpo_video.recipe.file import load_video_settings
+    from dpo_video.models.names import FAMILY_NAMES, resolve_model
 
     if sum(map(bool, (recipe, family, model))) != 1:
         raise UserError(
@@ -52,10 +52,38 @@ def frames(
         loaded = load_recipe(recipe, overrides or [])
         policy, settings = loaded.model, loaded.video
     else:
-        policy = published_model(family) if family else ModelSettings(name=model)
         settings = load_video_settings(overrides or [])
-    rows = frames_of_clip(Path(video), policy, settings, out=out, start=start, end=end)
+        policy = ModelSettings(name=model)
+    if family:
+        choose(dict.fromkeys(FAMILY_NAMES), family, "family")
+    else:
+        resolve_model(policy.name)
+    sheet = _sheet_path(Path(video), out)
+    _check_clip(Path(video), start, end)
+    from dpo_video.check.preview import frames_of_clip, published_model
+
+    policy = published_model(family) if family else policy
+    rows = frames_of_clip(Path(video), policy, settings, sheet=sheet, start=start, end=end)
     print("\n".join(f"{name:<15}{text}" for name, text in rows))
+
+
+def _sheet_path(video: Path, out: str) -> Path:
+    """Return where the sheet goes: as told, or into the current folder under the clip's name."""
+    from dpo_video.video.images import is_image
+
+    path = Path(out) if out else Path(f"{video.stem if video.is_file() else video.name}.frames.png")
+    if not is_image(path):
+        raise UserError(f"--out is {out!r}: name a picture, such as sheet.png")
+    if not path.parent.is_dir():
+        raise UserError(f"no folder {str(path.parent)!r} to write the sheet to")
+    return path
+
+
+def _check_clip(video: Path, start: float | None, end: float | None) -> None:
+    if not video.exists():
+        raise UserError(f"no clip at {str(video)!r}: name a video file or a folder of frames")
+    if (start or 0.0) < 0 or (end is not None and end <= (start or 0.0)):
+        raise UserError("--start must be 0 or later, and --end after it")
 
 
 def import_(  # noqa: PLR0913 - options of a command

@@ -11,10 +11,10 @@ from transformers import AutoConfig, AutoImageProcessor, AutoVideoProcessor, Pre
 from dpo_video.core.errors import UserError
 from dpo_video.core.names import did_you_mean
 from dpo_video.models.families import FAMILIES, Family, VideoProcessor, family_of
+from dpo_video.models.names import resolve_model
 from dpo_video.models.published import PUBLISHED
 from dpo_video.recipe import ModelSettings
 from dpo_video.store import content_hash
-from dpo_video.toy.models import CHECKPOINTS, checkpoint
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,33 +26,6 @@ class ModelSpec:
     family: Family
     config: PretrainedConfig
     video_processor: VideoProcessor
-
-
-def resolve_model(name: str) -> str:
-    """Return what `from_pretrained` takes for a `model.name`: a folder that exists, or a hub id."""
-    if name.startswith("toy:"):
-        toy = name.removeprefix("toy:")
-        if toy not in CHECKPOINTS:
-            raise UserError(
-                f"unknown toy model {name!r}.{did_you_mean(toy, CHECKPOINTS)} "
-                f"Known: {', '.join(f'toy:{checkpoint_name}' for checkpoint_name in CHECKPOINTS)}"
-            )
-        return str(checkpoint(toy))
-    folder = Path(name).expanduser()
-    if folder.is_dir():
-        if not (folder / "config.json").is_file():
-            raise UserError(
-                f"no config.json in the model folder {name!r}: it is not a transformers "
-                f"checkpoint. "
-                "For an adapter, first merge it or give its base model"
-            )
-        return str(folder)
-    if folder.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1:
-        raise UserError(
-            f"no model folder at {name!r}. Give a folder that exists, a hub id (owner/name), or "
-            f"toy:NAME"
-        )
-    return name
 
 
 @contextmanager

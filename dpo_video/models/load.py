@@ -23,8 +23,9 @@ from dpo_video.core.errors import UserError
 from dpo_video.core.progress import loading
 from dpo_video.core.ranks import local_rank
 from dpo_video.models.families import Family, Model, VideoProcessor
-from dpo_video.models.hub import ModelSpec, load_config, one_line_errors, resolve_model, revision_of
+from dpo_video.models.hub import ModelSpec, load_config, one_line_errors, revision_of
 from dpo_video.models.lora import keep_adapter_fp32
+from dpo_video.models.names import resolve_model
 from dpo_video.recipe import ModelSettings
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}

@@ -292,7 +292,9 @@ def test_every_frame_policy_is_planned_for_with_data_and_without(
     plan = check(
         recipe_for(
             world,
-            data={"samples": "data/train.jsonl" if samples == "none" else f"{world / samples}.jsonl"},
+            data={
+                "samples": "data/train.jsonl" if samples == "none" else f"{world / samples}.jsonl"
+            },
             video={
                 "policy": policy,
                 "fps": 2,

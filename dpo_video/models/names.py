@@ -1,0 +1,55 @@
+"""Names of models: where a `model.name` leads, and the names of the families. Needs no torch."""
+
+from pathlib import Path
+
+from dpo_video.core.errors import UserError
+from dpo_video.core.names import did_you_mean
+from dpo_video.toy.models import CHECKPOINTS, checkpoint
+
+FAMILY_NAMES = (
+    "qwen2_vl",
+    "qwen2_5_vl",
+    "qwen3_vl",
+    "llava_next_video",
+    "llava_onevision",
+    "video_llama_3",
+    "glm4v",
+    "molmo2",
+    "perception_lm",
+    "video_llava",
+    "internvl",
+    "llava",
+    "llava_next",
+    "smolvlm",
+    "pixtral",
+    "mistral3",
+    "minicpmv4_6",
+)
+"""The rows of `models.families`, by name."""
+
+
+def resolve_model(name: str) -> str:
+    """Return what `from_pretrained` takes for a `model.name`: a folder that exists, or a hub id."""
+    if name.startswith("toy:"):
+        toy = name.removeprefix("toy:")
+        if toy not in CHECKPOINTS:
+            raise UserError(
+                f"unknown toy model {name!r}.{did_you_mean(toy, CHECKPOINTS)} "
+                f"Known: {', '.join(f'toy:{checkpoint_name}' for checkpoint_name in CHECKPOINTS)}"
+            )
+        return str(checkpoint(toy))
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        if not (folder / "config.json").is_file():
+            raise UserError(
+                f"no config.json in the model folder {name!r}: it is not a transformers "
+                f"checkpoint. "
+                "For an adapter, first merge it or give its base model"
+            )
+        return str(folder)
+    if folder.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1:
+        raise UserError(
+            f"no model folder at {name!r}. Give a folder that exists, a hub id (owner/name), or "
+            f"toy:NAME"
+        )
+    return name
