@@ -70,8 +70,8 @@ def other_checkpoints(run_folder: Path, key: str) -> list[Path]:
 
 def last_checkpoint(folder: Path) -> Path | None:
     """Return the newest whole checkpoint in `folder`, None where there is none."""
-    found = [path for path in folder.glob("checkpoint-*") if (path / MARK).is_file()]
-    return max(found, key=_step, default=None)
+    whole = [path for path in folder.glob("checkpoint-*") if (path / MARK).is_file()]
+    return max(whole, key=_step, default=None)
 
 
 def remove_torn(folder: Path) -> None:
@@ -92,8 +92,8 @@ def publish_adapter(checkpoint: Path, folder: Path) -> None:
     or none.
     """
     new, old = folder.with_name(f".{folder.name}.new"), folder.with_name(f".{folder.name}.old")
-    for left in (new, old):
-        shutil.rmtree(left, ignore_errors=True)
+    for leftover in (new, old):
+        shutil.rmtree(leftover, ignore_errors=True)
     new.mkdir(parents=True)
     for name in ADAPTER_FILES:
         shutil.copyfile(checkpoint / name, new / name)

@@ -64,8 +64,9 @@ class StopForBadClips:
 
 
 def _stop(errors: list[str]) -> None:
-    more = f" (and {len(errors) - 1} more clips)" if len(errors) > 1 else ""
+    others = f" (and {len(errors) - 1} more clips)" if len(errors) > 1 else ""
     raise UserError(
-        f"{errors[0]}{more} Set aside: run the same command again, training goes on from the last "
+        f"{errors[0]}{others} Set aside: run the same command again, training goes on from the "
+        f"last "
         "checkpoint without it"
     )

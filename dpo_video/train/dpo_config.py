@@ -25,9 +25,9 @@ def check_train_settings(recipe: Recipe) -> None:
     _check_losses(recipe.train)
     fields = {field.name: field.type for field in dataclasses.fields(DPOConfig)}
     for key, value in recipe.train.trl.items():
-        _check_field(key, known=key in fields)
+        _check_field(key, in_trl=key in fields)
         _check_kind(key, value, fields[key])
-    tuned = [part for part in recipe.train.tune if part != "language"]
+    tuned = [module for module in recipe.train.tune if module != "language"]
     if tuned and recipe.video.cache == "features":
         raise UserError(
             f"`video.cache` is 'features', but `train.tune` has {tuned[0]!r}: the features change "
@@ -49,18 +49,18 @@ def check_train_settings(recipe: Recipe) -> None:
         )
 
 
-def _check_field(key: str, *, known: bool) -> None:
-    """Refuse a `train.trl` key that is not in TUNABLE; `known` tells whether DPOConfig has it."""
+def _check_field(key: str, *, in_trl: bool) -> None:
+    """Refuse a `train.trl` key that is not in TUNABLE; `in_trl` tells whether DPOConfig has it."""
     if key in SET_BY_RECIPE:
         raise UserError(
             f"`train.trl.{key}`: set `{SET_BY_RECIPE[key]}` instead; it is the one place for it"
         )
     if key in REFUSED_FIELDS:
         raise UserError(f"`train.trl.{key}` cannot be used: {REFUSED_FIELDS[key]}. Remove it")
-    if key not in TUNABLE or not known:
+    if key not in TUNABLE or not in_trl:
         problem = (
             f"`train.trl.{key}` is not known to work on video"
-            if known
+            if in_trl
             else f"unknown field `train.trl.{key}`: trl.DPOConfig has none of that name"
         )
         raise UserError(

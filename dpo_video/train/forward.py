@@ -37,11 +37,11 @@ def encode_rows(policy: Policy, rows: Sequence[TokenRow]) -> list[TokenRow]:
     """Return rows whose clips still have their pixels with features in this forward's graph, each
     clip once.
     """
-    made: dict[int, ClipFeatures] = {}
+    features: dict[int, ClipFeatures] = {}
     for row in rows:
-        if id(row.features) not in made:
-            made[id(row.features)] = video_features(policy, row.clip)
-    return [replace(row, features=made[id(row.features)]) for row in rows]
+        if id(row.features) not in features:
+            features[id(row.features)] = video_features(policy, row.clip)
+    return [replace(row, features=features[id(row.features)]) for row in rows]
 
 
 def install_engine(

@@ -77,9 +77,9 @@ def check_fsdp(recipe: Recipe) -> None:
             f"sharded "
             "weights. Set train.optimizer to adamw_torch"
         )
-    for name, (told, why) in _MUST_BE_FALSE.items():
+    for name, (option, why) in _MUST_BE_FALSE.items():
         if parse_flag_from_env(name):
-            raise UserError(f"{told} is true, {why}. Set it to false, as in {FSDP_CONFIG}")
+            raise UserError(f"{option} is true, {why}. Set it to false, as in {FSDP_CONFIG}")
 
 
 _MUST_BE_FALSE = {

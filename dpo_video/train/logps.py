@@ -57,13 +57,13 @@ def token_logps(
             batch = loss_inputs(policy, rows[begin : begin + at_once])
             answered = batch.pop("completion_mask").bool()  # (R, T)
             labels = batch["input_ids"].masked_fill(~answered, IGNORED)
-            found = engine(
+            log_probs = engine(
                 fused, family=policy.family, labels=labels, **batch
             ).log_probs  # (R, T - 1)
-            assert found is not None, "the fused head gives log-probs always"
+            assert log_probs is not None, "the fused head gives log-probs always"
             logps += [
-                values[places].tolist()
-                for values, places in zip(found, answered[:, 1:], strict=True)
+                row_logps[is_scored].tolist()
+                for row_logps, is_scored in zip(log_probs, answered[:, 1:], strict=True)
             ]
     return logps
 
@@ -71,15 +71,15 @@ def token_logps(
 @contextmanager
 def fused_head(model: PreTrainedModel) -> Iterator[Fused]:
     """Give the model's forward with TRL's fused head; afterwards the model is as it was."""
-    own = model.__dict__.get("forward")
+    forward = model.__dict__.get("forward")
     add_fused_lm_head(model)
     try:
         yield model.forward
     finally:
-        if own is None:
+        if forward is None:
             del model.forward
         else:
-            model.forward = own
+            model.forward = forward
 
 
 def _adapter(policy: Policy, *, on: bool) -> AbstractContextManager[None]:

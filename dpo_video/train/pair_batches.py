@@ -41,7 +41,27 @@ class PairTokens:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class PairBatch:
-    """What a batch is read as: B pairs over fewer clips."""
+    """What a batch is read as: B pairs over fewer clips.
+
+    Three pairs about two clips, the third one's rejected answer written about another clip:
+
+        clips                 [inputs of a.mp4, inputs of b.mp4]
+        clip_of_pair          [0, 0, 1]
+        rejected_clip_of_pair [0, 0, 0]
+        prompts               ["What is cut?" with a, "Who cooks?" with a, "What is cut?" with b]
+        rejected_prompts      [the first object again, the second again, "What is cut?" with a]
+        pairs                 [PairTokens(chosen=(314, 271, 2), rejected=(161, 2)), ...]
+        indices               [0, 1, 3]
+        num_requested         4: the pair at position 2 had a clip that cannot be read
+
+    `pair_rows` makes R = 6 rows of it, chosen 0, 1, 2, then rejected 0, 1, 2. `loss_inputs` pads
+    them on the right. With 5 tokens before the answers of the first pair, their rows are
+
+        input_ids        [[1, 9, 9, 9, 57, 314, 271, 2], ..., [1, 9, 9, 9, 57, 161, 2, 0], ...]
+        completion_mask  [[0, 0, 0, 0,  0,   1,   1, 1], ..., [0, 0, 0, 0,  0,   1, 1, 0], ...]
+
+    where 9 is the placeholder of a video token and the padding is 0.
+    """
 
     clips: Sequence[ClipInputs]
     """Each clip once."""
@@ -55,17 +75,17 @@ class PairBatch:
     rejected_prompts: Sequence[Prompt]
     """(B,) the same questions with the clips of the rejected answers."""
     pairs: Sequence[PairTokens]
-    places: Sequence[int]
+    indices: Sequence[int]
     """(B,) positions among the pairs asked for; those of a clip that cannot be read are missing."""
-    num_asked: int
+    num_requested: int
     """Pairs asked for."""
     waited: float = 0.0
     """Seconds for which reading it had to wait for clips."""
 
 
 def pair_ids(policy: Policy, pair: Pair) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Return the ids of the chosen and the rejected answer; a rejected one that was cut has no
-    end-of-turn token.
+    """Return the ids of the chosen and the rejected answer; a rejected one that was truncated has
+    no end-of-turn token.
     """
     rejected = answer_ids(policy, pair.rejected, ended=pair.rejected_finish != "length")
     return tuple(answer_ids(policy, pair.chosen)), tuple(rejected)
@@ -77,8 +97,8 @@ def tokenize_pair(policy: Policy, pair: Pair) -> PairTokens | None:
     """
     chosen, rejected = pair_ids(policy, pair)
     clip, rejected_clip = clip_key(pair), rejected_clip_key(pair)
-    same = clip == rejected_clip and rejected in (chosen, chosen[:-1])
-    if not pair.chosen.strip() or not pair.rejected.strip() or same:
+    rows_are_equal = clip == rejected_clip and rejected in (chosen, chosen[:-1])
+    if not pair.chosen.strip() or not pair.rejected.strip() or rows_are_equal:
         return None
     return PairTokens(
         pair=pair, clip=clip, rejected_clip=rejected_clip, chosen=chosen, rejected=rejected
@@ -92,40 +112,40 @@ def read_batch(
     when none is left.
     """
     clips: dict[str, EncodedClip] = {}
-    places: list[int] = []
+    indices: list[int] = []
     prompts: list[tuple[Prompt, Prompt]] = []
     waited = reader.waited
-    for place, pair in enumerate(pairs):
-        found = {
-            key: clip
-            for key, clip in zip(pair.clips, reader.get(pair.clips), strict=True)
-            if clip is not None
-        }
-        if len(found) < len(pair.clips):
+    for index, pair in enumerate(pairs):
+        encoded = {}
+        for key, clip in zip(pair.clips, reader.get(pair.clips), strict=True):
+            if clip is not None:
+                encoded[key] = clip
+        if len(encoded) < len(pair.clips):
             continue
-        clips = (
-            found | clips
-        )  # features are told apart as objects: a clip that was read again stays the first one
-        both = pair_prompts(policy, pair, {key: clips[key].inputs for key in pair.clips})
-        assert pair_length(pair, *both) <= max_length, (
+        # features are told apart as objects: a clip that was read again stays the first one
+        clips = encoded | clips
+        chosen_prompt, rejected_prompt = pair_prompts(
+            policy, pair, {key: clips[key].inputs for key in pair.clips}
+        )
+        assert pair_length(pair, chosen_prompt, rejected_prompt) <= max_length, (
             f"sample {pair.pair.sample_id!r} is longer than {max_length}"
         )
-        prompts.append(both)
-        places.append(place)
-    if not places:
+        prompts.append((chosen_prompt, rejected_prompt))
+        indices.append(index)
+    if not indices:
         return None
-    kept = [pairs[place] for place in places]
-    number = {key: position for position, key in enumerate(clips)}
+    readable = [pairs[index] for index in indices]
+    position = {key: position for position, key in enumerate(clips)}
     return PairBatch(
         clips=[clip.inputs for clip in clips.values()],
         features=[clip.features for clip in clips.values()],
-        clip_of_pair=[number[pair.clip] for pair in kept],
-        rejected_clip_of_pair=[number[pair.rejected_clip] for pair in kept],
-        prompts=[prompt for prompt, _ in prompts],
-        rejected_prompts=[prompt for _, prompt in prompts],
-        pairs=kept,
-        places=places,
-        num_asked=len(pairs),
+        clip_of_pair=[position[pair.clip] for pair in readable],
+        rejected_clip_of_pair=[position[pair.rejected_clip] for pair in readable],
+        prompts=[chosen_prompt for chosen_prompt, _ in prompts],
+        rejected_prompts=[rejected_prompt for _, rejected_prompt in prompts],
+        pairs=readable,
+        indices=indices,
+        num_requested=len(pairs),
         waited=reader.waited - waited,
     )
 
@@ -182,10 +202,10 @@ def loss_inputs(policy: Policy, rows: Sequence[TokenRow]) -> dict[str, Any]:
 
 def completion_mask(rows: Sequence[TokenRow], batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
     """Return (R, T) int64, 1 where a row's answer stands."""
-    places = torch.arange(batch["input_ids"].shape[1])
+    columns = torch.arange(batch["input_ids"].shape[1])
     begins = torch.tensor([len(row.prompt.input_ids) for row in rows])[:, None]
     ends = torch.tensor([len(row) for row in rows])[:, None]
-    return ((places >= begins) & (places < ends)).long().to(batch["input_ids"].device)
+    return ((columns >= begins) & (columns < ends)).long().to(batch["input_ids"].device)
 
 
 def check_rows(policy: Policy, rows: Sequence[TokenRow]) -> None:
@@ -196,15 +216,15 @@ def check_rows(policy: Policy, rows: Sequence[TokenRow]) -> None:
     it trains blind, on the placeholder's embedding.
     """
     placeholder = policy.family.placeholder(policy.bare.config)
-    for number, row in enumerate(rows):
+    for index, row in enumerate(rows):
         tokens = int((row.prompt.input_ids == placeholder).sum())
         features = len(row.features.embeddings)
         if tokens != features or features == 0:
             raise RuntimeError(
-                f"row {number} of the batch has {tokens} video tokens in its text and {features} "
+                f"row {index} of the batch has {tokens} video tokens in its text and {features} "
                 "features of its clip; they must be equal, and more than 0"
             )
         if not row.answer:
             raise RuntimeError(
-                f"row {number} of the batch has no answer token: a log-prob of 0 teaches nothing"
+                f"row {index} of the batch has no answer token: a log-prob of 0 teaches nothing"
             )

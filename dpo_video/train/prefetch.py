@@ -18,8 +18,8 @@ OnBadClip = Callable[[str, UserError], None]
 class ClipPrefetcher:
     """Gives the clips that training is at, while the source prepares those that come next.
 
-    A visit is the clips of a pair: one, or that of the rejected answer too. Visits of a clip follow
-    each other in the order and the clips of a visit are kept until the next, so a clip is read and
+    A group is the clips of a pair: one, or that of the rejected answer too. Groups with a clip in
+    common follow each other and the clips of a group are held until the next, so a clip is read and
     encoded once an epoch, and once more for each other clip whose pairs reject it.
     """
 
@@ -36,7 +36,7 @@ class ClipPrefetcher:
         """Read the clips `requests` (by key) from `source`.
 
         Args:
-            ahead: returns the visits in the order in which they will be asked for, from the start
+            ahead: returns the groups in the order in which they will be asked for, from the start
                 of this epoch on.
             on_bad_clip: told of each clip that cannot be read, once.
             bad: clips known to be bad, e.g. from before a resume; they are not tried, and new ones
@@ -54,7 +54,7 @@ class ClipPrefetcher:
         """Clips that the source was asked for and has not given yet."""
         self._stream: Iterator[tuple[ClipRequest, ReadyClip | UserError]] = iter(())
         self._held: dict[str, EncodedClip] = {}
-        """The clips of the last visit."""
+        """The clips of the last group."""
         self.num_read = 0
         self.waited = 0.0
         """Seconds for which `read` had to wait for a clip."""
@@ -71,7 +71,7 @@ class ClipPrefetcher:
                 self._fetch(key, clips)
         return [self._held.get(key) for key in clips]
 
-    def _fetch(self, key: str, visit: tuple[str, ...]) -> None:
+    def _fetch(self, key: str, group: tuple[str, ...]) -> None:
         while (
             self._coming and self._coming[0] != key and self._coming[0] in self._bad
         ):  # asked for before it failed
@@ -80,7 +80,7 @@ class ClipPrefetcher:
             not self._coming or self._coming[0] != key
         ):  # the first, or one in the middle of an epoch after a resume
             self._coming.clear()
-            self._stream = self._source.map(self._requests_from(visit))
+            self._stream = self._source.map(self._requests_from(group))
         clip = self._next()
         if isinstance(clip, UserError):
             self._bad.add(key)
@@ -88,12 +88,12 @@ class ClipPrefetcher:
         else:
             self._held[key] = self._encode(clip)
 
-    def _requests_from(self, visit: tuple[str, ...]) -> Iterator[ClipRequest]:
-        """Yield what to read from a visit on, as far ahead as the source asks; bad clips known by
+    def _requests_from(self, group: tuple[str, ...]) -> Iterator[ClipRequest]:
+        """Yield what to read from a group on, as far ahead as the source asks; bad clips known by
         then are left out.
         """
         held = set(self._held)
-        for clips in dropwhile(lambda clips: clips != visit, self._ahead()):
+        for clips in dropwhile(lambda clips: clips != group, self._ahead()):
             for clip in clips:
                 if clip not in held and clip not in self._bad:
                     self._coming.append(clip)

@@ -76,7 +76,7 @@ class ReferenceLogps:
         )
 
     def add(self, logps: Mapping[str, Sequence[float]]) -> None:
-        """Learn log-probs by key; what was known stays, an answer met again differs by rounding."""
+        """Learn log-probs by key; what is known stays, an answer met again differs by rounding."""
         for key, values in logps.items():
             self._known.setdefault(key, torch.tensor(values, dtype=torch.float32))
 
@@ -94,22 +94,24 @@ class ReferenceLogps:
 
         Each number stands where the policy's stands, so that both are added up in the same order.
         """
-        keys = [self.keys(pair) for pair in pairs]
-        values = [self._known[chosen] for chosen, _ in keys] + [
-            self._known[rejected] for _, rejected in keys
-        ]
+        values = [self._known[key] for key in self._row_keys(pairs)]
         flat = torch.cat(values).to(scored.device)
         assert len(flat) == int(scored.sum()), "answers and stored log-probs differ in length"
         return torch.zeros(scored.shape, device=scored.device).masked_scatter(scored, flat)
 
     def split(self, pairs: Sequence[PairTokens], logps: Tensor, scored: Tensor) -> Logps:
         """Return the rows of a forward, (R, T - 1) both, by key."""
-        keys = [self.keys(pair) for pair in pairs]
-        names = [chosen for chosen, _ in keys] + [rejected for _, rejected in keys]
         return {
-            name: values[places].tolist()
-            for name, values, places in zip(names, logps.float().cpu(), scored.cpu(), strict=True)
+            key: row_logps[is_scored].tolist()
+            for key, row_logps, is_scored in zip(
+                self._row_keys(pairs), logps.float().cpu(), scored.cpu(), strict=True
+            )
         }
+
+    def _row_keys(self, pairs: Sequence[PairTokens]) -> list[str]:
+        """Return (R,) the keys of the answers, the chosen ones first."""
+        keys = [self.keys(pair) for pair in pairs]
+        return [chosen for chosen, _ in keys] + [rejected for _, rejected in keys]
 
 
 def reference_identity(policy: Policy, settings: VideoSettings) -> dict[str, Any]:
@@ -171,17 +173,15 @@ def complete_reference(
         return 0
     with progress("reference", total=rounds) as advance:
         for turn in range(rounds):
+            logps: Logps = {}
             if turn < len(missing) or together:
-                found = compute(missing[min(turn, len(missing) - 1)] if missing else 0)
-            else:
-                found = {}
+                logps = compute(missing[min(turn, len(missing) - 1)] if missing else 0)
             if world_size() > 1:
-                found = {
-                    key: values for part in gather_object([found]) for key, values in part.items()
-                }
-            found = {key: values for key, values in found.items() if not reference.has(key)}
-            reference.add(found)
+                for process_logps in gather_object([logps]):
+                    logps = logps | process_logps
+            logps = {key: values for key, values in logps.items() if not reference.has(key)}
+            reference.add(logps)
             if is_main_process():
-                keep(found)
+                keep(logps)
             advance()
     return len(missing)

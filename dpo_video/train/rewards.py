@@ -41,7 +41,7 @@ class QuestionTokens:
     clip: ClipRequest
     prompt: str
     answers: tuple[tuple[int, ...], ...]
-    """As tokens, the end of turn included unless an answer was cut."""
+    """As tokens, the end of turn included unless an answer was truncated."""
 
 
 def write_rewards(run: Run, *, adapter: Path, out: Path) -> dict[str, Any]:
@@ -134,65 +134,100 @@ def implicit_rewards(
     """
     requests = {question.clip.key: question.clip for question in questions}
     reference, weights = ReferenceLogps(policy, run.recipe.video, requests), content_hash(adapter)
-    base_keys = [
-        [reference.key(question.clip.key, question.prompt, answer) for answer in question.answers]
-        for question in questions
-    ]
-    keys = [[row_key(base=key, adapter=weights) for key in some] for some in base_keys]
     with open_rows(run.recipe, run.store) as base_rows:
-
-        def rewards(place: int) -> list[float] | None:
-            before = _stored(base_rows, KIND, base_keys[place])
-            after = _stored(run.store, TUNED, keys[place])
-            return (
-                None
-                if before is None or after is None
-                else [
-                    run.recipe.train.beta * (own - other)
-                    for own, other in zip(after, before, strict=True)
-                ]
-            )
-
-        missing: dict[str, list[int]] = {}
-        for place, question in enumerate(questions):
-            if rewards(place) is None:
-                missing.setdefault(question.clip.key, []).append(place)
+        stored = [
+            _StoredLogps.of(question, reference, weights, base_rows=base_rows, tuned_rows=run.store)
+            for question in questions
+        ]
+        by_clip: dict[str, list[int]] = {}  # the questions that lack log-probs
+        for index, question in enumerate(questions):
+            if stored[index].rewards(run.recipe.train.beta) is None:
+                by_clip.setdefault(question.clip.key, []).append(index)
         with (
             open_source(policy, run.recipe) as source,
-            progress(title, total=sum(map(len, missing.values()))) as advance,
+            progress(title, total=sum(map(len, by_clip.values()))) as advance,
         ):
-            for request, ready in source.map([requests[key] for key in missing]):
+            for request, ready in source.map([requests[key] for key in by_clip]):
                 if isinstance(ready, UserError):
                     run.set_aside(request.key, ready)
                 else:
-                    clip = source.encode(ready)
+                    tuned = source.encode(ready)
                     base = (
-                        source.encode(ready, adapter=False) if tunes_tower(policy.model) else clip
+                        source.encode(ready, adapter=False) if tunes_tower(policy.model) else tuned
                     )
-                    for place in missing[request.key]:
-                        _compute(
-                            policy,
-                            questions[place],
-                            base,
-                            base_keys[place],
-                            base_rows,
-                            adapter=False,
-                        )
-                        _compute(
-                            policy, questions[place], clip, keys[place], run.store, adapter=True
-                        )
-                advance(len(missing[request.key]))
-        return {
-            place: found for place in range(len(questions)) if (found := rewards(place)) is not None
-        }
+                    for index in by_clip[request.key]:
+                        stored[index].complete(policy, questions[index], base=base, tuned=tuned)
+                advance(len(by_clip[request.key]))
+        rewards: dict[int, list[float]] = {}
+        for index in range(len(questions)):
+            question_rewards = stored[index].rewards(run.recipe.train.beta)
+            if question_rewards is not None:
+                rewards[index] = question_rewards
+        return rewards
 
 
-def _stored(store: RowStore, kind: str, keys: Sequence[str]) -> list[float] | None:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _StoredLogps:
+    """Where the log-probs of a question's answers lie, under the base and under the adapter."""
+
+    base_keys: Sequence[str]
+    tuned_keys: Sequence[str]
+    base_rows: RowStore
+    tuned_rows: RowStore
+
+    @classmethod
+    def of(
+        cls,
+        question: QuestionTokens,
+        reference: ReferenceLogps,
+        weights: str,
+        *,
+        base_rows: RowStore,
+        tuned_rows: RowStore,
+    ) -> "_StoredLogps":
+        """Return the keys of a question's answers; `weights` is the hash of the adapter."""
+        base_keys = [
+            reference.key(question.clip.key, question.prompt, answer) for answer in question.answers
+        ]
+        return cls(
+            base_keys=base_keys,
+            tuned_keys=[row_key(base=key, adapter=weights) for key in base_keys],
+            base_rows=base_rows,
+            tuned_rows=tuned_rows,
+        )
+
+    def rewards(self, beta: float) -> list[float] | None:
+        """Return the reward of each answer; None where a log-prob is not stored."""
+        base_logps = _answer_logps(self.base_rows, KIND, self.base_keys)
+        tuned_logps = _answer_logps(self.tuned_rows, TUNED, self.tuned_keys)
+        if base_logps is None or tuned_logps is None:
+            return None
+        return [
+            beta * (tuned_logp - base_logp)
+            for tuned_logp, base_logp in zip(tuned_logps, base_logps, strict=True)
+        ]
+
+    def complete(
+        self,
+        policy: Policy,
+        question: QuestionTokens,
+        *,
+        base: EncodedClip,
+        tuned: EncodedClip,
+    ) -> None:
+        """Compute and store what is not stored, from the clip as the base's and as the tuned
+        tower encodes it.
+        """
+        _compute(policy, question, base, self.base_keys, self.base_rows, adapter=False)
+        _compute(policy, question, tuned, self.tuned_keys, self.tuned_rows, adapter=True)
+
+
+def _answer_logps(store: RowStore, kind: str, keys: Sequence[str]) -> list[float] | None:
     """Return the log-prob of each answer in nats; None where one is not stored."""
-    known = store.get(kind, set(keys))
-    return (
-        [math.fsum(known[key]["logps"]) for key in keys] if len(known) == len(set(keys)) else None
-    )
+    rows = store.get(kind, set(keys))
+    if len(rows) < len(set(keys)):
+        return None
+    return [math.fsum(rows[key]["logps"]) for key in keys]
 
 
 def _compute(
@@ -206,15 +241,15 @@ def _compute(
 ) -> None:
     """Store the log-probs of the answers that the store does not hold under their keys."""
     kind = TUNED if adapter else KIND
-    known = store.get(kind, set(keys))
-    missing = {
-        key: answer for key, answer in zip(keys, question.answers, strict=True) if key not in known
+    stored = store.get(kind, set(keys))
+    answers = {
+        key: answer for key, answer in zip(keys, question.answers, strict=True) if key not in stored
     }
-    if missing:
+    if answers:
         prompt = encode_prompt(policy, question.prompt, clip.inputs)
         rows = [
             TokenRow(prompt=prompt, clip=clip.inputs, features=clip.features, answer=answer)
-            for answer in missing.values()
+            for answer in answers.values()
         ]
-        found = token_logps(policy, rows, adapter=adapter)
-        keep_logps(store, dict(zip(missing, found, strict=True)), kind=kind)
+        logps = token_logps(policy, rows, adapter=adapter)
+        keep_logps(store, dict(zip(answers, logps, strict=True)), kind=kind)

@@ -73,7 +73,6 @@ def train_adapter(
     Returns:
         The number of trainable parameters.
     """
-    pairs, train_settings = job.selection.pairs, recipe.train
     args = dpo_config(
         recipe,
         output_dir=job.checkpoints,
@@ -82,18 +81,7 @@ def train_adapter(
         report_to=report_to,
         num_parameters=policy.bare.num_parameters(),
     )
-    order = ClipSampler(
-        [pair.clip for pair in pairs],
-        rejected_clips=[pair.rejected_clip for pair in pairs],
-        batch_size=pairs_per_read(train_settings),
-        seed=recipe.seed,
-        process=rank(),
-        num_processes=world_size(),
-    )
-    order.num_epochs = _num_epochs(train_settings, len(order))
-    limit = length_limit(policy, recipe)
-    engine = choose_engine(policy, share_prefix=train_settings.share_prefix)
-    cut = _cut(train_settings, engine)
+    order = _clip_order(recipe, job)
     stop = StopForBadClips(on_bad_clip) if world_size() > 1 else None
     with quiet_libraries(), open_source(policy, recipe) as source:
         reader = ClipPrefetcher(
@@ -101,36 +89,56 @@ def train_adapter(
             job.selection.requests,
             order.clips_ahead,
             bad=set(job.bad_clips),
-            encode=_encode(policy, source, train_settings),
+            encode=_encode(policy, source, recipe.train),
             on_bad_clip=stop or on_bad_clip,
         )
-        feed = TrainingData(
-            order=order,
-            cut=cut,
-            engine=engine,
-            read=lambda places: read_batch(
-                policy, reader, [pairs[place] for place in places], max_length=limit
-            ),
-        )
-        targets = lora_targets(policy.bare, policy.family, train_settings.tune)
+        targets = lora_targets(policy.bare, policy.family, recipe.train.tune)
         trainer = VideoDPOTrainer(
             policy,
             args=args,
-            peft_config=lora_config(train_settings.lora, targets=targets),
-            feed=feed,
+            peft_config=lora_config(recipe.train.lora, targets=targets),
+            data=_training_data(policy, recipe, job, order, reader),
             callbacks=[WholeCheckpoints()],
             reference=lambda trainer: _reference(
                 policy, recipe, job, trainer, keep=keep, stop=stop
             ),
         )
-        for callback in (
-            *([StepBar()] if is_main_process() else []),
-            *callbacks,
-        ):  # the reference has a bar of its own
+        # added last: the reference has a bar of its own
+        for callback in (*([StepBar()] if is_main_process() else []), *callbacks):
             trainer.add_callback(callback)
         if not _is_done(job.resume):
             trainer.train(resume_from_checkpoint=None if job.resume is None else str(job.resume))
         return sum(weight.numel() for _, weight in adapter_parameters(policy.model))
+
+
+def _clip_order(recipe: Recipe, job: TrainingJob) -> ClipSampler:
+    """Return this process's order of the pairs."""
+    order = ClipSampler(
+        [pair.clip for pair in job.selection.pairs],
+        rejected_clips=[pair.rejected_clip for pair in job.selection.pairs],
+        batch_size=pairs_per_read(recipe.train),
+        seed=recipe.seed,
+        process=rank(),
+        num_processes=world_size(),
+    )
+    order.num_epochs = _num_epochs(recipe.train, len(order))
+    return order
+
+
+def _training_data(
+    policy: Policy, recipe: Recipe, job: TrainingJob, order: ClipSampler, reader: ClipPrefetcher
+) -> TrainingData:
+    pairs = job.selection.pairs
+    limit = length_limit(policy, recipe)
+    engine = choose_engine(policy, share_prefix=recipe.train.share_prefix)
+    return TrainingData(
+        order=order,
+        split_batch=_splitter(recipe.train, engine),
+        engine=engine,
+        read=lambda indices: read_batch(
+            policy, reader, [pairs[index] for index in indices], max_length=limit
+        ),
+    )
 
 
 def _num_epochs(settings: TrainSettings, num_batches: int) -> int:
@@ -141,7 +149,7 @@ def _num_epochs(settings: TrainSettings, num_batches: int) -> int:
     return math.ceil(settings.max_steps / math.ceil(num_batches / accumulated))
 
 
-def _cut(settings: TrainSettings, engine: Engine, *, agree: bool = True) -> MicroBatchSplitter:
+def _splitter(settings: TrainSettings, engine: Engine, *, agree: bool = True) -> MicroBatchSplitter:
     if settings.tokens_per_batch is None:
         return single_micro_batch
     return split_by_tokens(
@@ -192,21 +200,21 @@ def _reference(
     The batches are those of the first epoch, so that its first step meets the very same forwards:
     the margin there is exactly 0 in float32.
     """
-    pairs = job.selection.pairs
     reference = ReferenceLogps(policy, recipe.video, job.selection.requests)
     reference.add(job.reference)
     together = is_fsdp()
-    cut = _cut(recipe.train, trainer.engine, agree=together)
+    split_batch = _splitter(recipe.train, trainer.engine, agree=together)
     trainer.order.set_epoch(0, next_epoch=0)  # training begins where this pass did
     batches = list(trainer.order)
+    pairs_of_batch = [[job.selection.pairs[index] for index in batch] for batch in batches]
     with nullcontext() if stop is None or together else stop.collected():
         complete_reference(
             reference,
-            [[pairs[place] for place in batch] for batch in batches],
+            pairs_of_batch,
             keep=keep,
             together=together,
-            compute=lambda number: trainer.compute_reference(
-                batches[number], cut=cut, reference=reference
+            compute=lambda index: trainer.compute_reference(
+                batches[index], split_batch=split_batch, reference=reference
             ),
         )
     return reference

@@ -4,7 +4,6 @@ each other.
 
 import hashlib
 from collections.abc import Iterator, Sequence
-from itertools import groupby
 
 from torch.utils.data import Sampler
 
@@ -57,28 +56,29 @@ class ClipSampler(Sampler[list[int]]):
         """
         shuffled = self.epoch if epoch is None else epoch
 
-        def place(position: int) -> tuple[str, bool, str, int]:
-            clip, rejected = self.clips[position], self.rejected_clips[position]
-            return _shuffled(clip, self.seed, shuffled), rejected != clip, rejected, position
+        def sort_key(index: int) -> tuple[str, bool, str, int]:
+            clip, rejected = self.clips[index], self.rejected_clips[index]
+            return _hashed(clip, self.seed, shuffled), rejected != clip, rejected, index
 
-        ordered = sorted(range(len(self.clips)), key=place)
-        share = -(-len(ordered) // self.num_processes)
-        begin = self.process * share
-        return [ordered[place % len(ordered)] for place in range(begin, begin + share)]
+        ordered = sorted(range(len(self.clips)), key=sort_key)
+        num_pairs = -(-len(ordered) // self.num_processes)
+        begin = self.process * num_pairs
+        return [ordered[index % len(ordered)] for index in range(begin, begin + num_pairs)]
 
     def clip_groups(self, epoch: int | None = None) -> list[tuple[str, ...]]:
         """Return the clips of the pairs, one or two, in the order in which this process meets them
         in an epoch.
         """
-        both = (
-            (self.clips[position], self.rejected_clips[position])
-            for position in self.positions(epoch)
-        )
-        return [visit for visit, _ in groupby(tuple(dict.fromkeys(clips)) for clips in both)]
+        groups: list[tuple[str, ...]] = []
+        for index in self.positions(epoch):
+            clips = tuple(dict.fromkeys((self.clips[index], self.rejected_clips[index])))
+            if not groups or groups[-1] != clips:
+                groups.append(clips)
+        return groups
 
     def clips_ahead(self) -> Iterator[tuple[str, ...]]:
-        """Yield the visits of this epoch, then of those to come, so that reading ahead does not
-        stop between two.
+        """Yield the clip groups of this epoch, then of those to come, so that reading ahead does
+        not stop between two.
         """
         yield from self.clip_groups()
         for epoch in range(self._next_epoch, self.num_epochs):
@@ -90,9 +90,9 @@ class ClipSampler(Sampler[list[int]]):
             yield positions[begin : begin + self.batch_size]
 
     def __len__(self) -> int:
-        share = -(-len(self.clips) // self.num_processes)
-        return -(-share // self.batch_size)
+        num_pairs = -(-len(self.clips) // self.num_processes)
+        return -(-num_pairs // self.batch_size)
 
 
-def _shuffled(clip: str, seed: int, epoch: int) -> str:
+def _hashed(clip: str, seed: int, epoch: int) -> str:
     return hashlib.sha256(f"{seed}\n{epoch}\n{clip}".encode()).hexdigest()

@@ -38,7 +38,7 @@ around them.
 class Selection:
     """The pairs to train on, how to read their clips, and why the others were left out."""
 
-    places: list[int]
+    indices: list[int]
     """Positions of `pairs` in pairs.jsonl."""
     pairs: list[PairTokens]
     requests: dict[str, ClipRequest]
@@ -60,29 +60,27 @@ def select_pairs(
         on_bad_clip: told of each clip that cannot be read.
     """
     dropped: Counter[str] = Counter()
-    kept: dict[int, PairTokens] = {}
+    usable: dict[int, PairTokens] = {}  # by position in `pairs`
     requests = _requests(pairs, root, on_bad_clip)
-    for place, pair in enumerate(pairs):
+    for index, pair in enumerate(pairs):
         tokens = tokenize_pair(policy, pair)
         if clip_key(pair) not in requests or rejected_clip_key(pair) not in requests:
             dropped["clip_unreadable"] += 1
         elif tokens is None:
             dropped["answers_empty_or_equal"] += 1
         else:
-            kept[place] = tokens
+            usable[index] = tokens
     limit = length_limit(policy, recipe)
-    if any(_longest_possible(policy, recipe.video, pair) > limit for pair in kept.values()):
-        lengths = _lengths(policy, recipe, list(kept.values()), requests, on_bad_clip=on_bad_clip)
-        dropped["clip_unreadable"] += sum(length is None for length in lengths)
-        dropped["longer_than_max_length"] += sum(
-            length is not None and length > limit for length in lengths
-        )
-        kept = {
-            place: pair
-            for (place, pair), length in zip(kept.items(), lengths, strict=True)
-            if length is not None and length <= limit
-        }
-    return _selection(kept, requests, {reason: count for reason, count in dropped.items() if count})
+    if any(_longest_possible(policy, recipe.video, pair) > limit for pair in usable.values()):
+        lengths = _lengths(policy, recipe, list(usable.values()), requests, on_bad_clip=on_bad_clip)
+        for index, length in zip(list(usable), lengths, strict=True):
+            if length is None:
+                dropped["clip_unreadable"] += 1
+                del usable[index]
+            elif length > limit:
+                dropped["longer_than_max_length"] += 1
+                del usable[index]
+    return _selection(usable, requests, dict(dropped))
 
 
 def read_selection(
@@ -90,60 +88,65 @@ def read_selection(
     pairs: Sequence[Pair],
     *,
     root: Path,
-    places: Sequence[int],
+    indices: Sequence[int],
     dropped: dict[str, int],
 ) -> Selection:
-    """Return a selection that was made before, from the positions it kept."""
-    kept = {place: tokenize_pair(policy, pairs[place]) for place in places}
-    requests = {
-        clip: _request(pairs[place], clip, root)
-        for place in places
-        for clip in _clips(pairs[place])
-    }
-    return _selection(
-        {place: pair for place, pair in kept.items() if pair is not None}, requests, dropped
-    )
+    """Return a selection that was made before, from the positions of its pairs."""
+    selected: dict[int, PairTokens] = {}
+    requests: dict[str, ClipRequest] = {}
+    for index in indices:
+        tokens = tokenize_pair(policy, pairs[index])
+        if tokens is not None:
+            selected[index] = tokens
+            requests |= {clip: _request(pairs[index], clip, root) for clip in _clips(pairs[index])}
+    return _selection(selected, requests, dropped)
 
 
 def without_clips(selection: Selection, clips: Collection[str]) -> Selection:
     """Return a selection without the pairs of some clips."""
-    kept = {
-        place: pair
-        for place, pair in zip(selection.places, selection.pairs, strict=True)
-        if not any(clip in clips for clip in pair.clips)
-    }
-    lost = len(selection.pairs) - len(kept)
+    selected: dict[int, PairTokens] = {}
+    for index, pair in zip(selection.indices, selection.pairs, strict=True):
+        if not any(clip in clips for clip in pair.clips):
+            selected[index] = pair
+    num_lost = len(selection.pairs) - len(selected)
     return _selection(
-        kept,
+        selected,
         selection.requests,
-        selection.dropped | ({"clip_failed_in_training": lost} if lost else {}),
+        selection.dropped | ({"clip_failed_in_training": num_lost} if num_lost else {}),
     )
 
 
 def _selection(
-    kept: Mapping[int, PairTokens], requests: Mapping[str, ClipRequest], dropped: dict[str, int]
+    selected: Mapping[int, PairTokens],
+    requests: Mapping[str, ClipRequest],
+    dropped: dict[str, int],
 ) -> Selection:
-    used = {clip for pair in kept.values() for clip in pair.clips}
+    used: set[str] = set()
+    for pair in selected.values():
+        used.update(pair.clips)
     return Selection(
-        places=list(kept),
-        pairs=list(kept.values()),
+        indices=list(selected),
+        pairs=list(selected.values()),
         dropped=dropped,
         requests={clip: request for clip, request in requests.items() if clip in used},
     )
 
 
 def _requests(pairs: Sequence[Pair], root: Path, on_bad_clip: OnBadClip) -> dict[str, ClipRequest]:
+    pair_of_clip: dict[str, Pair] = {}
+    for pair in pairs:
+        pair_of_clip |= dict.fromkeys(_clips(pair), pair)
     requests: dict[str, ClipRequest] = {}
-    for clip, one in {clip: pair for pair in pairs for clip in _clips(pair)}.items():
+    for clip, pair in pair_of_clip.items():
         try:
-            requests[clip] = _request(one, clip, root)
+            requests[clip] = _request(pair, clip, root)
         except VideoError as error:  # an address
             on_bad_clip(clip, error)
     return requests
 
 
-def _clips(pair: Pair) -> set[str]:
-    return {clip_key(pair), rejected_clip_key(pair)}
+def _clips(pair: Pair) -> tuple[str, ...]:
+    return tuple(dict.fromkeys((clip_key(pair), rejected_clip_key(pair))))
 
 
 def _request(pair: Pair, clip: str, root: Path) -> ClipRequest:
@@ -183,16 +186,15 @@ def _lengths(
     """Return each pair's length in tokens, None where one of its clips cannot be read; each is
     decoded once.
     """
-    rows: dict[str, list[tuple[int, int]]] = defaultdict(
-        list
-    )  # by clip: which pair, and the tokens of its answer
-    for place, pair in enumerate(pairs):
+    # by clip: which pair, and the tokens of its answer
+    rows: dict[str, list[tuple[int, int]]] = defaultdict(list)
+    for index, pair in enumerate(pairs):
         if pair.clip == pair.rejected_clip:
-            rows[pair.clip].append((place, max(len(pair.chosen), len(pair.rejected))))
+            rows[pair.clip].append((index, max(len(pair.chosen), len(pair.rejected))))
         else:
-            rows[pair.clip].append((place, len(pair.chosen)))
-            rows[pair.rejected_clip].append((place, len(pair.rejected)))
-    lengths: dict[int, list[int]] = defaultdict(list)
+            rows[pair.clip].append((index, len(pair.chosen)))
+            rows[pair.rejected_clip].append((index, len(pair.rejected)))
+    row_lengths: dict[int, list[int]] = defaultdict(list)
     with (
         open_source(policy, recipe) as source,
         progress("measure clips", total=len(rows)) as advance,
@@ -203,11 +205,11 @@ def _lengths(
             else:
                 if recipe.video.cache == "features":
                     source.encode(clip)  # so that it is not decoded again
-                for place, answer in rows[request.key]:
-                    prompt = encode_prompt(policy, pairs[place].pair.prompt, clip.inputs)
-                    lengths[place].append(len(prompt.input_ids) + answer)
+                for index, num_answer_tokens in rows[request.key]:
+                    prompt = encode_prompt(policy, pairs[index].pair.prompt, clip.inputs)
+                    row_lengths[index].append(len(prompt.input_ids) + num_answer_tokens)
             advance()
     return [
-        max(lengths[place]) if len(lengths[place]) == len(pair.clips) else None
-        for place, pair in enumerate(pairs)
+        max(row_lengths[index]) if len(row_lengths[index]) == len(pair.clips) else None
+        for index, pair in enumerate(pairs)
     ]

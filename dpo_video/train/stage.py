@@ -124,9 +124,10 @@ def _plan(
     folder = checkpoint_folder(run.folder, key)
     folder.mkdir(parents=True, exist_ok=True)
     remove_torn(folder)
-    for other in other_checkpoints(run.folder, key):
+    for foreign in other_checkpoints(run.folder, key):
         log.warning(
-            "train: leaving the checkpoints in %s alone: they are of other settings or pairs", other
+            "train: leaving the checkpoints in %s alone: they are of other settings or pairs",
+            foreign,
         )
     resume = last_checkpoint(folder)
     if resume is not None:
@@ -160,13 +161,19 @@ def _selection(run: Run, policy: Policy, pairs: Sequence[Pair], folder: Path) ->
     """
     file = folder / "selection.json"
     if file.is_file():
-        before = json.loads(file.read_text(encoding="utf-8"))
-        return read_selection(policy, pairs, root=run.video_root, **before)
+        stored = json.loads(file.read_text(encoding="utf-8"))
+        return read_selection(
+            policy,
+            pairs,
+            root=run.video_root,
+            indices=stored["places"],
+            dropped=stored["dropped"],
+        )
     selection = select_pairs(
         policy, run.recipe, pairs, root=run.video_root, on_bad_clip=run.set_aside
     )
     write_atomic(
-        file, json.dumps({"places": selection.places, "dropped": selection.dropped}) + "\n"
+        file, json.dumps({"places": selection.indices, "dropped": selection.dropped}) + "\n"
     )
     return selection
 

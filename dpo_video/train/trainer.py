@@ -1,4 +1,4 @@
-"""TRL's DPOTrainer on video: its two data hooks, forwards cut by tokens, the reference through one
+"""TRL's DPOTrainer on video: its two data hooks, micro-batches by tokens, the reference through one
 function.
 
 B pairs, R = 2B rows (chosen, then rejected), T tokens.
@@ -45,7 +45,7 @@ class TrainingData:
     order: ClipSampler
     """Gives positions in the list of pairs, batch by batch."""
     read: ReadBatch
-    cut: MicroBatchSplitter = single_micro_batch
+    split_batch: MicroBatchSplitter = single_micro_batch
     """Makes forwards of a batch; see micro_batches.py."""
     engine: Engine = rows_engine
     """Answers TRL's forward for the loss; see forward.py."""
@@ -74,21 +74,21 @@ class VideoDPOTrainer(DPOTrainer):
         *,
         args: DPOConfig,
         peft_config: PeftConfig,
-        feed: TrainingData,
+        data: TrainingData,
         callbacks: Sequence[TrainerCallback] = (),
         reference: "Callable[[VideoDPOTrainer], ReferenceLogps] | None" = None,
     ) -> None:
-        """Train `policy` with a new adapter on what `feed` gives.
+        """Train `policy` with a new adapter on what `data` gives.
 
         Args:
             reference: makes `self.reference` right before the first step; under FSDP no forward can
                 run before.
         """
         self._policy = policy
-        self.order = feed.order
-        self.engine = feed.engine
-        self._read = feed.read
-        self._cut = feed.cut
+        self.order = data.order
+        self.engine = data.engine
+        self._read = data.read
+        self._split_batch = data.split_batch
         self._started = False
         self._weight = 1.0
         self._last_logps: Tensor | None = None
@@ -181,10 +181,10 @@ class VideoDPOTrainer(DPOTrainer):
         if self.reference is not None:
             scored = inputs["completion_mask"][:, 1:].bool()
             self._last_logps = self.reference.rows(pairs.pairs, scored)
-            known = FusedCausalLMOutput(log_probs=self._last_logps)
+            stored = FusedCausalLMOutput(log_probs=self._last_logps)
 
             def model(**kwargs: Any) -> FusedCausalLMOutput:
-                return known
+                return stored
 
         chosen, rejected = self.compute_ref_log_probs(model, inputs)
         if self._base.is_activation_checkpointing:
@@ -192,23 +192,27 @@ class VideoDPOTrainer(DPOTrainer):
         return chosen, rejected
 
     def compute_reference(
-        self, positions: Sequence[int], *, cut: MicroBatchSplitter, reference: ReferenceLogps
+        self,
+        positions: Sequence[int],
+        *,
+        split_batch: MicroBatchSplitter,
+        reference: ReferenceLogps,
     ) -> Logps:
         """Return the reference's log-probs of the answers of a batch, by key, from the forward that
         training uses.
         """
         pairs = self._read(positions)
-        found: Logps = {}
+        logps: Logps = {}
         assert self.model is not None
         self.model.eval()
-        for part in cut(pairs) if pairs is not None else []:
-            batch = self._encode(part.pairs)
-            self.reference_logps(batch, part.pairs)
+        for micro_batch in split_batch(pairs) if pairs is not None else []:
+            batch = self._encode(micro_batch.pairs)
+            self.reference_logps(batch, micro_batch.pairs)
             assert self._last_logps is not None
-            found |= reference.split(
-                part.pairs.pairs, self._last_logps, batch["completion_mask"][:, 1:].bool()
+            logps |= reference.split(
+                micro_batch.pairs.pairs, self._last_logps, batch["completion_mask"][:, 1:].bool()
             )
-        return found
+        return logps
 
     def _compute_loss(
         self, model: torch.nn.Module, inputs: dict[str, Any], return_outputs: bool
@@ -282,16 +286,16 @@ class VideoDPOTrainer(DPOTrainer):
             self._metrics["train"]["skipped_batches"].append(1.0)
             return torch.zeros((), device=self.args.device)
         self.meter.add_wait(pairs.waited)
-        parts = self._cut(pairs)
+        micro_batches = self._split_batch(pairs)
         before = {name: len(values) for name, values in self._metrics["train"].items()}
         total = torch.zeros((), device=self.args.device)
-        for number, part in enumerate(parts):
-            self._weight = part.weight
-            with self._sync(model, last=number == len(parts) - 1):
-                total += super().training_step(model, {"pairs": part.pairs}, *args, **kwargs)
+        for index, micro_batch in enumerate(micro_batches):
+            self._weight = micro_batch.weight
+            with self._sync(model, last=index == len(micro_batches) - 1):
+                total += super().training_step(model, {"pairs": micro_batch.pairs}, *args, **kwargs)
         self._weight = 1.0
-        if len(parts) > 1:
-            self._average_metrics(before, [part.weight for part in parts])
+        if len(micro_batches) > 1:
+            self._average_metrics(before, [micro_batch.weight for micro_batch in micro_batches])
         return total
 
     def _sync(self, model: torch.nn.Module, *, last: bool) -> AbstractContextManager[Any]:
@@ -303,7 +307,7 @@ class VideoDPOTrainer(DPOTrainer):
             state._set_sync_gradients(False)
             if self.accelerator.distributed_type != DistributedType.DEEPSPEED:
                 return self.accelerator.no_sync(model=model)
-        elif self._cut is not single_micro_batch:
+        elif self._split_batch is not single_micro_batch:
             state._set_sync_gradients(True)
         return nullcontext()
 
@@ -312,12 +316,12 @@ class VideoDPOTrainer(DPOTrainer):
         of a batch.
         """
         for name, values in self._metrics["train"].items():
-            new = values[before.get(name, 0) :]
-            if len(new) == len(weights):
-                mean = sum(one * weight for one, weight in zip(new, weights, strict=True)) / sum(
-                    weights
+            of_batch = values[before.get(name, 0) :]
+            if len(of_batch) == len(weights):
+                weighed = sum(
+                    value * weight for value, weight in zip(of_batch, weights, strict=True)
                 )
-                values[-len(new) :] = [mean]
+                values[-len(of_batch) :] = [weighed / sum(weights)]
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add what TRL does not measure to a line about training steps."""

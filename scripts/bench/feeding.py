@@ -20,7 +20,7 @@ from dpo_video.recipe import (
     TrainSettings,
     VideoSettings,
 )
-from dpo_video.train.run_trainer import Job, train_adapter
+from dpo_video.train.run_trainer import TrainingJob, train_adapter
 from dpo_video.train.selection import Selection
 from dpo_video.video import ClipRequest
 
@@ -78,13 +78,13 @@ def waiting_share(case: Case) -> dict[str, float]:
             ),
         )
         selection = Selection(
-            places=list(range(len(pairs))), pairs=pairs, requests=requests, dropped={}
+            indices=list(range(len(pairs))), pairs=pairs, requests=requests, dropped={}
         )
         logs = _Logs()
         train_adapter(
             policy,
             recipe,
-            Job(
+            TrainingJob(
                 selection=selection,
                 checkpoints=folder / "out",
                 resume=None,
@@ -94,10 +94,10 @@ def waiting_share(case: Case) -> dict[str, float]:
             on_bad_clip=_fail,
             callbacks=[logs],
         )
-    seconds = sum(one for one, _ in logs.rows)
+    seconds = sum(step_seconds for step_seconds, _ in logs.rows)
     return {
         "steps": len(logs.rows),
-        "waiting": sum(one * share for one, share in logs.rows) / seconds,
+        "waiting": sum(step_seconds * share for step_seconds, share in logs.rows) / seconds,
         "worst_step": max(share for _, share in logs.rows),
     }
 
@@ -109,17 +109,17 @@ def _write_clip(path: Path, *, seed: int) -> None:
         draw.integers(0, 256, (HEIGHT // 40 + 1, WIDTH // 40 + 1, 3), dtype=np.uint8),
         np.ones((40, 40, 1), dtype=np.uint8),
     )
-    with av.open(str(path), "w") as out:
-        stream = out.add_stream("libx264", rate=RATE)
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=RATE)
         stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, "yuv420p"
         for number in range(SECONDS * RATE):
             image = np.roll(tile, 2 * number, axis=1)[:HEIGHT, :WIDTH]
             for packet in stream.encode(
                 av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24")
             ):
-                out.mux(packet)
+                container.mux(packet)
         for packet in stream.encode():
-            out.mux(packet)
+            container.mux(packet)
 
 
 def _fail(clip: str, error: Exception) -> None:

@@ -1,4 +1,4 @@
-"""Time both sides in turn in this process, and measure the memory of each in a process of its
+"""Time both trainers in turn in this process, and measure the memory of each in a process of its
 own.
 """
 
@@ -16,7 +16,7 @@ import torch
 from bench.case import Case
 from bench.floor import floor_parts
 from bench.memory import predicted_peak
-from bench.trainers import TimedTrainer, make_side
+from bench.trainers import TimedTrainer, make_trainer
 
 EPOCHS = 3
 """The reference's one pass is counted over as many epochs."""
@@ -34,15 +34,15 @@ def measure(case: Case, *, repeats: int = 3) -> dict[str, Any]:
     """Return a case's row: speeds, ratios of stock TRL to the engine, memory and the largest
     difference in loss.
 
-    Each time is the least of `repeats`, the sides taking turns, so that a load on the machine meets
-    both.
+    Each time is the least of `repeats`, the trainers taking turns, so that a load on the machine
+    meets both.
     """
-    trainers = {name: make_side(case, name) for name in ("stock", "ours")}
+    trainers = {name: make_trainer(case, name) for name in ("stock", "ours")}
     worst = grads = 0.0
     for name in ("step", "cached_step"):  # also warms up
-        losses = {side: getattr(trainers[side], name)() for side in trainers}
+        losses = {trainer: getattr(trainers[trainer], name)() for trainer in trainers}
         worst = max(worst, abs(losses["stock"] - losses["ours"]))
-        stock, ours = (trainers[side].gradients() for side in ("stock", "ours"))
+        stock, ours = (trainers[trainer].gradients() for trainer in ("stock", "ours"))
         grads = max(grads, float((stock - ours).norm() / stock.norm()))
     times = _times(trainers, repeats, case.device)
     memory = measure_memory(case)
@@ -71,8 +71,8 @@ def measure(case: Case, *, repeats: int = 3) -> dict[str, Any]:
 
 
 def measure_memory(case: Case) -> dict[str, float]:
-    """Return MiB above the loaded model at the peak of a step of each side, and what `check` would
-    say of ours.
+    """Return MiB above the loaded model at the peak of a step of each trainer, and what `check`
+    would say of ours.
     """
     measured = {name: _in_child(case, name) / MIB for name in ("stock", "ours")}
     return {**measured, "predicted": predicted_peak(case) / MIB}
@@ -82,7 +82,7 @@ def measure_floor(case: Case, *, repeats: int = 3) -> dict[str, float]:
     """Return seconds of the floor's parts and of the engine's step and reference pass, all by
     turns.
     """
-    ours = make_side(case, "ours")
+    ours = make_trainer(case, "ours")
     runs = {**floor_parts(case), "step": ours.cached_step, "reference": ours.reference}
     for run in runs.values():
         run()
@@ -108,17 +108,17 @@ def measure_floor(case: Case, *, repeats: int = 3) -> dict[str, float]:
 def _times(
     trainers: dict[str, TimedTrainer], repeats: int, device: str
 ) -> dict[tuple[str, str], float]:
-    """Return the least seconds of each side's step, cached step and reference pass."""
+    """Return the least seconds of each trainer's step, cached step and reference pass."""
     times: dict[tuple[str, str], float] = {}
     for _ in range(repeats):
-        for name, side in trainers.items():
-            for what, run in (
-                ("step", side.step),
-                ("cached_step", side.cached_step),
-                ("reference", side.reference),
+        for name, trainer in trainers.items():
+            for timed, run in (
+                ("step", trainer.step),
+                ("cached_step", trainer.cached_step),
+                ("reference", trainer.reference),
             ):
-                times[name, what] = min(
-                    times.get((name, what), float("inf")), _seconds(run, device)
+                times[name, timed] = min(
+                    times.get((name, timed), float("inf")), _seconds(run, device)
                 )
     return times
 
@@ -168,11 +168,11 @@ def peak_memory(case: Case, name: str) -> float:
     Linux only.
     """
     torch.set_num_threads(1)
-    make_side(
+    make_trainer(
         Case(video_tokens=64, questions=1, answers=2, size="spike", device=case.device), name
     ).step()
-    side = make_side(case, name)
-    run = side.step if name == "stock" else side.cached_step
+    trainer = make_trainer(case, name)
+    run = trainer.step if name == "stock" else trainer.cached_step
     if case.device == "cuda":
         torch.cuda.synchronize()
         torch.cuda.reset_peak_memory_stats()

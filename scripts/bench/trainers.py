@@ -1,9 +1,9 @@
-"""The two sides: stock TRL on pixels, one pair per micro-batch, and the engine on one tree per
+"""The two trainers: stock TRL on pixels, one pair per micro-batch, and the engine on one tree per
 clip.
 
 Both are TRL's DPOTrainer with the same model, adapter, loss and pairs. A step is what an optimizer
-step takes of forwards and backwards; reading clips and the optimizer's own update, equal on both
-sides, are left out.
+step takes of forwards and backwards; reading clips and the optimizer's own update, equal in both,
+are left out.
 """
 
 import tempfile
@@ -57,8 +57,8 @@ class _Trainer(DPOTrainer):
         self._signature_columns = ["video"]
 
 
-def make_side(case: Case, name: str) -> TimedTrainer:
-    """Return the side called `stock` or `ours`."""
+def make_trainer(case: Case, name: str) -> TimedTrainer:
+    """Return the trainer called `stock` or `ours`."""
     policy = make_policy(case)
     clip = make_clip(policy, case)
     pairs = make_pairs(case)
@@ -107,7 +107,7 @@ def make_side(case: Case, name: str) -> TimedTrainer:
 
     if name == "ours":
         install_engine(policy.bare, policy.family, shared_prefix_engine)
-    return _side(
+    return _timed(
         trainer,
         stock_batches if name == "stock" else our_batches,
         1 if name == "ours" else len(pairs),
@@ -125,8 +125,8 @@ def _pair_batch(
         prompts=prompts,
         rejected_prompts=prompts,
         pairs=pairs,
-        places=list(range(len(pairs))),
-        num_asked=len(pairs),
+        indices=list(range(len(pairs))),
+        num_requested=len(pairs),
     )
 
 
@@ -153,16 +153,16 @@ def stock_batch(policy: Policy, clip: ClipInputs, pair: PairTokens) -> Batch:
     }
 
 
-def _side(trainer: DPOTrainer, batches: Callable[[], Iterator[Batch]], count: int) -> TimedTrainer:
+def _timed(trainer: DPOTrainer, batches: Callable[[], Iterator[Batch]], count: int) -> TimedTrainer:
     trainer.current_gradient_accumulation_steps = count
 
-    def run(known: list[tuple[Tensor, Tensor]] | None) -> float:
-        trainer.precompute_ref_logps = known is not None
+    def run(ref_logps: list[tuple[Tensor, Tensor]] | None) -> float:
+        trainer.precompute_ref_logps = ref_logps is not None
         trainer.model.zero_grad()
         total = 0.0
-        for number, batch in enumerate(batches()):
-            if known is not None:
-                batch["ref_chosen_logps"], batch["ref_rejected_logps"] = known[number]
+        for index, batch in enumerate(batches()):
+            if ref_logps is not None:
+                batch["ref_chosen_logps"], batch["ref_rejected_logps"] = ref_logps[index]
             total += float(trainer.training_step(trainer.model, batch)) * count
         return total / count
 
@@ -170,12 +170,12 @@ def _side(trainer: DPOTrainer, batches: Callable[[], Iterator[Batch]], count: in
         trainer.model.eval()
         return [trainer.compute_ref_log_probs(trainer.model, batch) for batch in batches()]
 
-    known: list[tuple[Tensor, Tensor]] = []
+    stored: list[tuple[Tensor, Tensor]] = []
 
     def cached() -> float:
-        if not known:
-            known.extend(reference())
-        return run(known)
+        if not stored:
+            stored.extend(reference())
+        return run(stored)
 
     def gradients() -> Tensor:
         grads = [parameter.grad for _, parameter in adapter_parameters(trainer.model)]

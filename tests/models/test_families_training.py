@@ -181,7 +181,7 @@ def test_three_dpo_steps_change_the_adapter_and_nothing_else(
             policy,
             args=args,
             peft_config=lora_config(recipe.train.lora, policy.family),
-            feed=TrainingData(
+            data=TrainingData(
                 order=order,
                 engine=choose_engine(policy),
                 read=lambda places: read_batch(

@@ -154,7 +154,7 @@ def made_trainer(
         reader = ClipPrefetcher(source, requests, order.clips_ahead, on_bad_clip=fail)
         args = dpo_config(recipe, output_dir=world / "out", precision="no", use_cpu=True)
         args.save_strategy = "no"
-        feed = TrainingData(
+        data = TrainingData(
             order=order,
             engine=engine,
             read=lambda places: read_batch(
@@ -166,7 +166,7 @@ def made_trainer(
                 policy,
                 args=args,
                 peft_config=lora_config(recipe.train.lora, policy.family),
-                feed=feed,
+                data=data,
             ),
             reader,
         )

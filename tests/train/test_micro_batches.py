@@ -74,9 +74,9 @@ def run(
         )
         args = dpo_config(recipe, output_dir=world / "out", precision="no", use_cpu=True)
         args.save_strategy = "no"
-        feed = TrainingData(
+        data = TrainingData(
             order=order,
-            cut=watched,
+            split_batch=watched,
             engine=choose_engine(policy, share_prefix=settings.share_prefix),
             read=lambda places: read_batch(
                 policy,
@@ -86,7 +86,7 @@ def run(
             ),
         )
         trainer = VideoDPOTrainer(
-            policy, args=args, peft_config=lora_config(settings.lora, policy.family), feed=feed
+            policy, args=args, peft_config=lora_config(settings.lora, policy.family), data=data
         )
         trainer.train()
         log = [row for row in trainer.state.log_history if "loss" in row]
@@ -247,10 +247,10 @@ def test_a_pair_weighs_as_trl_averages_forwards_of_batch_size(
         clip_of_pair=[0] * len(places),
         prompts=[],
         pairs=[],
-        places=places,
+        indices=places,
         rejected_clip_of_pair=[0] * len(places),
         rejected_prompts=[],
-        num_asked=asked,
+        num_requested=asked,
     )
     assert pair_weights(batch, batch_size) == expected
 

@@ -204,7 +204,9 @@ def test_the_stored_values_give_what_trl_computes_in_the_step(
         requests = {pair.video: clip_request(pair, qwen) for pair in pairs}
         reference = ReferenceLogps(trainer._policy, recipe.video, requests)
         reference.add(
-            trainer.compute_reference([0, 1, 2, 3], cut=single_micro_batch, reference=reference)
+            trainer.compute_reference(
+                [0, 1, 2, 3], split_batch=single_micro_batch, reference=reference
+            )
         )
         trainer.reference = reference
         known = trainer.reference_logps(inputs, batch)

@@ -46,14 +46,14 @@ def test_video_question_and_answers_become_three_levels() -> None:
     assert packing.segments[3].ancestors == (0, 1)
     assert packing.num_tokens == 30 + 2 * 10 + 5
     assert packing.tokens_saved == sum(map(len, rows)) - 55
-    assert packing.places[2].tolist() == [*range(40), 41, 42]
+    assert packing.packed_index[2].tolist() == [*range(40), 41, 42]
 
 
 def test_equal_rows_are_one_leaf() -> None:
     rows = tokens([*VIDEO, 1, 2], [*VIDEO, 3], [*VIDEO, 1, 2])
     packing = pack_rows(rows, [0, 0, 0])
     assert spelled(packing, rows) == [tuple(VIDEO), (1, 2), (3,)]
-    assert packing.places[0].tolist() == packing.places[2].tolist()
+    assert packing.packed_index[0].tolist() == packing.packed_index[2].tolist()
 
 
 def test_a_row_alone_is_one_segment() -> None:
@@ -116,7 +116,7 @@ def test_every_row_reads_its_own_tokens_and_sees_itself_causally(
         [made[segment.row][segment.start : segment.stop] for segment in segments]
     )
     assert len(packed) == packing.num_tokens
-    for row, places in zip(made, packing.places, strict=True):
+    for row, places in zip(made, packing.packed_index, strict=True):
         assert (packed[places] == row).all()
         (last,) = [segment for segment in segments if segment.begin <= places[-1] < segment.end]
         chain = [*(segments[ancestor] for ancestor in last.ancestors), last]

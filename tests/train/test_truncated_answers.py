@@ -31,8 +31,8 @@ def test_a_cut_rejected_row_ends_without_the_end_token_and_every_other_row_with_
         prompts=[row.prompt] * 2,
         rejected_prompts=[row.prompt] * 2,
         pairs=tokens,
-        places=[0, 1],
-        num_asked=2,
+        indices=[0, 1],
+        num_requested=2,
     )
     inputs = loss_inputs(model, pair_rows(batch, [row.features]))
     answers = [

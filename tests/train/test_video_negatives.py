@@ -279,8 +279,8 @@ def test_clips_of_both_rows_are_asked_for_measured_and_left_out(qwen: Path) -> N
     every = select_pairs(
         policy, recipe, pairs, root=qwen, on_bad_clip=lambda clip, error: pytest.fail(clip)
     )
-    assert every.places == list(range(9)) and len(every.requests) == 6
-    again = read_selection(policy, pairs, root=qwen, places=every.places, dropped={})
+    assert every.indices == list(range(9)) and len(every.requests) == 6
+    again = read_selection(policy, pairs, root=qwen, indices=every.indices, dropped={})
     assert again.requests == every.requests and again.pairs == every.pairs
     batch, _ = read_all(qwen, pairs, recipe)
     rows = list(map(len, pair_rows(batch, batch.features)))
@@ -304,7 +304,7 @@ def test_clips_of_both_rows_are_asked_for_measured_and_left_out(qwen: Path) -> N
         for place, pair in enumerate(every.pairs)
         if max(lengths[pair.pair.source + pair.clip]) <= limit
     ]
-    assert kept.places == fitting and 0 < len(fitting) < 9
+    assert kept.indices == fitting and 0 < len(fitting) < 9
     assert kept.dropped == {"longer_than_max_length": 9 - len(fitting)}
     left = without_clips(every, {"c0.mp4#reverse"})
     assert len(left.pairs) == 8 and left.dropped == {"clip_failed_in_training": 1}

@@ -54,7 +54,7 @@ class Tree:
     """Tokens of each segment, the root first."""
     paths: Sequence[tuple[int, ...]]
     """For each segment, the positions of its ancestors in `sizes`."""
-    own: Sequence[Tensor | None]
+    self_masks: Sequence[Tensor | None]
     """For each segment (its tokens, its tokens) float32, as `mask`; None: it is causal."""
     mask: Tensor | None
     """(lower tokens, tokens of the tree) float32, 0 where a token sees another, -inf elsewhere;
@@ -95,7 +95,7 @@ def tree_plan(
             causal throughout. A clip's tokens stand in one segment, so that no shared state depends
             on what only one branch holds.
     """
-    roots = [number for number, segment in enumerate(segments) if not segment.ancestors]
+    roots = [index for index, segment in enumerate(segments) if not segment.ancestors]
     return TreePlan(
         trees=[
             _tree(segments[first:last], first, device=device, masked=masked, block=block)
@@ -105,32 +105,33 @@ def tree_plan(
 
 
 def _tree(
-    own: Sequence[Segment],
+    segments: Sequence[Segment],
     first: int,
     *,
     device: torch.device,
     masked: bool | None,
     block: Tensor | None,
 ) -> Tree:
-    sizes = [segment.end - segment.begin for segment in own]
-    paths = [tuple(ancestor - first for ancestor in segment.ancestors) for segment in own]
-    blocks = [
-        _own_mask(block[segment.begin : segment.end]) if block is not None else None
-        for segment in own
-    ]
+    """Return the tree of its segments; `first` is the root's position among all."""
+    sizes = [segment.end - segment.begin for segment in segments]
+    paths: list[tuple[int, ...]] = []
+    self_masks: list[Tensor | None] = []
+    for segment in segments:
+        paths.append(tuple(ancestor - first for ancestor in segment.ancestors))
+        self_masks.append(None if block is None else _self_mask(block[segment.begin : segment.end]))
     lower, tokens = sum(sizes[1:]), sum(sizes)
     if masked is None:
         masked = device.type == "cpu" and lower * tokens <= MAX_MASK
-    mask = _mask(sizes, paths, blocks)[sizes[0] :].to(device) if masked and lower else None
+    mask = _mask(sizes, paths, self_masks)[sizes[0] :].to(device) if masked and lower else None
     return Tree(
         sizes=sizes,
         paths=paths,
-        own=[None if one is None else one.to(device) for one in blocks],
+        self_masks=[None if own_mask is None else own_mask.to(device) for own_mask in self_masks],
         mask=mask,
     )
 
 
-def _own_mask(block: Tensor) -> Tensor | None:
+def _self_mask(block: Tensor) -> Tensor | None:
     """Return the mask of a segment whose tokens in `block` (tokens,) see each other; None where
     there are none.
     """
@@ -144,7 +145,7 @@ def _causal(size: int) -> Tensor:
 
 
 def _mask(
-    sizes: Sequence[int], paths: Sequence[tuple[int, ...]], blocks: Sequence[Tensor | None]
+    sizes: Sequence[int], paths: Sequence[tuple[int, ...]], self_masks: Sequence[Tensor | None]
 ) -> Tensor:
     """Return (tokens, tokens) float32 of one tree, 0 where the row's token sees the column's, -inf
     elsewhere.
@@ -152,10 +153,10 @@ def _mask(
     ends = torch.tensor(sizes).cumsum(0).tolist()
     spans = [slice(end - size, end) for size, end in zip(sizes, ends, strict=True)]
     mask = torch.full((ends[-1], ends[-1]), float("-inf"))
-    for own, path, block in zip(spans, paths, blocks, strict=True):
-        mask[own, own] = _causal(own.stop - own.start) if block is None else block.cpu()
+    for span, path, self_mask in zip(spans, paths, self_masks, strict=True):
+        mask[span, span] = _causal(span.stop - span.start) if self_mask is None else self_mask.cpu()
         for ancestor in path:
-            mask[own, spans[ancestor]] = 0.0
+            mask[span, spans[ancestor]] = 0.0
     return mask
 
 
@@ -169,7 +170,7 @@ def dense_mask(plan: TreePlan) -> Tensor:
     begin = 0
     for tree, size in zip(plan.trees, sizes, strict=True):
         mask[begin : begin + size, begin : begin + size] = _mask(
-            tree.sizes, tree.paths, tree.own
+            tree.sizes, tree.paths, tree.self_masks
         ).clamp(min=mask.min())
         begin += size
     return mask[None, None]
@@ -181,15 +182,15 @@ def tree_attention(
     """Return (1, H, N, D) attention of a packed sequence; query (1, H, N, D), key and value (1, G,
     N, D).
     """
-    parts: list[Tensor] = []
+    outputs: list[Tensor] = []
     for tree, q, k, v in zip(
         plan.trees,
         *(states.split(plan.sizes, dim=2) for states in (query, key, value)),
         strict=True,
     ):
         run = _lower_by_mask if tree.mask is not None else _segment_by_segment
-        parts += run(q, k, v, tree, scale)
-    return torch.cat(parts, dim=2)
+        outputs += run(q, k, v, tree, scale)
+    return torch.cat(outputs, dim=2)
 
 
 def _lower_by_mask(
@@ -210,24 +211,22 @@ def _segment_by_segment(
         states.split(list(tree.sizes), dim=2) for states in (query, key, value)
     )
     outputs = [_root(queries[0], keys[0], values[0], tree, scale)]
-    for number, path in list(enumerate(tree.paths))[1:]:
-        seen = (*path, number)
-        k, v = (
-            torch.cat([keys[part] for part in seen], dim=2),
-            torch.cat([values[part] for part in seen], dim=2),
-        )
-        own = tree.own[number]
+    for index, path in list(enumerate(tree.paths))[1:]:
+        visible = (*path, index)
+        k = torch.cat([keys[segment] for segment in visible], dim=2)
+        v = torch.cat([values[segment] for segment in visible], dim=2)
+        self_mask = tree.self_masks[index]
         bias = (
-            causal_lower_right(tree.sizes[number], k.shape[2])
-            if own is None
-            else pad(own, (k.shape[2] - len(own), 0)).to(query.dtype)
+            causal_lower_right(tree.sizes[index], k.shape[2])
+            if self_mask is None
+            else pad(self_mask, (k.shape[2] - len(self_mask), 0)).to(query.dtype)
         )
-        outputs.append(_sdpa(queries[number], k, v, scale=scale, attn_mask=bias))
+        outputs.append(_sdpa(queries[index], k, v, scale=scale, attn_mask=bias))
     return outputs
 
 
 def _root(query: Tensor, key: Tensor, value: Tensor, tree: Tree, scale: float | None) -> Tensor:
-    mask = tree.own[0]
+    mask = tree.self_masks[0]
     if mask is None:
         return _sdpa(query, key, value, scale=scale, is_causal=True)
     return _sdpa(query, key, value, scale=scale, attn_mask=mask.to(query.dtype))
@@ -256,17 +255,20 @@ def install_tree_attention(decoder: PreTrainedModel) -> None:
     """Let the text model's attention follow a `tree_plan`; forwards without one keep its own
     implementation.
     """
-    own = decoder.config._attn_implementation
-    if own not in OVER.values():
-        assert own in OVER, f"no tree attention over {own!r}; choose_engine must refuse it"
-        decoder.set_attn_implementation(OVER[own])
-        assert decoder.config._attn_implementation == OVER[own]
+    implementation = decoder.config._attn_implementation
+    if implementation not in OVER.values():
+        assert implementation in OVER, (
+            f"no tree attention over {implementation!r}; choose_engine must refuse it"
+        )
+        decoder.set_attn_implementation(OVER[implementation])
+        assert decoder.config._attn_implementation == OVER[implementation]
 
 
 def own_attention(decoder: PreTrainedModel) -> str:
     """Return the name of the implementation that serves a text model's forwards without a plan."""
     name = decoder.config._attn_implementation
-    return {over: own for own, over in OVER.items()}.get(name, name)
+    below = {over: implementation for implementation, over in OVER.items()}
+    return below.get(name, name)
 
 
 def _forward(
@@ -276,18 +278,20 @@ def _forward(
     value: Tensor,
     attention_mask: Tensor | None,
     *,
-    own: str,
+    implementation: str,
     tree_plan: TreePlan | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, Tensor | None]:
     """Answer as transformers' attention functions do: (1, N, H, D) and no weights."""
     if tree_plan is None:
         config = cast(PreTrainedConfig, module.config)
-        config._attn_implementation = own  # flash attention chooses its kernel by it
+        config._attn_implementation = implementation  # flash attention chooses its kernel by it
         try:
-            return ALL_ATTENTION_FUNCTIONS[own](module, query, key, value, attention_mask, **kwargs)
+            return ALL_ATTENTION_FUNCTIONS[implementation](
+                module, query, key, value, attention_mask, **kwargs
+            )
         finally:
-            config._attn_implementation = OVER[own]
+            config._attn_implementation = OVER[implementation]
     unknown = [
         name
         for name in ("softcap", "s_aux", "sliding_window", "position_bias")
@@ -306,6 +310,6 @@ def _forward(
     return output.transpose(1, 2).contiguous(), None
 
 
-for _own, _over in OVER.items():
-    AttentionInterface.register(_over, partial(_forward, own=_own))
-    AttentionMaskInterface.register(_over, ALL_MASK_ATTENTION_FUNCTIONS[_own])
+for _implementation, _over in OVER.items():
+    AttentionInterface.register(_over, partial(_forward, implementation=_implementation))
+    AttentionMaskInterface.register(_over, ALL_MASK_ATTENTION_FUNCTIONS[_implementation])

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedModel
 from trl.trainer.utils import FusedCausalLMOutput
@@ -42,7 +43,7 @@ class ScoredTokens:
     """The answers' tokens of a packing, each once however many rows hold it."""
 
     states: Tensor
-    """(S,) places in the packed sequence of the tokens before them."""
+    """(S,) positions in the packed sequence of the tokens before them."""
     labels: Tensor
     """(S,) their ids."""
     index: Tensor
@@ -60,12 +61,12 @@ class _AnswerStates:
     """
 
     model: PreTrainedModel
-    places: Tensor
+    positions: Tensor
 
     def base_model(self, **kwargs: Any) -> Any:
         """Run the backbone on the packed sequence; its last hidden states become (1, S, D)."""
         output = self.model.base_model(**kwargs)
-        output.last_hidden_state = output.last_hidden_state[:, self.places]
+        output.last_hidden_state = output.last_hidden_state[:, self.positions]
         return output
 
     def get_output_embeddings(self) -> nn.Module:
@@ -134,8 +135,8 @@ def _tokens(ids: Tensor, positions: Tensor, mask: Tensor) -> list[IntArray]:
 
 def _clips(rows: Sequence[TokenRow]) -> list[int]:
     """Return (R,) numbers of the rows' clips: rows of a clip hold the same features."""
-    numbers: dict[int, int] = {}
-    return [numbers.setdefault(id(row.features), len(numbers)) for row in rows]
+    clip_number: dict[int, int] = {}
+    return [clip_number.setdefault(id(row.features), len(clip_number)) for row in rows]
 
 
 def _source(packing: Packing, width: int) -> Tensor:
@@ -151,21 +152,26 @@ def _source(packing: Packing, width: int) -> Tensor:
 
 
 def _scored(packing: Packing, labels: Tensor) -> ScoredTokens:
-    """Return what is scored: a token of an answer is one place of the tree, whatever rows it stands
+    """Return what is scored: a token of an answer stands in the tree once, whatever rows it stands
     in.
     """
-    wanted = labels[:, 1:].cpu().numpy()  # (R, T - 1)
-    mask = wanted != IGNORED
-    places = np.zeros(labels.shape, dtype=np.int64)  # (R, T) in the packed sequence
-    for row, its in enumerate(packing.places):
-        places[row, : len(its)] = its
-    _, first, inverse = np.unique(places[:, 1:][mask], return_index=True, return_inverse=True)
-    index = np.zeros_like(wanted)
+    next_labels = labels[:, 1:].cpu().numpy()  # (R, T - 1)
+    mask = next_labels != IGNORED
+    packed_index = np.zeros(labels.shape, dtype=np.int64)  # (R, T)
+    for row, row_index in enumerate(packing.packed_index):
+        packed_index[row, : len(row_index)] = row_index
+    _, first, inverse = np.unique(packed_index[:, 1:][mask], return_index=True, return_inverse=True)
+    index = np.zeros_like(next_labels)
     index[mask] = inverse
-    made = (places[:, :-1][mask][first], wanted[mask][first], index, mask)
-    on_device = [torch.from_numpy(array).to(labels.device) for array in made]
+
+    def on_device(array: NDArray[Any]) -> Tensor:
+        return torch.from_numpy(array).to(labels.device)
+
     return ScoredTokens(
-        states=on_device[0], labels=on_device[1], index=on_device[2], mask=on_device[3]
+        states=on_device(packed_index[:, :-1][mask][first]),
+        labels=on_device(next_labels[mask][first]),
+        index=on_device(index),
+        mask=on_device(mask),
     )
 
 
@@ -181,18 +187,18 @@ def _packed_features(
     A clip stands in its tree once, unless questions come before it: then each of them has it again.
     """
     placeholder = family.placeholder(config)
-    parts = []
+    features = []
     for segment in packing.segments:
         holes = tokens[segment.row][: segment.stop, 0] == placeholder
         begin, end = int(holes[: segment.start].sum()), int(holes.sum())
         if begin < end:
             clip = rows[segment.row].features
-            parts.append(
+            features.append(
                 ClipFeatures(
                     clip.embeddings[begin:end], tuple(layer[begin:end] for layer in clip.layers)
                 )
             )
-    return parts
+    return features
 
 
 def _unpacked(output: FusedCausalLMOutput, scored: ScoredTokens) -> FusedCausalLMOutput:
@@ -225,7 +231,7 @@ def choose_engine(policy: Policy, *, share_prefix: bool = True) -> Engine:
 
 def why_not_shared(policy: Policy) -> str | None:
     """Return why a policy's prefixes cannot be shared; None where they can."""
-    own = own_attention(policy.bare.get_decoder())
+    implementation = own_attention(policy.bare.get_decoder())
     settings = policy.bare.get_decoder().config.to_dict()
     layers = settings.get("layer_types") or ["full_attention"]
     sliding = settings.get("sliding_window") is not None and "layer_types" not in settings
@@ -239,8 +245,8 @@ def why_not_shared(policy: Policy) -> str | None:
             "the language model has layers that do not see the whole prefix "
             "(sliding window or recurrent)"
         )
-    if own not in OVER:
-        return f"model.attention is {own!r}; sharing works with {', '.join(OVER)}"
+    if implementation not in OVER:
+        return f"model.attention is {implementation!r}; sharing works with {', '.join(OVER)}"
     if settings.get("attention_dropout"):
         return f"the language model has attention_dropout {settings['attention_dropout']}"
     return None

@@ -24,9 +24,9 @@ class Segment:
     """Tokens that the same rows hold; in the packed sequence they stand right after one another."""
 
     begin: int
-    """Place of the first token in the packed sequence."""
+    """Position of the first token in the packed sequence."""
     end: int
-    """Place after the last."""
+    """Position after the last."""
     ancestors: tuple[int, ...]
     """Positions in the list of segments, from the root on; empty for a root."""
     row: int
@@ -42,11 +42,31 @@ class Segment:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Packing:
-    """Rows packed into one sequence, tree after tree, each parent right before its first child."""
+    """Rows packed into one sequence, tree after tree, each parent right before its first child.
+
+    Four rows of one clip, two questions with two answers each. A clip has the tokens 9 9 9, the
+    questions 4 5 and 6, the answers 7 2, 8 2, 7 3 2 and 8 2 (positions are left out):
+
+        row 0   9 9 9 4 5 7 2
+        row 1   9 9 9 4 5 8 2
+        row 2   9 9 9 6 7 3 2
+        row 3   9 9 9 6 8 2
+
+    With `min_saved=1`, `pack_rows` makes of these 27 tokens a sequence of N = 15:
+
+        9 9 9 | 4 5 | 7 2 | 8 2 | 6 | 7 3 2 | 8 2
+
+        segments[0]  begin 0,  end 3,  ancestors (),      row 0, start 0   the clip
+        segments[1]  begin 3,  end 5,  ancestors (0,),    row 0, start 3   the first question
+        segments[2]  begin 5,  end 7,  ancestors (0, 1),  row 0, start 5   its first answer
+        segments[6]  begin 13, end 15, ancestors (0, 4),  row 3, start 4   the last answer
+        packed_index[1]  [0 1 2 3 4 7 8]
+        packed_index[3]  [0 1 2 9 13 14]
+    """
 
     segments: Sequence[Segment]
-    places: Sequence[IntArray]
-    """For each row (T,), the places of its tokens in the packed sequence, ascending."""
+    packed_index: Sequence[IntArray]
+    """For each row (T,), the positions of its tokens in the packed sequence, ascending."""
 
     @property
     def num_tokens(self) -> int:
@@ -56,7 +76,7 @@ class Packing:
     @property
     def tokens_saved(self) -> int:
         """Tokens that the rows have more, run one by one."""
-        return sum(map(len, self.places)) - self.num_tokens
+        return sum(map(len, self.packed_index)) - self.num_tokens
 
 
 @dataclass(slots=True)
@@ -82,11 +102,11 @@ def pack_rows(
         min_saved: forks that save fewer tokens are not made.
     """
     segments: list[Segment] = []
-    places = [np.empty(len(row), dtype=np.int64) for row in rows]
+    packed_index = [np.empty(len(row), dtype=np.int64) for row in rows]
 
     def lay(node: _Node, ancestors: tuple[int, ...]) -> None:
         begin = segments[-1].end if segments else 0
-        number, length = len(segments), node.stop - node.start
+        index, length = len(segments), node.stop - node.start
         segments.append(
             Segment(
                 begin=begin,
@@ -97,21 +117,23 @@ def pack_rows(
             )
         )
         for row in node.rows:
-            places[row][node.start : node.stop] = np.arange(begin, begin + length)
+            packed_index[row][node.start : node.stop] = np.arange(begin, begin + length)
         for child in node.children:
-            lay(child, (*ancestors, number))
+            lay(child, (*ancestors, index))
 
     for clip in dict.fromkeys(clips):
-        root = _grow(rows, [row for row, its in enumerate(clips) if its == clip], 0)
-        for tree in _worth(root, min_saved):
+        members = [row for row, row_clip in enumerate(clips) if row_clip == clip]
+        for tree in _without_small_forks(_grow(rows, members, 0), min_saved):
             lay(tree, ())
-    return Packing(segments=segments, places=places)
+    return Packing(segments=segments, packed_index=packed_index)
 
 
 def _grow(rows: Sequence[IntArray], members: list[int], start: int) -> _Node:
     """Return the tree of rows that are equal up to `start`."""
-    first, *others = members
-    stop = min([len(rows[first])] + [_common(rows[first], rows[other], start) for other in others])
+    tokens = rows[members[0]]
+    stop = len(tokens)
+    for member in members[1:]:
+        stop = min(stop, _common_length(tokens, rows[member], start))
     forks: dict[tuple[int, ...], list[int]] = {}
     for member in members:
         if len(rows[member]) > stop:
@@ -120,22 +142,25 @@ def _grow(rows: Sequence[IntArray], members: list[int], start: int) -> _Node:
     return _Node(start, stop, members, ends, [_grow(rows, group, stop) for group in forks.values()])
 
 
-def _common(one: IntArray, other: IntArray, start: int) -> int:
+def _common_length(tokens: IntArray, other_tokens: IntArray, start: int) -> int:
     """Return up to which token two rows are equal, that are so up to `start`."""
-    length = min(len(one), len(other))
-    differs = (one[start:length] != other[start:length]).any(axis=1)
+    length = min(len(tokens), len(other_tokens))
+    differs = (tokens[start:length] != other_tokens[start:length]).any(axis=1)
     return start + int(differs.argmax()) if differs.any() else length
 
 
-def _worth(node: _Node, min_saved: int) -> list[_Node]:
+def _without_small_forks(node: _Node, min_saved: int) -> list[_Node]:
     """Return the tree without the forks that save too little: their tokens go to each of their
     children.
     """
-    node.children = [kept for child in node.children for kept in _worth(child, min_saved)]
-    branches = len(node.children) + bool(node.ends)
-    if not node.children or (node.stop - node.start) * (branches - 1) >= min_saved:
-        return [node]
+    children: list[_Node] = []
     for child in node.children:
+        children += _without_small_forks(child, min_saved)
+    node.children = children
+    branches = len(children) + bool(node.ends)
+    if not children or (node.stop - node.start) * (branches - 1) >= min_saved:
+        return [node]
+    for child in children:
         child.start = node.start
     leaf = [_Node(node.start, node.stop, node.ends, node.ends)] if node.ends else []
-    return [*leaf, *node.children]
+    return [*leaf, *children]
