@@ -53,7 +53,7 @@ def waiting_share(case: Case) -> dict[str, float]:
             clip = f"c{number}.mp4"
             _write_clip(folder / clip, seed=number)
             requests[clip] = ClipRequest(key=clip, video=folder / clip)
-            pairs += [replace(pair, clip=clip) for pair in make_pairs(case)]
+            pairs += [replace(pair, clip=clip, rejected_clip=clip) for pair in make_pairs(case)]
         recipe = Recipe(
             name="bench",
             runs_folder=name,
