@@ -194,7 +194,8 @@ def test_the_wheel_carries_recipes_and_scorers(tmp_path: Path) -> None:
     assert (target / "dpo_video" / "recipes" / "accelerate" / "fsdp2.yaml").is_file()
     published = target / "dpo_video" / "models" / "published"
     assert (published / "Qwen" / "Qwen2.5-VL-3B-Instruct" / "config.json").is_file()
-    for page in ("core/page.html.jinja", "core/page.css", "pair/audit.html.jinja"):
+    pages = ("core/page.css", "pair/audit.html.jinja", "agree/agreement.html.jinja")
+    for page in ("core/page.html.jinja", "core/page_macros.html.jinja", *pages):
         assert (target / "dpo_video" / page).is_file()
     assert not (target / "recipes").exists() and not (target / "scorers").exists(), (
         "data is no import package"

@@ -5,78 +5,46 @@ Everything is asked through `judge_candidates` and kept in the run's store: a se
 nothing twice.
 """
 
-import hashlib
-import itertools
 import json
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-
-from dpo_video.agree.calibration import calibrate, ordered_pairs, suggest_margin
-from dpo_video.agree.gold import Gold, Item, Known, annotator_alpha, read_gold
-from dpo_video.agree.measures import (
-    BootstrapSettings,
-    MeasureInput,
-    chance_best_of_n,
-    difference,
-    estimate,
-    gold_lines,
+from dpo_video.agree.agreement import (
+    Agreement,
+    AskedCounts,
+    Comparison,
+    JudgeName,
+    RequirementResult,
+    agreement_row,
 )
-from dpo_video.agree.noise import Noise, layouts, measure_noise, wordings
-from dpo_video.agree.page import render_page
-from dpo_video.agree.probes import make_probes, measure_probes, probe_items
+from dpo_video.agree.gold import Gold
+from dpo_video.agree.gold_agreement import (
+    GoldAgreement,
+    compare_judges,
+    load_gold,
+    measure_agreement,
+    summarise_gold,
+)
+from dpo_video.agree.measures import BootstrapSettings, Measure, Measures
+from dpo_video.agree.noise import judge_again, noise_items
+from dpo_video.agree.page import agreement_page
+from dpo_video.agree.probes import judge_probes
 from dpo_video.agree.requirements import MEASURES, Requirement, read_requirements, unmet
+from dpo_video.agree.session import JudgeSession
 from dpo_video.agree.table import print_report
-from dpo_video.agree.toy_gold import toy_gold
 from dpo_video.core.errors import UserError
 from dpo_video.core.jsonl import read_jsonl, write_atomic
 from dpo_video.core.records import Candidate
-from dpo_video.core.statistics import Floats, weighted_mean
+from dpo_video.core.report import Estimate
 from dpo_video.judge.backends.registry import open_judge
-from dpo_video.judge.scorer import Scorer, load_scorer
-from dpo_video.judge.stage import judge_candidates
-from dpo_video.judge.types import Judge, mode_of
+from dpo_video.judge.scorer import load_scorer
 from dpo_video.recipe import JudgeSettings, Recipe
 from dpo_video.recipe.file import change_recipe
 from dpo_video.run import Run, open_run, recipe_of
-from dpo_video.store import RunStore
-from dpo_video.video import file_name
 
 REPORT, PAGE = "agreement.json", "agreement.html"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Session:
-    """An open judge with the store that keeps what it says."""
-
-    settings: JudgeSettings
-    scorer: Scorer
-    judge: Judge
-    store: RunStore
-    counts: Counter[str]
-
-    def scores(
-        self, items: Sequence[Item], *, scorer: Scorer | None = None, repeat: int = 0
-    ) -> dict[str, float]:
-        """Return the score of every candidate by its id, NaN where there is none."""
-        settings = self.settings.model_copy(update={"repeat": repeat}) if repeat else self.settings
-        rows, counts = judge_candidates(
-            settings, scorer or self.scorer, items, self.store, judge=self.judge
-        )
-        self.counts.update(counts)
-        self.counts.update(
-            texts=len(rows),
-            unscored=sum(row.score is None for row in rows.values()),
-            failed=sum(row.status == "failed" for row in rows.values()),
-        )
-        return {
-            name: float("nan") if row.score is None else row.score for name, row in rows.items()
-        }
 
 
 def agree_command(
@@ -87,11 +55,11 @@ def agree_command(
     """
     needs = read_requirements(require, with_gold=gold is not None)
     recipe = change_recipe(recipe_of(folder), [*overrides, "tracking.to=none"])
-    other = None if against is None else judge_of(against, recipe)
+    second_judge = None if against is None else judge_of(against, recipe)
     with open_run(recipe) as run:
-        report = agree(run, gold=gold, against=other, needs=needs)
+        report = agree(run, gold=gold, against=second_judge, needs=needs)
     print_report(report, [str(folder / PAGE), str(folder / REPORT)])
-    return [row["unmet"] for row in report["requirements"] if row["unmet"]]
+    return [row.unmet for row in report.requirements if row.unmet]
 
 
 def judge_of(text: str, recipe: Recipe) -> JudgeSettings:
@@ -100,15 +68,15 @@ def judge_of(text: str, recipe: Recipe) -> JudgeSettings:
     """
     if "=" not in text:
         return recipe_of(Path(text)).judge
-    parts = re.split(r",(?=\s*[a-z_]+\.)", text)
-    for part in parts:
-        if not part.strip().startswith("judge."):
+    overrides = re.split(r",(?=\s*[a-z_]+\.)", text)
+    for override in overrides:
+        if not override.strip().startswith("judge."):
             raise UserError(
-                f"--against {part!r}: give settings of the judge, e.g. "
+                f"--against {override!r}: give settings of the judge, e.g. "
                 f"judge.model=NAME,judge.scorer=NAME, "
                 "or the folder of another run"
             )
-    return change_recipe(recipe, [part.strip() for part in parts]).judge
+    return change_recipe(recipe, [override.strip() for override in overrides]).judge
 
 
 def agree(
@@ -117,7 +85,7 @@ def agree(
     gold: str | None = None,
     against: JudgeSettings | None = None,
     needs: Sequence[Requirement] = (),
-) -> dict[str, Any]:
+) -> Agreement:
     """Measure the run's judge, write agreement.json and agreement.html, and return what they hold.
 
     Args:
@@ -131,302 +99,101 @@ def agree(
     if against is not None and gold is None:
         raise UserError("--against compares two judges on gold labels; give --gold")
     candidates = _candidates(run)
-    labels = None if gold is None else _read_gold(run, gold, candidates, scorer)
-    report: dict[str, Any] = {
-        "run": str(run.folder),
-        "gold": labels and _about(labels),
-        "measures": {},
-    }
+    labels = None if gold is None else load_gold(run, gold, candidates, scorer)
+    counts: Counter[str] = Counter()
+    scores: dict[str, float] = {}
+    agreed: GoldAgreement | None = None
     with open_judge(settings) as judge:
-        session = Session(
-            settings=settings, scorer=scorer, judge=judge, store=run.store, counts=Counter()
+        session = JudgeSession(
+            settings=settings, scorer=scorer, judge=judge, store=run.store, counts=counts
         )
-        report["judge"] = {
-            "name": judge.name,
-            "backend": settings.backend,
-            "scorer": scorer.version,
-        }
-        scores: dict[str, float] = {}
         if labels is not None:
             scores = session.scores(list(labels.items.values()))
-            report |= _against_gold(run, labels, scores, session, report["measures"])
-        report["noise"] = _noise(run, session, labels, candidates, report["measures"])
-        report["probes"] = _probes(run, session, report["measures"])
+            agreed = measure_agreement(
+                labels, scores, scorer, settings=run.recipe.agree, bootstrap=_bootstrap(run)
+            )
+        noise_measures, noise = judge_again(run, session, noise_items(run, labels, candidates))
+        probe_measures, probes = judge_probes(run, session)
+    comparison = None
     if labels is not None and against is not None:
-        report["against"] = _against(run, labels, scores, session, against)
-    counts = session.counts
-    report["asked"] = {
-        name: counts[name] for name in ("texts", "asked", "answered_before", "unscored", "failed")
-    }
-    report["measures"]["unscored"] = {
-        "value": counts["unscored"] / max(counts["texts"], 1),
-        "ci": None,
-        "n": counts["texts"],
-        "unscored": counts["unscored"],
-    }
-    report["noise_sigma"] = report["measures"].get("noise_sigma", {}).get("value")
-    report["measures"] = {
-        name: report["measures"][name] for name in MEASURES if name in report["measures"]
-    }
-    report["requirements"] = [
-        {"text": str(need), "unmet": next(iter(unmet([need], report["measures"])), "")}
-        for need in needs
-    ]
-    write_atomic(
-        run.folder / REPORT,
-        json.dumps(report, indent=2, ensure_ascii=False, allow_nan=False) + "\n",
+        comparison = _compare(run, labels, scores, session, against)
+    gold_measures = agreed.measures if agreed else {}
+    measures = gold_measures | noise_measures | probe_measures | _unscored_measure(counts)
+    noise_sigma = measures.get("noise_sigma")
+    report = Agreement(
+        run=str(run.folder),
+        gold=None if labels is None else summarise_gold(labels),
+        measures={name: measures[name] for name in MEASURES if name in measures},
+        judge=JudgeName(name=judge.name, backend=settings.backend, scorer=scorer.version),
+        calibration=agreed.calibration if agreed else None,
+        min_margin=agreed.min_margin if agreed else None,
+        noise=noise,
+        probes=probes,
+        against=comparison,
+        asked=_asked_counts(counts),
+        noise_sigma=None if noise_sigma is None else noise_sigma.estimate.value,
+        requirements=[
+            RequirementResult(text=str(need), unmet=unmet(need, measures)) for need in needs
+        ],
     )
-    write_atomic(run.folder / PAGE, render_page(report))
+    _write(run.folder, report)
     return report
+
+
+def _write(folder: Path, report: Agreement) -> None:
+    text = json.dumps(agreement_row(report), indent=2, ensure_ascii=False, allow_nan=False)
+    write_atomic(folder / REPORT, text + "\n")
+    write_atomic(folder / PAGE, agreement_page(report))
 
 
 def _candidates(run: Run) -> list[Candidate]:
     """Return the run's candidates; none where `generate` has not run."""
     path = run.folder / "candidates.jsonl"
-    known = {sample.id for sample in run.samples}
-    return (
-        [one for one in read_jsonl(path, Candidate) if one.sample_id in known]
-        if path.is_file()
-        else []
+    if not path.is_file():
+        return []
+    ids = {sample.id for sample in run.samples}
+    return [candidate for candidate in read_jsonl(path, Candidate) if candidate.sample_id in ids]
+
+
+def _bootstrap(run: Run) -> BootstrapSettings:
+    return BootstrapSettings(run.recipe.agree.bootstrap, run.recipe.seed)
+
+
+def _unscored_measure(counts: Mapping[str, int]) -> Measures:
+    share = counts["unscored"] / max(counts["texts"], 1)
+    estimate = Estimate(value=share, n=counts["texts"], unscored=counts["unscored"])
+    return {"unscored": Measure(estimate=estimate)}
+
+
+def _asked_counts(counts: Mapping[str, int]) -> AskedCounts:
+    return AskedCounts(
+        texts=counts["texts"],
+        asked=counts["asked"],
+        answered_before=counts["answered_before"],
+        unscored=counts["unscored"],
+        failed=counts["failed"],
     )
 
 
-def _read_gold(run: Run, gold: str, candidates: Sequence[Candidate], scorer: Scorer) -> Gold:
-    if gold.startswith("toy:"):
-        return toy_gold(run, gold, candidates)
-    samples = {sample.id: sample for sample in (*run.heldout, *run.samples)}
-    return read_gold(
-        Path(gold).expanduser(),
-        Known(samples=samples, candidates={one.id: one for one in candidates}),
-        scorer,
-    )
-
-
-def _about(gold: Gold) -> dict[str, Any]:
-    annotators = gold.annotators
-    return {
-        "source": gold.source,
-        "kind": "graded" if gold.grades else "paired",
-        "labels": len(gold.grades) + len(gold.preferences),
-        "answers": len(gold.items),
-        "samples": len({sample.id for sample, _ in gold.items.values()}),
-        "clips": len({file_name(sample.video) for sample, _ in gold.items.values()}),
-        "annotators": len(annotators) if annotators != [""] else 0,
-        "ties": sum(sign == 0 for _, _, sign in gold.pairs()),
-    }
-
-
-def _against_gold(
-    run: Run, gold: Gold, scores: Mapping[str, float], session: Session, measures: dict[str, Any]
-) -> dict[str, Any]:
-    """Return calibration and suggested margin; measures go into the report's."""
-    options, drawing = (
-        run.recipe.agree,
-        BootstrapSettings(run.recipe.agree.bootstrap, run.recipe.seed),
-    )
-    for name, line in gold_lines(gold, scores, session.scorer).items():
-        measures[name] = estimate(line, drawing)
-    if gold.grades and "kappa" not in measures:
-        measures["kappa"] = {
-            "value": None,
-            "ci": None,
-            "n": 0,
-            "unscored": 0,
-            "why_none": "gold and the scorer share no categories",
-        }
-    if "best_of_n" in measures:
-        measures["best_of_n"]["chance"] = chance_best_of_n(gold)
-    alpha, units = annotator_alpha(gold)
-    if units:
-        measures["annotator_alpha"] = {"value": alpha, "ci": None, "n": units, "unscored": 0}
-    pairs = ordered_pairs(gold, scores)
-    calibration = calibrate(pairs, bins=options.bins, drawing=drawing)
-    for ending, side in (("_before", "before"), ("", "after")):
-        for name in ("brier", "ece"):
-            measures[name + ending] = (
-                calibration[side][name]
-                if side in calibration
-                else {
-                    "value": None,
-                    "ci": None,
-                    "n": 0,
-                    "unscored": calibration["unscored"],
-                    "why_none": calibration["why_none"],
-                }
-            )
-    suggestion = suggest_margin(pairs, precision=options.precision, drawing=drawing)
-    unscored = int(np.isnan(pairs.margin).sum())
-    measures["coverage"] = {
-        "value": suggestion.get("coverage", 0.0),
-        "ci": None,
-        "n": len(pairs.margin),
-        "unscored": unscored,
-    }
-    return {"calibration": calibration, "min_margin": suggestion}
-
-
-def _noise(
+def _compare(
     run: Run,
-    session: Session,
-    gold: Gold | None,
-    candidates: Sequence[Candidate],
-    measures: dict[str, Any],
-) -> dict[str, Any]:
-    """Judge some answers again and again; measures go into the report's."""
-    options = run.recipe.agree
-    items = _noise_items(run, gold, candidates)
-    if not options.repeats or not items:
-        return {
-            "why_none": "agree.repeats is 0"
-            if items
-            else "no answers: neither gold labels nor candidates.jsonl"
-        }
-    sampled = (
-        mode_of(session.settings, session.scorer) == "verdict" and session.settings.temperature > 0
-    )
-    columns = {"as it is": session.scores(items)}
-    if sampled:
-        for k in range(1, options.repeats + 1):
-            columns[f"drawn again {k}"] = session.scores(items, repeat=k)
-    else:
-        for name, other in itertools.islice(wordings(session.scorer).items(), options.repeats):
-            columns[name] = session.scores(items, scorer=other)
-    names = [candidate.id for _, candidate in items]
-    table = _table(columns.values(), names)
-    pairs = _pairs(items, table[:, 0])
-    drawing = BootstrapSettings(options.bootstrap, run.recipe.seed)
-    found = measure_noise(table, pairs, by_wording=not sampled)
-    clips = [file_name(sample.video) for sample, _ in items]
-    incomplete = len(items) - found.complete
-    measures["noise_sigma"] = estimate(found.sigma_line(clips, incomplete), drawing)
-    measures["flip_rate"] = estimate(_flips(found, pairs, clips), drawing)
-    moved = {}
-    for name, other in layouts(session.scorer).items():
-        again = _table([columns["as it is"], session.scores(items, scorer=other)], names)
-        changed = measure_noise(again, pairs, by_wording=True)
-        measures[f"{name}_flip_rate"] = estimate(_flips(changed, pairs, clips), drawing)
-        moved[name] = _shift(again)
-    return {
-        "how": "sampled" if sampled else "wordings",
-        "answers": len(items),
-        "pairs": len(pairs),
-        "shifts": {name: _shift(table[:, [0, k]]) for k, name in enumerate(columns) if k},
-        "layout_shifts": moved,
-    }
-
-
-def _noise_items(run: Run, gold: Gold | None, candidates: Sequence[Candidate]) -> list[Item]:
-    """Return the distinct answers of `agree.noise_samples` samples, drawn by hash: the run's
-    candidates, which pairs are made of, or the labelled answers where it has none."""
-    samples = {sample.id: sample for sample in run.samples}
-    every = [(samples[one.sample_id], one) for one in candidates] or list(
-        gold.items.values() if gold else ()
-    )
-    distinct = list({(sample.id, one.text): (sample, one) for sample, one in every}.values())
-    ids = sorted(
-        {sample.id for sample, _ in distinct},
-        key=lambda name: hashlib.sha256(f"{run.recipe.seed} {name}".encode()).digest(),
-    )
-    drawn = set(ids[: run.recipe.agree.noise_samples])
-    return [item for item in distinct if item[0].id in drawn]
-
-
-def _pairs(items: Sequence[Item], scores: Floats) -> list[tuple[int, int]]:
-    """Return the pairs of one sample's answers that the judge did not tie at first."""
-    of_sample: dict[str, list[int]] = {}
-    for place, (sample, _) in enumerate(items):
-        of_sample.setdefault(sample.id, []).append(place)
-    return [
-        (one, other)
-        for places in of_sample.values()
-        for one, other in itertools.combinations(places, 2)
-        if scores[one] != scores[other] and not np.isnan(scores[[one, other]]).any()
-    ]
-
-
-def _flips(noise: Noise, pairs: Sequence[tuple[int, int]], clips: Sequence[str]) -> MeasureInput:
-    """Return the share of judgments that change a pair's order; one that is missing counts as
-    changed.
-    """
-    missing = np.isnan(noise.flips).any(axis=1)
-    values = np.nan_to_num(noise.flips, nan=1.0).mean(axis=1) if len(pairs) else np.empty(0)
-    return MeasureInput(
-        values, [clips[one] for one, _ in pairs], weighted_mean, int(missing.sum()), len(pairs)
-    )
-
-
-def _shift(table: Floats) -> float | None:
-    """Return the mean change from the first to the second column, over rows with both."""
-    change = (table[:, 1] - table[:, 0])[~np.isnan(table).any(axis=1)]
-    return float(change.mean()) if len(change) else None
-
-
-def _table(columns: Any, names: Sequence[str]) -> Floats:
-    """Return (answers, columns) of scores."""
-    return np.array([[column[name] for column in columns] for name in names]).reshape(
-        len(names), -1
-    )
-
-
-def _probes(run: Run, session: Session, measures: dict[str, Any]) -> dict[str, Any]:
-    """Make, judge and measure the probes; measures go into the report's."""
-    options, scorer = run.recipe.agree, session.scorer
-    if scorer.needs_reference or "{caption}" not in scorer.prompt:
-        return {"why_none": f"scorer {scorer.name!r} does not judge by the caption"}
-    if not options.probes:
-        return {"why_none": "agree.probes is 0"}
-    samples = run.heldout or run.samples
-    made = make_probes(
-        samples, scorer, source=options.probes_from, per_kind=options.probes, seed=run.recipe.seed
-    )
-    if not made.probes:
-        return {
-            "why_none": f"none of the {made.texts} {options.probes_from}s offers a probe",
-            "without": made.without,
-        }
-    items, ids = probe_items(made.probes)
-    scores = session.scores(items)
-    found, kinds = measure_probes(
-        made,
-        [(scores[one], scores[other]) for one, other in ids],
-        scorer,
-        BootstrapSettings(options.bootstrap, run.recipe.seed),
-    )
-    measures.update(found)
-    return {
-        "source": options.probes_from,
-        "split": "heldout" if run.heldout else "samples",
-        "texts": made.texts,
-        "kinds": kinds,
-    }
-
-
-def _against(
-    run: Run, gold: Gold, scores: Mapping[str, float], session: Session, settings: JudgeSettings
-) -> dict[str, Any]:
+    gold: Gold,
+    scores: Mapping[str, float],
+    session: JudgeSession,
+    settings: JudgeSettings,
+) -> Comparison:
     """Return both judges' measures of agreement and their paired differences (second minus
     first).
     """
-    scorer, drawing = (
-        load_scorer(settings.scorer),
-        BootstrapSettings(run.recipe.agree.bootstrap, run.recipe.seed),
-    )
+    scorer = load_scorer(settings.scorer)
     with open_judge(settings) as judge:
-        second = Session(
+        second = JudgeSession(
             settings=settings, scorer=scorer, judge=judge, store=run.store, counts=session.counts
         )
-        others = second.scores(list(gold.items.values()))
-    first, last = gold_lines(gold, scores, session.scorer), gold_lines(gold, others, scorer)
-    rows = {
-        name: {
-            "first": estimate(first[name], drawing),
-            "second": estimate(last[name], drawing),
-            "difference": difference(first[name], last[name], drawing),
-        }
-        for name in first
-        if name in last
-    }
-    return {
-        "judge": {"name": judge.name, "backend": settings.backend, "scorer": scorer.version},
-        "measures": rows,
-    }
+        second_scores = second.scores(list(gold.items.values()))
+    return Comparison(
+        judge=JudgeName(name=judge.name, backend=settings.backend, scorer=scorer.version),
+        measures=compare_judges(
+            gold, (scores, session.scorer), (second_scores, scorer), _bootstrap(run)
+        ),
+    )

@@ -2,6 +2,7 @@
 say.
 """
 
+import itertools
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -32,7 +33,7 @@ TWO_CLASSES = {
 }
 """Labels that need no scorer to be numbers."""
 
-Item = tuple[Sample, Candidate]
+LabelledAnswer = tuple[Sample, Candidate]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,7 +61,7 @@ class Gold:
     """Gold labels with the answers that they are about; either grades or preferences."""
 
     source: str
-    items: dict[str, Item]
+    items: dict[str, LabelledAnswer]
     """Every labelled answer by candidate id, in the order of the labels."""
     grades: list[Grade] = field(default_factory=list)
     preferences: list[Preference] = field(default_factory=list)
@@ -74,14 +75,14 @@ class Gold:
 
     def scores(self) -> dict[str, float]:
         """Return each graded answer's score, the mean over its annotators."""
-        every: dict[str, list[float]] = defaultdict(list)
+        by_answer: dict[str, list[float]] = defaultdict(list)
         for grade in self.grades:
-            every[grade.candidate_id].append(grade.score)
-        return {name: sum(values) / len(values) for name, values in every.items()}
+            by_answer[grade.candidate_id].append(grade.score)
+        return {name: sum(scores) / len(scores) for name, scores in by_answer.items()}
 
     def pairs(self) -> list[tuple[str, str, int]]:
-        """Return (one id, other id, sign): 1 where gold prefers the first, -1 the second, 0 where
-        it ties them.
+        """Return (id, other id, sign): 1 where gold prefers the first, -1 the second, 0 where it
+        ties them.
 
         Grades make every pair of a sample's answers; preferences are decided by the majority of
         annotators.
@@ -100,16 +101,15 @@ class Gold:
         scores, of_sample = self.scores(), defaultdict(list)
         for name in scores:
             of_sample[self.items[name][0].id].append(name)
-        return [
-            (one, other, int(np.sign(scores[one] - scores[other])))
-            for names in of_sample.values()
-            for k, one in enumerate(names)
-            for other in names[k + 1 :]
-        ]
+        pairs = []
+        for names in of_sample.values():
+            for left, right in itertools.combinations(names, 2):
+                pairs.append((left, right, int(np.sign(scores[left] - scores[right]))))
+        return pairs
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Known:
+class LabelTargets:
     """The samples and candidates that gold labels may speak of."""
 
     samples: Mapping[str, Sample]
@@ -117,13 +117,13 @@ class Known:
 
     def by_text(self) -> dict[tuple[str, str], Candidate]:
         """Return the candidates by sample and text; the first of equal ones."""
-        out: dict[tuple[str, str], Candidate] = {}
+        candidates: dict[tuple[str, str], Candidate] = {}
         for candidate in self.candidates.values():
-            out.setdefault((candidate.sample_id, candidate.text), candidate)
-        return out
+            candidates.setdefault((candidate.sample_id, candidate.text), candidate)
+        return candidates
 
 
-def read_gold(path: Path, known: Known, scorer: Scorer) -> Gold:
+def read_gold(path: Path, targets: LabelTargets, scorer: Scorer) -> Gold:
     """Return the labels of a JSONL file; UserError names file and line of the first that is wrong.
 
     Graded: `candidate_id`, or `sample_id` with the `text` of an answer (without it where the sample
@@ -132,7 +132,7 @@ def read_gold(path: Path, known: Known, scorer: Scorer) -> Gold:
     `rejected_id`, or `sample_id` with the texts `chosen` and `rejected`. Either may name its
     `annotator`.
     """
-    reader = _Reader(known, scorer)
+    reader = _Reader(targets, scorer)
     for number, row in read_rows(path, "gold labels"):
         reader.read(f"{path}:{number}", row)
     if not reader.grades and not reader.preferences:
@@ -150,13 +150,13 @@ def read_gold(path: Path, known: Known, scorer: Scorer) -> Gold:
 class _Reader:
     """Rows read so far; `read` takes the next."""
 
-    def __init__(self, known: Known, scorer: Scorer) -> None:
-        self.known, self.scorer = known, scorer
-        self.by_text = known.by_text()
+    def __init__(self, targets: LabelTargets, scorer: Scorer) -> None:
+        self.targets, self.scorer = targets, scorer
+        self.by_text = targets.by_text()
         self.of_sample: dict[str, list[Candidate]] = defaultdict(list)
-        for candidate in known.candidates.values():
+        for candidate in targets.candidates.values():
             self.of_sample[candidate.sample_id].append(candidate)
-        self.items: dict[str, Item] = {}
+        self.items: dict[str, LabelledAnswer] = {}
         self.grades: list[Grade] = []
         self.preferences: list[Preference] = []
         self.seen: dict[tuple[str, ...], str] = {}
@@ -184,11 +184,11 @@ class _Reader:
         rejected = self._answer(where, row, "rejected_id", "rejected")
         if chosen == rejected:
             raise UserError(f"{where}: chosen and rejected are the same answer, {chosen!r}")
-        one, other = self.items[chosen][0].id, self.items[rejected][0].id
-        if one != other:
+        chosen_sample, rejected_sample = self.items[chosen][0].id, self.items[rejected][0].id
+        if chosen_sample != rejected_sample:
             raise UserError(
-                f"{where}: chosen answers sample {one!r}, rejected sample {other!r}; a pair is "
-                f"about one"
+                f"{where}: chosen answers sample {chosen_sample!r}, rejected sample "
+                f"{rejected_sample!r}; a pair is about one"
             )
         self._once(where, (*sorted((chosen, rejected)), annotator))
         self.preferences.append(
@@ -208,16 +208,16 @@ class _Reader:
         """Note the answer that a row speaks of; return its candidate id."""
         if id_key in row:
             name = _text(where, row, id_key)
-            if name not in self.known.candidates:
-                near = did_you_mean(name, self.known.candidates)
+            if name not in self.targets.candidates:
+                near = did_you_mean(name, self.targets.candidates)
                 raise UserError(
                     f"{where}: no candidate {name!r} in this run.{near} Is it the gold of another "
                     "run? Or give `sample_id` and the text of the answer"
                 )
-            candidate = self.known.candidates[name]
+            candidate = self.targets.candidates[name]
         else:
             candidate = self._by_sample(where, row, id_key, text_key)
-        self.items.setdefault(candidate.id, (self.known.samples[candidate.sample_id], candidate))
+        self.items.setdefault(candidate.id, (self.targets.samples[candidate.sample_id], candidate))
         return candidate.id
 
     def _by_sample(
@@ -229,12 +229,12 @@ class _Reader:
                 f"it about?"
             )
         sample_id = _text(where, row, "sample_id")
-        if sample_id not in self.known.samples:
-            near = did_you_mean(sample_id, self.known.samples)
+        if sample_id not in self.targets.samples:
+            near = did_you_mean(sample_id, self.targets.samples)
             raise UserError(f"{where}: no sample {sample_id!r} in this run.{near}")
         if text_key in row:
             text = _text(where, row, text_key)
-            made = Candidate(
+            written = Candidate(
                 id=f"{sample_id}#gold:{text}",
                 sample_id=sample_id,
                 text=text,
@@ -242,15 +242,14 @@ class _Reader:
                 settings="gold",
                 seed=0,
             )
-            return self.by_text.get((sample_id, text), made)
-        own = self.of_sample[sample_id]
-        if len(own) != 1:
+            return self.by_text.get((sample_id, text), written)
+        candidates = self.of_sample[sample_id]
+        if len(candidates) != 1:
             raise UserError(
-                f"{where}: sample {sample_id!r} has {len(own)} candidates in this run: say which "
-                f"by "
-                f"`{id_key}`, or give the `{text_key}`"
+                f"{where}: sample {sample_id!r} has {len(candidates)} candidates in this run: "
+                f"say which by `{id_key}`, or give the `{text_key}`"
             )
-        return own[0]
+        return candidates[0]
 
 
 def _text(where: str, row: Mapping[str, Any], key: str) -> str:
@@ -270,18 +269,16 @@ def _score(where: str, row: Mapping[str, Any], scorer: Scorer) -> float:
     label = row["label"]
     if isinstance(label, bool):
         return float(label)
-    known = {name.casefold(): score for name, score in scorer.labels.items()}
-    known |= {
-        meaning.casefold(): scorer.labels[name] for name, meaning in scorer.label_names.items()
-    }
-    known = TWO_CLASSES | known
-    if not isinstance(label, str) or label.casefold() not in known:
-        near = did_you_mean(str(label), known)
+    scores = TWO_CLASSES | {name.casefold(): score for name, score in scorer.labels.items()}
+    for name, meaning in scorer.label_names.items():
+        scores[meaning.casefold()] = scorer.labels[name]
+    if not isinstance(label, str) or label.casefold() not in scores:
+        near = did_you_mean(str(label), scores)
         raise UserError(
-            f"{where}: unknown `label` {label!r}.{near} Known: {', '.join(known)}; or give a "
+            f"{where}: unknown `label` {label!r}.{near} Known: {', '.join(scores)}; or give a "
             f"`score`"
         )
-    return known[label.casefold()]
+    return scores[label.casefold()]
 
 
 def annotator_alpha(gold: Gold) -> tuple[float | None, int]:
@@ -309,17 +306,16 @@ def krippendorff_alpha(units: Iterable[Sequence[float]]) -> float | None:
     classes need no other form.
     """
     rows = [values for values in units if len(values) > 1]
-    levels = sorted({value for values in rows for value in values})
-    place = {value: k for k, value in enumerate(levels)}
-    together = np.zeros((len(levels), len(levels)))
+    levels = sorted(set(itertools.chain.from_iterable(rows)))
+    code = {level: index for index, level in enumerate(levels)}
+    coincidences = np.zeros((len(levels), len(levels)))
     for values in rows:
-        counts = np.bincount([place[value] for value in values], minlength=len(levels)).astype(
-            float
-        )
-        together += (np.outer(counts, counts) - np.diag(counts)) / (len(values) - 1)
-    totals = together.sum(axis=1)
+        codes = [code[value] for value in values]
+        counts = np.bincount(codes, minlength=len(levels)).astype(float)
+        coincidences += (np.outer(counts, counts) - np.diag(counts)) / (len(values) - 1)
+    totals = coincidences.sum(axis=1)
     below = np.cumsum(totals) - totals / 2  # the middle rank of each level
     distance = (below[:, None] - below[None, :]) ** 2
     pairs = np.outer(totals, totals) - np.diag(totals)
     expected = float((pairs * distance).sum()) / (totals.sum() - 1) if len(levels) > 1 else 0.0
-    return None if expected == 0 else 1 - float((together * distance).sum()) / expected
+    return None if expected == 0 else 1 - float((coincidences * distance).sum()) / expected

@@ -7,13 +7,15 @@ it.
 
 from collections import defaultdict
 from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dpo_video.agree.gold import Gold
+from dpo_video.core.report import Estimate
 from dpo_video.core.statistics import Floats, Statistic, bootstrap_ci, weighted_mean
 from dpo_video.judge.scorer import Scorer
 from dpo_video.video import file_name
@@ -46,90 +48,109 @@ class BootstrapSettings(NamedTuple):
     seed: int
 
 
-def estimate(line: MeasureInput, drawing: BootstrapSettings) -> dict[str, Any]:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measure:
+    """A measure of a report."""
+
+    estimate: Estimate
+    chance: float | None = None
+    """What a random choice would reach."""
+    without: int | None = None
+    """Texts that offered no such probe."""
+
+
+Measures = dict[str, Measure]
+"""By the names of `requirements.MEASURES`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unmeasured:
+    """A part of a report that could not be measured, and why."""
+
+    why_none: str
+    unscored: int | None = None
+    without: dict[str, int] | None = None
+
+
+def estimate(measure_input: MeasureInput, bootstrap: BootstrapSettings) -> Estimate:
     """Return value, 95 % interval, n and unscored; the value is None where it is undefined."""
-    if not len(line.values):
-        return {"value": None, "ci": None, "n": 0, "unscored": line.unscored}
-    found = bootstrap_ci(
-        line.values,
-        clusters=line.clips,
-        statistic=line.statistic,
-        resamples=drawing.resamples,
-        seed=drawing.seed,
+    computed = bootstrap_ci(
+        measure_input.values,
+        clusters=measure_input.clips,
+        statistic=measure_input.statistic,
+        resamples=bootstrap.resamples,
+        seed=bootstrap.seed,
     )
-    if found.value is None:
-        return {"value": None, "ci": None, "n": line.n, "unscored": line.unscored}
-    return {
-        "value": found.value,
-        "ci": None if found.interval is None else list(found.interval),
-        "n": line.n,
-        "unscored": line.unscored,
-    }
+    n = measure_input.n if len(measure_input.values) else 0
+    return replace(computed, n=n, unscored=measure_input.unscored)
 
 
-def difference(
-    line: MeasureInput, other: MeasureInput, drawing: BootstrapSettings
-) -> dict[str, Any]:
-    """Return `other` minus `line` over the same observations, each resample drawing the same clips
-    for both.
+def difference(first: MeasureInput, second: MeasureInput, bootstrap: BootstrapSettings) -> Estimate:
+    """Return `second` minus `first` over the same observations, each resample drawing the same
+    clips for both.
     """
-    assert line.clips == other.clips, "a paired difference needs the same observations"
-    both = np.stack([line.values, other.values], axis=-1)
-    out = estimate(
-        MeasureInput(both, line.clips, partial(_minus, line.statistic, other.statistic), 0, line.n),
-        drawing,
-    )
-    return out | {"unscored": [line.unscored, other.unscored]}
+    assert first.clips == second.clips, "a paired difference needs the same observations"
+    stacked = np.stack([first.values, second.values], axis=-1)
+    statistic = partial(_minus, first.statistic, second.statistic)
+    return estimate(MeasureInput(stacked, first.clips, statistic, 0, first.n), bootstrap)
 
 
 def _minus(first: Statistic, second: Statistic, values: Floats, weights: Floats) -> Floats:
     return second(values[..., 1], weights) - first(values[..., 0], weights)
 
 
-def gold_lines(gold: Gold, scores: Scores, scorer: Scorer) -> dict[str, MeasureInput]:
-    """Return the lines of all measures that these gold labels allow."""
-    lines = pair_lines(gold, scores, tie_band=tie_band(scorer))
+def gold_measures(gold: Gold, scores: Scores, scorer: Scorer) -> dict[str, MeasureInput]:
+    """Return all measures that these gold labels allow, before they are computed."""
+    inputs = pair_measures(gold, scores, tie_band=tie_band(scorer))
     if not gold.grades:
-        return lines
-    wanted = gold.scores()
-    clips = [clip_of(gold, name) for name in wanted]
-    table = np.array([(value, scores[name]) for name, value in wanted.items()]).reshape(-1, 2)
-    missing = int(np.isnan(table[:, 1]).sum())
-    lines["best_of_n"] = best_of_n(gold, scores)
+        return inputs
+    grades = gold.scores()
+    clips = [clip_of(gold, name) for name in grades]
+    table = np.array([(grade, scores[name]) for name, grade in grades.items()]).reshape(-1, 2)
+    unscored = int(np.isnan(table[:, 1]).sum())
+    inputs["best_of_n"] = best_of_n(gold, scores)
     codes, levels = categories(table, scorer)
     if codes is not None:
-        lines["kappa"] = MeasureInput(
-            codes, clips, partial(kappa, levels=levels), missing, len(clips)
+        inputs["kappa"] = MeasureInput(
+            codes, clips, partial(kappa, levels=levels), unscored, len(clips)
         )
     for name in ("spearman", "kendall"):
-        lines[name] = MeasureInput(table, clips, partial(correlate, how=name), missing, len(clips))
-    return lines
+        inputs[name] = MeasureInput(
+            table, clips, partial(correlate, how=name), unscored, len(clips)
+        )
+    return inputs
 
 
-def pair_lines(gold: Gold, scores: Scores, *, tie_band: float) -> dict[str, MeasureInput]:
+def pair_measures(gold: Gold, scores: Scores, *, tie_band: float) -> dict[str, MeasureInput]:
     """Return pair accuracy with the judge's ties counted half, left out, and as a class of their
     own.
     """
     pairs = gold.pairs()
     sign = np.array([pair[2] for pair in pairs], dtype=float)
-    margin = np.array([scores[one] - scores[other] for one, other, _ in pairs])
-    clips = [clip_of(gold, one) for one, _, _ in pairs]
-    missing, untied = np.isnan(margin), sign != 0
-    right = np.where(
-        missing, 0.0, np.where(margin == 0, 0.5, (np.sign(margin) == sign).astype(float))
+    margin = np.array([scores[left] - scores[right] for left, right, _ in pairs])
+    clips = [clip_of(gold, left) for left, _, _ in pairs]
+    unscored, untied = np.isnan(margin), sign != 0
+    agreed = np.where(
+        unscored, 0.0, np.where(margin == 0, 0.5, (np.sign(margin) == sign).astype(float))
     )
-    some = [clip for clip, keep in zip(clips, untied, strict=True) if keep]
-    n, unscored = int(untied.sum()), int((missing & untied).sum())
-    dropped = np.where(margin == 0, np.nan, right)[untied]
-    said = np.where(np.abs(margin) < tie_band, 0.0, np.sign(margin))
-    same = np.where(missing, 0.0, (said == sign).astype(float))
+    untied_clips = [clip for clip, is_untied in zip(clips, untied, strict=True) if is_untied]
+    num_untied, num_unscored = int(untied.sum()), int((unscored & untied).sum())
+    without_ties = np.where(margin == 0, np.nan, agreed)[untied]
+    verdict = np.where(np.abs(margin) < tie_band, 0.0, np.sign(margin))
+    same_class = np.where(unscored, 0.0, (verdict == sign).astype(float))
     return {
-        "pair_accuracy": MeasureInput(right[untied], some, weighted_mean, unscored, n),
+        "pair_accuracy": MeasureInput(
+            agreed[untied], untied_clips, weighted_mean, num_unscored, num_untied
+        ),
         "pair_accuracy_dropped": MeasureInput(
-            dropped, some, present_mean, unscored, int((~np.isnan(dropped)).sum())
+            without_ties,
+            untied_clips,
+            present_mean,
+            num_unscored,
+            int((~np.isnan(without_ties)).sum()),
         ),
         "pair_accuracy_three_class": MeasureInput(
-            same, clips, weighted_mean, int(missing.sum()), len(clips)
+            same_class, clips, weighted_mean, int(unscored.sum()), len(clips)
         ),
     }
 
@@ -151,34 +172,37 @@ def best_of_n(gold: Gold, scores: Scores) -> MeasureInput:
     Of answers tied at the judge's top, the share that gold puts on top counts; unscored answers are
     never picked, and a sample without any score counts 0.
     """
-    wanted, of_sample = gold.scores(), defaultdict(list)
-    for name in wanted:
-        of_sample[gold.items[name][0].id].append(name)
-    values, clips, missing = [], [], 0
-    for names in of_sample.values():
-        best = max(wanted[name] for name in names)
-        if all(wanted[name] == best for name in names):
+    grades = gold.scores()
+    values, clips, unscored = [], [], 0
+    for names in answers_by_sample(gold, grades):
+        best = max(grades[name] for name in names)
+        if all(grades[name] == best for name in names):
             continue
         scored = [name for name in names if not np.isnan(scores[name])]
-        missing += len(scored) < len(names)
+        unscored += len(scored) < len(names)
         top = max((scores[name] for name in scored), default=None)
-        picked = [wanted[name] == best for name in scored if scores[name] == top]
-        values.append(float(np.mean(picked)) if picked else 0.0)
+        is_best = [grades[name] == best for name in scored if scores[name] == top]
+        values.append(float(np.mean(is_best)) if is_best else 0.0)
         clips.append(clip_of(gold, names[0]))
-    return MeasureInput(np.array(values), clips, weighted_mean, missing, len(values))
+    return MeasureInput(np.array(values), clips, weighted_mean, unscored, len(values))
 
 
 def chance_best_of_n(gold: Gold) -> float | None:
     """Return the best-of-N accuracy of a random pick."""
-    wanted, of_sample = gold.scores(), defaultdict(list)
-    for name, value in wanted.items():
-        of_sample[gold.items[name][0].id].append(value)
-    shares = [
-        values.count(max(values)) / len(values)
-        for values in of_sample.values()
-        if len(set(values)) > 1
-    ]
+    grades, shares = gold.scores(), []
+    for names in answers_by_sample(gold, grades):
+        of_sample = [grades[name] for name in names]
+        if len(set(of_sample)) > 1:
+            shares.append(of_sample.count(max(of_sample)) / len(of_sample))
     return float(np.mean(shares)) if shares else None
+
+
+def answers_by_sample(gold: Gold, grades: Mapping[str, float]) -> list[list[str]]:
+    """Return the ids of the graded answers of each sample."""
+    groups: dict[str, list[str]] = defaultdict(list)
+    for name in grades:
+        groups[gold.items[name][0].id].append(name)
+    return list(groups.values())
 
 
 def categories(table: Floats, scorer: Scorer) -> tuple[Floats | None, int]:
@@ -219,8 +243,8 @@ def kappa(values: Floats, weights: Floats, *, levels: int) -> Floats:
     observed = weights @ cost[gold, judged] / weights.sum(axis=1)
     expected = np.einsum("ri,ij,rj->r", of_gold, cost, of_judge) / weights.sum(axis=1) ** 2
     with np.errstate(invalid="ignore", divide="ignore"):
-        out: Floats = np.where(expected > 0, 1 - observed / expected, np.nan)
-    return out
+        kappas: Floats = np.where(expected > 0, 1 - observed / expected, np.nan)
+    return kappas
 
 
 def correlate(values: Floats, weights: Floats, *, how: str) -> Floats:
@@ -229,27 +253,26 @@ def correlate(values: Floats, weights: Floats, *, how: str) -> Floats:
     """
     from scipy.stats import kendalltau, rankdata
 
-    present = ~np.isnan(values).any(axis=1)
-    table, counts = values[present], weights[:, present].astype(int)
-    out = np.full(len(weights), np.nan)
+    is_scored = ~np.isnan(values).any(axis=1)
+    table, counts = values[is_scored], weights[:, is_scored].astype(int)
+    coefficients = np.full(len(weights), np.nan)
     for row, times in enumerate(counts):
         drawn = np.repeat(table, times, axis=0)
         if len(drawn) > 1 and (np.ptp(drawn, axis=0) > 0).all():
-            out[row] = (
+            coefficients[row] = (
                 kendalltau(drawn[:, 0], drawn[:, 1]).statistic
                 if how == "kendall"
                 else np.corrcoef(rankdata(drawn[:, 0]), rankdata(drawn[:, 1]))[0, 1]
             )
-    return out
+    return coefficients
 
 
 def present_mean(values: Floats, weights: Floats) -> Floats:
     """Return the weighted mean of the values (N,) that are not NaN, as (R,)."""
-    present = ~np.isnan(values)
-    total = weights @ present
+    total = weights @ ~np.isnan(values)
     with np.errstate(invalid="ignore", divide="ignore"):
-        out: Floats = np.where(total > 0, (weights @ np.nan_to_num(values)) / total, np.nan)
-    return out
+        means: Floats = np.where(total > 0, (weights @ np.nan_to_num(values)) / total, np.nan)
+    return means
 
 
 def auc(values: Floats, weights: Floats) -> Floats:
@@ -264,14 +287,14 @@ def auc(values: Floats, weights: Floats) -> Floats:
     order = np.argsort(score, kind="stable")
     _, starts = np.unique(score[order], return_index=True)
 
-    def grouped(some: NDArray[np.bool_]) -> Floats:
-        return np.add.reduceat(weights[:, order] * some[order], starts, axis=1)
+    def by_score(members: NDArray[np.bool_]) -> Floats:
+        return np.add.reduceat(weights[:, order] * members[order], starts, axis=1)
 
-    good, bad = grouped(positive), grouped(~positive)  # (R, distinct scores)
+    good, bad = by_score(positive), by_score(~positive)  # (R, distinct scores)
     below = np.cumsum(bad, axis=1) - bad / 2
     with np.errstate(invalid="ignore", divide="ignore"):
-        out: Floats = (good * below).sum(axis=1) / (good.sum(axis=1) * bad.sum(axis=1))
-    return out
+        areas: Floats = (good * below).sum(axis=1) / (good.sum(axis=1) * bad.sum(axis=1))
+    return areas
 
 
 def clip_of(gold: Gold, name: str) -> str:

@@ -4,25 +4,49 @@ often order flips.
 N items, K repetitions.
 """
 
-import re
-from collections.abc import Sequence
+import hashlib
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dpo_video.agree.measures import MeasureInput
-from dpo_video.core.statistics import Floats
-from dpo_video.judge.scorer import Scorer
-
-OPENINGS = (
-    "Read everything below before you reply.",
-    "This is one of many items; treat each on its own.",
-    "Below is all that you need.",
-    "Please look at the following with care.",
+from dpo_video.agree.gold import Gold, LabelledAnswer
+from dpo_video.agree.measures import (
+    BootstrapSettings,
+    Measure,
+    MeasureInput,
+    Measures,
+    Unmeasured,
+    estimate,
 )
-BULLETS = re.compile(r"(?:^[ \t]*[-*] .*\n){2,}", re.MULTILINE)
-PLACED = re.compile(r"\{[a-z_]+\}")
+from dpo_video.agree.session import JudgeSession
+from dpo_video.agree.wordings import layouts, wordings
+from dpo_video.core.records import Candidate
+from dpo_video.core.statistics import Floats, weighted_mean
+from dpo_video.judge.types import mode_of
+from dpo_video.run import Run
+from dpo_video.video import file_name
+
+AS_IT_IS = "as it is"
+Pairs = Sequence[tuple[int, int]]
+"""Indices of two answers to one sample."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NoiseReport:
+    """How noise was measured."""
+
+    how: str
+    """`sampled`: drawn again at judge.temperature; `wordings`: asked in other words."""
+    answers: int
+    pairs: int
+    shifts: dict[str, float | None]
+    """Mean change of the score in each repetition."""
+    layout_shifts: dict[str, float | None]
+    """The same where blocks of the prompt change places."""
 
 
 class Noise(NamedTuple):
@@ -37,7 +61,7 @@ class Noise(NamedTuple):
     flips: Floats
     """(pairs, K - 1): 1 where a repetition orders the pair the other way than the first judgment
     does, 0.5 for a tie, NaN where one of the scores is missing."""
-    whole: NDArray[np.bool_]
+    is_complete: NDArray[np.bool_]
     """(N,) True for the complete items."""
 
     @property
@@ -47,92 +71,64 @@ class Noise(NamedTuple):
         """
         return float(np.sqrt(self.squares.mean())) if len(self.squares) else None
 
-    def sigma_line(self, clips: Sequence[str], unscored: int) -> MeasureInput:
-        """Return sigma as a line; `clips` are those of all N items."""
-        kept = (
-            [clip for clip, keep in zip(clips, self.whole, strict=True) if keep]
-            if len(self.squares)
-            else []
-        )
-        return MeasureInput(self.squares, kept, root_mean, unscored, len(self.squares))
 
-
-def root_mean(values: Floats, weights: Floats) -> Floats:
-    """Return the root of the weighted mean of values (N,), as (R,)."""
-    out: Floats = np.sqrt(weights @ values / weights.sum(axis=1))
-    return out
-
-
-def wordings(scorer: Scorer) -> dict[str, Scorer]:
-    """Return the scorer's prompt in other words that ask the same: its points and labels explained
-    in reverse, or a sentence in front. Their scores should be the same; how far they are not is a
-    deterministic judge's noise.
-    """
-    prompts = {"points in reverse": reverse_points(scorer)}
-    prompts |= {
-        f"opening {number}": f"{opening}\n{scorer.prompt}"
-        for number, opening in enumerate(OPENINGS, start=1)
+def judge_again(
+    run: Run, session: JudgeSession, items: Sequence[LabelledAnswer]
+) -> tuple[Measures, NoiseReport | Unmeasured]:
+    """Judge answers again and again; return the measures of noise, and how it was measured."""
+    options = run.recipe.agree
+    if not items:
+        why_none = "no answers: neither gold labels nor candidates.jsonl"
+        return {}, Unmeasured(why_none=why_none)
+    if not options.repeats:
+        return {}, Unmeasured(why_none="agree.repeats is 0")
+    bootstrap = BootstrapSettings(options.bootstrap, run.recipe.seed)
+    ids = [candidate.id for _, candidate in items]
+    clips = [file_name(sample.video) for sample, _ in items]
+    columns, sampled = _repetitions(session, items, repeats=options.repeats)
+    table = score_table(list(columns.values()), ids)
+    pairs = untied_pairs(items, table[:, 0])
+    noise = measure_noise(table, pairs, by_wording=not sampled)
+    measures = {
+        "noise_sigma": Measure(estimate=estimate(sigma_input(noise, clips), bootstrap)),
+        "flip_rate": Measure(estimate=estimate(flip_input(noise, pairs, clips), bootstrap)),
     }
-    return {
-        name: scorer.model_copy(update={"prompt": prompt})
-        for name, prompt in prompts.items()
-        if prompt != scorer.prompt
-    }
-
-
-def layouts(scorer: Scorer) -> dict[str, Scorer]:
-    """Return the scorer with its blocks in another order, to see what position does: stronger than
-    another wording, so it is no part of sigma. One that cannot be made of this prompt is left out.
-    """
-    prompts = {
-        "question_first": swap_blocks(scorer.prompt, "caption", "question"),
-        "answer_first": swap_blocks(scorer.prompt, "caption", "answer"),
-    }
-    return {
-        name: scorer.model_copy(update={"prompt": prompt})
-        for name, prompt in prompts.items()
-        if prompt != scorer.prompt
-    }
-
-
-def swap_blocks(prompt: str, first: str, second: str) -> str:
-    """Return the prompt with the blocks around two placeholders changing places: a line, or two
-    where the first of them ends in a colon and the placeholder stands alone. Unchanged where one is
-    missing or both share a block.
-    """
-    blocks = re.findall(
-        r"(?:^[^\n{}]+:[ \t]*\n(?=\{[a-z_]+\}[ \t]*$))?^.*\n?", prompt, re.MULTILINE
+    layout_shifts = {}
+    for name, scorer in layouts(session.scorer).items():
+        moved = score_table([columns[AS_IT_IS], session.scores(items, scorer=scorer)], ids)
+        flips = flip_input(measure_noise(moved, pairs, by_wording=True), pairs, clips)
+        measures[f"{name}_flip_rate"] = Measure(estimate=estimate(flips, bootstrap))
+        layout_shifts[name] = mean_shift(moved)
+    return measures, NoiseReport(
+        how="sampled" if sampled else "wordings",
+        answers=len(items),
+        pairs=len(pairs),
+        shifts={
+            name: mean_shift(table[:, [0, index]]) for index, name in enumerate(columns) if index
+        },
+        layout_shifts=layout_shifts,
     )
-    at = {
-        name: [k for k, block in enumerate(blocks) if "{" + name + "}" in block]
-        for name in (first, second)
-    }
-    if len(at[first]) != 1 or len(at[second]) != 1 or len({*at[first], *at[second]}) < 2:
-        return prompt
-    one, other = at[first][0], at[second][0]
-    if any(len(PLACED.findall(blocks[place])) > 1 for place in (one, other)):
-        return prompt
-    blocks[one], blocks[other] = blocks[other], blocks[one]
-    return "".join(blocks)
 
 
-def reverse_points(scorer: Scorer) -> str:
-    """Return the prompt with its bullet points, and its explanations of labels ("A: ... B: ..."),
-    in reverse order.
-    """
-    prompt = BULLETS.sub(
-        lambda match: "".join(reversed(match[0].splitlines(keepends=True))), scorer.prompt
+def noise_items(
+    run: Run, gold: Gold | None, candidates: Sequence[Candidate]
+) -> list[LabelledAnswer]:
+    """Return the distinct answers of `agree.noise_samples` samples, drawn by hash: the run's
+    candidates, which pairs are made of, or the labelled answers where it has none."""
+    samples = {sample.id: sample for sample in run.samples}
+    answers = [(samples[candidate.sample_id], candidate) for candidate in candidates]
+    if not answers and gold is not None:
+        answers = list(gold.items.values())
+    distinct = {(sample.id, candidate.text): (sample, candidate) for sample, candidate in answers}
+    ids = sorted(
+        {sample_id for sample_id, _ in distinct},
+        key=lambda name: hashlib.sha256(f"{run.recipe.seed} {name}".encode()).digest(),
     )
-    labels = "|".join(re.escape(label) for label in scorer.known_labels)
-    lines = []
-    for line in prompt.split("\n"):
-        parts = re.split(rf"(?<=[.;]) (?=(?:{labels}): )", line) if labels else [line]
-        described = len(parts) > 1 and all(re.match(rf"(?:{labels}): ", part) for part in parts)
-        lines.append(" ".join(reversed(parts)) if described else line)
-    return "\n".join(lines)
+    drawn = set(ids[: run.recipe.agree.noise_samples])
+    return [answer for (sample_id, _), answer in distinct.items() if sample_id in drawn]
 
 
-def measure_noise(scores: Floats, pairs: Sequence[tuple[int, int]], *, by_wording: bool) -> Noise:
+def measure_noise(scores: Floats, pairs: Pairs, *, by_wording: bool) -> Noise:
     """Return sigma and flips of scores (N, K), NaN where unscored; the first column is the judgment
     as it is.
 
@@ -141,20 +137,88 @@ def measure_noise(scores: Floats, pairs: Sequence[tuple[int, int]], *, by_wordin
     wordings, (N - 1)(K - 1) degrees of freedom. Otherwise it is the mean variance within an item, N
     (K - 1) degrees of freedom.
     """
-    kept: NDArray[np.bool_] = np.asarray(~np.isnan(scores).any(axis=1))
-    whole = scores[kept]
-    n, k = whole.shape
+    is_complete: NDArray[np.bool_] = np.asarray(~np.isnan(scores).any(axis=1))
+    complete = scores[is_complete]
+    n, k = complete.shape
     freedom = (n - 1) * (k - 1) if by_wording else n * (k - 1)
     squares = np.empty(0)
     if freedom > 0:
-        residual = whole - whole.mean(axis=1, keepdims=True)
+        residual = complete - complete.mean(axis=1, keepdims=True)
         if by_wording:
             residual = residual - residual.mean(axis=0, keepdims=True)
         squares = (residual**2).sum(axis=1) * n / freedom
     if not pairs:
-        return Noise(squares, n, np.empty((0, max(k - 1, 0))), kept)
+        return Noise(squares, n, np.empty((0, max(k - 1, 0))), is_complete)
     left, right = np.asarray(pairs).T
     margins = scores[left] - scores[right]  # (pairs, K)
     base, again = np.sign(margins[:, :1]), np.sign(margins[:, 1:])
     flips = np.where(again == 0, 0.5, (again != base).astype(float))
-    return Noise(squares, n, np.where(np.isnan(again) | np.isnan(base), np.nan, flips), kept)
+    flips = np.where(np.isnan(again) | np.isnan(base), np.nan, flips)
+    return Noise(squares, n, flips, is_complete)
+
+
+def sigma_input(noise: Noise, clips: Sequence[str]) -> MeasureInput:
+    """Return sigma before it is computed; `clips` are those of all N items."""
+    complete_clips: list[str] = []
+    if len(noise.squares):
+        complete_clips = list(itertools.compress(clips, noise.is_complete))
+    unscored = len(clips) - noise.complete
+    return MeasureInput(noise.squares, complete_clips, root_mean, unscored, len(noise.squares))
+
+
+def flip_input(noise: Noise, pairs: Pairs, clips: Sequence[str]) -> MeasureInput:
+    """Return the share of judgments that change a pair's order; one that is missing counts as
+    changed.
+    """
+    unscored = np.isnan(noise.flips).any(axis=1)
+    shares = np.nan_to_num(noise.flips, nan=1.0).mean(axis=1) if len(pairs) else np.empty(0)
+    pair_clips = [clips[left] for left, _ in pairs]
+    return MeasureInput(shares, pair_clips, weighted_mean, int(unscored.sum()), len(pairs))
+
+
+def root_mean(values: Floats, weights: Floats) -> Floats:
+    """Return the root of the weighted mean of values (N,), as (R,)."""
+    roots: Floats = np.sqrt(weights @ values / weights.sum(axis=1))
+    return roots
+
+
+def untied_pairs(items: Sequence[LabelledAnswer], scores: Floats) -> list[tuple[int, int]]:
+    """Return the pairs of one sample's answers that the judge did not tie at first."""
+    of_sample: dict[str, list[int]] = {}
+    for index, (sample, _) in enumerate(items):
+        of_sample.setdefault(sample.id, []).append(index)
+    pairs = []
+    for indices in of_sample.values():
+        for left, right in itertools.combinations(indices, 2):
+            margin = scores[left] - scores[right]
+            if margin != 0 and not np.isnan(margin):
+                pairs.append((left, right))
+    return pairs
+
+
+def mean_shift(table: Floats) -> float | None:
+    """Return the mean change from the first to the second column, over rows with both."""
+    change = (table[:, 1] - table[:, 0])[~np.isnan(table).any(axis=1)]
+    return float(change.mean()) if len(change) else None
+
+
+def score_table(columns: Sequence[Mapping[str, float]], ids: Sequence[str]) -> Floats:
+    """Return the scores of each repetition by candidate id as (answers, repetitions)."""
+    return (
+        np.array([[column[name] for name in ids] for column in columns]).reshape(len(columns), -1).T
+    )
+
+
+def _repetitions(
+    session: JudgeSession, items: Sequence[LabelledAnswer], *, repeats: int
+) -> tuple[dict[str, dict[str, float]], bool]:
+    """Return the scores of each repetition by its name, and whether verdicts were drawn again."""
+    columns = {AS_IT_IS: session.scores(items)}
+    mode = mode_of(session.settings, session.scorer)
+    if mode == "verdict" and session.settings.temperature > 0:
+        for number in range(1, repeats + 1):
+            columns[f"drawn again {number}"] = session.scores(items, repeat=number)
+        return columns, True
+    for name, scorer in itertools.islice(wordings(session.scorer).items(), repeats):
+        columns[name] = session.scores(items, scorer=scorer)
+    return columns, False

@@ -1,330 +1,221 @@
-"""Line charts as SVG text: axes from 0 or 0.5 to 1, curves, dots and a legend; no library, no
-script.
+"""A report of agreement as a page that needs no network: verdict, tables, charts, and the probes
+that fooled the judge.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from html import escape
-from typing import Any
+from collections.abc import Sequence
+from typing import NamedTuple
 
+from dpo_video.agree.agreement import Agreement
+from dpo_video.agree.calibration import Calibration, CalibrationAt, MarginSuggestion
+from dpo_video.agree.measures import Unmeasured
+from dpo_video.agree.probes import KINDS, FoolingProbe
 from dpo_video.agree.requirements import MEASURES
-from dpo_video.agree.table import against_rows, grouped_rows, lines, margin_line
+from dpo_video.agree.table import (
+    MeasureRow,
+    comparison_rows,
+    grouped_rows,
+    margin_sentence,
+    sentences,
+)
+from dpo_video.core.charts import Axis, Chart, Curve, IntervalBar, interval_bar, line_chart
+from dpo_video.core.page import render_page
+from dpo_video.core.report import Estimate, Verdict, estimate_text
 
-WIDTH, HEIGHT = 460, 340
-LEFT, RIGHT, TOP, BOTTOM = 56, 16, 16, 48
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Axis:
-    """One axis: what it shows, and from where to where."""
-
-    title: str
-    low: float
-    high: float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Curve:
-    """Points in the order they are joined; `weights` make dots of that area (largest = 1)."""
-
-    name: str
-    colour: str
-    points: Sequence[tuple[float, float]]
-    weights: Sequence[float] = ()
-    dashed: bool = False
+FOOLED = 0.2
+"""Share of dressed-up answers whose score rose from which a judge counts as fooled by them."""
+CORRELATIONS = ("kappa", "spearman", "kendall", "annotator_alpha")
+"""Measures from -1 to 1."""
 
 
-def chart(curves: Sequence[Curve], *, x: Axis, y: Axis, title: str) -> str:
-    """Return the chart as one <svg> element."""
+class PageRow(NamedTuple):
+    """A measure with its bar."""
 
-    def at(point: tuple[float, float]) -> tuple[float, float]:
-        return (
-            LEFT + (point[0] - x.low) / (x.high - x.low) * (WIDTH - LEFT - RIGHT),
-            HEIGHT - BOTTOM - (point[1] - y.low) / (y.high - y.low) * (HEIGHT - TOP - BOTTOM),
-        )
-
-    parts = [f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(title)}">']
-    parts += _axes(x, y)
-    for curve in curves:
-        places = [at(point) for point in curve.points]
-        dash = ' stroke-dasharray="5 4"' if curve.dashed else ""
-        joined = " ".join(f"{a:.1f},{b:.1f}" for a, b in places)
-        parts.append(
-            f'<polyline points="{joined}" fill="none" stroke="{curve.colour}" '
-            f'stroke-width="2"{dash}/>'
-        )
-        parts += [
-            f'<circle cx="{a:.1f}" cy="{b:.1f}" r="{2.5 + 6 * weight**0.5:.1f}" '
-            f'fill="{curve.colour}" '
-            f'fill-opacity="0.55"/>'
-            for (a, b), weight in zip(places, curve.weights, strict=False)
-        ]
-    named = [curve for curve in curves if curve.name]
-    for row, curve in enumerate(named):
-        below = HEIGHT - BOTTOM - 12 - 18 * (len(named) - 1 - row)
-        parts.append(
-            f'<rect x="{WIDTH - 190}" y="{below - 8}" width="14" height="4" fill="{curve.colour}"/>'
-            f'<text x="{WIDTH - 170}" y="{below - 2}">{escape(curve.name)}</text>'
-        )
-    return "\n".join([*parts, "</svg>"])
+    text: MeasureRow
+    bar: IntervalBar | None
 
 
-def interval_bar(
-    value: float, ci: Sequence[float] | None, *, low: float, high: float, mark: float | None
-) -> str:
-    """Return a small <svg> bar: the interval as a line, the value as a dot, `mark` (chance, no
-    change) as a tick.
-    """
+class ProbeRow(NamedTuple):
+    """A probe that fooled the judge, and its kind."""
 
-    def at(number: float) -> float:
-        return 4 + (min(max(number, low), high) - low) / (high - low) * 152
-
-    line = (
-        ""
-        if ci is None
-        else (
-            f'<line x1="{at(ci[0]):.1f}" x2="{at(ci[1]):.1f}" y1="8" y2="8" '
-            'stroke="#2b6cb0" stroke-width="4" stroke-opacity="0.45"/>'
-        )
-    )
-    tick = (
-        ""
-        if mark is None
-        else f'<line x1="{at(mark):.1f}" x2="{at(mark):.1f}" y1="1" y2="15" stroke="#999"/>'
-    )
-    return (
-        '<svg class="bar" viewBox="0 0 160 16" aria-hidden="true">'
-        f'<line x1="4" x2="156" y1="8" y2="8" stroke="#ddd"/>{tick}{line}'
-        f'<circle cx="{at(value):.1f}" cy="8" r="4" fill="#2b6cb0"/></svg>'
-    )
+    kind: str
+    probe: FoolingProbe
 
 
-def _axes(x: Axis, y: Axis) -> list[str]:
-    right, bottom = WIDTH - RIGHT, HEIGHT - BOTTOM
-    out = [
-        f'<rect x="{LEFT}" y="{TOP}" width="{right - LEFT}" height="{bottom - TOP}" fill="none" '
-        f'stroke="#bbb"/>'
-    ]
-    for k in range(6):
-        share = k / 5
-        across, up = LEFT + share * (right - LEFT), bottom - share * (bottom - TOP)
-        at_x, at_y = (axis.low + share * (axis.high - axis.low) for axis in (x, y))
-        out.append(
-            f'<text x="{across:.1f}" y="{bottom + 16}" text-anchor="middle">{at_x:.3g}</text>'
-            f'<text x="{LEFT - 6}" y="{up + 4:.1f}" text-anchor="end">{at_y:.3g}</text>'
-            f'<line x1="{LEFT}" x2="{right}" y1="{up:.1f}" y2="{up:.1f}" stroke="#eee"/>'
-        )
-    middle = (TOP + bottom) / 2
-    out.append(
-        f'<text x="{(LEFT + right) / 2}" y="{HEIGHT - 10}" '
-        f'text-anchor="middle">{escape(x.title)}</text>'
-        f'<text transform="rotate(-90 14 {middle})" x="14" y="{middle}" '
-        f'text-anchor="middle">{escape(y.title)}'
-        "</text>"
-    )
-    return out
-
-
-STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; color: #222; max-width: 1000px; margin: 2em auto;
-  padding: 0 1em; }
-h1 { font-size: 1.5em; } h2 { font-size: 1.15em; margin-top: 2em;
-  }
-table { border-collapse: collapse; width: 100%; }
-th { text-align: left; font-weight: 600; color: #555; }
-td, th { padding: 4px 8px; border-bottom: 1px solid #eee; vertical-align: top;
-  }
-td.number, th.number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap;
-  }
-svg { font: 12px system-ui, sans-serif; fill: #444; max-width: 460px; }
-svg.bar { width: 160px; height: 16px; }
-.charts { display: flex; flex-wrap: wrap; gap: 24px; } figure { margin: 0; flex: 1 1 400px; }
-figcaption { color: #555; }
-.text { display: block; min-width: 12em; white-space: pre-wrap; overflow-wrap: anywhere; }
-.met { color: #276749; }
-.unmet { color: #c53030; }
-"""
-
-
-def render_page(report: Mapping[str, Any]) -> str:
+def agreement_page(report: Agreement) -> str:
     """Return the whole page as text; it loads nothing from elsewhere."""
-    parts = [
-        f"<h1>How far the judge of {escape(report['run'])} is to be trusted</h1>",
-        "<p>" + "<br>".join(escape(line) for line in lines(report)) + "</p>",
-        *_requirements(report),
-    ]
-    for heading, rows in grouped_rows(report).items():
-        parts += [f"<h2>{escape(heading)}</h2>", _measures(report, [row._asdict() for row in rows])]
-    if "against" in report:
-        other = report["against"]["judge"]
-        heads = ("", "this judge", "the other", "other - this", "n (unscored of each)")
-        parts += [
-            f"<h2>Against {escape(other['name'])} ({escape(other['scorer'])})</h2>",
-            _table(heads, [[escape(cell) for cell in row] for row in against_rows(report)]),
-        ]
-    parts += [*_charts(report), *_examples(report)]
-    return (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>Agreement of the '
-        "judge</title>\n"
-        f"<style>{STYLE}</style></head>\n<body>\n" + "\n".join(parts) + "\n</body></html>\n"
+    return render_page(
+        "agree/agreement.html.jinja",
+        title=f"How far the judge of {report.run} is to be trusted",
+        verdict=agreement_verdict(report),
+        report=report,
+        sentences=sentences(report),
+        groups={
+            heading: [PageRow(row, _bar(row.name, report)) for row in rows]
+            for heading, rows in grouped_rows(report).items()
+        },
+        comparisons=comparison_rows(report.against) if report.against else [],
+        charts=_charts(report),
+        fooling=_fooling_probes(report),
     )
 
 
-def _requirements(report: Mapping[str, Any]) -> list[str]:
-    needs = report.get("requirements")
-    if not needs:
-        return []
-    rows = "".join(
-        f'<li class="{"unmet" if row["unmet"] else "met"}">'
-        f"{escape(row['unmet'] or row['text'] + ' met')}</li>"
-        for row in needs
-    )
-    return [f"<h2>Required</h2><ul>{rows}</ul>"]
+def agreement_verdict(report: Agreement) -> Verdict:
+    """Return what a reader should take away: agreement with gold, then what the probes show."""
+    unmet = [row.unmet for row in report.requirements if row.unmet]
+    against_gold, above_chance = _gold_clause(report)
+    on_probes, passed = _probe_clause(report)
+    text = f"{against_gold} {on_probes}"
+    if unmet:
+        count = f"{len(unmet)} of {len(report.requirements)} requirements"
+        return Verdict(text=f"{text} {count} not met.", mood="bad")
+    if above_chance is False:
+        return Verdict(text=text, mood="bad")
+    return Verdict(text=text, mood="good" if above_chance and passed else "warn")
 
 
-def _measures(report: Mapping[str, Any], rows: Sequence[Mapping[str, str]]) -> str:
-    probed = any(row["without"] for row in rows)
-    body = []
-    for row in rows:
-        found = report["measures"][row["name"]]
-        bar = "" if found["value"] is None else _bar(row["name"], found)
-        cells = [
-            f"{escape(row['title'])}<br><code>{row['name']}</code>",
-            bar,
-            escape(row["value"]),
-            row["n"],
-            row["unscored"],
-        ]
-        body.append([*cells, *([row["without"]] if probed else [])])
-    return _table(
-        ("", "", "value, 95 % interval", "n", "unscored", *(["no probe"] if probed else [])),
-        body,
-        first=2,
-    )
+def _gold_clause(report: Agreement) -> tuple[str, bool | None]:
+    """Return a sentence on pair accuracy, and whether it is above chance; None where that is not
+    known.
+    """
+    if report.gold is None:
+        return "Not held against gold labels, so how often the judge is right is unknown.", None
+    accuracy = report.measures["pair_accuracy"].estimate
+    if accuracy.value is None:
+        return "Gold orders no pair, so how often the judge is right is unknown.", None
+    text = f"The judge orders {estimate_text(accuracy, share=True)} of the pairs as gold does"
+    if accuracy.interval is None:
+        return f"{text}; one clip cannot tell that from chance.", None
+    low, high = accuracy.interval
+    if low > 0.5:
+        return f"{text}, above the 50 % of chance.", True
+    return f"{text}, {'below' if high < 0.5 else 'no better than'} the 50 % of chance.", False
 
 
-def _bar(name: str, found: Mapping[str, Any]) -> str:
-    signed = name.endswith("_shift") or name in ("kappa", "spearman", "kendall", "annotator_alpha")
+def _probe_clause(report: Agreement) -> tuple[str, bool]:
+    """Return a sentence on the probes, and whether none fooled the judge."""
+    if isinstance(report.probes, Unmeasured):
+        return "No probes were made.", False
+    blind, fooled = [], []
+    for kind, sort in KINDS.items():
+        estimate = report.measures[f"auc_{kind}" if sort == "swap" else f"{kind}_raised"].estimate
+        if estimate.value is None:
+            continue
+        if sort == "swap" and (estimate.interval or (estimate.value, 0))[0] <= 0.5:
+            blind.append(kind)
+        if sort == "style" and estimate.value >= FOOLED:
+            fooled.append(kind.replace("_", ", "))
+    clauses = []
+    if blind:
+        clauses.append(f"cannot tell a swapped {_listed(blind, 'or')} from the truth")
+    if fooled:
+        clauses.append(f"gives higher scores for {_listed(fooled, 'and')}")
+    if not clauses:
+        return "No kind of probe fooled it.", True
+    return f"It {' and '.join(clauses)}.", False
+
+
+def _listed(names: Sequence[str], conjunction: str) -> str:
+    if len(names) == 1:
+        return names[0]
+    return f"{', '.join(names[:-1])} {conjunction} {names[-1]}"
+
+
+def _bar(name: str, report: Agreement) -> IntervalBar | None:
+    measure, group = report.measures[name], MEASURES[name].group
     if name == "noise_sigma" or name.endswith("_shift"):
-        reach = max([abs(found["value"]), *map(abs, found["ci"] or [])], default=1.0) or 1.0
-        return interval_bar(
-            found["value"], found["ci"], low=-reach if signed else 0.0, high=reach, mark=0.0
-        )
-    chance = (
-        0.5
-        if name.startswith(("auc_", "pair_accuracy")) and "class" not in name
-        else found.get("chance")
-    )
-    return interval_bar(
-        found["value"],
-        found["ci"],
-        low=-1.0 if signed else 0.0,
-        high=1.0,
-        mark=0.0 if signed or MEASURES[name].group in ("dressings", "noise") else chance,
-    )
+        reach = _reach(measure.estimate)
+        low = -reach if name.endswith("_shift") else 0.0
+        return interval_bar(measure.estimate, low=low, high=reach, mark=0.0)
+    if name in CORRELATIONS:
+        return interval_bar(measure.estimate, low=-1.0, high=1.0, mark=0.0)
+    mark = measure.chance
+    if name.startswith("auc_") or name in ("pair_accuracy", "pair_accuracy_dropped"):
+        mark = 0.5
+    elif group in ("styles", "noise"):
+        mark = 0.0
+    return interval_bar(measure.estimate, low=0.0, high=1.0, mark=mark)
 
 
-def _table(heads: Sequence[str], rows: Sequence[Sequence[str]], *, first: int = 1) -> str:
-    """Return a table whose columns from `first` on are numbers."""
-
-    def row(cells: Sequence[str], tag: str) -> str:
-        return (
-            "<tr>"
-            + "".join(
-                f"<{tag}{' class=number' if place >= first else ''}>{cell}</{tag}>"
-                for place, cell in enumerate(cells)
-            )
-            + "</tr>"
-        )
-
-    return "<table>" + row(heads, "th") + "".join(row(cells, "td") for cells in rows) + "</table>"
+def _reach(estimate: Estimate) -> float:
+    """Return how far from zero an estimate reaches; 1 where it is zero."""
+    ends = [estimate.value or 0.0, *(estimate.interval or ())]
+    return max(map(abs, ends)) or 1.0
 
 
-def _charts(report: Mapping[str, Any]) -> list[str]:
-    figures = []
-    calibration = report.get("calibration", {})
-    if "after" in calibration:
-        curves = [
-            Curve(name="as it should be", colour="#999", points=[(0.5, 0.5), (1, 1)], dashed=True)
-        ]
-        for name, colour, side in (
-            ("temperature 1", "#dd6b20", "before"),
-            (f"temperature {calibration['temperature']:.3g}", "#2b6cb0", "after"),
-        ):
-            bins = calibration[side]["bins"]
-            most = max(row["n"] for row in bins)
-            curves.append(
-                Curve(
-                    name=name,
-                    colour=colour,
-                    points=[(row["confidence"], row["accuracy"]) for row in bins],
-                    weights=[row["n"] / most for row in bins],
-                )
-            )
-        svg = chart(
-            curves,
-            x=Axis(title="P(gold agrees) as the judge has it", low=0.5, high=1),
-            y=Axis(title="share that gold agrees with", low=0, high=1),
-            title="Reliability",
-        )
-        figures.append(
-            f"<figure>{svg}<figcaption>Reliability: below the dashed line the judge is too sure. "
-            f"The area "
-            "of a dot is its share of pairs.</figcaption></figure>"
-        )
-    suggestion = report.get("min_margin", {})
-    if suggestion.get("curve"):
-        points = [(row["coverage"], row["precision"]) for row in suggestion["curve"]]
-        wanted = suggestion["wanted"]
-        low = 0.5 if min(y for _, y in points) >= 0.5 else 0.0
-        curves = [
+def _charts(report: Agreement) -> list[Chart]:
+    charts = []
+    if isinstance(report.calibration, Calibration):
+        charts.append(_reliability_chart(report.calibration))
+    if report.min_margin is not None and report.min_margin.curve:
+        charts.append(_risk_chart(report.min_margin))
+    return charts
+
+
+def _reliability_chart(calibration: Calibration) -> Chart:
+    temperature = f"temperature {calibration.temperature:.3g}"
+    return line_chart(
+        [
             Curve(
-                name=f"wanted: {wanted:.0%}",
-                colour="#999",
-                points=[(0, wanted), (1, wanted)],
+                name="as it should be",
+                colour="reference",
+                points=[(0.5, 0.5), (1, 1)],
                 dashed=True,
             ),
-            Curve(name="precision", colour="#2b6cb0", points=points),
-        ]
-        if suggestion["min_margin"] is not None:
-            curves.append(
-                Curve(
-                    name=f"margin {suggestion['min_margin']:.3g}",
-                    colour="#276749",
-                    weights=[1.0],
-                    points=[(suggestion["coverage"], suggestion["precision"])],
-                )
-            )
-        svg = chart(
-            curves,
-            x=Axis(title="coverage: share of pairs kept", low=0, high=1),
-            y=Axis(title="precision of the kept pairs", low=low, high=1),
-            title="Risk and coverage",
-        )
-        figures.append(
-            f"<figure>{svg}<figcaption>Risk and coverage, widest margins first. "
-            f"{escape(margin_line(suggestion))}</figcaption></figure>"
-        )
-    return (
-        [f'<h2>What a margin is worth</h2><div class="charts">{"".join(figures)}</div>']
-        if figures
-        else []
+            _reliability_curve("temperature 1", "second", calibration.before),
+            _reliability_curve(temperature, "first", calibration.after),
+        ],
+        x=Axis(title="P(gold agrees) as the judge has it", low=0.5, high=1),
+        y=Axis(title="share that gold agrees with", low=0, high=1),
+        title="Reliability",
+        note="Below the dashed line the judge is too sure. A dot's area is its share of pairs.",
     )
 
 
-def _examples(report: Mapping[str, Any]) -> list[str]:
-    """Return the probes of each kind that did best where they should not."""
-    rows = [
-        [
-            escape(kind.replace("_", ", ")),
-            escape(row["sample_id"]),
-            *(f'<span class="text">{escape(row[text])}</span>' for text in ("base", "changed")),
-            *(f"{row[score]:.2f}" for score in ("base_score", "changed_score")),
-        ]
-        for kind, found in report["probes"].get("kinds", {}).items()
-        for row in found["worst"]
+def _reliability_curve(name: str, colour: str, calibrated: CalibrationAt) -> Curve:
+    largest = max(row.n for row in calibrated.bins)
+    return Curve(
+        name=name,
+        colour=colour,
+        points=[(row.confidence, row.accuracy) for row in calibrated.bins],
+        weights=[row.n / largest for row in calibrated.bins],
+    )
+
+
+def _risk_chart(suggestion: MarginSuggestion) -> Chart:
+    points = [(row.coverage, row.precision) for row in suggestion.curve]
+    curves = [
+        Curve(
+            name=f"wanted: {suggestion.wanted:.0%}",
+            colour="reference",
+            points=[(0, suggestion.wanted), (1, suggestion.wanted)],
+            dashed=True,
+        ),
+        Curve(name="precision", colour="first", points=points),
     ]
-    if not rows:
+    if suggestion.point is not None:
+        curves.append(
+            Curve(
+                name=f"margin {suggestion.point.min_margin:.3g}",
+                colour="good",
+                weights=[1.0],
+                points=[(suggestion.point.coverage, suggestion.point.precision)],
+            )
+        )
+    low = 0.5 if min(precision for _, precision in points) >= 0.5 else 0.0
+    return line_chart(
+        curves,
+        x=Axis(title="coverage: share of pairs kept", low=0, high=1),
+        y=Axis(title="precision of the kept pairs", low=low, high=1),
+        title="Risk and coverage",
+        note=f"Widest margins first. {margin_sentence(suggestion)}.",
+    )
+
+
+def _fooling_probes(report: Agreement) -> list[ProbeRow]:
+    """Return the probes of each kind that did best where they should not."""
+    if isinstance(report.probes, Unmeasured):
         return []
-    heads = ("kind", "sample", "true, or plain", "false, or dressed up", "score", "score")
-    return ["<h2>Probes that fooled the judge most</h2>", _table(heads, rows, first=4)]
+    rows = []
+    for kind, of_kind in report.probes.kinds.items():
+        rows += [ProbeRow(kind.replace("_", ", "), probe) for probe in of_kind.worst]
+    return rows

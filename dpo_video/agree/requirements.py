@@ -4,16 +4,17 @@ against them.
 
 import operator
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
+from dpo_video.agree.measures import Measure
 from dpo_video.agree.probes import KINDS
 from dpo_video.agree.swaps import SWAPS
 from dpo_video.core.errors import UserError
 from dpo_video.core.names import choose
 
-Group = Literal["gold", "calibration", "noise", "swaps", "dressings", "all"]
+Group = Literal["gold", "calibration", "noise", "swaps", "styles", "all"]
 
 
 class Meaning(NamedTuple):
@@ -48,10 +49,10 @@ MEASURES: dict[str, Meaning] = {
     **{f"auc_{kind}": Meaning(f"{kind} swapped", "swaps", share=False) for kind in SWAPS},
     **{
         f"{kind}_{what}": Meaning(
-            f"{kind.replace('_', ', ')}: {title}", "dressings", share=what == "raised"
+            f"{kind.replace('_', ', ')}: {title}", "styles", share=what == "raised"
         )
         for kind, sort in KINDS.items()
-        if sort == "dressing"
+        if sort == "style"
         for what, title in (("shift", "change of score"), ("raised", "share whose score rose"))
     },
     "unscored": Meaning("texts that got no score", "all"),
@@ -62,6 +63,9 @@ COMPARE: dict[str, Callable[[float, float], bool]] = {
     ">": operator.gt,
     "<": operator.lt,
 }
+
+
+CONDITION = re.compile(r"(\w+)\s*(>=|<=|>|<)\s*([-+]?[\d.]+(?:[eE][-+]?\d+)?)")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,9 +84,9 @@ def read_requirements(text: str, *, with_gold: bool) -> list[Requirement]:
     """Return the conditions of a comma-separated list; UserError for one that is unknown or not
     measured here.
     """
-    out = []
-    for part in filter(None, (piece.strip() for piece in text.split(","))):
-        match = re.fullmatch(r"(\w+)\s*(>=|<=|>|<)\s*([-+]?[\d.]+(?:[eE][-+]?\d+)?)", part)
+    requirements = []
+    for part in filter(None, map(str.strip, text.split(","))):
+        match = CONDITION.fullmatch(part)
         if match is None:
             raise UserError(
                 f"--require {part!r}: write it as measure>=number or measure<=number, "
@@ -95,29 +99,22 @@ def read_requirements(text: str, *, with_gold: bool) -> list[Requirement]:
                 f"--require {part}: {name} is measured against gold labels; give --gold"
             )
         try:
-            out.append(Requirement(measure=name, sign=match[2], bound=float(match[3])))
+            requirements.append(Requirement(measure=name, sign=match[2], bound=float(match[3])))
         except ValueError as error:
             raise UserError(f"--require {part!r}: {match[3]!r} is not a number") from error
-    return out
+    return requirements
 
 
-def unmet(
-    requirements: Sequence[Requirement], measures: Mapping[str, Mapping[str, Any]]
-) -> list[str]:
-    """Return a line for each condition that does not hold, with by how much; one without a value is
-    not met.
+def unmet(requirement: Requirement, measures: Mapping[str, Measure]) -> str:
+    """Return why a condition does not hold, with by how much, or an empty string; one without a
+    value is not met.
     """
-    out = []
-    for need in requirements:
-        row = measures.get(need.measure)
-        value = None if row is None else row["value"]
-        if value is None:
-            why = (
-                "not measured here"
-                if row is None
-                else row.get("why_none") or "undefined on this data"
-            )
-            out.append(f"{need} not met: {why}")
-        elif not COMPARE[need.sign](value, need.bound):
-            out.append(f"{need} not met: it is {value:.4g}, short by {abs(value - need.bound):.4g}")
-    return out
+    if requirement.measure not in measures:
+        return f"{requirement} not met: not measured here"
+    estimate = measures[requirement.measure].estimate
+    if estimate.value is None:
+        return f"{requirement} not met: {estimate.why_none or 'undefined on this data'}"
+    if COMPARE[requirement.sign](estimate.value, requirement.bound):
+        return ""
+    gap = abs(estimate.value - requirement.bound)
+    return f"{requirement} not met: it is {estimate.value:.4g}, short by {gap:.4g}"

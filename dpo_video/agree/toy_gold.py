@@ -4,21 +4,23 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from dpo_video.agree.gold import Gold, Grade, Item
+from dpo_video.agree.gold import Gold, Grade, LabelledAnswer
 from dpo_video.core.errors import UserError
 from dpo_video.core.names import did_you_mean
 from dpo_video.core.records import Candidate, Sample
 from dpo_video.run import Run
 from dpo_video.toy.clips import read_scenes
 from dpo_video.toy.gold import grade
-from dpo_video.toy.questions import all_questions, find_question
+from dpo_video.toy.questions import Question, all_questions, find_question
 from dpo_video.toy.scene import COLOURS, SHAPES, Scene
 
 TOY_GOLD = ("toy:train", "toy:heldout")
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Source:
+class _Split:
+    """Samples of the toy world, and the folder of their clips."""
+
     samples: Sequence[Sample]
     folder: Path
 
@@ -33,32 +35,33 @@ def toy_gold(run: Run, name: str, candidates: Sequence[Candidate]) -> Gold:
             f"unknown toy gold {name!r}.{did_you_mean(name, TOY_GOLD)} Known: {', '.join(TOY_GOLD)}"
         )
     train = name == "toy:train"
-    given = run.recipe.data.samples if train else run.recipe.data.heldout
-    if given != name:
+    samples_source = run.recipe.data.samples if train else run.recipe.data.heldout
+    if samples_source != name:
         key = "data.samples" if train else "data.heldout"
         raise UserError(
-            f"--gold {name} is for runs on the toy world, and {key} of this run is {given!r}. Give "
-            f"a JSONL "
-            "file of gold labels"
+            f"--gold {name} is for runs on the toy world, and {key} of this run is "
+            f"{samples_source!r}. Give a JSONL file of gold labels"
         )
-    source = _Source(
+    split = _Split(
         samples=run.samples if train else run.heldout,
         folder=run.video_root if train else run.heldout_root,
     )
-    samples = {sample.id: sample for sample in source.samples}
-    scenes = read_scenes(source.folder)
-    written = (
-        candidates
-        if train
-        else [one for sample in source.samples for one in _answers(sample, scenes)]
-    )
-    items: dict[str, Item] = {one.id: (samples[one.sample_id], one) for one in written}
+    samples = {sample.id: sample for sample in split.samples}
+    scenes = read_scenes(split.folder)
+    answers = list(candidates)
+    if not train:
+        answers = []
+        for sample in split.samples:
+            answers += _answers(sample, scenes)
+    items: dict[str, LabelledAnswer] = {
+        answer.id: (samples[answer.sample_id], answer) for answer in answers
+    }
     grades = [
         Grade(
-            candidate_id=one.id,
-            score=float(grade(_scene(sample, scenes), sample.prompt, one.text).score),
+            candidate_id=answer.id,
+            score=float(grade(_scene(sample, scenes), sample.prompt, answer.text).score),
         )
-        for sample, one in items.values()
+        for sample, answer in items.values()
     ]
     return Gold(source=name, items=items, grades=grades)
 
@@ -72,23 +75,17 @@ def _answers(sample: Sample, scenes: dict[str, Scene]) -> list[Candidate]:
     gives them away.
     """
     scene = _scene(sample, scenes)
-    asked = find_question(scene, sample.prompt)
+    question = find_question(scene, sample.prompt)
     turn = sum(map(ord, sample.id))
     absent = [shape for shape in SHAPES if scene.find(shape) is None]
-    missing = f"There is also a {COLOURS[turn % len(COLOURS)]} {absent[turn % len(absent)]}."
-    others = [one for one in all_questions(scene) if one.prompt != asked.prompt]
-    other_scenes = [other for other in scenes.values() if other != scene]
-    wrong = [
-        one.answer
-        for k in range(len(other_scenes))
-        for one in all_questions(other_scenes[(turn + k) % len(other_scenes)])
-        if one.kind == asked.kind and one.shape == asked.shape and one.answer != asked.answer
-    ]
+    false_extra = f"There is also a {COLOURS[turn % len(COLOURS)]} {absent[turn % len(absent)]}."
+    other_questions = [each for each in all_questions(scene) if each.prompt != question.prompt]
+    true_extra = other_questions[turn % len(other_questions)].answer
     texts = [
-        asked.answer,
-        f"{asked.answer} {others[turn % len(others)].answer}",
-        f"{asked.answer} {missing}",
-        wrong[0],
+        question.answer,
+        f"{question.answer} {true_extra}",
+        f"{question.answer} {false_extra}",
+        _wrong_answer(question, [other for other in scenes.values() if other != scene], turn),
     ]
     return [
         Candidate(
@@ -101,3 +98,15 @@ def _answers(sample: Sample, scenes: dict[str, Scene]) -> list[Candidate]:
         )
         for k, text in enumerate(texts)
     ]
+
+
+def _wrong_answer(question: Question, scenes: Sequence[Scene], turn: int) -> str:
+    """Return another answer to the question: that of the first of the scenes, from `turn` on, where
+    it is another.
+    """
+    for index in range(len(scenes)):
+        for other in all_questions(scenes[(turn + index) % len(scenes)]):
+            same_question = other.kind == question.kind and other.shape == question.shape
+            if same_question and other.answer != question.answer:
+                return other.answer
+    raise LookupError(f"no other scene answers {question.prompt!r} in another way")

@@ -2,10 +2,10 @@
 
 import numpy as np
 import pytest
-from agree_runs import DRAWING, NAN, value_of
+from agree_runs import BOOTSTRAP, NAN, value_of
 
 from dpo_video.agree.calibration import (
-    Ordered,
+    OrderedPairs,
     calibrate,
     calibration_error,
     fit_temperature,
@@ -15,24 +15,25 @@ from dpo_video.agree.calibration import (
     suggest_margin,
 )
 from dpo_video.agree.noise import measure_noise
+from dpo_video.core.report import json_form
 
 
-def planted_pairs(n: int, *, temperature: float, seed: int = 0, per_clip: int = 2) -> Ordered:
+def planted_pairs(n: int, *, temperature: float, seed: int = 0, per_clip: int = 2) -> OrderedPairs:
     """Return pairs of which gold agrees with sigmoid(margin / temperature)."""
     rng = np.random.default_rng(seed)
     margin = rng.uniform(0.01, 4, n)
     right = (rng.random(n) < 1 / (1 + np.exp(-margin / temperature))).astype(float)
-    return Ordered(margin, right, [f"c{k // per_clip}" for k in range(n)])
+    return OrderedPairs(margin, right, [f"c{k // per_clip}" for k in range(n)])
 
 
 def test_the_fitted_temperature_is_the_planted_one_and_mends_the_calibration():
     pairs = planted_pairs(8000, temperature=3.0)
     assert fit_temperature(pairs.margin, pairs.right) == pytest.approx(3.0, rel=0.1)
-    found = calibrate(pairs, bins=10, drawing=DRAWING)
-    assert found["fitted_on"] + found["tested_on"] == 8000
-    assert abs(found["fitted_on"] - 4000) < 400
-    assert found["before"]["ece"]["value"] > 0.1 > 0.03 > found["after"]["ece"]["value"]
-    assert found["after"]["brier"]["value"] < found["before"]["brier"]["value"]
+    found = calibrate(pairs, bins=10, bootstrap=BOOTSTRAP)
+    assert found.fitted_on + found.tested_on == 8000
+    assert abs(found.fitted_on - 4000) < 400
+    assert found.before.ece.value > 0.1 > 0.03 > found.after.ece.value
+    assert found.after.brier.value < found.before.brier.value
 
 
 def test_the_halves_are_split_by_clip_and_stay_when_other_clips_come():
@@ -42,8 +43,8 @@ def test_the_halves_are_split_by_clip_and_stay_when_other_clips_come():
     assert first.sum() == 60
     assert (in_first_half(names, seed=1) == first).all()
     assert not (in_first_half(names, seed=2) == first).all()
-    one = calibrate(Ordered(np.ones(4), np.ones(4), ["c"] * 4), bins=10, drawing=DRAWING)
-    assert "pairs of two clips are needed" in one["why_none"]
+    one = calibrate(OrderedPairs(np.ones(4), np.ones(4), ["c"] * 4), bins=10, bootstrap=BOOTSTRAP)
+    assert "pairs of two clips are needed" in one.why_none
 
 
 def test_a_judge_that_is_always_right_or_a_coin_has_the_temperature_of_one():
@@ -66,17 +67,17 @@ def test_calibration_error_equals_a_loop_over_bins():
             )
     assert value_of(calibration_error, table, bins=10) == pytest.approx(total)
     rows = reliability(table, 10)
-    assert sum(row["n"] for row in rows) == 300
-    assert sum(
-        row["n"] * abs(row["accuracy"] - row["confidence"]) for row in rows
-    ) / 300 == pytest.approx(total)
+    assert sum(row.n for row in rows) == 300
+    assert sum(row.n * abs(row.accuracy - row.confidence) for row in rows) / 300 == pytest.approx(
+        total
+    )
 
 
 def test_risk_and_coverage_by_hand_keep_unscored_and_tied_pairs_in_the_denominator():
-    pairs = Ordered(
+    pairs = OrderedPairs(
         np.array([3, 2, 2, 1, 0, NAN]), np.array([1, 1, 0, 0, 0.5, 0.0]), list("aabbcc")
     )
-    assert risk_coverage(pairs) == [
+    assert json_form(risk_coverage(pairs)) == [
         {"min_margin": 2.5, "precision": 1.0, "coverage": pytest.approx(1 / 6), "n": 1},
         {"min_margin": 1.5, "precision": pytest.approx(2 / 3), "coverage": 0.5, "n": 3},
         {"min_margin": 0.0, "precision": 0.5, "coverage": pytest.approx(4 / 6), "n": 4},
@@ -87,19 +88,19 @@ def test_the_suggested_margin_keeps_most_pairs_at_the_wanted_precision_or_says_t
     """Margins up to 1 are a coin, those above always right: 0.9 is reached a little below 1."""
     margin = np.linspace(0.01, 3, 300)
     right = np.where(margin > 1, 1.0, np.arange(300) % 2).astype(float)
-    pairs = Ordered(margin, right, [f"c{k}" for k in range(300)])
-    found = suggest_margin(pairs, precision=0.9, drawing=DRAWING)
-    kept = margin > found["min_margin"]
-    assert right[kept].mean() == found["precision"] >= 0.9
-    assert kept.sum() == found["n"]
-    lower = margin > found["min_margin"] - 0.05
+    pairs = OrderedPairs(margin, right, [f"c{k}" for k in range(300)])
+    found = suggest_margin(pairs, precision=0.9, bootstrap=BOOTSTRAP)
+    kept = margin > found.point.min_margin
+    assert right[kept].mean() == found.point.precision >= 0.9
+    assert kept.sum() == found.point.n
+    lower = margin > found.point.min_margin - 0.05
     assert right[lower].mean() < 0.9
-    assert found["precision_ci"][0] < found["precision"] < found["precision_ci"][1]
-    coin = Ordered(margin, (np.arange(300) % 2).astype(float), pairs.clips)
-    none = suggest_margin(coin, precision=0.9, drawing=DRAWING)
-    assert none["min_margin"] is None and none["best"] < 0.6
-    few = Ordered(margin[:19], np.ones(19), pairs.clips[:19])
-    assert suggest_margin(few, precision=0.9, drawing=DRAWING)["min_margin"] is None, (
+    assert found.precision.interval[0] < found.point.precision < found.precision.interval[1]
+    coin = OrderedPairs(margin, (np.arange(300) % 2).astype(float), pairs.clips)
+    none = suggest_margin(coin, precision=0.9, bootstrap=BOOTSTRAP)
+    assert none.point is None and none.best < 0.6
+    few = OrderedPairs(margin[:19], np.ones(19), pairs.clips[:19])
+    assert suggest_margin(few, precision=0.9, bootstrap=BOOTSTRAP).point is None, (
         "19 pairs are too few"
     )
 

@@ -9,9 +9,10 @@ from agree_runs import asked, coin, follower, measured, perfect, served, values,
 from judge_server import Answer, completion, judge_server
 from processes import dpo_video
 
+from dpo_video.agree.agreement import agreement_row
 from dpo_video.agree.command import agree, agree_command, judge_of
 from dpo_video.agree.requirements import MEASURES
-from dpo_video.agree.table import lines, print_report
+from dpo_video.agree.table import print_report, sentences
 from dpo_video.agree.toy_gold import toy_gold
 from dpo_video.core.errors import UserError
 from dpo_video.core.jsonl import write_jsonl
@@ -40,8 +41,12 @@ def test_two_judges_are_compared_pair_by_pair(tmp_path):
             else real(request, key)
         )
         with open_run(settings) as run:
-            report = agree(
-                run, gold=str(tmp_path / "gold.jsonl"), against=judge_of("judge.model=n", settings)
+            report = agreement_row(
+                agree(
+                    run,
+                    gold=str(tmp_path / "gold.jsonl"),
+                    against=judge_of("judge.model=n", settings),
+                )
             )
     rows = report["against"]["measures"]
     row = rows["pair_accuracy"]
@@ -135,7 +140,7 @@ def test_the_toy_world_has_gold_for_real_answers_and_for_written_ones(tmp_path):
         assert toy_gold(run, "toy:train", candidates).scores() == {
             one.id: 5.0 if one.id.endswith("#0") else 1.0 for one in candidates
         }
-        found = values(agree(run, gold="toy:heldout"))
+        found = values(agreement_row(agree(run, gold="toy:heldout")))
     assert found["pair_accuracy"] > 0.8 and found["best_of_n"] > 0.8 and found["kappa"] > 0.5
     assert found["auc_actor"] > 0.8 and found["truncation_raised"] < 0.2
 
@@ -177,18 +182,21 @@ def test_the_command_prints_writes_a_page_that_needs_nothing_else_and_checks_wha
             against=None,
             require="pair_accuracy>=0.9,injection_raised<=0.1",
         )
+        text = (folder / "agreement.html").read_text()
+        written = (folder / "agreement.json").read_text()
+        with open_run(load_recipe(str(recipe), ["agree.repeats=1"])) as run:
+            again = agree(run, gold=str(tmp_path / "gold.jsonl"))
     assert missed == ["injection_raised<=0.1 not met: it is 1, short by 0.9"]
+    report = json.loads(written)
     shown = capsys.readouterr().out
-    report = json.loads((folder / "agreement.json").read_text())
     for name in report["measures"]:
         assert MEASURES[name].title.split(" (")[0][:40] in shown
-    for line in lines(report):
+    for line in sentences(again):
         assert " ".join(line.split())[:60] in " ".join(shown.split())
     assert report["requirements"] == [
         {"text": "pair_accuracy>=0.9", "unmet": ""},
         {"text": "injection_raised<=0.1", "unmet": missed[0]},
     ]
-    text = (folder / "agreement.html").read_text()
     page = _Page()
     page.feed(text)
     assert page.open == [] and page.links == []
@@ -215,7 +223,7 @@ def test_the_page_escapes_what_captions_and_judges_say(tmp_path):
         (tmp_path / "runs" / "r" / "candidates.jsonl").unlink()
         with open_run(load_recipe(str(recipe), [])) as run:
             report = agree(run)
-    assert "no answers" in report["noise"]["why_none"] and report["noise_sigma"] is None
+    assert "no answers" in report.noise.why_none and report.noise_sigma is None
     text = (tmp_path / "runs" / "r" / "agreement.html").read_text()
     assert "<script" not in text and "&lt;script&gt;alert(1)" in text
     print_report(report, ["x"])
@@ -235,7 +243,7 @@ def test_what_cannot_be_measured_says_why(tmp_path):
     with judge_server(served(perfect)) as server:
         recipe = write_run(off, server.url)
         with open_run(load_recipe(str(recipe), ["agree.probes=0", "agree.repeats=0"])) as run:
-            report = agree(run)
+            report = agreement_row(agree(run))
             with pytest.raises(
                 UserError, match="--against compares two judges on gold labels; give --gold"
             ):

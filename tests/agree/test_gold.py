@@ -8,15 +8,17 @@ import re
 import pytest
 from judge_server import make_items
 
-from dpo_video.agree.gold import Known, read_gold
+from dpo_video.agree.gold import LabelTargets, read_gold
+from dpo_video.agree.measures import Measure
 from dpo_video.agree.requirements import MEASURES, read_requirements, unmet
 from dpo_video.core.errors import UserError
+from dpo_video.core.report import Estimate
 from dpo_video.judge.scorer import load_scorer
 
 HOUND, SUPPORT = load_scorer("hound_quality"), load_scorer("caption_support")
 ITEMS = make_items(3, 2)
 SINGLE = make_items(4)[3]
-KNOWN = Known(
+KNOWN = LabelTargets(
     samples={sample.id: sample for sample, _ in [*ITEMS, SINGLE]},
     candidates={candidate.id: candidate for _, candidate in [*ITEMS, SINGLE]},
 )
@@ -141,15 +143,16 @@ def test_requirements_are_read_and_held_against_the_measures():
     needs = read_requirements("pair_accuracy>=0.75, ece <= 8e-2,noise_sigma<0.3", with_gold=True)
     assert [str(need) for need in needs] == ["pair_accuracy>=0.75", "ece<=0.08", "noise_sigma<0.3"]
     measures = {
-        "pair_accuracy": {"value": 0.75},
-        "ece": {"value": 0.1},
-        "noise_sigma": {"value": None, "why_none": "no"},
+        "pair_accuracy": Measure(estimate=Estimate(value=0.75)),
+        "ece": Measure(estimate=Estimate(value=0.1)),
+        "noise_sigma": Measure(estimate=Estimate(value=None, why_none="no")),
     }
-    assert unmet(needs, measures) == [
+    assert [unmet(need, measures) for need in needs] == [
+        "",
         "ece<=0.08 not met: it is 0.1, short by 0.02",
         "noise_sigma<0.3 not met: no",
     ]
-    assert unmet(needs[:1], {}) == ["pair_accuracy>=0.75 not met: not measured here"]
+    assert unmet(needs[0], {}) == "pair_accuracy>=0.75 not met: not measured here"
     assert read_requirements("", with_gold=False) == []
     for name in MEASURES:
         assert read_requirements(f"{name}>=0", with_gold=True)[0].measure == name

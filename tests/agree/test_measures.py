@@ -8,7 +8,7 @@ import random
 
 import numpy as np
 import pytest
-from agree_runs import DRAWING, NAN, value_of
+from agree_runs import BOOTSTRAP, NAN, value_of
 from scipy.stats import kendalltau, mannwhitneyu, spearmanr
 
 from dpo_video.agree.gold import Gold, Grade, Preference, annotator_alpha, krippendorff_alpha
@@ -20,9 +20,9 @@ from dpo_video.agree.measures import (
     correlate,
     difference,
     estimate,
-    gold_lines,
+    gold_measures,
     kappa,
-    pair_lines,
+    pair_measures,
     present_mean,
     tie_band,
 )
@@ -79,10 +79,10 @@ def test_pair_accuracy_counts_ties_in_three_ways_and_an_unscored_answer_as_wrong
         "d#1": NAN,
     }
     found = {
-        name: estimate(line, DRAWING)
-        for name, line in pair_lines(gold, scores, tie_band=0.5).items()
+        name: estimate(line, BOOTSTRAP)
+        for name, line in pair_measures(gold, scores, tie_band=0.5).items()
     }
-    values = {name: (row["value"], row["n"], row["unscored"]) for name, row in found.items()}
+    values = {name: (row.value, row.n, row.unscored) for name, row in found.items()}
     assert values == {
         "pair_accuracy": (pytest.approx((0.5 + 1 + 1 + 0 + 0) / 5), 5, 1),
         "pair_accuracy_dropped": (pytest.approx((1 + 1 + 0 + 0) / 4), 4, 1),
@@ -199,7 +199,9 @@ def test_every_line_of_gold_has_its_n_and_an_interval_by_clip():
         name: value + rng.choice([-1.0, 0.0, 0.0, 1.0]) for name, value in gold.scores().items()
     }
     scores["s3#1"] = NAN
-    rows = {name: estimate(line, DRAWING) for name, line in gold_lines(gold, scores, HOUND).items()}
+    rows = {
+        name: estimate(line, BOOTSTRAP) for name, line in gold_measures(gold, scores, HOUND).items()
+    }
     assert list(rows) == [
         "pair_accuracy",
         "pair_accuracy_dropped",
@@ -210,9 +212,9 @@ def test_every_line_of_gold_has_its_n_and_an_interval_by_clip():
         "kendall",
     ]
     for row in rows.values():
-        assert row["ci"][0] <= row["value"] <= row["ci"][1]
-        assert row["unscored"] >= 1
-    assert rows["kappa"]["n"] == rows["spearman"]["n"] == 80
+        assert row.interval[0] <= row.value <= row.interval[1]
+        assert row.unscored >= 1
+    assert rows["kappa"].n == rows["spearman"].n == 80
 
 
 def test_a_paired_difference_of_two_judges_is_narrower_than_their_intervals_and_zero_for_the_same():
@@ -220,15 +222,13 @@ def test_a_paired_difference_of_two_judges_is_narrower_than_their_intervals_and_
     gold = graded({f"s{k}": [rng.randint(1, 5) for _ in range(3)] for k in range(40)})
     first = {name: value + rng.gauss(0, 2) for name, value in gold.scores().items()}
     second = {name: value + rng.gauss(0, 0.2) for name, value in first.items()}
-    ours, theirs = gold_lines(gold, first, HOUND), gold_lines(gold, second, HOUND)
+    ours, theirs = gold_measures(gold, first, HOUND), gold_measures(gold, second, HOUND)
     for name, line in ours.items():
-        same = difference(line, line, DRAWING)
-        assert (same["value"], same["ci"]) == (0.0, [0.0, 0.0])
-        row, alone = difference(line, theirs[name], DRAWING), estimate(line, DRAWING)
-        assert row["value"] == pytest.approx(
-            estimate(theirs[name], DRAWING)["value"] - alone["value"]
-        )
-        assert row["ci"][1] - row["ci"][0] < alone["ci"][1] - alone["ci"][0]
+        same = difference(line, line, BOOTSTRAP)
+        assert (same.value, same.interval) == (0.0, (0.0, 0.0))
+        row, alone = difference(line, theirs[name], BOOTSTRAP), estimate(line, BOOTSTRAP)
+        assert row.value == pytest.approx(estimate(theirs[name], BOOTSTRAP).value - alone.value)
+        assert row.interval[1] - row.interval[0] < alone.interval[1] - alone.interval[0]
 
 
 def test_krippendorff_gives_the_published_values():

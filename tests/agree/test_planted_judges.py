@@ -7,6 +7,7 @@ import pytest
 from agree_runs import (
     CLIPS,
     GRADES,
+    agreement_of,
     asked,
     coin,
     follower,
@@ -18,9 +19,11 @@ from agree_runs import (
 )
 from judge_server import Answer, completion, judge_server
 
+from dpo_video.agree.agreement import agreement_row
 from dpo_video.agree.command import agree
-from dpo_video.agree.noise import OPENINGS
-from dpo_video.agree.table import margin_line
+from dpo_video.agree.page import agreement_verdict
+from dpo_video.agree.table import margin_sentence
+from dpo_video.agree.wordings import OPENINGS
 from dpo_video.recipe.file import load_recipe
 from dpo_video.run import open_run
 
@@ -77,18 +80,17 @@ def test_a_perfect_judge_is_perfect_in_every_line(tmp_path):
 
 
 def test_a_coin_is_shown_to_be_one_and_no_margin_helps(tmp_path):
-    report = measured(tmp_path, served(coin))
-    found = values(report)
-    assert (
-        report["measures"]["pair_accuracy"]["ci"][0]
-        < 0.5
-        < report["measures"]["pair_accuracy"]["ci"][1]
-    )
+    report = agreement_of(tmp_path, served(coin))
+    found = values(agreement_row(report))
+    low, high = report.measures["pair_accuracy"].estimate.interval
+    assert low < 0.5 < high
+    assert agreement_verdict(report).text.startswith("The judge orders ")
+    assert "no better than the 50 % of chance" in agreement_verdict(report).text
     for name in ("kappa", "spearman", "kendall"):
         assert abs(found[name]) < 0.3
     assert 0.3 < np.mean([found[name] for name in SWAPPED]) < 0.7
-    assert report["min_margin"]["min_margin"] is None
-    assert "none reaches it; the best margin has" in margin_line(report["min_margin"])
+    assert report.min_margin.point is None
+    assert "none reaches it; the best margin has" in margin_sentence(report.min_margin)
 
 
 def test_a_lover_of_length_is_exposed_by_padding(tmp_path):
@@ -195,7 +197,7 @@ def test_nothing_is_asked_twice_and_the_second_report_is_the_same(tmp_path):
         reports = []
         for _ in range(2):
             with open_run(load_recipe(str(recipe), [])) as run:
-                reports.append(agree(run, gold=str(tmp_path / "gold.jsonl")))
+                reports.append(agreement_row(agree(run, gold=str(tmp_path / "gold.jsonl"))))
             asked_so_far = len(server.requests)
             if len(reports) == 1:
                 first = asked_so_far

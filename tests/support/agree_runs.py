@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from judge_server import Answer, completion, judge_server
 
+from dpo_video.agree.agreement import Agreement, agreement_row
 from dpo_video.agree.command import agree
 from dpo_video.agree.measures import BootstrapSettings
 from dpo_video.core.jsonl import write_jsonl
@@ -107,13 +108,13 @@ def write_run(folder: Path, url: str, **judge: Any) -> Path:
     return path
 
 
-def measured(
+def agreement_of(
     folder: Path,
     answer: Callable[[str, int], Answer],
     *overrides: str,
     with_gold: bool = True,
     **judge: Any,
-) -> dict[str, Any]:
+) -> Agreement:
     """Return the report on a judge behind a server."""
     with judge_server(answer) as server:
         recipe = write_run(folder, server.url, **judge)
@@ -121,11 +122,18 @@ def measured(
             return agree(run, gold=str(folder / "gold.jsonl") if with_gold else None)
 
 
+def measured(
+    folder: Path, answer: Callable[[str, int], Answer], *overrides: str, **options: Any
+) -> dict[str, Any]:
+    """Return the report on a judge behind a server, as agreement.json holds it."""
+    return agreement_row(agreement_of(folder, answer, *overrides, **options))
+
+
 def values(report: dict[str, Any]) -> dict[str, float]:
     return {name: row["value"] for name, row in report["measures"].items()}
 
 
-DRAWING = BootstrapSettings(resamples=200, seed=0)
+BOOTSTRAP = BootstrapSettings(resamples=200, seed=0)
 
 
 NAN = float("nan")
