@@ -14,6 +14,7 @@ from typing import Any
 from dpo_video.core.errors import UserError
 from dpo_video.core.jsonl import as_row, read_jsonl, write_atomic
 from dpo_video.core.records import Judgment, Pair
+from dpo_video.evaluate.report import MEASURES
 from dpo_video.judge.scorer import load_scorer
 from dpo_video.judge.stage import judge
 from dpo_video.pair.stage import pair, with_noise
@@ -95,6 +96,7 @@ def _evaluate_inputs(run: Run) -> dict[str, Any]:
         "pairwise_scorer": pairwise and load_scorer(pairwise).version,
         "hallucination_scorer": hallucination and load_scorer(hallucination).version,
         "beta": run.recipe.train.beta,  # scales the held-out margins
+        "measures": MEASURES,
     }
 
 
@@ -191,7 +193,7 @@ def do_stages(
             print(f"{name}: finished before, nothing to do ({run.folder / stage.writes})")
             continue
         begin = time.monotonic()
-        result = (stage_function or stage.run)(run)
+        result = (stage_function or stage.run)(replace(run, stage_began=begin))
         seconds = time.monotonic() - begin
         if result.complete:
             run.store.finish(name, fingerprint=key, seconds=seconds, summary=result.counts)

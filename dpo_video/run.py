@@ -3,6 +3,7 @@ back.
 """
 
 import json
+import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -55,6 +56,8 @@ class Run:
     """Training samples that cleaning left out, by reason."""
     bad_clips: dict[str, str] = field(default_factory=dict)
     """Clips set aside in this process, with the reason."""
+    stage_began: float = field(default_factory=time.monotonic)
+    """When the stage was begun, before the imports that it needs, by `time.monotonic`."""
 
     @cached_property
     def num_clips(self) -> int:

@@ -110,8 +110,8 @@ def test_the_run_leaves_every_file_and_the_numbers(undisturbed: Path) -> None:
     assert "lock" not in names
     metrics = json.loads((undisturbed / "metrics.json").read_text())
     for side in ("before", "after"):
-        low, high = metrics[side]["accuracy_ci"]
-        assert 0 <= low <= metrics[side]["accuracy"] <= high <= 1
+        low, high = metrics[side]["exact_match_ci"]
+        assert 0 <= low <= metrics[side]["exact_match"] <= high <= 1
     assert 0 <= metrics["heldout_pairs"]["reward_accuracy"] <= 1
     assert set(metrics["seconds"]) >= {"generate", "judge", "pair", "train", "evaluate"}
     manifest = json.loads((undisturbed / "manifest.json").read_text())

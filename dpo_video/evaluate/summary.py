@@ -2,22 +2,21 @@
 intervals.
 """
 
-import json
-from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from rich import box
 from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from dpo_video.core.errors import UserError
+from dpo_video.core.report import Estimate, estimate_text, number_text
+from dpo_video.evaluate.report import Metrics, read_metrics
 
 WIDTH = 110
 """Columns of the table where the output is not a terminal."""
 ROWS = (
-    ("gold accuracy", "accuracy", True),
+    ("exact match", "exact_match", True),
     ("judged score", "judged_score", False),
     ("hallucination rate", "hallucination_rate", True),
     ("answer length", "answer_length", False),
@@ -27,86 +26,86 @@ ROWS = (
 
 def console() -> Console:
     """Return a console on stdout, of a fixed width where that is no terminal."""
-    found = Console(highlight=False)
-    return found if found.is_terminal else Console(highlight=False, width=WIDTH)
+    terminal = Console(highlight=False)
+    return terminal if terminal.is_terminal else Console(highlight=False, width=WIDTH)
 
 
-def print_summary(path: Path, out: Console | None = None) -> None:
+def print_summary(path: Path, output: Console | None = None) -> None:
     """Print the numbers of a metrics.json and where it lies."""
-    if not path.is_file():
-        raise UserError(f"no metrics at {str(path)!r}; make them first: dpo-video evaluate RECIPE")
-    metrics = json.loads(path.read_text(encoding="utf-8"))
-    out = out or console()
-    out.print(summary(metrics))
-    out.print(Text(f"metrics: {path}"), soft_wrap=True)
+    metrics = read_metrics(path)
+    output = output or console()
+    output.print(summary(metrics))
+    output.print(Text(f"metrics: {path}"), soft_wrap=True)
 
 
-def summary(metrics: Mapping[str, Any]) -> RenderableType:
+def summary(metrics: Metrics) -> RenderableType:
     """Return the table and the lines below it."""
     table = Table(box=box.SIMPLE, title="Held-out clips, 95 % intervals", title_justify="left")
     table.add_column("", no_wrap=True)
     for heading in ("before", "after", "change", "n"):
         table.add_column(heading, justify="right", min_width=4 if heading == "n" else None)
     for title, name, share in ROWS:
-        if name in metrics["before"]:
-            cells = [
-                cell(metrics[side], name, share=share, signed=side == "change")
-                for side in ("before", "after", "change")
-            ]
-            table.add_row(title, *cells, str(metrics["change"][f"{name}_n"]))
-    return Group(table, Text("\n".join(lines(metrics))))
+        hidden = name == "exact_match" and metrics.exact_match_hidden is not None
+        change: Estimate | None = getattr(metrics.change, name)
+        if hidden or change is None:
+            continue
+        table.add_row(
+            title,
+            _cell(getattr(metrics.before, name), share=share),
+            _cell(getattr(metrics.after, name), share=share),
+            _cell(change, share=share, signed=True),
+            str(change.n),
+        )
+    return Group(table, Text("\n".join(summary_lines(metrics))))
 
 
-def lines(metrics: Mapping[str, Any]) -> list[str]:
+def summary_lines(metrics: Metrics) -> list[str]:
     """Return what the table does not hold, one line a subject; counts of what is missing stand with
     each number.
     """
-    judged, pairs, heldout = metrics["judged"], metrics["heldout_pairs"], metrics["heldout"]
-    unscored = f", {judged['unscored']} unscored" if judged["unscored"] else ""
-    out = [
-        f"tuned against base: {judged['win']} won, {judged['tie']} tied, {judged['loss']} lost of "
-        f"{judged['n']}"
-        f"{unscored}; win rate {cell(judged, 'win_rate', share=True)}, at equal length "
-        f"{cell(judged, 'length_controlled_win_rate', share=True)}",
+    judged, pairs, heldout = metrics.judged, metrics.heldout_pairs, metrics.heldout
+    unscored = f", {judged.unscored} unscored" if judged.unscored else ""
+    lines = [
+        f"tuned against base: {judged.win} won, {judged.tie} tied, {judged.loss} lost of "
+        f"{judged.n}{unscored}; win rate {estimate_text(judged.win_rate, share=True)}, "
+        f"at equal length {estimate_text(judged.length_controlled_win_rate, share=True)}",
         f"held-out pairs: the chosen answer has the higher implicit reward in "
-        f"{cell(pairs, 'reward_accuracy', share=True)} of {pairs['n']}; "
-        f"mean margin {cell(pairs, 'margin', share=False)}",
+        f"{estimate_text(pairs.reward_accuracy, share=True)} of {pairs.n}; "
+        f"mean margin {estimate_text(pairs.margin)}",
+        *_unscored_lines(metrics),
     ]
-    for side in ("before", "after"):
-        missing = (
-            metrics[side].get("judged_score_unscored", 0),
-            metrics[side].get("hallucination_rate_unscored", 0),
+    if metrics.exact_match_hidden is not None:
+        lines.append(f"exact match is not shown: {metrics.exact_match_hidden}")
+    if heldout.unanswered:
+        lines.append(
+            f"{heldout.unanswered} of {heldout.samples} held-out questions have no answer: their "
+            f"clips cannot be read"
         )
-        if any(missing):
-            out.append(
-                f"unscored answers {side}: {missing[0]} by the scorer, {missing[1]} by the "
-                f"hallucination scorer "
-                "(counted as not supported)"
-            )
-    if heldout["unanswered"]:
-        out.append(
-            f"{heldout['unanswered']} of {heldout['samples']} held-out questions have no answer: "
-            f"their clips "
-            "cannot be read"
-        )
-    seconds = metrics["seconds"]
-    return [
-        *out,
-        "seconds: "
-        + ", ".join(f"{stage} {value:.0f}" for stage, value in seconds.items())
-        + f"; together {sum(seconds.values()):.0f}",
-    ]
+    seconds = ", ".join(f"{stage} {value:.0f}" for stage, value in metrics.seconds.items())
+    return [*lines, f"seconds: {seconds}; together {sum(metrics.seconds.values()):.0f}"]
 
 
-def cell(values: Mapping[str, Any], name: str, *, share: bool, signed: bool = False) -> str:
-    """Return a number with its interval, `-` where there is none."""
-    value, interval = values.get(name), values.get(f"{name}_ci")
-    if value is None:
-        return "-"
-    factor, form = (100, ".1f") if share else (1, ".2f")
-    sign = "+" if signed else ""
-    unit = "" if not share else " pts" if signed else " %"
-    shown = f"{value * factor:{sign}{form}}{unit}"
-    if interval is None:
-        return f"{shown} [no interval: one clip]"
-    return f"{shown} [{interval[0] * factor:{sign}{form}}, {interval[1] * factor:{sign}{form}}]"
+def _unscored_lines(metrics: Metrics) -> list[str]:
+    """Return how many answers no scorer could score, a line a model, and what they could make of
+    the hallucination rate.
+    """
+    lines = []
+    for name, answers in (("before", metrics.before), ("after", metrics.after)):
+        parts = []
+        if answers.judged_score.unscored:
+            parts.append(f"{answers.judged_score.unscored} of {answers.n} by the scorer")
+        rate = answers.hallucination_rate
+        if rate is not None and rate.unscored:
+            text = f"{rate.unscored} of {answers.n} by the hallucination scorer"
+            if rate.bounds is not None:
+                low, high = (number_text(bound, share=True) for bound in rate.bounds)
+                text += f" (with them its rate is {low} to {high})"
+            parts.append(text)
+        if parts:
+            lines.append(f"unscored answers {name}, left out: {', '.join(parts)}")
+    return lines
+
+
+def _cell(estimate: Estimate, *, share: bool, signed: bool = False) -> str:
+    """Return an estimate without its bounds, for which a table has no room."""
+    return estimate_text(replace(estimate, bounds=None), share=share, signed=signed)

@@ -15,8 +15,8 @@ from dpo_video.core.records import Candidate, Judgment, Pair
 from dpo_video.core.report import Estimate, json_form
 from dpo_video.data.samples import load_samples
 from dpo_video.pair.audit_measures import (
+    AuditedAnswer,
     DropRow,
-    ScoredAnswer,
     count_duplicates,
     count_pairs,
     measure_lengths,
@@ -96,7 +96,7 @@ def _scored_answers(
     pairs: Sequence[Pair],
     candidates: Sequence[Candidate],
     judgments: Sequence[Judgment],
-) -> list[ScoredAnswer]:
+) -> list[AuditedAnswer]:
     """Return every answer that was judged for itself; none where the run did not make them."""
     clips = {pair.sample_id: file_name(pair.video) for pair in pairs}
     if any(candidate.sample_id not in clips for candidate in candidates):
@@ -107,7 +107,7 @@ def _scored_answers(
     for row in candidates:
         score = scores.get(row.id)
         if score is not None:
-            answers.append(ScoredAnswer(row.sample_id, clips[row.sample_id], len(row.text), score))
+            answers.append(AuditedAnswer(row.sample_id, clips[row.sample_id], len(row.text), score))
     return answers
 
 

@@ -48,7 +48,7 @@ DropRow = Mapping[str, Any]
 """A line of drops.jsonl or cleaned.jsonl."""
 
 
-class ScoredAnswer(NamedTuple):
+class AuditedAnswer(NamedTuple):
     """An answer that has a score of its own."""
 
     question: str
@@ -133,7 +133,7 @@ def measure_margins(pairs: Sequence[Pair]) -> Margins:
 
 
 def measure_lengths(
-    pairs: Sequence[Pair], scored: Sequence[ScoredAnswer], clips: Sequence[str]
+    pairs: Sequence[Pair], scored: Sequence[AuditedAnswer], clips: Sequence[str]
 ) -> Lengths:
     """Return how far chosen answers are the longer ones, and what of the margin is left once length
     is taken out.
@@ -286,15 +286,15 @@ def _one_sided(estimate: Estimate | None, above: str, below: str) -> list[str]:
     return [f"{above if estimate.value > 0.5 else below} in {share:.0%} of the pairs"]
 
 
-def _paired_answers(pairs: Sequence[Pair], clips: Sequence[str]) -> list[ScoredAnswer]:
+def _paired_answers(pairs: Sequence[Pair], clips: Sequence[str]) -> list[AuditedAnswer]:
     answers = []
     for pair, clip in zip(pairs, clips, strict=True):
         for text, score in zip((pair.chosen, pair.rejected), pair.scores, strict=True):
-            answers.append(ScoredAnswer(pair.sample_id, clip, len(text), score))
+            answers.append(AuditedAnswer(pair.sample_id, clip, len(text), score))
     return answers
 
 
-def _within_questions(answers: Sequence[ScoredAnswer]) -> Floats:
+def _within_questions(answers: Sequence[AuditedAnswer]) -> Floats:
     """Return (A, 2): length and score of each answer less the means of its question's answers."""
     groups: dict[str, list[int]] = defaultdict(list)
     for index, row in enumerate(answers):

@@ -30,8 +30,9 @@ from dpo_video.models.load import load_policy
 from dpo_video.models.lora import lora_config
 from dpo_video.models.prompts import prompt_text
 from dpo_video.models.sampling import Sampler
+from dpo_video.pipeline import do_stages
 from dpo_video.recipe import JudgeSettings, LoraSettings, ModelSettings, Recipe
-from dpo_video.run import Run, open_run
+from dpo_video.run import Run, StageResult, open_run
 from dpo_video.train.rewards import candidate_rewards
 from dpo_video.video import read_frames, video_metadata
 
@@ -207,12 +208,12 @@ def test_the_stage_measures_both_models_on_the_same_questions_and_repeats_nothin
             normalise_answer(answers[name]) == normalise_answer(text) for name, text in gold.items()
         ]
         assert (
-            metrics[side]["accuracy"] == pytest.approx(sum(right) / 5)
-            and metrics[side]["accuracy_n"] == 5
+            metrics[side]["exact_match"] == pytest.approx(sum(right) / 5)
+            and metrics[side]["exact_match_n"] == 5
         )
         assert metrics[side]["answer_length"] == pytest.approx(sum(map(len, answers.values())) / 6)
-        low, high = metrics[side]["accuracy_ci"]
-        assert 0 <= low <= metrics[side]["accuracy"] <= high <= 1
+        low, high = metrics[side]["exact_match_ci"]
+        assert 0 <= low <= metrics[side]["exact_match"] <= high <= 1
         scores[side] = [judge_score(sample, answers[sample.id]) for sample in heldout]
         assert metrics[side]["judged_score"] == pytest.approx(sum(scores[side]) / 6)
         assert metrics[side]["judged_score_unscored"] == 0
@@ -221,7 +222,7 @@ def test_the_stage_measures_both_models_on_the_same_questions_and_repeats_nothin
         )
     gaps = [after - before for before, after in zip(scores["before"], scores["after"], strict=True)]
     for name, change in (
-        ("accuracy", metrics["after"]["accuracy"] - metrics["before"]["accuracy"]),
+        ("exact_match", metrics["after"]["exact_match"] - metrics["before"]["exact_match"]),
         ("judged_score", sum(gaps) / 6),
     ):
         assert metrics["change"][name] == pytest.approx(change)
@@ -261,6 +262,28 @@ def test_a_clip_that_cannot_be_read_leaves_its_questions_unanswered_and_counted(
     assert (
         metrics["heldout_pairs"]["n"] == 0 and metrics["heldout_pairs"]["reward_accuracy"] is None
     )
+
+
+def test_exact_match_with_gold_sentences_stands_in_the_file_only_and_seconds_count_from_the_start(
+    world: Path, tmp_path: Path
+) -> None:
+    """The driver begins a stage before torch is imported for it; so do the stage's own seconds."""
+    gold = "A small brown dog runs quickly from the right to the left."
+    heldout = [replace(sample, answer=gold) for sample in HELDOUT[:2]]
+    with opened(world, tmp_path, heldout, pair_samples=0) as run:
+        begun: list[float] = []
+
+        def late(run: Run) -> StageResult:
+            begun.append(run.stage_began)
+            return evaluate(replace(run, stage_began=run.stage_began - 1000))
+
+        do_stages(run, ["evaluate"], instead={"evaluate": late})
+        metrics = json.loads((run.folder / "metrics.json").read_text())
+        assert begun[0] > run.stage_began and metrics["seconds"]["evaluate"] > 1000
+        counts = run.store.finished("evaluate")["summary"]  # type: ignore[index]
+    assert metrics["exact_match_hidden"].startswith("the gold answers are sentences, of 12 words")
+    assert metrics["before"]["exact_match"] == 0
+    assert list(counts["before"]) == ["judged_score", "hallucination_rate", "answer_length"]
 
 
 @contextmanager

@@ -1,6 +1,7 @@
 """The table at the end of a run shows the numbers of metrics.json, and says what is missing."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,56 +10,71 @@ from rich.console import Console
 
 from dpo_video.core.errors import UserError
 from dpo_video.evaluate.metrics import (
-    Graded,
+    GradedAnswer,
     Intervals,
     PairMargin,
-    change,
-    heldout_pairs,
-    judged,
-    side,
+    answer_metrics,
+    heldout_pair_metrics,
+    paired_differences,
+    win_rates,
 )
-from dpo_video.evaluate.summary import WIDTH, cell, print_summary
+from dpo_video.evaluate.report import (
+    HeldoutCounts,
+    Metrics,
+    metrics_row,
+    read_metrics,
+    write_metrics,
+)
+from dpo_video.evaluate.summary import WIDTH, print_summary
 from dpo_video.recipe import EvaluateSettings
 
 
-def metrics(*, hallucination: str | None = "caption_support", missing: int = 0) -> dict[str, Any]:
-    """The metrics of four questions on two clips: 1 of 4 right before, 3 of 4 after."""
+def metrics(*, hallucination: str | None = "caption_support", missing: int = 0) -> Metrics:
+    """The metrics of four questions on two clips: 1 of 4 right before, 3 of 4 after; the first
+    `missing` answers after have no score, and as many questions no answer.
+    """
     intervals = Intervals(
         EvaluateSettings(bootstrap=50, hallucination_scorer=hallucination), seed=0
     )
     before = [
-        Graded(
+        GradedAnswer(
             sample_id=str(n),
             clip=str(n // 2),
             length=20,
-            correct=n == 0,
+            exact_match=n == 0,
             score=2.0,
             supported=n == 0,
         )
         for n in range(4)
     ]
     after = [
-        Graded(
+        GradedAnswer(
             sample_id=str(n),
             clip=str(n // 2),
             length=30,
-            correct=n > 0,
+            exact_match=n > 0,
             score=4.0 if n >= missing else None,
-            supported=True,
+            supported=True if n >= missing else None,
         )
         for n in range(4)
     ]
-    return {
-        "before": side(before, intervals),
-        "after": side(after, intervals),
-        "change": change(before, after, intervals),
-        "judged": judged(before, after, intervals, tie_margin=0.5),
-        "heldout_pairs": heldout_pairs(
-            [PairMargin(clip="0", margin=0.2), PairMargin(clip="1", margin=0.4)], intervals
-        ),
-        "heldout": {"samples": 4 + missing, "clips": 2, "unanswered": missing},
-        "seconds": {"generate": 61.2, "evaluate": 30.4},
+    counts: dict[str, Any] = {
+        "questions": {"in": 4, "out": 2},
+        "questions_dropped": {"tie": 2},
+        "answers": {"in": 16, "out": 16},
+        "answers_dropped": {},
     }
+    return Metrics(
+        before=answer_metrics(before, intervals),
+        after=answer_metrics(after, intervals),
+        change=paired_differences(before, after, intervals),
+        judged=win_rates(before, after, intervals, tie_margin=0.5, scorer="s@1", judge="j"),
+        heldout_pairs=heldout_pair_metrics(
+            [PairMargin(clip="0", margin=0.2), PairMargin(clip="1", margin=0.4)], intervals, counts
+        ),
+        heldout=HeldoutCounts(samples=4 + missing, clips=2, unanswered=missing),
+        seconds={"generate": 61.2, "evaluate": 30.4},
+    )
 
 
 def printed(path: Path, width: int = 2 * WIDTH) -> str:
@@ -72,11 +88,12 @@ def printed(path: Path, width: int = 2 * WIDTH) -> str:
 def test_the_table_shows_before_after_and_change_with_intervals(tmp_path: Path) -> None:
     path = tmp_path / "metrics.json"
     values = metrics()
-    path.write_text(json.dumps(values))
+    write_metrics(path, values)
     text = printed(path)
-    low, high = values["change"]["accuracy_ci"]
+    assert values.change.exact_match.interval is not None
+    low, high = values.change.exact_match.interval
     for part in (
-        "gold accuracy",
+        "exact match",
         "25.0 % [0.0, 50.0]",
         "75.0 % [50.0, 100.0]",
         f"+50.0 pts [{low * 100:+.1f}, {high * 100:+.1f}]",
@@ -91,26 +108,106 @@ def test_the_table_shows_before_after_and_change_with_intervals(tmp_path: Path) 
         "seconds: generate 61, evaluate 30; together 92",
     ):
         assert part in text, text
-    assert f"metrics: {path}" in text and "unscored" not in text
+    assert f"metrics: {path}" in text and "unscored" not in text and "not shown" not in text
 
 
 def test_what_is_missing_is_said(tmp_path: Path) -> None:
     path = tmp_path / "metrics.json"
-    path.write_text(json.dumps(metrics(hallucination=None, missing=1)))
+    write_metrics(path, metrics(hallucination=None, missing=1))
     text = printed(path)
     assert "hallucination rate" not in text
     assert "3 won, 0 tied, 0 lost of 4, 1 unscored" in text
-    assert "unscored answers after: 1 by the scorer" in text
+    assert "win rate 100.0 % [100.0, 100.0], with the 1 unscored 75.0 % to 100.0 %" in text
+    assert "unscored answers after, left out: 1 of 4 by the scorer\n" in text
     assert "1 of 5 held-out questions have no answer: their clips cannot be read" in text
 
 
-def test_a_value_without_interval_or_without_value_says_so() -> None:
-    assert cell({"x": None, "x_ci": None}, "x", share=True) == "-"
-    assert cell({"x": 0.5, "x_ci": None}, "x", share=True) == "50.0 % [no interval: one clip]"
+def test_a_rate_with_unscored_answers_stands_with_what_they_could_make_of_it(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "metrics.json"
+    write_metrics(path, metrics(missing=1))
     assert (
-        cell({"x": -0.031, "x_ci": [-0.05, 0.01]}, "x", share=True, signed=True)
-        == "-3.1 pts [-5.0, +1.0]"
-    )
+        "unscored answers after, left out: 1 of 4 by the scorer, 1 of 4 by the hallucination "
+        "scorer (with them its rate is 0.0 % to 25.0 %)"
+    ) in printed(path)
+
+
+def test_a_rate_where_nothing_was_scored_is_a_dash(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.json"
+    write_metrics(path, metrics(missing=4))
+    text = printed(path)
+    (row,) = [line for line in text.splitlines() if line.startswith("  hallucination rate")]
+    assert row.split() == ["hallucination", "rate", "75.0", "%", "[50.0,", "100.0]", "-", "-", "0"]
+    assert "0 won, 0 tied, 0 lost of 4, 4 unscored; win rate -, at equal length -" in text
+    assert "4 of 4 by the scorer, 4 of 4 by the hallucination scorer\n" in text
+
+
+def test_where_exact_match_misleads_its_row_is_hidden_and_a_line_says_why(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.json"
+    write_metrics(path, replace(metrics(), exact_match_hidden="answers are sentences"))
+    lines = printed(path).splitlines()
+    assert [line for line in lines if "exact match" in line] == [
+        "exact match is not shown: answers are sentences"
+    ]
+    assert json.loads(path.read_text())["before"]["exact_match"] == 0.25
+
+
+@pytest.mark.parametrize("missing", [0, 1, 4])
+def test_a_file_is_read_as_what_was_written(tmp_path: Path, missing: int) -> None:
+    path = tmp_path / "metrics.json"
+    values = metrics(missing=missing)
+    write_metrics(path, values)
+    assert read_metrics(path) == values
+
+
+def test_the_layout_of_the_file_is_flat(tmp_path: Path) -> None:
+    row = metrics_row(metrics(missing=1))
+    assert list(row) == [
+        "before",
+        "after",
+        "change",
+        "judged",
+        "heldout_pairs",
+        "heldout",
+        "seconds",
+    ]
+    assert row["after"] == {
+        "n": 4,
+        "exact_match": 0.75,
+        "exact_match_ci": [0.5, 1.0],
+        "exact_match_n": 4,
+        "judged_score": 4.0,
+        "judged_score_ci": [4.0, 4.0],
+        "judged_score_n": 3,
+        "judged_score_unscored": 1,
+        "hallucination_rate": 0.0,
+        "hallucination_rate_ci": [0.0, 0.0],
+        "hallucination_rate_n": 3,
+        "hallucination_rate_unscored": 1,
+        "hallucination_rate_bounds": [0.0, 0.25],
+        "answer_length": 30.0,
+        "answer_length_ci": [30.0, 30.0],
+        "answer_length_n": 4,
+    }
+    assert row["judged"]["win_rate_bounds"] == [0.75, 1.0]
+    assert row["heldout_pairs"]["questions"] == {"in": 4, "out": 2}
+
+
+def test_a_file_that_calls_it_accuracy_is_read_too(tmp_path: Path) -> None:
+    """As versions before the exact match had its name."""
+    path = tmp_path / "metrics.json"
+    write_metrics(path, metrics())
+    path.write_text(path.read_text().replace('"exact_match', '"accuracy'))
+    assert read_metrics(path) == metrics()
+
+
+def test_a_damaged_file_is_one_line(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.json"
+    for text in ("{", "[]", "{}", '{"before": {"n": 1}}'):
+        path.write_text(text)
+        with pytest.raises(UserError, match=r"metrics\.json' is damaged .* Delete it and make it"):
+            read_metrics(path)
 
 
 def test_a_run_without_metrics_names_the_command(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from judge_server import (
 from tiny_judge import write_scorer
 
 from dpo_video.core.errors import UserError
-from dpo_video.evaluate.metrics import Intervals, compared
+from dpo_video.evaluate.metrics import Intervals, pairwise_win_rates
 from dpo_video.judge.backends.registry import open_judge
 from dpo_video.judge.modes.pairwise import (
     Comparison,
@@ -240,7 +240,9 @@ def test_a_partial_round_robin_asks_less(tmp_path):
 
 
 def test_before_and_after_are_compared_in_both_orders():
-    """A win must survive the swap; the rate keeps unscored questions in its denominator."""
+    """A win must survive the swap; the rate is over the scored questions, with its
+    bounds.
+    """
     results = [
         Comparison(orders=(0.9, 0.7)),
         Comparison(orders=(0.6, 0.45)),
@@ -248,19 +250,17 @@ def test_before_and_after_are_compared_in_both_orders():
         Comparison(reason="x", status="unscored"),
         Comparison(orders=(0.5, 0.5), reason="the same answer"),
     ]
-    found = compared(
-        results, ["a", "a", "b", "b", "c"], Intervals(EvaluateSettings(bootstrap=200), 0)
+    rates = pairwise_win_rates(
+        results,
+        ["a", "a", "b", "b", "c"],
+        Intervals(EvaluateSettings(bootstrap=200), 0),
+        scorer="p@1",
     )
-    assert (found["n"], found["win"], found["tie"], found["loss"], found["unscored"]) == (
-        5,
-        1,
-        2,
-        1,
-        1,
-    )
-    assert found["win_rate"] == pytest.approx((1 + 2 * 0.5) / 5)
-    assert found["better_probability"] == pytest.approx((0.8 + 0.525 + 0.15 + 0.5) / 4)
-    assert found["better_probability_n"] == 4
+    assert (rates.n, rates.win, rates.tie, rates.loss, rates.unscored) == (5, 1, 2, 1, 1)
+    assert rates.win_rate.value == pytest.approx((1 + 2 * 0.5) / 4)
+    assert rates.win_rate.bounds == (pytest.approx(2 / 5), pytest.approx(3 / 5))
+    assert rates.better_probability.value == pytest.approx((0.8 + 0.525 + 0.15 + 0.5) / 4)
+    assert rates.better_probability.n == 4
     summary = swap_summary(results)
     assert summary == {
         "compared": 3,
