@@ -8,14 +8,14 @@ replies stay in the store.
 
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import chain, islice
 from typing import NamedTuple
 
 from dpo_video.core.errors import UserError
-from dpo_video.core.progress import Advance, progress
-from dpo_video.judge.reply_keys import key_maker
+from dpo_video.core.progress import Advance, progress, say
+from dpo_video.judge.reply_keys import draws_noise, key_maker
 from dpo_video.judge.scorer import Scorer
 from dpo_video.judge.types import Judge, Messages, Reply
 from dpo_video.recipe import JudgeSettings
@@ -81,6 +81,7 @@ def ask_missing(
 
     They are at most `total`, with those `answered` before that are not even among the prompts.
     """
+    earlier_key = key_maker(settings, scorer, judge, noise=None)
     with progress(f"judge ({scorer.name})", total=total) as advance:
         asking = _Asking(
             settings=settings,
@@ -89,6 +90,7 @@ def ask_missing(
             advance=advance,
             unshown=answered,
             counts=Counter(answered_before=answered),
+            earlier_key=earlier_key if draws_noise(settings, scorer) else None,
         )
         missing = asking.missing(prompts)
         try:
@@ -97,6 +99,11 @@ def ask_missing(
         finally:
             store.flush()
             asking.show(time.monotonic())
+    if asking.num_drawn_anew:
+        say(
+            f"note: {asking.num_drawn_anew} verdicts that an earlier version sampled are sampled "
+            "anew: noise is drawn as the policy's is now. Their stored replies are left as they are"
+        )
     if asking.stopped:
         spending = judge.spending
         raise UserError(
@@ -121,6 +128,9 @@ class _Asking:
     judge: Judge
     advance: Advance
     counts: Counter[str]
+    earlier_key: Callable[[Messages], str] | None = None
+    """The key under which an earlier version stored the reply to a prompt, drawn otherwise."""
+    num_drawn_anew: int = 0
     begun: float = field(default_factory=time.monotonic)
     received: int = 0
     num_new: int = 0
@@ -152,6 +162,7 @@ class _Asking:
                 KIND, [key for key, _ in page if key not in stored], without=()
             )
             pending = set(self._pending.values())  # and what this page has asked
+            self._count_drawn_anew(messages for key, messages in page if key not in stored)
             for key, messages in page:
                 if key in pending or key in stored:
                     self.counts["answered_before" if key in stored else "same_text"] += 1
@@ -166,6 +177,11 @@ class _Asking:
                 self.counts["asked"] += 1
                 yield messages
                 index += 1
+
+    def _count_drawn_anew(self, prompts: Iterable[Messages]) -> None:
+        if self.earlier_key is not None:
+            keys = {self.earlier_key(messages) for messages in prompts}
+            self.num_drawn_anew += len(self.store.known(KIND, keys))
 
     def keep(self, index: int, reply: Reply) -> None:
         """Store a reply; stop the run when too many failed."""

@@ -31,18 +31,38 @@ NO_DIGEST = bytes(DIGEST_BYTES)
 COMPARED = 50_000
 """Digests that are compared at once."""
 
+NOISE = "exponential"
+"""How the noise of a local judge's sampled verdicts is drawn: `SeededGumbel`."""
+
 KeyOfAnswer = Callable[[str], bytes]
 KeysOfSample = Callable[[Sample], KeyOfAnswer | None]
 """What makes the keys of a sample's answers; None where the sample cannot be judged."""
 
 
-def key_maker(settings: JudgeSettings, scorer: Scorer, judge: Judge) -> Callable[[Messages], str]:
+def draws_noise(settings: JudgeSettings, scorer: Scorer) -> bool:
+    """Return whether replies are sampled with noise of our own: written verdicts of a local judge
+    at a temperature.
+    """
+    return (
+        settings.backend == "local"
+        and settings.temperature > 0
+        and mode_of(settings, scorer) == "verdict"
+    )
+
+
+def key_maker(
+    settings: JudgeSettings, scorer: Scorer, judge: Judge, *, noise: str | None = NOISE
+) -> Callable[[Messages], str]:
     """Return the function from a prompt to the hash of all that determines its reply.
 
     How a reply is read is no part of it: a new scale or threshold costs nothing. The hash is
     `row_key`'s, whose canonical JSON is made once up to the prompt.
+
+    Args:
+        noise: how the noise of sampled verdicts is drawn; None: as an earlier version drew it,
+            and hashed no word of it.
     """
-    begun, end = _begin(settings, scorer, judge, messages=MARK, mark=ENCODE(MARK))
+    begun, end = _begin(settings, scorer, judge, messages=MARK, mark=ENCODE(MARK), noise=noise)
 
     def key_of(messages: Messages) -> str:
         digest = begun.copy()
@@ -84,7 +104,13 @@ def answer_keys(settings: JudgeSettings, scorer: Scorer, judge: Judge) -> KeysOf
 
 
 def _begin(
-    settings: JudgeSettings, scorer: Scorer, judge: Judge, *, messages: object, mark: str
+    settings: JudgeSettings,
+    scorer: Scorer,
+    judge: Judge,
+    *,
+    messages: object,
+    mark: str,
+    noise: str | None = NOISE,
 ) -> tuple["_Hash", str]:
     """Return the hash of a key's canonical JSON up to the mark that its messages hold, and the text
     behind it.
@@ -95,12 +121,13 @@ def _begin(
         if mode == "labels"
         else {"temperature": settings.temperature}
     )
-    if (
-        mode == "verdict" or settings.backend == "openai"
-    ):  # a local judge writes nothing under labels
+    # a local judge writes nothing under labels
+    if mode == "verdict" or settings.backend == "openai":
         how["max_tokens"] = settings.max_tokens
     if settings.repeat:
         how["repeat"] = settings.repeat
+    if noise is not None and draws_noise(settings, scorer):
+        how["noise"] = noise
     text = ENCODE(
         {"backend": settings.backend, "judge": judge.identity, "messages": messages, **how}
     )

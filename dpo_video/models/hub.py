@@ -16,6 +16,9 @@ from dpo_video.models.published import PUBLISHED
 from dpo_video.recipe import ModelSettings
 from dpo_video.store import content_hash
 
+PICKLED = frozenset({".bin", ".pt", ".pth", ".ckpt", ".pkl"})
+"""How files of weights end that Python's pickle reads."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class ModelSpec:
@@ -26,6 +29,19 @@ class ModelSpec:
     family: Family
     config: PretrainedConfig
     video_processor: VideoProcessor
+
+
+def refuse_pickled_weights(folder: Path, *, setting: str) -> None:
+    """Raise UserError for a folder here whose weights are pickles: to read one can run its code."""
+    if not folder.is_dir() or any(folder.glob("*.safetensors")):
+        return
+    pickled = sorted(path.name for path in folder.iterdir() if path.suffix in PICKLED)
+    if pickled:
+        raise UserError(
+            f"{setting}: its weights are a pickle ({pickled[0]}), which can run code while it is "
+            "read, and are not loaded. Convert them to safetensors: load them where you trust "
+            "them, then `model.save_pretrained(FOLDER)`"
+        )
 
 
 @contextmanager
@@ -142,7 +158,7 @@ def published_names(family: Family) -> list[str]:
     return [
         name
         for name, folder in PUBLISHED.items()
-        if family_of(AutoConfig.from_pretrained(folder)) is family
+        if family_of(AutoConfig.from_pretrained(folder, trust_remote_code=False)) is family
     ]
 
 

@@ -23,10 +23,16 @@ from dpo_video.core.errors import UserError
 from dpo_video.core.progress import loading
 from dpo_video.core.ranks import local_rank
 from dpo_video.models.families import Family, Model, VideoProcessor
-from dpo_video.models.hub import ModelSpec, load_config, one_line_errors, revision_of
+from dpo_video.models.hub import (
+    ModelSpec,
+    load_config,
+    one_line_errors,
+    refuse_pickled_weights,
+    revision_of,
+)
 from dpo_video.models.lora import keep_adapter_fp32
 from dpo_video.models.names import resolve_model
-from dpo_video.recipe import ModelSettings
+from dpo_video.recipe import JudgeSettings, ModelSettings
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -104,12 +110,14 @@ def load_policy(
         "revision": settings.revision,
         "trust_remote_code": settings.trust_remote_code,
     }
+    refuse_pickled_weights(Path(name), setting=f"model.name {settings.name!r}")
     with one_line_errors(settings.name), loading(settings.name):
         processor = _load_processor(settings, family, source)
         model = AutoModelForImageTextToText.from_pretrained(
             name,
             config=config,
             dtype=dtype,
+            use_safetensors=True,
             device_map={"": torch.device("cpu") if to_shard else device},
             **source,
             **_attention(settings),
@@ -216,31 +224,34 @@ def _with_adapter(model: PreTrainedModel, adapter: Path | None) -> PreTrainedMod
             f"no adapter at {str(adapter)!r} (no adapter_config.json in it); make one first: "
             "dpo-video train RECIPE"
         )
+    refuse_pickled_weights(adapter, setting=f"the adapter {str(adapter)!r}")
     tuned = PeftModel.from_pretrained(model, adapter).eval()
     keep_adapter_fp32(tuned)
     return tuned
 
 
-def choose_device(settings: ModelSettings) -> torch.device:
-    """Return where the model goes; under torchrun, this process's own GPU."""
+def choose_device(settings: ModelSettings | JudgeSettings, section: str = "model") -> torch.device:
+    """Return where the model goes; under torchrun, this process's own GPU. Errors name the setting
+    in its section.
+    """
     found = torch.cuda.is_available()
     if settings.device == "cuda" and not found:
         raise UserError(
-            "model.device is 'cuda', and torch finds no CUDA device. Use auto or cpu, or check the "
-            "driver"
+            f"{section}.device is 'cuda', and torch finds no CUDA device. Use auto or cpu, or "
+            "check the driver"
         )
     if settings.device == "cpu" or not found:
         return torch.device("cpu")
     return torch.device("cuda", local_rank())
 
 
-def choose_dtype(settings: ModelSettings) -> torch.dtype:
+def choose_dtype(settings: ModelSettings | JudgeSettings, section: str = "model") -> torch.dtype:
     """Return the type of weights and compute; auto is bfloat16 on a GPU that has it, else
     float32.
     """
     if settings.dtype != "auto":
         return DTYPES[settings.dtype]
-    if choose_device(settings).type == "cuda" and torch.cuda.is_bf16_supported(
+    if choose_device(settings, section).type == "cuda" and torch.cuda.is_bf16_supported(
         including_emulation=False
     ):
         return torch.bfloat16

@@ -2,6 +2,10 @@
 batch.
 """
 
+import io
+import json
+import shutil
+
 import pytest
 import torch
 from judge_server import make_items
@@ -17,8 +21,10 @@ from tiny_judge import (
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from dpo_video.core.errors import UserError
+from dpo_video.judge.ask import KIND, ask_all
 from dpo_video.judge.backends.local import label_tokens
 from dpo_video.judge.backends.registry import open_judge
+from dpo_video.judge.reply_keys import key_maker
 from dpo_video.judge.scorer import load_scorer, render
 from dpo_video.judge.stage import judge_candidates
 from dpo_video.judge.verdict import read_reply
@@ -230,3 +236,45 @@ def test_a_model_without_a_chat_template_is_refused(tmp_path):
             load_scorer("caption_score"),
             _prompts(load_scorer("caption_score"), ["a"]),
         )
+
+
+def test_verdicts_sampled_by_an_earlier_version_are_sampled_anew_and_that_is_said(
+    random_model, tmp_path, capsys
+):
+    """Their noise was drawn by another formula, so their keys differ; greedy ones keep theirs."""
+    scorer = load_scorer("caption_score")
+    prompts = _prompts(scorer)
+    for temperature, num_anew in ((0.0, 0), (1.5, len(prompts))):
+        settings = _settings(
+            random_model, score_from="verdict", max_tokens=4, temperature=temperature
+        )
+        with RunStore(tmp_path / str(temperature)) as store, open_judge(settings) as judge:
+            earlier_key = key_maker(settings, scorer, judge, noise=None)
+            for messages in prompts:
+                store.put(KIND, earlier_key(messages), {"status": "answered", "text": "Score: 1"})
+            replies, counts = ask_all(settings, scorer, prompts, store, judge=judge)
+        assert counts["asked"] == num_anew
+        assert (f"note: {num_anew} verdicts" in capsys.readouterr().err) == bool(num_anew)
+        assert [reply.text == "Score: 1" for reply in replies] == [not num_anew] * len(prompts)
+
+
+def test_code_in_a_judges_folder_is_not_run_and_pickled_weights_are_not_read(
+    random_model, tmp_path, monkeypatch
+):
+    """`yes | dpo-video judge` answers yes to whoever asks on the terminal: nobody may."""
+    folder = shutil.copytree(random_model, tmp_path / "judge")
+    config = json.loads((folder / "config.json").read_text())
+    config |= {"model_type": "own", "auto_map": {"AutoConfig": "own.C"}}
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "own.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\nclass C: pass\n")
+    monkeypatch.setattr("sys.stdin", io.StringIO("y\n" * 100))
+    monkeypatch.setattr("builtins.input", lambda *_: "y")
+    scorer = load_scorer("caption_score")
+    with pytest.raises(UserError, match=r"cannot load judge.model .*custom code"):
+        _ask(_settings(folder), scorer, _prompts(scorer))
+    assert not (tmp_path / "ran").exists()
+    pickled = shutil.copytree(random_model, tmp_path / "pickled")
+    for path in pickled.glob("*.safetensors"):
+        path.rename(pickled / "pytorch_model.bin")
+    with pytest.raises(UserError, match=r"judge.model .*a pickle \(pytorch_model.bin\)"):
+        _ask(_settings(pickled), scorer, _prompts(scorer))

@@ -6,7 +6,7 @@ verdict; batched.
 
 import hashlib
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 from itertools import islice
@@ -18,16 +18,19 @@ from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
     GenerationConfig,
-    LogitsProcessor,
     LogitsProcessorList,
     PreTrainedModel,
     PreTrainedTokenizerBase,
+    TemperatureLogitsWarper,
 )
 
 from dpo_video.core.errors import UserError
 from dpo_video.core.progress import loading
 from dpo_video.judge.scorer import Scorer, render
 from dpo_video.judge.types import Judge, Keep, Messages, Reply, mode_of
+from dpo_video.models.hub import refuse_pickled_weights
+from dpo_video.models.load import choose_device, choose_dtype
+from dpo_video.models.sampling import SeededGumbel
 from dpo_video.recipe import JudgeSettings
 from dpo_video.store import content_hash
 
@@ -35,7 +38,6 @@ WINDOW_BATCHES = 64
 """Prompts are tokenised and sorted by length in windows of this many batches: little padding,
 bounded memory.
 """
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,7 +69,7 @@ class _Prompt:
 
 def local_judge(settings: JudgeSettings) -> Judge:
     """Return a judge that runs here; the first `ask` loads it."""
-    device, dtype = _placement(settings)
+    device, dtype = choose_device(settings, "judge"), choose_dtype(settings, "judge")
     folder, revision = _find(settings)
     load = cache(partial(_load, settings, folder, device, dtype))
     identity = {
@@ -79,23 +81,6 @@ def local_judge(settings: JudgeSettings) -> Judge:
         identity=identity,
         ask=partial(_ask, settings, load),
         close=load.cache_clear,
-    )
-
-
-def _placement(settings: JudgeSettings) -> tuple[str, torch.dtype]:
-    device = settings.device
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    if device == "cuda" and not torch.cuda.is_available():
-        raise UserError(
-            "judge.device is cuda, and torch sees no GPU here. Set judge.device=cpu, or use a "
-            "server"
-        )
-    if settings.dtype != "auto":
-        return device, DTYPES[settings.dtype]
-    return (
-        device,
-        torch.bfloat16 if device == "cuda" and torch.cuda.is_bf16_supported() else torch.float32,
     )
 
 
@@ -125,22 +110,23 @@ def _find(settings: JudgeSettings) -> tuple[Path, str]:
         first = str(error).strip().splitlines()[0]
         raise UserError(
             f"no judge model {settings.model!r}: neither a folder here nor a model on the hub that "
-            f"can be "
-            f"reached ({first}). Check judge.model; for a server set judge.backend=openai"
+            f"can be reached ({first}). Check judge.model; for a server set judge.backend=openai"
         ) from error
-    return Path(settings.model), Path(
-        config
-    ).parent.name  # hub cache: .../snapshots/<commit>/config.json
+    # hub cache: .../snapshots/<commit>/config.json
+    return Path(settings.model), Path(config).parent.name
 
 
-def _load(settings: JudgeSettings, folder: Path, device: str, dtype: torch.dtype) -> _Loaded:
+def _load(
+    settings: JudgeSettings, folder: Path, device: torch.device, dtype: torch.dtype
+) -> _Loaded:
+    """Return the judge's model and tokenizer; code that comes with them is not run."""
+    refuse_pickled_weights(folder, setting=f"judge.model {settings.model!r}")
+    source: dict[str, Any] = {"revision": settings.revision, "trust_remote_code": False}
     try:
         with loading(settings.model):
-            tokenizer = AutoTokenizer.from_pretrained(
-                str(folder), revision=settings.revision, padding_side="left"
-            )
+            tokenizer = AutoTokenizer.from_pretrained(str(folder), padding_side="left", **source)
             model = AutoModelForCausalLM.from_pretrained(
-                str(folder), revision=settings.revision, dtype=dtype
+                str(folder), dtype=dtype, use_safetensors=True, **source
             )
     except (OSError, ValueError) as error:
         raise UserError(
@@ -184,8 +170,8 @@ def _ask(
         else None
     )
     new_tokens = 1 if labels else settings.max_tokens
-    waiting = enumerate(prompts)
-    while window := list(islice(waiting, settings.batch_size * WINDOW_BATCHES)):
+    indexed = enumerate(prompts)
+    while window := list(islice(indexed, settings.batch_size * WINDOW_BATCHES)):
         ready = []
         for index, messages in window:
             prompt = _encode(loaded.tokenizer, index, messages, labels)
@@ -194,17 +180,12 @@ def _ask(
                 keep(index, Reply(status="refused", reason=problem))
             else:
                 ready.append(prompt)
-        ready.sort(
-            key=lambda prompt: len(prompt.ids), reverse=True
-        )  # longest first: out of memory shows at once
-        for some in _chunks(ready, settings.batch_size):
-            for prompt, reply in zip(some, _batch(settings, loaded, some, labels), strict=True):
+        # longest first: out of memory shows at once
+        ready.sort(key=lambda prompt: len(prompt.ids), reverse=True)
+        for begin in range(0, len(ready), settings.batch_size):
+            batch = ready[begin : begin + settings.batch_size]
+            for prompt, reply in zip(batch, _batch(settings, loaded, batch, labels), strict=True):
                 keep(prompt.index, reply)
-
-
-def _chunks(prompts: Sequence[_Prompt], size: int) -> Iterator[Sequence[_Prompt]]:
-    for begin in range(0, len(prompts), size):
-        yield prompts[begin : begin + size]
 
 
 def _batch(
@@ -215,8 +196,8 @@ def _batch(
     except torch.OutOfMemoryError as error:
         raise UserError(
             f"the judge ran out of GPU memory at judge.batch_size {settings.batch_size} with "
-            f"prompts of "
-            f"{len(prompts[0].ids)} tokens. Lower it, or judge.dtype; finished rows are kept"
+            f"prompts of {len(prompts[0].ids)} tokens. Lower it, or judge.dtype; finished rows are "
+            "kept"
         ) from error
 
 
@@ -230,23 +211,21 @@ def label_tokens(tokenizer: PreTrainedTokenizerBase, scorer: Scorer, model: str)
     text = _chat_text(tokenizer, messages, enable_thinking=False) + scorer.reply_prefix
     ids = {label: _token_ids(tokenizer, text + label) for label in scorer.labels}
     shared = min(len(tokens) for tokens in ids.values()) - 1
-    first = next(iter(ids.values()))
+    prefix_ids = next(iter(ids.values()))[:shared]
     for label, tokens in ids.items():
-        if len(tokens) != shared + 1 or tokens[:shared] != first[:shared]:
+        if len(tokens) != shared + 1 or tokens[:shared] != prefix_ids:
             pieces = tokenizer.convert_ids_to_tokens(tokens[shared:])
             raise UserError(
                 f"scorer {scorer.name!r}: label {label!r} is not one token behind "
-                f"{scorer.reply_prefix!r} "
-                f"for judge {model!r} (it reads {pieces}). Use labels that are single tokens, such "
-                f"as "
-                "digits or capital letters, or set judge.score_from=verdict"
+                f"{scorer.reply_prefix!r} for judge {model!r} (it reads {pieces}). Use labels that "
+                "are single tokens, such as digits or capital letters, or set "
+                "judge.score_from=verdict"
             )
-        same = [other for other in ids if other != label and ids[other] == tokens]
-        if same:
+        twins = [twin for twin in ids if twin != label and ids[twin] == tokens]
+        if twins:
             raise UserError(
-                f"scorer {scorer.name!r}: labels {label!r} and {same[0]!r} are the same token for "
-                f"judge "
-                f"{model!r}. Choose others, or set judge.score_from=verdict"
+                f"scorer {scorer.name!r}: labels {label!r} and {twins[0]!r} are the same token for "
+                f"judge {model!r}. Choose others, or set judge.score_from=verdict"
             )
     return LabelTokens(
         prefix=scorer.reply_prefix, tokens={label: tokens[-1] for label, tokens in ids.items()}
@@ -291,8 +270,8 @@ def _problem(loaded: _Loaded, messages: Messages, length: int) -> str | None:
             f"{loaded.context}"
         )
     for message in messages:
-        if held := loaded.control.search(message["content"]):
-            return f"control token: the text holds {held[0]!r}, which the judge reads as structure"
+        if match := loaded.control.search(message["content"]):
+            return f"control token: the text holds {match[0]!r}, which the judge reads as structure"
     return None
 
 
@@ -336,11 +315,11 @@ def _write(settings: JudgeSettings, loaded: _Loaded, prompts: Sequence[_Prompt])
     tensors = _pad(loaded, prompts)
     end_ids = loaded.model.generation_config.eos_token_id
     ends = set(end_ids) if isinstance(end_ids, list) else {end_ids}
-    noise = LogitsProcessorList([_RowNoise(settings, prompts)] if settings.temperature > 0 else [])
+    noise = _noise(settings, prompts, loaded.model.device)
     output = _generate(loaded, tensors, max_new_tokens=settings.max_tokens, logits_processor=noise)
     replies = []
     for row in output[:, tensors["input_ids"].shape[1] :].tolist():
-        end = next((place for place, token in enumerate(row) if token in ends), None)
+        end = next((index for index, token in enumerate(row) if token in ends), None)
         text = str(loaded.tokenizer.decode(row[:end], skip_special_tokens=True))
         replies.append(
             Reply(status="answered", text=text, finish="length" if end is None else "stop")
@@ -352,21 +331,16 @@ def _generate(loaded: _Loaded, tensors: dict[str, torch.Tensor], **options: Any)
     return cast(Any, loaded.model).generate(**tensors, do_sample=False, **options)
 
 
-class _RowNoise(LogitsProcessor):
-    """Sample by adding Gumbel noise and taking the largest: each row has its own generator."""
-
-    def __init__(self, settings: JudgeSettings, prompts: Sequence[_Prompt]) -> None:
-        self.temperature = settings.temperature
-        self.generators = [
-            torch.Generator().manual_seed(prompt.seed + settings.repeat) for prompt in prompts
-        ]
-
-    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        uniform = torch.stack(
-            [torch.rand(scores.shape[-1], generator=one) for one in self.generators]
-        )  # (B, V) [0, 1)
-        gumbel = -(-uniform.clamp_min(1e-20).log()).log()
-        return scores.float() / self.temperature + gumbel.to(scores.device)
+def _noise(
+    settings: JudgeSettings, prompts: Sequence[_Prompt], device: torch.device
+) -> LogitsProcessorList:
+    """Return what makes a sample of logits, by each prompt's own seed; nothing at temperature 0."""
+    if settings.temperature == 0:
+        return LogitsProcessorList()
+    seeds = [prompt.seed + settings.repeat for prompt in prompts]
+    return LogitsProcessorList(
+        [TemperatureLogitsWarper(settings.temperature), SeededGumbel(seeds, device)]
+    )
 
 
 def _pad(loaded: _Loaded, prompts: Sequence[_Prompt]) -> dict[str, torch.Tensor]:
