@@ -16,7 +16,7 @@ class Sample:
     prompt: str
     caption: str
     answer: str | None = None
-    """The gold answer; evaluation measures accuracy where it is given."""
+    """The gold answer; evaluation counts exact matches with it."""
     start: float | None = None
     """Seconds into the file where the clip begins."""
     end: float | None = None
