@@ -10,11 +10,11 @@ from itertools import chain, zip_longest
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
-from pydantic import Field, PositiveInt, ValidationError
+from pydantic import Field, PositiveInt
 
 from dpo_video.core.errors import UserError
 from dpo_video.core.names import did_you_mean, find_yaml
+from dpo_video.core.yaml_file import read, validate
 from dpo_video.recipe import Section
 from dpo_video.recipe.affects import Affects, names_that_affect
 
@@ -312,42 +312,22 @@ def load_scorer(name: str) -> Scorer:
     file and line.
     """
     path = find_yaml("scorers", name)
-    raw, lines = _read(path)
-    known = [key for key in Scorer.model_fields if key not in ("name", "path", "coverage")]
-    for key in raw:
-        if key not in known:
-            raise UserError(
-                f"{path}:{lines[key]}: unknown key `{key}`.{did_you_mean(str(key), known)} "
-                f"A scorer has: {', '.join(known)}"
-            )
-    try:
-        scorer = Scorer(name=path.stem, path=path, **raw)
-    except ValidationError as error:
-        first = error.errors()[0]
-        key = str(first["loc"][0])
-        where = key if "[key]" in first["loc"] else ".".join(str(part) for part in first["loc"])
-        if first["type"] == "missing" and len(first["loc"]) == 1:
-            meaning = Scorer.model_fields[key].description or ""
-            raise UserError(f"{path}: missing key `{key}`. {meaning}".rstrip()) from error
-        hint = (
-            ". Quote it: YAML reads bare yes, no and numbers as other types"
-            if "string" in first["type"]
-            else ""
-        )
-        line = lines.get(key, 1)
-        raise UserError(
-            f"{path}:{line}: `{where}`: {first['msg']}, got {first['input']!r}{hint}"
-        ) from error
+    file = read(path, what="a scorer file is a mapping of keys such as `mode` and `prompt`")
+    scorer = validate(
+        Scorer,
+        file,
+        computed={"name": path.stem, "path": path, "coverage": None},
+        strict=False,  # a list may stand for a tuple
+    )
     for key, problem in problems(scorer):
-        raise UserError(f"{path}:{lines.get(key, 1)}: `{key}`: {problem}")
+        raise UserError(f"{file.place((key,))}: `{key}`: {problem}")
     if scorer.claims is None or scorer.claims.coverage is None:
         return scorer
     coverage = load_scorer(scorer.claims.coverage)
     if coverage.mode != "labels":
         raise UserError(
-            f"{path}:{lines['claims']}: `claims.coverage`: {coverage.name!r} has `mode: "
-            f"{coverage.mode}`; "
-            "coverage is read from one scorer of `mode: labels`"
+            f"{file.place(('claims', 'coverage'))}: `claims.coverage`: {coverage.name!r} has "
+            f"`mode: {coverage.mode}`; coverage is read from one scorer of `mode: labels`"
         )
     return scorer.model_copy(update={"coverage": coverage})
 
@@ -418,27 +398,3 @@ def quote_answer(text: str) -> str:
     if "[" in text:
         text = re.sub(r"\[(?=/?[A-Z_]+\])", "[ ", text)
     return "> " + "\n> ".join(text.splitlines())
-
-
-def _read(path: Path) -> tuple[dict[str, Any], dict[str, int]]:
-    """Return the top-level mapping of a YAML file and the line of each key."""
-    try:
-        text = path.read_text(encoding="utf-8")
-        node = yaml.compose(text, Loader=yaml.SafeLoader)
-        raw = yaml.safe_load(text)
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not UTF-8 text (byte {error.start})") from error
-    except yaml.MarkedYAMLError as error:
-        line = error.problem_mark.line + 1 if error.problem_mark else 1
-        raise UserError(f"{path}:{line}: not YAML: {error.problem}") from error
-    if not isinstance(node, yaml.MappingNode):
-        raise UserError(f"{path}:1: a scorer file is a mapping of keys such as `mode` and `prompt`")
-    lines: dict[str, int] = {}
-    for key, _ in node.value:
-        line = key.start_mark.line + 1
-        if key.value in lines:
-            raise UserError(
-                f"{path}:{line}: `{key.value}` is given twice, first in line {lines[key.value]}"
-            )
-        lines[key.value] = line
-    return {str(key): value for key, value in raw.items()}, lines

@@ -7,7 +7,11 @@ class Section(BaseModel):
     """A part of a recipe: unknown keys are errors, values do not change after loading."""
 
     model_config = ConfigDict(
-        extra="forbid", frozen=True, protected_namespaces=(), use_attribute_docstrings=True
+        extra="forbid",
+        frozen=True,
+        allow_inf_nan=False,
+        protected_namespaces=(),
+        use_attribute_docstrings=True,
     )
 
 

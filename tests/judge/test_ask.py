@@ -234,14 +234,17 @@ def test_the_cost_cap_is_kept_and_what_was_paid_is_kept_too(tmp_path):
         ("other: {input: 1, output: 2}\n", r"prices\.yaml has no price of 'm'"),
         (
             "a: {input: 1, output: 2}\nm: {input: 1}\n",
-            r"prices\.yaml:2: m: `output`: Field required",
+            r"prices\.yaml:2: missing `m\.output`\. Reply tokens",
         ),
-        ("m: {input: -1, output: 2}\n", r"prices\.yaml:1: m: `input`"),
+        (
+            "m: {input: -1, output: 2}\n",
+            r"prices\.yaml:1: `m\.input` must be greater than or equal to 0, got -1",
+        ),
         (
             "m: {input: 1, output: 2, cashed: 1}\n",
-            r"prices\.yaml:1: m: unknown key `cashed`\. Did you mean 'cached'\?",
+            r"prices\.yaml:1: unknown key `m\.cashed`\. Did you mean 'cached'\?",
         ),
-        ("m: 3\n", r"prices\.yaml:1: m: needs `input` and `output`"),
+        ("m: 3\n", r"prices\.yaml:1: `m` must be a section of keys, got 3"),
         ("- m\n", r"prices\.yaml:1: a price list is a mapping"),
         ("m: {input: 1\n", r"prices\.yaml:\d: not YAML"),
     ],

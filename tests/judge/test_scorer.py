@@ -157,16 +157,16 @@ def test_the_hash_changes_with_what_is_asked_and_not_with_notes(tmp_path):
             "mode: labels",
             "mod: labels",
             2,
-            r"unknown key `mod`\. Did you mean 'mode'\? A scorer has: .*prompt",
+            r"unknown key `mod`\. Did you mean 'mode'\? Known keys: .*prompt",
         ),
         (
             "mode: labels",
             "mode: label",
             2,
-            r"`mode`: .*'labels', 'verdict', 'claims' or 'pairwise', got 'label'",
+            r"`mode` must be one of 'labels', 'verdict', 'claims' or 'pairwise', got 'label'",
         ),
-        ('{"1": 1,', "{yes: 1,", 3, r"`labels`: .*string, got True\. Quote it"),
-        ('"5": 5', '"5": five', 3, r"`labels\.5`: .*number.*got 'five'"),
+        ('{"1": 1,', "{yes: 1,", 3, r"`labels` .*string, got True\. Quote it"),
+        ('"5": 5', '"5": five', 3, r"`labels\.5` .*number.*got 'five'"),
         (
             "{caption}",
             "{captoin}",
@@ -185,7 +185,7 @@ def test_the_hash_changes_with_what_is_asked_and_not_with_notes(tmp_path):
             "threshold: 3",
             "threshold: 3\nthreshold: 4",
             11,
-            r"`threshold` is given twice, first in line 10",
+            r"`threshold` stands twice, first at .*:10",
         ),
         (", score: 4}", "}", 11, r"`examples`: .*needs either `score` or `unscored`"),
         (
@@ -208,7 +208,7 @@ def test_an_error_in_a_scorer_file_names_file_line_and_key(tmp_path, old, new, l
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("threshold: 5\n", "", "missing key `threshold`. Score from which"),
+        ("threshold: 5\n", "", "missing `threshold`. Score from which"),
         ("scale: {min: 0, max: 10, integer: false}\n", "", "`verdict`: give `scale` exactly when"),
         ("Grade: {score}", "Grade", r"needs \{score\} or \{label\}"),
         ("Grade: {score}", "{score}", "must be one line that opens with a word"),

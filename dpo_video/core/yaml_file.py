@@ -1,0 +1,380 @@
+"""YAML files as pydantic models: every error names file, line, key, and what is allowed there.
+
+    prices.yaml:2: unknown key `m.cashed`. Did you mean 'cached'? Known keys: input, output, cached
+
+`load` does it in one call. Recipes, which take overrides on top, use `read`, `read_value` and
+`validate`.
+"""
+
+import math
+import re
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import UnionType
+from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
+
+import yaml
+from pydantic import BaseModel, TypeAdapter, ValidationError
+from pydantic_core import ErrorDetails
+
+from dpo_video.core.errors import UserError
+from dpo_video.core.names import did_you_mean
+
+T = TypeVar("T")
+Location = tuple[str, ...]
+"""The keys from the top of a file to a value."""
+MAX_DEPTH = 50
+"""Levels of maps and lists in a file; no setting needs ten."""
+MAX_VALUES = 100_000
+"""Values in a file once its aliases are written out: a page of aliases of aliases stands for
+billions.
+"""
+SHOWN = 200
+"""Characters of a wrong value that an error shows."""
+
+
+class Loader(yaml.SafeLoader):
+    """YAML with numbers as YAML 1.2 reads them: `5e-7` is a float (PyYAML's 1.1 rules make it a
+    string).
+    """
+
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        """Return a node's value; one that Python cannot hold, such as the date 2026-13-45, is an
+        error with its line.
+        """
+        try:
+            return super().construct_object(node, deep)
+        except (ValueError, OverflowError) as error:
+            raise yaml.constructor.ConstructorError(
+                None, None, str(error), node.start_mark
+            ) from error
+
+
+Loader.yaml_implicit_resolvers = {
+    letter: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:float"]
+    for letter, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(
+        r"^[-+]?(?:(?:\.[0-9]+|[0-9]+\.[0-9]*)(?:[eE][-+]?[0-9]+)?|[0-9]+[eE][-+]?[0-9]+|\.(?:inf|nan))$"
+    ),
+    list("-+.0123456789"),
+)
+
+
+@dataclass(frozen=True)
+class Yaml:
+    """The mapping of a file, and where each of its keys stands."""
+
+    values: dict[str, Any]
+    path: str
+    places: dict[Location, str] = field(default_factory=dict)
+    """`file:line` of each key, or the override that gave it."""
+
+    def place(self, location: Location) -> str:
+        """Return where a key stands: its own line, that of the nearest key above it, or the
+        file.
+        """
+        for depth in range(len(location), 0, -1):
+            if location[:depth] in self.places:
+                return self.places[location[:depth]]
+        return self.path
+
+
+def load(path: Path, kind: type[T], *, what: str, strict: bool = True) -> T:
+    """Return what a file holds as `kind`, a pydantic model or a mapping of them.
+
+    Args:
+        what: what such a file is, for a file that is no mapping: "a recipe is a mapping of ..".
+        strict: refuse "3" where a number is wanted, and lists where tuples are.
+
+    Raises:
+        UserError: all problems together, a line each.
+    """
+    return validate(kind, read(path, what=what), strict=strict)
+
+
+def read(path: Path, *, what: str) -> Yaml:
+    """Return the mapping in a file; UserError with file and line for one that is no YAML, holds a
+    key twice, or is too deep or too large to be a file of settings.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start})") from error
+    except OSError as error:
+        raise UserError(f"cannot read {str(path)!r}: {error.strerror}") from error
+    node, values = _parse(text, str(path))
+    if not isinstance(node, yaml.MappingNode):
+        raise UserError(f"{path}:1: {what}")
+    found = Yaml(values, str(path))
+    _remember(node, (), found)
+    return found
+
+
+def read_value(text: str, where: str) -> Any:
+    """Return the value that a piece of YAML stands for; `where` opens an error's message."""
+    return _parse(text, where, lines=False)[1]
+
+
+def _parse(text: str, path: str, *, lines: bool = True) -> tuple[yaml.Node | None, Any]:
+    """Return the node and the value of a document."""
+
+    def where(line: int) -> str:
+        return f"{path}:{line}" if lines else path
+
+    try:
+        loader = Loader(text)
+        node = loader.get_single_node()
+        if node is None:
+            return None, None
+        _count_values(node, {}, where)
+        return node, loader.construct_document(node)
+    except RecursionError:
+        raise UserError(
+            f"{where(1)}: its maps and lists are nested deeper than {MAX_DEPTH} levels: no setting "
+            "is"
+        ) from None
+    except yaml.MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else 1
+        raise UserError(f"{where(line)}: not YAML: {_shortened(str(error.problem))}") from error
+    except yaml.reader.ReaderError as error:
+        line = text.count("\n", 0, error.position) + 1
+        raise UserError(
+            f"{where(line)}: not YAML: the character U+{ord(text[error.position]):04X} may not "
+            f"stand in it. Remove it"
+        ) from error
+
+
+def _count_values(node: yaml.Node, sizes: dict[int, int], where: Any, depth: int = 0) -> int:
+    """Return how many values a node stands for with its aliases written out.
+
+    UserError where that is more than a file of settings holds: a map inside itself has no end.
+    """
+    line = node.start_mark.line + 1
+    if depth > MAX_DEPTH:
+        raise UserError(f"{where(line)}: nested deeper than {MAX_DEPTH} levels: no setting is")
+    if not isinstance(node, yaml.CollectionNode):
+        return 1
+    if id(node) not in sizes:
+        sizes[id(node)] = (
+            MAX_VALUES + 1
+        )  # until it is counted: what meets it inside itself has no end
+        total = 1
+        for item in node.value:
+            for part in item if isinstance(item, tuple) else (item,):
+                total += _count_values(part, sizes, where, depth + 1)
+        sizes[id(node)] = total
+    if sizes[id(node)] > MAX_VALUES:
+        raise UserError(
+            f"{where(line)}: with its aliases (`*name`) written out this stands for more than "
+            f"{MAX_VALUES:,} values, or it holds itself. Write the values themselves"
+        )
+    return sizes[id(node)]
+
+
+def _remember(node: yaml.Node, location: Location, found: Yaml) -> None:
+    """Note file:line of every key, and refuse a key that stands twice (YAML would keep the
+    last).
+    """
+    if isinstance(node, yaml.SequenceNode):
+        for index, item in enumerate(node.value):
+            found.places[*location, str(index)] = f"{found.path}:{item.start_mark.line + 1}"
+            _remember(item, (*location, str(index)), found)
+    if isinstance(node, yaml.MappingNode):
+        for key, value in node.value:
+            here = (*location, str(key.value))
+            place = f"{found.path}:{key.start_mark.line + 1}"
+            if here in found.places:
+                raise UserError(
+                    f"{place}: `{'.'.join(here)}` stands twice, first at {found.places[here]}"
+                )
+            found.places[here] = place
+            _remember(value, here, found)
+
+
+def validate(
+    kind: type[T],
+    found: Yaml,
+    *,
+    at: Location = (),
+    computed: Mapping[str, Any] | None = None,
+    strict: bool = True,
+) -> T:
+    """Return values as `kind`; UserError with a line for each wrong key.
+
+    Args:
+        at: where in the file these values stand, for the places and for the names of keys.
+        computed: fields of `kind` that no file gives, with their values.
+        strict: as for `load`.
+    """
+    hidden = computed or {}
+    problems = [
+        f"{found.place((key,))}: {_unknown(kind, (key,), key, hidden)}"
+        for key in hidden
+        if key in found.values
+    ]
+    value: T | None = None
+    try:
+        value = TypeAdapter(kind).validate_python({**found.values, **hidden}, strict=strict)
+    except ValidationError as error:
+        problems += _explain_all(error.errors(), kind, found, at, hidden)
+    problems = problems or [
+        f"{found.place(location)}: `{'.'.join(location)}` must be a finite number, got {number}"
+        for location, number in _not_finite(found.values, at)
+    ]
+    if value is None or problems:
+        raise UserError("\n".join(problems)) from None
+    return value
+
+
+def _not_finite(value: Any, location: Location) -> Iterable[tuple[Location, float]]:
+    """Yield the numbers among values that are infinite or none, also where any value may stand."""
+    if isinstance(value, float) and not math.isfinite(value):
+        yield location, value
+    elif isinstance(value, dict):
+        for key, inner in value.items():
+            yield from _not_finite(inner, (*location, str(key)))
+    elif isinstance(value, list):
+        for index, inner in enumerate(value):
+            yield from _not_finite(inner, (*location, str(index)))
+
+
+def _explain_all(
+    details: Sequence[ErrorDetails], kind: Any, found: Yaml, at: Location, hidden: Collection[str]
+) -> list[str]:
+    """Return a line for each wrong key; where a key takes several kinds of value, what each of them
+    wants is joined.
+    """
+    lines: dict[str, list[str]] = {}
+    # a key that is missing may stand there under a wrong name: say that first
+    for detail in sorted(details, key=lambda detail: detail["type"] == "missing"):
+        location = _location(detail, kind)
+        key = ".".join((*at, *location))
+        said = _explain(detail, kind, location, key, hidden)
+        start, separator, rest = f"{found.place((*at, *location))}: {said}".partition(f"`{key}` ")
+        lines.setdefault(start + separator, []).append(rest)
+    return [start + "; or ".join(dict.fromkeys(rests)) for start, rests in lines.items()]
+
+
+def _location(detail: ErrorDetails, kind: Any) -> Location:
+    """Return the path of keys to a value, without the names that pydantic gives to the kinds a key
+    may take.
+    """
+    parts = tuple(str(part) for part in detail["loc"])
+    for depth, part in enumerate(parts):
+        is_last = depth == len(parts) - 1
+        if is_last and detail["type"] in ("missing", "extra_forbidden"):
+            break
+        if parts[depth + 1 :] == ("[key]",):  # the key itself is wrong
+            return parts[:depth]
+        kind = _inside(kind, part)
+        if kind is None:
+            return parts[:depth]
+    return parts
+
+
+def _alternatives(kind: Any) -> list[Any]:
+    """Return the types that a value may have."""
+    if get_origin(kind) is Annotated:
+        return _alternatives(get_args(kind)[0])
+    if get_origin(kind) in (Union, UnionType):
+        return [inner for part in get_args(kind) for inner in _alternatives(part)]
+    return [kind]
+
+
+def _inside(kind: Any, part: str) -> Any:
+    """Return the type of what stands under a key or an index; None where nothing can."""
+    for alternative in _alternatives(kind):
+        arguments = get_args(alternative)
+        if _is_model(alternative) and part in alternative.model_fields:
+            return alternative.model_fields[part].annotation
+        if get_origin(alternative) is dict:
+            return arguments[1]
+        if get_origin(alternative) in (list, tuple) and part.isdigit():
+            return arguments[0]
+    return None
+
+
+def _is_model(kind: Any) -> bool:
+    return isinstance(kind, type) and issubclass(kind, BaseModel)
+
+
+def _model_at(kind: Any, location: Location) -> type[BaseModel] | None:
+    for part in location:
+        kind = _inside(kind, part)
+    return next((inner for inner in _alternatives(kind) if _is_model(inner)), None)
+
+
+def _explain(
+    detail: ErrorDetails, kind: Any, location: Location, key: str, hidden: Collection[str]
+) -> str:
+    if detail["type"] == "extra_forbidden":
+        return _unknown(kind, location, key, hidden)
+    if detail["type"] == "missing":
+        return f"missing `{key}`. {_meaning(kind, location)}".rstrip()
+    given = _shortened(repr(detail["input"]))
+    if detail["type"] == "literal_error":
+        allowed = detail["ctx"]["expected"]
+        near = did_you_mean(str(detail["input"]), re.findall(r"'([^']+)'", allowed))
+        return f"`{key}` must be one of {allowed}, got {given}.{near}"
+    return f"`{key}` {_wanted(detail, given)}"
+
+
+def _unknown(kind: Any, location: Location, key: str, hidden: Collection[str]) -> str:
+    model = _model_at(kind, location[:-1])
+    known = [name for name in (model.model_fields if model else ()) if name not in hidden]
+    nearest = did_you_mean(location[-1], known)
+    return f"unknown key `{key}`.{nearest} Known keys: {', '.join(known)}"
+
+
+def _wanted(detail: ErrorDetails, given: str) -> str:
+    """Return what a value must be and what was given instead, and how to write it."""
+    given = "nothing" if detail["input"] is None else given
+    match detail["type"]:
+        case "model_type" | "model_attributes_type" | "dict_type":
+            remedy = (
+                "Put keys under it, or leave it out"
+                if detail["input"] is None
+                else "Write its keys under it"
+            )
+            return f"must be a section of keys, got {given}. {remedy}"
+        case "list_type" if isinstance(detail["input"], str):
+            return f"must be a list, got {given}. Write it in brackets: [{detail['input']}]"
+        case "too_short":
+            return f"must have at least {detail['ctx']['min_length']} item(s), got {given}"
+        case "int_type":
+            return f"must be an integer, got {given}"
+        case "string_type" if isinstance(detail["input"], bool):
+            return (
+                f"must be a string, got {given}. Quote it: YAML reads bare yes and no as true and "
+                "false"
+            )
+        case "value_error":
+            said = detail["msg"].removeprefix("Value error, ")
+            return (
+                f"is wrong: {said}" if isinstance(detail["input"], dict) else f"{said}, got {given}"
+            )
+    wanted = (
+        detail["msg"]
+        .replace("Input should be a valid ", "must be a ")
+        .replace("Input should be", "must be")
+    )
+    return f"{wanted[0].lower() + wanted[1:]}, got {given}"
+
+
+def _meaning(kind: Any, location: Location) -> str:
+    """Return what a key is for."""
+    model = _model_at(kind, location)
+    if model is not None:
+        needed = [key for key, field in model.model_fields.items() if field.is_required()]
+        return f"It is a section; put {', '.join(f'`{key}`' for key in needed)} under it"
+    above = _model_at(kind, location[:-1])
+    description = above.model_fields[location[-1]].description if above else None
+    return (description or "").replace("\n", " ")
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= SHOWN else f"{text[:SHOWN]}.. ({len(text):,} characters)"
