@@ -1,6 +1,7 @@
 """How often a run asks its judge, and with how many tokens."""
 
 from collections.abc import Sequence
+from itertools import chain
 
 from dpo_video.check.plan import CHARACTERS_PER_TOKEN, Calls, estimate_tokens
 from dpo_video.core.errors import UserError
@@ -32,19 +33,19 @@ def evaluation_calls(recipe: Recipe, heldout: Sequence[Sample]) -> Calls | None:
     settings = recipe.evaluate
     drawn = heldout[: settings.pair_samples]
     try:
-        parts = [
+        requests = [
             judge_calls(recipe, heldout, per_sample=2),
             judge_calls(recipe, drawn, per_sample=settings.pair_candidates),
         ]
         if settings.hallucination_scorer is not None:
             scorer = settings.hallucination_scorer
-            parts.append(judge_calls(recipe, heldout, per_sample=2, scorer=scorer))
+            requests.append(judge_calls(recipe, heldout, per_sample=2, scorer=scorer))
     except UserError:
         return None
     return Calls(
-        calls=sum(part.calls for part in parts),
-        tokens_in=sum(part.tokens_in for part in parts),
-        tokens_out=sum(part.tokens_out for part in parts),
+        calls=sum(request.calls for request in requests),
+        tokens_in=sum(request.tokens_in for request in requests),
+        tokens_out=sum(request.tokens_out for request in requests),
     )
 
 
@@ -68,8 +69,9 @@ def judge_calls(
         for sample in samples
         if sample.answer is not None or not loaded.needs_reference
     ]
-    tokens = sum(estimate_tokens(message["content"]) for prompt in prompts for message in prompt)
-    each = calls_per_sample(recipe.judge, loaded, per_sample)
-    calls = each * len(prompts)
+    messages = chain.from_iterable(prompts)
+    prompt_tokens = sum(estimate_tokens(message["content"]) for message in messages)
+    sample_calls = calls_per_sample(recipe.judge, loaded, per_sample)
+    calls = sample_calls * len(prompts)
     reply = 1 if mode_of(recipe.judge, loaded) == "labels" else recipe.judge.max_tokens
-    return Calls(calls=calls, tokens_in=each * tokens, tokens_out=calls * reply)
+    return Calls(calls=calls, tokens_in=sample_calls * prompt_tokens, tokens_out=calls * reply)

@@ -94,14 +94,14 @@ def _requests(recipe: Recipe, data: SplitData, root: Path) -> tuple[list[ClipReq
     answer may have a clip of its own.
     """
     requests, missing = [], []
-    wanted: dict[str, Callable[[], ClipRequest]] = {
+    requests_of: dict[str, Callable[[], ClipRequest]] = {
         clip_key(sample): partial(clip_request, sample, root) for sample in data.samples
     }
     for pair in data.pairs:
-        wanted[clip_key(pair)] = partial(clip_request, pair, root)
+        requests_of[clip_key(pair)] = partial(clip_request, pair, root)
         if rejected_part(pair) != (pair.video, pair.start, pair.end):
-            wanted[rejected_clip_key(pair)] = partial(rejected_clip_request, pair, root)
-    for make in wanted.values():
+            requests_of[rejected_clip_key(pair)] = partial(rejected_clip_request, pair, root)
+    for make in requests_of.values():
         try:
             request = make()
         except VideoError as error:

@@ -12,6 +12,7 @@ from dpo_video.check.data import Data, SplitData, load_data
 from dpo_video.check.findings import Findings, problem, warn
 from dpo_video.check.plan import Plan, Spread, estimate_tokens
 from dpo_video.check.recipe import check_clusters, check_memory, check_recipe
+from dpo_video.core.errors import UserError
 from dpo_video.models.hub import ModelSpec, model_spec
 from dpo_video.models.memory import (
     PeakLoad,
@@ -47,7 +48,7 @@ def check(recipe: Recipe, data: Data | None = None) -> Plan:
     memory = _memory(recipe, spec, lengths.peak)
     context, context_findings = _check_context(recipe, spec, lengths)
     findings += clip_findings + lengths.findings + context_findings
-    findings += check_memory(max(parts["total"] for parts in memory.values()), recipe)
+    findings += check_memory(max(sizes["total"] for sizes in memory.values()), recipe)
     parameters = count_parameters(spec, recipe.train.tune)
     pairs = _most_pairs(recipe, train)
     return Plan(
@@ -94,19 +95,14 @@ class _Lengths:
 
 
 def _lengths(recipe: Recipe, spec: ModelSpec, train: SplitData, clips: Sequence[Clip]) -> _Lengths:
-    sizes = [_size(recipe, spec, clip) for clip in clips]
-    losing = [
-        (clip.num_frames, size.num_frames)
-        for clip, size in zip(clips, sizes, strict=True)
-        if size.num_frames < clip.num_frames
-    ]
-    findings = Findings()
+    sizes, findings = _sizes(recipe, spec, clips)
+    losing = [(size.num_taken, size.num_frames) for size in sizes if size.num_lost]
     if losing:
-        taken, left = max(losing)
-        findings = warn(
+        num_taken, num_seen = max(losing)
+        findings += warn(
             f"{len(losing)} of {len(clips)} clips looked at are over their budget of tokens and "
-            f"lose frames, evenly: of {taken} frames the model sees {left}. Lower video.max_pixels "
-            "to show it more of them"
+            f"lose frames, evenly: of {num_taken} frames the model sees {num_seen}. Lower "
+            "video.max_pixels to show it more of them"
         )
     tokens = [size.tokens for size in sizes]
     questions = [
@@ -117,7 +113,7 @@ def _lengths(recipe: Recipe, spec: ModelSpec, train: SplitData, clips: Sequence[
     ] or [recipe.generate.max_new_tokens]
     return _Lengths(
         frames=Spread.of([size.num_frames for size in sizes]),
-        frames_taken=Spread.of([clip.num_frames for clip in clips]),
+        frames_taken=Spread.of([size.num_taken for size in sizes]),
         video_tokens=Spread.of(tokens),
         sequence=_added(tokens, questions, answers),
         peak=PeakLoad(
@@ -130,27 +126,56 @@ def _lengths(recipe: Recipe, spec: ModelSpec, train: SplitData, clips: Sequence[
     )
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class _Size:
+    """What a clip costs after `video.max_tokens`."""
+
+    num_taken: int
+    """Frames that the policy takes."""
     num_frames: int
+    """Frames that are left within the budget of tokens."""
     tokens: int
     patches: int
 
+    @property
+    def num_lost(self) -> int:
+        """Frames that the budget has no room for."""
+        return self.num_taken - self.num_frames
+
+
+def _sizes(recipe: Recipe, spec: ModelSpec, clips: Sequence[Clip]) -> tuple[list[_Size], Findings]:
+    """Return the sizes of the clips that the model's processor takes; UserError where it takes
+    none.
+    """
+    sizes, refusals = [], []
+    for clip in clips:
+        try:
+            sizes.append(_size(recipe, spec, clip))
+        except UserError as error:
+            refusals.append(error)
+    if not sizes:
+        raise refusals[0]
+    if not refusals:
+        return sizes, Findings()
+    return sizes, warn(
+        f"{len(refusals)} of {len(clips)} clips looked at will be set aside; first: {refusals[0]}"
+    )
+
 
 def _size(recipe: Recipe, spec: ModelSpec, clip: Clip) -> _Size:
-    """Return what a clip costs after `video.max_tokens`."""
     shape = {"height": clip.height, "width": clip.width}
-    fitting = frames_within(spec, recipe.video, num_frames=clip.num_frames, **shape)
+    num_frames = frames_within(spec, recipe.video, num_frames=clip.num_frames, **shape)
     return _Size(
-        fitting,
-        video_tokens(spec, recipe.video, num_frames=fitting, **shape),
-        vision_patches(spec, recipe.video, num_frames=fitting, **shape),
+        num_taken=clip.num_frames,
+        num_frames=num_frames,
+        tokens=video_tokens(spec, recipe.video, num_frames=num_frames, **shape),
+        patches=vision_patches(spec, recipe.video, num_frames=num_frames, **shape),
     )
 
 
 def _check_context(recipe: Recipe, spec: ModelSpec, lengths: _Lengths) -> tuple[int, Findings]:
     """Return the longest sequence that training takes, and what does not fit it, or the context."""
-    shortest_clip, longest = lengths.video_tokens.least, lengths.sequence.most
+    shortest_clip, longest = lengths.video_tokens.minimum, lengths.sequence.maximum
     context = spec.family.context_length(spec.config)
     limit = min(context, recipe.train.max_length or context)
     writes = _writes_answers(recipe)

@@ -62,8 +62,9 @@ def load_data(recipe: Recipe) -> Data:
     splits: then there is nothing to plan for.
     """
     heldout, heldout_findings = attempt(_load_split, recipe, "heldout")
-    known = () if heldout is None or heldout.root is None else heldout.samples
-    train, train_findings = attempt(partial(_load_split, recipe, "samples", heldout=known))
+    heldout_samples = () if heldout is None or heldout.root is None else heldout.samples
+    load_train = partial(_load_split, recipe, "samples", heldout=heldout_samples)
+    train, train_findings = attempt(load_train)
     if train is None or heldout is None:
         raise UserError("\n".join((train_findings + heldout_findings).problems))
     findings = train.findings + heldout.findings

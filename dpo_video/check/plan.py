@@ -16,11 +16,11 @@ def estimate_tokens(text: str) -> int:
 
 
 class Spread(NamedTuple):
-    """Least, mean and most of some values."""
+    """Minimum, mean and maximum of some values."""
 
-    least: float
+    minimum: float
     mean: float
-    most: float
+    maximum: float
 
     @classmethod
     def of(cls, values: Sequence[float]) -> "Spread":
@@ -28,9 +28,9 @@ class Spread(NamedTuple):
         return cls(min(values), sum(values) / len(values), max(values))
 
     def __str__(self) -> str:
-        if self.least == self.most:
-            return f"{self.most:,.0f}"
-        return f"{self.least:,.0f} to {self.most:,.0f}, mean {self.mean:,.0f}"
+        if self.minimum == self.maximum:
+            return f"{self.maximum:,.0f}"
+        return f"{self.minimum:,.0f} to {self.maximum:,.0f}, mean {self.mean:,.0f}"
 
 
 class Calls(NamedTuple):
@@ -94,13 +94,13 @@ def render(plan: Plan) -> str:
     lines = [f"plan of {plan.recipe}"]
     for name, text in _rows(plan):
         lines.append(f"  {name:<22}{text}")
-    for title, items in (
+    for title, sentences in (
         ("assumed", plan.assumptions),
         ("warnings", plan.warnings),
         ("problems", plan.problems),
     ):
-        if items:
-            lines += [title, *(f"  - {item}" for item in items)]
+        if sentences:
+            lines += [title, *(f"  - {sentence}" for sentence in sentences)]
     return "\n".join(lines)
 
 
@@ -122,11 +122,11 @@ def _rows(plan: Plan) -> list[tuple[str, str]]:
         *([] if plan.pairs_given else [("judge the candidates", _calls(plan.judge))]),
         ("judge the evaluation", _calls(plan.evaluation_judge)),
     ]
-    for stage, parts in plan.memory.items():
+    for stage, sizes in plan.memory.items():
         inner = ", ".join(
-            f"{part} {size_text(size)}" for part, size in parts.items() if part != "total"
+            f"{name} {size_text(size)}" for name, size in sizes.items() if name != "total"
         )
-        rows.append((f"memory to {stage}", f"about {size_text(parts['total'])}: {inner}"))
+        rows.append((f"memory to {stage}", f"about {size_text(sizes['total'])}: {inner}"))
     return rows
 
 

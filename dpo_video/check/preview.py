@@ -33,7 +33,7 @@ class View:
 
     frames: Frames
     """Those that it sees."""
-    read: int
+    num_read: int
     """Frames that the policy took, before the budget of tokens."""
     pixels: NDArray[np.uint8]
     """(F, H, W, 3): the frames as they enter the tower, resized and cropped."""
@@ -65,32 +65,35 @@ def view_clip(
     end: float | None = None,
 ) -> View:
     """Return what the model will see of a video file, an image or a folder of frames."""
-    plan = model_spec(model)
-    taken = read_frames(
-        video, settings, start=start, end=end, multiple_of=plan.family.frames_per_step
+    spec = model_spec(model)
+    read = read_frames(
+        video, settings, start=start, end=end, multiple_of=spec.family.frames_per_step
     )
-    frames = fit_frames(plan, settings, taken)
+    frames = fit_frames(spec, settings, read)
     count, height, width = frames.pixels.shape[:3]
+    tokens = video_tokens(  # first: it says in words what the processor refuses
+        spec, settings, num_frames=count, height=height, width=width
+    )
     return View(
         frames=frames,
-        read=len(taken.indices),
-        pixels=as_seen(plan, frames, settings),
+        num_read=len(read.indices),
+        pixels=as_seen(spec, frames, settings),
         model=model.name,
-        family=plan.family.name,
-        budget=token_budget(plan, settings),
-        tokens=video_tokens(plan, settings, num_frames=count, height=height, width=width),
-        context=plan.family.context_length(plan.config),
+        family=spec.family.name,
+        budget=token_budget(spec, settings),
+        tokens=tokens,
+        context=spec.family.context_length(spec.config),
     )
 
 
-def as_seen(plan: ModelSpec, frames: Frames, settings: VideoSettings) -> NDArray[np.uint8]:
+def as_seen(spec: ModelSpec, frames: Frames, settings: VideoSettings) -> NDArray[np.uint8]:
     """Return frames (F, H, W, 3) uint8 as they enter the tower.
 
     Of processors that return whole frames, their own output; others cut frames into patches of the
     size that `frame_size` gives, without cropping.
     """
     kwargs = pixel_kwargs(
-        plan.family, plan.video_processor, settings, num_frames=len(frames.pixels)
+        spec.family, spec.video_processor, settings, num_frames=len(frames.pixels)
     )
     # Rescaled by 1, pixels keep their values and become float: some processors cut patches of
     # floats only.
@@ -101,22 +104,22 @@ def as_seen(plan: ModelSpec, frames: Frames, settings: VideoSettings) -> NDArray
         "do_normalize": False,
         **kwargs,
     }
-    if plan.family.frames_as == "images":
-        made = plan.video_processor(images=list(frames.pixels), **raw)["pixel_values"]
-        if made.ndim == 4:  # not tiles
-            return _as_bytes(made)
-    elif not plan.family.compresses:  # which compares frames as normalised numbers
-        out = plan.video_processor(
+    if spec.family.frames_as == "images":
+        pictures = spec.video_processor(images=list(frames.pixels), **raw)["pixel_values"]
+        if pictures.ndim == 4:  # not tiles
+            return _as_bytes(pictures)
+    elif not spec.family.compresses:  # which compares frames as normalised numbers
+        processed = spec.video_processor(
             videos=[frames.pixels],
             video_metadata=[video_metadata(frames)],
             do_sample_frames=False,
             **raw,
         )
-        made = out.get("pixel_values_videos")
-        if made is not None and made.ndim == 5 and len(made[0]) == len(frames.pixels):
-            return _as_bytes(made[0])
+        clips = processed.get("pixel_values_videos")
+        if clips is not None and clips.ndim == 5 and len(clips[0]) == len(frames.pixels):
+            return _as_bytes(clips[0])
     count, height, width = frames.pixels.shape[:3]
-    size = frame_size(plan, settings, num_frames=count, height=height, width=width)
+    size = frame_size(spec, settings, num_frames=count, height=height, width=width)
     images = [
         Image.fromarray(frame).resize((size.width, size.height), Image.Resampling.BICUBIC)
         for frame in frames.pixels
@@ -162,12 +165,12 @@ def describe(video: Path, view: View, settings: VideoSettings) -> list[tuple[str
             f"second, "
             f"{frames.duration:.2f} s, read by {frames.backend}",
         ),
-        ("policy", f"{settings.policy}: {view.read} frames{_looked_at(frames, view.read)}"),
+        ("policy", f"{settings.policy}: {view.num_read} frames{_looked_at(frames, view.num_read)}"),
     ]
     if frames.note:
         rows.append(("note", frames.note))
     if view.budget is not None:
-        lost = view.read - len(frames.indices)
+        lost = view.num_read - len(frames.indices)
         rows.append(("budget", f"{view.budget:,} tokens; {lost} frames lost to it"))
     rows += [
         (
@@ -185,18 +188,18 @@ def describe(video: Path, view: View, settings: VideoSettings) -> list[tuple[str
     return rows
 
 
-def _looked_at(frames: Frames, taken: int) -> str:
+def _looked_at(frames: Frames, num_read: int) -> str:
     if not frames.looked_at:
         return f" of {frames.total_frames:,}"
-    return f" of {frames.looked_at} looked at ({taken / frames.looked_at:.1%} kept)"
+    return f" of {frames.looked_at} looked at ({num_read / frames.looked_at:.1%} kept)"
 
 
 def frames_of_clip(
-    video: Path, model: ModelSettings, settings: VideoSettings, *, sheet: Path, **part: Any
+    video: Path, model: ModelSettings, settings: VideoSettings, *, sheet: Path, **span: Any
 ) -> list[tuple[str, str]]:
-    """Write the contact sheet of a clip, and return what is printed; `part` is `start` and `end` in
+    """Write the contact sheet of a clip, and return what is printed; `span` is `start` and `end` in
     seconds.
     """
-    view = view_clip(video, model, settings, **part)
+    view = view_clip(video, model, settings, **span)
     contact_sheet(view).save(sheet)
     return [*describe(video, view, settings), ("contact sheet", str(sheet))]

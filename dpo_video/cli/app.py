@@ -48,12 +48,12 @@ def _do(
         )
     try:
         with open_run(recipe) as run:
-            done = do_stages(run, names, instead=instead)
+            stages_done = do_stages(run, names, instead=instead)
     except KeyboardInterrupt:
         _fail("stopped; finished rows are kept, the same command goes on from there", 130)
-    if not done and len(names) > 1:
+    if not stages_done and len(names) > 1:
         print(f"nothing to do: all stages of {recipe.run_folder} are finished with these settings")
-    return done
+    return stages_done
 
 
 def _launched() -> bool:
@@ -133,12 +133,12 @@ def _judge_instead(*, reparse: bool, batch_in: list[str]) -> dict[str, Callable[
     }
 
 
-def _write_batches(settings: Recipe, out: Path) -> None:
+def _write_batches(settings: Recipe, batch_file: Path) -> None:
     from dpo_video.judge.offline import write_batches
     from dpo_video.run import open_run
 
     with open_run(settings) as run:
-        files = write_batches(run, out)
+        files = write_batches(run, batch_file)
     for file in files:
         print(f"batch: {file}")
     if not files:
@@ -160,8 +160,8 @@ def train(recipe: RecipeName, overrides: Overrides = None) -> None:
 
         train_on_rank(settings)
         return
-    done = _do(settings, ["train"])
-    if _launched() and not done:
+    stages_done = _do(settings, ["train"])
+    if _launched() and not stages_done:
         from dpo_video.train.stage import release_ranks
 
         release_ranks()
@@ -220,10 +220,10 @@ def agree(
     """
     from dpo_video.agree.command import agree_command
 
-    more = [] if precision is None else [f"agree.precision={precision}"]
+    precision_override = [] if precision is None else [f"agree.precision={precision}"]
     unmet = agree_command(
         Path(run_folder),
-        [*(overrides or []), *more],
+        [*(overrides or []), *precision_override],
         gold=gold or None,
         against=against or None,
         require=require,
@@ -288,9 +288,9 @@ def audit(
 
     folder = Path(run_folder)
     report = audit_run(folder)
-    out = console()
-    out.print(audit_table(report))
-    out.print(
+    terminal = console()
+    terminal.print(audit_table(report))
+    terminal.print(
         f"audit: {folder / 'audit.json'}, {folder / 'audit.html'}", soft_wrap=True, markup=False
     )
 
@@ -303,7 +303,9 @@ def rewards(
     adapter: Annotated[
         str, typer.Option(help="Folder of the tuned adapter; RUN/adapter when left out.")
     ] = "",
-    out: Annotated[str, typer.Option(help="JSONL to write; RUN/rewards.jsonl when left out.")] = "",
+    out_file: Annotated[
+        str, typer.Option("--out", help="JSONL to write; RUN/rewards.jsonl when left out.")
+    ] = "",
 ) -> None:
     """Compute the tuned policy's implicit reward of every candidate, for pair.implicit_rewards."""
     from dpo_video.run import open_run, recipe_of
@@ -314,7 +316,7 @@ def rewards(
         summary = write_rewards(
             opened,
             adapter=Path(adapter) if adapter else folder / "adapter",
-            out=Path(out) if out else folder / "rewards.jsonl",
+            out=Path(out_file) if out_file else folder / "rewards.jsonl",
         )
     print("rewards: " + ", ".join(f"{name} {value}" for name, value in summary.items()))
 
@@ -324,8 +326,8 @@ def merge(
     run_folder: Annotated[
         str, typer.Argument(metavar="RUN", help="A run folder, e.g. runs/quickstart.")
     ],
-    out: Annotated[
-        str, typer.Option(help="Folder for the merged model; RUN/merged when left out.")
+    out_folder: Annotated[
+        str, typer.Option("--out", help="Folder for the merged model; RUN/merged when left out.")
     ] = "",
 ) -> None:
     """Write base + adapter as one full model, and check that its logits equal the adapter's."""
@@ -336,7 +338,7 @@ def merge(
     from dpo_video.train.merge import merge as merge_adapter
 
     with open_run(settings) as opened:
-        summary = merge_adapter(opened, Path(out) if out else folder / "merged")
+        summary = merge_adapter(opened, Path(out_folder) if out_folder else folder / "merged")
     print(", ".join(f"{name.replace('_', ' ')} {value}" for name, value in summary.items()))
 
 

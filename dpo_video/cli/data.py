@@ -37,7 +37,9 @@ def frames(
     end: Annotated[
         float | None, typer.Option(help="Seconds into the file where the clip ends.")
     ] = None,
-    out: Annotated[str, typer.Option(help="Contact sheet; <clip>.frames.png when left out.")] = "",
+    sheet_file: Annotated[
+        str, typer.Option("--out", help="Contact sheet; <clip>.frames.png when left out.")
+    ] = "",
 ) -> None:
     """Show which frames of a clip a model will see, and what they cost; write them as a contact
     sheet.
@@ -58,7 +60,7 @@ def frames(
         choose(dict.fromkeys(FAMILY_NAMES), family, "family")
     else:
         resolve_model(policy.name)
-    sheet = _sheet_path(Path(video), out)
+    sheet = _sheet_path(Path(video), sheet_file)
     _check_clip(Path(video), start, end)
     from dpo_video.check.preview import frames_of_clip, published_model
 
@@ -67,13 +69,13 @@ def frames(
     print("\n".join(f"{name:<15}{text}" for name, text in rows))
 
 
-def _sheet_path(video: Path, out: str) -> Path:
+def _sheet_path(video: Path, name: str) -> Path:
     """Return where the sheet goes: as told, or into the current folder under the clip's name."""
     from dpo_video.video.images import is_image
 
-    path = Path(out) if out else Path(f"{video.stem if video.is_file() else video.name}.frames.png")
+    path = Path(name or f"{video.stem if video.is_file() else video.name}.frames.png")
     if not is_image(path):
-        raise UserError(f"--out is {out!r}: name a picture, such as sheet.png")
+        raise UserError(f"--out is {name!r}: name a picture, such as sheet.png")
     if not path.parent.is_dir():
         raise UserError(f"no folder {str(path.parent)!r} to write the sheet to")
     return path
@@ -95,7 +97,7 @@ def import_(  # noqa: PLR0913 - options of a command
             help="JSONL, JSON, CSV, TSV, Parquet, a saved dataset's folder, or hf:NAME[:SPLIT].",
         ),
     ],
-    out: Annotated[str, typer.Option(help="JSONL to write.")],
+    out_file: Annotated[str, typer.Option("--out", help="JSONL to write.")],
     video_root: Annotated[
         str, typer.Option(help="Folder of the clips; rows with others are dropped.")
     ] = "",
@@ -116,7 +118,7 @@ def import_(  # noqa: PLR0913 - options of a command
     """
     from dpo_video.formats.import_file import ImportOptions, import_file
 
-    pairs = [part.partition("=") for part in columns.split(",") if part]
+    pairs = [pair.partition("=") for pair in columns.split(",") if pair]
     if not all(ours and theirs for ours, _, theirs in pairs):
         raise UserError(
             f"--map is {columns!r}: write it as our_field=column, e.g. prompt=question,chosen=good"
@@ -124,7 +126,7 @@ def import_(  # noqa: PLR0913 - options of a command
     report = import_file(
         name,
         source,
-        Path(out),
+        Path(out_file),
         ImportOptions(
             root=Path(video_root).expanduser() if video_root else None,
             captions=captions or None,
@@ -147,9 +149,11 @@ def export(
     run_folder: Annotated[
         str, typer.Argument(metavar="RUN", help="A run folder, e.g. runs/quickstart.")
     ],
-    out: Annotated[
+    out_file: Annotated[
         str,
-        typer.Option(help="File to write: .json is a JSON list, any other has an object a line."),
+        typer.Option(
+            "--out", help="File to write: .json is a JSON list, any other has an object a line."
+        ),
     ],
     threshold: Annotated[
         float | None, typer.Option(help="Least score of a best answer; else the scorer's.")
@@ -163,15 +167,16 @@ def export(
 
     folder = Path(run_folder)
     settings = recipe_of(folder)
-    least = load_scorer(settings.judge.scorer).threshold if threshold is None else threshold
-    made = export_run(
+    if threshold is None:
+        threshold = load_scorer(settings.judge.scorer).threshold
+    result = export_run(
         name,
         Source(
             folder=folder,
-            threshold=least,
+            threshold=threshold,
             samples=lambda: load_samples(settings, "samples", clean=False).samples,
         ),
-        Path(out),
+        Path(out_file),
     )
-    reasons = ", ".join(f"{reason} {count}" for reason, count in made.dropped.items()) or "none"
-    print(f"{made.rows} rows written; dropped: {reasons}; {out}")
+    reasons = ", ".join(f"{reason} {count}" for reason, count in result.dropped.items()) or "none"
+    print(f"{result.rows} rows written; dropped: {reasons}; {out_file}")

@@ -83,7 +83,7 @@ def test_shipped_recipes_are_planned_without_data_or_weights(
     """Qwen2.5-VL: 1280x720 under 200704 pixels in multiples of 28 is 588x336, 21 x 12 tokens for
     two frames; 16 such are 4032, 17 would pass 4096. LLaVA-NeXT-Video: 144 tokens a frame."""
     plan = check(load_recipe(name))
-    assert plan.video_tokens == (tokens, tokens, tokens) and plan.frames.most == frames
+    assert plan.video_tokens == (tokens, tokens, tokens) and plan.frames.maximum == frames
     assert plan.problems == () and plan.decoded == 0 and plan.questions == 1000
     text = render(plan)
     assert "is the example path of the shipped recipes" in text and "1280x720" in text
@@ -203,7 +203,8 @@ def test_given_pairs_are_planned_for_as_they_are_and_nothing_is_judged_without_h
     assert plan.problems == () and (plan.questions, plan.decoded) == (3, 2)
     assert (plan.pairs, plan.steps) == (6 + 2, 8)
     assert (
-        plan.sequence.most - plan.video_tokens.most == math.ceil(len("what happens ?") / 4) + 32 + 6
+        plan.sequence.maximum - plan.video_tokens.maximum
+        == math.ceil(len("what happens ?") / 4) + 32 + 6
     )
     assert set(plan.memory) == {"train"}
     text = render(plan)
@@ -258,7 +259,7 @@ def test_steps_on_several_devices_stand_beside_those_on_one(world: Path) -> None
 def test_frames_lost_to_the_budget_of_tokens_stand_beside_those_that_are_taken() -> None:
     """30 s at 2 frames a second are 60 frames; 4,096 tokens have room for 32."""
     plan = check(load_recipe("qwen2_5_vl_7b"))
-    assert plan.frames_taken.most == 60 and plan.frames.most == 32
+    assert plan.frames_taken.maximum == 60 and plan.frames.maximum == 32
     assert "frames per clip       32, of the 60 that video.policy takes" in render(plan)
     assert any("of 60 frames the model sees 32" in warning for warning in plan.warnings)
 
@@ -310,7 +311,7 @@ def test_every_frame_policy_is_planned_for_with_data_and_without(
         assumed and policy in ("scene", "diff_prune")
     )
     if assumed and policy != "fit":
-        assert plan.frames.most == (8 if policy == "uniform" else 40)
+        assert plan.frames.maximum == (8 if policy == "uniform" else 40)
 
 
 def test_missing_data_of_both_splits_are_told_together_and_nothing_is_planned(world: Path) -> None:
@@ -337,6 +338,26 @@ def test_clips_that_are_missing_or_broken_are_counted_and_named(
     )
     assert any(
         "1 of 2 clips that were tried cannot be read" in warning for warning in plan.warnings
+    )
+
+
+def test_a_clip_that_the_processor_refuses_leaves_the_plan_of_the_others(
+    world: Path, tmp_path: Path
+) -> None:
+    write_clip(tmp_path / "banner.mp4", 4, size=(4096, 16))
+    (tmp_path / "good.mp4").write_bytes((world / "c0.mp4").read_bytes())
+    write_jsonl(
+        tmp_path / "s.jsonl",
+        [
+            Sample(id=name, video=f"{name}.mp4", prompt="p", caption="c")
+            for name in ("good", "banner")
+        ],
+    )
+    plan = check(recipe_for(world, data={"samples": str(tmp_path / "s.jsonl")}))
+    assert plan.problems == ()
+    assert any(
+        "1 of 2 clips looked at will be set aside; first: the processor refuses" in warning
+        for warning in plan.warnings
     )
 
 

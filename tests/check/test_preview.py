@@ -97,7 +97,7 @@ def test_every_family_with_a_published_checkpoint_shows_its_frames(clip, family)
 def test_fit_takes_as_many_frames_as_the_context_leaves(clip):
     """4,096 less 1,024 are 21 frames of 144; less 4,000 none."""
     view = view_clip(clip, LLAVA_7B, VideoSettings(policy="fit"))
-    assert (view.budget, len(view.frames.indices), view.read) == (3072, 21, 56)
+    assert (view.budget, len(view.frames.indices), view.num_read) == (3072, 21, 56)
     with pytest.raises(
         UserError, match=r"may take 96 video tokens \(the context less video.reserve_tokens 4000\)"
     ):
@@ -195,6 +195,13 @@ def test_mistakes_are_users_errors(clip, arguments, said):
     result = CliRunner().invoke(app, ["frames", str(clip), *arguments])
     assert isinstance(result.exception, UserError)
     assert said in str(result.exception)
+
+
+def test_a_clip_that_the_processor_refuses_is_a_users_error(tmp_path):
+    """Qwen's processors take no picture whose longer side is more than 200 times the shorter."""
+    write_clip(tmp_path / "banner.mp4", 4, size=(4096, 16))
+    with pytest.raises(UserError, match=r"the processor refuses .* frames of 4096x16 pixels"):
+        view_clip(tmp_path / "banner.mp4", published_model("qwen2_5_vl"), VideoSettings())
 
 
 def test_published_models_are_found_by_family():
