@@ -13,7 +13,7 @@ from typing import Any
 
 from dpo_video.core.errors import UserError
 from dpo_video.core.jsonl import as_row, read_jsonl, write_atomic
-from dpo_video.core.records import Judgment, Pair
+from dpo_video.core.records import Judgment, Pair, Sample
 from dpo_video.evaluate.report import MEASURES
 from dpo_video.judge.scorer import load_scorer
 from dpo_video.judge.stage import judge
@@ -290,9 +290,16 @@ def fingerprint(run: Run, name: str, *, defaults: bool = True) -> str:
     parts: dict[str, Any] = {section: settings[section] for section in stage.sections}
     parts["data"] = {"max_bad_fraction": run.recipe.data.max_bad_fraction}
     samples = [*run.samples, *run.heldout] if name == "evaluate" else run.samples
-    parts["samples"] = (as_row(sample) for sample in samples)
+    parts["samples"] = (_determining(sample) for sample in samples)
     parts["files"] = {file: content_hash(run.folder / file) for file in stage.reads}
     return row_key(**parts, **stage.inputs(run))
+
+
+def _determining(sample: Sample) -> dict[str, Any]:
+    """Return what a sample's results depend on: all of it but `meta`."""
+    row = as_row(sample)
+    del row["meta"]
+    return row
 
 
 def _write_manifest(run: Run) -> None:

@@ -14,8 +14,10 @@ from typing import Any
 
 from dpo_video.core.errors import UserError
 from dpo_video.core.records import Sample
-from dpo_video.data.removed import describe, write_removed
-from dpo_video.data.samples import check_disjoint, load_samples
+from dpo_video.data.heldout import check_disjoint
+from dpo_video.data.removed import removal_counts, write_removed
+from dpo_video.data.samples import LoadedSamples, load_samples
+from dpo_video.models.control_tokens import control_tokens
 from dpo_video.recipe import Recipe
 from dpo_video.store import RunStore
 from dpo_video.tracking import Tracker, start_tracking
@@ -105,22 +107,35 @@ def recipe_of(folder: Path) -> Recipe:
 def open_run(recipe: Recipe) -> Iterator[Run]:
     """Open the run folder of a recipe, take its lock, load the samples, start tracking."""
     with RunStore(recipe.run_folder) as store:
-        heldout, heldout_root, _ = load_samples(recipe, "heldout")
-        samples, video_root, cleaned = load_samples(recipe, "samples", heldout=heldout, store=store)
-        check_disjoint(samples, heldout, video_root=video_root, heldout_root=heldout_root)
-        write_removed(recipe.run_folder, "sample", cleaned)
-        if cleaned:
-            print(
-                f"clean: {describe(len(samples), cleaned)}; {recipe.run_folder / 'cleaned.jsonl'}"
-            )
+        tokens = control_tokens(recipe.model)
+        heldout = load_samples(recipe, "heldout", tokens=tokens)
+        loaded = load_samples(
+            recipe, "samples", heldout=heldout.samples, store=store, tokens=tokens
+        )
+        check_disjoint(
+            loaded.samples, heldout.samples, video_root=loaded.root, heldout_root=heldout.root
+        )
+        write_removed(recipe.run_folder, "sample", [*loaded.removed, *heldout.removed])
+        for name, split in (("clean", loaded), ("clean held-out", heldout)):
+            _print_losses(name, split, recipe.run_folder / "cleaned.jsonl")
         with start_tracking(recipe) as tracker:
             yield Run(
                 recipe=recipe,
                 store=store,
-                samples=samples,
-                heldout=heldout,
-                video_root=video_root,
-                heldout_root=heldout_root,
+                samples=loaded.samples,
+                heldout=heldout.samples,
+                video_root=loaded.root,
+                heldout_root=heldout.root,
                 tracker=tracker,
-                cleaned=Counter(row.reason for row in cleaned),
+                cleaned=Counter(row.reason for row in loaded.removed),
             )
+
+
+def _print_losses(name: str, loaded: LoadedSamples, path: Path) -> None:
+    """Print what was left out of a split by reason, and the fields that change nothing."""
+    if loaded.removed:
+        print(f"{name}: {removal_counts(loaded.num_records, loaded.removed)}; {path}")
+    if loaded.num_stripped:
+        print(f"{name}: {loaded.num_stripped} answers lost the end token that closed them")
+    if loaded.meta_fields:
+        print(f"{name}: kept as `meta`, without effect: {', '.join(loaded.meta_fields)}")

@@ -84,7 +84,6 @@ LATE_ALLOWED = {
     "dpo_video.cli.lists",
     "dpo_video.generate.stage",
     "dpo_video.judge.backends.registry",
-    "dpo_video.models.hub",
     "dpo_video.judge.backends.local",
     "dpo_video.data.samples",
 }

@@ -13,8 +13,10 @@ from dpo_video.check.findings import Findings, attempt, warn
 from dpo_video.core.errors import UserError
 from dpo_video.core.names import shipped_names
 from dpo_video.core.records import Pair, Sample
-from dpo_video.data.removed import describe
-from dpo_video.data.samples import check_disjoint, load_pairs, load_samples, samples_of
+from dpo_video.data.heldout import check_disjoint
+from dpo_video.data.removed import removal_counts
+from dpo_video.data.samples import load_samples
+from dpo_video.models.control_tokens import control_tokens
 from dpo_video.recipe import Recipe
 from dpo_video.recipe.file import load_recipe
 from dpo_video.video import clip_key
@@ -78,13 +80,11 @@ def _load_split(
     recipe: Recipe, split: Literal["samples", "heldout"], *, heldout: Sequence[Sample] = ()
 ) -> SplitData:
     """Return what there is of a split, or what is assumed of it."""
-    if split == "samples" and recipe.data.pairs is not None:
-        pairs, root = load_pairs(recipe)
-        return SplitData(samples_of(pairs), root, pairs)
+    pairs_given = split == "samples" and recipe.data.pairs is not None
     source = recipe.data.samples if split == "samples" else recipe.data.heldout
     if source is None:
         return SplitData([], None)
-    if source in _example_paths() and not Path(source).exists():
+    if not pairs_given and source in _example_paths() and not Path(source).exists():
         count = NOMINAL_QUESTIONS[split]
         assumption = (
             f"data.{split}: {count:,} questions about as many clips ({source!r} is the example "
@@ -93,9 +93,11 @@ def _load_split(
         return SplitData(
             [NOMINAL_SAMPLE] * count, None, findings=Findings(assumptions=(assumption,))
         )
-    samples, root, removed = load_samples(recipe, split, heldout=heldout)
-    cleaning = warn(f"cleaning: {describe(len(samples), removed)}") if removed else Findings()
-    return SplitData(samples, root, findings=cleaning)
+    loaded = load_samples(recipe, split, heldout=heldout, tokens=control_tokens(recipe.model))
+    findings = Findings()
+    if loaded.removed:
+        findings = warn(f"cleaning: {removal_counts(loaded.num_records, loaded.removed)}")
+    return SplitData(loaded.samples, loaded.root, loaded.pairs or (), findings=findings)
 
 
 def _example_paths() -> set[str | None]:

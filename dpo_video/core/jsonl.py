@@ -1,7 +1,9 @@
 """Records as JSON lines: read with errors that name file and line, written whole or not at all."""
 
 import json
+import math
 import os
+import re
 import tempfile
 from codecs import BOM_UTF8
 from collections.abc import Iterable, Iterator, Mapping
@@ -27,6 +29,8 @@ REQUIRED = {
 }
 
 
+LIST = re.compile(rb"\s*\[\s*(\{|$)")
+"""How a file begins that holds one list of objects."""
 RIGHT: set[tuple[object, ...]] = set()
 """Kinds with the fields and types of rows that were found right: most rows look like the one
 before.
@@ -117,6 +121,18 @@ def read_rows(path: Path, what: str) -> Iterator[tuple[int, dict[str, Any]]]:
         yield number, json_object(line, f"{path}:{number}")
 
 
+def try_rows(path: Path, what: str) -> Iterator[tuple[int, dict[str, Any] | UserError]]:
+    """Yield the JSON object of each line of a JSONL file of `what` with the number of its line, or
+    what is wrong with the line.
+    """
+    for number, _, line in _lines(path, what):
+        try:
+            row: dict[str, Any] | UserError = json_object(line, f"{path}:{number}")
+        except UserError as error:
+            row = error
+        yield number, row
+
+
 def _read(path: Path, kind: type[Record]) -> Iterator[tuple[int, int, Record]]:
     for number, begin, line in _lines(path, f"{kind.__name__} records"):
         where = f"{path}:{number}"
@@ -133,6 +149,11 @@ def _lines(path: Path, what: str) -> Iterator[tuple[int, int, bytes]]:
             text = (
                 line.removeprefix(BOM_UTF8) if number == 1 else line
             )  # Windows editors begin files with it
+            if not begin and LIST.match(text):
+                raise UserError(
+                    f"{path}: a JSON list, and {what} stand an object a line. Turn it into JSONL: "
+                    f"dpo-video import table {path} --out {path.with_suffix('.jsonl').name}"
+                )
             if text.strip():
                 yield number, begin + len(line) - len(text), text
             begin += len(line)
@@ -165,13 +186,24 @@ def _slowly(line: bytes, where: str) -> Any:
         raise UserError(f"{where}: not UTF-8 text") from error
     except json.JSONDecodeError as error:
         raise UserError(f"{where}: not JSON ({error.msg} at column {error.colno})") from error
+    except RecursionError as error:
+        raise UserError(f"{where}: not JSON of ours: it is nested too deeply") from error
+    except ValueError as error:  # an integer of more digits than Python reads
+        raise UserError(f"{where}: not JSON of ours ({error})") from error
 
 
 def _no_number(name: str) -> None:
     raise json.JSONDecodeError(f"{name} is no number of JSON; leave the field out", name, 0)
 
 
-DECODER = json.JSONDecoder(parse_constant=_no_number)
+def _finite(digits: str) -> float:
+    number = float(digits)
+    if math.isinf(number):
+        raise json.JSONDecodeError(f"{digits[:20]} is larger than any number here", digits, 0)
+    return number
+
+
+DECODER = json.JSONDecoder(parse_constant=_no_number, parse_float=_finite)
 """Python's own reads NaN and Infinity, which JSON does not have, and nothing here can work with."""
 
 

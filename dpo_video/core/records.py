@@ -21,6 +21,8 @@ class Sample:
     """Seconds into the file where the clip begins."""
     end: float | None = None
     """Seconds into the file where the clip ends."""
+    meta: dict[str, Any] | None = None
+    """What else the row says; it is kept and changes nothing."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -73,7 +73,7 @@ def filter_answers(
     """Return by id which candidate's judgment one takes, and why cleaning leaves one out (`reason:
     detail`).
 
-    Most are in neither. Of answers that say the same one that was not cut is judged, else the
+    Most are in neither. Of answers that say the same one that was not truncated is judged, else the
     first.
     """
     dropped = {
@@ -84,34 +84,46 @@ def filter_answers(
         if dropped
         else question
     )
-    return same_answers(judged, least=settings.same_answer), dropped
+    return same_answers(judged, min_similarity=settings.same_answer), dropped
 
 
-def same_answers(candidates: Sequence[Candidate], *, least: float) -> dict[str, str]:
+def same_answers(candidates: Sequence[Candidate], *, min_similarity: float) -> dict[str, str]:
     """Return for each answer to a question that says what another does that one's id, by candidate
     id.
 
     An answer joins the first kept one that it is equal to (case, punctuation and spaces aside) or
-    `least` similar to.
+    `min_similarity` similar to.
     """
-    kept: dict[str, str] = {}
-    pieces: list[tuple[frozenset[str], str]] = []
-    same: dict[str, str] = {}
+    id_by_text: dict[str, str] = {}
+    id_by_shingles: list[tuple[frozenset[str], str]] = []
+    judged_as: dict[str, str] = {}
     for candidate in sorted(candidates, key=lambda candidate: candidate.finish == "length"):
         text = normalised_text(candidate.text)
         if not text:
             continue  # an empty answer is judged as one, or refused by the stage that pairs
-        found = kept.get(text)
-        if found is None and least < 1:
-            own = shingles(text)
-            found = next((name for other, name in pieces if similarity(own, other) >= least), None)
-            if found is None:
-                pieces.append((own, candidate.id))
-        if found is None:
-            kept[text] = candidate.id
+        twin = id_by_text.get(text)
+        if twin is None and min_similarity < 1:
+            pieces = shingles(text)
+            twin = _nearest(pieces, id_by_shingles, min_similarity)
+            if twin is None:
+                id_by_shingles.append((pieces, candidate.id))
+        if twin is None:
+            id_by_text[text] = candidate.id
         else:
-            same[candidate.id] = found
-    return same
+            judged_as[candidate.id] = twin
+    return judged_as
+
+
+def _nearest(
+    pieces: frozenset[str],
+    id_by_shingles: Sequence[tuple[frozenset[str], str]],
+    min_similarity: float,
+) -> str | None:
+    """Return the id of the first answer whose pieces are similar enough, or None."""
+    for answer_pieces, candidate_id in id_by_shingles:
+        if similarity(pieces, answer_pieces) >= min_similarity:
+            return candidate_id
+    return None
 
 
 def why_dropped(candidate: Candidate, settings: CleanSettings) -> str | None:
@@ -162,24 +174,25 @@ class AnswerPlan:
         """
         begin = len(self.judged_as)
         self.judged_as.extend(range(begin, begin + len(question)))
-        same, dropped = filter_answers(question, settings)
-        if same or dropped:
-            numbers = {
+        judged_as, dropped = filter_answers(question, settings)
+        if judged_as or dropped:
+            number_of = {
                 candidate.id: number for number, candidate in enumerate(question, start=begin)
             }
-            for name, other in same.items():
-                self.judged_as[numbers[name]] = numbers[other]
-            self.dropped.update((numbers[name], why) for name, why in dropped.items())
+            for candidate_id, judged_id in judged_as.items():
+                self.judged_as[number_of[candidate_id]] = number_of[judged_id]
+            for candidate_id, reason in dropped.items():
+                self.dropped[number_of[candidate_id]] = reason
 
     @property
-    def num_taken(self) -> int:
-        """Candidates that take another one's judgment."""
-        return sum(number != other for number, other in enumerate(self.judged_as))
+    def num_shared(self) -> int:
+        """Candidates that share another one's judgment."""
+        return sum(number != judged for number, judged in enumerate(self.judged_as))
 
     @property
     def num_judged(self) -> int:
         """Candidates that the judge is asked about."""
-        return len(self.judged_as) - self.num_taken - len(self.dropped)
+        return len(self.judged_as) - self.num_shared - len(self.dropped)
 
     def is_judged(self, number: int) -> bool:
         """Return whether the judge is asked about a candidate."""

@@ -20,30 +20,32 @@ Find = Callable[[str], Iterator[int]]
 Add = Callable[[str, int], None]
 
 
-def near_index(least: float) -> tuple[Add, Find]:
+def near_index(min_similarity: float) -> tuple[Add, Find]:
     """Return two functions: add a text under a number, and yield the numbers of texts at least this
     similar to one.
 
-    Numbers come in ascending order. With `least` 1 only texts equal up to case, punctuation and
-    spaces are found.
+    Numbers come in ascending order. With `min_similarity` 1 only texts equal up to case,
+    punctuation and spaces are found.
     """
-    return _equal_index() if least >= 1 else _minhash_index(least)
+    return _equal_index() if min_similarity >= 1 else _minhash_index(min_similarity)
 
 
 def _equal_index() -> tuple[Add, Find]:
-    places: dict[str, list[int]] = {}
+    numbers_of: dict[str, list[int]] = {}
 
     def add(text: str, number: int) -> None:
-        places.setdefault(normalised_text(text), []).append(number)
+        numbers_of.setdefault(normalised_text(text), []).append(number)
 
     def find(text: str) -> Iterator[int]:
-        yield from places.get(normalised_text(text), [])
+        yield from numbers_of.get(normalised_text(text), [])
 
     return add, find
 
 
-def _minhash_index(least: float) -> tuple[Add, Find]:
-    index = RMinHashLSH(threshold=least, num_perm=PERMUTATIONS, num_bands=num_bands(least))
+def _minhash_index(min_similarity: float) -> tuple[Add, Find]:
+    index = RMinHashLSH(
+        threshold=min_similarity, num_perm=PERMUTATIONS, num_bands=num_bands(min_similarity)
+    )
     texts: dict[int, str] = {}
 
     def add(text: str, number: int) -> None:
@@ -52,22 +54,22 @@ def _minhash_index(least: float) -> tuple[Add, Find]:
 
     def find(text: str) -> Iterator[int]:
         for number in sorted(index.query(_sketch(text))):
-            if is_near(text, texts[number], least):
+            if is_near(text, texts[number], min_similarity):
                 yield number
 
     return add, find
 
 
-def is_near(first: str, second: str, least: float) -> bool:
+def is_near(first: str, second: str, min_similarity: float) -> bool:
     """Return whether two texts are at least this similar; texts without a piece are near where they
     are equal.
     """
-    if least >= 1 or not _pieces(first):
+    if min_similarity >= 1 or not _pieces(first):
         return normalised_text(first) == normalised_text(second)
-    return similarity(_pieces(first), _pieces(second)) >= least
+    return similarity(_pieces(first), _pieces(second)) >= min_similarity
 
 
-def num_bands(least: float) -> int:
+def num_bands(min_similarity: float) -> int:
     """Return the fewest bands of the sketch, a power of two, that find texts of this similarity but
     for `MISSED`.
 
@@ -75,7 +77,9 @@ def num_bands(least: float) -> int:
     s^r)^b (Leskovec et al., Mining of Massive Datasets, sec. 3.4.2).
     """
     bands = 1
-    while bands < PERMUTATIONS and (1 - least ** (PERMUTATIONS // bands)) ** bands > MISSED:
+    while (
+        bands < PERMUTATIONS and (1 - min_similarity ** (PERMUTATIONS // bands)) ** bands > MISSED
+    ):
         bands *= 2
     return bands
 

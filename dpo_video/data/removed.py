@@ -10,22 +10,24 @@ from typing import Literal
 from dpo_video.core.jsonl import write_atomic
 from dpo_video.core.records import Candidate
 
+Unit = Literal["sample", "pair", "answer"]
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Removed:
-    """One sample or answer that was left out."""
+    """One sample, pair or answer that was left out."""
 
-    unit: Literal["sample", "answer"]
+    unit: Unit
     id: str
-    """Of the sample, or of the candidate."""
+    """Of the sample, of the sample that a pair is about, or of the candidate."""
     reason: str
     """The filter that left it out."""
     detail: str
     where: str
-    """File and line of a sample; the sample's id of an answer."""
+    """File and line of a sample or a pair; the sample's id of an answer."""
 
 
-def dropped_answer(candidate: Candidate, why: str) -> Removed:
+def removed_answer(candidate: Candidate, why: str) -> Removed:
     """Return the line of an answer that screening dropped, `why` being `reason: detail` or
     `reason`.
     """
@@ -35,22 +37,23 @@ def dropped_answer(candidate: Candidate, why: str) -> Removed:
     )
 
 
-def describe(num_kept: int, rows: Sequence[Removed]) -> str:
+def removal_counts(num_kept: int, rows: Sequence[Removed]) -> str:
     """Return in words how many samples came in and went out, and why the others did not."""
-    reasons = ", ".join(
-        f"{reason} {count}" for reason, count in Counter(row.reason for row in rows).most_common()
-    )
-    return f"samples in {num_kept + len(rows)}, out {num_kept} ({reasons})"
+    counts = Counter(row.reason for row in rows)
+    reasons = ", ".join(f"{reason} {count}" for reason, count in counts.most_common())
+    records = "pairs" if rows and rows[0].unit == "pair" else "samples"
+    return f"{records} in {num_kept + len(rows)}, out {num_kept} ({reasons})"
 
 
 def write_removed(folder: Path, unit: Literal["sample", "answer"], rows: Iterable[Removed]) -> None:
-    """Put the lines of one unit into cleaned.jsonl in place of those that were there; the other
-    unit's lines stay.
+    """Put the lines of samples (or given pairs), or those of answers, into cleaned.jsonl in place
+    of those that were there; the others stay.
     """
+    is_answers = unit == "answer"
     path = folder / "cleaned.jsonl"
     before = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.is_file() else []
-    kept = [line for line in before if json.loads(line)["unit"] != unit]
+    unchanged = [line for line in before if (json.loads(line)["unit"] == "answer") != is_answers]
     new = [json.dumps(asdict(row), ensure_ascii=False) + "\n" for row in rows]
-    lines = new + kept if unit == "sample" else kept + new
+    lines = unchanged + new if is_answers else new + unchanged
     if lines != before:
         write_atomic(path, lines)

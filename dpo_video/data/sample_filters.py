@@ -1,18 +1,17 @@
-"""Filters of training samples, each a step of a stream: what fails one is noted with its reason and
-goes no further.
+"""Filters of training samples, each a step of a stream: what fails one is marked with its reason
+and passed over by the next.
 
 Cheap ones come first; clips are looked at only for what is left.
 """
 
 from collections import Counter, deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 from dpo_video.core.records import Sample
 from dpo_video.data.answer_filters import is_refusal
+from dpo_video.data.lines import Fault, SampleLine
 from dpo_video.data.near_duplicates import is_near, near_index
-from dpo_video.data.removed import Removed
 from dpo_video.recipe import CleanSettings
 from dpo_video.recipe.affects import Affects, settings_that_affect
 from dpo_video.video import ClipRequest, VideoError, clip_key, clip_request
@@ -22,45 +21,33 @@ SHORT = 20
 """Characters of a caption below which its language cannot be told."""
 
 
-class Row(NamedTuple):
-    """A sample and the line of its file that it stands on."""
-
-    line: int
-    sample: Sample
-
-
-Rows = Generator[Row, None, None]
-Reject = Callable[[Row, str, str], None]
-"""Note that a row is left out: the row, the reason, the detail."""
+SampleLines = Generator[SampleLine, None, None]
 
 
 def clean_samples(
-    rows: Iterable[Row],
+    lines: Iterable[SampleLine],
     settings: CleanSettings,
     *,
     root: Path,
-    look: ClipProbe,
+    probe: ClipProbe,
     heldout: Sequence[Sample],
-    reject: Reject,
-) -> Rows:
-    """Yield the rows that pass all filters, in order.
+) -> SampleLines:
+    """Yield all lines in order, those that a filter leaves out with the fault that it saw.
 
     Args:
         root: where relative video paths start from.
-        look: finds the facts of clips.
+        probe: finds the facts of clips.
         heldout: samples that no training sample may repeat.
-        reject: is told of every row that is left out; steps read ahead, so later rows may be told
-            of first.
     """
-    stream: Rows = _by_text(rows, settings, reject)
+    stream: SampleLines = _by_text(lines, settings)
     if settings.heldout_similarity is not None:
-        stream = _without_copies(stream, settings.heldout_similarity, heldout, reject)
+        stream = _without_heldout(stream, settings.heldout_similarity, heldout)
     if settings.sample_similarity is not None:
-        stream = _without_copies(stream, settings.sample_similarity, None, reject)
+        stream = _without_copies(stream, settings.sample_similarity)
     if looks_at_clips(settings):
-        stream = _by_clip(stream, settings, root, look, reject)
+        stream = _by_clip(stream, settings, root, probe)
     if settings.max_per_source is not None:
-        stream = _by_source(stream, settings.max_per_source, reject)
+        stream = _by_source(stream, settings.max_per_source)
     return stream
 
 
@@ -88,27 +75,23 @@ def looks_at_frames(settings: CleanSettings) -> bool:
     return settings.min_brightness is not None or settings.min_motion is not None
 
 
-def _by_text(rows: Iterable[Row], settings: CleanSettings, reject: Reject) -> Rows:
-    for row in rows:
-        found = _text_fault(row.sample, settings)
-        if found is None:
-            yield row
-        else:
-            reject(row, *found)
+def _by_text(lines: Iterable[SampleLine], settings: CleanSettings) -> SampleLines:
+    for line in lines:
+        yield line if line.fault else line._replace(fault=_text_fault(line.sample, settings))
 
 
-def _text_fault(sample: Sample, settings: CleanSettings) -> tuple[str, str] | None:
+def _text_fault(sample: Sample, settings: CleanSettings) -> Fault | None:
     words = len(sample.caption.split())
     if words < settings.caption_min_words:
-        return "short caption", f"{words} words"
+        return Fault("short caption", f"{words} words")
     if settings.caption_max_words is not None and words > settings.caption_max_words:
-        return "long caption", f"{words} words"
+        return Fault("long caption", f"{words} words")
     if settings.drop_refusals and is_refusal(sample.caption):
-        return "refusal", sample.caption[:80]
+        return Fault("refusal", sample.caption[:80])
     if settings.languages and len(sample.caption) >= SHORT:
         language = language_of(sample.caption)
         if language not in settings.languages:
-            return "language", language
+            return Fault("language", language)
     return None
 
 
@@ -119,57 +102,72 @@ def language_of(text: str) -> str:
     return str(classify(text)[0])
 
 
-def _without_copies(
-    rows: Iterable[Row], least: float, others: Sequence[Sample] | None, reject: Reject
-) -> Rows:
-    """Yield the rows that repeat none of the others, or with None, no earlier row.
+class _KnownSamples:
+    """Samples found by their captions: a question alone may stand under many clips."""
 
-    Captions are indexed and questions compared: a question alone may stand under many clips.
-    """
-    add, find = near_index(least)
-    known: list[Sample] = []
-    for sample in others or ():
-        add(sample.caption, len(known))
-        known.append(sample)
-    reason = "repeats another sample" if others is None else "repeats a held-out sample"
-    for row in rows:
-        same = next(
-            (
-                known[place]
-                for place in find(row.sample.caption)
-                if is_near(row.sample.prompt, known[place].prompt, least)
-            ),
-            None,
-        )
-        if same is not None:
-            reject(row, reason, same.id)
-            continue
-        if others is None:
-            add(row.sample.caption, len(known))
-            known.append(row.sample)
-        yield row
+    def __init__(self, min_similarity: float) -> None:
+        self._min_similarity = min_similarity
+        self._add, self._find = near_index(min_similarity)
+        self._samples: list[Sample] = []
+
+    def add(self, sample: Sample) -> None:
+        self._add(sample.caption, len(self._samples))
+        self._samples.append(sample)
+
+    def find(self, sample: Sample) -> Sample | None:
+        """Return the first sample whose question and caption are near those of this one."""
+        for index in self._find(sample.caption):
+            if is_near(sample.prompt, self._samples[index].prompt, self._min_similarity):
+                return self._samples[index]
+        return None
+
+
+def _without_heldout(
+    lines: Iterable[SampleLine], min_similarity: float, heldout: Sequence[Sample]
+) -> SampleLines:
+    known = _KnownSamples(min_similarity)
+    for sample in heldout:
+        known.add(sample)
+    for line in lines:
+        copied = None if line.fault else known.find(line.sample)
+        if copied is not None:
+            line = line._replace(fault=Fault("repeats a held-out sample", copied.id))
+        yield line
+
+
+def _without_copies(lines: Iterable[SampleLine], min_similarity: float) -> SampleLines:
+    known = _KnownSamples(min_similarity)
+    for line in lines:
+        copied = None if line.fault else known.find(line.sample)
+        if copied is not None:
+            line = line._replace(fault=Fault("repeats another sample", copied.id))
+        elif line.fault is None:
+            known.add(line.sample)
+        yield line
 
 
 def _by_clip(
-    rows: Iterable[Row], settings: CleanSettings, root: Path, look: ClipProbe, reject: Reject
-) -> Rows:
-    """Yield the rows whose clips pass; one that cannot be read passes, for the stage that needs it
-    to set it aside.
+    lines: Iterable[SampleLine], settings: CleanSettings, root: Path, probe: ClipProbe
+) -> SampleLines:
+    """Yield the lines with what their clips do not pass; a clip that cannot be read passes, for the
+    stage that needs it to set it aside.
     """
-    waiting: deque[Row] = deque()
+    waiting: deque[SampleLine] = deque()
 
     def requests() -> Iterator[ClipRequest]:
-        for row in rows:
-            waiting.append(row)
-            yield _request(row.sample, root)
+        for line in lines:
+            waiting.append(line)
+            if line.fault is None:
+                yield _request(line.sample, root)
 
-    for _, facts in look(requests()):
-        row = waiting.popleft()
-        found = None if isinstance(facts, VideoError) else clip_fault(facts, settings)
-        if found is None:
-            yield row
-        else:
-            reject(row, *found)
+    for _, facts in probe(requests()):
+        while waiting[0].fault is not None:
+            yield waiting.popleft()
+        line = waiting.popleft()
+        if not isinstance(facts, VideoError):
+            line = line._replace(fault=clip_fault(facts, settings))
+        yield line
+    yield from waiting
 
 
 def _request(sample: Sample, root: Path) -> ClipRequest:
@@ -181,7 +179,7 @@ def _request(sample: Sample, root: Path) -> ClipRequest:
         )
 
 
-def clip_fault(facts: ClipFacts, settings: CleanSettings) -> tuple[str, str] | None:
+def clip_fault(facts: ClipFacts, settings: CleanSettings) -> Fault | None:
     """Return which filter leaves a clip out, and its number; None where it stays."""
     tests = (
         ("short clip", facts.seconds, settings.min_seconds, "s", False),
@@ -191,25 +189,25 @@ def clip_fault(facts: ClipFacts, settings: CleanSettings) -> tuple[str, str] | N
         ("black", facts.brightness, settings.min_brightness, "of 255", False),
         ("still", facts.motion, settings.min_motion, "of 255", False),
     )
-    for reason, value, limit, unit, is_most in tests:
+    for reason, value, limit, unit, is_maximum in tests:
         if (
             limit is not None
             and value is not None
-            and (value > limit if is_most else value < limit)
+            and (value > limit if is_maximum else value < limit)
         ):
-            return reason, f"{value:.4g} {unit}"
+            return Fault(reason, f"{value:.4g} {unit}")
     return None
 
 
-def _by_source(rows: Iterable[Row], most: int, reject: Reject) -> Rows:
-    kept: Counter[str] = Counter()
-    for row in rows:
-        source = source_of(row.sample)
-        if kept[source] >= most:
-            reject(row, "over the cap of its source", source)
-        else:
-            kept[source] += 1
-            yield row
+def _by_source(lines: Iterable[SampleLine], max_per_source: int) -> SampleLines:
+    counts: Counter[str] = Counter()
+    for line in lines:
+        source = source_of(line.sample)
+        if line.fault is None and counts[source] >= max_per_source:
+            line = line._replace(fault=Fault("over the cap of its source", source))
+        elif line.fault is None:
+            counts[source] += 1
+        yield line
 
 
 def source_of(sample: Sample) -> str:
@@ -219,10 +217,3 @@ def source_of(sample: Sample) -> str:
     if isinstance(sample.video, str):
         return str(Path(sample.video).parent)
     return str(Path(sample.video[0]).parent.parent) if sample.video else "."
-
-
-def left_out(path: Path, row: Row, reason: str, detail: str) -> Removed:
-    """Return the line of cleaned.jsonl for a row of a file."""
-    return Removed(
-        unit="sample", id=row.sample.id, reason=reason, detail=detail, where=f"{path}:{row.line}"
-    )

@@ -1,39 +1,56 @@
-"""Load the samples of a run: JSONL files or the toy world, ids unique, cleaned, train and held-out
-clips apart.
-"""
+"""Load the samples of a run: JSONL files or the toy world, ids unique, cleaned, up to the limit."""
 
-import math
-from collections import Counter, defaultdict
-from collections.abc import Sequence
-from dataclasses import asdict
-from itertools import islice
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal, TypeVar
 
+from dpo_video.core.control_tokens import ControlTokens
 from dpo_video.core.errors import UserError
-from dpo_video.core.jsonl import read_lines
 from dpo_video.core.names import did_you_mean
 from dpo_video.core.records import Pair, Sample
-from dpo_video.core.text import TAG
+from dpo_video.data.lines import (
+    PairLine,
+    SampleLine,
+    check_pairs,
+    check_samples,
+    read_pairs,
+    read_samples,
+    removed_row,
+)
 from dpo_video.data.removed import Removed
-from dpo_video.data.sample_filters import Row, Rows, clean_samples, is_on, left_out, looks_at_frames
+from dpo_video.data.sample_filters import SampleLines, clean_samples, is_on, looks_at_frames
 from dpo_video.recipe import Recipe
 from dpo_video.store import RunStore
 from dpo_video.video.facts import probe_clips
-from dpo_video.video.sources import local_path
 
 TOY_CLIPS: dict[str, int] = {"toy:train": 80, "toy:heldout": 120}
 """Clips per split of the toy world: at least 200 training and 300 held-out questions."""
+NO_TOKENS = ControlTokens()
+Line = TypeVar("Line", SampleLine, PairLine)
 
 
-class Loaded(NamedTuple):
-    """The samples of a split; the folder that their video paths start from; what cleaning left
-    out.
-    """
+@dataclass(frozen=True, kw_only=True)
+class LoadedSamples:
+    """The samples of a split."""
 
     samples: list[Sample]
     root: Path
-    cleaned: list[Removed]
+    """The folder that their video paths start from."""
+    removed: list[Removed]
+    """What was left out."""
+    num_stripped: int = 0
+    """Answers that lost the end token which closed them."""
+    meta_fields: tuple[str, ...] = ()
+    """Fields of the file that only `meta` keeps."""
+    pairs: Sequence[Pair] | None = None
+    """Those of `data.pairs`, where the samples are their questions."""
+
+    @property
+    def num_records(self) -> int:
+        """How many samples there are, or pairs of `data.pairs`."""
+        return len(self.samples if self.pairs is None else self.pairs)
 
 
 def load_samples(
@@ -43,154 +60,126 @@ def load_samples(
     heldout: Sequence[Sample] = (),
     store: RunStore | None = None,
     clean: bool = True,
-) -> Loaded:
+    tokens: ControlTokens = NO_TOKENS,
+) -> LoadedSamples:
     """Return the samples of a split, training samples as cleaning leaves them.
 
     `data.limit` counts samples that cleaning keeps. Raises UserError when the file is missing or
-    wrong (file:line), an id stands twice, or there is no sample.
+    wrong (up to twenty lines, each with file:line), or there is no sample.
 
     Args:
         heldout: samples that no training sample may repeat, under `clean.heldout_similarity`.
         store: keeps what is found out about clips.
         clean: False loads what the file holds.
+        tokens: the policy's control tokens: a sample with one of them is left out.
     """
     source = recipe.data.samples if split == "samples" else recipe.data.heldout
     limit = recipe.data.limit if split == "samples" else recipe.data.heldout_limit
     if split == "samples" and recipe.data.pairs is not None:
-        pairs, root = load_pairs(recipe)
-        return Loaded(samples_of(pairs), root, [])
+        return load_pairs(recipe, tokens)
     if not source:
-        return Loaded([], Path(), [])
-    path = _toy(source, recipe) if source.startswith("toy:") else Path(source).expanduser()
-    root = Path(recipe.data.video_root).expanduser() if recipe.data.video_root else path.parent
-    if source.startswith("toy:"):
-        root = path.parent
-    elif not root.is_dir():
-        raise UserError(
-            f"no folder at data.video_root {str(root)!r}: it is where relative video paths start "
-            f"from"
-        )
-    rows = _unique(path)
-    rejected: list[tuple[int, Removed]] = []
-    passed: Rows = rows
+        return LoadedSamples(samples=[], root=Path(), removed=[])
+    is_toy = source.startswith("toy:")
+    path = _toy(source, recipe) if is_toy else Path(source).expanduser()
+    root = path.parent if is_toy else _video_root(recipe, path)
+    meta_fields = check_samples(path)
+    lines: SampleLines = read_samples(path, tokens)
     if clean and split == "samples" and is_on(recipe.clean):
         frames = recipe.clean.frames if looks_at_frames(recipe.clean) else None
-        passed = clean_samples(
-            rows,
-            recipe.clean,
-            root=root,
-            look=probe_clips(recipe.video, frames=frames, store=store),
-            heldout=heldout,
-            reject=lambda row, reason, detail: rejected.append(
-                (row.line, left_out(path, row, reason, detail))
-            ),
-        )
-    kept = list(islice(passed, limit))
-    end = (
-        math.inf if limit is None or len(kept) < limit else kept[-1].line
-    )  # filters read ahead of the limit
-    cleaned = [each for line, each in sorted(rejected, key=lambda pair: pair[0]) if line <= end]
-    if passed is not rows:
-        passed.close()  # stops the processes that look at clips
-    for _ in rows:  # the rest of the file is still checked
-        pass
-    if not kept:
-        reasons = Counter(each.reason for each in cleaned)
-        why = ", ".join(f"{reason} {count}" for reason, count in reasons.most_common())
-        raise UserError(
-            f"{path}: no samples in it"
-            if not cleaned
-            else f"{path}: cleaning left none of {len(cleaned)} samples ({why}). Loosen the "
-            f"settings in `clean`"
-        )
-    return Loaded([row.sample for row in kept], root, cleaned)
+        probe = probe_clips(recipe.video, frames=frames, store=store)
+        lines = clean_samples(lines, recipe.clean, root=root, probe=probe, heldout=heldout)
+    taken = _up_to(limit, lines)
+    lines.close()  # stops the processes that look at clips
+    samples = [line.sample for line in taken if line.fault is None]
+    removed = [removed_row(line) for line in taken if line.fault is not None]
+    if not samples:
+        raise UserError(_why_none(path, removed))
+    return LoadedSamples(
+        samples=samples,
+        root=root,
+        removed=removed,
+        num_stripped=_num_stripped(taken),
+        meta_fields=meta_fields,
+    )
 
 
-def _unique(path: Path) -> Rows:
-    """Yield the samples of a file; refuse an id that stands twice, and a sample that says
-    nothing.
-    """
-    seen: dict[str, int] = {}
-    for line, sample in read_lines(path, Sample):
-        if sample.id in seen:
-            raise UserError(
-                f"{path}:{line}: the id {sample.id!r} stands in line {seen[sample.id]} already; "
-                f"ids must "
-                "be unique"
-            )
-        seen[sample.id] = line
-        _check_content(sample, f"{path}:{line}", needed=("id", "video", "prompt", "caption"))
-        yield Row(line, sample)
+def _up_to(limit: int | None, lines: Iterable[Line]) -> list[Line]:
+    """Return the lines up to the `limit`th that is not left out."""
+    taken: list[Line] = []
+    num_kept = 0
+    for line in lines:
+        taken.append(line)
+        num_kept += line.fault is None
+        if num_kept == limit:
+            break
+    return taken
 
 
-def _check_content(record: Sample | Pair, where: str, *, needed: Sequence[str]) -> None:
-    """Refuse a field that says nothing, a text that is no prompt, and a clip that ends before it
-    starts.
-    """
-    row = asdict(record)
-    for name in needed:
-        value = row[name]
-        if not (
-            value.strip()
-            if isinstance(value, str)
-            else value and all(part.strip() for part in value)
-        ):
-            why = ". The judge scores answers against it" if name == "caption" else ""
-            raise UserError(f"{where}: `{name}` is empty{why}. Fill it in, or leave the line out")
-    if (tag := TAG.search(record.prompt)) is not None:
-        raise UserError(
-            f"{where}: `prompt` contains {tag[0].strip()!r}, which other projects write for the "
-            f"clip; "
-            "the model would read it as text, or as its own video token. Remove it: the chat "
-            "template "
-            "puts the clip of `video` into the prompt"
-        )
-    start, end = record.start or 0.0, record.end
-    if start < 0 or (end is not None and end <= start):
-        raise UserError(
-            f"{where}: the clip starts at {start:g} and ends at "
-            f"{end if end is None else format(end, 'g')} "
-            "seconds: `start` must be 0 or later, and `end` after it"
-        )
+def _num_stripped(lines: Iterable[SampleLine | PairLine]) -> int:
+    return sum(line.num_stripped for line in lines if line.fault is None)
 
 
-def load_pairs(recipe: Recipe) -> tuple[list[Pair], Path]:
-    """Return the pairs of `data.pairs` and the folder that their video paths start from.
+def _why_none(path: Path, removed: Sequence[Removed]) -> str:
+    if not removed:
+        return f"{path}: no samples in it"
+    reasons = Counter(row.reason for row in removed)
+    why = ", ".join(f"{reason} {count}" for reason, count in reasons.most_common())
+    remedy = (
+        "Remove the model's control tokens from the texts"
+        if reasons.keys() == {"control token"}
+        else "Loosen the settings in `clean`"
+    )
+    return f"{path}: cleaning left none of {len(removed)} samples ({why}). {remedy}"
 
-    Raises UserError when the file is missing or wrong (file:line), or has no pair.
+
+def load_pairs(recipe: Recipe, tokens: ControlTokens = NO_TOKENS) -> LoadedSamples:
+    """Return the pairs of `data.pairs` and their questions, without those that hold a control token
+    of the policy.
+
+    An end token that closes an answer is stripped. Raises UserError when the file is missing or
+    wrong (up to twenty lines, each with file:line), or has no pair.
     """
     path = Path(recipe.data.pairs or "").expanduser()
-    pairs = []
-    for line, pair in read_lines(path, Pair):
-        _check_content(pair, f"{path}:{line}", needed=("video", "prompt", "chosen"))
-        pairs.append(pair)
-    pairs = pairs[: recipe.data.limit]
+    check_pairs(path)
+    taken = _up_to(recipe.data.limit, read_pairs(path, tokens))
+    pairs = [line.pair for line in taken if line.fault is None]
+    removed = [removed_row(line) for line in taken if line.fault is not None]
     if not pairs:
-        raise UserError(f"{path}: no pairs in it")
+        why = f": all {len(removed)} hold control tokens of the model" if removed else ""
+        raise UserError(f"{path}: no pairs in it{why}")
+    return LoadedSamples(
+        samples=samples_of(pairs),
+        root=_video_root(recipe, path),
+        removed=removed,
+        num_stripped=_num_stripped(taken),
+        pairs=pairs,
+    )
+
+
+def _video_root(recipe: Recipe, path: Path) -> Path:
+    """Return the folder that relative video paths start from: the recipe's, else the file's."""
     root = Path(recipe.data.video_root).expanduser() if recipe.data.video_root else path.parent
     if not root.is_dir():
         raise UserError(
             f"no folder at data.video_root {str(root)!r}: it is where relative video paths start "
-            f"from"
+            "from"
         )
-    return pairs, root
+    return root
 
 
 def samples_of(pairs: Sequence[Pair]) -> list[Sample]:
     """Return the questions that pairs are about; they have no captions."""
-    return list(
-        {
-            pair.sample_id: Sample(
-                id=pair.sample_id,
-                video=pair.video,
-                prompt=pair.prompt,
-                caption="",
-                start=pair.start,
-                end=pair.end,
-            )
-            for pair in pairs
-        }.values()
-    )
+    samples: dict[str, Sample] = {}
+    for pair in pairs:
+        samples[pair.sample_id] = Sample(
+            id=pair.sample_id,
+            video=pair.video,
+            prompt=pair.prompt,
+            caption="",
+            start=pair.start,
+            end=pair.end,
+        )
+    return list(samples.values())
 
 
 def _toy(source: str, recipe: Recipe) -> Path:
@@ -205,40 +194,3 @@ def _toy(source: str, recipe: Recipe) -> Path:
     return write_split(
         name, recipe.run_folder / "toy" / name, num_clips=TOY_CLIPS[source], seed=recipe.seed
     )
-
-
-def check_disjoint(
-    samples: Sequence[Sample], heldout: Sequence[Sample], *, video_root: Path, heldout_root: Path
-) -> None:
-    """Refuse a held-out clip that shows any second of a training clip: its numbers would not be
-    held out.
-    """
-    if not heldout:
-        return
-    trained: dict[Path, list[Sample]] = defaultdict(list)
-    for sample in samples:
-        trained[_file(sample, video_root)].append(sample)
-    for sample in heldout:
-        file = _file(sample, heldout_root)
-        for other in trained.get(file, []):
-            if _overlap(sample, other):
-                raise UserError(
-                    f"the clip {str(file)!r} of held-out sample {sample.id!r} is also trained on, "
-                    f"by "
-                    f"sample {other.id!r}. Split data.samples and data.heldout by clip"
-                )
-
-
-def _file(sample: Sample, root: Path) -> Path:
-    """Return the video file, or the folder that holds the frames."""
-    first = sample.video if isinstance(sample.video, str) else sample.video[0]
-    path = (root / local_path(first)).resolve()
-    return path if isinstance(sample.video, str) else path.parent
-
-
-def _overlap(one: Sample, other: Sample) -> bool:
-    def part(sample: Sample) -> tuple[float, float]:
-        return sample.start or 0.0, math.inf if sample.end is None else sample.end
-
-    (begin, end), (other_begin, other_end) = part(one), part(other)
-    return begin < other_end and other_begin < end

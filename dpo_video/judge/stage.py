@@ -16,7 +16,7 @@ from dpo_video.core.errors import UserError
 from dpo_video.core.jsonl import write_jsonl
 from dpo_video.core.records import Candidate, Judgment, Sample
 from dpo_video.data.answer_filters import AnswerPlan
-from dpo_video.data.removed import dropped_answer, write_removed
+from dpo_video.data.removed import removed_answer, write_removed
 from dpo_video.judge.ask import KIND, PAGE_SIZE, ask_all, ask_missing, statuses_asked_again
 from dpo_video.judge.backends.registry import open_judge
 from dpo_video.judge.candidate_file import CandidateFile, caption_ranks, open_candidates
@@ -89,7 +89,7 @@ def _open_candidates(run: Run, keys_of: KeysOfSample | None = None) -> Candidate
         run.folder,
         "answer",
         (
-            dropped_answer(candidates.numbered(number), why)
+            removed_answer(candidates.numbered(number), why)
             for number, why in candidates.plan.dropped.items()
         ),
     )
@@ -165,7 +165,7 @@ def _reply_counts(counts: Counter[str], plan: AnswerPlan) -> dict[str, int]:
     return {
         "asked": counts["asked"],
         "answered_before": counts["answered_before"],
-        "same_text": counts["same_text"] + plan.num_taken,
+        "same_text": counts["same_text"] + plan.num_shared,
     }
 
 

@@ -2,8 +2,11 @@
 
 from pathlib import Path
 
+from huggingface_hub import try_to_load_from_cache
+
 from dpo_video.core.errors import UserError
 from dpo_video.core.names import did_you_mean
+from dpo_video.recipe import ModelSettings
 from dpo_video.toy.models import CHECKPOINTS, checkpoint
 
 FAMILY_NAMES = (
@@ -53,3 +56,13 @@ def resolve_model(name: str) -> str:
             f"toy:NAME"
         )
     return name
+
+
+def local_file(settings: ModelSettings, name: str) -> Path | None:
+    """Return a file of a checkpoint that is on this disk: in its folder, or in the hub's cache."""
+    source = resolve_model(settings.name)
+    folder = Path(source)
+    if folder.is_dir():
+        return folder / name if (folder / name).is_file() else None
+    cached = try_to_load_from_cache(source, name, revision=settings.revision)
+    return Path(cached) if isinstance(cached, str) else None

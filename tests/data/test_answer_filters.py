@@ -33,7 +33,9 @@ def answers(*texts: str):
 
 
 def test_case_punctuation_and_spaces_make_no_other_answer() -> None:
-    same = same_answers(answers("A dog.", "a  DOG", "A dog!\n", "two dogs", "Two, dogs"), least=1.0)
+    same = same_answers(
+        answers("A dog.", "a  DOG", "A dog!\n", "two dogs", "Two, dogs"), min_similarity=1.0
+    )
     assert same == {"q#1": "q#0", "q#2": "q#0", "q#4": "q#3"}
 
 
@@ -50,7 +52,7 @@ def test_case_punctuation_and_spaces_make_no_other_answer() -> None:
 )
 def test_signs_that_mean_something_keep_answers_apart(one: str, other: str) -> None:
     assert normalise(one) != normalise(other)
-    assert same_answers(answers(one, other), least=1.0) == {}
+    assert same_answers(answers(one, other), min_similarity=1.0) == {}
 
 
 @given(st.text(st.sampled_from([chr(code) for code in range(128)]) | st.characters(), max_size=40))
@@ -91,14 +93,14 @@ def test_near_duplicates_join_the_first_that_they_are_similar_to() -> None:
     )
     assert far < 0.4 < 0.8 < near < 1
     assert similarity(shingles(texts[0]), shingles(texts[1])) == near
-    assert same_answers(answers(*texts), least=near) == {"q#1": "q#0"}
-    assert same_answers(answers(*texts), least=near + 0.001) == {}
+    assert same_answers(answers(*texts), min_similarity=near) == {"q#1": "q#0"}
+    assert same_answers(answers(*texts), min_similarity=near + 0.001) == {}
 
 
 def test_of_equal_answers_the_one_that_was_not_cut_is_judged() -> None:
     cut, whole, again = answers("a dog", "A dog.", "a dog")
     group = [replace(cut, finish="length"), whole, again]
-    assert same_answers(group, least=1.0) == {"q#0": "q#1", "q#2": "q#1"}
+    assert same_answers(group, min_similarity=1.0) == {"q#0": "q#1", "q#2": "q#1"}
 
 
 def test_questions_do_not_share_answers_and_order_stays(tmp_path: Path) -> None:

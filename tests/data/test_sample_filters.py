@@ -80,8 +80,8 @@ def load(
             "video": {"workers": 1},
         }
     )
-    kept, _, cleaned = load_samples(recipe, "samples", heldout=heldout or (), store=store)
-    return [row.id for row in kept], {row.id: row.reason for row in cleaned}
+    loaded = load_samples(recipe, "samples", heldout=heldout or (), store=store)
+    return [row.id for row in loaded.samples], {row.id: row.reason for row in loaded.removed}
 
 
 def test_nothing_is_left_out_unless_a_filter_is_set(tmp_path: Path) -> None:

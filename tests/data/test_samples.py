@@ -9,7 +9,8 @@ import pytest
 
 from dpo_video.core.errors import UserError
 from dpo_video.core.records import Sample
-from dpo_video.data.samples import check_disjoint, load_samples
+from dpo_video.data.heldout import check_disjoint
+from dpo_video.data.samples import load_samples
 from dpo_video.recipe import Recipe
 from dpo_video.video import resolve_video
 
@@ -65,10 +66,11 @@ def recipe(folder: Path, **data: object) -> Recipe:
 def test_the_limit_keeps_the_first_samples_and_paths_start_beside_the_file(tmp_path: Path) -> None:
     rows = [{"id": str(n), "video": "a.mp4", "prompt": "p", "caption": "c"} for n in range(5)]
     (tmp_path / "s.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    samples, root, _ = load_samples(recipe(tmp_path, limit=2), "samples")
-    assert [row.id for row in samples] == ["0", "1"]
-    assert root == tmp_path
-    assert load_samples(recipe(tmp_path), "heldout") == ([], Path(), [])
+    loaded = load_samples(recipe(tmp_path, limit=2), "samples")
+    assert [row.id for row in loaded.samples] == ["0", "1"]
+    assert loaded.root == tmp_path
+    none = load_samples(recipe(tmp_path), "heldout")
+    assert (none.samples, none.root, none.removed) == ([], Path(), [])
 
 
 def test_a_file_without_samples_is_named(tmp_path: Path) -> None:

@@ -1,0 +1,49 @@
+"""No second of a training clip among the held-out ones."""
+
+import math
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+
+from dpo_video.core.errors import UserError
+from dpo_video.core.records import Sample
+from dpo_video.video.sources import local_path
+
+
+def check_disjoint(
+    samples: Sequence[Sample], heldout: Sequence[Sample], *, video_root: Path, heldout_root: Path
+) -> None:
+    """Refuse a held-out clip that shows any second of a training clip: its numbers would not be
+    held out.
+    """
+    if not heldout:
+        return
+    training_samples: dict[Path, list[Sample]] = defaultdict(list)
+    for sample in samples:
+        training_samples[_file(sample, video_root)].append(sample)
+    for sample in heldout:
+        file = _file(sample, heldout_root)
+        for training_sample in training_samples.get(file, []):
+            if _overlap(sample, training_sample):
+                raise UserError(
+                    f"the clip {str(file)!r} of held-out sample {sample.id!r} is also trained on, "
+                    f"by sample {training_sample.id!r}. Split data.samples and data.heldout by clip"
+                )
+
+
+def _file(sample: Sample, root: Path) -> Path:
+    """Return the video file, or the folder that holds the frames."""
+    name = sample.video if isinstance(sample.video, str) else sample.video[0]
+    path = (root / local_path(name)).resolve()
+    return path if isinstance(sample.video, str) else path.parent
+
+
+def _overlap(first: Sample, second: Sample) -> bool:
+    begin, end = _span(first)
+    other_begin, other_end = _span(second)
+    return begin < other_end and other_begin < end
+
+
+def _span(sample: Sample) -> tuple[float, float]:
+    """Return where in its file a sample's clip begins and ends, in seconds."""
+    return sample.start or 0.0, math.inf if sample.end is None else sample.end

@@ -1,0 +1,263 @@
+"""Lines of a data file: samples or pairs, each checked; a file with bad lines is told with up to
+twenty of them.
+"""
+
+import difflib
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from dataclasses import asdict, fields, replace
+from itertools import islice
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from dpo_video.core.control_tokens import ControlTokens
+from dpo_video.core.errors import UserError
+from dpo_video.core.jsonl import from_dict, try_rows
+from dpo_video.core.records import Pair, Sample
+from dpo_video.core.text import TAG
+from dpo_video.data.removed import Removed
+
+MAX_SHOWN = 20
+"""Bad lines of a file that are shown; the others are counted."""
+LONGEST_PATH = 4096
+"""Characters of a path that an operating system takes."""
+SYNONYMS = {
+    "question": "prompt",
+    "query": "prompt",
+    "instruction": "prompt",
+    "text": "prompt",
+    "clip": "video",
+    "path": "video",
+    "video_path": "video",
+    "description": "caption",
+    "dense_caption": "caption",
+    "ground_truth": "answer",
+    "gt": "answer",
+    "reference": "answer",
+    "sample_id": "id",
+    "question_id": "id",
+    "start_time": "start",
+    "video_start": "start",
+    "end_time": "end",
+    "video_end": "end",
+}
+"""What other projects call a field of ours."""
+
+
+class Fault(NamedTuple):
+    """Why a line is left out: the filter, and what it saw."""
+
+    reason: str
+    detail: str
+
+
+class SampleLine(NamedTuple):
+    """A sample, where it stands (file:line), and why it is left out, if it is."""
+
+    where: str
+    sample: Sample
+    fault: Fault | None = None
+    num_stripped: int = 0
+    """Answers that lost the end token which closed them."""
+
+
+class PairLine(NamedTuple):
+    """A pair, where it stands (file:line), and why it is left out, if it is."""
+
+    where: str
+    pair: Pair
+    fault: Fault | None = None
+    num_stripped: int = 0
+    """Answers that lost the end token which closed them."""
+
+
+def removed_row(line: SampleLine | PairLine) -> Removed:
+    """Return the row of cleaned.jsonl for a line that is left out."""
+    assert line.fault is not None
+    reason, detail = line.fault
+    if isinstance(line, PairLine):
+        return Removed(
+            unit="pair", id=line.pair.sample_id, reason=reason, detail=detail, where=line.where
+        )
+    return Removed(unit="sample", id=line.sample.id, reason=reason, detail=detail, where=line.where)
+
+
+def read_samples(path: Path, tokens: ControlTokens) -> Generator[SampleLine, None, None]:
+    """Yield the samples of a file whose lines `check_samples` has passed."""
+    for number, row in try_rows(path, "Sample records"):
+        where = f"{path}:{number}"
+        if isinstance(row, UserError):
+            raise row
+        yield _screen_sample(SampleLine(where, sample_of(row, where)), tokens)
+
+
+def check_samples(path: Path) -> tuple[str, ...]:
+    """Return the fields of a file of samples that only `meta` keeps.
+
+    Raises UserError with up to twenty bad lines: no JSON, unknown or missing fields, an id that
+    stands twice, a text that says nothing, a clip that ends before it starts.
+    """
+    first_lines: dict[str, int] = {}
+    meta_fields: dict[str, None] = {}
+
+    def check(number: int, row: Mapping[str, Any]) -> None:
+        where = f"{path}:{number}"
+        sample = sample_of(row, where)
+        if sample.id in first_lines:
+            raise UserError(
+                f"{where}: the id {sample.id!r} stands in line {first_lines[sample.id]} already; "
+                "ids must be unique"
+            )
+        first_lines[sample.id] = number
+        _check_content(sample, where, required=("id", "video", "prompt", "caption"))
+        meta_fields.update(dict.fromkeys(_unknown_fields(row)))
+
+    _check_lines(path, "Sample records", check)
+    return tuple(meta_fields)
+
+
+def check_pairs(path: Path) -> None:
+    """Raise UserError with up to twenty bad lines of a file of pairs."""
+
+    def check(number: int, row: Mapping[str, Any]) -> None:
+        where = f"{path}:{number}"
+        pair = from_dict(Pair, row, where)
+        _check_content(pair, where, required=("video", "prompt", "chosen"))
+
+    _check_lines(path, "Pair records", check)
+
+
+def read_pairs(path: Path, tokens: ControlTokens) -> Iterator[PairLine]:
+    """Yield the pairs of a file that `check_pairs` has passed."""
+    for number, row in try_rows(path, "Pair records"):
+        where = f"{path}:{number}"
+        if isinstance(row, UserError):
+            raise row
+        pair = from_dict(Pair, row, where)
+        chosen, rejected = tokens.without_end(pair.chosen), tokens.without_end(pair.rejected)
+        num_stripped = (chosen != pair.chosen) + (rejected != pair.rejected)
+        if num_stripped:
+            pair = replace(pair, chosen=chosen, rejected=rejected)
+        texts = {"prompt": pair.prompt, "chosen": chosen, "rejected": rejected}
+        yield PairLine(where, pair, control_fault(texts, tokens), num_stripped)
+
+
+def sample_of(row: Mapping[str, Any], where: str) -> Sample:
+    """Return the sample of a row; fields that are not ours stand in its `meta`.
+
+    Raises UserError for a field that is meant to be one of ours which the row lacks.
+    """
+    unknown = _unknown_fields(row)
+    for name in unknown:
+        field_name = SYNONYMS.get(name) or _typo_of(name)
+        if field_name is not None and field_name not in row:
+            raise UserError(
+                f"{where}: unknown field `{name}`. Did you mean `{field_name}`? Rename it, or put "
+                f"what is yours alone under `meta`. A Sample has: {', '.join(SAMPLE_FIELDS)}"
+            )
+    if not unknown:
+        return from_dict(Sample, row, where)
+    known = {name: value for name, value in row.items() if name in SAMPLE_FIELDS}
+    sample = from_dict(Sample, known, where)
+    return replace(sample, meta={**(sample.meta or {}), **unknown})
+
+
+def control_fault(texts: Mapping[str, str], tokens: ControlTokens) -> Fault | None:
+    """Return why texts of a record cannot be used: the first control token in one of them."""
+    for name, text in texts.items():
+        token = tokens.first_in(text)
+        if token is not None:
+            return Fault("control token", f"{token} in `{name}`")
+    return None
+
+
+def _screen_sample(line: SampleLine, tokens: ControlTokens) -> SampleLine:
+    """Return a line with its answer's end token stripped, or marked where another control token
+    stands in it.
+    """
+    sample = line.sample
+    answer = tokens.without_end(sample.answer or "")
+    num_stripped = int(answer != (sample.answer or ""))
+    if num_stripped:
+        sample = replace(sample, answer=answer)
+    fault = control_fault({"prompt": sample.prompt, "answer": answer}, tokens)
+    return SampleLine(line.where, sample, fault, num_stripped)
+
+
+def _check_lines(path: Path, content: str, check: Callable[[int, Mapping[str, Any]], None]) -> None:
+    errors = _line_errors(path, content, check)
+    shown = list(islice(errors, MAX_SHOWN))
+    num_more = sum(1 for _ in errors)
+    if len(shown) == 1:
+        raise UserError(shown[0])
+    if shown:
+        more = f"\nand {num_more} more lines" if num_more else ""
+        raise UserError(
+            f"{len(shown) + num_more} lines of {str(path)!r} are wrong:\n" + "\n".join(shown) + more
+        )
+
+
+def _line_errors(
+    path: Path, content: str, check: Callable[[int, Mapping[str, Any]], None]
+) -> Iterator[str]:
+    for number, row in try_rows(path, content):
+        if isinstance(row, UserError):
+            yield str(row)
+            continue
+        try:
+            check(number, row)
+        except UserError as error:
+            yield str(error)
+
+
+def _check_content(record: Sample | Pair, where: str, *, required: Sequence[str]) -> None:
+    """Refuse a field that says nothing, a text that is no prompt, a video that is no path, and a
+    clip that ends before it starts.
+    """
+    row = asdict(record)
+    for name in required:
+        if _says_nothing(row[name]):
+            why = ". The judge scores answers against it" if name == "caption" else ""
+            raise UserError(f"{where}: `{name}` is empty{why}. Fill it in, or leave the line out")
+    for video in [record.video] if isinstance(record.video, str) else record.video:
+        if is_inline(video):
+            raise UserError(
+                f"{where}: `video` holds the clip itself ({len(video):,} characters, beginning "
+                f"{video[:40]!r}), and must be the path of a file. Save the clip, and name its file"
+            )
+    if (tag := TAG.search(record.prompt)) is not None:
+        raise UserError(
+            f"{where}: `prompt` contains {tag[0].strip()!r}, which other projects write for the "
+            "clip; the model would read it as text, or as its own video token. Remove it: the chat "
+            "template puts the clip of `video` into the prompt"
+        )
+    start, end = record.start or 0.0, record.end
+    if start < 0 or (end is not None and end <= start):
+        raise UserError(
+            f"{where}: the clip starts at {start:g} and ends at "
+            f"{end if end is None else format(end, 'g')} "
+            "seconds: `start` must be 0 or later, and `end` after it"
+        )
+
+
+def is_inline(video: str) -> bool:
+    """Return whether a `video` is a clip's bytes in letters (`data:` address, base64) and no
+    path.
+    """
+    return video.startswith("data:") or len(video) > LONGEST_PATH
+
+
+def _says_nothing(value: str | Sequence[str]) -> bool:
+    if isinstance(value, str):
+        return not value.strip()
+    return not value or not all(name.strip() for name in value)
+
+
+def _typo_of(name: str) -> str | None:
+    return next(iter(difflib.get_close_matches(name, SAMPLE_FIELDS, n=1, cutoff=0.75)), None)
+
+
+def _unknown_fields(row: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in row.items() if name not in SAMPLE_FIELDS}
+
+
+SAMPLE_FIELDS = tuple(field.name for field in fields(Sample))
