@@ -2,8 +2,6 @@
 
 from pathlib import Path
 
-from huggingface_hub import try_to_load_from_cache
-
 from dpo_video.core.errors import UserError
 from dpo_video.core.names import did_you_mean
 from dpo_video.recipe import ModelSettings
@@ -64,5 +62,7 @@ def local_file(settings: ModelSettings, name: str) -> Path | None:
     folder = Path(source)
     if folder.is_dir():
         return folder / name if (folder / name).is_file() else None
+    from huggingface_hub import try_to_load_from_cache  # here: a second, and only for hub ids
+
     cached = try_to_load_from_cache(source, name, revision=settings.revision)
     return Path(cached) if isinstance(cached, str) else None

@@ -19,7 +19,6 @@ from dpo_video.models.collate import collate
 from dpo_video.models.families import FAMILIES, KEEP_UNQUANTIZED
 from dpo_video.models.hub import SUCCESSORS
 from dpo_video.models.load import language_linears, load_policy
-from dpo_video.models.names import resolve_model
 from dpo_video.models.lora import (
     adapter_parameters,
     assert_fp32_adapter,
