@@ -3,6 +3,7 @@ guide.
 """
 
 import ast
+import re
 import subprocess
 import sys
 from graphlib import TopologicalSorter
@@ -158,6 +159,42 @@ def test_files_and_functions_keep_the_limits() -> None:
                 if lines > 60:
                     too_long.append(f"{path.name}: {node.name} has {lines} lines")
     assert too_long == []
+
+
+def test_documents_keep_the_columns() -> None:
+    """Outside tables and code, where a line cannot be wrapped."""
+    too_long = []
+    for path in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")]:
+        in_code = False
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+            if line.lstrip().startswith("```"):
+                in_code = not in_code
+            is_text = not in_code and not line.lstrip().startswith("|") and line[:4] != "    "
+            if is_text and len(line) > 100:
+                too_long.append(f"{path.name}:{number} has {len(line)} columns")
+    assert too_long == []
+
+
+def sources_at(name: str) -> str | None:
+    """The Python text under a path that CONTRIBUTING names; None where there is no such path."""
+    for place in (ROOT / name, PACKAGE / name):
+        if place.is_dir():
+            return "".join(path.read_text(encoding="utf-8") for path in place.rglob("*.py"))
+        if place.is_file():
+            return place.read_text(encoding="utf-8")
+    return None
+
+
+def test_what_contributing_names_is_there() -> None:
+    """Every path of its tables exists, and every table in capitals stands in a file of its row."""
+    wrong = []
+    for line in (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8").splitlines():
+        quoted = re.findall(r"`([^`]+)`", line) if line.startswith("|") else []
+        texts = {name: sources_at(name) for name in quoted if "/" in name}
+        wrong += [name for name, text in texts.items() if text is None]
+        text = "".join(filter(None, texts.values()))
+        wrong += [name for name in quoted if name.isupper() and f"\n{name}" not in text]
+    assert wrong == []
 
 
 def test_the_wheel_carries_recipes_and_scorers(tmp_path: Path) -> None:
