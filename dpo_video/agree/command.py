@@ -108,7 +108,7 @@ def agree(
             settings=settings, scorer=scorer, judge=judge, store=run.store, counts=counts
         )
         if labels is not None:
-            scores = session.scores(list(labels.items.values()))
+            scores = session.scores(list(labels.answers.values()))
             agreed = measure_agreement(
                 labels, scores, scorer, settings=run.recipe.agree, bootstrap=_bootstrap(run)
             )
@@ -190,7 +190,7 @@ def _compare(
         second = JudgeSession(
             settings=settings, scorer=scorer, judge=judge, store=run.store, counts=session.counts
         )
-        second_scores = second.scores(list(gold.items.values()))
+        second_scores = second.scores(list(gold.answers.values()))
     return Comparison(
         judge=JudgeName(name=judge.name, backend=settings.backend, scorer=scorer.version),
         measures=compare_judges(

@@ -61,7 +61,7 @@ class Gold:
     """Gold labels with the answers that they are about; either grades or preferences."""
 
     source: str
-    items: dict[str, LabelledAnswer]
+    answers: dict[str, LabelledAnswer]
     """Every labelled answer by candidate id, in the order of the labels."""
     grades: list[Grade] = field(default_factory=list)
     preferences: list[Preference] = field(default_factory=list)
@@ -100,7 +100,7 @@ class Gold:
             return [(*key, int(np.sign(balance))) for key, balance in votes.items()]
         scores, of_sample = self.scores(), defaultdict(list)
         for name in scores:
-            of_sample[self.items[name][0].id].append(name)
+            of_sample[self.answers[name][0].id].append(name)
         pairs = []
         for names in of_sample.values():
             for left, right in itertools.combinations(names, 2):
@@ -143,7 +143,10 @@ def read_gold(path: Path, targets: LabelTargets, scorer: Scorer) -> Gold:
             f"{reader.preferences[0].where}). Give them as two files, one at a time"
         )
     return Gold(
-        source=str(path), items=reader.items, grades=reader.grades, preferences=reader.preferences
+        source=str(path),
+        answers=reader.answers,
+        grades=reader.grades,
+        preferences=reader.preferences,
     )
 
 
@@ -156,7 +159,7 @@ class _Reader:
         self.of_sample: dict[str, list[Candidate]] = defaultdict(list)
         for candidate in targets.candidates.values():
             self.of_sample[candidate.sample_id].append(candidate)
-        self.items: dict[str, LabelledAnswer] = {}
+        self.answers: dict[str, LabelledAnswer] = {}
         self.grades: list[Grade] = []
         self.preferences: list[Preference] = []
         self.seen: dict[tuple[str, ...], str] = {}
@@ -184,7 +187,7 @@ class _Reader:
         rejected = self._answer(where, row, "rejected_id", "rejected")
         if chosen == rejected:
             raise UserError(f"{where}: chosen and rejected are the same answer, {chosen!r}")
-        chosen_sample, rejected_sample = self.items[chosen][0].id, self.items[rejected][0].id
+        chosen_sample, rejected_sample = self.answers[chosen][0].id, self.answers[rejected][0].id
         if chosen_sample != rejected_sample:
             raise UserError(
                 f"{where}: chosen answers sample {chosen_sample!r}, rejected sample "
@@ -217,7 +220,9 @@ class _Reader:
             candidate = self.targets.candidates[name]
         else:
             candidate = self._by_sample(where, row, id_key, text_key)
-        self.items.setdefault(candidate.id, (self.targets.samples[candidate.sample_id], candidate))
+        self.answers.setdefault(
+            candidate.id, (self.targets.samples[candidate.sample_id], candidate)
+        )
         return candidate.id
 
     def _by_sample(

@@ -86,9 +86,9 @@ def summarise_gold(gold: Gold) -> GoldSummary:
         source=gold.source,
         kind="graded" if gold.grades else "paired",
         labels=len(gold.grades) + len(gold.preferences),
-        answers=len(gold.items),
-        samples=len({sample.id for sample, _ in gold.items.values()}),
-        clips=len({file_name(sample.video) for sample, _ in gold.items.values()}),
+        answers=len(gold.answers),
+        samples=len({sample.id for sample, _ in gold.answers.values()}),
+        clips=len({file_name(sample.video) for sample, _ in gold.answers.values()}),
         annotators=len(annotators) if annotators != [""] else 0,
         ties=sum(sign == 0 for _, _, sign in gold.pairs()),
     )

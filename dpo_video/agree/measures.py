@@ -201,7 +201,7 @@ def answers_by_sample(gold: Gold, grades: Mapping[str, float]) -> list[list[str]
     """Return the ids of the graded answers of each sample."""
     groups: dict[str, list[str]] = defaultdict(list)
     for name in grades:
-        groups[gold.items[name][0].id].append(name)
+        groups[gold.answers[name][0].id].append(name)
     return list(groups.values())
 
 
@@ -299,4 +299,4 @@ def auc(values: Floats, weights: Floats) -> Floats:
 
 def clip_of(gold: Gold, name: str) -> str:
     """Return the video file of a labelled answer: what is resampled as one."""
-    return file_name(gold.items[name][0].video)
+    return file_name(gold.answers[name][0].video)

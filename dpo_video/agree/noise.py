@@ -73,21 +73,21 @@ class Noise(NamedTuple):
 
 
 def judge_again(
-    run: Run, session: JudgeSession, items: Sequence[LabelledAnswer]
+    run: Run, session: JudgeSession, answers: Sequence[LabelledAnswer]
 ) -> tuple[Measures, NoiseReport | Unmeasured]:
     """Judge answers again and again; return the measures of noise, and how it was measured."""
     options = run.recipe.agree
-    if not items:
+    if not answers:
         why_none = "no answers: neither gold labels nor candidates.jsonl"
         return {}, Unmeasured(why_none=why_none)
     if not options.repeats:
         return {}, Unmeasured(why_none="agree.repeats is 0")
     bootstrap = BootstrapSettings(options.bootstrap, run.recipe.seed)
-    ids = [candidate.id for _, candidate in items]
-    clips = [file_name(sample.video) for sample, _ in items]
-    columns, sampled = _repetitions(session, items, repeats=options.repeats)
+    ids = [candidate.id for _, candidate in answers]
+    clips = [file_name(sample.video) for sample, _ in answers]
+    columns, sampled = _repetitions(session, answers, repeats=options.repeats)
     table = score_table(list(columns.values()), ids)
-    pairs = untied_pairs(items, table[:, 0])
+    pairs = untied_pairs(answers, table[:, 0])
     noise = measure_noise(table, pairs, by_wording=not sampled)
     measures = {
         "noise_sigma": Measure(estimate=estimate(sigma_input(noise, clips), bootstrap)),
@@ -95,13 +95,13 @@ def judge_again(
     }
     layout_shifts = {}
     for name, scorer in layouts(session.scorer).items():
-        moved = score_table([columns[AS_IT_IS], session.scores(items, scorer=scorer)], ids)
+        moved = score_table([columns[AS_IT_IS], session.scores(answers, scorer=scorer)], ids)
         flips = flip_input(measure_noise(moved, pairs, by_wording=True), pairs, clips)
         measures[f"{name}_flip_rate"] = Measure(estimate=estimate(flips, bootstrap))
         layout_shifts[name] = mean_shift(moved)
     return measures, NoiseReport(
         how="sampled" if sampled else "wordings",
-        answers=len(items),
+        answers=len(answers),
         pairs=len(pairs),
         shifts={
             name: mean_shift(table[:, [0, index]]) for index, name in enumerate(columns) if index
@@ -118,7 +118,7 @@ def noise_items(
     samples = {sample.id: sample for sample in run.samples}
     answers = [(samples[candidate.sample_id], candidate) for candidate in candidates]
     if not answers and gold is not None:
-        answers = list(gold.items.values())
+        answers = list(gold.answers.values())
     distinct = {(sample.id, candidate.text): (sample, candidate) for sample, candidate in answers}
     ids = sorted(
         {sample_id for sample_id, _ in distinct},
@@ -182,10 +182,10 @@ def root_mean(values: Floats, weights: Floats) -> Floats:
     return roots
 
 
-def untied_pairs(items: Sequence[LabelledAnswer], scores: Floats) -> list[tuple[int, int]]:
+def untied_pairs(answers: Sequence[LabelledAnswer], scores: Floats) -> list[tuple[int, int]]:
     """Return the pairs of one sample's answers that the judge did not tie at first."""
     of_sample: dict[str, list[int]] = {}
-    for index, (sample, _) in enumerate(items):
+    for index, (sample, _) in enumerate(answers):
         of_sample.setdefault(sample.id, []).append(index)
     pairs = []
     for indices in of_sample.values():
@@ -210,15 +210,15 @@ def score_table(columns: Sequence[Mapping[str, float]], ids: Sequence[str]) -> F
 
 
 def _repetitions(
-    session: JudgeSession, items: Sequence[LabelledAnswer], *, repeats: int
+    session: JudgeSession, answers: Sequence[LabelledAnswer], *, repeats: int
 ) -> tuple[dict[str, dict[str, float]], bool]:
     """Return the scores of each repetition by its name, and whether verdicts were drawn again."""
-    columns = {AS_IT_IS: session.scores(items)}
+    columns = {AS_IT_IS: session.scores(answers)}
     mode = mode_of(session.settings, session.scorer)
     if mode == "verdict" and session.settings.temperature > 0:
         for number in range(1, repeats + 1):
-            columns[f"drawn again {number}"] = session.scores(items, repeat=number)
+            columns[f"drawn again {number}"] = session.scores(answers, repeat=number)
         return columns, True
     for name, scorer in itertools.islice(wordings(session.scorer).items(), repeats):
-        columns[name] = session.scores(items, scorer=scorer)
+        columns[name] = session.scores(answers, scorer=scorer)
     return columns, False

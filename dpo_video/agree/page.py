@@ -3,6 +3,7 @@ that fooled the judge.
 """
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 from dpo_video.agree.agreement import Agreement
@@ -45,7 +46,7 @@ def agreement_page(report: Agreement) -> str:
     """Return the whole page as text; it loads nothing from elsewhere."""
     return render_page(
         "agree/agreement.html.jinja",
-        title=f"How far the judge of {report.run} is to be trusted",
+        title=f"How far the judge of {Path(report.run).name} is to be trusted",
         verdict=agreement_verdict(report),
         report=report,
         sentences=sentences(report),
@@ -67,7 +68,8 @@ def agreement_verdict(report: Agreement) -> Verdict:
     text = f"{against_gold} {on_probes}"
     if unmet:
         count = f"{len(unmet)} of {len(report.requirements)} requirements"
-        return Verdict(text=f"{text} {count} not met.", mood="bad")
+        verb = "is" if len(unmet) == 1 else "are"
+        return Verdict(text=f"{text} {count} {verb} not met.", mood="bad")
     if above_chance is False:
         return Verdict(text=text, mood="bad")
     return Verdict(text=text, mood="good" if above_chance and passed else "warn")
@@ -103,7 +105,7 @@ def _probe_clause(report: Agreement) -> tuple[str, bool]:
         if sort == "swap" and (estimate.interval or (estimate.value, 0))[0] <= 0.5:
             blind.append(kind)
         if sort == "style" and estimate.value >= FOOLED:
-            fooled.append(kind.replace("_", ", "))
+            fooled.append(kind.replace("_", " "))
     clauses = []
     if blind:
         clauses.append(f"cannot tell a swapped {_listed(blind, 'or')} from the truth")

@@ -125,8 +125,8 @@ def judge_probes(run: Run, session: JudgeSession) -> tuple[Measures, ProbeReport
     if not probes.probes:
         why_none = f"none of the {probes.texts} {options.probes_from}s offers a probe"
         return {}, Unmeasured(why_none=why_none, without=probes.without)
-    items, ids = probe_items(probes.probes)
-    scores = session.scores(items)
+    answers, ids = probe_items(probes.probes)
+    scores = session.scores(answers)
     measures, kinds = measure_probes(
         probes,
         [(scores[base], scores[changed]) for base, changed in ids],
@@ -194,7 +194,7 @@ def probe_items(
     Each probe is a sample of its own, so that a judge that compares answers compares these two and
     no others; equal prompts are asked once all the same.
     """
-    items, ids = [], []
+    answers, ids = [], []
     for probe in probes:
         sample = replace(probe.sample, id=f"{probe.sample.id}#probe:{probe.kind}")
         candidates = [
@@ -208,9 +208,9 @@ def probe_items(
             )
             for name, text in (("base", probe.base), ("changed", probe.changed))
         ]
-        items += [(sample, candidate) for candidate in candidates]
+        answers += [(sample, candidate) for candidate in candidates]
         ids.append((candidates[0].id, candidates[1].id))
-    return items, ids
+    return answers, ids
 
 
 def best_verdict(scorer: Scorer) -> str:

@@ -85,23 +85,23 @@ def read_requirements(text: str, *, with_gold: bool) -> list[Requirement]:
     measured here.
     """
     requirements = []
-    for part in filter(None, map(str.strip, text.split(","))):
-        match = CONDITION.fullmatch(part)
+    for condition in filter(None, map(str.strip, text.split(","))):
+        match = CONDITION.fullmatch(condition)
         if match is None:
             raise UserError(
-                f"--require {part!r}: write it as measure>=number or measure<=number, "
+                f"--require {condition!r}: write it as measure>=number or measure<=number, "
                 "e.g. pair_accuracy>=0.75,ece<=0.08"
             )
         name = match[1]
         meaning = choose(MEASURES, name, "measure in --require")
         if meaning.group in ("gold", "calibration") and not with_gold:
             raise UserError(
-                f"--require {part}: {name} is measured against gold labels; give --gold"
+                f"--require {condition}: {name} is measured against gold labels; give --gold"
             )
         try:
             requirements.append(Requirement(measure=name, sign=match[2], bound=float(match[3])))
         except ValueError as error:
-            raise UserError(f"--require {part!r}: {match[3]!r} is not a number") from error
+            raise UserError(f"--require {condition!r}: {match[3]!r} is not a number") from error
     return requirements
 
 

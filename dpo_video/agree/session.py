@@ -27,7 +27,7 @@ class JudgeSession:
 
     def scores(
         self,
-        items: Sequence[tuple[Sample, Candidate]],
+        answers: Sequence[tuple[Sample, Candidate]],
         *,
         scorer: Scorer | None = None,
         repeat: int = 0,
@@ -35,7 +35,7 @@ class JudgeSession:
         """Return the score of every candidate by its id, NaN where there is none."""
         settings = self.settings.model_copy(update={"repeat": repeat}) if repeat else self.settings
         rows, counts = judge_candidates(
-            settings, scorer or self.scorer, items, self.store, judge=self.judge
+            settings, scorer or self.scorer, answers, self.store, judge=self.judge
         )
         self.counts.update(counts)
         self.counts.update(

@@ -188,7 +188,7 @@ FactEdit = tuple[str, str]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Context:
+class SwapContext:
     """What a swap may choose from."""
 
     words: frozenset[str]
@@ -200,7 +200,8 @@ class Context:
 
 def sentences(caption: str) -> list[str]:
     """Return the sentences of a caption."""
-    return [part.strip() for part in SENTENCE.split(caption.strip()) if part.strip()]
+    stripped = (sentence.strip() for sentence in SENTENCE.split(caption.strip()))
+    return [sentence for sentence in stripped if sentence]
 
 
 def words(text: str) -> frozenset[str]:
@@ -216,51 +217,54 @@ def swap(
 
     The text is the caption itself, or a gold answer that the caption supports.
     """
-    context = Context(
+    context = SwapContext(
         words=words(f"{caption} {text}"),
         vocabulary=vocabulary,
         rng=random.Random(f"{seed} {kind} {caption} {text}"),
     )
-    found = [pair for pair in SWAPS[kind](sentences(text), context) if pair[1] not in caption]
-    return context.rng.choice(found) if found else None
+    edits = [edit for edit in SWAPS[kind](sentences(text), context) if edit[1] not in caption]
+    return context.rng.choice(edits) if edits else None
 
 
-def _colour(parts: Sequence[str], context: Context) -> Iterator[FactEdit]:
-    yield from _words(parts, context, COLOURS)
+def _colour(text_sentences: Sequence[str], context: SwapContext) -> Iterator[FactEdit]:
+    yield from _words(text_sentences, context, COLOURS)
 
 
-def _number(parts: Sequence[str], context: Context) -> Iterator[FactEdit]:
-    yield from _words(parts, context, NUMBERS)
-    for part in parts:
-        for match in DIGITS.finditer(part):
+def _number(text_sentences: Sequence[str], context: SwapContext) -> Iterator[FactEdit]:
+    yield from _words(text_sentences, context, NUMBERS)
+    for sentence in text_sentences:
+        for match in DIGITS.finditer(sentence):
             value = int(match[1])
-            others = [str(other) for other in (value - 1, value + 1, value + 2) if other > 1]
-            if new := _choose([other for other in others if other not in context.words], context):
-                yield part, part[: match.start(1)] + new + part[match.end(1) :]
+            near = [str(number) for number in (value - 1, value + 1, value + 2) if number > 1]
+            free = [number for number in near if number not in context.words]
+            if new := _choose(free, context):
+                yield sentence, sentence[: match.start(1)] + new + sentence[match.end(1) :]
 
 
-def _actor(parts: Sequence[str], context: Context) -> Iterator[FactEdit]:
+def _actor(text_sentences: Sequence[str], context: SwapContext) -> Iterator[FactEdit]:
     behind = rf"\b(?:{'|'.join(DETERMINERS)})\s+(?:(?!(?:{'|'.join(LINKS)})\s)[\w-]+\s+){{0,2}}?"
     for group in ACTORS:
-        plurals = {plural: one for one, plural in group.items() if plural != one}
+        plurals = [plural for singular, plural in group.items() if plural != singular]
         # a plural in the caption excludes its singular too, and the other way round
-        free = [one for one, plural in group.items() if not {one, plural} & context.words]
+        free = [
+            singular for singular, plural in group.items() if not {singular, plural} & context.words
+        ]
         new = _choose(free, context)
-        for part in parts if new else ():
-            for match in re.finditer(rf"(?i){behind}({'|'.join(group)})\b", part):
-                yield part, _put(part, match, new)
-            for match in re.finditer(rf"(?i)\b({'|'.join(plurals)})\b", part):
-                yield part, _put(part, match, group[new])
+        for sentence in text_sentences if new else ():
+            for match in re.finditer(rf"(?i){behind}({'|'.join(group)})\b", sentence):
+                yield sentence, _put(sentence, match, new)
+            for match in re.finditer(rf"(?i)\b({'|'.join(plurals)})\b", sentence):
+                yield sentence, _put(sentence, match, group[new])
 
 
-def _direction(parts: Sequence[str], context: Context) -> Iterator[FactEdit]:
-    yield from _patterns(parts, DIRECTIONS)
+def _direction(text_sentences: Sequence[str], context: SwapContext) -> Iterator[FactEdit]:
+    yield from _patterns(text_sentences, DIRECTIONS)
 
 
-def _order(parts: Sequence[str], context: Context) -> Iterator[FactEdit]:
-    yield from _patterns(parts, ORDER)
+def _order(text_sentences: Sequence[str], context: SwapContext) -> Iterator[FactEdit]:
+    yield from _patterns(text_sentences, ORDER)
     opening = re.compile(rf"({'|'.join(SEQUELS)}),? ")
-    for first, second in itertools.pairwise(parts):
+    for first, second in itertools.pairwise(text_sentences):
         joined = opening.match(second)
         if (
             joined
@@ -270,40 +274,44 @@ def _order(parts: Sequence[str], context: Context) -> Iterator[FactEdit]:
         ):
             event = second[joined.end() :]
             yield f"{first} {second}", f"{_upper(event)} {joined[0]}{_lower(first)}"
-    for part in parts:
-        if match := re.fullmatch(r"First,? (.+?),? (?:and )?then (.+)\.", part):
-            yield part, f"First {match[2]}, then {match[1]}."
+    for sentence in text_sentences:
+        if match := re.fullmatch(r"First,? (.+?),? (?:and )?then (.+)\.", sentence):
+            yield sentence, f"First {match[2]}, then {match[1]}."
 
 
-def _negation(parts: Sequence[str], context: Context) -> Iterator[FactEdit]:
-    for part in parts:
-        for pattern, new in NEGATIONS if not re.search(NEGATIVES, part) else ():
-            if re.search(pattern, part):
-                yield part, re.sub(pattern, new, part, count=1)
+def _negation(text_sentences: Sequence[str], context: SwapContext) -> Iterator[FactEdit]:
+    for sentence in text_sentences:
+        for pattern, new in NEGATIONS if not re.search(NEGATIVES, sentence) else ():
+            if re.search(pattern, sentence):
+                yield sentence, re.sub(pattern, new, sentence, count=1)
                 break
 
 
-def _words(parts: Sequence[str], context: Context, group: Sequence[str]) -> Iterator[FactEdit]:
+def _words(
+    text_sentences: Sequence[str], context: SwapContext, group: Sequence[str]
+) -> Iterator[FactEdit]:
     free = [word for word in group if word not in context.words]
-    for part in parts:
-        for match in re.finditer(rf"(?i)\b({'|'.join(group)})\b", part):
+    for sentence in text_sentences:
+        for match in re.finditer(rf"(?i)\b({'|'.join(group)})\b", sentence):
             if new := _choose(free, context):
-                yield part, _put(part, match, new)
+                yield sentence, _put(sentence, match, new)
 
 
-def _patterns(parts: Sequence[str], pairs: Sequence[tuple[str, str]]) -> Iterator[FactEdit]:
-    for part in parts:
+def _patterns(
+    text_sentences: Sequence[str], pairs: Sequence[tuple[str, str]]
+) -> Iterator[FactEdit]:
+    for sentence in text_sentences:
         for pair in pairs:
             for old, new in (pair, pair[::-1]):
-                if match := re.search(f"(?i)({old})", part):
+                if match := re.search(f"(?i)({old})", sentence):
                     plain = PLAIN.sub("", new).strip() + (" " if match[1].endswith(" ") else "")
-                    yield part, _put(part, match, plain)
+                    yield sentence, _put(sentence, match, plain)
 
 
-def _choose(free: Sequence[str], context: Context) -> str:
+def _choose(free: Sequence[str], context: SwapContext) -> str:
     """Return one of the free words, of all captions' vocabulary where it holds any; "" for none."""
-    known = [word for word in free if word in context.vocabulary]
-    return context.rng.choice(known or free) if free else ""
+    familiar = [word for word in free if word in context.vocabulary]
+    return context.rng.choice(familiar or free) if free else ""
 
 
 def _put(text: str, match: "re.Match[str]", new: str) -> str:
@@ -325,7 +333,7 @@ def _lower(text: str) -> str:
     return text[:1].lower() + text[1:] if text.split()[0].casefold() in NO_NAMES else text
 
 
-SWAPS: dict[str, Callable[[Sequence[str], Context], Iterator[FactEdit]]] = {
+SWAPS: dict[str, Callable[[Sequence[str], SwapContext], Iterator[FactEdit]]] = {
     "colour": _colour,
     "number": _number,
     "actor": _actor,

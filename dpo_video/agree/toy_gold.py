@@ -48,29 +48,29 @@ def toy_gold(run: Run, name: str, candidates: Sequence[Candidate]) -> Gold:
     )
     samples = {sample.id: sample for sample in split.samples}
     scenes = read_scenes(split.folder)
-    answers = list(candidates)
+    graded = list(candidates)
     if not train:
-        answers = []
+        graded = []
         for sample in split.samples:
-            answers += _answers(sample, scenes)
-    items: dict[str, LabelledAnswer] = {
-        answer.id: (samples[answer.sample_id], answer) for answer in answers
+            graded += _written_answers(sample, scenes)
+    answers: dict[str, LabelledAnswer] = {
+        answer.id: (samples[answer.sample_id], answer) for answer in graded
     }
     grades = [
         Grade(
             candidate_id=answer.id,
             score=float(grade(_scene(sample, scenes), sample.prompt, answer.text).score),
         )
-        for sample, answer in items.values()
+        for sample, answer in answers.values()
     ]
-    return Gold(source=name, items=items, grades=grades)
+    return Gold(source=name, answers=answers, grades=grades)
 
 
 def _scene(sample: Sample, scenes: dict[str, Scene]) -> Scene:
     return scenes[str(sample.video)]
 
 
-def _answers(sample: Sample, scenes: dict[str, Scene]) -> list[Candidate]:
+def _written_answers(sample: Sample, scenes: dict[str, Scene]) -> list[Candidate]:
     """Return four answers of known quality; what they vary turns with the sample, so that no word
     gives them away.
     """
@@ -79,13 +79,19 @@ def _answers(sample: Sample, scenes: dict[str, Scene]) -> list[Candidate]:
     turn = sum(map(ord, sample.id))
     absent = [shape for shape in SHAPES if scene.find(shape) is None]
     false_extra = f"There is also a {COLOURS[turn % len(COLOURS)]} {absent[turn % len(absent)]}."
-    other_questions = [each for each in all_questions(scene) if each.prompt != question.prompt]
+    other_questions = [
+        question_of_scene
+        for question_of_scene in all_questions(scene)
+        if question_of_scene.prompt != question.prompt
+    ]
     true_extra = other_questions[turn % len(other_questions)].answer
     texts = [
         question.answer,
         f"{question.answer} {true_extra}",
         f"{question.answer} {false_extra}",
-        _wrong_answer(question, [other for other in scenes.values() if other != scene], turn),
+        _wrong_answer(
+            question, [other_scene for other_scene in scenes.values() if other_scene != scene], turn
+        ),
     ]
     return [
         Candidate(

@@ -94,22 +94,20 @@ def line_chart(curves: Sequence[Curve], *, x: Axis, y: Axis, title: str, note: s
     inner_width, inner_height = WIDTH - LEFT - RIGHT, HEIGHT - TOP - BOTTOM
     lines = []
     for curve in curves:
-        places = [
+        corners = [
             (
-                LEFT + (right - x.low) / (x.high - x.low) * inner_width,
+                LEFT + (across - x.low) / (x.high - x.low) * inner_width,
                 HEIGHT - BOTTOM - (up - y.low) / (y.high - y.low) * inner_height,
             )
-            for right, up in curve.points
+            for across, up in curve.points
         ]
+        radii = [2.5 + 6 * weight**0.5 for weight in curve.weights]
         lines.append(
             Line(
-                corners=" ".join(f"{left:.1f},{top:.1f}" for left, top in places),
+                corners=" ".join(f"{across:.1f},{down:.1f}" for across, down in corners),
                 colour=curve.colour,
                 dashed=curve.dashed,
-                dots=[
-                    (left, top, 2.5 + 6 * weight**0.5)
-                    for (left, top), weight in zip(places, curve.weights, strict=False)
-                ],
+                dots=[(*corner, radius) for corner, radius in zip(corners, radii, strict=False)],
             )
         )
     shares = [step / 5 for step in range(6)]
@@ -149,14 +147,14 @@ def bar_chart(
         edges: the groups are bins of a histogram, and the labels stand below their ends.
     """
     num_groups = len(labels) - edges
-    most = max((max(counts, default=0) for counts in series.values()), default=0) or 1
-    most += most % 2  # the middle line is a whole count
+    top = max((max(counts, default=0) for counts in series.values()), default=0) or 1
+    top += top % 2  # the middle line is a whole count
     group = min(WIDEST_GROUP, (WIDTH - LEFT - RIGHT) / max(1, num_groups))
     bar, bottom = group * 0.84 / len(series), HEIGHT - BOTTOM
     bars = []
     for number, (name, counts) in enumerate(series.items()):
         for index, count in enumerate(counts):
-            height = (bottom - TOP) * count / most
+            height = (bottom - TOP) * count / top
             bars.append(
                 Bar(
                     x=LEFT + index * group + group * 0.08 + number * bar,
@@ -178,7 +176,7 @@ def bar_chart(
             for index, label in enumerate(labels)
             if index % step == 0
         ],
-        y_ticks=[(bottom - (bottom - TOP) * share, f"{most * share:.4g}") for share in (0, 0.5, 1)],
+        y_ticks=[(bottom - (bottom - TOP) * share, f"{top * share:.4g}") for share in (0, 0.5, 1)],
         bars=bars,
         legend=[(("first", "second")[number % 2], name) for number, name in enumerate(series)]
         if len(series) > 1

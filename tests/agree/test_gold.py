@@ -42,7 +42,7 @@ def test_grades_by_id_by_text_and_by_a_sample_with_one_candidate(tmp_path):
         {"sample_id": "s3", "score": 3.5},
     )
     assert gold.scores() == {"s0#1": 4, "s0#0": 2, "s1#gold:my own words": 1, "s3#0": 3.5}
-    assert gold.items["s1#gold:my own words"][1].text == "my own words"
+    assert gold.answers["s1#gold:my own words"][1].text == "my own words"
     assert gold.pairs() == [("s0#1", "s0#0", 1)]
 
 

@@ -37,19 +37,19 @@ def graded(scores: dict[str, list[float]], *, annotators: int = 1) -> Gold:
     """Return gold whose samples (one clip each) have answers of these grades, ids
     `<sample>#<k>`.
     """
-    items, grades = {}, []
+    answers, grades = {}, []
     for name, values in scores.items():
         sample = Sample(id=name, video=f"{name}.mp4", prompt="What?", caption="c")
         for k, value in enumerate(values):
             candidate = Candidate(
                 id=f"{name}#{k}", sample_id=name, text=str(k), model="m", settings="s", seed=0
             )
-            items[candidate.id] = (sample, candidate)
+            answers[candidate.id] = (sample, candidate)
             grades += [
                 Grade(candidate_id=candidate.id, score=value, annotator=str(a))
                 for a in range(annotators)
             ]
-    return Gold(source="test", items=items, grades=grades)
+    return Gold(source="test", answers=answers, grades=grades)
 
 
 def random_table(n: int = 60, *, levels: int = 5, seed: int = 0):
@@ -255,13 +255,18 @@ def test_annotators_that_disagree_are_averaged_or_voted_and_compared():
     gold = graded({"a": [1, 5]}, annotators=2)
     assert annotator_alpha(gold) == (1, 2)
     other = Grade(candidate_id="a#1", score=3, annotator="1")
-    split = Gold(source="t", items=gold.items, grades=[*gold.grades[:3], other])
+    split = Gold(source="t", answers=gold.answers, grades=[*gold.grades[:3], other])
     assert split.scores() == {"a#0": 1, "a#1": 4}
     votes = [
         Preference(chosen_id="a#0", rejected_id="a#1", annotator="x"),
         Preference(chosen_id="a#1", rejected_id="a#0", annotator="y"),
         Preference(chosen_id="a#0", rejected_id="a#1", annotator="z"),
     ]
-    assert Gold(source="t", items=gold.items, preferences=votes).pairs() == [("a#0", "a#1", 1)]
-    assert Gold(source="t", items=gold.items, preferences=votes[:2]).pairs() == [("a#0", "a#1", 0)]
-    assert annotator_alpha(Gold(source="t", items=gold.items, preferences=votes[:1])) == (None, 0)
+    assert Gold(source="t", answers=gold.answers, preferences=votes).pairs() == [("a#0", "a#1", 1)]
+    assert Gold(source="t", answers=gold.answers, preferences=votes[:2]).pairs() == [
+        ("a#0", "a#1", 0)
+    ]
+    assert annotator_alpha(Gold(source="t", answers=gold.answers, preferences=votes[:1])) == (
+        None,
+        0,
+    )

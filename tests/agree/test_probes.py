@@ -180,11 +180,13 @@ def test_each_probe_is_a_sample_of_two_answers():
     made = make_probes(
         [sample_of(0, "A red ball rolls to the left.")], HOUND, source="caption", per_kind=5, seed=0
     )
-    items, ids = probe_items(made.probes)
-    assert len({one.id for _, one in items}) == len(items) == 2 * len(ids) == 2 * len(made.probes)
-    assert all(sample.id == one.sample_id for sample, one in items)
-    assert len({sample.id for sample, _ in items}) == len(ids)
-    texts = {one.id: one.text for _, one in items}
+    answers, ids = probe_items(made.probes)
+    assert (
+        len({one.id for _, one in answers}) == len(answers) == 2 * len(ids) == 2 * len(made.probes)
+    )
+    assert all(sample.id == one.sample_id for sample, one in answers)
+    assert len({sample.id for sample, _ in answers}) == len(ids)
+    texts = {one.id: one.text for _, one in answers}
     assert [(texts[a], texts[b]) for a, b in ids] == [
         (probe.base, probe.changed) for probe in made.probes
     ]
