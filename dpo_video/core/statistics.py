@@ -90,26 +90,26 @@ def bootstrap_ci(
 
 def weighted_slope(values: Floats, weights: Floats) -> Floats:
     """Return the slope of the second column on the first, (N, 2), through the origin, per row of
-    weights, as (R,).
+    weights, as (R,); NaN where the first is 0 throughout.
     """
-    slopes: Floats = (
-        weights @ (values[:, 0] * values[:, 1]) / np.maximum(weights @ values[:, 0] ** 2, TINY)
-    )
-    return slopes
+    squares = weights @ values[:, 0] ** 2
+    slopes: Floats = weights @ (values[:, 0] * values[:, 1]) / np.maximum(squares, TINY)
+    return np.where(squares > TINY, slopes, np.nan)
 
 
 def weighted_correlation(values: Floats, weights: Floats) -> Floats:
-    """Return Pearson's correlation of two columns, (N, 2), per row of weights (R, N), as (R,); 0 of
-    a constant.
+    """Return Pearson's correlation of two columns, (N, 2), per row of weights (R, N), as (R,); NaN
+    of a constant.
     """
     total = weights.sum(axis=1, keepdims=True)
     means = weights @ values / total  # (R, 2)
     squares = weights @ values**2 / total - means**2
     shared = weights @ (values[:, 0] * values[:, 1]) / total[:, 0] - means[:, 0] * means[:, 1]
-    found: Floats = shared / np.sqrt(
+    correlations: Floats = shared / np.sqrt(
         np.maximum(squares[:, 0], TINY) * np.maximum(squares[:, 1], TINY)
     )
-    return np.clip(found, -1.0, 1.0)
+    varies = (squares > TINY).all(axis=1)
+    return np.where(varies, np.clip(correlations, -1.0, 1.0), np.nan)
 
 
 def length_controlled_win_rate(values: Floats, weights: Floats) -> Floats:

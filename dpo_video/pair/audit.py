@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from dpo_video.core.errors import UserError
-from dpo_video.core.jsonl import read_jsonl, write_atomic
+from dpo_video.core.jsonl import read_jsonl, read_rows, write_atomic
 from dpo_video.core.records import Candidate, Judgment, Pair
 from dpo_video.core.report import Estimate, json_form
 from dpo_video.data.samples import load_samples
@@ -112,11 +112,7 @@ def _scored_answers(
 
 
 def _rows(path: Path) -> list[DropRow]:
-    if not path.is_file():
-        return []
-    return [
-        json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()
-    ]
+    return [row for _, row in read_rows(path, "drops")] if path.is_file() else []
 
 
 def _optional(path: Path, record: Any) -> list[Any]:

@@ -73,10 +73,9 @@ def count_pairs(
         dropped[row["unit"]][row["reason"]] += row["count"]
     if dropped["question"]:
         per_question[0] = dropped["question"].total()
-    removed = {
-        unit: Counter(row["reason"] for row in cleaned if row["unit"] == unit)
-        for unit in ("sample", "answer")
-    }
+    removed = {unit: Counter[str]() for unit in ("sample", "answer")}
+    for row in cleaned:
+        removed[row["unit"]][row["reason"]] += 1
     return PairCounts(
         pairs=len(pairs),
         questions=len({pair.sample_id for pair in pairs}),
@@ -151,7 +150,7 @@ def measure_lengths(
     raw = np.array([(row.length, row.score) for row in answers], np.float64)  # (A, 2)
     within = _within_questions(answers)
     slope = float(weighted_slope(within, np.ones((1, len(within))))[0])
-    residual = margin - slope * extra
+    residual = margin - np.nan_to_num(slope) * extra  # equal lengths explain nothing
     return Lengths(
         chosen=float(np.mean(chosen)),
         rejected=float(np.mean(rejected)),
@@ -175,31 +174,33 @@ def measure_positions(
     """Return whether chosen answers stand earlier among the candidates, and how often each place is
     on either side.
     """
-    places = []
+    numbered: list[Pair] = []
+    numbers: list[tuple[int, int]] = []
+    numbered_clips: list[str] = []
     for pair, clip in zip(pairs, clips, strict=True):
-        chosen, rejected = _place(pair.chosen_id), _place(pair.rejected_id)
+        chosen, rejected = _number(pair.chosen_id), _number(pair.rejected_id)
         if chosen is not None and rejected is not None:
-            places.append((chosen, rejected, clip))
-    if not places:
+            numbered.append(pair)
+            numbers.append((chosen, rejected))
+            numbered_clips.append(clip)
+    if not numbered:
         return Positions(n=0)
     last: dict[str, int] = {}
     for candidate in candidates:
-        place = _place(candidate.id) or 0
-        last[candidate.sample_id] = max(place, last.get(candidate.sample_id, 0))
-    num_places = 1 + max(max(chosen, rejected) for chosen, rejected, _ in places)
-    by_place = {place: [0, 0] for place in range(num_places)}
-    for chosen, rejected, _ in places:
+        number = _number(candidate.id) or 0
+        last[candidate.sample_id] = max(number, last.get(candidate.sample_id, 0))
+    by_place = {number: [0, 0] for number in range(1 + max(map(max, numbers)))}
+    for chosen, rejected in numbers:
         by_place[chosen][0] += 1
         by_place[rejected][1] += 1
     return Positions(
-        n=len(places),
+        n=len(numbered),
         by_place=by_place,
         chosen_earlier=_estimate(
-            [float(chosen < rejected) for chosen, rejected, _ in places],
-            [clip for *_, clip in places],
+            [float(chosen < rejected) for chosen, rejected in numbers], numbered_clips
         ),
-        chosen=_end_places([pair.chosen_id for pair in pairs], last),
-        rejected=_end_places([pair.rejected_id for pair in pairs], last),
+        chosen=_end_places([pair.chosen_id for pair in numbered], last),
+        rejected=_end_places([pair.rejected_id for pair in numbered], last),
     )
 
 
@@ -210,7 +211,7 @@ def measure_samplers(
     where unknown.
     """
     samplers = {candidate.id: sampler_of(candidate) for candidate in candidates}
-    if any(name not in samplers for pair in pairs for name in (pair.chosen_id, pair.rejected_id)):
+    if any(not {pair.chosen_id, pair.rejected_id} <= samplers.keys() for pair in pairs):
         return {}
     outcomes: dict[str, list[float]] = defaultdict(list)
     outcome_clips: dict[str, list[str]] = defaultdict(list)
@@ -311,14 +312,21 @@ def _slope_per_100(values: Floats, weights: Floats) -> Floats:
 
 
 def _end_places(ids: Sequence[str], last: Mapping[str, int]) -> EndPlaces:
-    places = [(_place(name), name.rpartition("#")[0]) for name in ids]
+    """Return the shares of answers, named by the ids of numbered candidates, that are the first and
+    the last of their question; no share of the last where no question's candidates are known.
+    """
+    are_last = [
+        _number(name) == last[name.rpartition("#")[0]]
+        for name in ids
+        if name.rpartition("#")[0] in last
+    ]
     return EndPlaces(
-        first=float(np.mean([place == 0 for place, _ in places])),
-        last=float(np.mean([place == last.get(sample, -1) for place, sample in places])),
+        first=float(np.mean([_number(name) == 0 for name in ids])),
+        last=float(np.mean(are_last)) if are_last else None,
     )
 
 
-def _place(candidate_id: str) -> int | None:
+def _number(candidate_id: str) -> int | None:
     """Return the number behind `#` of a candidate's id; None where it has none."""
     number = candidate_id.rpartition("#")[2]
     return int(number) if number.isdecimal() and "#" in candidate_id else None

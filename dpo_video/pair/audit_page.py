@@ -141,15 +141,16 @@ def _position_cells(position: Positions) -> Cells:
 
 def _end_cells(chosen: EndPlaces, rejected: EndPlaces) -> Cells:
     return [
-        (
-            f"{end} answer is chosen / rejected",
-            f"{number_text(of_chosen, share=True)} / {number_text(of_rejected, share=True)}",
-        )
+        (f"{end} answer is chosen / rejected", f"{_share(of_chosen)} / {_share(of_rejected)}")
         for end, of_chosen, of_rejected in (
             ("first", chosen.first, rejected.first),
             ("last", chosen.last, rejected.last),
         )
     ]
+
+
+def _share(value: float | None) -> str:
+    return "-" if value is None else number_text(value, share=True)
 
 
 def _charts(report: Audit) -> list[Chart]:

@@ -85,7 +85,8 @@ class EndPlaces:
     """Share of the answers of one side that are the first, or the last, candidate."""
 
     first: float
-    last: float
+    last: float | None
+    """None where the candidates are not known."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -115,16 +115,16 @@ def with_noise(settings: PairSettings, folder: Path) -> PairSettings:
     if settings.noise_margins is None:
         return settings
     path = folder / "agreement.json"
-    needed = (
+    requirement = (
         f"pair.noise_margins {settings.noise_margins:g} takes the judge's noise from {str(path)!r}"
     )
     remedy = f"Measure it first: dpo-video agree {folder}; or leave pair.noise_margins out"
     if not path.is_file():
-        raise UserError(f"{needed}, which is not there. {remedy}")
+        raise UserError(f"{requirement}, which is not there. {remedy}")
     try:
         sigma = json.loads(path.read_text(encoding="utf-8")).get("noise_sigma")
     except (json.JSONDecodeError, AttributeError) as error:
-        raise UserError(f"{needed}, which is no JSON object. {remedy}") from error
+        raise UserError(f"{requirement}, which is no JSON object. {remedy}") from error
     if (
         isinstance(sigma, bool)
         or not isinstance(sigma, int | float)
@@ -132,7 +132,7 @@ def with_noise(settings: PairSettings, folder: Path) -> PairSettings:
         or sigma < 0
     ):
         raise UserError(
-            f"{needed}, whose `noise_sigma` is {sigma!r}, not a number of at least 0. {remedy}"
+            f"{requirement}, whose `noise_sigma` is {sigma!r}, not a number of at least 0. {remedy}"
         )
     return settings.model_copy(
         update={"min_margin": max(settings.min_margin, settings.noise_margins * sigma)}

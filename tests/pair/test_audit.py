@@ -252,4 +252,56 @@ def test_weighted_correlation_and_slope_are_those_of_repeated_rows() -> None:
         many = np.repeat(values, row, axis=0)
         assert correlation == pytest.approx(np.corrcoef(many.T)[0, 1])
         assert slope == pytest.approx((many[:, 0] @ many[:, 1]) / (many[:, 0] @ many[:, 0]))
-    assert weighted_correlation(np.ones((4, 2)), np.ones((1, 4))) == 0
+    constant = np.ones((1, 4))
+    assert np.isnan(weighted_correlation(np.ones((4, 2)), constant)).all()
+    assert np.isnan(weighted_slope(np.array([[0.0, 1.0]] * 4), constant)).all()
+
+
+def test_what_no_data_define_is_a_dash(tmp_path: Path) -> None:
+    """Answers of one length have no slope and no correlation of score and length; they said 0."""
+    questions: dict[str, Sequence[Row]] = {
+        f"q{number}": [("good!", 4.0), ("bad!!", 1.0)] for number in range(8)
+    }
+    folder = make_run(tmp_path, questions)
+    length = audited(folder)["length"]
+    for name in (
+        "score_correlation",
+        "score_correlation_within_questions",
+        "score_per_100_characters",
+    ):
+        assert length[name] == {"value": None, "ci": None}
+    assert length["residual_margin"]["value"] == length["margin"]["value"] == 3
+    done = CliRunner().invoke(app, ["audit", str(folder)])
+    assert re.search(r"correlation of score and length +- *\n", done.output), done.output
+
+
+def test_shares_of_places_are_over_the_answers_whose_place_is_known(tmp_path: Path) -> None:
+    """Two pairs of a run beside three imported ones without places; and without candidates nothing
+    is known to be the last.
+    """
+    questions: dict[str, Sequence[Row]] = {
+        name: [("good one", 4.0), ("bad", 1.0)] for name in ("q", "r")
+    }
+    folder = make_run(tmp_path, questions)
+    pairs = list(read_jsonl(folder / "pairs.jsonl", Pair))
+    imported = [
+        replace(pairs[0], sample_id=f"i{n}", chosen_id=f"a{n}", rejected_id=f"b{n}")
+        for n in range(3)
+    ]
+    write_jsonl(folder / "pairs.jsonl", [*pairs, *imported])
+    position = audited(folder)["position"]
+    assert position["n"] == 2
+    assert position["chosen"] == {"first": 1.0, "last": 0.0}
+    assert position["rejected"] == {"first": 0.0, "last": 1.0}
+    (folder / "candidates.jsonl").unlink()
+    position = audited(folder)["position"]
+    assert position["rejected"] == {"first": 0.0, "last": None}
+    done = CliRunner().invoke(app, ["audit", str(folder)])
+    assert re.search(r"last answer is chosen / rejected +- / -", done.output), done.output
+
+
+def test_a_damaged_file_of_drops_is_told_by_its_line(tmp_path: Path) -> None:
+    folder = make_run(tmp_path, {"q": [("good one", 4.0), ("bad", 1.0)]})
+    (folder / "drops.jsonl").write_text("\n{")
+    with pytest.raises(UserError, match=r"drops\.jsonl:2: not JSON"):
+        audit(folder)

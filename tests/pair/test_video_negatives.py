@@ -13,7 +13,7 @@ from preferences import records
 from dpo_video.core.errors import UserError
 from dpo_video.core.jsonl import read_jsonl, to_json, write_jsonl
 from dpo_video.core.records import Pair
-from dpo_video.pair.audit import audit
+from dpo_video.pair.audit import audit, audit_row
 from dpo_video.pair.stage import pair
 from dpo_video.pair.video_negatives import NO_OTHER, add_negatives
 from dpo_video.pipeline import fingerprint
@@ -208,7 +208,7 @@ def test_the_stage_adds_them_counts_them_and_the_audit_leaves_them_out(tmp_path:
                 (
                     pair(run).counts,
                     list(read_jsonl(run.folder / "pairs.jsonl", Pair)),
-                    audit(run.folder),
+                    audit_row(audit(run.folder)),
                 )
             )
     (plain, plain_pairs, plain_audit), (summary, pairs, audited) = found
