@@ -66,6 +66,9 @@ class VideoSettings(Section):
     """Decoding processes."""
     timeout: Annotated[PositiveFloat, Affects.SPEED] = 120.0
     """Seconds after which a clip is given up and set aside."""
+    max_clip_gb: Annotated[PositiveFloat, Affects.SPEED] = 2.0
+    """Most GiB of pixels that the frames read of a clip may take: height x width x 3 bytes x
+    frames; a clip over it is set aside before it is decoded."""
     cache: Annotated[Literal["none", "frames", "features"], Affects.SPEED] = "none"
     """What of a clip is kept on disk: `frames` saves decoding it again (uncompressed, exact),
     `features` the vision tower as well. Every stage reads it."""

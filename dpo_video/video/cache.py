@@ -5,6 +5,7 @@ import io
 import json
 import logging
 import os
+import stat
 import threading
 import time
 import zipfile
@@ -37,6 +38,10 @@ UNREADABLE = (ValueError, KeyError, EOFError, OSError, zipfile.BadZipFile, zlib.
 """What reading a damaged entry raises. Each entry carries checksums: a zip file its own, features
 theirs.
 """
+READING = 2
+"""How a file is read: 1 lost the clock where a time is repeated, turned mirrored files, took the
+first of several streams and the first picture of an animation, and cut grey of 16 bits off.
+"""
 PART_TIMES = 2
 """How the times of a part of a file are reckoned: 1 took the mean rate of the whole file even where
 the rate varies.
@@ -47,6 +52,7 @@ class DiskCache:
     """Entries of bytes in a folder that any number of threads and processes share.
 
     An entry is written beside its place and renamed, so that a reader finds it whole or not at all.
+    It begins with its own name: one that was copied or moved to another's place is damaged.
     Reading one sets its time of change, and above the limit those not read for longest go. Each
     process adds up what it writes, so a folder may pass its limit by a twentieth for each of them.
     """
@@ -73,8 +79,13 @@ class DiskCache:
         is removed.
         """
         path = self._path(name)
+        head = entry_head(name)
         try:
-            data = path.read_bytes()
+            if not stat.S_ISREG(path.stat().st_mode):  # reading a pipe would wait
+                raise OSError(f"{path} is not a regular file")
+            with path.open("rb") as file:
+                found_head = file.read(len(head))
+                data = file.read()
             os.utime(path)
         except FileNotFoundError:
             return None
@@ -83,6 +94,8 @@ class DiskCache:
                 log.warning("cache: cannot read from %s (%s); going on without", self.folder, error)
             return None
         try:
+            if found_head != head:
+                raise ValueError("it is the entry of another clip or setting")
             entry = read(data)
         except UNREADABLE as error:
             self._count("corrupt")
@@ -94,14 +107,18 @@ class DiskCache:
 
     def put(self, name: str, data: bytes) -> None:
         """Store an entry; a disk that refuses is told once and costs only the entry."""
-        if len(data) > self.limit:
+        head = entry_head(name)
+        size = len(head) + len(data)
+        if size > self.limit:
             self._count("too_large")
             return
         path = self._path(name)
         torn = path.with_name(f".{uuid4().hex}")
         try:
             path.parent.mkdir(exist_ok=True)
-            torn.write_bytes(data)
+            with torn.open("wb") as file:
+                file.write(head)
+                file.write(data)
             torn.replace(path)
         except OSError as error:
             with suppress(OSError):
@@ -111,12 +128,10 @@ class DiskCache:
             return
         self._count("written")
         with self._lock:
-            self._room -= len(data)
+            self._room -= size
             if self._room < 0:
-                size = self._evict()
-                self._room = min(
-                    self.limit // 20, self.limit - size
-                )  # others write too: look again soon
+                # others write too: look again soon
+                self._room = min(self.limit // 20, self.limit - self._evict())
 
     def _evict(self) -> int:
         """Delete the entries unused for longest until a tenth is free, where there are too many;
@@ -150,6 +165,11 @@ class DiskCache:
 
     def _path(self, name: str) -> Path:
         return self.folder / name[:2] / name
+
+
+def entry_head(name: str) -> bytes:
+    """Return the bytes that an entry of a cache begins with."""
+    return f"dpo-video {name}\n".encode()
 
 
 def open_cache(recipe: Recipe) -> DiskCache | None:
@@ -203,6 +223,7 @@ def frames_identity(
     corruption = {} if request.corruption is None else {"corruption": request.corruption}
     return {
         "clip": clip,
+        "reading": READING,
         "multiple_of": multiple_of,
         **corruption,
         "policy": settings_that_affect(settings, Affects.PIXELS | Affects.DECODER),

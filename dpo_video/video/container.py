@@ -2,13 +2,15 @@
 short.
 """
 
+import errno
 import os
 import stat
 import struct
+from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from dpo_video.video.frames import VideoError
+from dpo_video.video.frames import ErrorCode, VideoError
 
 SIGNS = {
     b"<!doctype": "an HTML page, not a video: a failed download?",
@@ -39,6 +41,11 @@ MP4_BOXES = (
 )
 
 
+TRACK_PATH = (b"moov", b"trak", b"mdia")
+"""Boxes within each other down to a track's clock and its tables."""
+NO_SUCH_FILE = (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP)
+
+
 def check_file(path: Path) -> None:
     """Raise VideoError where `path` is missing, not a regular file, empty, or by its first bytes no
     video.
@@ -48,7 +55,7 @@ def check_file(path: Path) -> None:
         with path.open("rb") as file:
             head = file.read(512)
     except OSError as error:
-        raise VideoError("not_found", path, f"it cannot be opened: {error.strerror}") from error
+        raise _unreadable(path, error) from error
     text = head.removeprefix(b"\xef\xbb\xbf").lstrip()[:64].lower()
     for sign, description in SIGNS.items():
         if text.startswith(sign):
@@ -64,13 +71,33 @@ def check_regular(path: Path) -> None:
     except FileNotFoundError:
         raise VideoError("not_found", path, "no such file") from None
     except OSError as error:
-        raise VideoError("not_found", path, f"it cannot be opened: {error.strerror}") from error
+        raise _unreadable(path, error) from error
     except ValueError as error:
         raise VideoError("not_found", path, f"no file can have this name: {error}") from error
     if not stat.S_ISREG(facts.st_mode):
         raise VideoError("not_a_video", path, "not a regular file")
     if facts.st_size == 0:
         raise VideoError("empty", path, "the file has zero bytes")
+
+
+def _unreadable(path: Path, error: OSError) -> VideoError:
+    code: ErrorCode = "not_found" if error.errno in NO_SUCH_FILE else "io_error"
+    return VideoError(code, path, f"it cannot be opened: {error.strerror}")
+
+
+def io_error(path: Path) -> VideoError | None:
+    """Return the VideoError of a file whose bytes the disk or the network does not give; None where
+    all of them can be read.
+
+    Demuxers say "Input/output error" of a file that is damaged, too.
+    """
+    try:
+        with path.open("rb") as file:
+            while file.read(1 << 20):
+                pass
+    except OSError as error:
+        return VideoError("io_error", path, f"its bytes cannot be read: {error.strerror}")
+    return None
 
 
 def missing_bytes(path: Path) -> int:
@@ -112,6 +139,75 @@ def _mp4_end(file: BinaryIO, size: int) -> int:
             return begin
         begin += length
     return begin
+
+
+def broken_clock(path: Path) -> str | None:
+    """Return why the times of an MP4 or MOV file's video mean nothing; None where they can be used.
+
+    FFmpeg takes a timescale of 0 for 1 and negative durations for one tick, and then shows one
+    frame, or a few at wrong times.
+    """
+    with path.open("rb") as file:
+        size = path.stat().st_size
+        for begin, end in _boxes(file, 0, size, TRACK_PATH):
+            handler = _first_box(file, begin, end, (b"hdlr",))
+            if handler[8:12] != b"vide":
+                continue
+            header = _first_box(file, begin, end, (b"mdhd",))
+            place = 20 if header[:1] == b"\1" else 12
+            if len(header) >= place + 4 and not any(header[place : place + 4]):
+                return "the timescale is 0"
+            table = _first_box(file, begin, end, (b"minf", b"stbl", b"stts"))
+            if reason := _broken_durations(table[8:]):
+                return reason
+    return None
+
+
+def _broken_durations(entries: bytes) -> str | None:
+    """Return what is wrong with a table of frame counts and durations, pairs of 32 bits; None for
+    nothing.
+
+    A few durations of 0, or below, are found in good files: recorders set the clock right by them.
+    """
+    total, negative, zero = 0, 0, 0
+    for count, duration in struct.iter_unpack(">Ii", entries[: len(entries) // 8 * 8]):
+        total += count
+        negative += count * (duration < 0)
+        zero += count * (duration == 0)
+    if negative * 2 > total:
+        return f"{negative} of {total} frames have a negative duration"
+    if zero == total > 1:
+        return f"none of its {total} frames has a duration"
+    return None
+
+
+def _first_box(file: BinaryIO, begin: int, end: int, names: tuple[bytes, ...]) -> bytes:
+    """Return the content of the first such box; empty where there is none."""
+    for first, last in _boxes(file, begin, end, names):
+        file.seek(first)
+        return file.read(last - first)
+    return b""
+
+
+def _boxes(
+    file: BinaryIO, begin: int, end: int, names: tuple[bytes, ...]
+) -> Iterator[tuple[int, int]]:
+    """Yield where the content of each box begins and ends that lies within boxes of these names."""
+    while begin + 8 <= end:
+        file.seek(begin)
+        length, name = struct.unpack(">I4s", file.read(8))
+        header = 8
+        if length == 1 and begin + 16 <= end:
+            length, header = struct.unpack(">Q", file.read(8))[0], 16
+        stop = end if length == 0 else min(begin + length, end)
+        if length and length < header:
+            return
+        if name == names[0]:
+            if len(names) == 1:
+                yield begin + header, stop
+            else:
+                yield from _boxes(file, begin + header, stop, names[1:])
+        begin = stop
 
 
 def _matroska_end(file: BinaryIO) -> int:

@@ -4,13 +4,18 @@ exact.
 F frames, H height, W width in pixels.
 """
 
+import struct
+import sys
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from av.container import InputContainer
+from av.sidedata.sidedata import Type
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 from numpy.typing import NDArray
@@ -19,8 +24,13 @@ from dpo_video.core.errors import UserError
 from dpo_video.video.frames import VideoError
 from dpo_video.video.probe import SKIPS_FRAMES, VideoIndex, open_video
 
+MAX_SLANT = 0.0175
+"""Part of a quarter turn's sine by which a display matrix may miss it: one degree, as in FFmpeg."""
 
-def decode_pyav(video: VideoIndex, indices: list[int], *, deadline: float) -> NDArray[np.uint8]:
+
+def decode_pyav(
+    video: VideoIndex, indices: list[int], *, deadline: float, max_bytes: int = sys.maxsize
+) -> NDArray[np.uint8]:
     """Return the frames at `indices` of a file as (F, H, W, 3) uint8 RGB, upright.
 
     Each frame is known by its timestamp, not by counting, unless the file has none
@@ -28,23 +38,48 @@ def decode_pyav(video: VideoIndex, indices: list[int], *, deadline: float) -> ND
     undecoded. Where seeking does not bring up every frame (no timestamps, a damaged index), the
     file is decoded from its beginning. A damaged frame anywhere on the way is VideoError `corrupt`:
     decoders paint over damage without marking every frame that carries it. VP8, VP9 and AV1 streams
-    do not even mark the first: flipped bits there show.
+    do not even mark the first: flipped bits there show, as some do in any codec. `max_bytes` of
+    pixels are the most that is held.
     """
     targets = {int(video.pts[index]) for index in indices}
-    collector = _FrameCollector(video, deadline)
+    collector = _FrameCollector(video, deadline, max_bytes)
     with _second_try(), open_video(video.path) as (file, stream):
         _by_seeking(collector, file, stream, set(targets))
     if targets - collector.frames.keys() or collector.damaged:
-        collector = _FrameCollector(video, deadline)
+        collector = _FrameCollector(video, deadline, max_bytes)
         with open_video(video.path) as (file, stream):
             _from_start(collector, file, stream, set(targets))
     if collector.damaged:
         raise VideoError("corrupt", video.path, f"{collector.damaged} decoded frames are damaged")
-    frames = [collector.frames[int(video.pts[index])] for index in indices]
-    if len(sizes := {frame.shape for frame in frames}) > 1:
+    sizes = {frame.shape for frame in collector.frames.values()}
+    if len(sizes) > 1:
         pixels = " and ".join(sorted(f"{width}x{height}" for height, width, _ in sizes))
         raise VideoError("corrupt", video.path, f"its frames are of different sizes: {pixels}")
-    return np.stack(frames)
+    return _stack([int(video.pts[index]) for index in indices], collector.frames)
+
+
+def _stack(order: list[int], frames: dict[int, NDArray[np.uint8]]) -> NDArray[np.uint8]:
+    """Return frames by name as one array, in an order in which a frame may stand twice.
+
+    Each is let go once it is copied: `np.stack` would hold all of them a second time.
+    """
+    last_use = {name: position for position, name in enumerate(order)}
+    pixels = np.empty((len(order), *frames[order[0]].shape), np.uint8)
+    for position, name in enumerate(order):
+        pixels[position] = frames[name] if last_use[name] > position else frames.pop(name)
+    return pixels
+
+
+def too_large(path: Path, num_bytes: int, max_bytes: int) -> VideoError:
+    """Return the VideoError for more pixels than a clip may take."""
+    return VideoError(
+        "too_large",
+        path,
+        f"its frames take {num_bytes / (1 << 30):.3g} GiB or more, and video.max_clip_gb allows "
+        f"{max_bytes / (1 << 30):.3g}: take fewer frames (video.num_frames, video.max_frames), "
+        f"make "
+        "the video smaller, or raise it",
+    )
 
 
 @contextmanager
@@ -65,7 +100,9 @@ class _FrameCollector:
 
     video: VideoIndex
     deadline: float
+    max_bytes: int
     frames: dict[int, NDArray[np.uint8]] = field(default_factory=dict)
+    num_bytes: int = 0
     damaged: int = 0
     num_decoded: int = 0
 
@@ -81,7 +118,11 @@ class _FrameCollector:
             self.damaged += frame.is_corrupt
             if name in pending:
                 pending.discard(name)
-                self.frames[name] = _upright(frame)
+                # a stream may grow in the middle: the header's size says nothing of it
+                self.num_bytes += 3 * frame.width * frame.height
+                if self.num_bytes > self.max_bytes:
+                    raise too_large(self.video.path, self.num_bytes, self.max_bytes)
+                self.frames[name] = upright(frame, self.video.path)
 
 
 def _by_seeking(
@@ -129,10 +170,52 @@ def _from_start(
     )
 
 
-def _upright(frame: VideoFrame) -> NDArray[np.uint8]:
-    """Return a frame as (H, W, 3) uint8 RGB, turned as its display matrix says."""
+def upright(frame: VideoFrame, path: Path) -> NDArray[np.uint8]:
+    """Return a frame as (H, W, 3) uint8 RGB, turned and mirrored as its display matrix says, which
+    is as `ffmpeg -i` shows it.
+    """
     pixels = frame.to_ndarray(format="rgb24").astype(np.uint8, copy=False)
-    return np.ascontiguousarray(np.rot90(pixels, frame.rotation // 90))
+    swap, flip_x, flip_y = _orientation(frame, path)
+    if swap:
+        pixels = pixels.transpose(1, 0, 2)
+    return np.ascontiguousarray(pixels[:: -1 if flip_y else 1, :: -1 if flip_x else 1])
+
+
+def _orientation(frame: VideoFrame, path: Path) -> tuple[bool, bool, bool]:
+    """Return whether a frame is to be shown with x and y swapped, and then mirrored left to right
+    and upside down.
+
+    A display matrix (a b u, c d v, x y w; ISO/IEC 14496-12) shows the pixel (x, y) at
+    (ax + cy, bx + dy). Raises VideoError `rotated` for an angle that is no quarter turn.
+    """
+    side_data: Any = frame.side_data  # PyAV's stubs call it a dictionary of strings
+    matrix = side_data.get(Type.DISPLAYMATRIX)
+    if matrix is None:
+        return False, False, False
+    a, b, _, c, d, *_ = struct.unpack("=9i", bytes(matrix))
+    if not any((a, b, c, d)):  # players take it for none
+        return False, False, False
+    straight, turned = min(abs(a), abs(d)), min(abs(b), abs(c))
+    slant = max(abs(b), abs(c)) if straight > turned else max(abs(a), abs(d))
+    if slant > MAX_SLANT * max(straight, turned):
+        raise VideoError(
+            "rotated",
+            path,
+            "its display matrix turns it by an angle that is no quarter turn: turn its pixels "
+            "instead, or take the matrix out",
+        )
+    if straight > turned:
+        return False, a < 0, d < 0
+    return True, c < 0, b < 0
+
+
+def mirrors(video: VideoIndex) -> bool:
+    """Return whether a file's first frame is shown mirrored; raise VideoError for an odd angle."""
+    with open_video(video.path) as (file, stream):
+        for frame in file.decode(stream):
+            swap, flip_x, flip_y = _orientation(frame, video.path)
+            return swap ^ flip_x ^ flip_y
+    return False
 
 
 def decode_decord(video: VideoIndex, indices: list[int]) -> NDArray[np.uint8] | str:
@@ -151,6 +234,8 @@ def decode_decord(video: VideoIndex, indices: list[int]) -> NDArray[np.uint8] | 
         ) from error
     if video.decord_refusal is not None:
         return video.decord_refusal
+    if mirrors(video):
+        return "it is shown mirrored"
     decord.logging.set_level(decord.logging.QUIET)
     try:
         reader = decord.VideoReader(

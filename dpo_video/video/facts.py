@@ -10,16 +10,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
 
 from dpo_video.recipe import VideoSettings
 from dpo_video.store import RunStore, row_key
 from dpo_video.video.cache import clip_identity
 from dpo_video.video.frames import ClipRequest, Frames, VideoError
-from dpo_video.video.images import find_frames, frame_times, is_image
-from dpo_video.video.policies import extent, rate, window
+from dpo_video.video.images import find_pictures, is_image
+from dpo_video.video.policies import extent, window
 from dpo_video.video.pool import FramePool
-from dpo_video.video.probe import open_video, probe
+from dpo_video.video.probe import probe
 
 KIND = "clip_facts"
 """Rows of the run store: the fields of ClipFacts."""
@@ -120,13 +119,9 @@ def _from_header(request: ClipRequest, timeout: float) -> ClipFacts | VideoError
         ):
             times, fps, size = _video_header(request.video, timeout)
         else:
-            images, _ = find_frames(
-                [request.video]
-                if isinstance(request.video, Path) and is_image(request.video)
-                else request.video
-            )
-            times = frame_times(len(images))
-            fps, size = rate(times, default=1.0), _image_size(images[0])
+            video = request.video if isinstance(request.video, Path) else list(request.video)
+            pictures = find_pictures(video)
+            times, fps, size = pictures.times, pictures.fps, (pictures.width, pictures.height)
         clip_range = window(times, request.start, request.end)
         seconds = (
             extent(times, clip_range, request.start, request.end, fps=fps).duration
@@ -140,16 +135,7 @@ def _from_header(request: ClipRequest, timeout: float) -> ClipFacts | VideoError
 
 def _video_header(path: Path, timeout: float) -> tuple[np.ndarray, float, tuple[int, int]]:
     video = probe(path, deadline=time.monotonic() + timeout)
-    with open_video(path) as (_, stream):
-        return video.times, video.fps, (stream.codec_context.width, stream.codec_context.height)
-
-
-def _image_size(path: Path) -> tuple[int, int]:
-    try:
-        with Image.open(path) as image:
-            return ImageOps.exif_transpose(image).size
-    except (OSError, ValueError) as error:
-        raise VideoError("corrupt", path, f"no readable image: {error}") from error
+    return video.times, video.fps, (video.width, video.height)
 
 
 def _from_frames(frames: Frames | VideoError) -> ClipFacts | VideoError:

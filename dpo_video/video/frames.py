@@ -22,10 +22,16 @@ ErrorCode = Literal[
     "corrupt",
     "unsupported_codec",
     "too_few_frames",
+    "too_large",
+    "rotated",
+    "outside_root",
+    "io_error",
     "timeout",
     "crashed",
     "unchanged",
 ]
+PASSING = ("not_found", "io_error", "timeout", "crashed")
+"""Codes of what may be otherwise at the next try, though the file stays as it is."""
 
 
 class VideoError(UserError):

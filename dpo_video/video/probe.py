@@ -18,7 +18,7 @@ from av.stream import Disposition
 from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
-from dpo_video.video.container import check_file, missing_bytes
+from dpo_video.video.container import broken_clock, check_file, io_error, missing_bytes
 from dpo_video.video.frames import VideoError
 from dpo_video.video.policies import rate
 
@@ -43,6 +43,8 @@ UNTIMED = ("avi", "mpeg", "h264", "hevc", "m4v", "mpegvideo", "ivf", "obu")
 guesses wrong: of an H.264 AVI and an MPEG-2 program stream written with B-frames, frames came out
 up to 4 places off.
 """
+MAX_LOST = 0.1
+"""Share of frames whose time is missing or stands twice up to which the others keep theirs."""
 DECORD_CONTAINERS = ("mov", "matroska")
 DECORD_CODECS = ("h264", "hevc", "vp8", "vp9", "mpeg4")
 
@@ -56,6 +58,9 @@ class VideoIndex:
     """FFmpeg's first name of the demuxer, e.g. `mov` (also MP4), `matroska` (also WebM), `mpegts`.
     """
     codec: str
+    width: int
+    """Pixels of a frame as it is stored, before its display matrix turns it."""
+    height: int
     pts: NDArray[np.int64]
     """(n,) timestamps of the frames to show, ascending, in units of `time_base`."""
     keys: NDArray[np.int64]
@@ -70,6 +75,8 @@ class VideoIndex:
     """Frames per second by the header; 0 where it says nothing."""
     decord_refusal: str | None
     """Why decord may return wrong frames for this file or hang; None where it reads it right."""
+    note: str | None = None
+    """What a reader should know: which of several streams this is, which frames are left out."""
 
     @property
     def times(self) -> NDArray[np.float64]:
@@ -96,8 +103,8 @@ class VideoIndex:
 
 @contextmanager
 def open_video(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
-    """Open a file and its first video stream for one decoding thread; errors inside become
-    VideoError.
+    """Open a file and the video stream that FFmpeg takes for its best, for one decoding thread;
+    errors inside become VideoError.
     """
     check_file(path)
     try:
@@ -121,10 +128,7 @@ def _video_stream(path: Path, file: InputContainer) -> VideoStream:
     name = file.format.name
     if name in REFUSED_FORMATS or name.endswith("_pipe"):
         raise VideoError("not_a_video", path, f"its content is of the form {name!r}, not a video")
-    # an attached picture is the cover art of an audio file
-    streams = [
-        stream for stream in file.streams.video if not stream.disposition & Disposition.attached_pic
-    ]
+    streams = _films(file)
     if not streams:
         kinds = {"cover art" if stream.type == "video" else stream.type for stream in file.streams}
         raise VideoError(
@@ -132,7 +136,8 @@ def _video_stream(path: Path, file: InputContainer) -> VideoStream:
             path,
             f"no video in it, only {' and '.join(sorted(kinds)) or 'a header'}",
         )
-    stream = streams[0]
+    best = file.streams.best("video")
+    stream = best if isinstance(best, VideoStream) and best in streams else streams[0]
     if stream.codec_context is None:
         raise VideoError(
             "unsupported_codec", path, f"no decoder for its codec in PyAV {av.__version__}"
@@ -142,15 +147,23 @@ def _video_stream(path: Path, file: InputContainer) -> VideoStream:
     return stream
 
 
+def _films(file: InputContainer) -> list[VideoStream]:
+    """Return the video streams but for attached pictures: the cover art of an audio file."""
+    return [
+        stream for stream in file.streams.video if not stream.disposition & Disposition.attached_pic
+    ]
+
+
 def _fault(code: Literal["corrupt", "not_a_video"], path: Path, error: Exception) -> VideoError:
     """Return the VideoError for what PyAV raised; `code` unless the error or the file's length say
     more.
     """
-    missing = missing_bytes(path)
-    if missing:
-        return VideoError(
-            "truncated", path, f"{missing} bytes are missing at the end: a download cut short?"
-        )
+    unreadable = io_error(path) if isinstance(error, OSError) else None
+    if unreadable is not None:
+        return unreadable
+    truncated = _truncated(path)
+    if truncated is not None:
+        return truncated
     message = error.strerror if isinstance(error, av.FFmpegError) else str(error)
     if isinstance(
         error, av.error.DecoderNotFoundError | av.error.PatchWelcomeError | NotImplementedError
@@ -165,6 +178,15 @@ def _fault(code: Literal["corrupt", "not_a_video"], path: Path, error: Exception
     return VideoError(code, path, f"damaged: {message or type(error).__name__}")
 
 
+def _truncated(path: Path) -> VideoError | None:
+    missing = missing_bytes(path)
+    if not missing:
+        return None
+    return VideoError(
+        "truncated", path, f"{missing} bytes are missing at the end: a download cut short?"
+    )
+
+
 def probe(path: Path, *, deadline: float | None = None) -> VideoIndex:
     """Return the index of a video file; raise VideoError for a file that is none, is cut short or
     takes too long.
@@ -176,63 +198,113 @@ def probe(path: Path, *, deadline: float | None = None) -> VideoIndex:
     with open_video(path) as (file, stream):
         packets = _scan(file, stream, deadline)
         container = file.format.name.split(",")[0]
-        codec = "av1" if stream.codec_context.name == "libdav1d" else stream.codec_context.name
-        promised = (file.duration or 0) / av.time_base
-        missing = missing_bytes(path)
-        if missing:
-            raise VideoError(
-                "truncated", path, f"{missing} bytes are missing at the end: a download cut short?"
-            )
-        # a preallocated download has all its bytes, zero at the end; only Matroska's length covers
-        # exactly its packets
-        if container == "matroska" and promised > 1.1 * packets.end > 0:
-            raise VideoError(
-                "truncated",
-                path,
-                f"its header promises {promised:.2f} s, it holds {packets.end:.2f} s",
-            )
-        pts, keys = (
-            np.unique(np.array(stamps, np.int64)) for stamps in (packets.shown, packets.keys)
-        )
-        if container == "mpegts" and len(
-            keys
-        ):  # may begin anywhere in a broadcast: what is before a keyframe is lost
-            pts = pts[pts >= keys[0]]
+        _check_length(path, container, (file.duration or 0) / av.time_base, packets)
+        context = stream.codec_context
+        codec = "av1" if context.name == "libdav1d" else context.name
         header_fps, time_base = float(stream.average_rate or 0), float(stream.time_base or 1)
-        refusal = _decord_refusal(container, codec, packets)
-        counted = container in UNTIMED or packets.untimed > 0 or packets.doubled
+        notes = [_which_stream(file, stream)]
+        counted = container in UNTIMED or packets.clock_is_unusable
         if counted:
-            pts, keys = np.arange(_count_frames(path, deadline)), np.array([], np.int64)
             header_fps = header_fps or float(stream.guessed_rate or 25)
             time_base = 1 / header_fps
+            pts, keys = np.arange(_count_frames(path, deadline)), np.array([], np.int64)
+            if container not in UNTIMED:
+                notes.append(f"most of its times cannot be used: {header_fps:g} frames a second")
+        else:
+            pts, keys = _timestamps(container, packets)
+            notes.append(packets.lost_note)
         if not len(pts):
             raise VideoError("corrupt", path, "no frame in it can be shown")
         return VideoIndex(
             path=path,
             container=container,
             codec=codec,
+            width=context.width,
+            height=context.height,
             pts=pts,
             keys=keys,
             counted=counted,
             time_base=time_base,
             header_fps=header_fps,
-            decord_refusal=refusal,
+            decord_refusal=_decord_refusal(container, codec, packets, len(_films(file))),
+            note="; ".join(filter(None, notes)) or None,
         )
 
 
 @dataclass(slots=True)
 class _Packets:
     shown: list[int]
+    """Times of the frames to show, in the order of the file."""
     keys: list[int]
     discarded: int = 0
     leading: int = 0
     untimed: int = 0
+    last_dts: int | None = None
+    starts_again: bool = False
+    """The clock went back: a recording was appended to another."""
     end: float = 0.0
+    """Seconds from the beginning to the end of the last packet of any stream."""
 
     @property
-    def doubled(self) -> bool:
-        """Whether two frames claim the same time."""
-        return len(set(self.shown)) != len(self.shown)
+    def doubled(self) -> int:
+        """How many frames claim a time that another has."""
+        return len(self.shown) - len(set(self.shown))
+
+    @property
+    def num_frames(self) -> int:
+        return len(self.shown) + self.untimed
+
+    @property
+    def clock_is_unusable(self) -> bool:
+        """Whether so many frames have no time of their own that all are better counted."""
+        lost = self.doubled + self.untimed
+        return lost > MAX_LOST * self.num_frames or (self.doubled > 0 and self.starts_again)
+
+    @property
+    def lost_note(self) -> str:
+        """What the frames without a time of their own are, for the reader; empty for none."""
+        kinds = (("whose time stands twice", self.doubled), ("without a time", self.untimed))
+        return " and ".join(
+            f"{count} of {self.num_frames} frames {kind} left out" for kind, count in kinds if count
+        )
+
+
+def _check_length(path: Path, container: str, promised: float, packets: _Packets) -> None:
+    """Raise VideoError where a file holds less than it says, or says nothing that can be used."""
+    truncated = _truncated(path)
+    if truncated is not None:
+        raise truncated
+    # a preallocated download has all its bytes, zero at the end; only Matroska's length covers
+    # exactly its packets
+    if container == "matroska" and promised > 1.1 * packets.end > 0:
+        raise VideoError(
+            "truncated", path, f"its header promises {promised:.2f} s, it holds {packets.end:.2f} s"
+        )
+    reason = broken_clock(path) if container == "mov" else None
+    if reason is not None:
+        raise VideoError("corrupt", path, f"its table of times cannot be used: {reason}")
+
+
+def _which_stream(file: InputContainer, stream: VideoStream) -> str:
+    """Return which of several video streams is read, for the reader; empty for the only one."""
+    count = len(_films(file))
+    if count < 2:
+        return ""
+    context = stream.codec_context
+    return (
+        f"{count} video streams in it; number {stream.index}, {context.width}x{context.height}, "
+        "is read"
+    )
+
+
+def _timestamps(container: str, packets: _Packets) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return the times of the frames and of the keyframes, ascending, each once."""
+    pts = np.unique(np.array(packets.shown, np.int64))
+    keys = np.unique(np.array(packets.keys, np.int64))
+    # a broadcast may begin anywhere: what is before a keyframe is lost
+    if container == "mpegts" and len(keys):
+        pts = pts[pts >= keys[0]]
+    return pts, keys
 
 
 def _count_frames(path: Path, deadline: float | None) -> int:
@@ -251,11 +323,11 @@ def _check(deadline: float | None, path: Path) -> None:
 
 
 def _scan(file: InputContainer, stream: VideoStream, deadline: float | None) -> _Packets:
-    """Read all packets; audio too in Matroska, whose length in the header is that of the longest
-    stream.
+    """Read all packets; in Matroska those of every stream, for its length in the header is that of
+    the longest one.
     """
     packets = _Packets([], [])
-    streams = [stream, *file.streams.audio] if file.format.name.startswith("matroska") else [stream]
+    streams = file.streams if file.format.name.startswith("matroska") else [stream]
     begin = None if file.start_time is None else file.start_time / av.time_base
     for packet in file.demux(*streams):
         _check(deadline, Path(file.name))
@@ -267,6 +339,9 @@ def _scan(file: InputContainer, stream: VideoStream, deadline: float | None) -> 
             packets.end = max(packets.end, end)
         if packet.stream is not stream:
             continue
+        if packet.dts is not None:
+            packets.starts_again |= packets.last_dts is not None and packet.dts < packets.last_dts
+            packets.last_dts = packet.dts
         if packet.is_keyframe:
             packets.keys.append(packet.pts)
         elif packets.keys and packet.pts < packets.keys[-1]:
@@ -278,20 +353,20 @@ def _scan(file: InputContainer, stream: VideoStream, deadline: float | None) -> 
     return packets
 
 
-def _decord_refusal(container: str, codec: str, packets: _Packets) -> str | None:
+def _decord_refusal(container: str, codec: str, packets: _Packets, num_streams: int) -> str | None:
     """Return which trait of a file makes decord 0.6.0 return wrong frames, fail or hang; None for
     none.
 
     Measured: with none of these traits decord's frames were right in all of 26 files; each trait
-        gave wrong frames,
-    errors or (MPEG-TS) an endless loop.
+    gave wrong frames, errors or (MPEG-TS) an endless loop.
     """
     traits = {
         f"container {container}": container not in DECORD_CONTAINERS,
         f"codec {codec}": codec not in DECORD_CODECS,
+        f"{num_streams} video streams": num_streams > 1,
         "an edit list hides frames": packets.discarded > 0,
         "frames before their keyframe (open GOP)": packets.leading > 0,
         "packets without timestamps": packets.untimed > 0,
-        "two packets at one time": packets.doubled,
+        "two packets at one time": packets.doubled > 0,
     }
-    return next((trait for trait, present in traits.items() if present), None)
+    return next((trait for trait, is_there in traits.items() if is_there), None)

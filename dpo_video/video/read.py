@@ -13,15 +13,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from dpo_video.recipe import VideoSettings
-from dpo_video.video.decode import decode_decord, decode_pyav
+from dpo_video.video.decode import decode_decord, decode_pyav, too_large
 from dpo_video.video.frames import Frames, VideoError
-from dpo_video.video.images import (
-    FRAMES_PER_SECOND,
-    decode_images,
-    find_frames,
-    frame_times,
-    is_image,
-)
+from dpo_video.video.images import decode_pictures, find_pictures, is_image
 from dpo_video.video.policies import extent, frame_indices, window
 from dpo_video.video.probe import probe
 
@@ -41,6 +35,11 @@ class FrameQuery:
     end: float | None = None
     multiple_of: int = 1
 
+    @property
+    def max_bytes(self) -> int:
+        """Most bytes of pixels."""
+        return int(self.settings.max_clip_gb * (1 << 30))
+
 
 def read_frames(
     video: Path | Sequence[Path],
@@ -55,9 +54,10 @@ def read_frames(
 
     Args:
         video: a video file, a folder of image files (in natural order), an image file, or image
-            files in order. Frame files are taken to be half a second apart.
+            files in order. Frame files are taken to be half a second apart; an animated GIF, PNG or
+            WebP file has times of its own.
         settings: the recipe's `video` section; of it policy, num_frames, fps, min_frames,
-            max_frames, change, backend, timeout.
+            max_frames, change, backend, timeout, max_clip_gb.
         start: seconds into the file where the clip begins: the frame on screen then is the first.
         end: seconds into the file where the clip ends; past the file's end is fine.
         multiple_of: round the number of frames down to a multiple of this, where there are that
@@ -66,76 +66,66 @@ def read_frames(
     query = FrameQuery(settings=settings, start=start, end=end, multiple_of=multiple_of)
     if isinstance(video, Path) and not os.path.isdir(video) and not is_image(video):
         return _read_file(video, query)
-    return _read_images([video] if isinstance(video, Path) and is_image(video) else video, query)
+    return _read_images(video, query)
 
 
 def _read_file(path: Path, query: FrameQuery) -> Frames:
     deadline = time.monotonic() + query.settings.timeout
     video = probe(path, deadline=deadline)
-    indices, looked_at = _plan(
-        path, video.times, query, partial(decode_pyav, video, deadline=deadline)
-    )
+    decode = partial(decode_pyav, video, deadline=deadline, max_bytes=query.max_bytes)
+    frame_bytes = 3 * video.width * video.height
+    indices, looked_at = _plan(path, video.times, query, decode, frame_bytes)
+    notes, backend, pixels = [video.note], "pyav", None
     if query.settings.backend == "decord":
         result = decode_decord(video, indices)
-        if not isinstance(result, str):
-            return _frames(
-                result,
-                video.times,
-                indices,
-                query,
-                fps=video.fps,
-                backend="decord",
-                looked_at=looked_at,
-            )
-        note = f"decord not used: {result}"
-    else:
-        note = None
-    pixels = decode_pyav(video, indices, deadline=deadline)
+        if isinstance(result, str):
+            notes.insert(0, f"decord not used: {result}")
+        else:
+            backend, pixels = "decord", result
     return _frames(
-        pixels,
+        decode(indices) if pixels is None else pixels,
         video.times,
         indices,
         query,
         fps=video.fps,
-        backend="pyav",
-        note=note,
+        backend=backend,
+        note="; ".join(filter(None, notes)) or None,
         looked_at=looked_at,
     )
 
 
 def _read_images(video: Path | Sequence[Path], query: FrameQuery) -> Frames:
-    files, note = find_frames(video)
-    times = frame_times(len(files))
-
-    def decode(positions: list[int]) -> NDArray[np.uint8]:
-        return decode_images([files[position] for position in positions])
-
-    indices, looked_at = _plan(files[0].parent, times, query, decode)
+    pictures = find_pictures(video)
+    decode = partial(decode_pictures, pictures)
+    frame_bytes = 3 * pictures.width * pictures.height
+    indices, looked_at = _plan(pictures.path, pictures.times, query, decode, frame_bytes)
     return _frames(
         decode(indices),
-        times,
+        pictures.times,
         indices,
         query,
-        fps=FRAMES_PER_SECOND,
+        fps=pictures.fps,
         backend="images",
-        note=note,
+        note=pictures.note,
         looked_at=looked_at,
     )
 
 
 def _plan(
-    path: Path, times: NDArray[np.float64], query: FrameQuery, decode: Decode
+    path: Path, times: NDArray[np.float64], query: FrameQuery, decode: Decode, frame_bytes: int
 ) -> tuple[list[int], int]:
-    """Return the positions of the frames to read, and how many were looked at to choose them."""
+    """Return the positions of the frames to read, and how many were looked at to choose them;
+    raise VideoError where they take more than `video.max_clip_gb`.
+    """
     looked_at = 0
 
     def look(positions: list[int]) -> NDArray[np.float32]:
         nonlocal looked_at
         looked_at += len(positions)
-        chunks = (
-            positions[begin : begin + LOOK_FRAMES]
-            for begin in range(0, len(positions), LOOK_FRAMES)
-        )
+        step = min(LOOK_FRAMES, query.max_bytes // max(frame_bytes, 1))
+        if not step:
+            raise too_large(path, frame_bytes, query.max_bytes)
+        chunks = (positions[begin : begin + step] for begin in range(0, len(positions), step))
         return np.concatenate([small_pictures(decode(chunk)) for chunk in chunks])
 
     indices = frame_indices(
@@ -154,6 +144,8 @@ def _plan(
             f"{'the end' if query.end is None else format(query.end, 'g')}; its last frame is at "
             f"{times[-1]:.3f}",
         )
+    if frame_bytes * len(indices) > query.max_bytes:
+        raise too_large(path, frame_bytes * len(indices), query.max_bytes)
     return indices, looked_at
 
 

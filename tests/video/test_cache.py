@@ -3,6 +3,7 @@ limit holds.
 """
 
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -33,7 +34,13 @@ from dpo_video.recipe import VideoSettings
 from dpo_video.store import RunStore
 from dpo_video.train.stage import train
 from dpo_video.video import ClipRequest, FramePool
-from dpo_video.video.cache import DiskCache, frames_identity, read_frames_entry, write_frames
+from dpo_video.video.cache import (
+    DiskCache,
+    entry_head,
+    frames_identity,
+    read_frames_entry,
+    write_frames,
+)
 
 MIB = 1 << 20
 
@@ -189,7 +196,15 @@ def test_each_setting_and_the_file_determine_the_frames_kept(qwen: Path, tmp_pat
     assert len(set(names)) == len(names)
     unlike = set(VideoSettings.model_fields) - set(changes)
     later = {"min_pixels", "max_pixels", "cap_pixels", "max_tokens", "reserve_tokens"}
-    assert unlike - later == {"preset", "workers", "timeout", "cache", "cache_gb", "cache_folder"}
+    assert unlike - later == {
+        "preset",
+        "workers",
+        "timeout",
+        "max_clip_gb",
+        "cache",
+        "cache_gb",
+        "cache_folder",
+    }
 
 
 def test_each_part_of_the_tower_determines_the_features_kept() -> None:
@@ -254,12 +269,13 @@ def test_above_the_limit_what_was_not_read_for_longest_goes(tmp_path: Path) -> N
     third: a tenth.
     """
     cache = DiskCache(tmp_path, limit=1000)
+    body = bytes(100 - len(entry_head("00")))
     for number in range(10):
-        cache.put(f"{number:02}", bytes(100))
+        cache.put(f"{number:02}", body)
         os.utime(tmp_path / f"{number:02}" / f"{number:02}", ns=(number, number))
     assert cache.counts == {"written": 10}
-    assert cache.get("00", len) == 100
-    cache.put("10", bytes(100))
+    assert cache.get("00", len) == len(body)
+    cache.put("10", body)
     left = sorted(path.name for path in tmp_path.glob("*/*"))
     assert left == ["00", "03", "04", "05", "06", "07", "08", "09", "10"]
     assert cache.counts == {"written": 11, "hits": 1, "evicted": 2}
@@ -270,7 +286,7 @@ def test_above_the_limit_what_was_not_read_for_longest_goes(tmp_path: Path) -> N
 def test_a_smaller_limit_is_kept_when_the_cache_is_opened(tmp_path: Path) -> None:
     cache = DiskCache(tmp_path, limit=10_000)
     for number in range(10):
-        cache.put(f"{number:02}", bytes(100))
+        cache.put(f"{number:02}", bytes(100 - len(entry_head("00"))))
     DiskCache(tmp_path, limit=500)
     assert sum(path.stat().st_size for path in tmp_path.glob("*/*")) <= 450
 
@@ -296,6 +312,30 @@ def test_a_disk_that_refuses_costs_the_entry_and_is_told_once(
     assert cache.get("ab1", len) is None
     assert cache.counts == {"not_written": 2, "not_read": 1}
     assert caplog.text.count("cannot write") == caplog.text.count("cannot read") == 1
+
+
+def test_an_entry_in_the_place_of_another_is_damaged_and_made_again(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    cache = DiskCache(tmp_path, limit=1000)
+    cache.put("ab1", b"one")
+    cache.put("ab2", b"two")
+    shutil.copy(tmp_path / "ab" / "ab1", tmp_path / "ab" / "ab2")
+    assert cache.get("ab2", bytes) is None
+    assert cache.get("ab1", bytes) == b"one"
+    assert cache.counts["corrupt"] == 1
+    assert "ab2 is damaged (it is the entry of another clip or setting)" in caplog.text
+    assert not (tmp_path / "ab" / "ab2").exists()
+
+
+def test_a_pipe_or_a_folder_in_the_place_of_an_entry_is_not_waited_for(tmp_path: Path) -> None:
+    cache = DiskCache(tmp_path, limit=1000)
+    (tmp_path / "ab").mkdir()
+    os.mkfifo(tmp_path / "ab" / "ab1")
+    (tmp_path / "ab" / "ab2").mkdir()
+    assert cache.get("ab1", bytes) is None
+    assert cache.get("ab2", bytes) is None
+    assert cache.counts == {"not_read": 2}
 
 
 def test_a_folder_that_cannot_be_made_is_a_user_error(tmp_path: Path) -> None:
@@ -343,10 +383,9 @@ def test_processes_share_a_cache_and_none_reads_a_torn_entry(tmp_path: Path) -> 
             )
         )
     assert [one.returncode for one in done] == [0, 0, 0], [one.stderr for one in done]
-    assert (
-        sum(path.stat().st_size for path in tmp_path.glob("*/*"))
-        <= 40_000 * (1 + 3 / 20) + 3 * 4032
-    )
+    assert sum(path.stat().st_size for path in tmp_path.glob("*/*")) <= 40_000 * (
+        1 + 3 / 20
+    ) + 3 * (4032 + len(entry_head("00")))
 
 
 def test_more_clips_than_may_wait_for_the_disk_are_all_written(tmp_path: Path) -> None:

@@ -134,9 +134,73 @@ def test_a_missing_frame_of_a_list_is_named(folder):
 
 def test_a_folder_or_list_without_images_is_refused(tmp_path):
     (tmp_path / "notes.txt").write_text("no frame")
-    with pytest.raises(VideoError, match=r"a folder without frames \(.bmp, .jpeg") as caught:
+    with pytest.raises(VideoError, match=r"a folder without frames \(.apng, .bmp") as caught:
         read_frames(tmp_path, VideoSettings())
     assert caught.value.code == "not_a_video"
     with pytest.raises(VideoError, match="an empty list of frame files") as caught:
         read_frames([], VideoSettings())
     assert caught.value.code == "empty"
+
+
+@pytest.mark.parametrize("name", ["a.webp", "a.png", "a.apng", "a.gif"])
+def test_an_animation_is_all_its_pictures_for_as_long_as_they_stand(tmp_path, name):
+    pictures = [Image.new("RGB", (64, 64), (30 * number, 0, 0)) for number in range(5)]
+    form = "PNG" if name == "a.apng" else None
+    pictures[0].save(
+        tmp_path / name,
+        form,
+        save_all=True,
+        append_images=pictures[1:],
+        duration=[100, 200, 300, 400, 500],
+        loop=0,
+    )
+    frames = read_frames(tmp_path / name, VideoSettings(num_frames=10))
+    np.testing.assert_allclose(frames.pixels[:, 0, 0, 0], [0, 30, 60, 90, 120], atol=4)
+    np.testing.assert_allclose(frames.times, [0, 0.1, 0.3, 0.6, 1.0], atol=1e-6)
+
+
+def test_an_animation_lasts_as_long_as_its_pictures_stand(tmp_path):
+    pictures = [Image.new("RGB", (64, 64), (30 * number, 0, 0)) for number in range(5)]
+    pictures[0].save(
+        tmp_path / "a.webp", save_all=True, append_images=pictures[1:], duration=[0, 200, 300, 0, 5]
+    )
+    frames = read_frames(tmp_path / "a.webp", VideoSettings(num_frames=10))
+    assert frames.duration == pytest.approx(0.8), "a duration of 10 ms or less is a tenth second"
+
+
+def test_the_picture_for_programs_that_play_no_animation_is_not_part_of_it(tmp_path):
+    pictures = [Image.new("RGB", (64, 64), (30 * number, 0, 0)) for number in range(4)]
+    pictures[3].save(
+        tmp_path / "a.png", save_all=True, append_images=pictures[:3], default_image=True
+    )
+    frames = read_frames(tmp_path / "a.png", VideoSettings(num_frames=10))
+    assert frames.pixels[:, 0, 0, 0].tolist() == [0, 30, 60]
+
+
+def test_sixteen_bits_of_grey_are_scaled_to_eight(tmp_path):
+    ramp = np.linspace(0, 65535, 64 * 64).reshape(64, 64).round().astype(np.uint16)
+    Image.fromarray(ramp).save(tmp_path / "0.png")
+    pixels = read_frames(tmp_path, VideoSettings()).pixels[0]
+    np.testing.assert_allclose(pixels[..., 1], ramp / 257, atol=0.51)
+    assert (pixels == pixels[..., :1]).all()
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
+def test_what_is_transparent_is_white_whatever_colour_it_hides(tmp_path, mode):
+    hidden = np.zeros((64, 64, 4), np.uint8)
+    hidden[:32, :, 1], hidden[32:] = 255, (0, 0, 0, 255)
+    Image.fromarray(hidden).convert(mode).save(tmp_path / "0.png")
+    pixels = read_frames(tmp_path, VideoSettings()).pixels[0]
+    assert (pixels[:32] == 255).all()
+    assert (pixels[32:] == 0).all()
+
+
+def test_large_pictures_are_refused_before_they_are_decoded(tmp_path):
+    for number in range(4):
+        Image.new("1", (4000, 4000)).save(tmp_path / f"{number}.png")
+    with pytest.raises(VideoError, match=r"video\.max_clip_gb allows 0\.1") as caught:
+        read_frames(tmp_path, VideoSettings(max_clip_gb=0.1))
+    assert caught.value.code == "too_large"
+    Image.new("1", (40, 40)).save(tmp_path / "0.png")
+    with pytest.raises(VideoError, match="4000x4000 pixels in a clip that begins with 40x40"):
+        read_frames(tmp_path, VideoSettings(max_clip_gb=0.1))
