@@ -38,8 +38,8 @@ def decode_pyav(
     undecoded. Where seeking does not bring up every frame (no timestamps, a damaged index), the
     file is decoded from its beginning. A damaged frame anywhere on the way is VideoError `corrupt`:
     decoders paint over damage without marking every frame that carries it. VP8, VP9 and AV1 streams
-    do not even mark the first: flipped bits there show, as some do in any codec. `max_bytes` of
-    pixels are the most that is held.
+    do not even mark the first: flipped bits there show in the frames, as some do in any codec.
+    `max_bytes` of pixels are the most that is held.
     """
     targets = {int(video.pts[index]) for index in indices}
     collector = _FrameCollector(video, deadline, max_bytes)
