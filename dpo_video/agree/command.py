@@ -160,7 +160,7 @@ def _bootstrap(run: Run) -> BootstrapSettings:
 
 
 def _unscored_measure(counts: Mapping[str, int]) -> Measures:
-    share = counts["unscored"] / max(counts["texts"], 1)
+    share = counts["unscored"] / counts["texts"] if counts["texts"] else None
     estimate = Estimate(value=share, n=counts["texts"], unscored=counts["unscored"])
     return {"unscored": Measure(estimate=estimate)}
 

@@ -117,6 +117,8 @@ class Metrics:
     heldout: HeldoutCounts
     exact_match_hidden: str | None = None
     """Why tables leave the exact match out; None where they show it."""
+    adapter: str | None = None
+    """Content hash of the adapter that was measured; None in files of earlier versions."""
     seconds: dict[str, float]
     """By stage."""
 
@@ -162,6 +164,7 @@ def read_metrics(path: Path) -> Metrics:
         return Metrics(
             **sections,
             exact_match_hidden=row.get("exact_match_hidden"),
+            adapter=row.get("adapter"),
             seconds=row["seconds"],
         )
     except (ValueError, KeyError, TypeError, AttributeError) as error:

@@ -44,6 +44,7 @@ from dpo_video.pair.build import Paired, build_pairs
 from dpo_video.pair.stage import with_noise
 from dpo_video.pair.tie_break import tie_breaker
 from dpo_video.run import Run, StageResult
+from dpo_video.store import content_hash
 from dpo_video.video import file_name
 
 
@@ -162,6 +163,7 @@ def _measure(
             unanswered=len(run.heldout) - len({answer.sample_id for answer in after}),
         ),
         exact_match_hidden=_why_hidden(run, answers),
+        adapter=content_hash(run.folder / "adapter"),
         seconds=_seconds(run) | {"evaluate": time.monotonic() - run.stage_began},
     )
 

@@ -12,6 +12,7 @@ from rich.text import Text
 
 from dpo_video.core.report import Estimate, estimate_text, number_text
 from dpo_video.evaluate.report import Metrics, read_metrics
+from dpo_video.store import content_hash
 
 WIDTH = 110
 """Columns of the table where the output is not a terminal."""
@@ -35,7 +36,20 @@ def print_summary(path: Path, output: Console | None = None) -> None:
     metrics = read_metrics(path)
     output = output or console()
     output.print(summary(metrics))
+    adapter = path.parent / "adapter"
+    if not _is_measured(adapter, metrics):
+        warning = f"these numbers are of another adapter than {str(adapter)!r} holds now"
+        output.print(
+            Text(f"warning: {warning}. Make them anew: dpo-video evaluate RECIPE"), soft_wrap=True
+        )
     output.print(Text(f"metrics: {path}"), soft_wrap=True)
+
+
+def _is_measured(adapter: Path, metrics: Metrics) -> bool:
+    """Return whether an adapter is the one that was measured, as far as the metrics say which."""
+    return metrics.adapter is None or (
+        adapter.exists() and content_hash(adapter) == metrics.adapter
+    )
 
 
 def summary(metrics: Metrics) -> RenderableType:

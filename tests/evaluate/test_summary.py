@@ -27,6 +27,7 @@ from dpo_video.evaluate.report import (
 )
 from dpo_video.evaluate.summary import WIDTH, print_summary
 from dpo_video.recipe import EvaluateSettings
+from dpo_video.store import content_hash
 
 
 def metrics(*, hallucination: str | None = "caption_support", missing: int = 0) -> Metrics:
@@ -141,6 +142,21 @@ def test_a_rate_where_nothing_was_scored_is_a_dash(tmp_path: Path) -> None:
     assert row.split() == ["hallucination", "rate", "75.0", "%", "[50.0,", "100.0]", "-", "-", "0"]
     assert "0 won, 0 tied, 0 lost of 4, 4 unscored; win rate -, at equal length -" in text
     assert "4 of 4 by the scorer, 4 of 4 by the hallucination scorer\n" in text
+
+
+def test_numbers_of_an_adapter_that_is_gone_or_replaced_say_so(tmp_path: Path) -> None:
+    path, weights = tmp_path / "metrics.json", tmp_path / "adapter" / "adapter_model.safetensors"
+    weights.parent.mkdir()
+    weights.write_bytes(b"measured")
+    write_metrics(path, replace(metrics(), adapter=content_hash(weights.parent)))
+    assert "another adapter" not in printed(path)
+    weights.write_bytes(b"trained since")
+    assert "warning: these numbers are of another adapter than" in printed(path)
+    weights.unlink()
+    weights.parent.rmdir()
+    assert "Make them anew: dpo-video evaluate RECIPE" in printed(path)
+    write_metrics(path, metrics())
+    assert "another adapter" not in printed(path), "a file that does not say which"
 
 
 def test_where_exact_match_misleads_its_row_is_hidden_and_a_line_says_why(tmp_path: Path) -> None:
