@@ -7,7 +7,8 @@ from dpo_video.check.plan import CHARACTERS_PER_TOKEN, Calls, estimate_tokens
 from dpo_video.core.errors import UserError
 from dpo_video.core.records import Sample
 from dpo_video.judge.modes.registry import calls_per_sample
-from dpo_video.judge.scorer import load_scorer, render
+from dpo_video.judge.prompt import render
+from dpo_video.judge.scorer import load_scorer
 from dpo_video.judge.types import mode_of
 from dpo_video.recipe import Recipe
 

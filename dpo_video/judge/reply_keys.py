@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from dpo_video.core.records import Candidate, Sample
 from dpo_video.data.answer_filters import AnswerPlan
-from dpo_video.judge.scorer import Scorer, prompt_pieces, quote_answer, user_turn
+from dpo_video.judge.prompt import prompt_pieces, quote_answer, user_turn
+from dpo_video.judge.scorer import Scorer
 from dpo_video.judge.types import Judge, Messages, mode_of
 from dpo_video.recipe import JudgeSettings
 from dpo_video.store.keys import ENCODE

@@ -1,12 +1,43 @@
-"""The rules of a scorer file that span keys: which placeholders, labels and examples go with which
-mode.
+"""A scorer file: what a judge is asked, what its verdict looks like, and what the verdict is worth.
+
+An example, `mine.yaml`:
+
+    description: Whether the answer says what the caption says.
+    mode: labels
+    labels: {"A": 1, "B": 0.5, "C": 0}
+    prompt: |
+      Caption: {caption}
+      Question: {question}
+      Answer:
+      {answer}
+      Reply with "Verdict: " and A (right), B (partly right) or C (wrong).
+    reply_prefix: "Verdict: "
+    verdict: "Verdict: {label}"
+    threshold: 0.5
+    examples:
+      - {reply: "Verdict: B", score: 0.5}
+      - {reply: "Verdict: D", unscored: out of scale}
+
+For the caption "A dog runs on grass.", the question "What runs?" and the answer "A cat." the judge
+gets one user turn:
+
+    Caption: A dog runs on grass.
+    Question: What runs?
+    Answer:
+    > A cat.
+    Reply with "Verdict: " and A (right), B (partly right) or C (wrong).
+
+Where it gives the next token behind "Verdict: " the probabilities A 0.02, B 0.08, C 0.70 and all
+else 0.20, the labels hold 0.80 of it, and the score is (0.02 * 1 + 0.08 * 0.5 + 0.70 * 0) / 0.80 =
+0.075. Where it writes "Verdict: C" (`judge.score_from: verdict`), the score is 0. `threshold` says
+from which score an answer counts as good; it, `description` and `examples` are no part of the hash
+in `mine@ab14c8cb4529`, so that a change to them pays for no call.
 """
 
 import hashlib
 import json
 import re
 from collections.abc import Iterator
-from itertools import chain, zip_longest
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -26,9 +57,8 @@ ANSWERS = {
     "pairwise": ("answer_a", "answer_b"),
 }
 """By mode: the placeholders that hold the text under judgment, fenced."""
-JUDGED = re.compile(
-    rf"\{{({'|'.join(sorted({name for names in ANSWERS.values() for name in names}))})\}}"
-)
+JUDGED = re.compile(r"\{(answer|answer_a|answer_b|claim)\}")
+"""Any of them."""
 CONTEXT = ("caption", "question", "reference")
 VERDICT_PLACEHOLDERS = ("label", "score")
 
@@ -167,9 +197,6 @@ def _written_problems(scorer: "Scorer") -> Iterator[tuple[str, str]]:
         )
     if scorer.reply_prefix:
         yield "reply_prefix", "belongs to `mode: labels`; a written reply starts by itself"
-
-
-NO_REFERENCE = "(none given)"
 
 
 class Scale(Section):
@@ -330,71 +357,3 @@ def load_scorer(name: str) -> Scorer:
             f"`mode: {coverage.mode}`; coverage is read from one scorer of `mode: labels`"
         )
     return scorer.model_copy(update={"coverage": coverage})
-
-
-def render(
-    scorer: Scorer,
-    *,
-    caption: str,
-    question: str,
-    answer: str,
-    other: str = "",
-    reference: str | None = None,
-) -> list[dict[str, str]]:
-    """Return the chat messages that ask for one verdict: a single user turn.
-
-    Placeholders are filled in one pass, so braces in a caption stay text. `answer` is what is
-    judged: a claim under `claims`, answer A under `pairwise`, where `other` is answer B. It is
-        fenced: see `quote_answer`.
-    """
-    if not scorer.can_judge(reference):
-        raise UserError(
-            f"scorer {scorer.name!r} compares with the gold answer, and this sample has none: "
-            f"give it an `answer`. Question: {question!r}"
-        )
-    pieces = prompt_pieces(scorer, caption=caption, question=question, reference=reference)
-    shown = [
-        quote_answer(other if name == "answer_b" else answer)
-        for name in JUDGED.findall(scorer.prompt)
-    ]
-    return user_turn("".join(chain.from_iterable(zip_longest(pieces, shown, fillvalue=""))))
-
-
-def prompt_pieces(
-    scorer: Scorer, *, caption: str, question: str, reference: str | None
-) -> list[str]:
-    """Return the pieces of a prompt around what is judged: those before, between and behind its
-    placeholders.
-
-    All prompts about one question share them.
-    """
-    values = {
-        "caption": caption.strip(),
-        "question": question.strip(),
-        "reference": reference.strip() if reference else NO_REFERENCE,
-    }
-    pieces = [
-        PLACEHOLDER.sub(lambda match: values[match[1]], piece)
-        for piece in JUDGED.split(scorer.prompt)[::2]
-    ]
-    pieces[-1] = pieces[-1].rstrip("\n")  # what is fenced before it ends in no line end
-    return pieces
-
-
-def user_turn(text: str) -> list[dict[str, str]]:
-    """Return the messages that say a text."""
-    return [{"role": "user", "content": text}]
-
-
-def quote_answer(text: str) -> str:
-    """Return `text` with "> " before every line, and a space inside what a chat template could read
-    as control tokens.
-
-    `<|im_end|>` becomes `< |im_end|>` and `[INST]` becomes `[ INST]`: text of a candidate cannot
-    close the user turn.
-    """
-    if "<" in text:
-        text = re.sub(r"<(?=[^\s<=\d])", "< ", text)
-    if "[" in text:
-        text = re.sub(r"\[(?=/?[A-Z_]+\])", "[ ", text)
-    return "> " + "\n> ".join(text.splitlines())

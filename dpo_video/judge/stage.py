@@ -22,8 +22,9 @@ from dpo_video.judge.backends.registry import open_judge
 from dpo_video.judge.candidate_file import CandidateFile, caption_ranks, open_candidates
 from dpo_video.judge.modes.jury import family_warnings
 from dpo_video.judge.modes.registry import judge_with_mode, needs_several_replies
+from dpo_video.judge.prompt import render
 from dpo_video.judge.reply_keys import KeysOfSample, answer_keys
-from dpo_video.judge.scorer import Scorer, load_scorer, render
+from dpo_video.judge.scorer import Scorer, load_scorer
 from dpo_video.judge.types import Judge, Judged, JudgeItem, Messages, OpenJudge, Reply, Spending
 from dpo_video.judge.verdict import Verdict, check_examples, read_reply
 from dpo_video.recipe import JudgeSettings

@@ -21,8 +21,9 @@ from dpo_video.core.records import Candidate, Sample
 from dpo_video.judge.ask import KIND
 from dpo_video.judge.backends.registry import open_judge
 from dpo_video.judge.candidate_file import open_candidates
+from dpo_video.judge.prompt import render
 from dpo_video.judge.reply_keys import key_maker
-from dpo_video.judge.scorer import load_scorer, render
+from dpo_video.judge.scorer import load_scorer
 from dpo_video.judge.stage import judge
 from dpo_video.recipe.file import load_recipe
 from dpo_video.run import open_run

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 
 from transformers import PreTrainedTokenizerFast
 
-from dpo_video.judge.scorer import Scorer, load_scorer, render
+from dpo_video.judge.prompt import render
+from dpo_video.judge.scorer import Scorer, load_scorer
 from dpo_video.toy.gold import grade
 from dpo_video.toy.questions import GOES, NUMBERS, Question, all_questions, ask, caption, join
 from dpo_video.toy.scene import COLOURS, MOTIONS, SHAPES, Scene

@@ -16,7 +16,8 @@ from dpo_video.agree.swaps import SWAPS, sentences, swap, words
 from dpo_video.agree.wordings import layouts, reverse_points, wordings
 from dpo_video.core.names import shipped_names
 from dpo_video.core.records import Sample
-from dpo_video.judge.scorer import load_scorer, render
+from dpo_video.judge.prompt import render
+from dpo_video.judge.scorer import load_scorer
 from dpo_video.judge.verdict import parse_verdict
 
 HOUND = load_scorer("hound_quality")

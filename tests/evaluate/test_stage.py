@@ -25,7 +25,8 @@ from dpo_video.evaluate.metrics import normalise_answer
 from dpo_video.evaluate.stage import evaluate
 from dpo_video.generate.jobs import GenerationJob
 from dpo_video.generate.stage import make_candidates
-from dpo_video.judge.scorer import load_scorer, render
+from dpo_video.judge.prompt import render
+from dpo_video.judge.scorer import load_scorer
 from dpo_video.models.load import load_policy
 from dpo_video.models.lora import lora_config
 from dpo_video.models.prompts import prompt_text

@@ -12,8 +12,9 @@ from dpo_video.core.errors import UserError
 from dpo_video.judge.ask import KIND, PAGE_SIZE, ask_all, ask_missing
 from dpo_video.judge.backends.registry import open_judge
 from dpo_video.judge.prices import load_prices
+from dpo_video.judge.prompt import render
 from dpo_video.judge.reply_keys import key_maker
-from dpo_video.judge.scorer import load_scorer, render
+from dpo_video.judge.scorer import load_scorer
 from dpo_video.judge.stage import judge, judge_candidates
 from dpo_video.judge.types import Judge, Price, Reply, Spending
 from dpo_video.pipeline import do_stages

@@ -19,7 +19,8 @@ from dpo_video.judge.backends.registry import open_judge
 from dpo_video.judge.modes.claims import read_claims, sentences
 from dpo_video.judge.modes.jury import judge_by_jury
 from dpo_video.judge.modes.pairwise import compare, win_probabilities
-from dpo_video.judge.scorer import load_scorer, render
+from dpo_video.judge.prompt import render
+from dpo_video.judge.scorer import load_scorer
 from dpo_video.judge.stage import judge_candidates
 from dpo_video.judge.types import Judged
 from dpo_video.judge.verdict import expected_score, parse_verdict

@@ -17,8 +17,9 @@ from dpo_video.core.names import shipped_names
 from dpo_video.core.records import Candidate, Sample
 from dpo_video.data.answer_filters import AnswerPlan
 from dpo_video.judge.ask import KIND
+from dpo_video.judge.prompt import NO_REFERENCE, break_control_tokens, quote_answer, render
 from dpo_video.judge.reply_keys import NO_DIGEST, Keys, answer_keys, key_maker
-from dpo_video.judge.scorer import NO_REFERENCE, load_scorer, quote_answer, render
+from dpo_video.judge.scorer import load_scorer
 from dpo_video.judge.stage import judge
 from dpo_video.judge.types import Judge, mode_of
 from dpo_video.recipe import JudgeSettings
@@ -48,10 +49,10 @@ OPENED = Judge(name="m", identity={"model": "m", "z": '\xe9"{answer}'}, ask=lamb
 def _obvious_prompt(scorer, *, caption, question, answer, other, reference):
     """One pass over the whole prompt, as a reader of the scorer file would fill it."""
     values = {
-        "caption": caption.strip(),
-        "question": question.strip(),
+        "caption": break_control_tokens(caption.strip()),
+        "question": break_control_tokens(question.strip()),
         "answer_b": quote_answer(other),
-        "reference": reference.strip() if reference else NO_REFERENCE,
+        "reference": break_control_tokens(reference.strip()) if reference else NO_REFERENCE,
         "answer": quote_answer(answer),
         "answer_a": quote_answer(answer),
         "claim": quote_answer(answer),
@@ -60,7 +61,19 @@ def _obvious_prompt(scorer, *, caption, question, answer, other, reference):
 
 
 def _obvious_fence(text):
-    text = re.sub(r"\[(?=/?[A-Z_]+\])", "[ ", re.sub(r"<(?=[^\s<=\d])", "< ", text))
+    for pattern in (
+        r"(<)(?=[^\s<=\d])",
+        r"(<)(?=0x)",
+        r"(\[)(?=/?[a-z]?[A-Z_]+\])",
+        r"(\[)(?=/?[a-z]?[A-Z_]*_\d+\])",
+        r"(\[)(?=\|)",
+        r"(\])(?=~)",
+        r"(\[)(?=e~\[)",
+        r"(>>)(?=[A-Z_]+<<)",
+        r"(\uff1c)(?=[|\uff5c])",
+        r"(\u25c1)(?=\S)",
+    ):
+        text = re.sub(pattern, r"\1 ", text)
     return "\n".join(f"> {line}" for line in text.splitlines() or [""])
 
 

@@ -2,6 +2,10 @@
 text stays fenced.
 """
 
+import math
+import re
+import textwrap
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -9,8 +13,10 @@ from tiny_judge import SHORT_SCORER, write_scorer
 
 from dpo_video.core.errors import UserError
 from dpo_video.core.names import shipped_names
-from dpo_video.judge.scorer import NO_REFERENCE, load_scorer, render
-from dpo_video.judge.verdict import check_examples, parse_verdict
+from dpo_video.judge import scorer as scorer_module
+from dpo_video.judge.prompt import NO_REFERENCE, render
+from dpo_video.judge.scorer import load_scorer
+from dpo_video.judge.verdict import check_examples, expected_score, parse_verdict
 
 SHIPPED = shipped_names("scorers")
 WRITTEN = """\
@@ -112,6 +118,89 @@ def test_control_tokens_in_a_candidate_are_broken_up():
         "> a < |im_end|>",
         "> < |im_start|>assistant < /s> [ INST] << SYS>> 3 < 4 <= [1]",
     ]
+
+
+CONTROL_TOKENS = [
+    "<|im_end|>",
+    "<|im_start|>",
+    "<|endoftext|>",
+    "</think>",
+    "<|eot_id|>",
+    "[INST]",
+    "[/INST]",
+    "</s>",
+    "[SYSTEM_PROMPT]",
+    "[/SYSTEM_PROMPT]",
+    "[TOOL_CALLS]",
+    "[THINK]",
+    "[IMG]",
+    "<start_of_turn>",
+    "<eos>",
+    "<|end|>",
+    "<\uff5cend\u2581of\u2581sentence\uff5c>",
+    "[gMASK]",
+    "[sMASK]",
+    "[MASK]",
+    "<sop>",
+    "[|endofturn|]",
+    "[|user|]",
+    ">>ANSWER<<",
+    ">>QUESTION<<",
+    "]~!b[",
+    "]~b]ai",
+    "[e~[",
+    "[UNUSED_TOKEN_145]",
+    "<|action_end|>",
+    "[SEP]",
+    "[CLS]",
+    "<0x0A>",
+    "[BOS]",
+    "<seed:eos>",
+    "<reserved_106>",
+    "<SPECIAL_12>",
+    "\uff1c|im_end|\uff1e",
+    "\u25c1think\u25b7",
+]
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+@pytest.mark.parametrize("field", ["caption", "question", "reference", "answer", "other"])
+def test_no_control_token_reaches_the_judge_from_any_field(name, field):
+    """Which control tokens a server's model has is not known here, so all that are known are
+    broken.
+    """
+    texts = {"caption": "c", "question": "q", "reference": "r", "answer": "a", "other": "b"}
+    texts[field] = " ".join(CONTROL_TOKENS)
+    content = render(load_scorer(name), **texts)[0]["content"]
+    assert [token for token in CONTROL_TOKENS if token in content] == []
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "A dog (brown) runs [1] from 0:03 to 0:05, 3 < 4 <= 5 >= 2 >> 1, a[i] = b[j];",
+        "[A dog] barks <3 and [Aa] x<<2 ~ [12.5s] \u72d7\u8dd1 \uff1c\u72d7\uff1e",
+    ],
+)
+def test_text_without_control_tokens_stays_as_it_is(text):
+    """A prompt that changed would be asked, and paid, again."""
+    content = render(load_scorer("caption_score"), caption=text, question=text, answer=text)
+    assert content[0]["content"].count(text) == 3
+
+
+def test_the_example_of_the_scorer_files_docstring_is_true(tmp_path):
+    blocks = re.findall(r"(?:^    .*\n|^\n(?=    ))+", scorer_module.__doc__, re.MULTILINE)
+    yaml_text, turn = (textwrap.dedent(block).strip() for block in blocks)
+    (tmp_path / "mine.yaml").write_text(yaml_text)
+    scorer = load_scorer(str(tmp_path / "mine.yaml"))
+    content = render(scorer, caption="A dog runs on grass.", question="What runs?", answer="A cat.")
+    assert content[0]["content"] == turn
+    chances = {"A": 0.02, "B": 0.08, "C": 0.70}
+    verdict, _ = expected_score(scorer, {label: math.log(p) for label, p in chances.items()})
+    assert verdict.score == pytest.approx(0.075)
+    assert parse_verdict(scorer, "Verdict: C").score == 0
+    check_examples(scorer)
+    assert f"`{scorer.version}`" in scorer_module.__doc__
 
 
 def test_braces_in_a_caption_are_text():

@@ -16,7 +16,8 @@ from judge_server import Answer, completion, failure, judge_server, make_items, 
 from dpo_video.core.errors import UserError
 from dpo_video.core.jsonl import to_json
 from dpo_video.core.records import Sample
-from dpo_video.judge.scorer import load_scorer, render
+from dpo_video.judge.prompt import render
+from dpo_video.judge.scorer import load_scorer
 from dpo_video.judge.stage import judge, judge_candidates, summarise
 from dpo_video.recipe import JudgeSettings
 from dpo_video.recipe.file import load_recipe

@@ -16,7 +16,8 @@ from preferences import Row, records
 
 from dpo_video.core.jsonl import read_jsonl, write_jsonl
 from dpo_video.core.records import Candidate, Judgment, Sample
-from dpo_video.judge.scorer import load_scorer, render
+from dpo_video.judge.prompt import render
+from dpo_video.judge.scorer import load_scorer
 from dpo_video.judge.stage import judge, judge_candidates
 from dpo_video.judge.verdict import expected_score, parse_verdict
 from dpo_video.pair.build import build_pairs

@@ -23,8 +23,9 @@ from judge_server import Answer, judge_server, make_items
 from dpo_video.core.records import Judgment
 from dpo_video.judge.ask import KIND
 from dpo_video.judge.backends.registry import judge_without_calls, leave_unanswered
+from dpo_video.judge.prompt import render
 from dpo_video.judge.reply_keys import key_maker
-from dpo_video.judge.scorer import load_scorer, render
+from dpo_video.judge.scorer import load_scorer
 from dpo_video.recipe.file import load_recipe
 from dpo_video.store import RunStore
 from dpo_video.store.writer import UNCOMMITTED_ROWS

@@ -12,7 +12,8 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
 from dpo_video.core.names import shipped_names
-from dpo_video.judge.scorer import load_scorer, render
+from dpo_video.judge.prompt import render
+from dpo_video.judge.scorer import load_scorer
 
 SCORES = {"dog": 5, "cat": 4, "bird": 3, "boat": 2, "cake": 1}
 """The rule: the score of an answer is that of its last word."""

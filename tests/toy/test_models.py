@@ -19,7 +19,8 @@ from transformers import (
 from dpo_video.core.records import Sample
 from dpo_video.judge.backends.registry import open_judge
 from dpo_video.judge.modes.pairwise import compare
-from dpo_video.judge.scorer import load_scorer, render
+from dpo_video.judge.prompt import render
+from dpo_video.judge.scorer import load_scorer
 from dpo_video.recipe import JudgeSettings
 from dpo_video.store import RunStore
 from dpo_video.toy.clips import FPS, decode, read_scenes, write_split

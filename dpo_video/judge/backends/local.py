@@ -26,7 +26,8 @@ from transformers import (
 
 from dpo_video.core.errors import UserError
 from dpo_video.core.progress import loading
-from dpo_video.judge.scorer import Scorer, render
+from dpo_video.judge.prompt import render
+from dpo_video.judge.scorer import Scorer
 from dpo_video.judge.types import Judge, Keep, Messages, Reply, mode_of
 from dpo_video.models.hub import refuse_pickled_weights
 from dpo_video.models.load import choose_device, choose_dtype

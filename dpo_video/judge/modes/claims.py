@@ -25,7 +25,8 @@ from typing import Any, Protocol
 from dpo_video.core.errors import UserError
 from dpo_video.core.records import Judgment, Sample
 from dpo_video.judge.ask import Asked, ask_all
-from dpo_video.judge.scorer import Scorer, render
+from dpo_video.judge.prompt import render
+from dpo_video.judge.scorer import Scorer
 from dpo_video.judge.types import Judge, Judged, JudgeItem, Messages, Reply
 from dpo_video.judge.verdict import THINKING_ENDS, Verdict, read_reply
 from dpo_video.recipe import JudgeSettings
