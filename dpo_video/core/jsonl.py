@@ -7,48 +7,31 @@ import re
 import tempfile
 from codecs import BOM_UTF8
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import MISSING, fields
+from dataclasses import fields
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, get_args, get_origin, get_type_hints
 
+from pydantic import TypeAdapter, ValidationError
 from pydantic_core import from_json
 
 from dpo_video.core.errors import UserError
 from dpo_video.core.names import did_you_mean
 from dpo_video.core.records import AnyRecord, Candidate, Judgment, Pair, Record, Reward, Sample
-from dpo_video.core.text import replace_lone_surrogates
+from dpo_video.core.text import replace_lone_surrogates, shortened
 
-HINTS: dict[type, dict[str, Any]] = {
-    kind: get_type_hints(kind) for kind in (Sample, Candidate, Judgment, Reward, Pair)
+ADAPTERS: dict[type, TypeAdapter[Any]] = {
+    kind: TypeAdapter(kind) for kind in (Sample, Candidate, Judgment, Reward, Pair)
 }
-
-
-REQUIRED = {
-    kind: {field.name for field in fields(kind) if field.default is MISSING} for kind in HINTS
+NAMES = {kind: [field.name for field in fields(kind)] for kind in ADAPTERS}
+QUOTED: dict[type, list[bytes]] = {
+    kind: [f'"{name}"'.encode() for name in NAMES[kind]] for kind in (Sample, Pair)
 }
-
-
+"""The fields, as they stand in a line, of the records that people write: a field may stand there
+twice. Candidates and judgments come by the million, and from here.
+"""
 LIST = re.compile(rb"\s*\[\s*(\{|$)")
 """How a file begins that holds one list of objects."""
-RIGHT: set[tuple[object, ...]] = set()
-"""Kinds with the fields and types of rows that were found right: most rows look like the one
-before.
-"""
-
-
-def _matches(value: object, hint: Any) -> bool:
-    if isinstance(hint, UnionType):
-        return any(_matches(value, part) for part in get_args(hint))
-    if get_origin(hint) is list:
-        return isinstance(value, list) and all(_matches(item, get_args(hint)[0]) for item in value)
-    if get_origin(hint) is dict:
-        return isinstance(value, dict)
-    if hint is NoneType:
-        return value is None
-    if hint is float:
-        return isinstance(value, int | float) and not isinstance(value, bool)
-    return isinstance(value, hint) and not (hint is int and isinstance(value, bool))
 
 
 def _in_words(hint: Any) -> str:
@@ -69,29 +52,33 @@ def _in_words(hint: Any) -> str:
 
 def from_dict(kind: type[Record], row: Mapping[str, Any], where: str) -> Record:
     """Build a record from a mapping; `where` (file:line) opens every error message."""
-    looks = (kind, *row, *map(type, row.values()))
-    if looks not in RIGHT:
-        _check(kind, row, where)
-        if list not in looks:  # whose items count, too
-            RIGHT.add(looks)
-    return kind(**row)
+    try:
+        record: Record = ADAPTERS[kind].validate_json(json.dumps(row))
+    except ValidationError as error:
+        raise UserError(f"{where}: {_problem(kind, row, error)}") from None
+    return record
 
 
-def _check(kind: type[Record], row: Mapping[str, Any], where: str) -> None:
-    """Raise UserError for the first field that is unknown, missing or of a wrong type."""
-    hints = HINTS[kind]
-    for key in row:
-        if key not in hints:
-            raise UserError(
-                f"{where}: unknown field `{key}`.{did_you_mean(key, hints)} "
-                f"A {kind.__name__} has: {', '.join(hints)}"
-            )
-    for name, hint in hints.items():
-        if name not in row:
-            if name in REQUIRED[kind]:
-                raise UserError(f"{where}: missing `{name}`. {_why_needed(kind, name)}")
-        elif not _matches(row[name], hint):
-            raise UserError(f"{where}: `{name}` must be {_in_words(hint)}, got {row[name]!r}")
+def _problem(kind: type, row: Mapping[str, Any], error: ValidationError) -> str:
+    """Return what is wrong with a row: the first field that is unknown, else missing or of a wrong
+    type.
+    """
+    details = error.errors(include_url=False)
+    unknown = [row for row in details if row["type"] == "unexpected_keyword_argument"]
+    detail = (unknown or details)[0]
+    name = str(detail["loc"][0])
+    if unknown:
+        known = NAMES[kind]
+        return (
+            f"unknown field `{name}`.{did_you_mean(name, known)} A {kind.__name__} has: "
+            f"{', '.join(known)}"
+        )
+    if detail["type"] == "missing":
+        return f"missing `{name}`. {_why_needed(kind, name)}"
+    got = shortened(repr(row[name]))
+    if detail["type"] == "finite_number":
+        return f"`{name}` must be a finite number, got {got}"
+    return f"`{name}` must be {_in_words(get_type_hints(kind)[name])}, got {got}"
 
 
 def _why_needed(kind: type, name: str) -> str:
@@ -134,9 +121,16 @@ def try_rows(path: Path, what: str) -> Iterator[tuple[int, dict[str, Any] | User
 
 
 def _read(path: Path, kind: type[Record]) -> Iterator[tuple[int, int, Record]]:
+    validate, names = ADAPTERS[kind].validate_json, QUOTED.get(kind, [])
     for number, begin, line in _lines(path, f"{kind.__name__} records"):
-        where = f"{path}:{number}"
-        yield number, begin, from_dict(kind, json_object(line, where), where)
+        try:
+            record = validate(line)
+        except ValidationError:
+            where = f"{path}:{number}"
+            record = from_dict(kind, json_object(line, where), where)
+        if b"NaN" in line or b"Infinity" in line or any(line.count(name) > 1 for name in names):
+            _carefully(line, f"{path}:{number}")  # it may be no more than a word of a text
+        yield number, begin, record
 
 
 def _lines(path: Path, what: str) -> Iterator[tuple[int, int, bytes]]:
@@ -164,7 +158,9 @@ def json_object(line: bytes, where: str) -> dict[str, Any]:
     try:
         row = from_json(line, allow_inf_nan=False)
     except ValueError:
-        row = _slowly(line, where)
+        row = None
+    if not isinstance(row, dict) or line.count(b'":') != len(row):  # nested, or a key stands twice
+        row = _carefully(line, where)
     if not isinstance(row, dict):
         raise UserError(
             f"{where}: expected one JSON object a line, got {line.decode().strip()[:40]!r}"
@@ -172,10 +168,8 @@ def json_object(line: bytes, where: str) -> dict[str, Any]:
     return row
 
 
-def _slowly(line: bytes, where: str) -> Any:
-    """Return what a line holds that `from_json` does not take: half a surrogate pair becomes
-    U+FFFD, else say what is.
-    """
+def _carefully(line: bytes, where: str) -> Any:
+    """Return what a line holds, half a surrogate pair in it as U+FFFD; else say what is wrong."""
     try:
         return json.loads(
             replace_lone_surrogates(
@@ -186,9 +180,9 @@ def _slowly(line: bytes, where: str) -> Any:
         raise UserError(f"{where}: not UTF-8 text") from error
     except json.JSONDecodeError as error:
         raise UserError(f"{where}: not JSON ({error.msg} at column {error.colno})") from error
-    except RecursionError as error:
-        raise UserError(f"{where}: not JSON of ours: it is nested too deeply") from error
-    except ValueError as error:  # an integer of more digits than Python reads
+    except RecursionError:
+        raise UserError(f"{where}: not JSON of ours: it is nested too deeply") from None
+    except ValueError as error:  # an integer of thousands of digits
         raise UserError(f"{where}: not JSON of ours ({error})") from error
 
 
@@ -203,13 +197,27 @@ def _finite(digits: str) -> float:
     return number
 
 
-DECODER = json.JSONDecoder(parse_constant=_no_number, parse_float=_finite)
-"""Python's own reads NaN and Infinity, which JSON does not have, and nothing here can work with."""
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return an object of JSON; a key that stands twice would lose one of its values."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise json.JSONDecodeError(f"the key {twice!r} stands twice", twice, 0)
+    return found
+
+
+DECODER = json.JSONDecoder(
+    parse_constant=_no_number, parse_float=_finite, object_pairs_hook=_object
+)
+"""Python's own reads NaN and Infinity, which JSON does not have, and nothing here can work with;
+and of a key that stands twice it takes the last.
+"""
 
 
 def as_row(record: AnyRecord) -> dict[str, Any]:
     """Return a record's fields in declared order; values are not copied."""
-    return {name: getattr(record, name) for name in HINTS[type(record)]}
+    return {name: getattr(record, name) for name in NAMES[type(record)]}
 
 
 def to_json(record: AnyRecord) -> str:
@@ -219,7 +227,7 @@ def to_json(record: AnyRecord) -> str:
         del row["rejected_finish"]
     if isinstance(record, Judgment):
         row.setdefault("score", None)
-    return json.dumps(row, ensure_ascii=False)
+    return json.dumps(row, ensure_ascii=False, allow_nan=False)
 
 
 def write_atomic(path: Path, text: Iterable[str] | str) -> None:

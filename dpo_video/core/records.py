@@ -3,9 +3,17 @@
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from pydantic import ConfigDict, with_config
+
 from dpo_video.core.errors import UserError
 
+STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+"""How pydantic reads them: no other fields, no "3" for a number, no number that JSON lacks. Made by
+our own code they are plain dataclasses, which are not checked again.
+"""
 
+
+@with_config(STRICT)
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sample:
     """One question about one clip, with the caption that the judge reads as evidence."""
@@ -25,6 +33,7 @@ class Sample:
     """What else the row says; it is kept and changes nothing."""
 
 
+@with_config(STRICT)
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Candidate:
     """One answer of the policy to one sample."""
@@ -43,6 +52,7 @@ class Candidate:
     """Which of `generate.mix` drew it."""
 
 
+@with_config(STRICT)
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Judgment:
     """What the judge made of one candidate: a score, or None with the reason."""
@@ -74,6 +84,7 @@ class Judgment:
     """
 
 
+@with_config(STRICT)
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reward:
     """What a policy makes of one candidate by itself."""
@@ -85,6 +96,7 @@ class Reward:
     """
 
 
+@with_config(STRICT)
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pair:
     """A chosen and a rejected answer to one sample: all that training needs, readable by people and

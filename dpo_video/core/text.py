@@ -10,6 +10,8 @@ SHINGLE = 5
 MARK = re.compile(r"[^\w\s]|_")
 MEANT = frozenset("%&@#")
 """Punctuation to Unicode that changes what a text says."""
+SHOWN = 200
+"""Characters of a wrong value that an error shows."""
 HALF = re.compile(r"[\ud800-\udfff]")
 """Half of a surrogate pair, as of an emoji that a limit of tokens cut."""
 
@@ -22,6 +24,11 @@ def replace_lone_surrogates(text: str) -> str:
     next.
     """
     return text if text.isascii() else HALF.sub("\ufffd", text)
+
+
+def shortened(text: str) -> str:
+    """Return a text for an error's one line: of a long one the beginning, and how long it is."""
+    return text if len(text) <= SHOWN else f"{text[:SHOWN]}.. ({len(text):,} characters)"
 
 
 def normalise_space(text: str) -> str:

@@ -20,6 +20,7 @@ from pydantic_core import ErrorDetails
 
 from dpo_video.core.errors import UserError
 from dpo_video.core.names import did_you_mean
+from dpo_video.core.text import shortened
 
 T = TypeVar("T")
 Location = tuple[str, ...]
@@ -30,8 +31,6 @@ MAX_VALUES = 100_000
 """Values in a file once its aliases are written out: a page of aliases of aliases stands for
 billions.
 """
-SHOWN = 200
-"""Characters of a wrong value that an error shows."""
 
 
 class Loader(yaml.SafeLoader):
@@ -139,7 +138,7 @@ def _parse(text: str, path: str, *, lines: bool = True) -> tuple[yaml.Node | Non
         ) from None
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
-        raise UserError(f"{where(line)}: not YAML: {_shortened(str(error.problem))}") from error
+        raise UserError(f"{where(line)}: not YAML: {shortened(str(error.problem))}") from error
     except yaml.reader.ReaderError as error:
         line = text.count("\n", 0, error.position) + 1
         raise UserError(
@@ -315,7 +314,7 @@ def _explain(
         return _unknown(kind, location, key, hidden)
     if detail["type"] == "missing":
         return f"missing `{key}`. {_meaning(kind, location)}".rstrip()
-    given = _shortened(repr(detail["input"]))
+    given = shortened(repr(detail["input"]))
     if detail["type"] == "literal_error":
         allowed = detail["ctx"]["expected"]
         near = did_you_mean(str(detail["input"]), re.findall(r"'([^']+)'", allowed))
@@ -374,7 +373,3 @@ def _meaning(kind: Any, location: Location) -> str:
     above = _model_at(kind, location[:-1])
     description = above.model_fields[location[-1]].description if above else None
     return (description or "").replace("\n", " ")
-
-
-def _shortened(text: str) -> str:
-    return text if len(text) <= SHOWN else f"{text[:SHOWN]}.. ({len(text):,} characters)"

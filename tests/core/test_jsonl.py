@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from dpo_video.core.errors import UserError
-from dpo_video.core.jsonl import read_jsonl, read_places, to_json, write_jsonl
+from dpo_video.core.jsonl import as_row, read_jsonl, read_places, to_json, write_jsonl
 from dpo_video.core.records import Judgment, Sample
 
 GOOD = {"id": "a", "video": "a.mp4", "prompt": "What?", "caption": "A cat."}
@@ -57,6 +57,19 @@ def test_an_unscored_judgment_keeps_its_null_score() -> None:
             "s.jsonl:2: not JSON (NaN is no number of JSON; leave the field out",
         ),
         ("[1]", "s.jsonl:2: expected one JSON object a line, got '[1]'"),
+        (
+            json.dumps(GOOD)[:-1] + ', "id" : "b"}',
+            "s.jsonl:2: not JSON (the key 'id' stands twice at column 1)",
+        ),
+        (
+            json.dumps(GOOD)[:-1] + ', "start": ' + "9" * 5000 + "}",
+            "s.jsonl:2: not JSON of ours (Exceeds the limit",
+        ),
+        ({**GOOD, "start": "x" * 5000}, "xxx.. (5,002 characters)"),
+        ("[" * 100_000, "s.jsonl:2: not JSON"),
+        ('{"id": ' * 100_000, "s.jsonl:2: not JSON"),
+        ({**GOOD, "start": 1e999}, "s.jsonl:2: not JSON (Infinity is no number of JSON"),
+        (json.dumps(GOOD)[:-1] + ', "start": 1e999}', "s.jsonl:2: `start` must be a finite number"),
     ],
 )
 def test_a_wrong_line_is_named(tmp_path: Path, row: object, message: str) -> None:
@@ -90,6 +103,30 @@ def test_a_wrong_line_among_many_right_ones_of_its_shape_is_named(
     with pytest.raises(UserError) as error:
         list(read_jsonl(path, Sample))
     assert str(error.value) == f"{path}:9: {message}"
+
+
+def test_a_value_with_the_name_of_a_field_is_no_second_field(tmp_path: Path) -> None:
+    rows = [{**GOOD, "prompt": "id", "caption": 'What is "id"? "id": NaN, Infinity'}]
+    path = lines(tmp_path / "s.jsonl", *rows)
+    assert [sample.prompt for sample in read_jsonl(path, Sample)] == ["id"]
+
+
+def test_a_record_with_a_number_that_json_lacks_is_not_written(tmp_path: Path) -> None:
+    judgment = Judgment(
+        candidate_id="a#0",
+        scorer="s",
+        judge="j",
+        score=float("nan"),
+        status="",
+        reason="",
+        reply="",
+    )
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        write_jsonl(tmp_path / "j.jsonl", [judgment])
+    text = json.dumps({**as_row(judgment), "score": 1.0, "details": {"noise": float("inf")}})
+    (tmp_path / "j.jsonl").write_text(text)
+    with pytest.raises(UserError, match=r"j\.jsonl:1: not JSON \(Infinity is no number"):
+        list(read_jsonl(tmp_path / "j.jsonl", Judgment))
 
 
 @pytest.mark.parametrize("text", ["\\ud83d\\udc15", "\\u0000", "1e5", "\u00e9"])

@@ -229,7 +229,7 @@ def test_rewards_that_are_missing_double_or_no_number_are_refused(tmp_path: Path
         read_rewards(PairSettings(keep_hardest=0.5))
     for text, message in (
         ("0.5", "has two rewards"),
-        ("1e999", "has the reward inf"),
+        ("1e999", "`reward` must be a finite number, got inf"),
         ("NaN", "no number of JSON"),
     ):
         file.write_text(f'{{"candidate_id": "q#0", "reward": {text}}}\n' * 2)
