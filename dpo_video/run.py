@@ -5,7 +5,7 @@ back.
 import json
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -21,7 +21,7 @@ from dpo_video.models.control_tokens import control_tokens
 from dpo_video.recipe import Recipe
 from dpo_video.store import RunStore
 from dpo_video.tracking import Tracker, start_tracking
-from dpo_video.video import clip_key
+from dpo_video.video import clip_key, may_pass
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,6 +89,17 @@ class Run:
                 f"data.max_bad_fraction {limit:g} allows. Mend or remove them, or raise the limit. "
                 f"First:\n{shown}"
             )
+
+    def unread(self, clips: Iterable[str]) -> str:
+        """Return what is left of a stage that met these clips: those set aside that may be read at
+        the next try; empty for none.
+        """
+        reasons = [self.bad_clips[clip] for clip in clips if clip in self.bad_clips]
+        left = [reason for reason in reasons if may_pass(reason)]
+        if not left:
+            return ""
+        clips_are = "1 clip was" if len(left) == 1 else f"{len(left)} clips were"
+        return f"{clips_are} not read this time, and may be next time (first: {left[0]})"
 
 
 def recipe_of(folder: Path) -> Recipe:

@@ -45,7 +45,7 @@ from dpo_video.pair.stage import with_noise
 from dpo_video.pair.tie_break import tie_breaker
 from dpo_video.run import Run, StageResult
 from dpo_video.store import content_hash
-from dpo_video.video import file_name
+from dpo_video.video import clip_key, file_name
 
 
 class HeldoutJudgments(NamedTuple):
@@ -57,7 +57,9 @@ class HeldoutJudgments(NamedTuple):
 
 
 def evaluate(run: Run) -> StageResult:
-    """Write metrics.json; its numbers without intervals; incomplete where judgments failed."""
+    """Write metrics.json; its numbers without intervals; incomplete where judgments failed, or a
+    clip may be read at the next try.
+    """
     if not run.heldout:
         raise UserError(
             "nothing to evaluate on: data.heldout is not set. Give a JSONL of samples about clips "
@@ -76,9 +78,13 @@ def evaluate(run: Run) -> StageResult:
     statuses.update(row.status for row in judgments.supported.values())
     failed = statuses["failed"] + paired.summary.get("failed", 0)
     failed += 0 if compared is None else compared.failed
+    left = (
+        f"{failed} judgments failed" if failed else "",
+        run.unread(dict.fromkeys(map(clip_key, run.heldout))),
+    )
     return StageResult(
         counts=_counts(metrics, unscored=statuses["unscored"], failed=failed),
-        incomplete_because=f"{failed} judgments failed" if failed else "",
+        incomplete_because="; ".join(filter(None, left)),
     )
 
 

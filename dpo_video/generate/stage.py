@@ -37,7 +37,7 @@ from dpo_video.video.cache import clip_identity
 
 def generate(run: Run) -> StageResult:
     """Write candidates.jsonl; counts of samples, candidates, those reused, cut answers and bad
-    clips; incomplete where a server failed to answer.
+    clips; incomplete where a server failed to answer, or a clip may be read at the next try.
     """
     results = [make_candidates(run, job) for job in _jobs(run)]
     positions = {sample.id: position for position, sample in enumerate(run.samples)}
@@ -50,10 +50,11 @@ def generate(run: Run) -> StageResult:
         )
     write_jsonl(run.folder / "candidates.jsonl", candidates)
     failed = counts.get("failed")
-    return StageResult(
-        counts=counts,
-        incomplete_because=f"the server failed to write {failed} candidates" if failed else "",
+    left = (
+        f"the server failed to write {failed} candidates" if failed else "",
+        run.unread(dict.fromkeys(map(clip_key, run.samples))),
     )
+    return StageResult(counts=counts, incomplete_because="; ".join(filter(None, left)))
 
 
 def training_sampler(settings: GenerateSettings, *, over: SamplerSettings | None = None) -> Sampler:

@@ -3,7 +3,14 @@ limit.
 """
 
 from dpo_video.video.corrupt import check_corruption, corrupt
-from dpo_video.video.frames import ClipRequest, Frames, VideoError, subsample, video_metadata
+from dpo_video.video.frames import (
+    ClipRequest,
+    Frames,
+    VideoError,
+    may_pass,
+    subsample,
+    video_metadata,
+)
 from dpo_video.video.policies import frame_indices
 from dpo_video.video.pool import FramePool
 from dpo_video.video.probe import VideoIndex, probe
@@ -30,6 +37,7 @@ __all__ = [
     "corrupt",
     "file_name",
     "frame_indices",
+    "may_pass",
     "probe",
     "read_frames",
     "rejected_clip_key",

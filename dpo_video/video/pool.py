@@ -1,5 +1,5 @@
-"""Decode clips in worker processes, in order, each within a time limit; a hang or a crash costs one
-clip.
+"""Decode clips in worker processes, in order, each within a time limit; a hang or a second crash
+costs one clip.
 """
 
 import os
@@ -108,13 +108,15 @@ class FramePool:
 
     def read(self, request: ClipRequest) -> Frames | VideoError:
         """Return one clip's frames, or the reason why there are none; waits until a process is
-        free.
+        free. A clip whose process died is tried a second time, in a fresh one.
         """
         assert request.corruption is None, "decoding gives the clip as it is"
         worker = self._idle.get()
         try:
             job = Job(request=request, settings=self.settings, multiple_of=self.multiple_of)
             reply: Frames | UserError = worker.ask(job)
+            if isinstance(reply, VideoError) and reply.code == "crashed":
+                reply = worker.ask(job)
         finally:
             self._idle.put(worker)
         if isinstance(reply, Frames | VideoError):
@@ -160,19 +162,35 @@ class _Worker:
     def _running(self) -> "subprocess.Popen[bytes]":
         if self._process is not None and self._process.poll() is None:
             return self._process
+        try:
+            return self._started()
+        except _NotStarted as error:
+            if not error.was_killed:
+                raise
+        return self._started()
+
+    def _started(self) -> "subprocess.Popen[bytes]":
+        """Return a new process that is ready for its first job."""
         with self._lock:
             if self._closed:
                 raise RuntimeError("the FramePool is closed")
             self._process = process = _start()
-        with _Limit(process, START_SECONDS):
+        with _Limit(process, START_SECONDS) as limit:
             try:
                 pickle.load(_pipe(process.stdout))
             except BROKEN as error:
-                command = " ".join(map(str, process.args))  # type: ignore[arg-type]
-                raise UserError(
-                    f"a decoding process does not start ({_cause(_stop(process))}): {command}"
-                ) from error
+                code = _stop(process)
+                raise _NotStarted(process, code, killed=code < 0 and not limit.reached) from error
         return process
+
+
+class _NotStarted(UserError):
+    """A decoding process ended before it was ready; `was_killed`: by a signal of somebody else."""
+
+    def __init__(self, process: "subprocess.Popen[bytes]", code: int, *, killed: bool) -> None:
+        command = " ".join(map(str, process.args))  # type: ignore[arg-type]
+        super().__init__(f"a decoding process does not start ({_cause(code)}): {command}")
+        self.was_killed = killed
 
 
 class _Limit:

@@ -279,6 +279,40 @@ def test_a_clip_that_cannot_be_read_is_set_aside_counted_and_tried_again(data, t
     assert counts["reused"] == 8
 
 
+def test_a_clip_that_may_be_read_next_time_leaves_the_stage_unfinished(data, tmp_path, monkeypatch):
+    """A file that is not there yet, and one whose decoding process dies; a broken one is final."""
+    folder = tmp_path / "data"
+    shutil.copytree(data, folder)
+    (folder / "1.mp4").rename(tmp_path / "away.mp4")
+    recipe = make_recipe(tmp_path, folder, data={"max_bad_fraction": 1.0})
+    with open_run(recipe) as run:
+        result = generate(run)
+    assert not result.complete
+    assert result.incomplete_because.startswith("1 clip was not read this time, and may be")
+    assert "no such file [not_found]" in result.incomplete_because
+
+    (tmp_path / "away.mp4").rename(folder / "1.mp4")
+    (tmp_path / "sitecustomize.py").write_text(
+        "import os, sys\n"
+        "def hook(event, arguments):\n"
+        f"    if event == 'open' and str(arguments[0]) == {str(folder / '1.mp4')!r}:\n"
+        "        os.kill(os.getpid(), 9)\n"
+        "if 'worker' in ' '.join(sys.orig_argv):\n"
+        "    sys.addaudithook(hook)\n"
+    )
+    with monkeypatch.context() as patched, open_run(recipe) as run:
+        patched.syspath_prepend(tmp_path)
+        result = generate(run)
+    assert "died (SIGKILL: out of memory?) [crashed]" in result.incomplete_because
+
+    with open_run(recipe) as run:
+        assert generate(run).complete
+    (folder / "1.mp4").write_text("<html>")
+    with open_run(recipe) as run:
+        result = generate(run)
+    assert result.complete and result.counts["bad_clips"] == 1
+
+
 def test_too_many_bad_clips_stop_the_run_with_their_reasons(data, tmp_path):
     folder = broken_copy(data, tmp_path / "data")
     with pytest.raises(

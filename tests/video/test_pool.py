@@ -145,6 +145,43 @@ def test_a_worker_that_dies_costs_its_clip_only(folder, number, settings, tmp_pa
     assert isinstance(results["b"], Frames)
 
 
+def signal_once(condition: str, flag: Path, modules: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have the first decoding process in which an audit event meets a condition kill itself."""
+    (modules / "sitecustomize.py").write_text(
+        textwrap.dedent(f"""
+        import os, signal, sys
+        def hook(event, arguments):
+            if {condition} and not os.path.exists({str(flag)!r}):
+                os.close(os.open({str(flag)!r}, os.O_CREAT))
+                os.kill(os.getpid(), signal.SIGKILL)
+        sys.addaudithook(hook)
+    """)
+    )
+    monkeypatch.syspath_prepend(modules)
+
+
+@pytest.mark.parametrize("settings", [ONE, TWO], ids=["one", "two"])
+def test_a_worker_that_dies_once_costs_nothing(folder, settings, tmp_path, monkeypatch):
+    """The machine ran out of memory for a moment: the clip is as good as any."""
+    opened = f'event == "open" and str(arguments[0]) == {str(folder / "long.mp4")!r}'
+    signal_once(opened, tmp_path / "flag", tmp_path, monkeypatch)
+    with FramePool(settings) as pool:
+        results = [
+            result for _, result in pool.map(request(folder, name) for name in ("long", *"ab"))
+        ]
+    assert (tmp_path / "flag").exists()
+    assert all(isinstance(result, Frames) for result in results)
+
+
+def test_a_worker_killed_while_it_starts_is_replaced(folder, tmp_path, monkeypatch):
+    imported = 'event == "import" and arguments[0] == "dpo_video.video.worker"'
+    signal_once(imported, tmp_path / "flag", tmp_path, monkeypatch)
+    with FramePool(ONE) as pool:
+        ((_, result),) = pool.map([request(folder, "a")])
+    assert (tmp_path / "flag").exists()
+    assert isinstance(result, Frames)
+
+
 def test_a_worker_killed_between_clips_costs_nothing(folder):
     with FramePool(ONE) as pool:
         list(pool.map([request(folder, "a")]))
