@@ -138,10 +138,12 @@ def import_(  # noqa: PLR0913 - options of a command
     )
     reasons = ", ".join(f"{reason} {count}" for reason, count in report.dropped.items()) or "none"
     print(
-        f"{report.rows} rows read, {report.kept} {report.kind} kept; dropped: {reasons}; "
-        f"{report.out}, "
-        f"reasons in {report.drops}"
+        f"{report.num_rows} rows read, {report.num_kept} {report.kind} kept; dropped: {reasons}; "
+        f"{report.out_path}, reasons in {report.drops_path}"
     )
+    if report.unread:
+        fields = ", ".join(f"{name} ({count})" for name, count in report.unread.items())
+        print(f"not read, by field (rows): {fields}")
 
 
 def export(
@@ -161,7 +163,7 @@ def export(
 ) -> None:
     """Export a run's pairs for another trainer, or its best answers as SFT data."""
     from dpo_video.data.samples import load_samples
-    from dpo_video.formats.export_run import Source, export_run
+    from dpo_video.formats.export_run import ExportSource, export_run
     from dpo_video.judge.scorer import load_scorer
     from dpo_video.run import recipe_of
 
@@ -171,7 +173,7 @@ def export(
         threshold = load_scorer(settings.judge.scorer).threshold
     result = export_run(
         name,
-        Source(
+        ExportSource(
             folder=folder,
             threshold=threshold,
             samples=lambda: load_samples(settings, "samples", clean=False).samples,
@@ -179,4 +181,4 @@ def export(
         Path(out_file),
     )
     reasons = ", ".join(f"{reason} {count}" for reason, count in result.dropped.items()) or "none"
-    print(f"{result.rows} rows written; dropped: {reasons}; {out_file}")
+    print(f"{result.num_rows} rows written; dropped: {reasons}; {out_file}")

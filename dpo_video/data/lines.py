@@ -156,8 +156,8 @@ def sample_of(row: Mapping[str, Any], where: str) -> Sample:
             )
     if not unknown:
         return from_dict(Sample, row, where)
-    known = {name: value for name, value in row.items() if name in SAMPLE_FIELDS}
-    sample = from_dict(Sample, known, where)
+    own_fields = {name: value for name, value in row.items() if name in SAMPLE_FIELDS}
+    sample = from_dict(Sample, own_fields, where)
     return replace(sample, meta={**(sample.meta or {}), **unknown})
 
 
@@ -185,14 +185,16 @@ def _screen_sample(line: SampleLine, tokens: ControlTokens) -> SampleLine:
 
 def _check_lines(path: Path, content: str, check: Callable[[int, Mapping[str, Any]], None]) -> None:
     errors = _line_errors(path, content, check)
-    shown = list(islice(errors, MAX_SHOWN))
+    first_errors = list(islice(errors, MAX_SHOWN))
     num_more = sum(1 for _ in errors)
-    if len(shown) == 1:
-        raise UserError(shown[0])
-    if shown:
-        more = f"\nand {num_more} more lines" if num_more else ""
+    if len(first_errors) == 1:
+        raise UserError(first_errors[0])
+    if first_errors:
+        ending = f"\nand {num_more} more lines" if num_more else ""
         raise UserError(
-            f"{len(shown) + num_more} lines of {str(path)!r} are wrong:\n" + "\n".join(shown) + more
+            f"{len(first_errors) + num_more} lines of {str(path)!r} are wrong:\n"
+            + "\n".join(first_errors)
+            + more
         )
 
 

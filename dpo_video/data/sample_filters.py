@@ -125,24 +125,24 @@ class _KnownSamples:
 def _without_heldout(
     lines: Iterable[SampleLine], min_similarity: float, heldout: Sequence[Sample]
 ) -> SampleLines:
-    known = _KnownSamples(min_similarity)
+    index = _KnownSamples(min_similarity)
     for sample in heldout:
-        known.add(sample)
+        index.add(sample)
     for line in lines:
-        copied = None if line.fault else known.find(line.sample)
+        copied = None if line.fault else index.find(line.sample)
         if copied is not None:
             line = line._replace(fault=Fault("repeats a held-out sample", copied.id))
         yield line
 
 
 def _without_copies(lines: Iterable[SampleLine], min_similarity: float) -> SampleLines:
-    known = _KnownSamples(min_similarity)
+    index = _KnownSamples(min_similarity)
     for line in lines:
-        copied = None if line.fault else known.find(line.sample)
+        copied = None if line.fault else index.find(line.sample)
         if copied is not None:
             line = line._replace(fault=Fault("repeats another sample", copied.id))
         elif line.fault is None:
-            known.add(line.sample)
+            index.add(line.sample)
         yield line
 
 

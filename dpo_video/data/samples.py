@@ -88,31 +88,31 @@ def load_samples(
         frames = recipe.clean.frames if looks_at_frames(recipe.clean) else None
         probe = probe_clips(recipe.video, frames=frames, store=store)
         lines = clean_samples(lines, recipe.clean, root=root, probe=probe, heldout=heldout)
-    taken = _up_to(limit, lines)
+    screened = _up_to(limit, lines)
     lines.close()  # stops the processes that look at clips
-    samples = [line.sample for line in taken if line.fault is None]
-    removed = [removed_row(line) for line in taken if line.fault is not None]
+    samples = [line.sample for line in screened if line.fault is None]
+    removed = [removed_row(line) for line in screened if line.fault is not None]
     if not samples:
         raise UserError(_why_none(path, removed))
     return LoadedSamples(
         samples=samples,
         root=root,
         removed=removed,
-        num_stripped=_num_stripped(taken),
+        num_stripped=_num_stripped(screened),
         meta_fields=meta_fields,
     )
 
 
 def _up_to(limit: int | None, lines: Iterable[Line]) -> list[Line]:
     """Return the lines up to the `limit`th that is not left out."""
-    taken: list[Line] = []
+    screened: list[Line] = []
     num_kept = 0
     for line in lines:
-        taken.append(line)
+        screened.append(line)
         num_kept += line.fault is None
         if num_kept == limit:
             break
-    return taken
+    return screened
 
 
 def _num_stripped(lines: Iterable[SampleLine | PairLine]) -> int:
@@ -141,9 +141,9 @@ def load_pairs(recipe: Recipe, tokens: ControlTokens = NO_TOKENS) -> LoadedSampl
     """
     path = Path(recipe.data.pairs or "").expanduser()
     check_pairs(path)
-    taken = _up_to(recipe.data.limit, read_pairs(path, tokens))
-    pairs = [line.pair for line in taken if line.fault is None]
-    removed = [removed_row(line) for line in taken if line.fault is not None]
+    screened = _up_to(recipe.data.limit, read_pairs(path, tokens))
+    pairs = [line.pair for line in screened if line.fault is None]
+    removed = [removed_row(line) for line in screened if line.fault is not None]
     if not pairs:
         why = f": all {len(removed)} hold control tokens of the model" if removed else ""
         raise UserError(f"{path}: no pairs in it{why}")
@@ -151,7 +151,7 @@ def load_pairs(recipe: Recipe, tokens: ControlTokens = NO_TOKENS) -> LoadedSampl
         samples=samples_of(pairs),
         root=_video_root(recipe, path),
         removed=removed,
-        num_stripped=_num_stripped(taken),
+        num_stripped=_num_stripped(screened),
         pairs=pairs,
     )
 

@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 
 from dpo_video.core.errors import UserError
 from dpo_video.formats.fields import BadRow, Dropped, clean, one_video, turns_of
-from dpo_video.formats.rows import Row, read_rows
+from dpo_video.formats.rows import ForeignRow, read_foreign_rows
 
 COMMIT_ROWS = 10_000
 
@@ -23,9 +23,9 @@ class Captions:
         """Return a clip's caption, or None."""
         query = "select text from captions where name = ?"
         for name in (video, stem(video)):
-            found = self._database.execute(query, [name]).fetchone()
-            if found and found[0] is not None:
-                return str(found[0])
+            caption = self._database.execute(query, [name]).fetchone()
+            if caption and caption[0] is not None:
+                return str(caption[0])
         return None
 
 
@@ -57,7 +57,7 @@ def open_captions(source: str) -> Iterator[Captions]:
 
 def _fill(database: sqlite3.Connection, source: str) -> None:
     number = 0
-    for number, (where, row) in enumerate(read_rows(source), start=1):
+    for number, (where, row) in enumerate(read_foreign_rows(source), start=1):
         if number % COMMIT_ROWS == 1:
             if number > 1:
                 database.execute("commit")
@@ -81,12 +81,12 @@ def _fill(database: sqlite3.Connection, source: str) -> None:
     database.execute("commit")
 
 
-def _caption(row: Row) -> tuple[str, str]:
+def _caption(row: ForeignRow) -> tuple[str, str]:
     video = one_video(row, "video", "videos")
     path = video if isinstance(video, str) else video[0]
     if isinstance(row.get("caption"), str):
         return path, clean(row["caption"])
-    answers = [turn.text for turn in turns_of(row, "conversations") if turn.role == "assistant"]
+    answers = [turn.question for turn in turns_of(row, "conversations") if turn.role == "assistant"]
     if len(answers) != 1:
         raise BadRow(f"{len(answers)} answers in `conversations`, and a caption is one")
     return path, answers[0]

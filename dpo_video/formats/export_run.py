@@ -7,18 +7,17 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from dpo_video.core.errors import UserError
 from dpo_video.core.jsonl import read_jsonl, write_atomic
 from dpo_video.core.names import choose
 from dpo_video.core.records import Candidate, Judgment, Pair, Sample
-from dpo_video.formats.exporters import EXPORTERS, BestAnswer
+from dpo_video.formats.exporters import EXPORTERS, BestAnswer, Exporter
 from dpo_video.formats.fields import Dropped
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Source:
+class ExportSource:
     """What is exported: a run's files, or a file of pairs."""
 
     folder: Path
@@ -29,14 +28,15 @@ class Source:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Exported:
+class ExportReport:
     """What an export made."""
 
-    rows: int
+    num_rows: int
     dropped: dict[str, int]
+    """What the format cannot say, by reason."""
 
 
-def export_run(name: str, source: Source, out: Path) -> Exported:
+def export_run(name: str, source: ExportSource, out_path: Path) -> ExportReport:
     """Write a run's pairs, or best answers, in a format; what the format cannot say is dropped and
     counted.
 
@@ -44,58 +44,76 @@ def export_run(name: str, source: Source, out: Path) -> Exported:
     an object a line.
     """
     exporter = choose(EXPORTERS, name, "format")
-    dropped: Counter[str] = Counter()
-    kept = 0
-
-    if out.suffix == ".parquet":
+    if out_path.suffix == ".parquet":
         raise UserError(
-            f"--out is {str(out)!r}: an export is JSON. Name it .jsonl (an object a line) or .json "
-            "(a list)"
+            f"--out is {str(out_path)!r}: an export is JSON. Name it .jsonl (an object a line) or "
+            ".json (a list)"
         )
-    whole = out.suffix == ".json"
-
-    def lines() -> Iterator[str]:
-        nonlocal kept
-        if whole:
-            yield "["
-        for record in (
-            _pairs(source, dropped) if exporter.of == "pairs" else best_answers(source, dropped)
-        ):
-            try:
-                row: dict[str, Any] = exporter.write(record)
-            except Dropped as error:
-                dropped[error.reason] += 1
-                continue
-            kept += 1
-            yield (
-                (",\n" if whole and kept > 1 else "")
-                + json.dumps(row, ensure_ascii=False)
-                + ("" if whole else "\n")
-            )
-        if whole:
-            yield "]\n"
-
-    write_atomic(out, lines())
-    if not kept:
-        reasons = ", ".join(f"{reason} ({count})" for reason, count in dropped.most_common())
+    log = _ExportLog()
+    rows = log.rows(_written(exporter, source))
+    write_atomic(out_path, _as_list(rows) if out_path.suffix == ".json" else _as_lines(rows))
+    if not log.num_rows:
+        reasons = ", ".join(f"{reason} ({count})" for reason, count in log.dropped.most_common())
         raise UserError(
             f"nothing to export from {str(source.folder)!r} as {name}: {reasons or 'no rows'}"
         )
-    return Exported(rows=kept, dropped=dict(dropped.most_common()))
+    return ExportReport(num_rows=log.num_rows, dropped=dict(log.dropped.most_common()))
 
 
-def _pairs(source: Source, dropped: Counter[str]) -> Iterator[Pair]:
+class _ExportLog:
+    """What is written, counted."""
+
+    def __init__(self) -> None:
+        self.num_rows = 0
+        self.dropped: Counter[str] = Counter()
+
+    def rows(self, outcomes: Iterator[str | Dropped]) -> Iterator[str]:
+        """Yield the rows among the outcomes."""
+        for outcome in outcomes:
+            if isinstance(outcome, Dropped):
+                self.dropped[outcome.reason] += 1
+            else:
+                self.num_rows += 1
+                yield outcome
+
+
+def _written(exporter: Exporter, source: ExportSource) -> Iterator[str | Dropped]:
+    """Yield each record as a row of JSON in the format, or why it cannot say it."""
+    records = _pairs(source) if exporter.of == "pairs" else best_answers(source)
+    for record in records:
+        if isinstance(record, Dropped):
+            yield record
+            continue
+        try:
+            yield json.dumps(exporter.write(record), ensure_ascii=False)
+        except Dropped as error:
+            yield error
+
+
+def _as_lines(rows: Iterator[str]) -> Iterator[str]:
+    for row in rows:
+        yield row + "\n"
+
+
+def _as_list(rows: Iterator[str]) -> Iterator[str]:
+    yield "["
+    separator = ""
+    for row in rows:
+        yield separator + row
+        separator = ",\n"
+    yield "]\n"
+
+
+def _pairs(source: ExportSource) -> Iterator[Pair | Dropped]:
     for pair in read_jsonl(source.folder / "pairs.jsonl", Pair):
-        if any(
-            second is not None
-            for second in (pair.start, pair.end, pair.rejected_start, pair.rejected_end)
-        ):
-            dropped["part of a file"] += 1
+        seconds = (pair.start, pair.end, pair.rejected_start, pair.rejected_end)
+        if any(second is not None for second in seconds):
+            yield Dropped("part of a file", pair.sample_id)
         else:
             yield pair
 
 
-def best_answers(source: Source, dropped: Counter[str]) -> Iterator[BestAnswer]:
+def best_answers(source: ExportSource) -> Iterator[BestAnswer | Dropped]:
     """Yield each sample's best-scored whole answer at or above the threshold; of equal ones the
     first.
 
@@ -116,11 +134,11 @@ def best_answers(source: Source, dropped: Counter[str]) -> Iterator[BestAnswer]:
             best[candidate.sample_id] = score, candidate
     for identity, sample in samples.items():
         if identity not in best:
-            dropped["no whole answer with a score"] += 1
+            yield Dropped("no whole answer with a score", identity)
         elif best[identity][0] < source.threshold:
-            dropped["best answer below the threshold"] += 1
+            yield Dropped("best answer below the threshold", identity)
         elif sample.start is not None or sample.end is not None:
-            dropped["part of a file"] += 1
+            yield Dropped("part of a file", identity)
         else:
             score, candidate = best[identity]
             yield BestAnswer(

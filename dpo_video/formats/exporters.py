@@ -5,9 +5,8 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from dpo_video.core.records import Pair
-from dpo_video.formats.fields import Dropped
-
-Video = str | list[str]
+from dpo_video.formats.context import Video
+from dpo_video.formats.fields import Dropped, clean
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,13 +30,16 @@ class Exporter:
 
 
 def _facts(pair: Pair) -> dict[str, Any]:
-    """Return what readers of these formats pass over, and ours reads again: id and scores."""
+    """Return what readers of these formats pass over, and ours reads again: id and scores, and a
+    question that its reader would strip.
+    """
     facts = {
         "id": pair.sample_id,
         "chosen_score": pair.chosen_score,
         "rejected_score": pair.rejected_score,
         "rejected_finish": None if pair.rejected_finish == "stop" else pair.rejected_finish,
         "implicit_margin": pair.implicit_margin,
+        "exact_prompt": None if clean(pair.prompt) == pair.prompt else pair.prompt,
     }
     return {name: value for name, value in facts.items() if value is not None}
 

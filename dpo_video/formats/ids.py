@@ -13,12 +13,12 @@ from dpo_video.core.errors import UserError
 from dpo_video.core.jsonl import read_jsonl
 from dpo_video.core.records import AnyRecord, Judgment, Pair, Reward, Sample
 from dpo_video.formats.fields import BadRow, Dropped
-from dpo_video.formats.rows import Row
+from dpo_video.formats.rows import ForeignRow
 
-Taken = TypeVar("Taken", bound=AnyRecord)
+Imported = TypeVar("Imported", bound=AnyRecord)
 
 
-def id_of(row: Row, *names: str, fallback: str) -> str:
+def id_of(row: ForeignRow, *names: str, fallback: str) -> str:
     """Return the first of several fields that says something, else the fallback: null and "" are no
     ids.
     """
@@ -49,10 +49,10 @@ def answered(
         return identity, 0
     path = PurePosixPath(clip or "")
     for name in (path.name, path.stem, path.name.split(".")[0]):
-        rest = identity.removeprefix(f"{name}_")
-        if name and rest.isdecimal():
+        suffix = identity.removeprefix(f"{name}_")
+        if name and suffix.isdecimal():
             return identity, 0
-        if name and re.fullmatch(r"\d+_\d+", rest):
+        if name and re.fullmatch(r"\d+_\d+", suffix):
             return question, int(number)
     raise BadRow(
         f"the id {identity!r} is question {identity!r}, or answer {number} to question "
@@ -61,7 +61,7 @@ def answered(
     )
 
 
-class Seen:
+class UniqueIds:
     """The ids so far. Samples, candidates and judgments stand once; a question has any number of
     different pairs.
     """
@@ -70,7 +70,7 @@ class Seen:
         self._first: dict[int, int] = {}
         self._further: dict[int, set[int]] = {}
 
-    def take(self, record: Taken) -> Taken:
+    def take(self, record: Imported) -> Imported:
         """Note a record and return it, the answers of a question's second and further pairs
         numbered.
 
@@ -103,10 +103,10 @@ class Seen:
 
 def questions_of(path: Path) -> Callable[[str], bool]:
     """Return what tells whether an id is that of a sample in a file."""
-    known = {_digest(sample.id) for sample in read_jsonl(path, Sample)}
-    if not known:
+    digests = {_digest(sample.id) for sample in read_jsonl(path, Sample)}
+    if not digests:
         raise UserError(f"{path}: no samples in it")
-    return lambda identity: _digest(identity) in known
+    return lambda identity: _digest(identity) in digests
 
 
 def _identity(record: AnyRecord) -> str:

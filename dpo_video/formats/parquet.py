@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, fields
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import TYPE_CHECKING, Any, get_args, get_origin, get_type_hints
@@ -25,11 +25,14 @@ TABLES: dict[str, Any] = {"candidates": Candidate, "judgments": Judgment}
 MANIFEST = "manifest.json"
 
 
-def write_parquet(run_folder: Path, out: Path, *, shard_rows: int = SHARD_ROWS) -> dict[str, int]:
-    """Write `<table>-<number>.parquet` (zstd) and manifest.json into `out`; return rows by table.
+def write_parquet(
+    run_folder: Path, folder: Path, *, shard_rows: int = SHARD_ROWS
+) -> dict[str, int]:
+    """Write `<table>-<number>.parquet` (zstd) and manifest.json into `folder`, return rows by
+    table.
 
     Every shard gets its name when it is whole, and the manifest is written last: rows, schema, and
-    the sha256 of every shard. An earlier export in `out` is replaced; other files there are
+    the sha256 of every shard. An earlier export in `folder` is replaced; other files there are
     refused.
     """
     sources = {table: run_folder / f"{table}.jsonl" for table in TABLES}
@@ -38,52 +41,54 @@ def write_parquet(run_folder: Path, out: Path, *, shard_rows: int = SHARD_ROWS) 
             raise UserError(
                 f"no {source.name} in {str(run_folder)!r}: finish the judge stage first"
             )
-    _make_room(out)
+    _make_room(folder)
     tables = {}
     for table, source in sources.items():
         rows = (asdict(record) for record in read_jsonl(source, TABLES[table]))
-        tables[table] = _write_table(out, table, rows, shard_rows=shard_rows)
+        tables[table] = _write_table(folder, table, rows, shard_rows=shard_rows)
     write_atomic(
-        out / MANIFEST, json.dumps({"run": run_folder.name, "tables": tables}, indent=2) + "\n"
+        folder / MANIFEST, json.dumps({"run": run_folder.name, "tables": tables}, indent=2) + "\n"
     )
     return {table: facts["rows"] for table, facts in tables.items()}
 
 
-def _make_room(out: Path) -> None:
+def _make_room(folder: Path) -> None:
     """Make the folder, and remove an earlier export, its manifest first: no manifest may tell of
     missing shards.
     """
-    out.mkdir(parents=True, exist_ok=True)
-    ours = [
-        path
-        for path in out.iterdir()
-        if path.name == MANIFEST
-        or path.name.startswith(
-            tuple(f"{prefix}{table}-" for table in TABLES for prefix in ("", "."))
-        )
-    ]
-    strangers = sorted(path.name for path in out.iterdir() if path not in ours)
+    folder.mkdir(parents=True, exist_ok=True)
+    ours: list[Path] = []
+    strangers: list[str] = []
+    for path in sorted(folder.iterdir()):
+        is_shard = path.name.removeprefix(".").startswith(tuple(f"{table}-" for table in TABLES))
+        if is_shard or path.name == MANIFEST:
+            ours.append(path)
+        else:
+            strangers.append(path.name)
     if strangers:
         raise UserError(
-            f"{str(out)!r} holds other files ({strangers[0]}): give --parquet a folder of its own"
+            f"{str(folder)!r} holds other files ({strangers[0]}): give --parquet a folder of its "
+            "own"
         )
     for path in sorted(ours, key=lambda path: path.name != MANIFEST):
         path.unlink()
 
 
 def _write_table(
-    out: Path, table: str, rows: Iterator[Mapping[str, Any]], *, shard_rows: int
+    folder: Path, table: str, rows: Iterator[Mapping[str, Any]], *, shard_rows: int
 ) -> dict[str, Any]:
     schema = schema_of(TABLES[table])
     shards: list[dict[str, Any]] = []
     while (first := next(rows, None)) is not None:
         name = f"{table}-{len(shards):05d}.parquet"
-        count = _write_shard(out / f".{name}", schema, _chain(first, islice(rows, shard_rows - 1)))
-        (out / f".{name}").replace(out / name)
-        with (out / name).open("rb") as content:
+        count = _write_shard(
+            folder / f".{name}", schema, chain([first], islice(rows, shard_rows - 1))
+        )
+        (folder / f".{name}").replace(folder / name)
+        with (folder / name).open("rb") as content:
             digest = hashlib.file_digest(content, "sha256").hexdigest()
         shards.append(
-            {"file": name, "rows": count, "bytes": (out / name).stat().st_size, "sha256": digest}
+            {"file": name, "rows": count, "bytes": (folder / name).stat().st_size, "sha256": digest}
         )
     return {
         "rows": sum(shard["rows"] for shard in shards),
@@ -100,8 +105,8 @@ def _write_shard(path: Path, schema: "pyarrow.Schema", rows: Iterator[Mapping[st
     count = 0
     with ParquetWriter(path, schema, compression="zstd") as writer:
         while group := list(islice(rows, GROUP_ROWS)):
-            group = [dict(row) | {name: _as_json(row[name]) for name in texts} for row in group]
-            writer.write_batch(pyarrow.RecordBatch.from_pylist(group, schema=schema))
+            flat = [_with_json(row, texts) for row in group]
+            writer.write_batch(pyarrow.RecordBatch.from_pylist(flat, schema=schema))
             count += len(group)
     return count
 
@@ -138,21 +143,16 @@ def schema_of(kind: type) -> "pyarrow.Schema":
 def _without_none(hint: Any) -> tuple[Any, bool]:
     """Return a type without None, and whether None was among it."""
     parts = get_args(hint) if isinstance(hint, UnionType) else (hint,)
-    rest = [part for part in parts if part is not NoneType]
-    if len(rest) != 1:
+    types = [member for member in parts if member is not NoneType]
+    if len(types) != 1:
         return hint, NoneType in parts
-    plain = (
-        rest[0] if get_origin(rest[0]) is None or rest[0] in (dict[str, float], list[str]) else hint
-    )
-    return plain, NoneType in parts
+    is_simple = get_origin(types[0]) is None or types[0] in (dict[str, float], list[str])
+    return types[0] if is_simple else hint, NoneType in parts
 
 
-def _as_json(value: object) -> str | None:
-    return None if value is None else json.dumps(value, ensure_ascii=False)
-
-
-def _chain(
-    first: Mapping[str, Any], rest: Iterable[Mapping[str, Any]]
-) -> Iterator[Mapping[str, Any]]:
-    yield first
-    yield from rest
+def _with_json(row: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:
+    """Return a row with some of its fields as JSON."""
+    texts = {
+        name: json.dumps(row[name], ensure_ascii=False) for name in names if row[name] is not None
+    }
+    return {**row, **texts}

@@ -5,48 +5,62 @@ dataset; flat memory.
 import csv
 import json
 import math
-from codecs import BOM_UTF8
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from dpo_video.core.errors import UserError
 from dpo_video.core.text import replace_lone_surrogates
+from dpo_video.formats.json_list import TooDeep, read_json_list
 
-Row = dict[str, Any]
-BATCH_ROWS = 1000
+ForeignRow = dict[str, Any]
+BATCH_ROWS = 100
+"""Rows of a Parquet file in memory at a time; one may hold a whole clip."""
+MAX_DEPTH = 100
+"""Levels of objects and lists in a row; no format has more than seven."""
 SUFFIXES = (".jsonl", ".json", ".csv", ".tsv", ".parquet")
 
 
-def read_rows(source: str) -> Iterator[tuple[str, Row]]:
+def read_foreign_rows(source: str) -> Iterator[tuple[str, ForeignRow]]:
     """Yield each row with where it stands (file:line, or file and row number).
 
     A `.json` or `.jsonl` file is read by what is in it: a list of objects, or an object a line.
     `hf:NAME` or `hf:NAME:SPLIT` streams a dataset from the hub, and a folder is one that `datasets`
     has saved. Values are such as our own files can hold: see `_plain`.
     """
+    for where, row in _open(source):
+        try:
+            plain = {name: _plain(value) for name, value in row.items()}
+        except TooDeep as error:
+            raise UserError(_too_deep(where)) from error
+        yield where, plain
+
+
+def _too_deep(where: str) -> str:
     return (
-        (where, {name: _plain(value) for name, value in row.items()})
-        for where, row in _open(source)
+        f"{where}: nested deeper than {MAX_DEPTH} levels, which no format is. Leave the row "
+        "out, or the field that is nested so"
     )
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: Any, depth: int = 1) -> Any:
     """Return a value with None for NaN, which pandas writes for what is missing, and U+FFFD for
     half a character.
     """
+    if depth > MAX_DEPTH:
+        raise TooDeep
     if isinstance(value, float):
         return None if math.isnan(value) else value
     if isinstance(value, str):
         return replace_lone_surrogates(value)
     if isinstance(value, list):
-        return [_plain(part) for part in value]
+        return [_plain(element, depth + 1) for element in value]
     if isinstance(value, dict):
-        return {name: _plain(part) for name, part in value.items()}
+        return {name: _plain(element, depth + 1) for name, element in value.items()}
     return value
 
 
-def _open(source: str) -> Iterator[tuple[str, Row]]:
+def _open(source: str) -> Iterator[tuple[str, ForeignRow]]:
     if source.startswith("hf:"):
         return _read_hub(source)
     path = Path(source).expanduser()
@@ -55,13 +69,12 @@ def _open(source: str) -> Iterator[tuple[str, Row]]:
     if not path.is_file():
         raise UserError(
             f"no file at {source!r}. Give a file ({', '.join(SUFFIXES)}), the folder of a saved "
-            f"dataset, "
-            "or hf:NAME of one on the hub"
+            "dataset, or hf:NAME of one on the hub"
         )
     return _read_file(path, source)
 
 
-def _read_file(path: Path, source: str) -> Iterator[tuple[str, Row]]:
+def _read_file(path: Path, source: str) -> Iterator[tuple[str, ForeignRow]]:
     try:
         yield from _rows_of_file(path, source)
     except UnicodeDecodeError as error:
@@ -70,7 +83,7 @@ def _read_file(path: Path, source: str) -> Iterator[tuple[str, Row]]:
         ) from error
 
 
-def _rows_of_file(path: Path, source: str) -> Iterator[tuple[str, Row]]:
+def _rows_of_file(path: Path, source: str) -> Iterator[tuple[str, ForeignRow]]:
     suffix = path.suffix.lower()
     if suffix == ".parquet":
         return _read_parquet(path)
@@ -91,39 +104,41 @@ def _opens_with(path: Path) -> str:
     return character
 
 
-def _read_lines(path: Path) -> Iterator[tuple[str, Row]]:
+def _read_lines(path: Path) -> Iterator[tuple[str, ForeignRow]]:
     with path.open(encoding="utf-8-sig") as lines:
         for number, line in enumerate(lines, start=1):
             if not line.strip():
                 continue
+            where = f"{path}:{number}"
             try:
                 row = json.loads(line)
             except json.JSONDecodeError as error:
                 raise UserError(
-                    f"{path}:{number}: not JSON ({error.msg} at column {error.colno}). Each line "
-                    f"must "
+                    f"{where}: not JSON ({error.msg} at column {error.colno}). Each line must "
                     "hold one object, or the file one list"
                 ) from error
-            yield f"{path}:{number}", _object(row, f"{path}:{number}")
+            except RecursionError as error:
+                raise UserError(_too_deep(where)) from error
+            except ValueError as error:  # an integer of more digits than Python reads
+                raise UserError(f"{where}: {error}") from error
+            yield where, _object(row, where)
 
 
-def _read_list(path: Path) -> Iterator[tuple[str, Row]]:
-    import ijson  # here: only this kind of file needs it
-
+def _read_list(path: Path) -> Iterator[tuple[str, ForeignRow]]:
     number = 0
-    with path.open("rb") as file:
-        if file.read(len(BOM_UTF8)) != BOM_UTF8:
-            file.seek(0)
+    with path.open(encoding="utf-8-sig") as file:
         try:
-            for number, row in enumerate(ijson.items(file, "item", use_float=True), start=1):
+            for number, row in enumerate(read_json_list(file), start=1):
                 yield f"{path}: row {number}", _object(row, f"{path}: row {number}")
-        except ijson.JSONError as error:
-            raise UserError(
-                f"{path}: not JSON after row {number}: {str(error).splitlines()[0]}"
-            ) from error
+        except TooDeep as error:
+            raise UserError(_too_deep(f"{path}: row {number + 1}")) from error
+        except (UserError, UnicodeDecodeError):
+            raise
+        except ValueError as error:
+            raise UserError(f"{path}: not JSON after row {number}: {error}") from error
 
 
-def _read_table(path: Path, *, delimiter: str) -> Iterator[tuple[str, Row]]:
+def _read_table(path: Path, *, delimiter: str) -> Iterator[tuple[str, ForeignRow]]:
     csv.field_size_limit(1 << 30)
     with path.open(encoding="utf-8-sig", newline="") as file:
         reader = csv.DictReader(file, delimiter=delimiter, strict=True)
@@ -132,80 +147,119 @@ def _read_table(path: Path, *, delimiter: str) -> Iterator[tuple[str, Row]]:
                 if None in row or None in row.values():
                     raise UserError(
                         f"{path}:{reader.line_num}: {len(reader.fieldnames or [])} columns are "
-                        f"named, and "
-                        "the row has another number of them"
+                        "named, and the row has another number of them"
                     )
                 yield f"{path}:{reader.line_num}", dict(row)
         except csv.Error as error:
             raise UserError(f"{path}:{reader.line_num}: not a table: {error}") from error
 
 
-def _read_parquet(path: Path) -> Iterator[tuple[str, Row]]:
-    import pyarrow as pa
+def _read_parquet(path: Path) -> Iterator[tuple[str, ForeignRow]]:
     import pyarrow.parquet as pq
 
     number = 0
     try:
-        with pq.ParquetFile(path) as file:
+        with pq.ParquetFile(path, page_checksum_verification=True) as file:
             for batch in file.iter_batches(batch_size=BATCH_ROWS):
                 for row in batch.to_pylist():
                     number += 1
                     yield f"{path}: row {number}", row
-    except pa.ArrowInvalid as error:
-        raise UserError(f"{path}: not a Parquet file: {error}") from error
+    except _damage() as error:
+        after = f" after row {number}" if number else ""
+        raise UserError(
+            f"{path}: not a Parquet file, or a damaged one{after}: {_first_line(error)}. Get the "
+            "file again"
+        ) from error
 
 
-def _read_saved(path: Path) -> Iterator[tuple[str, Row]]:
+def _read_saved(path: Path) -> Iterator[tuple[str, ForeignRow]]:
     import datasets
 
     try:
-        found = datasets.load_from_disk(str(path))
+        dataset = datasets.load_from_disk(str(path))
     except FileNotFoundError as error:
         raise UserError(
             f"{str(path)!r} is a folder, and no dataset that `datasets` has saved there"
         ) from error
-    if isinstance(found, datasets.DatasetDict):
+    except _damage() as error:
+        raise UserError(
+            f"cannot read the dataset that was saved in {str(path)!r}: {_first_line(error)}"
+        ) from error
+    if isinstance(dataset, datasets.DatasetDict):
         raise UserError(
             f"{str(path)!r} holds several splits: give the folder of one, e.g. "
-            f"{path / next(iter(found))}"
+            f"{path / next(iter(dataset))}"
         )
-    for number, row in enumerate(found, start=1):
-        yield f"{path}: row {number}", dict(row)
+    number = 0
+    try:
+        for number, row in enumerate(_undecoded(dataset), start=1):
+            yield f"{path}: row {number}", dict(row)
+    except _damage() as error:
+        raise UserError(
+            f"cannot read the dataset in {str(path)!r} past row {number}: {_first_line(error)}"
+        ) from error
 
 
-def _read_hub(source: str) -> Iterator[tuple[str, Row]]:
+def _read_hub(source: str) -> Iterator[tuple[str, ForeignRow]]:
     import datasets
     from huggingface_hub.errors import HfHubHTTPError
 
-    _, _, rest = source.partition(":")
-    name, _, split = rest.partition(":")
+    _, _, address = source.partition(":")
+    name, _, split = address.partition(":")
+    # the bases are those of the HTTP library, whichever this version of huggingface_hub is built on
+    failures: tuple[Any, ...] = (*_damage(), *HfHubHTTPError.__bases__)
     number = 0
     try:
-        for number, row in enumerate(
-            datasets.load_dataset(name, split=split or "train", streaming=True), start=1
-        ):
+        dataset = datasets.load_dataset(name, split=split or "train", streaming=True)
+        for number, row in enumerate(_undecoded(dataset), start=1):
             yield f"{source}: row {number}", dict(row)
-    except (
-        OSError,
-        ValueError,
-        datasets.exceptions.DatasetsError,
-        *HfHubHTTPError.__bases__,
-    ) as error:
-        # the bases are those of the HTTP library, whichever this version of huggingface_hub is
-        # built on
-        done = (
+    except failures as error:
+        step = (
             f"read the dataset {name!r} past row {number}"
             if number
             else f"open the dataset {name!r}"
         )
         raise UserError(
-            f"cannot {done}: {(str(error) or repr(error)).splitlines()[0][:200]}. Check the name, "
-            f"the "
-            f"split {split or 'train'!r} and the network"
+            f"cannot {step}: {_first_line(error)}. Check the name, the split "
+            f"{split or 'train'!r} and the network"
         ) from error
 
 
-def _object(row: Any, where: str) -> Row:
+def _undecoded(dataset: Any) -> Any:
+    """Return a dataset whose clips, pictures and sounds stay what they are stored as, path and
+    bytes: to decode them takes torchcodec, and each is decoded where it is needed.
+    """
+    import datasets
+
+    for name, feature in (dataset.features or {}).items():
+        if isinstance(feature, datasets.Video | datasets.Image | datasets.Audio):
+            dataset = dataset.cast_column(name, type(feature)(decode=False))
+    return dataset
+
+
+def _damage() -> tuple[type[Exception], ...]:
+    """Return what pyarrow and datasets raise for files that are not what they say."""
+    import pyarrow as pa
+    from datasets.exceptions import DatasetsError
+
+    return (
+        pa.ArrowException,
+        DatasetsError,
+        OSError,
+        ValueError,
+        TypeError,
+        LookupError,
+        ArithmeticError,
+        MemoryError,
+        NotImplementedError,
+    )
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error) or repr(error)).splitlines()[0][:200]
+
+
+def _object(row: Any, where: str) -> ForeignRow:
     if not isinstance(row, dict):
         raise UserError(f"{where}: expected a JSON object, got {json.dumps(row)[:60]}")
     return row

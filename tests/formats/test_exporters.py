@@ -10,13 +10,13 @@ from format_rows import ASKED, BAD, GOOD, ROWS, imported
 
 from dpo_video.core.jsonl import write_jsonl
 from dpo_video.core.records import Candidate, Judgment, Pair, Sample
-from dpo_video.formats.export_run import Source, export_run
+from dpo_video.formats.export_run import ExportSource, export_run
 from dpo_video.formats.exporters import EXPORTERS
 
 
-def make_run(folder: Path, pairs: list[Pair], samples: list[Sample] | None = None) -> Source:
+def make_run(folder: Path, pairs: list[Pair], samples: list[Sample] | None = None) -> ExportSource:
     write_jsonl(folder / "pairs.jsonl", pairs)
-    return Source(folder=folder, samples=lambda: samples or [], threshold=3.0)
+    return ExportSource(folder=folder, samples=lambda: samples or [], threshold=3.0)
 
 
 @pytest.mark.parametrize("name", [name for name, row in EXPORTERS.items() if row.of == "pairs"])
@@ -46,7 +46,7 @@ def test_a_pair_exported_and_imported_again_is_the_same_pair(name, tmp_path):
         }
     )
     made = export_run(name, make_run(tmp_path, [*pairs, cut]), tmp_path / "out.jsonl")
-    assert (made.rows, made.dropped) == (3, {"part of a file": 1})
+    assert (made.num_rows, made.dropped) == (3, {"part of a file": 1})
     _, again = imported(name, str(tmp_path / "out.jsonl"), tmp_path / "again.jsonl")
     export_run(name, make_run(tmp_path, pairs), tmp_path / "out.json")
     assert json.loads((tmp_path / "out.json").read_text()) == [
@@ -156,7 +156,7 @@ def test_best_answers_are_the_highest_whole_ones_at_or_above_the_threshold(tmp_p
         ],
     )
     made = export_run("sharegpt", make_run(tmp_path, [], samples), tmp_path / "best.jsonl")
-    assert (made.rows, made.dropped) == (
+    assert (made.num_rows, made.dropped) == (
         1,
         {"no whole answer with a score": 1, "best answer below the threshold": 1},
     )

@@ -13,9 +13,9 @@ import pytest
 from dpo_video.core.errors import UserError
 from dpo_video.core.jsonl import read_jsonl, write_jsonl
 from dpo_video.core.records import Candidate, Judgment, Pair, Sample
-from dpo_video.formats.export_run import Source, export_run
+from dpo_video.formats.export_run import ExportSource, export_run
 from dpo_video.formats.exporters import EXPORTERS
-from dpo_video.formats.import_file import ImportOptions, Report, import_file
+from dpo_video.formats.import_file import ImportOptions, ImportReport, import_file
 from dpo_video.formats.importers import KINDS
 from dpo_video.pair.build import build_pairs
 from dpo_video.recipe import PairSettings
@@ -32,7 +32,7 @@ PAIR = {
 
 def imported(
     name: str, rows: list[dict[str, Any]], folder: Path, **options: Any
-) -> tuple[Report, list[Any]]:
+) -> tuple[ImportReport, list[Any]]:
     source = folder / "in.jsonl"
     source.write_text("".join(json.dumps(row) + "\n" for row in rows))
     report = import_file(name, str(source), folder / "out.jsonl", ImportOptions(**options))
@@ -77,7 +77,9 @@ def test_all_pairs_of_a_question_come_back_from_an_export(name, tmp_path):
     pairs = all_pairs()
     write_jsonl(tmp_path / "pairs.jsonl", pairs)
     export_run(
-        name, Source(folder=tmp_path, samples=lambda: [], threshold=3.0), tmp_path / "made.jsonl"
+        name,
+        ExportSource(folder=tmp_path, samples=lambda: [], threshold=3.0),
+        tmp_path / "made.jsonl",
     )
     report = import_file(
         name, str(tmp_path / "made.jsonl"), tmp_path / "again.jsonl", ImportOptions()

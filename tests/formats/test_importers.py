@@ -78,7 +78,7 @@ def test_each_format_is_read_as_its_project_writes_it(name, root, captions, samp
         samples=samples if name == "hound_judgments" else None,
         columns=columns,
     )
-    assert (report.rows, report.dropped) == (len(ROWS[name]), {})
+    assert (report.num_rows, report.dropped) == (len(ROWS[name]), {})
     first = records[0]
     if report.kind == "pairs":
         assert (first.prompt, first.chosen, first.rejected) == (ASKED, GOOD, BAD)
@@ -182,8 +182,8 @@ def test_what_cannot_be_used_is_dropped_counted_and_written_down(row, reason, ro
     source = write_rows(tmp_path / "in.jsonl", [PAIR, {**row, "id": "other"}, PAIR])
     report, records = imported("hound_pairs", source, tmp_path / "out.jsonl", root=root)
     assert report.dropped == {reason: 1, "pair stands twice": 1}
-    assert len(records) == report.kept == 1
-    drops = [json.loads(line) for line in report.drops.read_text().splitlines()]
+    assert len(records) == report.num_kept == 1
+    drops = [json.loads(line) for line in report.drops_path.read_text().splitlines()]
     assert [drop["where"] for drop in drops] == [f"{source}:2", f"{source}:3"]
 
 

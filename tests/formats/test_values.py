@@ -10,7 +10,7 @@ import pytest
 
 from dpo_video.core.errors import UserError
 from dpo_video.core.jsonl import read_jsonl
-from dpo_video.formats.import_file import ImportOptions, Report, import_file
+from dpo_video.formats.import_file import ImportOptions, ImportReport, import_file
 from dpo_video.formats.importers import KINDS
 
 RECORDS = {name: kind for kind, name in KINDS.items()}
@@ -27,7 +27,7 @@ TURNS = [{"role": "user", "content": "What?"}, {"role": "assistant", "content": 
 
 def imported(
     name: str, rows: list[dict[str, Any]], folder: Path, **options: Any
-) -> tuple[Report, list[Any]]:
+) -> tuple[ImportReport, list[Any]]:
     source = folder / "in.jsonl"
     source.write_text("".join(json.dumps(row) + "\n" for row in rows))
     report = import_file(name, str(source), folder / "out.jsonl", ImportOptions(**options))

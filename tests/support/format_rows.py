@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from dpo_video.core.jsonl import read_jsonl
-from dpo_video.formats.import_file import ImportOptions, Report, import_file
+from dpo_video.formats.import_file import ImportOptions, ImportReport, import_file
 from dpo_video.formats.importers import KINDS
 
 RECORDS = {name: kind for kind, name in KINDS.items()}
@@ -128,6 +128,6 @@ def write_rows(path: Path, rows: list[dict[str, Any]]) -> str:
     return str(path)
 
 
-def imported(name: str, source: str, out: Path, **options: Any) -> tuple[Report, list[Any]]:
+def imported(name: str, source: str, out: Path, **options: Any) -> tuple[ImportReport, list[Any]]:
     report = import_file(name, source, out, ImportOptions(**options))
     return report, list(read_jsonl(out, RECORDS[report.kind]))
