@@ -100,6 +100,7 @@ def _load_split(
     return SplitData(loaded.samples, loaded.root, loaded.pairs or (), findings=findings)
 
 
-def _example_paths() -> set[str | None]:
+def _example_paths() -> set[str]:
     shipped = [load_recipe(name).data for name in shipped_names("recipes")]
-    return {data.samples for data in shipped} | {data.heldout for data in shipped}
+    paths = {data.samples for data in shipped} | {data.heldout for data in shipped}
+    return {path for path in paths if path is not None and not path.startswith("toy:")}

@@ -194,7 +194,7 @@ def _check_lines(path: Path, content: str, check: Callable[[int, Mapping[str, An
         raise UserError(
             f"{len(first_errors) + num_more} lines of {str(path)!r} are wrong:\n"
             + "\n".join(first_errors)
-            + more
+            + ending
         )
 
 
