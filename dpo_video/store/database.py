@@ -2,15 +2,16 @@
 `make_durable`.
 """
 
-import json
 import sqlite3
 import threading
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
 from dpo_video.core.errors import UserError
+from dpo_video.store.body import read_body, write_body
 from dpo_video.store.writer import Row
 
 PAGE = 500
@@ -29,27 +30,39 @@ create table if not exists stages (
 class Database:
     """A SQLite file with rows by kind and key, and finished stages."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, shared_seconds: float | None = None) -> None:
+        """Open or make the file.
+
+        Args:
+            shared_seconds: how long a process waits for another one that writes, where several
+                share the file; the first row of a key then stays. None: this process alone writes,
+                a newer row replaces an older one, and `make_durable` is called now and then.
+        """
         self.path = path
         self._lock = threading.Lock()
+        shared = shared_seconds is not None
+        self._insert = f"insert or {'ignore' if shared else 'replace'} into rows values (?, ?, ?)"
         try:
-            self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
-            self._db.execute("pragma journal_mode=wal")
+            self._db = sqlite3.connect(
+                path,
+                timeout=shared_seconds if shared_seconds is not None else 5.0,
+                isolation_level=None,
+                check_same_thread=False,
+            )
+            _use_wal(self._db, shared_seconds or 0.0)
             self._db.execute("pragma synchronous=normal")
-            self._db.execute("pragma wal_autocheckpoint=0")
+            if not shared:
+                self._db.execute("pragma wal_autocheckpoint=0")
             self._db.executescript(SCHEMA)
         except sqlite3.Error as error:
-            raise UserError(
-                f"cannot use {str(path)!r}: {error}. "
-                "Is it a dpo-video run folder on a disk with working locks?"
-            ) from error
+            raise _cannot_open(path, error, shared=shared) from error
 
     def commit(self, rows: Sequence[Row]) -> None:
         """Write rows, all or none."""
         with self._lock:
             try:
-                self._db.execute("begin")
-                self._db.executemany("insert or replace into rows values (?, ?, ?)", rows)
+                self._db.execute("begin immediate")
+                self._db.executemany(self._insert, rows)
                 self._db.execute("commit")
             except BaseException as error:
                 with suppress(sqlite3.Error):
@@ -75,13 +88,10 @@ class Database:
         """Return the bodies of the stored rows among `keys`."""
         found: dict[str, str] = {}
         for begin in range(0, len(keys), PAGE):
-            some = keys[begin : begin + PAGE]
-            query = (
-                f"select key, body from rows where kind = ? and key in "
-                f"({','.join('?' * len(some))})"
-            )
-            with self._lock:
-                found.update(self._db.execute(query, [kind, *some]))
+            page = keys[begin : begin + PAGE]
+            marks = ",".join("?" * len(page))
+            query = f"select key, body from rows where kind = ? and key in ({marks})"
+            found.update(self._select(query, kind, *page))
         return found
 
     def known(self, kind: str, keys: Sequence[str], *, without: Sequence[str]) -> set[str]:
@@ -89,11 +99,10 @@ class Database:
         condition, values = _without(without)
         found: set[str] = set()
         for begin in range(0, len(keys), PAGE):
-            some = keys[begin : begin + PAGE]
-            marks = ",".join("?" * len(some))
+            page = keys[begin : begin + PAGE]
+            marks = ",".join("?" * len(page))
             query = f"select key from rows where kind = ? and key in ({marks}) and {condition}"
-            with self._lock:
-                found.update(key for (key,) in self._db.execute(query, [kind, *some, *values]))
+            found.update(key for (key,) in self._select(query, kind, *page, *values))
         return found
 
     def keys(self, kind: str, *, without: Sequence[str]) -> Iterator[str]:
@@ -105,33 +114,37 @@ class Database:
         condition, values = _without(without)
         # +kind: not by that index
         query = f"select key from rows where rowid > ? and rowid <= ? and +kind = ? and {condition}"
-        with self._lock:
-            (last,) = self._db.execute("select coalesce(max(rowid), 0) from rows").fetchone()
+        ((last,),) = self._select("select coalesce(max(rowid), 0) from rows")
         for begin in range(0, last, LONG_PAGE):
-            with self._lock:
-                page = self._db.execute(query, [begin, begin + LONG_PAGE, kind, *values]).fetchall()
+            page = self._select(query, begin, begin + LONG_PAGE, kind, *values)
             yield from (key for (key,) in page)
 
     def rows(self, kind: str) -> Iterator[tuple[str, str]]:
         """Yield key and body of all rows of a kind, by key, a page at a time."""
         last, page = "", [("", "")]
+        query = "select key, body from rows where kind = ? and key > ? order by key limit ?"
         while page:
-            query = "select key, body from rows where kind = ? and key > ? order by key limit ?"
-            with self._lock:
-                page = self._db.execute(query, [kind, last, PAGE]).fetchall()
+            page = self._select(query, kind, last, PAGE)
             yield from page
             last = page[-1][0] if page else last
 
     def finished(self, stage: str) -> dict[str, Any] | None:
         """Return `{"fingerprint", "seconds", "summary"}` of a finished stage, or None."""
         query = "select fingerprint, seconds, summary from stages where name = ?"
+        rows = self._select(query, stage)
+        if not rows:
+            return None
+        fingerprint, seconds, text = rows[0]
+        summary = read_body(text, "finished stage", stage, self.path.parent)
+        return {"fingerprint": fingerprint, "seconds": seconds, "summary": summary}
+
+    def _select(self, query: str, *values: object) -> list[Any]:
+        """Return the rows of a query; UserError where the file is damaged."""
         with self._lock:
-            row = self._db.execute(query, [stage]).fetchone()
-        return (
-            None
-            if row is None
-            else {"fingerprint": row[0], "seconds": row[1], "summary": json.loads(row[2])}
-        )
+            try:
+                return self._db.execute(query, values).fetchall()
+            except sqlite3.Error as error:
+                raise _damaged(self.path, error) from error
 
     def finish(
         self, stage: str, *, fingerprint: str, seconds: float, summary: Mapping[str, Any]
@@ -141,7 +154,7 @@ class Database:
             with self._lock:
                 self._db.execute(
                     "insert or replace into stages values (?, ?, ?, ?)",
-                    (stage, fingerprint, seconds, json.dumps(summary)),
+                    (stage, fingerprint, seconds, write_body("finished stage", summary)),
                 )
         except sqlite3.Error as error:
             raise cannot_write(self.path, error) from error
@@ -156,6 +169,43 @@ def _without(statuses: Sequence[str]) -> tuple[str, list[str]]:
     the word, which is nearly all of them, are not parsed."""
     one = " and not (instr(body, ?) and json_extract(body, '$.status') is ?)"
     return "true" + one * len(statuses), [word for name in statuses for word in (f'"{name}"', name)]
+
+
+def _use_wal(database: sqlite3.Connection, wait_seconds: float) -> None:
+    """Switch a file to WAL; while another process does the same, SQLite refuses at once instead of
+    waiting.
+    """
+    last = time.monotonic() + wait_seconds
+    while True:
+        try:
+            database.execute("pragma journal_mode=wal")
+        except sqlite3.OperationalError as error:
+            if "locked" not in str(error) or time.monotonic() > last:
+                raise
+            time.sleep(0.05)
+        else:
+            return
+
+
+def _cannot_open(path: Path, error: sqlite3.Error, *, shared: bool) -> UserError:
+    if type(error) is sqlite3.DatabaseError:  # no database, or a malformed one
+        return _damaged(path, error)
+    advice = (
+        "Give a folder on a disk of this machine (train.reference_folder), or leave it out"
+        if shared
+        else "Is it a dpo-video run folder on a disk with working locks?"
+    )
+    return UserError(f"cannot use {str(path)!r}: {error}. {advice}")
+
+
+def _damaged(path: Path, error: sqlite3.Error) -> UserError:
+    """Return the error of a file with wrong bytes in it: only its owner can say what may go."""
+    return UserError(
+        f"{str(path)!r} is damaged ({error}). Put back a copy of it, or save what can be read: "
+        f"`sqlite3 {path.name} .recover | sqlite3 new.sqlite`, then rename new.sqlite to "
+        f"{path.name} and delete {path.name}-wal. Or move it away: all of its rows are then made "
+        "again"
+    )
 
 
 def cannot_write(path: Path, error: Exception) -> UserError:

@@ -1,6 +1,5 @@
 """The working store of a run: rows by kind and key, finished stages, the folder's lock."""
 
-import json
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import Any, Self
 
 from dpo_video.core.errors import UserError
 from dpo_video.core.progress import say
+from dpo_video.store.body import read_body, write_body
 from dpo_video.store.database import Database, in_pages
 from dpo_video.store.file_system import Kind, choose_kind
 from dpo_video.store.lock import give_up_lock, show_life, take_lock
@@ -72,7 +72,7 @@ class RunStore:
                 kind, page
             )  # first: a row leaves the queue only once it is committed
             bodies = self._rows.get(kind, page) | waiting
-            found.update((key, json.loads(body)) for key, body in bodies.items())
+            found.update((key, self._read(kind, key, body)) for key, body in bodies.items())
         return found
 
     def known(
@@ -86,7 +86,9 @@ class RunStore:
             recent = self._writer.waiting(kind, page)
             found |= self._rows.known(kind, page, without=without) - recent.keys()
             found.update(
-                key for key, body in recent.items() if json.loads(body).get("status") not in without
+                key
+                for key, body in recent.items()
+                if self._read(kind, key, body).get("status") not in without
             )
         return found
 
@@ -101,13 +103,11 @@ class RunStore:
         """Yield key and row of every row of a kind, by key, without holding them all in memory."""
         self.flush()
         for key, body in self._rows.rows(kind):
-            yield key, json.loads(body)
+            yield key, self._read(kind, key, body)
 
     def put(self, kind: str, key: str, body: Mapping[str, Any]) -> None:
         """Store a row, replacing the one under the same key."""
-        self._writer.put(
-            Row(kind, key, json.dumps(body))
-        )  # ASCII: half a surrogate pair in it is no UTF-8
+        self._writer.put(Row(kind, key, write_body(kind, body)))
 
     def flush(self) -> None:
         """Wait until what was put is committed."""
@@ -123,6 +123,9 @@ class RunStore:
         """Record that a stage is done with the settings and inputs behind `fingerprint`."""
         self.flush()
         self._rows.finish(stage, fingerprint=fingerprint, seconds=seconds, summary=summary)
+
+    def _read(self, kind: str, key: str, text: str) -> dict[str, Any]:
+        return read_body(text, kind, key, self.folder)
 
     def _make_durable(self) -> None:
         show_life(self._lock)

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from dpo_video.core.errors import UserError
+from dpo_video.store.body import write_body
 from dpo_video.store.database import Database, cannot_write
 from dpo_video.store.writer import Row
 
@@ -103,7 +104,7 @@ class Segments:
     ) -> None:
         """Record a finished stage."""
         body = {"fingerprint": fingerprint, "seconds": seconds, "summary": summary}
-        self._append(_line(STAGE, stage, json.dumps(body)))
+        self._append(_line(STAGE, stage, write_body(STAGE, body)))
         self._index.finish(stage, fingerprint=fingerprint, seconds=seconds, summary=summary)
 
     def close(self) -> None:

@@ -2,37 +2,21 @@
 writers.
 """
 
-import json
-import sqlite3
-import time
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol, Self
+from typing import Any, Self
 
 from dpo_video.core.errors import UserError
 from dpo_video.recipe import Recipe
+from dpo_video.store.body import read_body, write_body
+from dpo_video.store.database import Database, in_pages
+from dpo_video.store.overlay import RowStore
+from dpo_video.store.writer import Row
 
 FILE = "reference.sqlite"
 WAIT_SECONDS = 120.0
 """How long a writer waits for another one; each holds the file for the rows of one forward."""
-SCHEMA = (
-    "create table if not exists rows (kind text, key text, body text, primary key (kind, key)) "
-    "without rowid"
-)
-
-
-class RowStore(Protocol):
-    """What is asked of a place for rows: the run's own store, or a shared one."""
-
-    def get(self, kind: str, keys: Iterable[str]) -> dict[str, dict[str, Any]]:
-        """Return the stored rows among `keys`, by key."""
-
-    def put(self, kind: str, key: str, body: Mapping[str, Any]) -> None:
-        """Store a row."""
-
-    def flush(self) -> None:
-        """Commit what was put."""
 
 
 class SharedRows:
@@ -40,20 +24,15 @@ class SharedRows:
 
     def __init__(self, folder: Path) -> None:
         """Open or make the file; raises UserError where that cannot be done."""
-        self._file = folder / FILE
-        self._waiting: list[tuple[str, str, str]] = []
+        self._waiting: list[Row] = []
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            self._db = sqlite3.connect(self._file, timeout=WAIT_SECONDS, isolation_level=None)
-            _use_wal(self._db)
-            self._db.execute("pragma synchronous=normal")
-            self._db.execute(SCHEMA)
-        except (OSError, sqlite3.Error) as error:
+        except OSError as error:
             raise UserError(
-                f"cannot use {str(self._file)!r} (train.reference_folder): {error}. Give a folder "
-                f"on a "
-                "disk of this machine, or leave it out"
+                f"cannot make {str(folder)!r} (train.reference_folder): {error.strerror}. Give a "
+                "folder on a disk of this machine, or leave it out"
             ) from error
+        self._rows = Database(folder / FILE, shared_seconds=WAIT_SECONDS)
 
     def __enter__(self) -> Self:
         return self
@@ -62,68 +41,53 @@ class SharedRows:
         try:
             self.flush()
         finally:
-            self._db.close()
+            self._rows.close()
 
     def get(self, kind: str, keys: Iterable[str]) -> dict[str, dict[str, Any]]:
         """Return the stored rows among `keys`, by key."""
-        found: dict[str, dict[str, Any]] = {}
-        wanted = list(keys)
-        for begin in range(0, len(wanted), 500):
-            some = wanted[begin : begin + 500]
-            marks = ",".join("?" * len(some))
-            query = f"select key, body from rows where kind = ? and key in ({marks})"
-            found.update(
-                (key, json.loads(body)) for key, body in self._db.execute(query, [kind, *some])
-            )
-        return found
+        rows: dict[str, dict[str, Any]] = {}
+        for page in in_pages(keys):
+            bodies = self._rows.get(kind, page)
+            rows.update((key, self._read(kind, key, body)) for key, body in bodies.items())
+        return rows
+
+    def known(
+        self, kind: str, keys: Iterable[str], *, without: Sequence[str] = ("failed",)
+    ) -> set[str]:
+        """Return which of `keys` have a stored row, those with a status in `without` aside."""
+        known: set[str] = set()
+        for page in in_pages(keys):
+            known |= self._rows.known(kind, page, without=without)
+        return known
+
+    def keys(self, kind: str, *, without: Sequence[str] = ("failed",)) -> Iterator[str]:
+        """Yield the keys of all stored rows of a kind, those with a status in `without` aside."""
+        for key, body in self._rows.rows(kind):
+            if self._read(kind, key, body).get("status") not in without:
+                yield key
 
     def put(self, kind: str, key: str, body: Mapping[str, Any]) -> None:
         """Store a row with the next `flush`, unless there is one under its key."""
-        self._waiting.append((kind, key, json.dumps(body)))
+        self._waiting.append(Row(kind, key, write_body(kind, body)))
 
     def flush(self) -> None:
         """Write what was put, all or nothing."""
-        if not self._waiting:
-            return
-        try:
-            self._db.execute("begin immediate")
-            self._db.executemany("insert or ignore into rows values (?, ?, ?)", self._waiting)
-            self._db.execute("commit")
-        except sqlite3.Error as error:
-            with suppress(sqlite3.Error):
-                self._db.execute("rollback")
-            raise UserError(
-                f"cannot write to {str(self._file)!r} (train.reference_folder): {error}. What was "
-                f"stored "
-                "before is safe; make room and run the same command again"
-            ) from error
-        self._waiting.clear()
+        if self._waiting:
+            self._rows.commit(self._waiting)
+            self._waiting.clear()
 
-
-def _use_wal(database: sqlite3.Connection) -> None:
-    """Switch a file to WAL; while another process does the same, SQLite refuses at once instead of
-    waiting.
-    """
-    last = time.monotonic() + WAIT_SECONDS
-    while True:
-        try:
-            database.execute("pragma journal_mode=wal")
-        except sqlite3.OperationalError as error:
-            if "locked" not in str(error) or time.monotonic() > last:
-                raise
-            time.sleep(0.05)
-        else:
-            return
+    def _read(self, kind: str, key: str, text: str) -> dict[str, Any]:
+        return read_body(text, kind, key, self._rows.path.parent)
 
 
 @contextmanager
-def open_rows(recipe: Recipe, own: RowStore) -> Iterator[RowStore]:
+def open_rows(recipe: Recipe, run_rows: RowStore) -> Iterator[RowStore]:
     """Give where a recipe keeps the reference's log-probs: `train.reference_folder`, or the run's
     own store.
     """
     folder = recipe.train.reference_folder
     if folder is None:
-        yield own
+        yield run_rows
         return
     with SharedRows(Path(folder).expanduser()) as shared:
         yield shared

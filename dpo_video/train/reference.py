@@ -18,8 +18,7 @@ from dpo_video.models.load import Policy
 from dpo_video.models.prompts import clip_content, prompt_text
 from dpo_video.models.tokens import size_identity
 from dpo_video.recipe import VideoSettings
-from dpo_video.store import row_key
-from dpo_video.store.shared_rows import RowStore
+from dpo_video.store import RowStore, row_key
 from dpo_video.train.pair_batches import PairTokens
 from dpo_video.video import ClipRequest
 from dpo_video.video.cache import frames_identity

@@ -22,8 +22,8 @@ from dpo_video.models.load import Policy, load_policy
 from dpo_video.models.lora import tunes_tower
 from dpo_video.models.prompts import answer_ids, encode_prompt
 from dpo_video.run import Run
-from dpo_video.store import content_hash, row_key
-from dpo_video.store.shared_rows import RowStore, open_rows
+from dpo_video.store import RowStore, content_hash, row_key
+from dpo_video.store.shared_rows import open_rows
 from dpo_video.train.logps import token_logps
 from dpo_video.train.reference import KIND, ReferenceLogps, keep_logps
 from dpo_video.video import ClipRequest, VideoError, clip_key, clip_request

@@ -15,7 +15,8 @@ from dpo_video.core.records import Pair
 from dpo_video.models.load import Policy, load_policy
 from dpo_video.recipe import Recipe
 from dpo_video.run import Run, StageResult
-from dpo_video.store.shared_rows import RowStore, open_rows
+from dpo_video.store import RowStore
+from dpo_video.store.shared_rows import open_rows
 from dpo_video.train.checkpoints import (
     checkpoint_folder,
     last_checkpoint,

@@ -150,6 +150,50 @@ def test_a_full_disk_is_one_line_and_keeps_what_was_stored(tmp_path: Path, kind)
         assert all(row == {"text": "x" * 100} for key, row in stored.items() if key != "kept")
 
 
+def test_a_damaged_store_is_one_line_that_says_what_to_do(tmp_path: Path) -> None:
+    """Whatever block of its file is overwritten: all rows are read right, or the user is told."""
+    whole = tmp_path / "whole"
+    with RunStore(whole, kind="sqlite") as store:
+        for number in range(2000):
+            store.put("row", f"{number:04}", {"n": number, "text": "x" * 50})
+        store.finish("judge", fingerprint="f", seconds=1.0, summary={"judged": 1})
+    content = (whole / "store.sqlite").read_bytes()
+    told = 0
+    for block in range(0, len(content), 4096):
+        folder = tmp_path / f"damaged{block}"
+        folder.mkdir()
+        damaged = content[:block] + b"\xa7" * 4096 + content[block + 4096 :]
+        (folder / "store.sqlite").write_bytes(damaged)
+        try:
+            with RunStore(folder, kind="sqlite") as store:
+                store.finished("judge")
+                rows = dict(store.rows("row"))
+                assert all(row["n"] == int(key) for key, row in rows.items())
+        except UserError as error:
+            assert "is damaged" in str(error) and "Or move it away" in str(error)
+            assert "\n" not in str(error)
+            told += 1
+    assert told > 0.9 * len(content) / 4096
+
+
+def test_a_row_that_is_no_json_any_more_is_named(tmp_path: Path) -> None:
+    with RunStore(tmp_path, kind="sqlite") as store:
+        store.put("row", "k", {"n": 1})
+        store.flush()
+        store._rows._db.execute("update rows set body = '{\"n\": '")  # type: ignore[union-attr]
+        with pytest.raises(UserError, match="row of kind 'row' under the key 'k' is no JSON"):
+            store.get("row", ["k"])
+
+
+@both_kinds
+def test_a_number_that_json_lacks_is_not_stored(tmp_path: Path, kind) -> None:
+    with RunStore(tmp_path, kind=kind) as store:
+        with pytest.raises(UserError, match="'reference' holds a number that is infinite or none"):
+            store.put("reference", "k", {"logps": [float("nan")]})
+        store.flush()
+        assert store.get("reference", ["k"]) == {}
+
+
 def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot make the run folder"):

@@ -3,8 +3,10 @@ torn.
 """
 
 import json
+import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -105,12 +107,14 @@ def test_a_sweep_under_two_names_pays_once(tmp_path: Path) -> None:
     ]
     assert run(recipes[0], world) == ([0.0], [])
     with SharedRows(folder) as rows:
-        before = rows._db.execute("select key, body from rows order by key").fetchall()
+        before = rows._rows._db.execute("select key, body from rows order by key").fetchall()
         assert len(before) >= 5
     assert run(recipes[1], world) == ([0.0], [])
     with SharedRows(folder) as rows:
-        assert rows._db.execute("select key, body from rows order by key").fetchall() == before
-        rows._db.execute("update rows set body = json_object('logps', json_array())")
+        assert (
+            rows._rows._db.execute("select key, body from rows order by key").fetchall() == before
+        )
+        rows._rows._db.execute("update rows set body = json_object('logps', json_array())")
     third = make_recipe(world, name="third", epochs=1, reference_folder=str(folder))
     with pytest.raises(AssertionError, match="differ in length"):
         run(third, world)
@@ -130,5 +134,21 @@ def test_a_folder_that_cannot_be_used_is_a_user_error(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"train\.reference_folder.*Give a folder on a disk"):
         SharedRows(tmp_path / "file" / "below")
     (tmp_path / FILE).write_bytes(b"no database" * 100)
-    with pytest.raises(UserError, match="file is not a database"):
+    with pytest.raises(UserError, match=r"is damaged \(file is not a database\).*move it away"):
         SharedRows(tmp_path)
+
+
+def test_a_folder_of_an_earlier_version_is_read_and_written(tmp_path: Path) -> None:
+    """Its table had no stages beside it, and no rowid."""
+    with closing(sqlite3.connect(tmp_path / FILE)) as database, database:
+        database.execute(
+            "create table rows (kind text, key text, body text, primary key (kind, key)) "
+            "without rowid"
+        )
+        database.execute("insert into rows values ('reference', 'old', '{\"logps\": [1.0]}')")
+    with SharedRows(tmp_path) as rows:
+        rows.put(KIND, "new", {"logps": [2.0]})
+        rows.flush()
+        assert rows.get(KIND, ["old", "new"]) == {"old": {"logps": [1.0]}, "new": {"logps": [2.0]}}
+        assert list(rows.keys(KIND)) == ["new", "old"]
+        assert rows.known(KIND, ["old", "none"]) == {"old"}
