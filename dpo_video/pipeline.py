@@ -13,6 +13,7 @@ from typing import Any
 
 from dpo_video.core.errors import UserError
 from dpo_video.core.jsonl import as_row, read_jsonl, write_atomic
+from dpo_video.core.progress import print_line
 from dpo_video.core.records import Judgment, Pair, Sample
 from dpo_video.evaluate.report import MEASURES
 from dpo_video.judge.scorer import load_scorer
@@ -190,7 +191,7 @@ def do_stages(
         _check_inputs(run, stage)
         key = fingerprint(run, name)
         if stage_function is None and _is_finished(run, name, key):
-            print(f"{name}: finished before, nothing to do ({run.folder / stage.writes})")
+            print_line(f"{name}: finished before, nothing to do ({run.folder / stage.writes})")
             continue
         begin = time.monotonic()
         result = (stage_function or stage.run)(replace(run, stage_began=begin))
@@ -198,9 +199,13 @@ def do_stages(
         if result.complete:
             run.store.finish(name, fingerprint=key, seconds=seconds, summary=result.counts)
         _track(run, name, result.counts, seconds)
-        print(f"{name}: {_counts(result.counts)}; {seconds:.0f} s; {run.folder / stage.writes}")
+        print_line(
+            f"{name}: {_counts(result.counts)}; {seconds:.0f} s; {run.folder / stage.writes}"
+        )
         if not result.complete:
-            print(f"{name}: not finished: {result.incomplete_because}; the same command goes on")
+            print_line(
+                f"{name}: not finished: {result.incomplete_because}; the same command goes on"
+            )
         done.append(name)
         _write_manifest(run)
     return done

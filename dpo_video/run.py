@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from dpo_video.core.errors import UserError
+from dpo_video.core.progress import print_line
 from dpo_video.core.records import Sample
 from dpo_video.data.heldout import check_disjoint
 from dpo_video.data.removed import removal_counts, write_removed
@@ -145,8 +146,8 @@ def open_run(recipe: Recipe) -> Iterator[Run]:
 def _print_losses(name: str, loaded: LoadedSamples, path: Path) -> None:
     """Print what was left out of a split by reason, and the fields that change nothing."""
     if loaded.removed:
-        print(f"{name}: {removal_counts(loaded.num_records, loaded.removed)}; {path}")
+        print_line(f"{name}: {removal_counts(loaded.num_records, loaded.removed)}; {path}")
     if loaded.num_stripped:
-        print(f"{name}: {loaded.num_stripped} answers lost the end token that closed them")
+        print_line(f"{name}: {loaded.num_stripped} answers lost the end token that closed them")
     if loaded.meta_fields:
-        print(f"{name}: kept as `meta`, without effect: {', '.join(loaded.meta_fields)}")
+        print_line(f"{name}: kept as `meta`, without effect: {', '.join(loaded.meta_fields)}")

@@ -15,6 +15,7 @@ from dpo_video.agree.gold_agreement import GoldSummary
 from dpo_video.agree.measures import Unmeasured
 from dpo_video.agree.noise import NoiseReport
 from dpo_video.agree.requirements import MEASURES
+from dpo_video.core.progress import open_terminal
 from dpo_video.core.report import Estimate, estimate_text, number_text
 
 WIDTH = 120
@@ -134,10 +135,7 @@ def agreement_table(report: Agreement) -> RenderableType:
 
 def print_report(report: Agreement, paths: Sequence[str], console: Console | None = None) -> None:
     """Print the tables of a report, and where it lies."""
-    if console is None:
-        console = Console(highlight=False)
-        if not console.is_terminal:
-            console = Console(highlight=False, width=WIDTH)
+    console = console or open_terminal(width=WIDTH)
     console.print(agreement_table(report))
     console.print(Text(f"report: {', '.join(paths)}"), soft_wrap=True)
 

@@ -6,15 +6,16 @@ import errno
 import os
 import sys
 from collections.abc import Callable, Mapping
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import typer
-from rich.console import Console
 
 from dpo_video.cli.data import Overrides, export, frames, import_
 from dpo_video.core.errors import UserError
 from dpo_video.core.library_warnings import quiet_libraries
+from dpo_video.core.progress import open_terminal, print_error, print_line
 from dpo_video.core.ranks import is_main_process, world_size
 from dpo_video.recipe import Recipe
 from dpo_video.recipe.file import dump_recipe, load_recipe
@@ -52,7 +53,9 @@ def _do(
     except KeyboardInterrupt:
         _fail("stopped; finished rows are kept, the same command goes on from there", 130)
     if not stages_done and len(names) > 1:
-        print(f"nothing to do: all stages of {recipe.run_folder} are finished with these settings")
+        print_line(
+            f"nothing to do: all stages of {recipe.run_folder} are finished with these settings"
+        )
     return stages_done
 
 
@@ -113,7 +116,7 @@ def judge(
         from dpo_video.formats.parquet import write_parquet
 
         rows = write_parquet(settings.run_folder, Path(parquet))
-        print(
+        print_line(
             f"parquet: {', '.join(f'{table} {count}' for table, count in rows.items())}; {parquet}"
         )
 
@@ -140,9 +143,9 @@ def _write_batches(settings: Recipe, batch_file: Path) -> None:
     with open_run(settings) as run:
         files = write_batches(run, batch_file)
     for file in files:
-        print(f"batch: {file}")
+        print_line(f"batch: {file}")
     if not files:
-        print("nothing to ask: the store holds a reply to every candidate")
+        print_line("nothing to ask: the store holds a reply to every candidate")
 
 
 @app.command()
@@ -245,7 +248,7 @@ def check(recipe: RecipeName, overrides: Overrides = None) -> None:
     from dpo_video.check.plan import render
 
     plan = make_plan(settings, data)
-    print(render(plan))
+    print_line(render(plan))
     if plan.problems:
         raise UserError(
             f"{len(plan.problems)} problem(s) above stand in the way of `dpo-video run {recipe}`"
@@ -255,7 +258,7 @@ def check(recipe: RecipeName, overrides: Overrides = None) -> None:
 @app.command()
 def show(recipe: RecipeName, overrides: Overrides = None) -> None:
     """Print all settings of a recipe, defaults included."""
-    print(dump_recipe(load_recipe(recipe, overrides or [])), end="")
+    print_line(dump_recipe(load_recipe(recipe, overrides or [])), end="")
 
 
 @app.command(name="list")
@@ -268,9 +271,9 @@ def list_(
 
     for name in [kind] if kind else LISTS:
         rows = choose(LISTS, name, "list")()
-        print(f"{name}:")
+        print_line(f"{name}:")
         for row, meaning in rows:
-            print(f"  {row:28} {meaning}")
+            print_line(f"  {row:28} {meaning}")
 
 
 @app.command()
@@ -282,17 +285,15 @@ def audit(
     """Show length, position, sampler and margin statistics of a run's pairs; write RUN/audit.json
     and audit.html.
     """
-    from dpo_video.evaluate.summary import console
+    from dpo_video.evaluate.summary import WIDTH
     from dpo_video.pair.audit import audit as audit_run
     from dpo_video.pair.audit_page import audit_table
 
     folder = Path(run_folder)
     report = audit_run(folder)
-    terminal = console()
+    terminal = open_terminal(width=WIDTH)
     terminal.print(audit_table(report))
-    terminal.print(
-        f"audit: {folder / 'audit.json'}, {folder / 'audit.html'}", soft_wrap=True, markup=False
-    )
+    terminal.print(f"audit: {folder / 'audit.json'}, {folder / 'audit.html'}", soft_wrap=True)
 
 
 @app.command()
@@ -318,7 +319,7 @@ def rewards(
             adapter=Path(adapter) if adapter else folder / "adapter",
             out=Path(out_file) if out_file else folder / "rewards.jsonl",
         )
-    print("rewards: " + ", ".join(f"{name} {value}" for name, value in summary.items()))
+    print_line("rewards: " + ", ".join(f"{name} {value}" for name, value in summary.items()))
 
 
 @app.command()
@@ -339,7 +340,7 @@ def merge(
 
     with open_run(settings) as opened:
         summary = merge_adapter(opened, Path(out_folder) if out_folder else folder / "merged")
-    print(", ".join(f"{name.replace('_', ' ')} {value}" for name, value in summary.items()))
+    print_line(", ".join(f"{name.replace('_', ' ')} {value}" for name, value in summary.items()))
 
 
 app.command(name="frames")(frames)
@@ -349,6 +350,9 @@ app.command(name="export")(export)
 
 def main() -> None:
     """Run the command line; a user's error is one line on stderr and exit code 2."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):  # a terminal may not have every character
+            stream.reconfigure(errors="backslashreplace")
     try:
         with quiet_libraries():
             app()
@@ -366,7 +370,5 @@ def main() -> None:
 
 
 def _fail(message: str, code: int) -> NoReturn:
-    Console(stderr=True, soft_wrap=True, highlight=False, markup=False).print(
-        f"dpo-video: {message}"
-    )
+    print_error(f"dpo-video: {message}")
     sys.exit(code)

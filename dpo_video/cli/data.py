@@ -9,6 +9,7 @@ import typer
 
 from dpo_video.core.errors import UserError
 from dpo_video.core.names import choose
+from dpo_video.core.progress import print_line
 from dpo_video.recipe import ModelSettings
 from dpo_video.recipe.file import load_recipe, load_video_settings
 
@@ -66,7 +67,7 @@ def frames(
 
     policy = published_model(family) if family else policy
     rows = frames_of_clip(Path(video), policy, settings, sheet=sheet, start=start, end=end)
-    print("\n".join(f"{name:<15}{text}" for name, text in rows))
+    print_line("\n".join(f"{name:<15}{text}" for name, text in rows))
 
 
 def _sheet_path(video: Path, name: str) -> Path:
@@ -137,13 +138,13 @@ def import_(  # noqa: PLR0913 - options of a command
         ),
     )
     reasons = ", ".join(f"{reason} {count}" for reason, count in report.dropped.items()) or "none"
-    print(
+    print_line(
         f"{report.num_rows} rows read, {report.num_kept} {report.kind} kept; dropped: {reasons}; "
         f"{report.out_path}, reasons in {report.drops_path}"
     )
     if report.unread:
         fields = ", ".join(f"{name} ({count})" for name, count in report.unread.items())
-        print(f"not read, by field (rows): {fields}")
+        print_line(f"not read, by field (rows): {fields}")
 
 
 def export(
@@ -181,4 +182,4 @@ def export(
         Path(out_file),
     )
     reasons = ", ".join(f"{reason} {count}" for reason, count in result.dropped.items()) or "none"
-    print(f"{result.num_rows} rows written; dropped: {reasons}; {out_file}")
+    print_line(f"{result.num_rows} rows written; dropped: {reasons}; {out_file}")

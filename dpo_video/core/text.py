@@ -10,6 +10,7 @@ SHINGLE = 5
 MARK = re.compile(r"[^\w\s]|_")
 MEANT = frozenset("%&@#")
 """Punctuation to Unicode that changes what a text says."""
+CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 SHOWN = 200
 """Characters of a wrong value that an error shows."""
 HALF = re.compile(r"[\ud800-\udfff]")
@@ -24,6 +25,24 @@ def replace_lone_surrogates(text: str) -> str:
     next.
     """
     return text if text.isascii() else HALF.sub("\ufffd", text)
+
+
+def printable(text: str) -> str:
+    """Return the text with every control character spelt out, as `\\x1b`; line ends and tabs stay.
+
+    What a server, a file name or a data set says may hold ESC sequences, which a terminal obeys:
+    they set its title, clear it or write over what stands above. Marks that turn the direction of
+    writing, and halves of a surrogate pair, are spelt out, too.
+    """
+    return text if text.isascii() and text.isprintable() else CONTROL.sub(_spelt_out, text)
+
+
+def _spelt_out(found: re.Match[str]) -> str:
+    return (
+        found[0].encode("ascii", "backslashreplace").decode()
+        if found[0] > "\xff"
+        else (f"\\x{ord(found[0]):02x}")
+    )
 
 
 def shortened(text: str) -> str:

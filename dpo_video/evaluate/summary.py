@@ -10,6 +10,7 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from dpo_video.core.progress import open_terminal
 from dpo_video.core.report import Estimate, estimate_text, number_text
 from dpo_video.evaluate.report import Metrics, read_metrics
 from dpo_video.store import content_hash
@@ -25,16 +26,10 @@ ROWS = (
 """Title, metric, and whether it is a share shown in per cent."""
 
 
-def console() -> Console:
-    """Return a console on stdout, of a fixed width where that is no terminal."""
-    terminal = Console(highlight=False)
-    return terminal if terminal.is_terminal else Console(highlight=False, width=WIDTH)
-
-
 def print_summary(path: Path, output: Console | None = None) -> None:
     """Print the numbers of a metrics.json and where it lies."""
     metrics = read_metrics(path)
-    output = output or console()
+    output = output or open_terminal(width=WIDTH)
     output.print(summary(metrics))
     adapter = path.parent / "adapter"
     if not _is_measured(adapter, metrics):

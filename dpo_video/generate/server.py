@@ -22,7 +22,7 @@ from PIL import Image
 from dpo_video.client.endpoint import Endpoint, RequestRefused, Service, read_choice
 from dpo_video.client.pool import Pool, RetriesExhausted, ask_servers
 from dpo_video.core.errors import UserError
-from dpo_video.core.progress import progress, say
+from dpo_video.core.progress import log, progress
 from dpo_video.generate.jobs import (
     GenerationJob,
     PendingCandidate,
@@ -81,7 +81,7 @@ def answer_by_server(
         retries=settings.retries,
     )
     ask = partial(_answer_all, run, job, missing)
-    return ask_servers(service, ask, setting="generate.engine openai", say=say)
+    return ask_servers(service, ask, setting="generate.engine openai", say=log.info)
 
 
 async def _answer_all(

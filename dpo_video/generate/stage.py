@@ -14,7 +14,7 @@ from typing import Any
 from dpo_video.core.errors import UserError
 from dpo_video.core.jsonl import write_jsonl
 from dpo_video.core.names import choose
-from dpo_video.core.progress import say
+from dpo_video.core.progress import log
 from dpo_video.core.records import Candidate, Sample
 from dpo_video.generate.jobs import (
     OVER_CONTEXT,
@@ -173,7 +173,7 @@ def _tell_earlier_rule(
         ],
     )
     if stored:
-        say(
+        log.info(
             f"candidates: {len(stored)} stored under the rule of an earlier version are made anew: "
             "their clips are now known by content"
         )
@@ -193,7 +193,7 @@ def _tell_over_context(run: Run, job: GenerationJob, samples: int, *, answered: 
     )
     if not answered:
         raise UserError(f"{job.title}: no answer can be written to {message}")
-    say(f"{job.title}: set aside {message}")
+    log.info(f"{job.title}: set aside {message}")
 
 
 def plan_candidates(

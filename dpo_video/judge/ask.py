@@ -14,7 +14,7 @@ from itertools import chain, islice
 from typing import NamedTuple
 
 from dpo_video.core.errors import UserError
-from dpo_video.core.progress import Advance, progress, say
+from dpo_video.core.progress import Advance, log, progress
 from dpo_video.judge.reply_keys import draws_noise, key_maker
 from dpo_video.judge.scorer import Scorer
 from dpo_video.judge.types import Judge, Messages, Reply
@@ -100,7 +100,7 @@ def ask_missing(
             store.flush()
             asking.show(time.monotonic())
     if asking.num_drawn_anew:
-        say(
+        log.info(
             f"note: {asking.num_drawn_anew} verdicts that an earlier version sampled are sampled "
             "anew: noise is drawn as the policy's is now. Their stored replies are left as they are"
         )

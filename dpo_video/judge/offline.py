@@ -10,7 +10,7 @@ from pathlib import Path
 
 from dpo_video.client.endpoint import RequestRefused, TransientError
 from dpo_video.core.errors import UserError
-from dpo_video.core.progress import say
+from dpo_video.core.progress import log
 from dpo_video.judge.ask import COUNTED_FROM, KIND
 from dpo_video.judge.backends.openai import read_completion, request_fields
 from dpo_video.judge.backends.registry import (
@@ -116,7 +116,7 @@ def judge_with_results(run: Run, paths: Sequence[Path]) -> StageResult:
                 open_judge=opening(batch_judge.open),
             )
         except MissingResults:
-            say(
+            log.info(
                 f"batch: {batch_judge.stored} results are stored; the prompts without one are "
                 "asked now"
             )

@@ -7,7 +7,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from dpo_video.core.errors import UserError
-from dpo_video.core.progress import say
+from dpo_video.core.progress import log
 from dpo_video.store.body import read_body, write_body
 from dpo_video.store.database import Database, in_pages
 from dpo_video.store.file_system import Kind, choose_kind
@@ -142,14 +142,14 @@ def _open_rows(folder: Path, kind: Kind | None) -> Database | Segments:
         kind, reason = choose_kind(folder)
     if kind == "segments":
         if not segments.exists():
-            say(
+            log.info(
                 f"note: the run folder {str(folder)!r} gets no SQLite store: {reason}. Rows go to "
                 f"append-only files "
                 "in its folder `segments`; all else is the same"
             )
         opened = Segments(folder)
         if opened.torn:
-            say(
+            log.info(
                 f"note: {opened.torn} torn line(s) in {str(segments)!r} left out: a process was "
                 f"killed while it wrote. "
                 "Their rows are made again"

@@ -21,7 +21,7 @@ from dpo_video.client.endpoint import (
 )
 from dpo_video.client.pool import Pool, Read, RetriesExhausted, ask_servers
 from dpo_video.core.errors import UserError
-from dpo_video.core.progress import say
+from dpo_video.core.progress import log
 from dpo_video.judge.prices import open_spending
 from dpo_video.judge.scorer import Scorer
 from dpo_video.judge.types import Judge, Keep, Messages, Mode, Reply, mode_of
@@ -116,7 +116,7 @@ def _ask(
         _check_labels(scorer)
     ask = partial(_ask_all, settings, opened, scorer, prompts, keep)
     try:
-        ask_servers(service, ask, setting=BACKEND, say=say)
+        ask_servers(service, ask, setting=BACKEND, say=log.info)
     finally:
         opened.pool = None
 

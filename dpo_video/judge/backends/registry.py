@@ -8,7 +8,7 @@ from dataclasses import replace
 from functools import partial
 
 from dpo_video.core.names import choose
-from dpo_video.core.progress import say
+from dpo_video.core.progress import log
 from dpo_video.judge.prices import open_spending
 from dpo_video.judge.scorer import Scorer
 from dpo_video.judge.types import Judge, Keep, Messages, OpenJudge, Reply
@@ -40,7 +40,7 @@ def _open(make_judge: Callable[[JudgeSettings], Judge], settings: JudgeSettings)
         name.casefold().rpartition("/")[2] for name in names
     }  # with or without its folder it is the same
     if len(models) > 1:
-        say(
+        log.info(
             f"warning: the replies of judge {judge.name!r} come from {len(models)} models, and "
             f"stand side by side: {', '.join(names)}. Name one of them in judge.model, or another "
             "judge.revision, to have all by one"

@@ -1,0 +1,81 @@
+"""What is shown: nothing that a server, a file name or a recipe says can steer the terminal."""
+
+import logging
+import re
+from pathlib import Path
+
+import pytest
+from rich.table import Table
+from rich.text import Text
+
+from dpo_video.core.progress import (
+    log,
+    open_terminal,
+    print_error,
+    print_line,
+    progress,
+)
+from dpo_video.core.text import printable
+
+HOSTILE = "a\x1b]0;title\x07b\x1b[2Jc\rd\x9b31me\x00f\u202eg"
+SPELT_OUT = r"a\x1b]0;title\x07b\x1b[2Jc\x0dd\x9b31me\x00f\u202eg"
+WITHOUT = SPELT_OUT.replace(r"\x07", "").replace(r"\x0d", "")
+"""rich itself leaves bells and carriage returns out of tables and texts."""
+PACKAGE = Path(__file__).parents[2] / "dpo_video"
+
+
+def test_control_characters_are_spelt_out_and_all_else_stays() -> None:
+    assert printable(HOSTILE) == SPELT_OUT
+    assert printable("half \ud83d") == "half \\ud83d"
+    for text in ("two\nlines\tand a tab", "\xe9\u4e2d\u6587 \U0001f415 e\u0301", r"a\b [red]x[/]"):
+        assert printable(text) == text
+
+
+def test_lines_errors_and_notes_are_spelt_out(capsys: pytest.CaptureFixture[str]) -> None:
+    print_line(HOSTILE)
+    print_error(f"[red]{HOSTILE}[/nothing]")
+    log.info("note: %s", HOSTILE)
+    logging.getLogger("dpo_video.train.stage").warning("train: %s", HOSTILE)
+    out, err = capsys.readouterr()
+    assert out == f"{SPELT_OUT}\n"
+    assert err.splitlines() == [
+        f"[red]{SPELT_OUT}[/nothing]",
+        f"note: {SPELT_OUT}",
+        f"train: {SPELT_OUT}",
+    ]
+
+
+def test_tables_and_bars_are_spelt_out_and_keep_their_colours(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table = Table("name", width=90)
+    table.add_row(HOSTILE)
+    terminal = open_terminal(width=100)
+    terminal.print(table)
+    terminal.print(Text(HOSTILE))
+    assert terminal.width == 100
+    with progress(f"generate ({HOSTILE})", total=2) as advance:
+        advance(note=HOSTILE)
+        advance(failed=1)
+    out, err = capsys.readouterr()
+    assert out.count(r"a\x1b]0;title") == 2 and r"generate (a\x1b" in err
+    for text in (out, err):
+        assert not re.search(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202e]", text)
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    open_terminal().print(Text(HOSTILE, style="red"))
+    assert capsys.readouterr().out == f"\x1b[31m{WITHOUT}\x1b[0m\n"
+
+
+def test_a_long_note_stays_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    log.info("x" * 500 + " " + "y" * 500)
+    assert capsys.readouterr().err == "x" * 500 + " " + "y" * 500 + "\n"
+
+
+def test_only_one_file_prints() -> None:
+    """ruff refuses print() elsewhere; a console of rich's own would print as it is."""
+    own = [
+        path.name
+        for path in PACKAGE.rglob("*.py")
+        if re.search(r"\bConsole\(|sys\.std(out|err)\.write", path.read_text(encoding="utf-8"))
+    ]
+    assert own == ["progress.py"]
