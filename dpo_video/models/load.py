@@ -22,6 +22,7 @@ from transformers import (
 from dpo_video.core.errors import UserError
 from dpo_video.core.progress import loading
 from dpo_video.core.ranks import local_rank
+from dpo_video.models.adapter import check_adapter
 from dpo_video.models.families import Family, Model, VideoProcessor
 from dpo_video.models.hub import (
     ModelSpec,
@@ -102,6 +103,8 @@ def load_policy(
 
     Raises UserError when there is no such checkpoint, adapter, device or attention kernel.
     """
+    if adapter is not None:  # before minutes are spent on the weights below it
+        _find_adapter(adapter)
     config, family = load_config(settings)
     name = resolve_model(settings.name)
     device = choose_device(settings)
@@ -216,16 +219,28 @@ def keep_weights_unpacked(model: nn.Module) -> None:
             module.support_avx512bf16_for_cpu = False
 
 
-def _with_adapter(model: PreTrainedModel, adapter: Path | None) -> PreTrainedModel | PeftModel:
-    if adapter is None:
-        return model
+def _find_adapter(adapter: Path) -> None:
+    """Raise UserError where there is no adapter, or one that must not be loaded."""
     if not (adapter / "adapter_config.json").is_file():
         raise UserError(
             f"no adapter at {str(adapter)!r} (no adapter_config.json in it); make one first: "
             "dpo-video train RECIPE"
         )
     refuse_pickled_weights(adapter, setting=f"the adapter {str(adapter)!r}")
-    tuned = PeftModel.from_pretrained(model, adapter).eval()
+    check_adapter(adapter)
+
+
+def _with_adapter(model: PreTrainedModel, adapter: Path | None) -> PreTrainedModel | PeftModel:
+    if adapter is None:
+        return model
+    try:
+        tuned = PeftModel.from_pretrained(model, adapter).eval()
+    except (RuntimeError, ValueError, TypeError, KeyError) as error:
+        reason = str(error).strip().splitlines()[0][:300]
+        raise UserError(
+            f"the adapter {str(adapter)!r} does not fit the model: {reason}. Give the adapter of a "
+            "run on this model, or make one: dpo-video train RECIPE"
+        ) from error
     keep_adapter_fp32(tuned)
     return tuned
 

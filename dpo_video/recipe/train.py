@@ -12,7 +12,6 @@ TRL_SPEED_ONLY = ExceptKeys(
         {
             "ddp_find_unused_parameters",
             "ddp_timeout",
-            "debug",
             "log_level",
             "log_level_replica",
             "log_on_each_node",
@@ -20,9 +19,6 @@ TRL_SPEED_ONLY = ExceptKeys(
             "save_total_limit",
             "skip_memory_metrics",
             "torch_empty_cache_steps",
-            "trackio_bucket_id",
-            "trackio_space_id",
-            "trackio_static_space_id",
         }
     )
 )

@@ -53,7 +53,7 @@ class StepBar(TrainerCallback):
         self._open.close()
 
 
-class _TrainBegin(TrainerCallback):
+class TrainBegin(TrainerCallback):
     """Does something once the model is where it trains, before the first step."""
 
     def __init__(self, do: Callable[[], None]) -> None:
@@ -66,7 +66,7 @@ class _TrainBegin(TrainerCallback):
         self._do()
 
 
-class _EpochStart(TrainerCallback):
+class EpochStart(TrainerCallback):
     """Tells the order its epoch; transformers would tell only samplers that accelerate wrapped."""
 
     def __init__(self, order: ClipSampler) -> None:

@@ -12,6 +12,7 @@ from peft import PeftModel
 from transformers import PreTrainedModel
 from trl.trainer.utils import add_fused_lm_head
 
+from dpo_video.core.errors import UserError
 from dpo_video.models.collate import TokenRow
 from dpo_video.models.features import encode_video
 from dpo_video.models.load import Policy
@@ -61,6 +62,11 @@ def token_logps(
                 fused, family=policy.family, labels=labels, **batch
             ).log_probs  # (R, T - 1)
             assert log_probs is not None, "the fused head gives log-probs always"
+            if not torch.isfinite(log_probs[answered[:, 1:]]).all():
+                raise UserError(
+                    f"the model gives an answer a log-prob that is not finite in {policy.dtype}. "
+                    "Set model.dtype to float32 or bfloat16"
+                )
             logps += [
                 row_logps[is_scored].tolist()
                 for row_logps, is_scored in zip(log_probs, answered[:, 1:], strict=True)

@@ -45,6 +45,10 @@ class Meter:
             rejected=sum(len(pair.rejected) for pair in pairs.pairs),
         )
 
+    def add_skipped(self, num_pairs: int) -> None:
+        """Count pairs of a batch that did not run, for a clip of theirs cannot be read."""
+        self._sums["skipped"] += num_pairs
+
     def add_wait(self, seconds: float) -> None:
         """Count time for which the step waited for clips."""
         self._sums["wait"] += seconds  # type: ignore[assignment]  # a Counter adds floats as well
@@ -68,8 +72,9 @@ class Meter:
         sums, self._sums = self._sums, Counter()
         now = time.monotonic()
         begin, self._begin = self._begin, now
+        skipped = {"skipped_pairs": float(sums["skipped"])} if sums["skipped"] else {}
         if begin is None or not sums["pairs"]:
-            return {}
+            return skipped
         seconds, pairs = now - begin, sums["pairs"]
         divergence = {"kl": sums["kl"] / sums["scored"]} if sums["scored"] else {}
         return {
@@ -81,4 +86,5 @@ class Meter:
             "length/chosen": sums["chosen"] / pairs,
             "length/rejected": sums["rejected"] / pairs,
             **divergence,
+            **skipped,
         }

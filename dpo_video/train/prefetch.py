@@ -1,11 +1,9 @@
 """Clips in the order of training, prepared in processes and threads ahead of the step."""
 
-import json
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import dropwhile
-from pathlib import Path
 
 from dpo_video.core.errors import UserError
 from dpo_video.models.clip_source import ClipSource, EncodedClip, ReadyClip
@@ -110,21 +108,3 @@ class ClipPrefetcher:
         )
         assert self._coming.popleft() == request.key
         return clip
-
-
-def note_bad_clip(folder: Path, clip: str, reason: str) -> None:
-    """Append to the list of clips that failed during training, which a resumed run leaves out as
-    well.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "bad_clips.jsonl").open(
-        "a", encoding="utf-8"
-    ) as out:  # one short line: whole, or torn at the end
-        out.write(json.dumps({"clip": clip, "reason": reason}) + "\n")
-
-
-def noted_bad_clips(folder: Path) -> dict[str, str]:
-    """Return the clips that failed during an earlier part of this training, with the reasons."""
-    path = folder / "bad_clips.jsonl"
-    lines = path.read_text(encoding="utf-8").split("\n")[:-1] if path.is_file() else []
-    return {row["clip"]: row["reason"] for row in map(json.loads, lines)}

@@ -3,6 +3,7 @@
 R rows (chosen, then rejected), T tokens.
 """
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib.metadata import version
 from typing import Any
@@ -134,9 +135,12 @@ def reference_identity(policy: Policy, settings: VideoSettings) -> dict[str, Any
 
 
 def stored_logps(store: RowStore, reference: ReferenceLogps, pairs: Iterable[PairTokens]) -> Logps:
-    """Return what a store has of the pairs' log-probs."""
-    keys = dict.fromkeys(key for pair in pairs for key in reference.keys(pair))
-    return {key: row["logps"] for key, row in store.get(KIND, keys).items()}
+    """Return what a store has of the pairs' log-probs; those that are not finite are not taken."""
+    keys: dict[str, None] = {}
+    for pair in pairs:
+        keys |= dict.fromkeys(reference.keys(pair))
+    rows = store.get(KIND, keys)
+    return {key: row["logps"] for key, row in rows.items() if all(map(math.isfinite, row["logps"]))}
 
 
 def keep_logps(store: RowStore, logps: Mapping[str, Sequence[float]], *, kind: str = KIND) -> None:

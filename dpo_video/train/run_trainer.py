@@ -1,6 +1,7 @@
 """What every process of a training does: order, clips, trainer, reference, steps."""
 
 import math
+import pickle
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
@@ -10,6 +11,7 @@ from typing import Literal
 import torch
 from transformers import TrainerCallback
 
+from dpo_video.core.errors import UserError
 from dpo_video.core.library_warnings import quiet_libraries
 from dpo_video.core.ranks import is_main_process, rank, world_size
 from dpo_video.models.clip_source import ClipSource, EncodedClip, ReadyClip, move, open_source
@@ -18,7 +20,7 @@ from dpo_video.models.load import Policy
 from dpo_video.models.lora import LANGUAGE_ONLY, adapter_parameters, lora_config, lora_targets
 from dpo_video.recipe import Recipe, TrainSettings
 from dpo_video.train.callbacks import StepBar
-from dpo_video.train.checkpoints import WholeCheckpoints, read_state
+from dpo_video.train.checkpoints import WholeCheckpoints, is_done
 from dpo_video.train.distributed import StopForBadClips
 from dpo_video.train.dpo_config import dpo_config, pairs_per_read
 from dpo_video.train.forward import Engine, rows_engine
@@ -106,9 +108,20 @@ def train_adapter(
         # added last: the reference has a bar of its own
         for callback in (*([StepBar()] if is_main_process() else []), *callbacks):
             trainer.add_callback(callback)
-        if not _is_done(job.resume):
-            trainer.train(resume_from_checkpoint=None if job.resume is None else str(job.resume))
+        if not is_done(job.resume):
+            _train(trainer, job.resume)
         return sum(weight.numel() for _, weight in adapter_parameters(policy.model))
+
+
+def _train(trainer: VideoDPOTrainer, resume: Path | None) -> None:
+    try:
+        trainer.train(resume_from_checkpoint=None if resume is None else str(resume))
+    except pickle.UnpicklingError as error:  # what transformers reads holds numbers only
+        raise UserError(
+            f"the checkpoint {str(resume)!r} cannot be resumed from: "
+            f"{str(error).strip().splitlines()[0][:200]} Remove that folder, and training goes on "
+            "from the checkpoint before"
+        ) from error
 
 
 def _clip_order(recipe: Recipe, job: TrainingJob) -> ClipSampler:
@@ -218,13 +231,3 @@ def _reference(
             ),
         )
     return reference
-
-
-def _is_done(checkpoint: Path | None) -> bool:
-    """Return whether a checkpoint is of the last step: the process was killed between it and the
-    adapter.
-    """
-    if checkpoint is None:
-        return False
-    state = read_state(checkpoint)
-    return bool(state["global_step"] >= state["max_steps"])

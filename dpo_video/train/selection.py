@@ -61,7 +61,7 @@ def select_pairs(
     """
     dropped: Counter[str] = Counter()
     usable: dict[int, PairTokens] = {}  # by position in `pairs`
-    requests = _requests(pairs, root, on_bad_clip)
+    requests = clip_requests(pairs, root, on_bad_clip)
     for index, pair in enumerate(pairs):
         tokens = tokenize_pair(policy, pair)
         if clip_key(pair) not in requests or rejected_clip_key(pair) not in requests:
@@ -132,7 +132,12 @@ def _selection(
     )
 
 
-def _requests(pairs: Sequence[Pair], root: Path, on_bad_clip: OnBadClip) -> dict[str, ClipRequest]:
+def clip_requests(
+    pairs: Sequence[Pair], root: Path, on_bad_clip: OnBadClip = lambda clip, error: None
+) -> dict[str, ClipRequest]:
+    """Return how to read the clips of pairs, by key; `on_bad_clip` is told of what names no
+    file.
+    """
     pair_of_clip: dict[str, Pair] = {}
     for pair in pairs:
         pair_of_clip |= dict.fromkeys(_clips(pair), pair)

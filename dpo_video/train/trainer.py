@@ -4,16 +4,20 @@ function.
 B pairs, R = 2B rows (chosen, then rejected), T tokens.
 """
 
+import math
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate.utils import DistributedType
 from datasets import Dataset
 from peft import PeftConfig, PeftModel
+from safetensors import SafetensorError
 from torch import Tensor
 from torch.utils.data import DataLoader
 from transformers import PrinterCallback, TrainerCallback
@@ -25,9 +29,15 @@ from dpo_video.core.errors import UserError
 from dpo_video.models.clip_source import move
 from dpo_video.models.load import Policy
 from dpo_video.models.lora import assert_fp32_adapter, keep_adapter_fp32, tunes_tower
-from dpo_video.train.callbacks import _EpochStart, _TrainBegin
+from dpo_video.train.callbacks import EpochStart, TrainBegin
 from dpo_video.train.forward import Engine, encode_rows, install_engine, rows_engine
 from dpo_video.train.fsdp import install_fsdp, is_fsdp, shard_language_only, whole_adapter
+from dpo_video.train.guards import (
+    check_reference,
+    check_step_zero,
+    is_disk_error,
+    not_finite,
+)
 from dpo_video.train.metrics import Meter
 from dpo_video.train.micro_batches import MicroBatchSplitter, single_micro_batch
 from dpo_video.train.pair_batches import PairBatch, loss_inputs, pair_rows
@@ -49,20 +59,6 @@ class TrainingData:
     """Makes forwards of a batch; see micro_batches.py."""
     engine: Engine = rows_engine
     """Answers TRL's forward for the loss; see forward.py."""
-
-
-MARGIN_PER_TOKEN: dict[torch.dtype, float] = {
-    torch.float32: 1e-5,
-    torch.bfloat16: 2e-2,
-    torch.float16: 5e-3,
-}
-"""Nats per answer token by which policy and reference may differ at step 0, where the adapter
-changes nothing.
-
-Both run the same kernels on the same rows, so 0 is expected; kernels chosen by batch or by gradient
-mode may round differently, by about one unit in the last place of the logits (2e-2 at a logit of 4
-in bfloat16).
-"""
 
 
 class VideoDPOTrainer(DPOTrainer):
@@ -92,6 +88,7 @@ class VideoDPOTrainer(DPOTrainer):
         self._started = False
         self._weight = 1.0
         self._last_logps: Tensor | None = None
+        self._steps_due, self._steps_run, self._all_ran = 0.0, 0.0, True
         self.meter = Meter(shared=self.engine is not rows_engine)
         self.reference: ReferenceLogps | None = None
         """Where the reference's log-probs come from; None runs it in every step."""
@@ -108,9 +105,9 @@ class VideoDPOTrainer(DPOTrainer):
         except (ValueError, NotImplementedError) as error:
             raise UserError(f"TRL refuses the training settings: {error}") from error
         self.remove_callback(PrinterCallback)
-        self.add_callback(_EpochStart(self.order))
+        self.add_callback(EpochStart(self.order))
         if reference is not None:
-            self.add_callback(_TrainBegin(lambda: setattr(self, "reference", reference(self))))
+            self.add_callback(TrainBegin(lambda: setattr(self, "reference", reference(self))))
         # TRL casts the adapter of a 4-bit model to bfloat16 (dpo_trainer.py:726), where a small
         # learning rate's updates are lost to rounding. The optimizer does not exist yet.
         assert isinstance(self.model, PeftModel)
@@ -209,9 +206,9 @@ class VideoDPOTrainer(DPOTrainer):
             batch = self._encode(micro_batch.pairs)
             self.reference_logps(batch, micro_batch.pairs)
             assert self._last_logps is not None
-            logps |= reference.split(
-                micro_batch.pairs.pairs, self._last_logps, batch["completion_mask"][:, 1:].bool()
-            )
+            scored = batch["completion_mask"][:, 1:].bool()
+            check_reference(micro_batch.pairs, self._last_logps, scored, dtype=self._policy.dtype)
+            logps |= reference.split(micro_batch.pairs.pairs, self._last_logps, scored)
         return logps
 
     def _compute_loss(
@@ -228,8 +225,16 @@ class VideoDPOTrainer(DPOTrainer):
                 int(counts[-1]) if counts else 0
             )  # steps without a readable clip count none
         loss = super()._compute_loss(model, batch, return_outputs)
+        if not torch.isfinite(loss):
+            raise self._not_finite("loss", float(loss.detach()))
         if first and self.state.global_step == 0:
-            self._check_step_zero(batch)
+            metrics = self._metrics["train"]
+            rewards = [metrics[f"rewards/{side}"][-1] for side in ("chosen", "rejected")]
+            check_step_zero(
+                [reward / self.beta for reward in rewards],
+                num_tokens=int(batch["completion_mask"].sum(1).max()),
+                dtype=self._policy.dtype,
+            )
         assert reference is not None and self._last_logps is not None
         self.meter.add(pairs)
         self.meter.add_divergence(
@@ -245,27 +250,42 @@ class VideoDPOTrainer(DPOTrainer):
         features = [move(clip, self._policy.device) for clip in pairs.features]
         return loss_inputs(self._policy, pair_rows(pairs, features))
 
-    def _check_step_zero(self, batch: Mapping[str, Any]) -> None:
-        """Raise unless policy and reference agree before the first step: a new adapter changes
-        nothing.
+    def _not_finite(self, name: str, value: float) -> UserError:
+        step = self.state.global_step + 1
+        return not_finite(name, value, step=step, dtype=self._policy.dtype, args=self.args)
+
+    def _get_grad_norm(
+        self, model: torch.nn.Module, grad_norm: Tensor | float | None = None
+    ) -> Tensor | float | None:
+        """Return the gradient's norm; raise UserError where it is not finite.
+
+        In float16 a scaler skips such a step and halves its scale, so only many in a row are an
+        error there.
         """
-        metrics = self._metrics["train"]
-        worst = (
-            max(abs(metrics[f"rewards/{side}"][-1]) for side in ("chosen", "rejected")) / self.beta
-        )
-        longest = int(batch["completion_mask"].sum(1).max())
-        allowed = MARGIN_PER_TOKEN[self._policy.dtype] * longest
-        if not worst <= allowed:
-            raise RuntimeError(
-                f"before the first step, policy and reference differ by {worst:.3g} nats on an "
-                f"answer of {longest} "
-                f"tokens (at most {allowed:.3g} is rounding in {self._policy.dtype}). A new "
-                f"adapter changes nothing, "
-                "so the reference is not the model being tuned, and no result could be trusted. "
-                "With `train.trl."
-                "disable_dropout: false` the model's own dropout does this; otherwise please "
-                "report it"
-            )
+        norm: Tensor | float | None = super()._get_grad_norm(model, grad_norm=grad_norm)
+        scaler = self.accelerator.scaler
+        must_be_finite = scaler is None or scaler.get_scale() < 1
+        if norm is not None and must_be_finite and not math.isfinite(float(norm)):
+            raise self._not_finite("norm of the gradient", float(norm))
+        return norm
+
+    def _save_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:
+        """Write a checkpoint; where the disk refuses, remove what was written and say so in one
+        line.
+        """
+        try:
+            super()._save_checkpoint(model, trial)
+        except (OSError, RuntimeError, SafetensorError) as error:
+            if not is_disk_error(error):
+                raise
+            folder = Path(str(self.args.output_dir)) / f"checkpoint-{self.state.global_step}"
+            shutil.rmtree(folder, ignore_errors=True)
+            reason = str(error).strip().splitlines()[0][:200]
+            raise UserError(
+                f"cannot write {str(folder)!r}: {reason}. Nothing stored is lost: make room or "
+                "allow writing there, and run the same command again; training goes on from the "
+                "last checkpoint"
+            ) from error
 
     def _collate(self, positions: Sequence[int]) -> dict[str, list[int]]:
         """Return a batch unread: the trainer asks for all batches of a step before it runs the
@@ -283,9 +303,11 @@ class VideoDPOTrainer(DPOTrainer):
         pairs = self._read(inputs["positions"])
         if pairs is None:
             model.train()  # TRL logs what belongs to the mode
-            self._metrics["train"]["skipped_batches"].append(1.0)
+            self.meter.add_skipped(len(inputs["positions"]))
+            self._count_batch(share_run=0.0)
             return torch.zeros((), device=self.args.device)
         self.meter.add_wait(pairs.waited)
+        self.meter.add_skipped(pairs.num_requested - len(pairs.pairs))
         micro_batches = self._split_batch(pairs)
         before = {name: len(values) for name, values in self._metrics["train"].items()}
         total = torch.zeros((), device=self.args.device)
@@ -294,9 +316,30 @@ class VideoDPOTrainer(DPOTrainer):
             with self._sync(model, last=index == len(micro_batches) - 1):
                 total += super().training_step(model, {"pairs": micro_batch.pairs}, *args, **kwargs)
         self._weight = 1.0
+        self._count_batch(share_run=sum(micro_batch.weight for micro_batch in micro_batches))
         if len(micro_batches) > 1:
             self._average_metrics(before, [micro_batch.weight for micro_batch in micro_batches])
         return total
+
+    def _count_batch(self, *, share_run: float) -> None:
+        """Note how much of a batch ran: 1 for all of it, 0 where no clip of it could be read."""
+        share_of_step = 1 / self.current_gradient_accumulation_steps
+        self._steps_due += share_of_step
+        self._steps_run += share_of_step * share_run
+        self._all_ran = self._all_ran and share_run > 1 - 1e-9
+
+    def _over_what_ran(self, logs: Mapping[str, float]) -> dict[str, float]:
+        """Return a line's numbers with the loss averaged over what ran; transformers counts what
+        was skipped as a loss of 0.
+        """
+        due, run, all_ran = self._steps_due, self._steps_run, self._all_ran
+        self._steps_due, self._steps_run, self._all_ran = 0.0, 0.0, True
+        if all_ran:
+            return dict(logs)
+        if run == 0:
+            empty = ("loss", "grad_norm")
+            return {name: value for name, value in logs.items() if name not in empty}
+        return {**logs, "loss": logs["loss"] * due / run}
 
     def _sync(self, model: torch.nn.Module, *, last: bool) -> AbstractContextManager[Any]:
         """Let processes exchange gradients after the last forward only, as transformers does
@@ -325,7 +368,11 @@ class VideoDPOTrainer(DPOTrainer):
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add what TRL does not measure to a line about training steps."""
-        super().log({**logs, **self.meter.take()} if "loss" in logs else logs, start_time)
+        if "loss" in logs:
+            logs = {**self._over_what_ran(logs), **self.meter.take()}
+        # the mean that transformers takes in the end counts neither a resume nor what was skipped
+        logs = {name: value for name, value in logs.items() if name != "train_loss"}
+        super().log(logs, start_time)
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Write the adapter; under FSDP too, where transformers would gather the whole model, or

@@ -2,6 +2,7 @@
 several processes.
 """
 
+import math
 import signal
 from dataclasses import replace
 from pathlib import Path
@@ -125,10 +126,28 @@ def test_a_clip_that_cannot_be_read_costs_its_pairs_and_is_counted(qwen: Path) -
     summary, run = train_here(recipe, qwen, pairs)
     assert list(run.bad_clips) == ["gone.mp4"] and "no such file" in run.bad_clips["gone.mp4"]
     assert summary["steps"] == 7
-    skipped = [row for row in read_log(recipe) if "skipped_batches" in row]
-    assert [row["loss"] for row in skipped] == [0.0, 0.0], (
-        "the two pairs of the bad clip must add nothing"
-    )
+    skipped = [row for row in read_log(recipe) if "skipped_pairs" in row]
+    assert [row["skipped_pairs"] for row in skipped] == [1, 1]
+    assert not any("loss" in row for row in skipped), "nothing ran there, so there is no loss"
+    assert (summary["trained"], summary["clips"]) == (5, 2)
+    assert summary["not_seen"] == {"pairs": 2, "clips": 1}
+
+
+def test_a_batch_that_did_not_run_lowers_no_logged_loss(qwen: Path) -> None:
+    """At this learning rate every true loss is ln 2; one of the two batches of a step is
+    skipped.
+    """
+    pairs = [
+        replace(pair, video="gone.mp4") if pair.video == "c1.mp4" else pair
+        for pair in make_pairs(7)
+    ]
+    settings = {"epochs": 1, "learning_rate": 1e-9, "logging_steps": 2}
+    for name, cut in (("by rows", {"batch_size": 1}), ("by tokens", {"tokens_per_batch": 150})):
+        recipe = make_recipe(qwen, name=f"lost {name}", **settings, **cut)
+        train_here(recipe, qwen, pairs)
+        rows = read_log(recipe)
+        assert sum(row.get("skipped_pairs", 0) for row in rows) == 2
+        assert [row["loss"] for row in rows] == pytest.approx([math.log(2)] * len(rows), abs=1e-5)
 
 
 def test_a_run_killed_behind_steps_without_a_readable_clip_goes_on(qwen: Path, monkeypatch) -> None:

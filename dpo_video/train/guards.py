@@ -1,0 +1,83 @@
+"""What stops a training whose numbers could not be trusted: not finite, or a reference that is
+another model.
+
+B pairs, R = 2B rows (chosen, then rejected), T tokens.
+"""
+
+import re
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from transformers import TrainingArguments
+
+from dpo_video.core.errors import UserError
+from dpo_video.train.checkpoints import diverged_advice
+from dpo_video.train.pair_batches import PairBatch
+
+MARGIN_PER_TOKEN: dict[torch.dtype, float] = {
+    torch.float32: 1e-5,
+    torch.bfloat16: 2e-2,
+    torch.float16: 5e-3,
+}
+"""Nats per answer token by which policy and reference may differ at step 0, where the adapter
+changes nothing.
+
+Both run the same kernels on the same rows, so 0 is expected; kernels chosen by batch or by gradient
+mode may round differently, by about one unit in the last place of the logits (2e-2 at a logit of 4
+in bfloat16).
+"""
+WRITE_FAILED = r"no space|quota|i/o error|writing file|write failed|unexpected pos"
+"""How safetensors and torch tell of a disk that is full or fails, without an OSError."""
+
+
+def not_finite(
+    name: str, value: float, *, step: int, dtype: torch.dtype, args: TrainingArguments
+) -> UserError:
+    """Return the error for a number of a step, counted from 1, that is not finite."""
+    if step == 1:
+        return UserError(
+            f"step 1: the {name} is {value} before any update, so the model itself gives no finite "
+            f"number in {dtype}. Set model.dtype to float32 or bfloat16"
+        )
+    return UserError(f"step {step}: the {name} is {value}. {diverged_advice(args)}")
+
+
+def check_reference(pairs: PairBatch, logps: Tensor, scored: Tensor, *, dtype: torch.dtype) -> None:
+    """Raise UserError for log-probs (R, T - 1) of the reference that are not finite where `scored`
+    (R, T - 1) is True.
+    """
+    row_is_finite = (torch.isfinite(logps) | ~scored).all(1).tolist()
+    if not all(row_is_finite):
+        pair = pairs.pairs[row_is_finite.index(False) % len(pairs.pairs)].pair
+        raise UserError(
+            f"before the first step: the reference gives an answer to sample {pair.sample_id!r} a "
+            f"log-prob that is not finite in {dtype}. Set model.dtype to float32 or bfloat16, or "
+            "take that pair out"
+        )
+
+
+def check_step_zero(differences: Sequence[float], *, num_tokens: int, dtype: torch.dtype) -> None:
+    """Raise unless policy and reference agree before the first step: a new adapter changes
+    nothing.
+
+    Args:
+        differences: of the policy's and the reference's mean log-probs of chosen and of rejected
+            answers, in nats.
+        num_tokens: of the longest answer.
+    """
+    worst = max(map(abs, differences))
+    allowed = MARGIN_PER_TOKEN[dtype] * num_tokens
+    if not worst <= allowed:
+        raise RuntimeError(
+            f"before the first step, policy and reference differ by {worst:.3g} nats on an answer "
+            f"of {num_tokens} tokens (at most {allowed:.3g} is rounding in {dtype}). A new adapter "
+            "changes nothing, so the reference is not the model being tuned, and no result could "
+            "be trusted. With `train.trl.disable_dropout: false` the model's own dropout does "
+            "this; otherwise please report it"
+        )
+
+
+def is_disk_error(error: Exception) -> bool:
+    """Return whether writing failed because of the disk."""
+    return isinstance(error, OSError) or re.search(WRITE_FAILED, str(error), re.I) is not None
