@@ -3,6 +3,7 @@ twenty of them.
 """
 
 import difflib
+import math
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import asdict, fields, replace
 from itertools import islice
@@ -233,7 +234,7 @@ def _check_content(record: Sample | Pair, where: str, *, required: Sequence[str]
             "template puts the clip of `video` into the prompt"
         )
     start, end = record.start or 0.0, record.end
-    if start < 0 or (end is not None and end <= start):
+    if not 0 <= start < math.inf or (end is not None and not start < end < math.inf):
         raise UserError(
             f"{where}: the clip starts at {start:g} and ends at "
             f"{end if end is None else format(end, 'g')} "

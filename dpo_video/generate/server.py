@@ -21,6 +21,7 @@ from PIL import Image
 
 from dpo_video.client.endpoint import Endpoint, RequestRefused, Service, read_choice
 from dpo_video.client.pool import Pool, RetriesExhausted, ask_servers
+from dpo_video.core.control_tokens import ControlTokens
 from dpo_video.core.errors import UserError
 from dpo_video.core.progress import log, progress
 from dpo_video.generate.jobs import (
@@ -30,6 +31,7 @@ from dpo_video.generate.jobs import (
     policy_prompt,
     served_name,
 )
+from dpo_video.models.control_tokens import control_tokens
 from dpo_video.models.hub import ModelSpec, model_spec
 from dpo_video.models.tokens import fit_frames, frame_size
 from dpo_video.run import Run
@@ -45,6 +47,8 @@ class _Server:
     run: Run
     job: GenerationJob
     pool: Pool
+    tokens: ControlTokens
+    """Of the policy: an end token that closes an answer is none of its words."""
     counts: Counter[str] = field(default_factory=Counter)
 
 
@@ -98,7 +102,7 @@ async def _answer_all(
     frames = FramePool(run.recipe.video, multiple_of=spec.family.frames_per_step)
     # twice as many as slots: one that sleeps holds none
     room = asyncio.Semaphore(2 * settings.concurrency)
-    server = _Server(run=run, job=job, pool=pool)
+    server = _Server(run=run, job=job, pool=pool, tokens=control_tokens(run.recipe.model))
     with nullcontext() if as_file else frames, progress(job.title, total=total) as advance:
         clips = ((request, None) for request in requests) if as_file else frames.map(requests)
         async with asyncio.TaskGroup() as tasks:
@@ -150,7 +154,8 @@ async def _answer(
     except (RequestRefused, RetriesExhausted):
         server.counts["failed"] += 1
         return
-    row = {**completion.value, "sample": candidate.sample.id}
+    answer = {**completion.value, "text": server.tokens.without_end(completion.value["text"])}
+    row = {**answer, "sample": candidate.sample.id}
     server.run.store.put("candidate", candidate.key, row)
 
 

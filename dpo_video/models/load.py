@@ -5,6 +5,7 @@ adapter.
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from transformers import (
     PreTrainedModel,
 )
 
+from dpo_video.core.control_tokens import ControlTokens
 from dpo_video.core.errors import UserError
 from dpo_video.core.progress import loading
 from dpo_video.core.ranks import local_rank
@@ -90,6 +92,23 @@ class Policy:
         end_of_turn = self.family.end_of_turn
         end_id = None if end_of_turn is None else tokenizer.convert_tokens_to_ids(end_of_turn)
         return int(tokenizer.eos_token_id if end_id in (None, tokenizer.unk_token_id) else end_id)
+
+    @property
+    def end_ids(self) -> list[int]:
+        """The ids at which generation stops: those of the checkpoint and `end_id`."""
+        eos_ids = self.bare.generation_config.eos_token_id
+        listed = eos_ids if isinstance(eos_ids, list) else [] if eos_ids is None else [eos_ids]
+        return sorted({*listed, self.end_id})
+
+    @cached_property
+    def control_tokens(self) -> ControlTokens:
+        """The tokenizer's special tokens, as they are written, with those that end an answer."""
+        tokenizer = self.processor.tokenizer
+        added = [str(token) for token in tokenizer.added_tokens_decoder.values() if token.special]
+        ends = tokenizer.convert_ids_to_tokens(self.end_ids)
+        return ControlTokens(
+            tokens=frozenset([*tokenizer.all_special_tokens, *added, *ends]), ends=frozenset(ends)
+        )
 
 
 def load_policy(

@@ -129,7 +129,7 @@ def encode_prompt(policy: Policy, question: str, clip: ClipInputs) -> Prompt:
     """
     processor = policy.processor
     placeholder = policy.family.prompt_token(processor)
-    _refuse("question", question, placeholder, feature_token(policy))
+    _refuse(policy, "question", question)
     pieces = prompt_text(
         processor, question, clip_content(policy.family, len(clip.expansions))
     ).split(placeholder)
@@ -161,9 +161,12 @@ def encode_prompt(policy: Policy, question: str, clip: ClipInputs) -> Prompt:
 
 def answer_ids(policy: Policy, text: str, *, ended: bool = True) -> list[int]:
     """Return the ids of an answer, its end-of-turn token last unless it was cut before it
-    `ended`.
+    `ended`; one that is written in the text already is not doubled.
+
+    Raises UserError for a text with another control token of the tokenizer.
     """
-    _refuse("answer", text, feature_token(policy))
+    text = policy.control_tokens.without_end(text)
+    _refuse(policy, "answer", text)
     ids = list(policy.processor.tokenizer(text, add_special_tokens=False)["input_ids"])
     return [*ids, policy.end_id] if ended else ids
 
@@ -177,14 +180,18 @@ def feature_token(policy: Policy) -> str:
     )
 
 
-def _refuse(field: str, text: str, *tokens: str) -> None:
-    for token in tokens:
-        if token in text:
-            raise UserError(
-                f"the {field} {text[:80]!r} contains the model's own video token {token!r}. Remove "
-                f"it: the "
-                "clip is put into the prompt by the chat template"
-            )
+def _refuse(policy: Policy, field: str, text: str) -> None:
+    """Raise UserError for a text that holds a control token or a placeholder of the clip."""
+    token = policy.control_tokens.first_in(text)
+    for placeholder in (policy.family.prompt_token(policy.processor), feature_token(policy)):
+        if placeholder in text:
+            token = token or placeholder
+    if token is not None:
+        raise UserError(
+            f"the {field} {text[:80]!r} contains {token!r}, a control token of "
+            f"{policy.settings.name!r}, which would be read as one. Remove it: the chat template "
+            "puts the clip and the turns into the prompt"
+        )
 
 
 def _tensor(value: Any) -> Tensor:

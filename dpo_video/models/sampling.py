@@ -104,7 +104,7 @@ def _write(
     cache.reorder_cache(owner)  # type: ignore[arg-type]  # batch_select_indices lacks recurrent layers (5.23)
     ids, mask, positions = inputs["input_ids"], inputs["attention_mask"], inputs["position_ids"]
     model = policy.bare
-    ends = _end_ids(policy)
+    ends = policy.end_ids
     generated = model.generate(
         input_ids=ids[owner],
         attention_mask=mask[owner],
@@ -136,13 +136,6 @@ def _read_prompts(policy: Policy, rows: Sequence[TokenRow]) -> tuple[dict[str, A
         **almost, past_key_values=cache, use_cache=True
     )  # without the head: no logits are needed
     return inputs, cache
-
-
-def _end_ids(policy: Policy) -> list[int]:
-    """Return the ids that end an answer: those of the checkpoint and the end of turn."""
-    eos_ids = policy.bare.generation_config.eos_token_id
-    listed = eos_ids if isinstance(eos_ids, list) else [] if eos_ids is None else [eos_ids]
-    return sorted({*listed, policy.end_id})
 
 
 def _answer(policy: Policy, ids: Sequence[int], ends: Sequence[int]) -> Answer:

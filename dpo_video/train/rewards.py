@@ -5,6 +5,7 @@ Log-probs of both are stored answer by answer: an answer is paid for once under 
 under an adapter.
 """
 
+import logging
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -27,6 +28,8 @@ from dpo_video.store.shared_rows import open_rows
 from dpo_video.train.logps import token_logps
 from dpo_video.train.reference import KIND, ReferenceLogps, keep_logps
 from dpo_video.video import ClipRequest, VideoError, clip_key, clip_request
+
+log = logging.getLogger(__name__)
 
 TUNED = "tuned"
 """Rows of the run store as those of the reference, but under an adapter, which the key names by its
@@ -84,13 +87,18 @@ def candidate_rewards(
     title: str,
 ) -> dict[str, float]:
     """Return the implicit reward of each candidate by its id, question by question; those whose
-    clip cannot be read are left out.
+    clip cannot be read, or whose text holds a control token, are left out.
 
     Args:
         policy: the base with the adapter of the folder `adapter`.
         root: folder that relative video paths start from.
         title: of the progress bar.
     """
+    answers = [
+        (sample, candidate)
+        for sample, candidate in answers
+        if not _holds_control_token(policy, candidate)
+    ]
     samples = {sample.id: sample for sample, _ in answers}
     tokens: dict[str, dict[str, tuple[int, ...]]] = {name: {} for name in samples}
     for _, candidate in answers:
@@ -116,6 +124,13 @@ def candidate_rewards(
         if index in by_question:
             rewards |= zip(tokens[name], by_question[index], strict=True)
     return rewards
+
+
+def _holds_control_token(policy: Policy, candidate: Candidate) -> bool:
+    token = policy.control_tokens.first_in(policy.control_tokens.without_end(candidate.text))
+    if token is not None:
+        log.warning("candidate %s has no reward: %s is a control token", candidate.id, token)
+    return token is not None
 
 
 def implicit_rewards(

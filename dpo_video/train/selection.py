@@ -2,6 +2,7 @@
 is counted.
 """
 
+import logging
 from collections import Counter, defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -25,6 +26,8 @@ from dpo_video.video import (
     rejected_clip_key,
     rejected_clip_request,
 )
+
+log = logging.getLogger(__name__)
 
 LARGE = 8192
 """Pixels on a side, more than any checkpoint lets a frame keep."""
@@ -63,6 +66,11 @@ def select_pairs(
     usable: dict[int, PairTokens] = {}  # by position in `pairs`
     requests = clip_requests(pairs, root, on_bad_clip)
     for index, pair in enumerate(pairs):
+        token = _control_token(policy, pair)
+        if token is not None:
+            dropped["control_token"] += 1
+            log.warning("pairs.jsonl:%d: not trained on: %s is a control token", index + 1, token)
+            continue
         tokens = tokenize_pair(policy, pair)
         if clip_key(pair) not in requests or rejected_clip_key(pair) not in requests:
             dropped["clip_unreadable"] += 1
@@ -81,6 +89,15 @@ def select_pairs(
                 dropped["longer_than_max_length"] += 1
                 del usable[index]
     return _selection(usable, requests, dict(dropped))
+
+
+def _control_token(policy: Policy, pair: Pair) -> str | None:
+    """Return the first control token in a pair's texts, but for an end token that closes an
+    answer.
+    """
+    tokens = policy.control_tokens
+    answers = (tokens.without_end(pair.chosen), tokens.without_end(pair.rejected))
+    return next(filter(None, map(tokens.first_in, (pair.prompt, *answers))), None)
 
 
 def read_selection(

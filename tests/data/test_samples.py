@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from dpo_video.core.control_tokens import ControlTokens
 from dpo_video.core.errors import UserError
 from dpo_video.core.records import Sample
 from dpo_video.data.heldout import check_disjoint
-from dpo_video.data.samples import load_samples
+from dpo_video.data.samples import load_pairs, load_samples
 from dpo_video.recipe import Recipe
 from dpo_video.video import resolve_video
 
@@ -154,3 +155,119 @@ def test_an_imported_pair_without_a_video_is_named(tmp_path: Path) -> None:
     )
     with pytest.raises(UserError, match=r"p\.jsonl:1: `video` is empty"):
         load_samples(recipe(tmp_path, pairs=str(tmp_path / "p.jsonl")), "samples")
+
+
+GOOD = {"id": "a", "video": "a.mp4", "prompt": "What happens?", "caption": "A dog runs."}
+TOKENS = ControlTokens(
+    tokens=frozenset({"<|im_start|>", "<|im_end|>", "<|image_pad|>"}),
+    ends=frozenset({"<|im_end|>"}),
+)
+
+
+def write(folder: Path, *rows: dict[str, object]) -> None:
+    lines = [json.dumps({**GOOD, "id": str(n), **row}) for n, row in enumerate(rows)]
+    (folder / "s.jsonl").write_text("\n".join(lines) + "\n")
+
+
+@pytest.mark.parametrize("name", ["question", "query", "instruction"])
+def test_other_words_for_the_question_are_understood(tmp_path: Path, name: str) -> None:
+    row = {key: value for key, value in GOOD.items() if key != "prompt"}
+    (tmp_path / "s.jsonl").write_text(json.dumps({**row, name: "What happens?"}))
+    with pytest.raises(UserError, match=rf"s.jsonl:1: unknown field `{name}`. Did you mean `pro"):
+        load_samples(recipe(tmp_path), "samples")
+
+
+def test_a_field_of_another_project_is_kept_as_meta_and_told(tmp_path: Path) -> None:
+    write(tmp_path, {"duration": 3.5}, {"source": {"set": "x"}, "meta": {"shot": 2}}, {})
+    loaded = load_samples(recipe(tmp_path), "samples")
+    assert [sample.meta for sample in loaded.samples] == [
+        {"duration": 3.5},
+        {"shot": 2, "source": {"set": "x"}},
+        None,
+    ]
+    assert loaded.meta_fields == ("duration", "source")
+
+
+def test_a_misspelt_field_is_no_meta(tmp_path: Path) -> None:
+    write(tmp_path, {"anser": "A dog."})
+    with pytest.raises(UserError, match="unknown field `anser`.* Did you mean `answer`"):
+        load_samples(recipe(tmp_path), "samples")
+
+
+def test_a_list_of_samples_is_told_how_to_become_jsonl(tmp_path: Path) -> None:
+    (tmp_path / "s.jsonl").write_text(json.dumps([GOOD], indent=1))
+    with pytest.raises(UserError, match=r"a JSON list, .* dpo-video import table .*s.jsonl --out"):
+        load_samples(recipe(tmp_path), "samples")
+
+
+def test_up_to_twenty_bad_lines_are_shown_and_the_others_counted(tmp_path: Path) -> None:
+    write(tmp_path, *({"caption": ""} if n % 2 else {} for n in range(60)))
+    with pytest.raises(UserError) as error:
+        load_samples(recipe(tmp_path), "samples")
+    lines = str(error.value).splitlines()
+    assert lines[0].startswith("30 lines of") and lines[-1] == "and 10 more lines"
+    shown = [line.partition("s.jsonl:")[2].partition(":")[0] for line in lines[1:-1]]
+    assert shown == [str(number) for number in range(2, 42, 2)]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        '{"id": ' + "[" * 100_000 + "]" * 100_000 + "}",
+        '{"id": "a", "start": ' + "9" * 5000 + "}",
+        '{"id": "a", "end": NaN}',
+    ],
+)
+def test_a_line_that_python_does_not_read_is_told_in_one(tmp_path: Path, line: str) -> None:
+    (tmp_path / "s.jsonl").write_text(line)
+    with pytest.raises(UserError, match=r"s\.jsonl:1: not JSON") as error:
+        load_samples(recipe(tmp_path), "samples")
+    assert len(str(error.value)) < 400
+
+
+def test_a_number_beyond_all_numbers_is_no_second(tmp_path: Path) -> None:
+    (tmp_path / "s.jsonl").write_text(json.dumps(GOOD)[:-1] + ', "end": 1e999}')
+    with pytest.raises(UserError, match=r"s\.jsonl:1: .*(ends at inf seconds|`end`|not JSON)"):
+        load_samples(recipe(tmp_path), "samples")
+
+
+def test_a_clip_inside_a_row_is_no_path(tmp_path: Path) -> None:
+    for video in ("data:video/mp4;base64,AAAA", "QUJD" * 5000):
+        write(tmp_path, {"video": video})
+        with pytest.raises(UserError, match="`video` holds the clip itself") as error:
+            load_samples(recipe(tmp_path), "samples")
+        assert len(str(error.value)) < 400
+
+
+def test_control_tokens_drop_a_sample_and_an_end_token_leaves_its_answer(tmp_path: Path) -> None:
+    write(
+        tmp_path,
+        {"answer": "A dog.<|im_end|>"},
+        {"prompt": "What is <|image_pad|>?"},
+        {"answer": "<|im_start|>assistant\nA dog.<|im_end|>"},
+        {"answer": " A dog.\n"},
+    )
+    loaded = load_samples(recipe(tmp_path), "samples", tokens=TOKENS)
+    assert [(row.id, row.answer) for row in loaded.samples] == [("0", "A dog."), ("3", " A dog.\n")]
+    assert loaded.num_stripped == 1
+    assert [(row.where[-10:], row.reason, row.detail) for row in loaded.removed] == [
+        ("/s.jsonl:2", "control token", "<|image_pad|> in `prompt`"),
+        ("/s.jsonl:3", "control token", "<|im_start|> in `answer`"),
+    ]
+
+
+def test_control_tokens_drop_a_given_pair(tmp_path: Path) -> None:
+    names = {"video": "a.mp4", "source": "x", "chosen_id": "c", "rejected_id": "r"}
+    answers = [("Yes.<|im_end|>", "No.<|im_end|>"), ("Yes.", "<|im_start|>No."), ("Yes.", "No.")]
+    rows = [
+        {**names, "sample_id": str(n), "prompt": "Why?", "chosen": chosen, "rejected": rejected}
+        for n, (chosen, rejected) in enumerate(answers)
+    ]
+    (tmp_path / "p.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    loaded = load_pairs(recipe(tmp_path, pairs=str(tmp_path / "p.jsonl")), TOKENS)
+    assert loaded.pairs is not None
+    assert [(pair.chosen, pair.rejected) for pair in loaded.pairs] == [("Yes.", "No.")] * 2
+    assert loaded.num_stripped == 2
+    assert [(row.unit, row.id, row.detail) for row in loaded.removed] == [
+        ("pair", "1", "<|im_start|> in `rejected`")
+    ]
