@@ -190,7 +190,7 @@ def test_a_field_of_another_project_is_kept_as_meta_and_told(tmp_path: Path) -> 
 
 def test_a_misspelt_field_is_no_meta(tmp_path: Path) -> None:
     write(tmp_path, {"anser": "A dog."})
-    with pytest.raises(UserError, match="unknown field `anser`.* Did you mean `answer`"):
+    with pytest.raises(UserError, match=r"unknown field `anser`.* Did you mean `answer`"):
         load_samples(recipe(tmp_path), "samples")
 
 

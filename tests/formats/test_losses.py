@@ -154,8 +154,8 @@ def test_video_columns_of_hugging_face_are_paths(kind, tmp_path):
         dataset.save_to_disk(source)
     else:
         dataset.to_parquet(source)
-    _, (pair,) = imported("trl", str(source), tmp_path / "out.jsonl", root=tmp_path)
-    assert pair.video == "clips/v.mp4"
+    _, (pair,) = imported("trl", str(source), tmp_path / "out.jsonl", root=tmp_path / "clips")
+    assert pair.video == "v.mp4"
 
 
 def test_a_clip_inside_a_row_is_dropped_and_not_copied(tmp_path):
@@ -165,9 +165,8 @@ def test_a_clip_inside_a_row_is_dropped_and_not_copied(tmp_path):
             "video inside the row": 1
         }
         assert (tmp_path / "out.drops.jsonl").stat().st_size < 400
-    table = pa.table(
-        {**{k: [v] for k, v in pair.items()}, "video": [{"bytes": b"x", "path": None}]}
-    )
+    columns = {name: [value] for name, value in pair.items()}
+    table = pa.table({**columns, "video": [{"bytes": b"x", "path": None}]})
     pq.write_table(table, tmp_path / "in.parquet")
     with pytest.raises(UserError, match=r"video inside the row \(1\)"):
         imported("hound_pairs", str(tmp_path / "in.parquet"), tmp_path / "out.jsonl")
@@ -212,9 +211,7 @@ def test_a_list_longer_than_a_chunk_is_read_whole(tmp_path, monkeypatch):
         assert [row for _, row in read_foreign_rows(str(tmp_path / "a.json"))] == rows
     for broken in (json.dumps(rows)[:-1], json.dumps(rows)[:-9], "[1 2]", '[{"a" 1}]'):
         (tmp_path / "a.json").write_text(broken)
-        with pytest.raises(
-            UserError, match=r"a\.json.*(not JSON after row|expected a JSON object)"
-        ):
+        with pytest.raises(UserError, match=r"not JSON after row|expected a JSON object"):
             list(read_foreign_rows(str(tmp_path / "a.json")))
 
 
