@@ -21,7 +21,7 @@ ORDER = [
     "models data",
     "run",
     "generate judge",
-    "pair train agree formats",
+    "pair train agree formats benchmarks",
     "evaluate check",
     "pipeline",
     "cli",

@@ -99,15 +99,8 @@ def build_pairs(
         decided, undecided = _decide(ties, compare)
         selections = _in_sample_order(samples, selections + decided)
         drops += undecided
-    if rewards is not None:
-        _check_rewards(selections, rewards, settings)
-        easy = hardest([row.choice for row in selections], rewards, settings.keep_hardest)
-        selections, easy_drops = _leave_out(selections, easy, "easy")
-        drops += easy_drops
-    if settings.balance_length:
-        offenders = length_offenders([row.choice for row in selections])
-        selections, length_drops = _leave_out(selections, offenders, "length balance")
-        drops += length_drops
+    selections, set_drops = _choose_of_all(selections, settings, rewards)
+    drops += set_drops
     pairs = [_to_pair(row, rewards) for row in selections]
     summary = _count(len(samples), sum(map(len, answers.values())), pairs, drops)
     summary["answers"]["cut"] = num_truncated
@@ -157,6 +150,25 @@ def _decide(ties: Sequence[Tie], compare: Compare) -> tuple[list[_Selection], li
             ]
         else:
             selections.append(_Selection(tie.sample, decision, SOURCE))
+    return selections, drops
+
+
+def _choose_of_all(
+    selections: list[_Selection], settings: PairSettings, rewards: Mapping[str, float] | None
+) -> tuple[list[_Selection], list[Drop]]:
+    """Return the pairs that stay once all are compared: the hardest ones, then as many as keep the
+    lengths equal; and the others as drops.
+    """
+    drops: list[Drop] = []
+    if rewards is not None:
+        _check_rewards(selections, rewards, settings)
+        easy = hardest([row.choice for row in selections], rewards, settings.keep_hardest)
+        selections, easy_drops = _leave_out(selections, easy, "easy")
+        drops += easy_drops
+    if settings.balance_length:
+        offenders = length_offenders([row.choice for row in selections])
+        selections, length_drops = _leave_out(selections, offenders, "length balance")
+        drops += length_drops
     return selections, drops
 
 

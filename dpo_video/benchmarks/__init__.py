@@ -1,0 +1,1 @@
+"""Published benchmarks: their questions, prompts, answer rules and metrics."""
