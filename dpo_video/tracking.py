@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import urlsplit
 
 from dpo_video.core.errors import UserError
 from dpo_video.core.jsonl import write_atomic
@@ -102,7 +102,7 @@ def start_tracking(recipe: Recipe) -> Iterator[Tracker]:
         id=id_file.read_text().strip(),
         resume="allow",
         dir=str(recipe.run_folder),
-        config=_public(recipe),
+        config=recipe.model_dump(),
         mode="online" if _has_key() else "offline",
         settings=wandb.Settings(
             silent=True, console="off", disable_git=True, disable_code=True, x_disable_meta=True
@@ -126,27 +126,6 @@ def _has_key() -> bool:
         return netrc.netrc().authenticators(host) is not None
     except (FileNotFoundError, netrc.NetrcParseError):
         return False
-
-
-def _public(recipe: Recipe) -> dict[str, Any]:
-    """Return the recipe without the user names and passwords that server addresses may hold."""
-    settings = recipe.model_dump()
-    for section in ("generate", "judge"):
-        given = settings[section]["base_url"]
-        if given:
-            settings[section]["base_url"] = (
-                [*map(_bare, given)] if isinstance(given, list) else _bare(given)
-            )
-    return settings
-
-
-def _bare(address: str) -> str:
-    parts = urlsplit(address)
-    return (
-        urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
-        if "@" in address
-        else address
-    )
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -11,9 +11,15 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlsplit
 
+from dpo_video.client.bounded_http import ReplyTooLarge, bounded_client
 from dpo_video.client.concurrency import AdaptiveConcurrency
 from dpo_video.core.errors import UserError
-from dpo_video.core.text import replace_lone_surrogates
+from dpo_video.core.text import (
+    normalise_space,
+    printable,
+    replace_lone_surrogates,
+    without_secrets,
+)
 
 if TYPE_CHECKING:
     from openai import APIStatusError, AsyncOpenAI
@@ -26,6 +32,7 @@ CONNECT_SECONDS = 15.0
 """A server that accepts no connection within this time is away, not slow."""
 STARTING_ATTEMPTS = 3
 """Refusals of an endpoint that never answered after which the run stops."""
+REDIRECTS = (301, 302, 303, 307, 308)
 REFUSING = (400, 413, 422)
 """Statuses that say that the request itself cannot be answered."""
 QUOTA_WORDS = (
@@ -138,7 +145,7 @@ class Endpoint:
                 text = await self._clients[index].post(
                     "/chat/completions", content=content, cast_to=str
                 )
-            body = json.loads(text)
+            body = read_json(text)
         except (TimeoutError, openai.APITimeoutError) as error:
             if type(error.__cause__).__name__ == "ConnectTimeout":
                 raise TransientError(
@@ -146,16 +153,16 @@ class Endpoint:
                 ) from None
             limit = f"{self.service.section}.timeout {self.service.timeout:g} s"
             raise TransientError(f"timeout: no reply in {limit}", "slow") from None
+        except ReplyTooLarge as error:
+            raise TransientError(f"garbled reply: {error}") from None
         except openai.APIConnectionError as error:
             raise TransientError(f"connection error: {error.__cause__ or error}", "away") from None
         except openai.APIStatusError as error:
             raise self.classify_error(error) from None
-        except ValueError:
-            raise TransientError("garbled reply: not JSON") from None
         finally:
             self._load[index] -= 1
         if not isinstance(body, dict) or not body.get("choices"):
-            raise TransientError(f"garbled reply: no choices in {json.dumps(body)[:80]}")
+            raise TransientError(f"garbled reply: no choices in {one_line(text)[:80]}")
         return body
 
     async def close(self) -> None:
@@ -177,6 +184,13 @@ class Endpoint:
         cannot go on.
         """
         status, service = error.status_code, self.service
+        if status in REDIRECTS:
+            place = without_secrets(one_line(error.response.headers.get("location", "?"))[:200])
+            return UserError(
+                f"{self.url} sends requests on to {place} (HTTP {status}), which is not followed: "
+                f"prompts and key would go where the recipe does not say. Set "
+                f"{service.section}.base_url to the address that answers itself"
+            )
         message = error_text(error, service.key)
         if is_quota_exhausted(status, error.code, message):
             return UserError(
@@ -274,7 +288,7 @@ def open_endpoint(service: Service, url: str | None) -> Endpoint:
     first = _open(service, url)
     return Endpoint(
         service=service,
-        url=str(first.base_url),
+        url=without_secrets(str(first.base_url)),
         base_url=url,
         concurrency=AdaptiveConcurrency(limit=service.concurrency),
         _clients=[first],
@@ -288,7 +302,13 @@ def _open(service: Service, url: str | None) -> "AsyncOpenAI":
     timeout = Timeout(
         None, connect=min(service.timeout, CONNECT_SECONDS)
     )  # `post` keeps that of the whole request
-    return AsyncOpenAI(api_key=service.key, base_url=url, max_retries=0, timeout=timeout)
+    return AsyncOpenAI(
+        api_key=service.key,
+        base_url=url,
+        max_retries=0,
+        timeout=timeout,
+        http_client=bounded_client(),
+    )
 
 
 def read_choice(body: Mapping[str, Any]) -> tuple[dict[str, Any], str, Literal["stop", "length"]]:
@@ -298,13 +318,30 @@ def read_choice(body: Mapping[str, Any]) -> tuple[dict[str, Any], str, Literal["
     """
     try:
         choice = body["choices"][0]
-        text, finish = choice["message"].get("content"), choice.get("finish_reason")
-        text = replace_lone_surrogates(text or choice["message"].get("refusal") or "")
+        message, finish = choice["message"], choice.get("finish_reason")
+        text = replace_lone_surrogates(
+            _joined(message.get("content")) or message.get("refusal") or ""
+        )
     except (LookupError, TypeError, AttributeError):
         raise TransientError("garbled reply: a choice without a message in words") from None
     if finish == "content_filter":
         raise RequestRefused("content filter: the server withheld the reply")
     return choice, text, "length" if finish == "length" else "stop"
+
+
+def _joined(content: Any) -> Any:
+    """Return the text of a message whose content is a list of parts; other content as it is."""
+    if not isinstance(content, list):
+        return content
+    return "".join(part["text"] for part in content if part.get("type", "text") == "text")
+
+
+def read_json(text: str) -> Any:
+    """Return what a reply's JSON says; TransientError for what is none, or is nested too deep."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        raise TransientError("garbled reply: not JSON, or nested without end") from None
 
 
 def is_private_address(base_url: str | None) -> bool:
@@ -327,8 +364,13 @@ def retry_after(headers: Mapping[str, str]) -> float:
     except ValueError:
         try:
             return max(0.0, email.utils.parsedate_to_datetime(text).timestamp() - time.time())
-        except ValueError:
+        except (ValueError, TypeError, OverflowError):
             return 0.0
+
+
+def one_line(text: str) -> str:
+    """Return what a server says as one line without control characters."""
+    return printable(normalise_space(text))
 
 
 def error_text(error: "APIStatusError", key: str) -> str:
@@ -339,5 +381,5 @@ def error_text(error: "APIStatusError", key: str) -> str:
         if isinstance(body, dict)
         else body or error.message
     )
-    line = replace_lone_surrogates(" ".join(str(message).split())[:200])
+    line = one_line(str(message)[:2000])[:200]
     return line if key == "none" else line.replace(key, "***")

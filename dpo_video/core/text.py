@@ -13,6 +13,7 @@ MEANT = frozenset("%&@#")
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 SHOWN = 200
 """Characters of a wrong value that an error shows."""
+ADDRESS = re.compile(r"(\w+://)([^\s'\"]+)")
 HALF = re.compile(r"[\ud800-\udfff]")
 """Half of a surrogate pair, as of an emoji that a limit of tokens cut."""
 
@@ -42,6 +43,15 @@ def _spelt_out(found: re.Match[str]) -> str:
         found[0].encode("ascii", "backslashreplace").decode()
         if found[0] > "\xff"
         else (f"\\x{ord(found[0]):02x}")
+    )
+
+
+def without_secrets(text: str) -> str:
+    """Return a text in which addresses have lost what may be a secret: `user:password@`, a query,
+    a fragment.
+    """
+    return ADDRESS.sub(
+        lambda match: match[1] + re.split("[?#]", match[2].rpartition("@")[2], maxsplit=1)[0], text
     )
 
 

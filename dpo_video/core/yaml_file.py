@@ -20,7 +20,7 @@ from pydantic_core import ErrorDetails
 
 from dpo_video.core.errors import UserError
 from dpo_video.core.names import did_you_mean
-from dpo_video.core.text import shortened
+from dpo_video.core.text import shortened, without_secrets
 
 T = TypeVar("T")
 Location = tuple[str, ...]
@@ -314,7 +314,7 @@ def _explain(
         return _unknown(kind, location, key, hidden)
     if detail["type"] == "missing":
         return f"missing `{key}`. {_meaning(kind, location)}".rstrip()
-    given = shortened(repr(detail["input"]))
+    given = shortened(without_secrets(repr(detail["input"])))
     if detail["type"] == "literal_error":
         allowed = detail["ctx"]["expected"]
         near = did_you_mean(str(detail["input"]), re.findall(r"'([^']+)'", allowed))
@@ -341,7 +341,8 @@ def _wanted(detail: ErrorDetails, given: str) -> str:
             )
             return f"must be a section of keys, got {given}. {remedy}"
         case "list_type" if isinstance(detail["input"], str):
-            return f"must be a list, got {given}. Write it in brackets: [{detail['input']}]"
+            written = without_secrets(detail["input"])
+            return f"must be a list, got {given}. Write it in brackets: [{written}]"
         case "too_short":
             return f"must have at least {detail['ctx']['min_length']} item(s), got {given}"
         case "int_type":

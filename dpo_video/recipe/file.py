@@ -9,6 +9,7 @@ import yaml
 
 from dpo_video.core.errors import UserError
 from dpo_video.core.names import find_yaml
+from dpo_video.core.text import without_secrets
 from dpo_video.core.yaml_file import Location, Yaml, read, read_value, validate
 from dpo_video.recipe import Recipe, VideoSettings
 from dpo_video.recipe.presets import PRESETS
@@ -67,7 +68,7 @@ def _override(settings: Yaml, text: str) -> None:
         raise UserError(
             f"override {text!r}: write it as section.key=value, e.g. train.learning_rate=1e-5"
         )
-    place = f"override {text!r}"
+    place = without_secrets(f"override {text!r}")
     location: Location = tuple(key.split("."))
     section = _section(settings, location, place)
     section[location[-1]] = read_value(value, place)

@@ -14,6 +14,7 @@ from pydantic import (
 )
 
 from dpo_video.core.names import did_you_mean
+from dpo_video.core.text import without_secrets
 from dpo_video.recipe.affects import Affects
 from dpo_video.recipe.section import Section, server_address
 
@@ -53,7 +54,8 @@ class JudgeSettings(Section):
     """Server address, e.g. http://localhost:8000/v1, or a list of servers of the same model; None
     is the vendor's default."""
     api_key_env: Annotated[str, Affects.SPEED] = "OPENAI_API_KEY"
-    """Environment variable that holds the key; servers on loopback need none."""
+    """Environment variable that holds the key; servers on loopback need none, and `none` says that
+    another does not either."""
     score_from: Annotated[Literal["scorer", "verdict"], Affects.SCORES] = "scorer"
     """`scorer` reads the score as the scorer file says; `verdict` has a label scorer's verdict
     written out instead, for servers without logprobs."""
@@ -159,7 +161,8 @@ class JudgeSettings(Section):
                     f"Known "
                     f"keys: {', '.join(JudgeSettings.model_fields)}"
                 ) from None
-            raise ValueError(f"`{name}.{key}`: {first['msg']}, got {first['input']!r}") from None
+            given = without_secrets(repr(first["input"]))
+            raise ValueError(f"`{name}.{key}`: {first['msg']}, got {given}") from None
 
     def overridden(self, row: Mapping[str, Any]) -> "JudgeSettings":
         """Return the settings of one judge: these, with its own keys in their place, and no other

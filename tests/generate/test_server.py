@@ -33,6 +33,8 @@ class Server(ThreadingHTTPServer):
         self.fail: dict[int, list[int]] = {}
         """Status codes to answer a seed with, in order, before it succeeds."""
         self.fail_all: int | None = None
+        self.garbled: bytes | None = None
+        """What every request is answered with."""
         self.lock = threading.Lock()
         self.at_once = self.most_at_once = 0
         threading.Thread(target=self.serve_forever, daemon=True).start()
@@ -73,6 +75,7 @@ class Handler(BaseHTTPRequestHandler):
         content = json.dumps(
             reply if status == 200 else {"error": {"message": f"planned {status}"}}
         ).encode()
+        content = content if self.server.garbled is None else self.server.garbled
         with self.server.lock:
             self.server.at_once -= 1
         self.send_response(status)
@@ -280,3 +283,25 @@ def test_a_mix_asks_each_model_its_own_question_and_a_schedule_is_refused(tmp_pa
         run_generate(
             make_recipe(tmp_path / "x", data, generate={**address, "first_temperature": 2.0})
         )
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"[" * 100_000,
+        b'{"choices": [' + b"9" * 5000 + b"]}",
+        b'{"choices": [{"message": {"content": 5}}]}',
+        b'{"choices": [{"message": null, "finish_reason": {}}]}',
+    ],
+    ids=["nested", "endless number", "no words", "no message"],
+)
+def test_replies_that_make_no_sense_are_failed_requests_and_no_traceback(
+    data, tmp_path, server, body
+):
+    server.garbled = body
+    recipe = server_recipe(tmp_path, data, server, generate={"retries": 0})
+    with pytest.raises(UserError, match=r"none of the 6 samples got an answer .*'failed': 12"):
+        run_generate(recipe)
+    server.garbled = None
+    counts, _ = run_generate(recipe)
+    assert counts["candidates"] == 12

@@ -187,6 +187,36 @@ def test_a_server_address_beside_a_local_judge_is_refused_and_not_ignored(tmp_pa
     assert (first.backend, first.base_url) == ("local", None)
 
 
+@pytest.mark.parametrize(
+    "address",
+    [
+        "http://user:hunter2@host/v1",
+        "http://user:hun/ter2@host/v1",
+        "http://hunter2@host/v1",
+        "https://host/v1?api_key=hunter2",
+        "https://host/v1#hunter2",
+    ],
+)
+@pytest.mark.parametrize("key", ["judge.base_url", "generate.base_url"])
+def test_a_secret_in_a_server_address_is_refused_and_not_shown(
+    tmp_path: Path, address: str, key: str
+) -> None:
+    path = write(tmp_path, SMALL)
+    with pytest.raises(UserError, match="`api_key_env`") as caught:
+        load_recipe(path, ["generate.engine=openai", f"{key}={address}"])
+    assert "hun" not in str(caught.value) and "ter2" not in str(caught.value)
+    with pytest.raises(UserError) as caught:
+        load_recipe(path, [f"{key}=[{address}, {address}]"])
+    assert "hun" not in str(caught.value) and "ter2" not in str(caught.value)
+
+
+def test_a_secret_in_the_address_of_one_judge_of_several_is_not_shown(tmp_path: Path) -> None:
+    path = write(tmp_path, SMALL)
+    with pytest.raises(UserError, match="`api_key_env`") as caught:
+        load_recipe(path, ["judge.jury=[{}, {base_url: 'http://user:hunter2@host/v1'}]"])
+    assert "hunter2" not in str(caught.value)
+
+
 def test_a_home_folder_in_runs_folder_is_the_users(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -26,7 +26,7 @@ class Answer:
     many seconds, or when the client leaves.
     """
 
-    body: dict[str, Any] | str = ""
+    body: dict[str, Any] | str | bytes = ""
     status: int = 200
     headers: dict[str, str] = field(default_factory=dict)
     drop: bool = False
@@ -134,7 +134,9 @@ def judge_server(answer: Callable[[str, int], Answer] = steady) -> Iterator[Judg
                 if isinstance(given.body, dict)
                 else given.body
             )
-            body = (filled if isinstance(filled, str) else json.dumps(filled)).encode()
+            if not isinstance(filled, bytes):
+                filled = (filled if isinstance(filled, str) else json.dumps(filled)).encode()
+            body = filled
             self.send_response(given.status)
             for name, value in {"content-type": "application/json", **given.headers}.items():
                 self.send_header(name, value)

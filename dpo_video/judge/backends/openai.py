@@ -90,16 +90,19 @@ def addresses(settings: JudgeSettings) -> tuple[str | None, ...]:
 
 
 def api_key(settings: JudgeSettings) -> str:
-    """Return the key from the environment variable `judge.api_key_env`; servers nearby need
-    none.
+    """Return the key from the environment variable `judge.api_key_env`; servers nearby need none,
+    nor do those of which the recipe says `none`.
     """
+    if settings.api_key_env == "none":
+        return "none"
     key = os.environ.get(settings.api_key_env, "").strip()
     for url in addresses(settings):
         if not key and not is_private_address(url):
             raise UserError(
                 f"no API key: the environment variable {settings.api_key_env} is not set, and "
-                f"{url or 'the vendor server'} needs one. Export it, name another variable in "
-                "judge.api_key_env, or give judge.base_url of a server of your own"
+                f"{url or 'the vendor server'} needs one. Export it, or name another variable in "
+                "judge.api_key_env. A server of your own that asks for no key: "
+                "judge.api_key_env: none"
             )
     return key or "none"
 
