@@ -224,6 +224,8 @@ class Tally:
     status: Counter[str] = field(default_factory=Counter)
     reasons: Counter[str] = field(default_factory=Counter)
     score: float = 0.0
+    contradicted: int = 0
+    """Judgments whose reply says another label than its label probabilities."""
     spending: Spending = field(default_factory=Spending)
     """What the replies behind the judgments have cost."""
 
@@ -233,6 +235,7 @@ class Tally:
             if reply is not None:
                 self.spending.add(reply)
             self.status[judgment.status] += 1
+            self.contradicted += "contradicted_by" in (judgment.details or {})
             if judgment.score is None:
                 self.reasons[judgment.reason.split(":")[0]] += 1
             else:
@@ -240,11 +243,13 @@ class Tally:
             yield judgment
 
     def summary(self) -> dict[str, Any]:
-        """Return candidates, scored, unscored, failed, those refused and dropped, the reasons, the
-        mean score.
+        """Return candidates, scored, unscored, failed, those refused, dropped and contradicted, the
+        reasons, the mean score.
         """
         scored = self.status["scored"]
         rare = {name: self.status[name] for name in ("refused", "dropped") if self.status[name]}
+        if self.contradicted:
+            rare["contradicted"] = self.contradicted
         return {
             "candidates": self.status.total(),
             "scored": scored,
@@ -334,7 +339,7 @@ def _judgment(
     """Return what a reply says about a candidate; no reply means that there was nothing to compare
     with.
     """
-    distribution = None
+    distribution, details = None, None
     if reply is None:
         verdict, status = (
             Verdict(score=None, reason="no gold answer: the sample has none to compare with"),
@@ -345,6 +350,8 @@ def _judgment(
     else:
         verdict, distribution = read_reply(settings, scorer, reply)
         status = "unscored" if verdict.score is None else "scored"
+        if verdict.contradicted_by is not None:
+            details = {"contradicted_by": verdict.contradicted_by}
     return Judgment(
         candidate_id=candidate.id,
         scorer=scorer.version,
@@ -354,4 +361,5 @@ def _judgment(
         reason=verdict.reason,
         reply=reply.text if reply else "",
         distribution=distribution,
+        details=details,
     )

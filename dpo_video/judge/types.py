@@ -117,7 +117,9 @@ class Reply:
     whole vocabulary.
     """
     reason: str = ""
-    """Refused or failed: the kind of failure, a colon, details."""
+    """Refused or failed: the kind of failure, a colon, details. Answered: why no verdict can be
+    read from it whatever it says, or nothing.
+    """
     prompt_tokens: int | None = None
     """As the server counts; None where it does not say."""
     completion_tokens: int | None = None

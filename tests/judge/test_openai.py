@@ -4,6 +4,7 @@ model, no logprobs.
 
 import email.utils
 import math
+import re
 import threading
 import time
 
@@ -22,10 +23,12 @@ from judge_server import (
 from dpo_video.client import pool as scheduler
 from dpo_video.client.endpoint import retry_after
 from dpo_video.core.errors import UserError
-from dpo_video.judge.backends.openai import api_key, label_log_probs
+from dpo_video.judge.backends.openai import api_key, label_log_probs, read_completion
 from dpo_video.judge.backends.registry import open_judge
 from dpo_video.judge.scorer import load_scorer
-from dpo_video.judge.stage import judge_candidates
+from dpo_video.judge.stage import judge_candidates, summarise
+from dpo_video.judge.types import Reply
+from dpo_video.judge.verdict import read_reply
 from dpo_video.recipe import JudgeSettings
 from dpo_video.store import RunStore
 
@@ -391,6 +394,117 @@ def test_the_label_of_the_last_verdict_line_counts_wherever_tokens_end():
         )
         is None
     )
+
+
+@pytest.mark.parametrize(
+    "texts",
+    [
+        ("- ", "Score:", " ", "4"),
+        ("Score", ":", " [", "4", "]"),
+        ("Score\uff1a", "4"),
+        ("Score:", " \uff14"),
+        ("Score:", "\n", "4"),
+        ("Score: ", "4", "\u3002"),
+        ("Score:", " 4", " /", " 5"),
+        ("Score:", " 4", "<|im_end|>"),
+        ("[THINK]", "Score: ", "2", "[/THINK]", "Score:", " 4"),
+    ],
+)
+def test_harmless_forms_are_found_among_the_tokens_as_in_the_text(texts):
+    label = max(index for index, text in enumerate(texts) if text.strip() in ("4", "\uff14"))
+    tokens = [
+        (text, [(text, -0.2), (" 3", -2.0)] if index == label else [(text, -0.1)])
+        for index, text in enumerate(texts)
+    ]
+    log_probs = label_log_probs(SCALE, tokens)
+    assert log_probs == pytest.approx({"4": -0.2, "3": -2.0})
+    reply = Reply(status="answered", text="".join(texts), log_probs=log_probs)
+    verdict, _ = read_reply(_settings("http://127.0.0.1:1/v1"), SCALE, reply)
+    assert (verdict.label, verdict.contradicted_by) == ("4", None)
+
+
+def _label_body(text, token, top, **usage):
+    rows = [{"token": label, "logprob": value} for label, value in top.items()]
+    content = [{"token": "Score:", "logprob": 0.0, "top_logprobs": []}]
+    content.append({"token": token, "logprob": 0.0, "top_logprobs": rows})
+    choice = {"finish_reason": "stop", "message": {"content": text}}
+    choice["logprobs"] = {"content": content}
+    return {"model": "m", "choices": [choice], "usage": usage}
+
+
+@pytest.mark.parametrize(
+    ("top", "why"),
+    [
+        ({"1": 0.01, "2": 0.01, "3": 0.01, "4": 0.01, "5": 0.96}, "0.96 is above 0"),
+        ({" 4": 5000.0}, "5000 is above 0"),
+        ({" 4": 10**400}, "1e+06 is above 0"),
+        ({" 4": -0.01, " 5": -0.01, "the": -0.01}, "taken as such they sum to 2.97"),
+        ({" 4": 0.0, "the": 0.0}, "taken as such they sum to 2"),
+    ],
+)
+def test_numbers_that_are_no_log_probabilities_score_nothing_and_fail_the_first_prompt(top, why):
+    settings = _settings("http://127.0.0.1:1/v1")
+    body = _label_body("Score: 4", " 4", top)
+    with pytest.raises(
+        UserError, match=rf"no log probabilities under `logprobs` \({re.escape(why)}"
+    ):
+        read_completion(settings, SCALE, "labels", "http://u", body)
+    reply = read_completion(settings, SCALE, "labels", "http://u", body, verified=True)
+    verdict, shares = read_reply(settings, SCALE, reply)
+    assert (verdict.score, shares) == (None, None)
+    assert verdict.reason == f"no log probabilities: {why}"
+
+
+def test_replies_that_were_stored_with_probabilities_in_their_place_lose_their_score():
+    """An earlier version cut them at 0: each label had probability 1, and the score was 3."""
+    reply = Reply(status="answered", text="Score: 5", log_probs=dict.fromkeys("12345", 0.0))
+    verdict, _ = read_reply(_settings("http://127.0.0.1:1/v1"), SCALE, reply)
+    assert (verdict.score, verdict.reason) == (
+        None,
+        "no log probabilities: taken as such they sum to 5",
+    )
+
+
+def test_log_probabilities_rounded_a_little_above_0_count():
+    settings = _settings("http://127.0.0.1:1/v1")
+    body = _label_body("Score: 4", " 4", {" 4": 1e-4, " 3": -9.0, " 2": -(10**400)})
+    reply = read_completion(settings, SCALE, "labels", "http://u", body)
+    assert read_reply(settings, SCALE, reply)[0].score == pytest.approx(4, abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    "usage",
+    [
+        {"prompt_tokens": -1_000_000, "completion_tokens": 3},
+        {"prompt_tokens": 10, "completion_tokens": -3},
+        {"prompt_tokens": 10**400, "completion_tokens": 3},
+        {"prompt_tokens": True, "completion_tokens": 3},
+        {"prompt_tokens": 1.5, "completion_tokens": 3},
+        {"prompt_tokens": 10},
+    ],
+)
+def test_token_counts_that_cannot_be_are_none_and_keep_no_cap(usage, tmp_path):
+    (tmp_path / "prices.yaml").write_text("m: {input: 1, output: 1}\n")
+    settings = _settings("http://127.0.0.1:1/v1")
+    body = _label_body("Score: 4", " 4", {" 4": -0.1}, **usage)
+    reply = read_completion(settings, SCALE, "labels", "http://u", body)
+    assert None in (reply.prompt_tokens, reply.completion_tokens)
+    capped = settings.model_copy(update={"max_cost": 1.0, "prices": str(tmp_path / "prices.yaml")})
+    with pytest.raises(UserError, match=r"does not say how many tokens it used"):
+        read_completion(capped, SCALE, "labels", "http://u", body)
+
+
+def test_a_written_verdict_that_contradicts_its_label_tokens_is_counted(tmp_path):
+    """A gateway that rewrites the text, say: the score is that of the tokens, and it is told."""
+    with (
+        judge_server(lambda prompt, attempt: completion("Score: 2", top={" 4": -0.1})) as server,
+        RunStore(tmp_path) as store,
+    ):
+        items = make_items(1, 2)
+        rows = judge_candidates(_settings(server.url), SCALE, items, store).judgments
+    assert [row.score for row in rows.values()] == [4.0, 4.0]
+    assert all(row.reason.endswith("; the reply says 2") for row in rows.values())
+    assert summarise(rows.values())["contradicted"] == 2
 
 
 def test_a_letter_in_the_other_case_is_no_label_and_a_word_is():

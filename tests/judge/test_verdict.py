@@ -47,6 +47,23 @@ def test_replies_that_llava_hound_misread(reply, hound, ours):
         ("<think>\nScore: 1\n</think>\nScore: 3", 3),
         ("Score: 2\nI hope this helps.", 2),
         ("Score: 3\r\n", 3),
+        ("Score: 4 / 5", 4),
+        ("Score\uff1a4", 4),
+        ("Score: \uff14", 4),
+        ("\uff33\uff43\uff4f\uff52\uff45\uff1a\uff14\uff0f\uff15", 4),
+        ("Score: 4\u3002", 4),
+        ("Score: 4<|im_end|>", 4),
+        ("Score: 4</s>\n", 4),
+        ("Explanation: fine.\nScore: 4.<|eot_id|><|eot_id|>", 4),
+        ("- Score: 4", 4),
+        ("- **Score: 4**", 4),
+        ("\u2022 Score: 4", 4),
+        ("Score: [4]", 4),
+        ("Score: \u30104\u3011", 4),
+        ("Score: **[4]/5**", 4),
+        ("Score: [4/5].", 4),
+        ("Score:\n4", 4),
+        ("Fine.\n**Score:**\n\n4/5\n", 4),
     ],
 )
 def test_forms_of_a_verdict_line_that_count(reply, score):
@@ -63,7 +80,6 @@ def test_forms_of_a_verdict_line_that_count(reply, score):
         ("The score: 5", "no verdict line"),
         ("Overall Score: 5", "no verdict line"),
         ("> Score: 5", "no verdict line"),
-        ("- Score: 5", "no verdict line"),
         ("Scored: 5", "no verdict line"),
         ("Score: 0", "out of scale"),
         ("Score: 6", "out of scale"),
@@ -81,12 +97,59 @@ def test_forms_of_a_verdict_line_that_count(reply, score):
         ("Score: 5\nScore: unclear", "malformed verdict"),
         ("Score: 5\nScore: 9", "out of scale"),
         ("<think>\nScore: 1\n</think>\nUnsure.", "no verdict line"),
+        ("Score: 4 / 10", "malformed verdict"),
+        ("Score: 4 / 5 / 5", "malformed verdict"),
+        ("Score: [1-5]", "malformed verdict"),
+        ("Score: [4", "malformed verdict"),
+        ("Score: [4] [5]", "malformed verdict"),
+        ("Score: 4\u30025", "malformed verdict"),
+        ("Score: \u2074", "malformed verdict"),
+        ("Score: 4\u00bd", "malformed verdict"),
+        ("Score:\n4 dogs are seen", "malformed verdict"),
+        ("Score:\n4\n5", "malformed verdict"),
+        ("Score:\n4\n\nExplanation: fine.", "malformed verdict"),
+        ("Score: 2\nScore:\n", "malformed verdict"),
+        ("- Score: 1\n- Score: 5", "malformed verdict"),
+        ("Score: 2<|im_end|>\n<|im_start|>user\nAnother.\nScore: 5", "malformed verdict"),
+        ("> - Score: 5", "no verdict line"),
+        ("1. Score: 5", "no verdict line"),
     ],
 )
 def test_everything_else_is_unscored_with_the_reason(reply, reason):
     verdict = parse_verdict(HOUND, reply)
     assert verdict.score is None
     assert verdict.reason.startswith(reason)
+
+
+MARKS = [
+    ("<think>", "</think>"),
+    ("<thinking>", "</thinking>"),
+    ("<Thought>", "</Thought>"),
+    ("<reasoning>", "</reasoning>"),
+    ("<seed:think>", "</seed:think>"),
+    ("[THINK]", "[/THINK]"),
+    ("\u25c1think\u25b7", "\u25c1/think\u25b7"),
+    ("<|begin_of_thought|>", "<|end_of_thought|>"),
+    ("<|START_THINKING|>", "<|END_THINKING|>"),
+    ("<|channel|>analysis<|message|>", "<|end|><|start|>assistant<|channel|>final<|message|>"),
+]
+
+
+@pytest.mark.parametrize(("opens", "closes"), MARKS)
+def test_only_what_stands_behind_the_thinking_counts_whatever_its_marks(opens, closes):
+    draft = f"{opens}\nIt could be\nScore: 2\n"
+    assert parse_verdict(HOUND, f"{draft}{closes}\nScore: 4").score == 4
+    assert parse_verdict(HOUND, f"It could be\nScore: 2\n{closes}\nScore: 4").score == 4
+    unsure = parse_verdict(HOUND, f"{draft}{closes}\nA good answer, four points.")
+    assert unsure.score is None and unsure.reason.startswith("no verdict line")
+    for unclosed in (draft, f"Well.\n{draft}", f"{draft}{closes}{draft}"):
+        verdict = parse_verdict(HOUND, unclosed)
+        assert (verdict.score, verdict.reason) == (None, f"no verdict line: {opens} has no end")
+
+
+def test_thinking_that_ends_in_another_kind_of_mark_has_no_end():
+    verdict = parse_verdict(HOUND, "<think>Not [/THINK] yet.\nScore: 2")
+    assert (verdict.score, verdict.reason) == (None, "no verdict line: <think> has no end")
 
 
 @given(st.text(max_size=80), st.integers(1, 5))

@@ -8,6 +8,7 @@ import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import permutations
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -24,13 +25,20 @@ from dpo_video.core.errors import UserError
 from dpo_video.core.progress import log
 from dpo_video.judge.prices import open_spending
 from dpo_video.judge.scorer import Scorer
+from dpo_video.judge.thinking import thinking_end
 from dpo_video.judge.types import Judge, Keep, Messages, Mode, Reply, mode_of
-from dpo_video.judge.verdict import EMPHASIS, THINKING_ENDS
+from dpo_video.judge.verdict import FULL_WIDTH, log_prob_fault, plain_line
 from dpo_video.recipe import JudgeSettings
 
 BACKEND = "judge.backend openai"
 TOP_LOGPROBS = 20
 """The most alternatives per token that the protocol allows."""
+MAX_TOKENS = 10**9
+"""No prompt or reply has as many tokens; a server that says so counts wrongly."""
+MAX_SIZE = 1e6
+"""Log probabilities are told from each other up to here: exp of -1e6 is 0, and 1e6 is no log
+probability.
+"""
 Alternatives = Sequence[tuple[str, float]]
 """Texts of tokens with their natural log probabilities."""
 Token = tuple[str, Alternatives]
@@ -219,7 +227,7 @@ def read_completion(
         model=_name(body.get("model")),
         system_fingerprint=_name(body.get("system_fingerprint")),
     )
-    if settings.max_cost is not None and reply.prompt_tokens is None:
+    if settings.max_cost is not None and None in (prompt_tokens, completion_tokens):
         raise UserError(
             f"{url} does not say how many tokens it used, so judge.max_cost cannot be kept. "
             "Leave it out, or use a server that sends `usage`"
@@ -227,6 +235,17 @@ def read_completion(
     if mode == "verdict":
         return reply
     tokens = _tokens(choice.get("logprobs"))
+    alternatives = label_alternatives(scorer, tokens)
+    fault = log_prob_fault([log_prob for _, log_prob in alternatives])
+    if fault and not verified:
+        raise UserError(
+            f"{url} sends no log probabilities under `logprobs` ({fault.partition(': ')[2]}), and "
+            f"scorer {scorer.name!r} reads its score from them. Set judge.score_from=verdict to "
+            "read the written verdict instead, or use a server that gives them, such as vLLM, "
+            "SGLang or llama.cpp"
+        )
+    if fault:
+        return replace(reply, reason=fault)
     if reply.text and not any(alternatives for _, alternatives in tokens):
         if choice["message"].get("refusal"):
             raise RequestRefused(f"refusal: {reply.text[:200]}")
@@ -238,7 +257,7 @@ def read_completion(
             f"written "
             "verdict instead, or use a server that gives them, such as vLLM, SGLang or llama.cpp"
         )
-    return replace(reply, log_probs=label_log_probs(scorer, tokens))
+    return replace(reply, log_probs=_of_labels(scorer, alternatives) if alternatives else None)
 
 
 def _check_model(settings: JudgeSettings, url: str, answered: object) -> None:
@@ -272,18 +291,24 @@ def _name(given: object) -> str | None:
 
 def _usage(usage: object) -> tuple[int | None, int | None, int | None]:
     """Return the tokens of prompt and reply, and those of the prompt that were cached; None where
-    it does not say.
+    it does not say, or says what cannot be.
     """
-    if not isinstance(usage, dict) or not isinstance(usage.get("prompt_tokens"), int):
+    if not isinstance(usage, dict):
         return None, None, None
     details = usage.get("prompt_tokens_details")
-    cached = details.get("cached_tokens") if isinstance(details, dict) else None
-    completion = usage.get("completion_tokens")
-    return (
-        usage["prompt_tokens"],
-        completion if isinstance(completion, int) else 0,
-        cached if isinstance(cached, int) else None,
-    )
+    cached = _count(details.get("cached_tokens")) if isinstance(details, dict) else None
+    prompt, completion = _count(usage.get("prompt_tokens")), _count(usage.get("completion_tokens"))
+    is_wrong = completion is None and usage.get("completion_tokens") is not None
+    if prompt is None or is_wrong:
+        return None, None, None
+    return prompt, completion, None if cached is None or cached > prompt else cached
+
+
+def _count(value: object) -> int | None:
+    """Return a number of tokens, or None for what is none."""
+    if not isinstance(value, int) or isinstance(value, bool):
+        return None
+    return value if 0 <= value <= MAX_TOKENS else None
 
 
 def label_log_probs(scorer: Scorer, tokens: Sequence[Token]) -> dict[str, float] | None:
@@ -294,33 +319,42 @@ def label_log_probs(scorer: Scorer, tokens: Sequence[Token]) -> dict[str, float]
     article, not label A. Labels outside the server's top alternatives are left out. Of a reasoning
     judge, thinking is not looked into.
     """
+    alternatives = label_alternatives(scorer, tokens)
+    return _of_labels(scorer, alternatives) if alternatives else None
+
+
+def label_alternatives(scorer: Scorer, tokens: Sequence[Token]) -> Alternatives:
+    """Return what could have been written in the place of the last verdict line's label; nothing
+    where there is none.
+    """
     opening, said = scorer.reply_prefix.strip().casefold(), "".join(text for text, _ in tokens)
-    last, begin = None, len(said) - len(said.rpartition(THINKING_ENDS)[2])
-    for line in said[begin:].splitlines(keepends=True):
-        last = begin if _plain(line).startswith(opening) else last
-        begin += len(line)
+    line_begin, _ = thinking_end(said)
+    last_begin = None
+    for line in said[line_begin:].splitlines(keepends=True):
+        if plain_line(line).casefold().startswith(opening):
+            last_begin = line_begin
+        line_begin += len(line)
+    if last_begin is None:
+        return ()
     end = 0
-    for text, alternatives in tokens if last is not None else ():
-        if _plain(said[last:end]) == opening and _plain(text):
-            return _of_labels(scorer, alternatives) if alternatives else None
+    for text, alternatives in tokens:
+        written = plain_line(said[last_begin:end]).casefold().rstrip("[ ")
+        if written == opening and plain_line(text).strip("[ "):
+            return alternatives
         end += len(text)
-    return None
-
-
-def _plain(text: str) -> str:
-    return EMPHASIS.sub("", text).strip().casefold()
+    return ()
 
 
 def _of_labels(scorer: Scorer, alternatives: Alternatives) -> dict[str, float]:
     """Return the labels among a token's alternatives, each with the log of its summed
     probability.
     """
-    spelled = {_spelling(label): label for label in scorer.labels}
+    labels = {_spelling(label): label for label in scorer.labels}
     weights: dict[str, float] = {}
     for text, log_prob in alternatives:
-        label = spelled.get(_spelling(text.strip()))
+        label = labels.get(_spelling(text.translate(FULL_WIDTH).strip()))
         if label is not None:
-            weights[label] = weights.get(label, 0.0) + math.exp(min(log_prob, 0.0))
+            weights[label] = weights.get(label, 0.0) + math.exp(log_prob)
     return {label: math.log(weight) for label, weight in weights.items() if weight > 0}
 
 
@@ -338,13 +372,15 @@ def _tokens(logprobs: object) -> list[Token]:
 
 
 def _alternatives(rows: object) -> Alternatives:
-    return [
-        (row["token"], float(row["logprob"]))
-        for row in (rows if isinstance(rows, list) else ())
-        if _has_text(row)
-        and isinstance(row.get("logprob"), int | float)
-        and math.isfinite(row["logprob"])
-    ]
+    alternatives = []
+    for row in rows if isinstance(rows, list) else ():
+        log_prob = row.get("logprob") if _has_text(row) else None
+        if not isinstance(log_prob, int | float) or isinstance(log_prob, bool):
+            continue
+        if not -math.inf < log_prob < math.inf:  # compares numbers of any length; not so NaN
+            continue
+        alternatives.append((row["token"], float(max(-MAX_SIZE, min(log_prob, MAX_SIZE)))))
+    return alternatives
 
 
 def _has_text(row: object) -> bool:
@@ -353,11 +389,9 @@ def _has_text(row: object) -> bool:
 
 def _check_labels(scorer: Scorer) -> None:
     """Refuse labels of which one begins another: a server's first token cannot tell them apart."""
-    for one in scorer.labels:
-        for other in scorer.labels:
-            if one != other and other.casefold().startswith(one.casefold()):
-                raise UserError(
-                    f"scorer {scorer.name!r}: the first token cannot tell label {one!r} from "
-                    f"{other!r}. "
-                    "Choose labels that begin differently, or set judge.score_from=verdict"
-                )
+    for label, longer in permutations(scorer.labels, 2):
+        if longer.casefold().startswith(label.casefold()):
+            raise UserError(
+                f"scorer {scorer.name!r}: the first token cannot tell label {label!r} from "
+                f"{longer!r}. Choose labels that begin differently, or set judge.score_from=verdict"
+            )

@@ -27,8 +27,9 @@ from dpo_video.core.records import Judgment, Sample
 from dpo_video.judge.ask import Asked, ask_all
 from dpo_video.judge.prompt import render
 from dpo_video.judge.scorer import Scorer
+from dpo_video.judge.thinking import thinking_end
 from dpo_video.judge.types import Judge, Judged, JudgeItem, Messages, Reply
-from dpo_video.judge.verdict import THINKING_ENDS, Verdict, read_reply
+from dpo_video.judge.verdict import Verdict, read_reply
 from dpo_video.recipe import JudgeSettings
 from dpo_video.store import RowStore
 
@@ -87,9 +88,10 @@ def read_claims(scorer: Scorer, reply: str) -> Claims:
     list of claims.
     """
     assert scorer.claims is not None, "only a claims scorer takes answers apart"
-    lines = [
-        line.strip() for line in reply.rpartition(THINKING_ENDS)[2].splitlines() if line.strip()
-    ]
+    begin, unclosed = thinking_end(reply)
+    if unclosed is not None:
+        return Claims(reason=f"malformed claims: {unclosed} has no end", reply=reply)
+    lines = [line.strip() for line in reply[begin:].splitlines() if line.strip()]
     if len(lines) > 1 and lines[0].endswith(":") and not CLAIM.fullmatch(lines[0]):
         lines = lines[1:]
     if not lines or [line.casefold().strip("-*. ") for line in lines] == [NONE]:
@@ -175,6 +177,8 @@ def _split(
     for (_, candidate), reply in zip(items, replies, strict=True):
         if reply.status != "answered":
             claims[candidate.id] = Claims(reason=reply.reason, status=reply.status)
+        elif reply.reason:
+            claims[candidate.id] = Claims(reason=reply.reason, reply=reply.text)
         elif reply.finish == "length":
             claims[candidate.id] = Claims(
                 reason="cut off: the list of claims reached judge.max_tokens before its end",
