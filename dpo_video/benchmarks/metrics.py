@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
-from dpo_video.benchmarks.items import GradedItem
+from dpo_video.benchmarks.questions import GradedQuestion
 from dpo_video.core.report import Estimate
 from dpo_video.core.statistics import bootstrap_ci
 
@@ -56,32 +56,33 @@ class BenchmarkMetrics:
     """None unless all answers are yes or no."""
 
 
-def measure(graded: Sequence[GradedItem], *, resamples: int, seed: int) -> BenchmarkMetrics:
+def measure(graded: Sequence[GradedQuestion], *, resamples: int, seed: int) -> BenchmarkMetrics:
     """Return accuracy, by group and by category, with intervals over resampled clips.
 
     Example: of the pair "Is there a baby?" (yes) and "Is there a doll?" (no) a model that says yes
     to both has accuracy 0.5, group accuracy 0, a yes-rate of 1 and a yes difference of +0.5.
     """
-    categories: dict[str, list[GradedItem]] = defaultdict(list)
+    singles = [[row] for row in graded]
+    categories: dict[str, list[list[GradedQuestion]]] = defaultdict(list)
     for row in graded:
-        categories[row.item.category].append(row)
+        categories[row.question.category].append([row])
     groups = _groups(graded)
     return BenchmarkMetrics(
         n=len(graded),
         unparsed=sum(row.reading.parsed is None for row in graded),
-        accuracy=_share_correct([[row] for row in graded], resamples=resamples, seed=seed),
+        accuracy=_share_correct(singles, resamples=resamples, seed=seed),
         group_accuracy=(
             _share_correct(groups, resamples=resamples, seed=seed)
-            if any(row.item.group for row in graded)
+            if any(row.question.group for row in graded)
             else None
         ),
         by_category={
-            name: _share_correct([[row] for row in rows], resamples=resamples, seed=seed)
+            name: _share_correct(rows, resamples=resamples, seed=seed)
             for name, rows in categories.items()
         },
         bias=(
             yes_no_bias(graded)
-            if graded and all(row.item.kind == "yes_no" for row in graded)
+            if graded and all(row.question.kind == "yes_no" for row in graded)
             else None
         ),
     )
@@ -96,28 +97,28 @@ def mean_over_sets(accuracies: Mapping[str, float]) -> float | None:
     return fmean(accuracies.values()) if accuracies else None
 
 
-def yes_no_bias(graded: Sequence[GradedItem]) -> YesNoBias:
+def yes_no_bias(graded: Sequence[GradedQuestion]) -> YesNoBias:
     """Return the share of yes, the differences and the false positive ratio, question by question.
 
     Yes percentage difference and false positive ratio are those of HallusionBench's yes/no bias
     test (Guan et al. 2024, arXiv 2310.14566), which VideoHallucer takes over (arXiv 2406.16338). An
     answer that says neither counts for none.
     """
-    said = [row.reading.parsed for row in graded]
-    gold = [row.item.answer.lower().rstrip(".") for row in graded]
+    parsed = [row.reading.parsed for row in graded]
+    gold = [row.question.answer.lower().rstrip(".") for row in graded]
     wrong = [row for row in graded if not row.reading.correct]
     n = len(graded)
     return YesNoBias(
-        yes_rate=said.count("yes") / n,
-        yes_difference=(said.count("yes") - gold.count("yes")) / n,
-        no_difference=(said.count("no") - gold.count("no")) / n,
+        yes_rate=parsed.count("yes") / n,
+        yes_difference=(parsed.count("yes") - gold.count("yes")) / n,
+        no_difference=(parsed.count("no") - gold.count("no")) / n,
         false_positive_ratio=(
             sum(row.reading.parsed == "yes" for row in wrong) / len(wrong) if wrong else None
         ),
     )
 
 
-def published_bias(graded: Sequence[GradedItem]) -> PublishedBias | None:
+def published_bias(graded: Sequence[GradedQuestion]) -> PublishedBias | None:
     """Return the bias as the script of VideoHallucer counts it, from pairs of a yes and a no
     question; None of no pairs, and where pairs are others (fact_detect).
 
@@ -129,7 +130,7 @@ def published_bias(graded: Sequence[GradedItem]) -> PublishedBias | None:
     """
     num_yes = num_no = num_wrong = false_positives = num_pairs = 0
     for pair in _groups(graded):
-        if [row.item.answer for row in pair] != ["yes", "no"]:
+        if [row.question.answer for row in pair] != ["yes", "no"]:
             return None
         has_yes, has_no = (row.reading.correct for row in pair)
         num_pairs += 1
@@ -146,25 +147,26 @@ def published_bias(graded: Sequence[GradedItem]) -> PublishedBias | None:
     )
 
 
-def _groups(graded: Sequence[GradedItem]) -> list[list[GradedItem]]:
+def _groups(graded: Sequence[GradedQuestion]) -> list[list[GradedQuestion]]:
     """Return the questions that count together, in the order of the set; one without a group stands
     alone.
     """
-    groups: dict[str, list[GradedItem]] = {}
+    groups: dict[str, list[GradedQuestion]] = {}
     for row in graded:
-        groups.setdefault(row.item.group or f"item {row.item.id}", []).append(row)
+        groups.setdefault(row.question.group or f"question {row.question.id}", []).append(row)
     return list(groups.values())
 
 
 def _share_correct(
-    groups: Sequence[Sequence[GradedItem]], *, resamples: int, seed: int
+    groups: Sequence[Sequence[GradedQuestion]], *, resamples: int, seed: int
 ) -> Estimate:
     """Return the share of groups whose answers are all right; a group's clip is that of its first
     question.
     """
-    return bootstrap_ci(
-        [float(all(row.reading.correct for row in group)) for group in groups],
-        clusters=[group[0].item.video for group in groups],
-        resamples=resamples,
-        seed=seed,
-    )
+    are_right = [float(_is_right(group)) for group in groups]
+    clips = [group[0].question.video for group in groups]
+    return bootstrap_ci(are_right, clusters=clips, resamples=resamples, seed=seed)
+
+
+def _is_right(group: Sequence[GradedQuestion]) -> bool:
+    return all(row.reading.correct for row in group)

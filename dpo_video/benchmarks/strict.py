@@ -10,7 +10,7 @@ one thing in one of the forms below, or is unparsed.
 
 import re
 
-from dpo_video.benchmarks.items import BenchmarkItem, Reading
+from dpo_video.benchmarks.questions import BenchmarkQuestion, Reading
 
 MARKUP = re.compile(r"[*_`\"“”]+")
 """Emphasis and quotation marks around an answer."""
@@ -25,7 +25,7 @@ CONTRADICTION = re.compile(
 )
 LETTER = re.compile(
     r"^(?:option\s+)?(?:\(\s*(?P<bracketed>[A-Za-z])\s*\)|\[\s*(?P<squared>[A-Za-z])\s*\]"
-    r"|(?P<plain>[A-Za-z]))(?P<rest>.*)$",
+    r"|(?P<plain>[A-Za-z]))(?P<tail>.*)$",
     re.IGNORECASE | re.DOTALL,
 )
 AFTER_LETTER = re.compile(
@@ -63,15 +63,15 @@ def parse_letter(text: str, options: tuple[str, ...]) -> str | None:
     if match is None:
         return None
     letter = (match["bracketed"] or match["squared"] or match["plain"]).upper()
-    rest = match["rest"]
+    tail = match["tail"]
     if letter not in text_of:
         return None
-    content = _plain(rest.lstrip(" .:),"))
+    content = _plain(tail.lstrip(" .:),"))
     if content in text_of.values():
         return letter if text_of[letter] == content else None
-    if SECOND_LETTER.match(rest):
+    if SECOND_LETTER.match(tail):
         return None
-    return letter if match["plain"] is None or AFTER_LETTER.match(rest) else None
+    return letter if match["plain"] is None or AFTER_LETTER.match(tail) else None
 
 
 def parse_option(text: str, options: tuple[str, ...]) -> str | None:
@@ -81,23 +81,29 @@ def parse_option(text: str, options: tuple[str, ...]) -> str | None:
     Args:
         options: `Caption A: a cat sleeps.`; the label stands before the first colon.
     """
-    said = _plain(MARKUP.sub("", text))
+    answer = _plain(MARKUP.sub("", text))
     named = []
     for option in options:
         label, _, content = option.partition(":")
-        if said in map(_plain, (option, label, label.split()[-1], content)):
+        if answer in map(_plain, (option, label, label.split()[-1], content)):
             named.append(option)
     return named[0] if len(named) == 1 else None
 
 
-def read_strictly(item: BenchmarkItem, answer: str) -> Reading:
-    """Return what an answer says by the strict rule of the item's kind."""
-    if item.kind == "yes_no":
-        parsed, gold = parse_yes_no(answer), parse_yes_no(item.answer)
-    elif item.kind == "letter":
-        parsed, gold = parse_letter(answer, item.options), parse_letter(item.answer, item.options)
+def read_strictly(question: BenchmarkQuestion, answer: str) -> Reading:
+    """Return what an answer says by the strict rule of the question's kind."""
+    if question.kind == "yes_no":
+        parsed, gold = parse_yes_no(answer), parse_yes_no(question.answer)
+    elif question.kind == "letter":
+        parsed, gold = (
+            parse_letter(answer, question.options),
+            parse_letter(question.answer, question.options),
+        )
     else:
-        parsed, gold = parse_option(answer, item.options), parse_option(item.answer, item.options)
+        parsed, gold = (
+            parse_option(answer, question.options),
+            parse_option(question.answer, question.options),
+        )
     return Reading(parsed=parsed, correct=parsed is not None and parsed == gold)
 
 

@@ -2,7 +2,6 @@
 
 import pytest
 
-from dpo_video.benchmarks.items import BenchmarkItem, GradedItem
 from dpo_video.benchmarks.metrics import (
     BenchmarkMetrics,
     mean_over_sets,
@@ -11,28 +10,33 @@ from dpo_video.benchmarks.metrics import (
     yes_no_bias,
 )
 from dpo_video.benchmarks.published_rules import videohallucer
+from dpo_video.benchmarks.questions import BenchmarkQuestion, GradedQuestion
 
 
-def graded(*pairs: tuple[str, str]) -> list[GradedItem]:
+def graded(*pairs: tuple[str, str]) -> list[GradedQuestion]:
     """Pairs of answers to a question whose gold is yes and one whose gold is no, a clip a pair."""
     rows = []
     for number, pair in enumerate(pairs):
         for gold, answer in zip(("yes", "no"), pair, strict=True):
-            item = BenchmarkItem(
+            question = BenchmarkQuestion(
                 id=f"{number}-{gold}",
                 video=f"{number}.mp4",
-                question="?",
+                text="?",
                 prompt="?",
                 answer=gold,
                 kind="yes_no",
                 group=str(number),
                 category="even" if number % 2 == 0 else "odd",
             )
-            rows.append(GradedItem(item=item, answer=answer, reading=videohallucer(item, answer)))
+            rows.append(
+                GradedQuestion(
+                    question=question, answer=answer, reading=videohallucer(question, answer)
+                )
+            )
     return rows
 
 
-def measured(rows: list[GradedItem]) -> BenchmarkMetrics:
+def measured(rows: list[GradedQuestion]) -> BenchmarkMetrics:
     return measure(rows, resamples=200, seed=0)
 
 

@@ -4,7 +4,6 @@ of each rule for its source.
 
 import pytest
 
-from dpo_video.benchmarks.items import AnswerKind, BenchmarkItem, Rule
 from dpo_video.benchmarks.published_rules import (
     eventhallusion,
     mvbench,
@@ -13,15 +12,18 @@ from dpo_video.benchmarks.published_rules import (
     tempcompass_yes_no,
     videohallucer,
 )
+from dpo_video.benchmarks.questions import AnswerKind, BenchmarkQuestion, Rule
 
 
-def item(answer: str, kind: AnswerKind = "yes_no", options: tuple[str, ...] = ()) -> BenchmarkItem:
-    return BenchmarkItem(
-        id="q", video="v.mp4", question="?", prompt="?", answer=answer, kind=kind, options=options
+def question(
+    answer: str, kind: AnswerKind = "yes_no", options: tuple[str, ...] = ()
+) -> BenchmarkQuestion:
+    return BenchmarkQuestion(
+        id="q", video="v.mp4", text="?", prompt="?", answer=answer, kind=kind, options=options
     )
 
 
-def check(rule: Rule, gold: BenchmarkItem, rows: list[tuple[str, str | None, bool]]) -> None:
+def check(rule: Rule, gold: BenchmarkQuestion, rows: list[tuple[str, str | None, bool]]) -> None:
     for answer, parsed, correct in rows:
         reading = rule(gold, answer)
         assert (reading.parsed, reading.correct) == (parsed, correct), answer
@@ -36,8 +38,8 @@ def test_videohallucer_looks_for_the_gold_word_anywhere() -> None:
         ("Yesterday", None, False),
         ("", None, False),
     ]
-    check(videohallucer, item("yes"), rows)
-    assert videohallucer(item("no"), "No, well, yes").correct, "right for either gold answer"
+    check(videohallucer, question("yes"), rows)
+    assert videohallucer(question("no"), "No, well, yes").correct, "right for either gold answer"
 
 
 @pytest.mark.parametrize("rule", [eventhallusion, tempcompass_yes_no])
@@ -50,16 +52,16 @@ def test_an_answer_that_starts_with_no_is_a_no(rule: Rule) -> None:
         (" No", None, False),
         ("It is no", None, False),
     ]
-    check(rule, item("No." if rule is eventhallusion else "no"), rows)
+    check(rule, question("No." if rule is eventhallusion else "no"), rows)
 
 
 def test_the_end_token_of_an_old_tokenizer_is_taken_out() -> None:
-    assert tempcompass_yes_no(item("no"), "</s>No").correct
-    assert not eventhallusion(item("No."), "</s>No").correct
+    assert tempcompass_yes_no(question("no"), "</s>No").correct
+    assert not eventhallusion(question("No."), "</s>No").correct
 
 
 def test_tempcompass_takes_a_letter_alone_or_with_its_mark() -> None:
-    gold = item("B. a dog", "letter", ("A. a cat", "B. a dog"))
+    gold = question("B. a dog", "letter", ("A. a cat", "B. a dog"))
     rows = [
         ("B. a dog", "B", True),
         ("B", "B", True),
@@ -77,7 +79,7 @@ def test_tempcompass_takes_a_letter_alone_or_with_its_mark() -> None:
 
 def test_tempcompass_matches_a_caption_by_line_sentence_label_or_letter() -> None:
     options = ("Caption A: A cat sleeps.", "Caption B: A cat runs.")
-    gold = item(options[1], "option", options)
+    gold = question(options[1], "option", options)
     rows = [
         (options[1], options[1], True),
         ("A cat runs.", "A cat runs.", True),
@@ -93,7 +95,7 @@ def test_tempcompass_matches_a_caption_by_line_sentence_label_or_letter() -> Non
 
 
 def test_mvbench_compares_the_first_word_with_the_gold_letter() -> None:
-    gold = item("(B) A dog runs.", "letter")
+    gold = question("(B) A dog runs.", "letter")
     rows = [
         ("(B) A dog runs.", "(b)", True),
         ("B", "b", True),

@@ -75,8 +75,11 @@ def with_answers(rows: Any, answers: list[str | None], key: str = "prediction") 
 
 def test_videohallucer_is_pairs_of_which_each_half_has_its_clip(tmp_path: Path) -> None:
     chosen = SETS["videohallucer"]
-    items = chosen.read_items(written(tmp_path, "object_relation.json", PAIRS))
-    assert [(item.id, item.video, item.group, item.category) for item in items[:3]] == [
+    questions = chosen.read_questions(written(tmp_path, "object_relation.json", PAIRS))
+    assert [
+        (question.id, question.video, question.group, question.category)
+        for question in questions[:3]
+    ] == [
         (
             "object_relation-0-basic",
             "object_relation/videos/1_a.mp4",
@@ -96,32 +99,32 @@ def test_videohallucer_is_pairs_of_which_each_half_has_its_clip(tmp_path: Path) 
             "relation",
         ),
     ]
-    assert items[0].prompt == "Is there a cat?\nAnswer the question using 'yes' or 'no'."
+    assert questions[0].prompt == "Is there a cat?\nAnswer the question using 'yes' or 'no'."
     results = [
-        {half: {**pair[half], "predict": text} for half, text in zip(pair, texts, strict=False)}  # type: ignore[dict-item]
+        {half: {**pair[half], "predict": text} for half, text in zip(pair, texts, strict=False)}  # type: ignore[dict-question]
         for pair, texts in zip(PAIRS, [("Yes.", "Yes."), ("yes", "no")], strict=True)
     ]
-    answers = chosen.read_answers(written(tmp_path, "obj_rel_Model.json", results), items)
-    metrics = measure(grade(items, answers, chosen.rule, where="here"), resamples=10, seed=0)
+    answers = chosen.read_answers(written(tmp_path, "obj_rel_Model.json", results), questions)
+    metrics = measure(grade(questions, answers, chosen.rule, where="here"), resamples=10, seed=0)
     assert metrics.accuracy.value == 0.75 and metrics.bias is not None
     assert metrics.group_accuracy is not None and metrics.group_accuracy.value == 0.5
 
 
 def test_eventhallusion_takes_its_set_from_a_file_of_all_three(tmp_path: Path) -> None:
     chosen = SETS["eventhallusion"]
-    items = chosen.read_items(written(tmp_path, "entire_questions.json", EVENTS))
-    assert [(item.id, item.video) for item in items] == [
+    questions = chosen.read_questions(written(tmp_path, "entire_questions.json", EVENTS))
+    assert [(question.id, question.video) for question in questions] == [
         ("entire_001-0", "entire/entire_001.mp4"),
         ("entire_001-1", "entire/entire_001.mp4"),
     ]
-    assert items[0].prompt == "Is he eating?\nPlease answer yes or no:"
-    questions = [
+    assert questions[0].prompt == "Is he eating?\nPlease answer yes or no:"
+    asked = [
         {"question": "Is he eating?", "answer": "No.", "prediction": "No, he runs."},
         {"question": "Is he running?", "answer": "Yes.", "prediction": None},
     ]
-    predictions = {"entire": {"entire_001": {"qa": questions}}, "misleading": {"m": {"qa": 7}}}
-    answers = chosen.read_answers(written(tmp_path, "p.json", predictions), items)
-    graded = grade(items, answers, chosen.rule, where="here")
+    predictions = {"entire": {"entire_001": {"qa": asked}}, "misleading": {"m": {"qa": 7}}}
+    answers = chosen.read_answers(written(tmp_path, "p.json", predictions), questions)
+    graded = grade(questions, answers, chosen.rule, where="here")
     assert [row.reading.parsed for row in graded] == ["no", None]
     assert [row.reading.correct for row in graded] == [True, False]
 
@@ -133,21 +136,23 @@ def test_tempcompass_has_three_tasks_that_a_rule_decides(tmp_path: Path) -> None
         ("caption_matching", CAPTIONS, ["Option 2."], [True]),
     ):
         chosen = SETS[f"tempcompass_{key}"]
-        items = chosen.read_items(written(tmp_path, f"{key}.json", rows))
+        questions = chosen.read_questions(written(tmp_path, f"{key}.json", rows))
         predictions = written(tmp_path, "p.json", with_answers(rows, list(texts)))
-        answers = chosen.read_answers(predictions, items)
+        answers = chosen.read_answers(predictions, questions)
         for rule in (chosen.rule, read_strictly):
-            graded = grade(items, answers, rule, where="here")
+            graded = grade(questions, answers, rule, where="here")
             assert [row.reading.correct for row in graded] == correct, key
-    assert items[0].prompt.endswith("Option 2: It is fast.\nPlease directly give the best option:")
-    assert items[0].id == "77-speed-0" and items[0].category == "speed"
+    assert questions[0].prompt.endswith(
+        "Option 2: It is fast.\nPlease directly give the best option:"
+    )
+    assert questions[0].id == "77-speed-0" and questions[0].category == "speed"
 
 
 def test_answers_of_older_files_stand_under_response(tmp_path: Path) -> None:
     chosen = SETS["tempcompass_yes_no"]
-    items = chosen.read_items(written(tmp_path, "yes_no.json", YES_NO))
+    questions = chosen.read_questions(written(tmp_path, "yes_no.json", YES_NO))
     path = written(tmp_path, "p.json", with_answers(YES_NO, ["no"], key="response"))
-    assert chosen.read_answers(path, items) == {"77_reverse-direction-0": "no"}
+    assert chosen.read_answers(path, questions) == {"77_reverse-direction-0": "no"}
 
 
 @pytest.mark.parametrize(
@@ -182,21 +187,21 @@ def test_a_file_of_another_version_names_what_is_missing(
     tmp_path: Path, key: str, rows: Any, message: str
 ) -> None:
     with pytest.raises(UserError, match=re.escape(message)):
-        SETS[key].read_items(written(tmp_path, "entire_questions.json", rows))
+        SETS[key].read_questions(written(tmp_path, "entire_questions.json", rows))
 
 
 def test_answers_of_another_set_are_refused(tmp_path: Path) -> None:
     chosen = SETS["tempcompass_yes_no"]
-    items = chosen.read_items(written(tmp_path, "yes_no.json", YES_NO))
+    questions = chosen.read_questions(written(tmp_path, "yes_no.json", YES_NO))
     other = {"77_reverse": {"direction": [{"question": "Does it rise?", "answer": "yes"}]}}
     path = written(tmp_path, "p.json", with_answers(other, ["no"]))
     with pytest.raises(UserError, match=r"the answer is to 'Does it rise\?', where the set asks"):
-        chosen.read_answers(path, items)
+        chosen.read_answers(path, questions)
     path = written(tmp_path, "p.json", with_answers({"78": YES_NO["77_reverse"]}, ["no"]))
     with pytest.raises(UserError, match="'78-direction-0', which is no question of the set"):
-        chosen.read_answers(path, items)
+        chosen.read_answers(path, questions)
     with pytest.raises(UserError, match=r"here: 1 of the 1 questions have no answer, first '77_"):
-        grade(items, {}, chosen.rule, where="here")
+        grade(questions, {}, chosen.rule, where="here")
     (tmp_path / "p.json").write_text("{")
     with pytest.raises(UserError, match=r"p\.json: not JSON"):
-        chosen.read_answers(tmp_path / "p.json", items)
+        chosen.read_answers(tmp_path / "p.json", questions)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from dpo_video.benchmarks.items import BenchmarkItem
+from dpo_video.benchmarks.questions import BenchmarkQuestion
 from dpo_video.benchmarks.strict import parse_letter, parse_option, parse_yes_no, read_strictly
 
 CATS = ("A. a cat", "B. a dog", "C. A cat and a dog.", "D. nothing")
@@ -96,15 +96,15 @@ def test_an_option_is_named_whole_by_label_or_by_text(text: str, parsed: int | N
 
 
 def test_an_unparsed_answer_is_wrong_and_a_parsed_one_is_held_against_gold() -> None:
-    item = BenchmarkItem(
-        id="q", video="v.mp4", question="?", prompt="?", answer="No.", kind="yes_no"
+    question = BenchmarkQuestion(
+        id="q", video="v.mp4", text="?", prompt="?", answer="No.", kind="yes_no"
     )
-    assert [read_strictly(item, text).correct for text in ("no", "Yes.", "Not sure.")] == [
+    assert [read_strictly(question, text).correct for text in ("no", "Yes.", "Not sure.")] == [
         True,
         False,
         False,
     ]
-    letter = BenchmarkItem(
-        id="q", video="v", question="?", prompt="?", answer="B. a dog", kind="letter", options=CATS
+    letter = BenchmarkQuestion(
+        id="q", video="v", text="?", prompt="?", answer="B. a dog", kind="letter", options=CATS
     )
     assert read_strictly(letter, "(B)").correct and not read_strictly(letter, "A").correct

@@ -11,13 +11,13 @@ text.
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class BenchmarkItem:
+class BenchmarkQuestion:
     """One question of a benchmark, with the prompt that its authors ask a model."""
 
     id: str
     video: str
     """Relative to the folder of the benchmark's clips."""
-    question: str
+    text: str
     """As published; where options are part of it they stand in lines of their own."""
     prompt: str
     answer: str
@@ -40,16 +40,16 @@ class Reading:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class GradedItem:
+class GradedQuestion:
     """A question with what a rule read from one model's answer to it."""
 
-    item: BenchmarkItem
+    question: BenchmarkQuestion
     answer: str
     """The model's."""
     reading: Reading
 
 
-Rule = Callable[[BenchmarkItem, str], Reading]
-"""Reads an answer to an item. What it cannot read is wrong: never a random choice, never left
+Rule = Callable[[BenchmarkQuestion, str], Reading]
+"""Reads an answer to a question. What it cannot read is wrong: never a random choice, never left
 out.
 """
