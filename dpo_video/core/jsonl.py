@@ -4,13 +4,13 @@ import json
 import math
 import os
 import re
-import tempfile
 from codecs import BOM_UTF8
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import fields
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, get_args, get_origin, get_type_hints
+from uuid import uuid4
 
 from pydantic import TypeAdapter, ValidationError
 from pydantic_core import from_json
@@ -231,19 +231,21 @@ def to_json(record: AnyRecord) -> str:
 
 
 def write_atomic(path: Path, text: Iterable[str] | str) -> None:
-    """Write a text file so that readers see the old content or the new, never a part of it."""
+    """Write a text file so that readers see the old content or the new, never a part of it.
+
+    Who may read it, the process's umask says, as of any new file.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    draft = path.with_name(f".{path.name}.{uuid4().hex}")
     try:
         # a file name in the recipe need not be UTF-8
-        with os.fdopen(handle, "w", encoding="utf-8", errors="backslashreplace") as out:
+        with draft.open("x", encoding="utf-8", errors="backslashreplace") as out:
             out.writelines([text] if isinstance(text, str) else text)
             out.flush()
             os.fsync(out.fileno())
-        Path(temporary).chmod(0o644)
-        Path(temporary).replace(path)
+        draft.replace(path)
     except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+        draft.unlink(missing_ok=True)
         raise
 
 

@@ -165,7 +165,7 @@ def _open_next(folder: Path) -> int:
         last = max((int(path.name.split("-")[0]) for path in folder.glob("*.jsonl")), default=-1)
         path = folder / f"{last + 1:06d}-{_machine()}-{os.getpid()}.jsonl"
         try:
-            return os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_APPEND, 0o644)
+            return os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_APPEND, 0o666)
         except FileExistsError:
             continue
         except OSError as error:

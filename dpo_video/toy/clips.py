@@ -10,10 +10,10 @@ import json
 import os
 import random
 import shutil
-import tempfile
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
+from uuid import uuid4
 
 import av
 import numpy as np
@@ -127,13 +127,13 @@ def write_split(
             )
         return samples
     folder.parent.mkdir(parents=True, exist_ok=True)
-    aside = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    aside = folder.with_name(f".{folder.name}.{uuid4().hex}")
+    aside.mkdir()
     try:
         _write(split, aside, num_clips=num_clips, seed=seed)
         (aside / "split.json").write_text(json.dumps(order) + "\n")
         if folder.is_dir() and not any(folder.iterdir()):
             folder.rmdir()
-        aside.chmod(0o755)
         os.rename(aside, folder)
     finally:
         shutil.rmtree(aside, ignore_errors=True)

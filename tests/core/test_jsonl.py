@@ -1,6 +1,7 @@
 """Records as JSONL: strict reading with file and line, atomic writing."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -180,3 +181,14 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
         write_jsonl(path, breaks())
     assert list(read_jsonl(path, Sample)) == [sample]
     assert [file.name for file in tmp_path.iterdir()] == ["s.jsonl"]
+
+
+@pytest.mark.parametrize(("mask", "mode"), [(0o077, 0o600), (0o027, 0o640), (0o022, 0o644)])
+def test_who_may_read_a_file_the_umask_says(tmp_path: Path, mask: int, mode: int) -> None:
+    before = os.umask(mask)
+    try:
+        write_jsonl(tmp_path / "new" / "s.jsonl", [Sample(**GOOD)])  # type: ignore[arg-type]
+    finally:
+        os.umask(before)
+    (written,) = (tmp_path / "new").iterdir()
+    assert written.stat().st_mode & 0o777 == mode

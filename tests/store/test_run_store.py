@@ -150,6 +150,19 @@ def test_a_full_disk_is_one_line_and_keeps_what_was_stored(tmp_path: Path, kind)
         assert all(row == {"text": "x" * 100} for key, row in stored.items() if key != "kept")
 
 
+@both_kinds
+def test_nobody_else_can_read_a_run_folder_that_the_umask_closes(tmp_path: Path, kind) -> None:
+    before = os.umask(0o077)
+    try:
+        with RunStore(tmp_path / "run", kind=kind) as store:
+            store.put("row", "a", {})
+            store.flush()
+            modes = [path.stat().st_mode & 0o077 for path in (tmp_path / "run").rglob("*")]
+    finally:
+        os.umask(before)
+    assert len(modes) >= 3 and not any(modes)
+
+
 def test_a_damaged_store_is_one_line_that_says_what_to_do(tmp_path: Path) -> None:
     """Whatever block of its file is overwritten: all rows are read right, or the user is told."""
     whole = tmp_path / "whole"
