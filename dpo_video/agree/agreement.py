@@ -21,7 +21,7 @@ class JudgeName:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Comparison:
+class JudgeComparison:
     """A second judge's measures of agreement on the same labels."""
 
     judge: JudgeName
@@ -60,7 +60,7 @@ class Agreement:
     min_margin: MarginSuggestion | None = None
     noise: NoiseReport | Unmeasured
     probes: ProbeReport | Unmeasured
-    against: Comparison | None = None
+    against: JudgeComparison | None = None
     asked: AskedCounts
     noise_sigma: float | None
     requirements: list[RequirementResult]

@@ -14,7 +14,7 @@ from pathlib import Path
 from dpo_video.agree.agreement import (
     Agreement,
     AskedCounts,
-    Comparison,
+    JudgeComparison,
     JudgeName,
     RequirementResult,
     agreement_row,
@@ -181,7 +181,7 @@ def _compare(
     scores: Mapping[str, float],
     session: JudgeSession,
     settings: JudgeSettings,
-) -> Comparison:
+) -> JudgeComparison:
     """Return both judges' measures of agreement and their paired differences (second minus
     first).
     """
@@ -191,7 +191,7 @@ def _compare(
             settings=settings, scorer=scorer, judge=judge, store=run.store, counts=session.counts
         )
         second_scores = second.scores(list(gold.answers.values()))
-    return Comparison(
+    return JudgeComparison(
         judge=JudgeName(name=judge.name, backend=settings.backend, scorer=scorer.version),
         measures=compare_judges(
             gold, (scores, session.scorer), (second_scores, scorer), _bootstrap(run)

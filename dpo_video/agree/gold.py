@@ -37,7 +37,7 @@ LabelledAnswer = tuple[Sample, Candidate]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Grade:
+class GoldGrade:
     """One annotator's score of one answer."""
 
     candidate_id: str
@@ -63,7 +63,7 @@ class Gold:
     source: str
     answers: dict[str, LabelledAnswer]
     """Every labelled answer by candidate id, in the order of the labels."""
-    grades: list[Grade] = field(default_factory=list)
+    grades: list[GoldGrade] = field(default_factory=list)
     preferences: list[Preference] = field(default_factory=list)
 
     @property
@@ -160,7 +160,7 @@ class _Reader:
         for candidate in targets.candidates.values():
             self.of_sample[candidate.sample_id].append(candidate)
         self.answers: dict[str, LabelledAnswer] = {}
-        self.grades: list[Grade] = []
+        self.grades: list[GoldGrade] = []
         self.preferences: list[Preference] = []
         self.seen: dict[tuple[str, ...], str] = {}
 
@@ -180,7 +180,9 @@ class _Reader:
         name = self._answer(where, row, "candidate_id", "text")
         self._once(where, (name, annotator))
         score = _score(where, row, self.scorer)
-        self.grades.append(Grade(candidate_id=name, score=score, annotator=annotator, where=where))
+        self.grades.append(
+            GoldGrade(candidate_id=name, score=score, annotator=annotator, where=where)
+        )
 
     def _paired(self, where: str, row: Mapping[str, Any], annotator: str) -> None:
         chosen = self._answer(where, row, "chosen_id", "chosen")

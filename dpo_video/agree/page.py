@@ -20,7 +20,7 @@ from dpo_video.agree.table import (
 )
 from dpo_video.core.charts import Axis, Chart, Curve, IntervalBar, interval_bar, line_chart
 from dpo_video.core.page import render_page
-from dpo_video.core.report import Estimate, Verdict, estimate_text
+from dpo_video.core.report import Estimate, ReportVerdict, estimate_text
 
 FOOLED = 0.2
 """Share of dressed-up answers whose score rose from which a judge counts as fooled by them."""
@@ -60,7 +60,7 @@ def agreement_page(report: Agreement) -> str:
     )
 
 
-def agreement_verdict(report: Agreement) -> Verdict:
+def agreement_verdict(report: Agreement) -> ReportVerdict:
     """Return what a reader should take away: agreement with gold, then what the probes show."""
     unmet = [row.unmet for row in report.requirements if row.unmet]
     against_gold, above_chance = _gold_clause(report)
@@ -69,10 +69,10 @@ def agreement_verdict(report: Agreement) -> Verdict:
     if unmet:
         count = f"{len(unmet)} of {len(report.requirements)} requirements"
         verb = "is" if len(unmet) == 1 else "are"
-        return Verdict(text=f"{text} {count} {verb} not met.", mood="bad")
+        return ReportVerdict(text=f"{text} {count} {verb} not met.", mood="bad")
     if above_chance is False:
-        return Verdict(text=text, mood="bad")
-    return Verdict(text=text, mood="good" if above_chance and passed else "warn")
+        return ReportVerdict(text=text, mood="bad")
+    return ReportVerdict(text=text, mood="good" if above_chance and passed else "warn")
 
 
 def _gold_clause(report: Agreement) -> tuple[str, bool | None]:

@@ -9,7 +9,7 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from dpo_video.agree.agreement import Agreement, Comparison
+from dpo_video.agree.agreement import Agreement, JudgeComparison
 from dpo_video.agree.calibration import Calibration, MarginSuggestion
 from dpo_video.agree.gold_agreement import GoldSummary
 from dpo_video.agree.measures import Unmeasured
@@ -140,7 +140,7 @@ def print_report(report: Agreement, paths: Sequence[str], console: Console | Non
     console.print(Text(f"report: {', '.join(paths)}"), soft_wrap=True)
 
 
-def comparison_rows(against: Comparison) -> list[ComparisonRow]:
+def comparison_rows(against: JudgeComparison) -> list[ComparisonRow]:
     """Return title, first judge, second judge, difference and n of every measure that both have."""
     rows = []
     for name, comparison in against.measures.items():
@@ -198,7 +198,7 @@ def _table(heading: str, rows: Sequence[MeasureRow]) -> Table:
     return table
 
 
-def _comparison_table(against: Comparison) -> Table:
+def _comparison_table(against: JudgeComparison) -> Table:
     table = Table(
         box=box.SIMPLE,
         title=f"Against {against.judge.name} ({against.judge.scorer}), same answers, paired "

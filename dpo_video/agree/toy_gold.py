@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from dpo_video.agree.gold import Gold, Grade, LabelledAnswer
+from dpo_video.agree.gold import Gold, GoldGrade, LabelledAnswer
 from dpo_video.core.errors import UserError
 from dpo_video.core.names import did_you_mean
 from dpo_video.core.records import Candidate, Sample
@@ -57,7 +57,7 @@ def toy_gold(run: Run, name: str, candidates: Sequence[Candidate]) -> Gold:
         answer.id: (samples[answer.sample_id], answer) for answer in graded
     }
     grades = [
-        Grade(
+        GoldGrade(
             candidate_id=answer.id,
             score=float(grade(_scene(sample, scenes), sample.prompt, answer.text).score),
         )

@@ -70,7 +70,7 @@ class ImportReport:
     drops_path: Path
 
 
-class Drop(NamedTuple):
+class DroppedRow(NamedTuple):
     """A row, or a part of one, that is left out."""
 
     where: str
@@ -94,13 +94,13 @@ class _ImportLog:
         self.unread: Counter[str] = Counter()
         self.kind: RecordKind | None = None
 
-    def lines(self, outcomes: Iterator[ImportedRecord | Drop | RowDone]) -> Iterator[str]:
+    def lines(self, outcomes: Iterator[ImportedRecord | DroppedRow | RowDone]) -> Iterator[str]:
         """Yield the records among the outcomes as lines of JSON; note everything.
 
         Raises UserError for a table of pairs in one row and samples in the next.
         """
         for outcome in outcomes:
-            if isinstance(outcome, Drop):
+            if isinstance(outcome, DroppedRow):
                 self.dropped[outcome.reason] += 1
                 self._drops.write(json.dumps(outcome._asdict(), ensure_ascii=False) + "\n")
             elif isinstance(outcome, RowDone):
@@ -201,7 +201,7 @@ def _check_options(
 
 def _outcomes(
     importer: Importer, source: str, options: ImportOptions, context: ImportContext
-) -> Iterator[ImportedRecord | Drop | RowDone]:
+) -> Iterator[ImportedRecord | DroppedRow | RowDone]:
     """Yield what the rows of a file become, ids unique and videos under the root."""
     unique = UniqueIds()
     for number, (where, foreign_row) in enumerate(read_foreign_rows(source), start=1):
@@ -210,26 +210,26 @@ def _outcomes(
             for record in importer.read(row, replace(context, fallback_id=f"row{number}")):
                 yield _placed_once(record, where, options, unique)
         except Dropped as error:
-            yield Drop(where, error.reason, error.detail)
+            yield DroppedRow(where, error.reason, error.detail)
         except BadRow as error:
             if not options.skip_bad:
                 raise UserError(
                     f"{where}: {error}. With --skip-bad such rows are counted and left out"
                 ) from error
-            yield Drop(where, "not of the format", str(error))
+            yield DroppedRow(where, "not of the format", str(error))
         yield RowDone(row.fields_unread())
 
 
 def _placed_once(
     record: ImportedRecord | Dropped, where: str, options: ImportOptions, unique: UniqueIds
-) -> ImportedRecord | Drop:
+) -> ImportedRecord | DroppedRow:
     """Return a record with its videos under the root, or why it is left out."""
     try:
         if isinstance(record, Dropped):
             raise record
         return unique.take(_placed(record, options))
     except Dropped as error:
-        return Drop(where, error.reason, error.detail)
+        return DroppedRow(where, error.reason, error.detail)
 
 
 def _placed(record: ImportedRecord, options: ImportOptions) -> ImportedRecord:

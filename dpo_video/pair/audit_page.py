@@ -7,7 +7,7 @@ from rich.text import Text
 
 from dpo_video.core.charts import Chart, bar_chart
 from dpo_video.core.page import render_page
-from dpo_video.core.report import Estimate, Verdict, estimate_text, number_text
+from dpo_video.core.report import Estimate, ReportVerdict, estimate_text, number_text
 from dpo_video.pair.audit_report import Audit, EndPlaces, Histogram, Positions
 
 Cells = list[tuple[str, str]]
@@ -28,16 +28,16 @@ def audit_page(report: Audit) -> str:
     )
 
 
-def audit_verdict(report: Audit) -> Verdict:
+def audit_verdict(report: Audit) -> ReportVerdict:
     """Return what a reader should take away, in a sentence."""
     count, longer = len(report.warnings), report.length.chosen_longer
     if not count and longer.interval is None:
-        return Verdict(
+        return ReportVerdict(
             text="These pairs are of one clip: whether length or order stands out cannot be told.",
             mood="warn",
         )
     if not count:
-        return Verdict(
+        return ReportVerdict(
             text="Nothing stands out in these pairs beside the preference: the chosen answer is "
             "the "
             f"longer one in {estimate_text(longer, share=True)} of them, no sampler wins or loses "
@@ -45,8 +45,10 @@ def audit_verdict(report: Audit) -> Verdict:
             mood="good",
         )
     if count == 1:
-        return Verdict(text=f"Look at this before training: {report.warnings[0]}.", mood="warn")
-    return Verdict(
+        return ReportVerdict(
+            text=f"Look at this before training: {report.warnings[0]}.", mood="warn"
+        )
+    return ReportVerdict(
         text=f"{count} things to look at before training: what stands out beside the preference is "
         "learnt with it.",
         mood="warn",

@@ -11,7 +11,7 @@ import pytest
 from agree_runs import BOOTSTRAP, NAN, value_of
 from scipy.stats import kendalltau, mannwhitneyu, spearmanr
 
-from dpo_video.agree.gold import Gold, Grade, Preference, annotator_alpha, krippendorff_alpha
+from dpo_video.agree.gold import Gold, GoldGrade, Preference, annotator_alpha, krippendorff_alpha
 from dpo_video.agree.measures import (
     auc,
     best_of_n,
@@ -46,7 +46,7 @@ def graded(scores: dict[str, list[float]], *, annotators: int = 1) -> Gold:
             )
             answers[candidate.id] = (sample, candidate)
             grades += [
-                Grade(candidate_id=candidate.id, score=value, annotator=str(a))
+                GoldGrade(candidate_id=candidate.id, score=value, annotator=str(a))
                 for a in range(annotators)
             ]
     return Gold(source="test", answers=answers, grades=grades)
@@ -254,7 +254,7 @@ def test_krippendorff_gives_the_published_values():
 def test_annotators_that_disagree_are_averaged_or_voted_and_compared():
     gold = graded({"a": [1, 5]}, annotators=2)
     assert annotator_alpha(gold) == (1, 2)
-    other = Grade(candidate_id="a#1", score=3, annotator="1")
+    other = GoldGrade(candidate_id="a#1", score=3, annotator="1")
     split = Gold(source="t", answers=gold.answers, grades=[*gold.grades[:3], other])
     assert split.scores() == {"a#0": 1, "a#1": 4}
     votes = [
