@@ -35,3 +35,7 @@ class ControlTokens:
             if closed.endswith(token):
                 return closed.removesuffix(token).rstrip()
         return answer
+
+
+NO_TOKENS = ControlTokens()
+"""Of a policy whose tokenizer is not at hand."""

@@ -9,6 +9,7 @@ from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from dpo_video.core.control_tokens import NO_TOKENS, ControlTokens
 from dpo_video.core.records import Candidate
 from dpo_video.core.text import normalised_text, shingles, similarity
 from dpo_video.recipe import CleanSettings
@@ -68,7 +69,7 @@ so.
 
 
 def filter_answers(
-    question: Sequence[Candidate], settings: CleanSettings
+    question: Sequence[Candidate], settings: CleanSettings, tokens: ControlTokens
 ) -> tuple[dict[str, str], dict[str, str]]:
     """Return by id which candidate's judgment one takes, and why cleaning leaves one out (`reason:
     detail`).
@@ -76,9 +77,11 @@ def filter_answers(
     Most are in neither. Of answers that say the same one that was not truncated is judged, else the
     first.
     """
-    dropped = {
-        candidate.id: why for candidate in question if (why := why_dropped(candidate, settings))
-    }
+    dropped: dict[str, str] = {}
+    for candidate in question:
+        reason = why_dropped(candidate, settings) or _control_token(candidate, tokens)
+        if reason is not None:
+            dropped[candidate.id] = reason
     judged = (
         [candidate for candidate in question if candidate.id not in dropped]
         if dropped
@@ -142,6 +145,14 @@ def why_dropped(candidate: Candidate, settings: CleanSettings) -> str | None:
     return None
 
 
+def _control_token(candidate: Candidate, tokens: ControlTokens) -> str | None:
+    """Return why an answer cannot be trained on that holds a control token of the policy; an end
+    token that closes it is none of its words.
+    """
+    token = tokens.first_in(tokens.without_end(candidate.text))
+    return None if token is None else f"control token: {token}"
+
+
 def is_refusal(text: str) -> bool:
     """Return whether a text begins as a model does that will not or cannot answer, in English."""
     plain = " ".join(text[:300].lower().split())
@@ -168,13 +179,18 @@ class AnswerPlan:
     dropped: dict[int, str] = field(default_factory=dict)
     """Why cleaning leaves a candidate out."""
 
-    def add(self, question: Sequence[Candidate], settings: CleanSettings) -> None:
+    def add(
+        self,
+        question: Sequence[Candidate],
+        settings: CleanSettings,
+        tokens: ControlTokens = NO_TOKENS,
+    ) -> None:
         """Screen the next candidates of the file: all those of one question that stand side by
         side.
         """
         begin = len(self.judged_as)
         self.judged_as.extend(range(begin, begin + len(question)))
-        judged_as, dropped = filter_answers(question, settings)
+        judged_as, dropped = filter_answers(question, settings, tokens)
         if judged_as or dropped:
             number_of = {
                 candidate.id: number for number, candidate in enumerate(question, start=begin)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeVar
 
-from dpo_video.core.control_tokens import ControlTokens
+from dpo_video.core.control_tokens import NO_TOKENS, ControlTokens
 from dpo_video.core.errors import UserError
 from dpo_video.core.names import did_you_mean
 from dpo_video.core.records import Pair, Sample
@@ -27,7 +27,6 @@ from dpo_video.video.facts import probe_clips
 
 TOY_CLIPS: dict[str, int] = {"toy:train": 80, "toy:heldout": 120}
 """Clips per split of the toy world: at least 200 training and 300 held-out questions."""
-NO_TOKENS = ControlTokens()
 Line = TypeVar("Line", SampleLine, PairLine)
 
 

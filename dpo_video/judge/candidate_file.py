@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
 
+from dpo_video.core.control_tokens import NO_TOKENS, ControlTokens
 from dpo_video.core.errors import UserError
 from dpo_video.core.jsonl import json_object, read_places
 from dpo_video.core.records import Candidate, Sample
@@ -66,10 +67,12 @@ def open_candidates(
     clean: CleanSettings,
     *,
     keys_of: KeysOfSample | None = None,
+    tokens: ControlTokens = NO_TOKENS,
 ) -> CandidateFile:
     """Read once through a candidates file; UserError where it is wrong, empty, or answers other
     samples.
 
+    An answer with one of the policy's control `tokens` is not judged: it could not be trained on.
     With `keys_of` (see `answer_keys`) the keys of those that are judged are made on the way.
     """
     samples_by_id = {sample.id: sample for sample in samples}
@@ -88,7 +91,7 @@ def open_candidates(
             )
         question_of_block.append(appeared.setdefault(sample_id, len(appeared)))
         block_ends.append(len(offsets))
-        plan.add(block, clean)
+        plan.add(block, clean, tokens)
         keys.add(samples_by_id[sample_id], block, plan)
     if not offsets:
         raise UserError(

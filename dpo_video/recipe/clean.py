@@ -13,8 +13,8 @@ class CleanSettings(Section):
     judging.
 
     Every filter is off unless set, but for answers that say the same. Held-out samples are never
-    cleaned, so that numbers stay comparable. What is left out is counted and stands in
-    RUN/cleaned.jsonl with its reason.
+    cleaned, so that numbers stay comparable; only a control token of the policy leaves one out, as
+    it does everywhere. What is left out is counted and stands in RUN/cleaned.jsonl with its reason.
     """
 
     caption_min_words: Annotated[NonNegativeInt, Affects.SAMPLES] = 0

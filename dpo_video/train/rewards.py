@@ -19,6 +19,7 @@ from dpo_video.core.records import Candidate, Reward, Sample
 from dpo_video.judge.candidate_file import open_candidates
 from dpo_video.models.clip_source import EncodedClip, open_source
 from dpo_video.models.collate import TokenRow
+from dpo_video.models.control_tokens import control_tokens
 from dpo_video.models.load import Policy, load_policy
 from dpo_video.models.lora import tunes_tower
 from dpo_video.models.prompts import answer_ids, encode_prompt
@@ -54,7 +55,12 @@ def write_rewards(run: Run, *, adapter: Path, out: Path) -> dict[str, Any]:
     Candidates whose clip cannot be read have none, and are counted. Raises UserError where
     candidates or adapter are missing, or no clip can be read.
     """
-    candidates = open_candidates(run.folder / "candidates.jsonl", run.samples, run.recipe.clean)
+    candidates = open_candidates(
+        run.folder / "candidates.jsonl",
+        run.samples,
+        run.recipe.clean,
+        tokens=control_tokens(run.recipe.model),
+    )
     policy = load_policy(run.recipe.model, adapter=adapter)
     answers = [(sample, candidate) for _, sample, candidate in candidates.in_order()]
     rewards = candidate_rewards(

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from judge_server import completion, judge_server
 from preferences import records
 
+from dpo_video.core.control_tokens import ControlTokens
 from dpo_video.core.jsonl import read_jsonl, write_jsonl
 from dpo_video.core.records import Judgment, Pair
 from dpo_video.core.text import normalise, shingles, similarity
@@ -114,6 +115,19 @@ def test_questions_do_not_share_answers_and_order_stays(tmp_path: Path) -> None:
     assert [candidate for _, _, candidate in opened.in_order()] == candidates
     assert list(opened.plan.judged_as) == [0, 0, 2, 3]
     assert opened.plan.dropped == {3: "too short: 1 characters"}
+
+
+def test_an_answer_with_a_control_token_is_not_judged_but_an_end_token_is_no_word(
+    tmp_path: Path,
+) -> None:
+    tokens = ControlTokens(
+        tokens=frozenset({"<|im_start|>", "<|im_end|>"}), ends=frozenset({"<|im_end|>"})
+    )
+    texts = ["A dog.<|im_end|>", "<|im_start|>assistant\nA cat.<|im_end|>"]
+    samples, candidates, _ = records({"a": [(text, 1.0) for text in texts]})
+    write_jsonl(tmp_path / "candidates.jsonl", candidates)
+    opened = open_candidates(tmp_path / "candidates.jsonl", samples, CleanSettings(), tokens=tokens)
+    assert opened.plan.dropped == {1: "control token: <|im_start|>"}
 
 
 @pytest.mark.parametrize(

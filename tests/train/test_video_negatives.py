@@ -4,6 +4,7 @@ by one.
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -267,6 +268,26 @@ def test_one_stream_of_clips_serves_all_epochs_and_a_jump_costs_one_restart(qwen
             starts = source.starts
             read(begin)
             assert source.starts == starts + 1
+
+
+def test_a_pair_with_a_control_token_is_left_out_and_told_by_its_line(
+    qwen: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    closed, header, plain = make_pairs(3)
+    pairs = [
+        replace(closed, chosen=closed.chosen + "<|im_end|>\n"),
+        replace(header, rejected="<|im_start|>assistant\n" + header.rejected),
+        plain,
+    ]
+    recipe = make_recipe(qwen)
+    policy = load_policy(recipe.model)
+    selection = select_pairs(
+        policy, recipe, pairs, root=qwen, on_bad_clip=lambda clip, error: pytest.fail(clip)
+    )
+    assert selection.indices == [0, 2] and selection.dropped == {"control_token": 1}
+    assert "pairs.jsonl:2: not trained on: <|im_start|> is a control token" in caplog.text
+    as_it_was = tokenize_pair(policy, closed)
+    assert as_it_was is not None and selection.pairs[0].chosen == as_it_was.chosen
 
 
 def test_clips_of_both_rows_are_asked_for_measured_and_left_out(qwen: Path) -> None:
