@@ -54,14 +54,14 @@ class TransientError(Exception):
     """A failure that a later attempt may not have.
 
     `kind` tells what it says about the server: `throttled` (429), `away` (no connection), `slow`
-    (timeout), or `troubled` (5xx, an unreadable reply). `wait` is the pause in seconds that the
-    server asked for.
+    (timeout), `garbled` (an unreadable reply), or `troubled` (5xx). `wait` is the pause in seconds
+    that the server asked for.
     """
 
     def __init__(
         self,
         reason: str,
-        kind: Literal["throttled", "away", "slow", "troubled"] = "troubled",
+        kind: Literal["throttled", "away", "slow", "garbled", "troubled"] = "troubled",
         *,
         wait: float = 0.0,
     ) -> None:
@@ -126,6 +126,8 @@ class Endpoint:
     probe_failures: int = 0
     """Requests sent since it was ejected, to find out whether it is back, that were lost too."""
     refused: int = 0
+    garbled: int = 0
+    """Replies in a row that could not be read."""
     _clients: list["AsyncOpenAI"] = field(default_factory=list)
     _load: list[int] = field(default_factory=list)
 
@@ -154,7 +156,7 @@ class Endpoint:
             limit = f"{self.service.section}.timeout {self.service.timeout:g} s"
             raise TransientError(f"timeout: no reply in {limit}", "slow") from None
         except ReplyTooLarge as error:
-            raise TransientError(f"garbled reply: {error}") from None
+            raise TransientError(f"garbled reply: {error}", "garbled") from None
         except openai.APIConnectionError as error:
             raise TransientError(f"connection error: {error.__cause__ or error}", "away") from None
         except openai.APIStatusError as error:
@@ -162,7 +164,8 @@ class Endpoint:
         finally:
             self._load[index] -= 1
         if not isinstance(body, dict) or not body.get("choices"):
-            raise TransientError(f"garbled reply: no choices in {one_line(text)[:80]}")
+            excerpt = one_line(text)[:80]
+            raise TransientError(f"garbled reply: no choices in {excerpt}", "garbled")
         return body
 
     async def close(self) -> None:
@@ -199,7 +202,7 @@ class Endpoint:
                 f"and run "
                 "the same command again"
             )
-        refused = refusal(status, error.code, message)
+        refused = refusal_reason(status, error.code, message)
         if refused is not None and not refused.startswith("HTTP"):
             return RequestRefused(refused)
         if status in (408, 409, 429) or status >= 500:
@@ -243,7 +246,7 @@ def is_quota_exhausted(status: int, code: object, message: str) -> bool:
     )
 
 
-def refusal(status: int, code: object, message: str) -> str | None:
+def refusal_reason(status: int, code: object, message: str) -> str | None:
     """Return why a prompt will never be answered, by the server's HTTP error: the kind, a colon,
     the server's words.
 
@@ -323,10 +326,20 @@ def read_choice(body: Mapping[str, Any]) -> tuple[dict[str, Any], str, Literal["
             _joined(message.get("content")) or message.get("refusal") or ""
         )
     except (LookupError, TypeError, AttributeError):
-        raise TransientError("garbled reply: a choice without a message in words") from None
+        reason = "garbled reply: a choice without a message in words"
+        raise TransientError(reason, "garbled") from None
     if finish == "content_filter":
         raise RequestRefused("content filter: the server withheld the reply")
     return choice, text, "length" if finish == "length" else "stop"
+
+
+def reasoning_text(choice: Mapping[str, Any]) -> tuple[str, str] | None:
+    """Return the field that holds a message's thinking, and the thinking; None without any."""
+    for name in ("reasoning_content", "reasoning"):
+        text = choice["message"].get(name)
+        if isinstance(text, str) and text.strip():
+            return name, replace_lone_surrogates(text)
+    return None
 
 
 def _joined(content: Any) -> Any:
@@ -341,7 +354,8 @@ def read_json(text: str) -> Any:
     try:
         return json.loads(text)
     except (ValueError, RecursionError):
-        raise TransientError("garbled reply: not JSON, or nested without end") from None
+        reason = "garbled reply: not JSON, or nested without end"
+        raise TransientError(reason, "garbled") from None
 
 
 def is_private_address(base_url: str | None) -> bool:

@@ -37,6 +37,10 @@ BUSY_SECONDS = 600.0
 """A prompt that met nothing but 429s for so long, while no server answered another, is given up."""
 REPORT_BUSY_SECONDS = 30.0
 """So long without any answer for 429s, and it is said why nothing moves."""
+GARBLED_IN_A_ROW = 3
+"""Unreadable replies of a server that has sent none that could be read, after which another is
+taken for what it always says: no prompt is asked twice for it.
+"""
 BUSY_PROMPTS = 3
 """Prompts given up for 429s one after the other, after which the run stops: the servers are out of
 quota.
@@ -135,7 +139,7 @@ class Pool:
                 try:
                     value = read(endpoint, await endpoint.post(request))
                     self._settles(endpoint)
-                    endpoint.verified = True
+                    endpoint.verified, endpoint.garbled = True, 0
                     endpoint.concurrency.on_success(endpoint.in_flight - 1)
                     return Done(
                         value=value,
@@ -148,14 +152,18 @@ class Pool:
                 # noted before the slot is free, so that no waiting request slips through
                 except TransientError as error:
                     self._note(slot, error)
+                    endpoint.garbled = endpoint.garbled + 1 if error.kind == "garbled" else 0
+                    always_garbled = not endpoint.verified and endpoint.garbled > GARBLED_IN_A_ROW
                     busy = error.kind == "throttled"
                     throttled += busy
                     failed += (
                         not busy and not is_probe
                     )  # a server busy or not back yet is not the prompt's fault
                     since = min(since, begin) if busy else since
-                    if failed > self.service.retries or (
-                        busy and self._is_stuck(endpoint, error, since)
+                    if (
+                        failed > self.service.retries
+                        or always_garbled
+                        or (busy and self._is_stuck(endpoint, error, since))
                     ):
                         raise RetriesExhausted(
                             f"{error.reason} ({failed + throttled} attempts)", failed + throttled

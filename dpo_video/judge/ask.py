@@ -18,6 +18,7 @@ from dpo_video.core.progress import Advance, log, progress
 from dpo_video.judge.reply_keys import draws_noise, key_maker
 from dpo_video.judge.scorer import Scorer
 from dpo_video.judge.types import Judge, Messages, Reply
+from dpo_video.judge.unscored import ReadReply, UnscoredGuard
 from dpo_video.recipe import JudgeSettings
 from dpo_video.store import RowStore
 
@@ -51,16 +52,20 @@ def ask_all(
     store: RowStore,
     *,
     judge: Judge,
+    read: ReadReply | None = None,
 ) -> Asked:
     """Return the reply to every prompt, in order; only what the store holds no reply to is asked,
     and equal ones once.
 
-    Failed rows are asked again, refused ones only under `judge.ask_refused_again`.
+    Failed rows are asked again, refused ones only under `judge.ask_refused_again`. `read` tells
+    what no score can be read from, where a reply is no verdict of the scorer.
     """
     key_of = key_maker(settings, scorer, judge)
     keys = [key_of(messages) for messages in prompts]
     unique = dict(zip(keys, prompts, strict=True))
-    counts = ask_missing(settings, scorer, unique.items(), store, judge=judge, total=len(unique))
+    counts = ask_missing(
+        settings, scorer, unique.items(), store, judge=judge, total=len(unique), read=read
+    )
     counts["same_text"] += len(keys) - len(unique)
     replies = {key: judge.note(Reply(**row)) for key, row in store.get(KIND, unique).items()}
     return Asked([replies[key] for key in keys], counts)
@@ -75,6 +80,7 @@ def ask_missing(
     judge: Judge,
     total: int,
     answered: int = 0,
+    read: ReadReply | None = None,
 ) -> Counter[str]:
     """Store a reply to each prompt that the store holds none to, and return the counts; few prompts
     are in memory at a time.
@@ -91,6 +97,7 @@ def ask_missing(
             unshown=answered,
             counts=Counter(answered_before=answered),
             earlier_key=earlier_key if draws_noise(settings, scorer) else None,
+            guard=UnscoredGuard(settings=settings, scorer=scorer, read=read),
         )
         missing = asking.missing(prompts)
         try:
@@ -128,6 +135,7 @@ class _Asking:
     judge: Judge
     advance: Advance
     counts: Counter[str]
+    guard: UnscoredGuard
     earlier_key: Callable[[Messages], str] | None = None
     """The key under which an earlier version stored the reply to a prompt, drawn otherwise."""
     num_drawn_anew: int = 0
@@ -184,7 +192,7 @@ class _Asking:
             self.num_drawn_anew += len(self.store.known(KIND, keys))
 
     def keep(self, index: int, reply: Reply) -> None:
-        """Store a reply; stop the run when too many failed."""
+        """Store a reply; stop the run when too many failed, or give no score."""
         key = self._pending.pop(index)
         self.store.put(KIND, key, asdict(reply))
         self.judge.spending.add(reply)
@@ -192,7 +200,9 @@ class _Asking:
         is_new = key not in self._again
         self._again.discard(key)
         self.num_new += is_new
-        if reply.status != "answered":
+        if reply.status == "answered":
+            self.guard.watch(reply)
+        else:
             self.failures[reply.reason] += 1
             self.new_failures[reply.reason] += is_new
         self._move()

@@ -15,7 +15,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TextIO
 
-from dpo_video.client.endpoint import refusal
+from dpo_video.client.endpoint import refusal_reason
 from dpo_video.core.errors import UserError
 from dpo_video.store.database import Database
 from dpo_video.store.writer import Row
@@ -48,17 +48,12 @@ class BatchFiles:
     """Requests and bytes that still fit in the open file."""
 
     def __enter__(self) -> Self:
-        taken = [
-            path
-            for path in [self.path, *self._numbered(1), *self.path.parent.glob(self._pattern())]
-            if path.exists()
-        ]
-        if taken:
-            raise UserError(
-                f"{str(taken[0])!r} exists already: what was sent must not be mixed with new "
-                f"batches. "
-                "Delete it, or give --batch-out another name"
-            )
+        for path in [self.path, *self._numbered(1), *self.path.parent.glob(self._pattern())]:
+            if path.exists():
+                raise UserError(
+                    f"{str(path)!r} exists already: what was sent must not be mixed with new "
+                    "batches. Delete it, or give --batch-out another name"
+                )
         self.path.parent.mkdir(parents=True, exist_ok=True)
         return self
 
@@ -137,27 +132,30 @@ class Results:
 
     def body(self, key: str) -> dict[str, Any] | None:
         """Return the chat completion under a custom id, or None."""
-        found = self._rows.get(KIND, [key])
-        return json.loads(found[key]) if found else None
+        row = self._rows.get(KIND, [key]).get(key)
+        return None if row is None else json.loads(row)
 
     def refusal(self, key: str) -> str | None:
         """Return why the prompt under a custom id will never be answered, or None."""
-        found = self._rows.get(REFUSED, [key])
-        return str(json.loads(found[key])["reason"]) if found else None
+        row = self._rows.get(REFUSED, [key]).get(key)
+        return None if row is None else str(json.loads(row)["reason"])
 
     def any_refusal(self) -> str:
         """Return the reason of one of the refusals, of which there is at least one."""
-        return str(json.loads(next(body for _, body in self._rows.rows(REFUSED)))["reason"])
+        _, row = next(iter(self._rows.rows(REFUSED)))
+        return str(json.loads(row)["reason"])
 
     def keys(self) -> Iterator[str]:
         """Yield the custom ids that have a chat completion or a refusal."""
-        return (key for kind in (KIND, REFUSED) for key, _ in self._rows.rows(kind))
+        for kind in (KIND, REFUSED):
+            for key, _ in self._rows.rows(kind):
+                yield key
 
     def _read(self, path: Path) -> None:
         if not path.is_file():
             raise UserError(f"--batch-in: no file at {str(path)!r}")
         batch: dict[tuple[str, str], str] = {}
-        with path.open(encoding="utf-8") as lines:
+        with path.open("rb") as lines:
             for number, line in enumerate(lines, start=1):
                 if not line.strip():
                     continue
@@ -168,7 +166,7 @@ class Results:
                 if (kind, key) in batch or self._rows.known(kind, [key], without=()):
                     self.counts["duplicates"] += 1
                     continue
-                batch[kind, key] = json.dumps(body)
+                batch[kind, key] = body
                 self.counts["refused"] += kind == REFUSED
                 if len(batch) == BATCH:
                     self._keep(batch)
@@ -178,35 +176,37 @@ class Results:
         self._rows.commit([Row(kind, key, body) for (kind, key), body in batch.items()])
         batch.clear()
 
-    def _line(self, where: str, line: str) -> tuple[str, str, dict[str, Any] | None]:
-        """Return kind, custom id and body of a result: a completion, or the reason of a refusal.
+    def _line(self, where: str, line: bytes) -> tuple[str, str, str | None]:
+        """Return kind, custom id and body (JSON) of a result: a completion, or the reason of a
+        refusal.
 
         The body is None for other errors: they are counted, and the prompt is asked as usual.
         """
         try:
             row = json.loads(line)
             key, response, error = row["custom_id"], row.get("response"), row.get("error")
-        except (ValueError, KeyError, TypeError, AttributeError):
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+            key, row = None, {}
+        if not isinstance(key, str):
             raise UserError(
                 f"{where}: no batch result: expected a JSON object with `custom_id` and "
-                f"`response`. Is it "
-                "the output file of the batch, not its input?"
-            ) from None
+                "`response`. Is it the output file of the batch, not its input?"
+            )
         if "body" in row:
             raise UserError(
                 f"{where}: this is a request, not a result: give --batch-in the output file of the "
-                f"batch"
+                "batch"
             )
         status = response.get("status_code") if isinstance(response, dict) else None
         body = response.get("body") if isinstance(response, dict) else None
         if not error and status == 200 and isinstance(body, dict) and body.get("choices"):
-            return KIND, key, body
+            return KIND, key, json.dumps(body)
         fault = _fault(error, body)
-        code, said = fault.get("code"), " ".join(str(fault.get("message") or "").split())[:200]
-        number = next((one for one in (status, code) if isinstance(one, int)), 0)
-        refused = refusal(number, code, said)
-        if refused is not None:
-            return REFUSED, key, {"reason": refused}
+        code, message = fault.get("code"), " ".join(str(fault.get("message") or "").split())[:200]
+        http_status = status if isinstance(status, int) else code if isinstance(code, int) else 0
+        reason = refusal_reason(http_status, code, message)
+        if reason is not None:
+            return REFUSED, key, json.dumps({"reason": reason})
         self.reasons[_reason(status, fault)] += 1
         return KIND, key, None
 
@@ -215,17 +215,17 @@ def _fault(error: object, body: object) -> dict[str, Any]:
     """Return the error of a result: `error` of the line (in vLLM's with an `error` within) or of
     the reply's body.
     """
-    for given in (error, body):
-        inner = given.get("error") if isinstance(given, dict) else None
-        found = inner or (error if given is error else None)
-        if found:
-            return found if isinstance(found, dict) else {"message": str(found)}
-    return {}
+    inner = error.get("error") if isinstance(error, dict) else None
+    of_body = body.get("error") if isinstance(body, dict) else None
+    fault = inner or error or of_body
+    if not fault:
+        return {}
+    return fault if isinstance(fault, dict) else {"message": str(fault)}
 
 
 def _reason(status: object, fault: dict[str, Any]) -> str:
     """Return in a few words why a request has no completion."""
-    said = str(fault.get("code") or fault.get("type") or fault.get("message") or "")[:80]
+    message = str(fault.get("code") or fault.get("type") or fault.get("message") or "")[:80]
     if status in (None, 200):
-        return said or "no completion in the result"
-    return f"HTTP {status}: {said}" if said else f"HTTP {status}"
+        return message or "no completion in the result"
+    return f"HTTP {status}: {message}" if message else f"HTTP {status}"

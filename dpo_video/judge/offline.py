@@ -106,7 +106,7 @@ def judge_with_results(run: Run, paths: Sequence[Path]) -> StageResult:
     results = Results(paths)
     batch_judge = _BatchJudge(results)
     unlimited = run.recipe.judge.model_copy(
-        update={"max_failed_fraction": 1.0, "max_cost": None}
+        update={"max_failed_fraction": 1.0, "max_unscored_fraction": 1.0, "max_cost": None}
     )  # all is paid
     try:
         _check_refused(results, run.recipe.judge)

@@ -84,6 +84,10 @@ class JudgeSettings(Section):
     """Stop when a larger share of judgments failed or was refused, those aside that did in an
     earlier run too.
     """
+    max_unscored_fraction: Annotated[float, Affects.SPEED] = Field(default=0.9, ge=0, le=1)
+    """Stop when a larger share of the first 200 replies gives no score for one reason, 20 of them
+    or more: most likely the judge cannot give what the scorer asks for.
+    """
     ask_refused_again: Annotated[bool, Affects.SCORES] = False
     """Ask again what the judge refused before (too long, filtered): after its server has changed.
     """

@@ -411,3 +411,48 @@ def test_more_servers_and_other_speed_settings_ask_nothing_again(tmp_path, capsy
         ):
             assert "finished before" in _run_stage(recipe, capsys, override)
         assert len(server.requests) == 4 and other.requests == []
+
+
+@pytest.mark.parametrize(
+    ("reply", "changes", "message"),
+    [
+        (completion("I like it."), {}, r"'I like it.'.*Scorer 'hound_quality' reads a last line"),
+        (
+            completion("Score: 4", finish="length"),
+            {},
+            r"cut off.*Raise judge.max_tokens \(it is 512",
+        ),
+        (
+            completion("Score: 4", top={"x": -0.1}),
+            {"scorer": "caption_score"},
+            r"little weight on the labels.*Set judge.score_from=verdict",
+        ),
+    ],
+)
+def test_replies_that_never_give_a_score_stop_the_run_after_20(tmp_path, reply, changes, message):
+    """385 of 385 were paid before it was told."""
+    with judge_server(lambda *_: reply) as server, RunStore(tmp_path) as store:
+        settings = _settings(server.url, concurrency=1, **changes)
+        scorer = load_scorer(settings.scorer)
+        with pytest.raises(
+            UserError, match=rf"20 of 20 replies of judge 'm' give no score: .*{message}"
+        ):
+            judge_candidates(settings, scorer, make_items(40), store)
+        assert 20 <= len(server.requests) <= 22
+        asked = len(server.requests)
+        wanted = settings.model_copy(update={"max_unscored_fraction": 1.0})
+        rows = judge_candidates(wanted, scorer, make_items(40), store).judgments
+        assert {row.status for row in rows.values()} == {"unscored"} and len(rows) == 40
+        assert len(server.requests) == 40 >= asked
+
+
+def test_a_weak_judge_is_not_stopped(tmp_path):
+    """Every fourth reply is a verdict: nothing says that a setting is wrong."""
+
+    def answer(prompt, attempt):
+        number = int(prompt.split("it is a ")[1].split()[0])
+        return completion("Score: 4" if number % 4 == 0 else "I like it.")
+
+    with judge_server(answer) as server, RunStore(tmp_path) as store:
+        rows = judge_candidates(_settings(server.url), HOUND, make_items(10, 8), store).judgments
+    assert Counter(row.status for row in rows.values()) == {"scored": 20, "unscored": 60}

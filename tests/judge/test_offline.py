@@ -30,7 +30,7 @@ from dpo_video.core.jsonl import write_jsonl
 from dpo_video.core.records import Candidate, Judgment
 from dpo_video.formats import parquet as shards
 from dpo_video.formats.parquet import write_parquet
-from dpo_video.judge.batch_files import BatchFiles
+from dpo_video.judge.batch_files import BatchFiles, Results
 from dpo_video.judge.offline import judge_with_results, write_batches
 from dpo_video.recipe.file import load_recipe
 from dpo_video.run import open_run
@@ -402,3 +402,22 @@ def test_label_probabilities_and_missing_values_keep_their_types(tmp_path, monke
     assert [row["distribution"] and dict(row["distribution"]) for row in read] == [
         row.distribution for row in rows
     ]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"[" * 100_000,
+        b'{"custom_id": "a", "response": ' + b"[" * 100_000 + b"]" * 100_000 + b"}",
+        b'{"custom_id": ["a"], "response": {}}',
+        b'{"custom_id": 5, "response": {}}',
+        b'{"custom_id": "\xff"}',
+        b'{"custom_id": "a", "n": ' + b"9" * 5000 + b"}",
+        b"5",
+    ],
+)
+def test_a_line_that_is_no_result_is_told_by_file_and_line(tmp_path, line):
+    path = tmp_path / "results.jsonl"
+    path.write_bytes(b'{"custom_id": "b", "response": null, "error": "x"}\n' + line + b"\n")
+    with pytest.raises(UserError, match=r"results.jsonl:2: no batch result"):
+        Results([path])

@@ -507,6 +507,59 @@ def test_a_written_verdict_that_contradicts_its_label_tokens_is_counted(tmp_path
     assert summarise(rows.values())["contradicted"] == 2
 
 
+@pytest.mark.parametrize("field", ["reasoning_content", "reasoning"])
+@pytest.mark.parametrize(
+    ("finish", "reason"),
+    [
+        ("stop", "empty reply: all its text stands in `{}`, as thinking"),
+        ("length", "cut off: the reply reached judge.max_tokens while it was thinking (in `{}`)"),
+    ],
+)
+def test_a_reply_that_stands_in_the_thinking_is_kept_and_named_and_no_verdict(
+    field, finish, reason
+):
+    message = {"content": None, field: "It could be\nScore: 4"}
+    body = {"model": "m", "choices": [{"finish_reason": finish, "message": message}]}
+    settings = _settings("http://127.0.0.1:1/v1")
+    for mode, scorer in (("verdict", HOUND), ("labels", SCALE)):
+        reply = read_completion(settings, scorer, mode, "http://u", body)
+        assert (reply.status, reply.text) == ("answered", "It could be\nScore: 4")
+        verdict, _ = read_reply(settings, scorer, reply)
+        assert (verdict.score, verdict.reason) == (None, reason.format(field))
+    message["content"] = "Score: 2"
+    reply = read_completion(
+        settings,
+        HOUND,
+        "verdict",
+        "http://u",
+        body | {"choices": [{"finish_reason": "stop", "message": message}]},
+    )
+    assert read_reply(settings, HOUND, reply)[0].score == 2
+
+
+def test_what_a_server_always_says_is_not_asked_for_again(tmp_path):
+    """The first prompts are tried again, in case the server recovers; then each is asked once."""
+    garbled = completion("")
+    garbled.body["choices"][0]["message"]["content"] = 5
+    with judge_server(lambda prompt, attempt: garbled) as server, RunStore(tmp_path) as store:
+        with pytest.raises(UserError, match=r"20 of 20 judgments failed.*garbled reply"):
+            judge_candidates(_settings(server.url, retries=2), HOUND, make_items(30, 1), store)
+        assert len(server.requests) <= 22
+
+
+def test_a_server_that_garbles_now_and_then_is_asked_again(tmp_path):
+    def answer(prompt, attempt):
+        good = completion("Score: 4")
+        if attempt < 2:
+            good.body["choices"][0]["message"]["content"] = 5
+        return good
+
+    with judge_server(answer) as server, RunStore(tmp_path) as store:
+        settings = _settings(server.url, concurrency=1)
+        rows = judge_candidates(settings, HOUND, make_items(5), store).judgments
+    assert {row.score for row in rows.values()} == {4.0}
+
+
 def test_a_letter_in_the_other_case_is_no_label_and_a_word_is():
     """ " a" begins "a statement"; "Yes" is "yes"."""
     alternatives = [(" A", math.log(0.5)), (" a", math.log(0.25)), ("B", math.log(0.125))]

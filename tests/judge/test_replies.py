@@ -189,7 +189,7 @@ ODD_REPLIES = {
     "choices as an object": (_with(lambda token, body: body.update(choices={"0": 1})), "failed"),
     "content as a list": (
         _with(lambda token, body: body["choices"][0]["message"].update(content=[{"text": "x"}])),
-        "failed",
+        "unscored",
     ),
     "flagged": (failure(403, 'your input was flagged for "violence"'), "refused"),
     "blocked": (failure(403, "Request blocked"), "failed"),

@@ -36,6 +36,7 @@ NO_RESULT = {
         "timeout",
         "retries",
         "max_failed_fraction",
+        "max_unscored_fraction",
         "engine",
         "answers_as",
         "prices",

@@ -18,6 +18,7 @@ from dpo_video.client.endpoint import (
     Service,
     is_private_address,
     read_choice,
+    reasoning_text,
     require_openai,
 )
 from dpo_video.client.pool import Pool, Read, RetriesExhausted, ask_servers
@@ -232,6 +233,9 @@ def read_completion(
             f"{url} does not say how many tokens it used, so judge.max_cost cannot be kept. "
             "Leave it out, or use a server that sends `usage`"
         )
+    reasoning = None if text else reasoning_text(choice)
+    if reasoning is not None:
+        return replace(reply, text=reasoning[1], reason=_without_answer(reasoning[0], finish))
     if mode == "verdict":
         return reply
     tokens = _tokens(choice.get("logprobs"))
@@ -258,6 +262,13 @@ def read_completion(
             "verdict instead, or use a server that gives them, such as vLLM, SGLang or llama.cpp"
         )
     return replace(reply, log_probs=_of_labels(scorer, alternatives) if alternatives else None)
+
+
+def _without_answer(field: str, finish: str) -> str:
+    """Return why a reply says nothing that has all its text in the field of the thinking."""
+    if finish == "length":
+        return f"cut off: the reply reached judge.max_tokens while it was thinking (in `{field}`)"
+    return f"empty reply: all its text stands in `{field}`, as thinking"
 
 
 def _check_model(settings: JudgeSettings, url: str, answered: object) -> None:

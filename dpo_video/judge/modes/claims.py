@@ -29,6 +29,7 @@ from dpo_video.judge.prompt import render
 from dpo_video.judge.scorer import Scorer
 from dpo_video.judge.thinking import thinking_end
 from dpo_video.judge.types import Judge, Judged, JudgeItem, Messages, Reply
+from dpo_video.judge.unscored import ReadReply
 from dpo_video.judge.verdict import Verdict, read_reply
 from dpo_video.recipe import JudgeSettings
 from dpo_video.store import RowStore
@@ -154,7 +155,9 @@ def _distinct(scorer: Scorer, claims: Sequence[str], *, reply: str = "") -> Clai
 class _Ask(Protocol):
     """Asks the open judge; see `ask_all`."""
 
-    def __call__(self, scorer: Scorer, prompts: Sequence[Messages], /) -> Asked: ...
+    def __call__(
+        self, scorer: Scorer, prompts: Sequence[Messages], /, *, read: ReadReply | None = None
+    ) -> Asked: ...
 
 
 def _split(
@@ -172,21 +175,32 @@ def _split(
         render(writer, caption=sample.caption, question=sample.prompt, answer=candidate.text)
         for sample, candidate in items
     ]
-    replies, counts = ask(writer, prompts)
+    replies, counts = ask(writer, prompts, read=partial(_unreadable, scorer))
     claims = {}
     for (_, candidate), reply in zip(items, replies, strict=True):
-        if reply.status != "answered":
-            claims[candidate.id] = Claims(reason=reply.reason, status=reply.status)
-        elif reply.reason:
-            claims[candidate.id] = Claims(reason=reply.reason, reply=reply.text)
-        elif reply.finish == "length":
-            claims[candidate.id] = Claims(
-                reason="cut off: the list of claims reached judge.max_tokens before its end",
-                reply=reply.text,
-            )
+        if reply.status == "answered":
+            claims[candidate.id] = _read_split(scorer, reply)
         else:
-            claims[candidate.id] = read_claims(scorer, reply.text)
+            claims[candidate.id] = Claims(reason=reply.reason, status=reply.status)
     return claims, counts
+
+
+def _read_split(scorer: Scorer, reply: Reply) -> Claims:
+    """Return the claims that an answered reply lists."""
+    if reply.reason:
+        return Claims(reason=reply.reason, reply=reply.text)
+    if reply.finish == "length":
+        return Claims(
+            reason="cut off: the list of claims reached judge.max_tokens before its end",
+            reply=reply.text,
+        )
+    return read_claims(scorer, reply.text)
+
+
+def _unreadable(scorer: Scorer, reply: Reply) -> str | None:
+    """Return why a reply lists no claims; None too where the judge says that there are none."""
+    claims = _read_split(scorer, reply)
+    return None if claims.claims or claims.reason.startswith("no claim:") else claims.reason
 
 
 def _check(
