@@ -66,7 +66,7 @@ def measure(graded: Sequence[GradedQuestion], *, resamples: int, seed: int) -> B
     categories: dict[str, list[list[GradedQuestion]]] = defaultdict(list)
     for row in graded:
         categories[row.question.category].append([row])
-    groups = _groups(graded)
+    groups = count_together(graded)
     return BenchmarkMetrics(
         n=len(graded),
         unparsed=sum(row.reading.parsed is None for row in graded),
@@ -129,7 +129,7 @@ def published_bias(graded: Sequence[GradedQuestion]) -> PublishedBias | None:
     of `yes_no_bias`: answers no and yes are two wrong ones of which none is a yes.
     """
     num_yes = num_no = num_wrong = false_positives = num_pairs = 0
-    for pair in _groups(graded):
+    for pair in count_together(graded):
         if [row.question.answer for row in pair] != ["yes", "no"]:
             return None
         has_yes, has_no = (row.reading.correct for row in pair)
@@ -147,7 +147,7 @@ def published_bias(graded: Sequence[GradedQuestion]) -> PublishedBias | None:
     )
 
 
-def _groups(graded: Sequence[GradedQuestion]) -> list[list[GradedQuestion]]:
+def count_together(graded: Sequence[GradedQuestion]) -> list[list[GradedQuestion]]:
     """Return the questions that count together, in the order of the set; one without a group stands
     alone.
     """
@@ -163,10 +163,11 @@ def _share_correct(
     """Return the share of groups whose answers are all right; a group's clip is that of its first
     question.
     """
-    are_right = [float(_is_right(group)) for group in groups]
+    are_right = [float(is_right(group)) for group in groups]
     clips = [group[0].question.video for group in groups]
     return bootstrap_ci(are_right, clusters=clips, resamples=resamples, seed=seed)
 
 
-def _is_right(group: Sequence[GradedQuestion]) -> bool:
+def is_right(group: Sequence[GradedQuestion]) -> bool:
+    """Return whether all questions that count together are answered right."""
     return all(row.reading.correct for row in group)

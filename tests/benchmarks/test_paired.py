@@ -1,0 +1,137 @@
+"""Two models on one set: tests and sentences on counts made by hand, against scipy and by
+simulation.
+"""
+
+import random
+
+import pytest
+from scipy.stats import binomtest
+
+from dpo_video.benchmarks.paired import (
+    PairedResult,
+    compare_graded,
+    detectable_change,
+    holm,
+    mcnemar,
+    outcome,
+    verdict_line,
+)
+from dpo_video.benchmarks.questions import BenchmarkQuestion, GradedQuestion, Reading
+from dpo_video.core.report import Estimate
+
+
+def graded(right: list[bool], *, group_size: int = 1) -> list[GradedQuestion]:
+    """A question a clip, right or wrong; every `group_size` of them count together."""
+    return [
+        GradedQuestion(
+            question=BenchmarkQuestion(
+                id=str(number),
+                video=f"{number // group_size}.mp4",
+                text="?",
+                prompt="?",
+                answer="yes",
+                kind="yes_no",
+                group=str(number // group_size) if group_size > 1 else "",
+            ),
+            answer="yes" if is_right else "no",
+            reading=Reading(parsed="yes" if is_right else "no", correct=is_right),
+        )
+        for number, is_right in enumerate(right)
+    ]
+
+
+def result(*, change: tuple[float, float, float], gained: int = 5, lost: int = 1) -> PairedResult:
+    value, low, high = change
+    return PairedResult(
+        before=0.6,
+        after=0.6 + value,
+        change=Estimate(value=value, interval=(low, high), n=100),
+        gained=gained,
+        lost=lost,
+        p_value=mcnemar(gained, lost),
+    )
+
+
+@pytest.mark.parametrize(
+    ("gained", "lost"), [(0, 0), (1, 0), (3, 3), (12, 40), (40, 12), (0, 9), (700, 760)]
+)
+def test_mcnemar_is_the_exact_binomial_test_of_what_changed(gained: int, lost: int) -> None:
+    expected = 1.0 if gained + lost == 0 else binomtest(gained, gained + lost).pvalue
+    assert mcnemar(gained, lost) == pytest.approx(expected, rel=1e-9)
+
+
+def test_holm_multiplies_the_smallest_by_all_and_never_falls() -> None:
+    """4 x 0.01, 3 x 0.02, then 2 x 0.03 = 0.06 and 1 x 0.04, which may not be below 0.06."""
+    adjusted = holm({"c": 0.03, "a": 0.01, "d": 0.04, "b": 0.02})
+    assert adjusted == pytest.approx({"c": 0.06, "a": 0.04, "d": 0.06, "b": 0.06})
+    assert list(adjusted) == ["c", "a", "d", "b"]
+    assert holm({"x": 0.6, "y": 0.9}) == {"x": 1.0, "y": 1.0} and holm({}) == {}
+
+
+def test_holm_finds_nothing_in_sets_where_nothing_changed() -> None:
+    """Of 300 families of eight sets without a change, at most about 5 % have one below 0.05."""
+    chance = random.Random(0)
+    found = 0
+    for _ in range(300):
+        family = {}
+        for name in "abcdefgh":
+            gained = sum(chance.random() < 0.5 for _ in range(40))
+            family[name] = mcnemar(gained, 40 - gained)
+        found += min(holm(family).values()) < 0.05
+    assert found <= 0.07 * 300
+
+
+def test_units_gained_and_lost_are_counted_on_the_same_questions() -> None:
+    """Of six, the second and third are gained, the fifth is lost."""
+    before = graded([True, False, False, False, True, True])
+    after = graded([True, True, True, False, False, True])
+    paired = compare_graded(before, after, resamples=200, seed=0)
+    assert (paired.gained, paired.lost) == (2, 1)
+    assert (paired.before, paired.after) == (0.5, pytest.approx(4 / 6))
+    assert paired.change.value == pytest.approx(1 / 6) and paired.change.n == 6
+    assert paired.p_value == 1.0
+
+
+def test_a_group_is_one_unit() -> None:
+    """Pairs: wrong to right, right to right, right to wrong, wrong to wrong: a half was right."""
+    before = graded([True, False, True, True, True, True, False, False], group_size=2)
+    after = graded([True, True, True, True, True, False, True, False], group_size=2)
+    paired = compare_graded(before, after, resamples=200, seed=0)
+    assert (paired.gained, paired.lost, paired.change.n) == (1, 1, 4)
+    assert (paired.before, paired.after, paired.change.value) == (0.5, 0.5, 0.0)
+
+
+def test_other_questions_are_no_comparison() -> None:
+    with pytest.raises(AssertionError, match="the same questions"):
+        compare_graded(graded([True]), graded([True, False]), resamples=10, seed=0)
+
+
+def test_a_change_counts_where_both_the_test_and_the_interval_say_so() -> None:
+    better, worse = result(change=(0.05, 0.02, 0.08)), result(change=(-0.05, -0.08, -0.02))
+    assert (outcome(better, 0.01), outcome(worse, 0.01)) == ("better", "worse")
+    assert outcome(better, 0.2) == "not distinguishable"
+    assert outcome(result(change=(0.05, -0.01, 0.11)), 0.001) == "not distinguishable"
+
+
+def test_the_detectable_change_is_found_four_times_in_five() -> None:
+    """Differences of mean m and standard deviation 0.5 over 400 clips: SE 0.025, m = 2.8 SE."""
+    half_width = 1.959964 * 0.025
+    size = detectable_change(result(change=(0.0, -half_width, half_width)))
+    assert size == pytest.approx(2.801585 * 0.025, rel=1e-5)
+    chance = random.Random(1)
+    hits = 0
+    for _ in range(1000):
+        mean = sum(chance.gauss(size, 0.5) for _ in range(400)) / 400
+        hits += mean - half_width > 0
+    assert 0.76 < hits / 1000 < 0.84
+
+
+def test_a_sentence_says_what_changed_or_what_could_have_been_found() -> None:
+    assert verdict_line(
+        "temporal", result(change=(-0.055, -0.081, -0.029), gained=12, lost=40), 3e-4
+    ) == ("temporal: worse, 60.0 % to 54.5 %: -5.5 pts [-8.1, -2.9], 12 gained, 40 lost, p 0.0003")
+    line = verdict_line("temporal", result(change=(0.01, -0.02, 0.04)), 0.5)
+    assert line == (
+        "temporal: not distinguishable, 60.0 % to 61.0 %: +1.0 pts [-2.0, +4.0], 5 gained, 1 lost, "
+        "p 0.5; a change of 4.3 pts would have been found 4 times in 5"
+    )
