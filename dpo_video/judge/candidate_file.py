@@ -8,13 +8,21 @@ from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from dpo_video.core.control_tokens import NO_TOKENS, ControlTokens
 from dpo_video.core.errors import UserError
-from dpo_video.core.jsonl import json_object, read_places
+from dpo_video.core.jsonl import json_object, read_lines, read_places
 from dpo_video.core.records import Candidate, Sample
 from dpo_video.data.answer_filters import AnswerPlan
 from dpo_video.judge.reply_keys import Keys, KeysOfSample
 from dpo_video.recipe import CleanSettings
+
+EDITED = (
+    "The file was changed since it was written: delete it, and `dpo-video generate RECIPE` writes "
+    "it again from the answers that are stored"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,16 +86,19 @@ def open_candidates(
     samples_by_id = {sample.id: sample for sample in samples}
     offsets, plan, keys = array("q"), AnswerPlan(), Keys(keys_of=keys_of)
     appeared: dict[str, int] = {}
+    id_hashes = array("q")
     question_of_block, block_ends = array("i"), array("i")
     for sample_id, rows in groupby(read_places(path, Candidate), key=lambda row: row[1].sample_id):
         block = []  # candidates of one question that stand side by side
         for offset, candidate in rows:
             offsets.append(offset)
+            id_hashes.append(hash(candidate.id))
             block.append(candidate)
         if sample_id not in samples_by_id:
+            line = next(line for line, row in read_lines(path, Candidate) if row == block[0])
             raise UserError(
-                f"candidate {block[0].id!r} answers sample {sample_id!r}, which is not among "
-                "data.samples. Make the candidates again: dpo-video generate RECIPE"
+                f"{path}:{line}: candidate {block[0].id!r} answers sample {sample_id!r}, which is "
+                "not among data.samples. Make the candidates again: dpo-video generate RECIPE"
             )
         question_of_block.append(appeared.setdefault(sample_id, len(appeared)))
         block_ends.append(len(offsets))
@@ -97,6 +108,7 @@ def open_candidates(
         raise UserError(
             f"no candidates in {str(path)!r}; make them first: dpo-video generate RECIPE"
         )
+    _check_doubled(path, np.frombuffer(id_hashes, np.int64))
     ranks = caption_ranks(samples_by_id[sample_id] for sample_id in appeared)
     question_ranks = [ranks[sample_id] for sample_id in appeared]
     order = array("i")
@@ -113,6 +125,23 @@ def open_candidates(
         plan=plan,
         keys=keys,
     )
+
+
+def _check_doubled(path: Path, id_hashes: NDArray[np.int64]) -> None:
+    """Raise UserError where two rows have one id; only hashes of ids are held, 8 bytes each."""
+    ordered = np.sort(id_hashes)
+    suspects = set(ordered[1:][ordered[1:] == ordered[:-1]].tolist())
+    if not suspects:
+        return
+    line_of: dict[str, int] = {}
+    for line, candidate in read_lines(path, Candidate):
+        if candidate.id in line_of:
+            raise UserError(
+                f"{path}:{line}: candidate {candidate.id!r} stands in line "
+                f"{line_of[candidate.id]} already. {EDITED}"
+            )
+        if hash(candidate.id) in suspects:
+            line_of[candidate.id] = line
 
 
 def caption_ranks(samples: Iterable[Sample]) -> dict[str, int]:

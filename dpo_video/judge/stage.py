@@ -14,12 +14,18 @@ from typing import Any
 
 from dpo_video.core.errors import UserError
 from dpo_video.core.jsonl import write_jsonl
+from dpo_video.core.progress import log
 from dpo_video.core.records import Candidate, Judgment, Sample
 from dpo_video.data.answer_filters import AnswerPlan
 from dpo_video.data.removed import removed_answer, write_removed
 from dpo_video.judge.ask import KIND, PAGE_SIZE, ask_all, ask_missing, statuses_asked_again
 from dpo_video.judge.backends.registry import open_judge
-from dpo_video.judge.candidate_file import CandidateFile, caption_ranks, open_candidates
+from dpo_video.judge.candidate_file import (
+    EDITED,
+    CandidateFile,
+    caption_ranks,
+    open_candidates,
+)
 from dpo_video.judge.modes.jury import family_warnings
 from dpo_video.judge.modes.registry import judge_with_mode, needs_several_replies
 from dpo_video.judge.prompt import render
@@ -99,7 +105,25 @@ def _open_candidates(run: Run, keys_of: KeysOfSample | None = None) -> Candidate
             for number, why in candidates.plan.dropped.items()
         ),
     )
+    _tell_edited(run, len(candidates))
     return candidates
+
+
+def _tell_edited(run: Run, num_rows: int) -> None:
+    """Say where candidates.jsonl has another number of rows than `generate` wrote."""
+    generated = run.store.finished("generate")
+    num_written = None if generated is None else generated["summary"].get("candidates")
+    if num_written is None or num_written == num_rows:
+        return
+    change = (
+        f"{num_written - num_rows} were deleted since"
+        if num_rows < num_written
+        else f"{num_rows - num_written} were added since"
+    )
+    log.info(
+        f"warning: {run.folder / 'candidates.jsonl'} has {num_rows} rows where `dpo-video "
+        f"generate` wrote {num_written}: {change}. They are judged as they are. {EDITED}"
+    )
 
 
 def _ask_missing(

@@ -271,8 +271,28 @@ def test_the_stage_stops_when_nothing_has_a_score_or_a_candidate_has_no_sample(t
         (tmp_path / "samples.jsonl").write_text(to_json(items[0][0]))
         with pytest.raises(
             UserError,
-            match=r"candidate 's1#0' answers sample 's1', which is not among data\.samples",
+            match=r"candidates.jsonl:2: candidate 's1#0' answers sample 's1', which is not among",
         ):
+            _stage(recipe)
+
+
+def test_rows_of_candidates_that_are_doubled_or_gone_are_told(tmp_path, capsys):
+    items = make_items(3, 2)
+    with judge_server(steady) as server:
+        recipe = write_run(tmp_path, items, server.url)
+        path = load_recipe(str(recipe), []).run_folder / "candidates.jsonl"
+        with open_run(load_recipe(str(recipe), [])) as run:
+            summary = {"candidates": len(items)}
+            run.store.finish("generate", fingerprint="f", seconds=1, summary=summary)
+        _stage(recipe)
+        assert "rows where" not in capsys.readouterr().err
+        lines = path.read_text().splitlines(keepends=True)
+        path.write_text("".join([*lines[:4], lines[5]]))
+        _stage(recipe)
+        told = " ".join(capsys.readouterr().err.split())
+        assert "has 5 rows where `dpo-video generate` wrote 6: 1 were deleted since" in told
+        path.write_text("".join([*lines, lines[1]]))
+        with pytest.raises(UserError, match=r"candidates.jsonl:7: candidate '.*' stands in line 2"):
             _stage(recipe)
 
 
