@@ -16,6 +16,7 @@ from dpo_video.core.jsonl import from_dict, try_rows
 from dpo_video.core.records import Pair, Sample
 from dpo_video.core.text import TAG
 from dpo_video.data.removed import Removed
+from dpo_video.video.sources import check_inside
 
 MAX_SHOWN = 20
 """Bad lines of a file that are shown; the others are counted."""
@@ -91,11 +92,12 @@ def read_samples(path: Path, tokens: ControlTokens) -> Generator[SampleLine, Non
         yield _screen_sample(SampleLine(where, sample_of(row, where)), tokens)
 
 
-def check_samples(path: Path) -> tuple[str, ...]:
+def check_samples(path: Path, *, inside: Path | None) -> tuple[str, ...]:
     """Return the fields of a file of samples that only `meta` keeps.
 
     Raises UserError with up to twenty bad lines: no JSON, unknown or missing fields, an id that
-    stands twice, a text that says nothing, a clip that ends before it starts.
+    stands twice, a text that says nothing, a clip that ends before it starts, one that lies outside
+    of the folder `inside`.
     """
     first_lines: dict[str, int] = {}
     meta_fields: dict[str, None] = {}
@@ -110,19 +112,24 @@ def check_samples(path: Path) -> tuple[str, ...]:
             )
         first_lines[sample.id] = number
         _check_content(sample, where, required=("id", "video", "prompt", "caption"))
+        if inside is not None:
+            check_inside(sample.video, inside, where)
         meta_fields.update(dict.fromkeys(_unknown_fields(row)))
 
     _check_lines(path, "Sample records", check)
     return tuple(meta_fields)
 
 
-def check_pairs(path: Path) -> None:
-    """Raise UserError with up to twenty bad lines of a file of pairs."""
+def check_pairs(path: Path, *, inside: Path | None) -> None:
+    """Raise UserError with up to twenty bad lines of a file of pairs; as in `check_samples`."""
 
     def check(number: int, row: Mapping[str, Any]) -> None:
         where = f"{path}:{number}"
         pair = from_dict(Pair, row, where)
         _check_content(pair, where, required=("video", "prompt", "chosen"))
+        if inside is not None:
+            check_inside(pair.video, inside, where)
+            check_inside(pair.rejected_video or [], inside, where)
 
     _check_lines(path, "Pair records", check)
 

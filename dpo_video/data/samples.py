@@ -81,7 +81,7 @@ def load_samples(
     is_toy = source.startswith("toy:")
     path = _toy(source, recipe) if is_toy else Path(source).expanduser()
     root = path.parent if is_toy else _video_root(recipe, path)
-    meta_fields = check_samples(path)
+    meta_fields = check_samples(path, inside=_inside(recipe, root))
     lines: SampleLines = read_samples(path, tokens)
     if clean and split == "samples" and is_on(recipe.clean):
         frames = recipe.clean.frames if looks_at_frames(recipe.clean) else None
@@ -139,7 +139,8 @@ def load_pairs(recipe: Recipe, tokens: ControlTokens = NO_TOKENS) -> LoadedSampl
     wrong (up to twenty lines, each with file:line), or has no pair.
     """
     path = Path(recipe.data.pairs or "").expanduser()
-    check_pairs(path)
+    root = _video_root(recipe, path) if path.exists() else path.parent
+    check_pairs(path, inside=_inside(recipe, root))
     screened = _up_to(recipe.data.limit, read_pairs(path, tokens))
     pairs = [line.pair for line in screened if line.fault is None]
     removed = [removed_row(line) for line in screened if line.fault is not None]
@@ -148,7 +149,7 @@ def load_pairs(recipe: Recipe, tokens: ControlTokens = NO_TOKENS) -> LoadedSampl
         raise UserError(f"{path}: no pairs in it{why}")
     return LoadedSamples(
         samples=samples_of(pairs),
-        root=_video_root(recipe, path),
+        root=root,
         removed=removed,
         num_stripped=_num_stripped(screened),
         pairs=pairs,
@@ -164,6 +165,11 @@ def _video_root(recipe: Recipe, path: Path) -> Path:
             "from"
         )
     return root
+
+
+def _inside(recipe: Recipe, root: Path) -> Path | None:
+    """Return the folder that clips must not lie outside of; None where they may."""
+    return None if recipe.data.outside_root else root
 
 
 def samples_of(pairs: Sequence[Pair]) -> list[Sample]:

@@ -23,6 +23,9 @@ class DataSettings(Section):
     """
     video_root: Annotated[str | None, Affects.SAMPLES] = None
     """Folder that relative video paths start from; None is the folder of the JSONL file."""
+    outside_root: Annotated[bool, Affects.SPEED] = False
+    """Read clips that lie outside of `video_root`, too: by an absolute path, `..`, `~` or a link.
+    A file of samples from elsewhere could name any file of yours."""
     limit: Annotated[PositiveInt | None, Affects.SAMPLES] = None
     """Use the first N training samples."""
     heldout_limit: Annotated[PositiveInt | None, Affects.SAMPLES] = None

@@ -50,6 +50,7 @@ from dpo_video.train.selection import (
     without_clips,
 )
 from dpo_video.video import ClipRequest
+from dpo_video.video.sources import check_inside
 
 log = logging.getLogger(__name__)
 
@@ -71,6 +72,7 @@ def train(run: Run) -> StageResult:
             f"were "
             "dropped: dpo-video pair RECIPE"
         )
+    _check_inside(run, pairs)
     requests = clip_requests(pairs, run.video_root)
     policy = load_policy(run.recipe.model, to_shard=is_fsdp())
     key = training_key(
@@ -109,6 +111,16 @@ def train(run: Run) -> StageResult:
         counts=_summary(pairs, job, noted, history) | {"trainable_parameters": trainable},
         incomplete_because=run.unread(noted),
     )
+
+
+def _check_inside(run: Run, pairs: Sequence[Pair]) -> None:
+    """Raise UserError for the first pair whose clip lies outside of `data.video_root`."""
+    if run.recipe.data.outside_root:
+        return
+    for number, pair in enumerate(pairs, 1):
+        where = f"{run.folder / 'pairs.jsonl'}:{number}"
+        check_inside(pair.video, run.video_root, where)
+        check_inside(pair.rejected_video or [], run.video_root, where)
 
 
 def train_on_rank(recipe: Recipe) -> None:

@@ -4,9 +4,13 @@ import hashlib
 import json
 import os
 import re
+import unicodedata
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
+from dpo_video.core.errors import UserError
 from dpo_video.core.records import Pair, Sample
 from dpo_video.video.corrupt import check_corruption
 from dpo_video.video.frames import ClipRequest, VideoError
@@ -24,19 +28,86 @@ def resolve_video(video: str | list[str], root: Path) -> Path | list[Path]:
 
 
 def _resolve(name: str, root: Path) -> Path:
-    if REMOTE.match(name) and not os.path.exists(root / name):
+    if REMOTE.match(name) and _file_address(name) is None and not os.path.exists(root / name):
         raise VideoError("remote", name, "an address, not a file: download it first")
-    return root / local_path(name)
+    return find_path(name, root)
+
+
+def find_path(name: str, root: Path) -> Path:
+    """Return the path that a record names, in the spelling of Unicode that is there."""
+    path = root / local_path(name)
+    if name.isascii() or os.path.exists(path):
+        return path
+    # é is one character or two: macOS and archives made there write the other than most programs
+    spellings = (Path(unicodedata.normalize(form, str(path))) for form in ("NFC", "NFD"))
+    return next((spelling for spelling in spellings if os.path.exists(spelling)), path)
 
 
 def local_path(name: str) -> Path:
-    """Return the path that a record names, `~` at its beginning as somebody's home; `~clip.mp4` is
-    a file's name.
+    """Return the path that a record names: `~` at its beginning is somebody's home, `file:///..` an
+    address of this machine; `~clip.mp4` is a file's name.
     """
+    address = _file_address(name)
+    if address is not None:
+        return Path(address)
     try:
         return Path(name).expanduser()
     except RuntimeError:  # nobody is called so
         return Path(name)
+
+
+def _file_address(name: str) -> str | None:
+    """Return the path of a `file://` address of this machine; None for any other name."""
+    if not name.lower().startswith("file:/"):
+        return None
+    address = urlsplit(name)
+    return unquote(address.path) if address.netloc in ("", "localhost") else None
+
+
+def check_inside(video: str | list[str], root: Path, where: str) -> None:
+    """Raise UserError where a clip, or a link in a folder of frames, leads out of `root`.
+
+    Args:
+        video: as in a record.
+        root: the folder that relative paths start from.
+        where: the record, for the error.
+    """
+    real_root = _real_folder(str(root))
+    for name in [video] if isinstance(video, str) else video:
+        try:
+            path = _resolve(name, root)
+        except VideoError:  # an address is no way out; its own reason is told where it is read
+            continue
+        for real in _real_paths(path):
+            if os.path.commonpath([real_root, real]) != real_root:
+                raise UserError(
+                    f"{where}: the clip {name!r} is {real!r}, outside of data.video_root "
+                    f"{str(root)!r}. Set data.video_root to a folder that holds all clips; or, "
+                    "where you trust the paths of this file, set data.outside_root=true"
+                )
+
+
+def _real_paths(path: Path) -> list[str]:
+    """Return where a clip really lies, all links followed; of a folder of frames also where its
+    links lead.
+    """
+    real = os.path.join(_real_folder(str(path.parent)), path.name)
+    if path.name in ("", "..") or os.path.islink(real):
+        real = os.path.realpath(path)
+    try:
+        with os.scandir(real) as entries:
+            return [real, *(os.path.realpath(each) for each in entries if each.is_symlink())]
+    except (OSError, ValueError):  # a file, or nothing
+        return [real]
+
+
+@lru_cache(maxsize=4096)
+def _real_folder(folder: str) -> str:
+    """Return a folder with all links followed; many clips lie in one."""
+    try:
+        return os.path.realpath(folder)
+    except ValueError:  # a null byte: no such folder
+        return os.path.abspath(folder)
 
 
 def clip_key(sample: Sample | Pair) -> str:

@@ -75,7 +75,11 @@ def load(
             "runs_folder": str(folder / "runs"),
             "model": {"name": "m"},
             "judge": {"model": "j"},
-            "data": {"samples": str(folder / "samples.jsonl"), "limit": limit},
+            "data": {
+                "samples": str(folder / "samples.jsonl"),
+                "limit": limit,
+                "outside_root": True,
+            },
             "clean": clean,
             "video": {"workers": 1},
         }

@@ -129,6 +129,42 @@ def test_a_pair_with_a_tag_in_its_question_is_named(tmp_path: Path) -> None:
         load_samples(recipe(tmp_path, pairs=str(tmp_path / "p.jsonl")), "samples")
 
 
+def test_clips_outside_of_the_video_root_are_told_by_line_unless_the_recipe_allows_them(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "clips").mkdir()
+    names = ["a.mp4", "../b.mp4", "c.mp4", str(tmp_path / "d.mp4")]
+    rows = [{"id": name, "video": name, "prompt": "p", "caption": "c"} for name in names]
+    path = tmp_path / "s.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    settings = recipe(tmp_path, samples=str(path), video_root=str(tmp_path / "clips"))
+    with pytest.raises(UserError, match=r"2 lines of .* are wrong") as caught:
+        load_samples(settings, "samples")
+    assert "s.jsonl:2: the clip '../b.mp4' is" in str(caught.value)
+    assert "s.jsonl:4: the clip" in str(caught.value)
+    assert str(caught.value).count("data.outside_root=true") == 2
+    allowed = settings.data.model_copy(update={"outside_root": True})
+    loaded = load_samples(settings.model_copy(update={"data": allowed}), "samples")
+    assert [sample.video for sample in loaded.samples] == names
+
+
+def test_pairs_of_a_clip_outside_of_the_video_root_are_told_by_line(tmp_path: Path) -> None:
+    row = {
+        "sample_id": "a",
+        "video": "a.mp4",
+        "rejected_video": "../b.mp4",
+        "prompt": "p",
+        "chosen": "yes",
+        "rejected": "no",
+        "source": "x",
+        "chosen_id": "a#0",
+        "rejected_id": "a#1",
+    }
+    (tmp_path / "p.jsonl").write_text(json.dumps(row))
+    with pytest.raises(UserError, match=r"p\.jsonl:1: the clip '\.\./b\.mp4' is"):
+        load_pairs(recipe(tmp_path, pairs=str(tmp_path / "p.jsonl")))
+
+
 def test_a_clip_may_be_named_as_nobodys_home(tmp_path: Path) -> None:
     (tmp_path / "~clip.mp4").write_bytes(b"")
     one, other = sample("a", "~clip.mp4"), sample("b", str(tmp_path / "~clip.mp4"))
