@@ -323,5 +323,6 @@ def _write_manifest(run: Run) -> None:
         "stages": {name: run.store.finished(name) for name in STAGES},
     }
     write_atomic(
-        run.folder / "manifest.json", json.dumps(manifest, indent=2, ensure_ascii=False) + "\n"
+        run.folder / "manifest.json",
+        json.dumps(manifest, indent=2, ensure_ascii=False, allow_nan=False) + "\n",
     )

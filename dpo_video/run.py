@@ -2,7 +2,6 @@
 back.
 """
 
-import json
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
@@ -13,8 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from dpo_video.core.errors import UserError
+from dpo_video.core.jsonl import read_object
 from dpo_video.core.progress import print_line
 from dpo_video.core.records import Sample
+from dpo_video.core.yaml_file import Yaml, validate
 from dpo_video.data.heldout import check_disjoint
 from dpo_video.data.removed import removal_counts, write_removed
 from dpo_video.data.samples import LoadedSamples, load_samples
@@ -111,7 +112,13 @@ def recipe_of(folder: Path) -> Recipe:
             f"no manifest.json in {str(folder)!r}: it is no run's folder, or no stage has finished "
             f"there"
         )
-    recipe = Recipe.model_validate(json.loads(path.read_text(encoding="utf-8"))["recipe"])
+    settings = read_object(path).get("recipe")
+    if not isinstance(settings, dict):
+        raise UserError(
+            f"{path}: it holds no `recipe`, so it is no manifest of a run. Put back a copy of it, "
+            "or write it anew: the command that made the run, again"
+        )
+    recipe = validate(Recipe, Yaml(settings, str(path)))
     return recipe.model_copy(update={"runs_folder": str(folder.parent), "name": folder.name})
 
 

@@ -168,6 +168,34 @@ def json_object(line: bytes, where: str) -> dict[str, Any]:
     return row
 
 
+def read_object(path: Path) -> dict[str, Any]:
+    """Return the JSON object that a whole file holds; UserError with file and line for another one,
+    also for one with NaN or Infinity, which JSON does not have.
+    """
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+        row = DECODER.decode(text.strip())
+    except OSError as error:
+        raise UserError(f"cannot read {str(path)!r}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not UTF-8 text (byte {error.start})") from error
+    except json.JSONDecodeError as error:
+        where = error.lineno if error.doc == text.strip() else _line_of(error.doc, text)
+        raise UserError(f"{path}:{where}: not JSON ({error.msg})") from error
+    except RecursionError:
+        raise UserError(f"{path}: not JSON of ours: it is nested too deeply") from None
+    except ValueError as error:
+        raise UserError(f"{path}: not JSON of ours ({error})") from error
+    if not isinstance(row, dict):
+        raise UserError(f"{path}:1: expected one JSON object, got {text.strip()[:40]!r}")
+    return row
+
+
+def _line_of(token: str, text: str) -> int:
+    """Return the line of a text on which a token stands first."""
+    return text[: text.find(token)].count("\n") + 1
+
+
 def _carefully(line: bytes, where: str) -> Any:
     """Return what a line holds, half a surrogate pair in it as U+FFFD; else say what is wrong."""
     try:

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
-from dpo_video.core.jsonl import write_atomic
+from dpo_video.core.jsonl import json_object, write_atomic
 from dpo_video.core.records import Candidate
 
 Unit = Literal["sample", "pair", "answer"]
@@ -52,8 +52,14 @@ def write_removed(folder: Path, unit: Literal["sample", "answer"], rows: Iterabl
     is_answers = unit == "answer"
     path = folder / "cleaned.jsonl"
     before = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.is_file() else []
-    unchanged = [line for line in before if (json.loads(line)["unit"] == "answer") != is_answers]
-    new = [json.dumps(asdict(row), ensure_ascii=False) + "\n" for row in rows]
+    units = [
+        json_object(line.encode(), f"{path}:{number}").get("unit")
+        for number, line in enumerate(before, start=1)
+    ]
+    unchanged = [
+        line for line, unit in zip(before, units, strict=True) if (unit == "answer") != is_answers
+    ]
+    new = [json.dumps(asdict(row), ensure_ascii=False, allow_nan=False) + "\n" for row in rows]
     lines = unchanged + new if is_answers else new + unchanged
     if lines != before:
         write_atomic(path, lines)

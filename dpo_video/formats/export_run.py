@@ -85,7 +85,7 @@ def _written(exporter: Exporter, source: ExportSource) -> Iterator[str | Dropped
             yield record
             continue
         try:
-            yield json.dumps(exporter.write(record), ensure_ascii=False)
+            yield json.dumps(exporter.write(record), ensure_ascii=False, allow_nan=False)
         except Dropped as error:
             yield error
 

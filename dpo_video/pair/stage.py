@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from dpo_video.core.errors import UserError
-from dpo_video.core.jsonl import read_lines, write_atomic, write_jsonl
+from dpo_video.core.jsonl import read_lines, read_object, write_atomic, write_jsonl
 from dpo_video.core.records import Reward
 from dpo_video.data.samples import load_pairs
 from dpo_video.judge.scorer import load_scorer
@@ -122,9 +122,9 @@ def with_noise(settings: PairSettings, folder: Path) -> PairSettings:
     if not path.is_file():
         raise UserError(f"{requirement}, which is not there. {remedy}")
     try:
-        sigma = json.loads(path.read_text(encoding="utf-8")).get("noise_sigma")
-    except (json.JSONDecodeError, AttributeError) as error:
-        raise UserError(f"{requirement}, which is no JSON object. {remedy}") from error
+        sigma = read_object(path).get("noise_sigma")
+    except UserError as error:
+        raise UserError(f"{requirement}, which is no JSON object ({error}). {remedy}") from error
     if (
         isinstance(sigma, bool)
         or not isinstance(sigma, int | float)

@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
+from dpo_video.store.body import write_body
 from dpo_video.store.database import in_pages
 
 
@@ -69,7 +70,7 @@ class OverlayStore:
 
     def put(self, kind: str, key: str, body: Mapping[str, Any]) -> None:
         """Keep a row here, in the place of the one under the same key."""
-        self._rows[kind, key] = json.dumps(body)
+        self._rows[kind, key] = write_body(kind, body)
 
     def flush(self) -> None:
         """Return at once: nothing is committed."""

@@ -13,8 +13,11 @@ from dpo_video.train.sampler import ClipSampler
 class StepBar(TrainerCallback):
     """Shows optimizer steps, and the loss, margin and accuracy that were logged last."""
 
-    def __init__(self) -> None:
-        self._open = ExitStack()
+    def __init__(self, bars: ExitStack) -> None:
+        """Open the bar in `bars`, which whoever trains closes, also after an error: a bar that is
+        open when the interpreter ends would end it with an error of its own.
+        """
+        self._open = bars
         self._advance: Advance | None = None
         self._shown: dict[str, str] = {}
 

@@ -3,7 +3,7 @@
 import math
 import pickle
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -85,7 +85,7 @@ def train_adapter(
     )
     order = _clip_order(recipe, job)
     stop = StopForBadClips(on_bad_clip) if world_size() > 1 else None
-    with quiet_libraries(), open_source(policy, recipe) as source:
+    with quiet_libraries(), open_source(policy, recipe) as source, ExitStack() as bars:
         reader = ClipPrefetcher(
             source,
             job.selection.requests,
@@ -106,7 +106,7 @@ def train_adapter(
             ),
         )
         # added last: the reference has a bar of its own
-        for callback in (*([StepBar()] if is_main_process() else []), *callbacks):
+        for callback in (*([StepBar(bars)] if is_main_process() else []), *callbacks):
             trainer.add_callback(callback)
         if not is_done(job.resume):
             _train(trainer, job.resume)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from dpo_video.core.errors import UserError
-from dpo_video.core.jsonl import as_row, read_jsonl, read_places, to_json, write_jsonl
+from dpo_video.core.jsonl import as_row, read_jsonl, read_object, read_places, to_json, write_jsonl
 from dpo_video.core.records import Judgment, Sample
 
 GOOD = {"id": "a", "video": "a.mp4", "prompt": "What?", "caption": "A cat."}
@@ -192,3 +192,25 @@ def test_who_may_read_a_file_the_umask_says(tmp_path: Path, mask: int, mode: int
         os.umask(before)
     (written,) = (tmp_path / "new").iterdir()
     assert written.stat().st_mode & 0o777 == mode
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (b'{"a": 1,\n "b": }', ":2: not JSON (Expecting value)"),
+        (b'{"a": 1,\n\n "b": NaN}', ":3: not JSON (NaN is no number of JSON"),
+        (b'{"a": {},\n "b": -Infinity}', ":2: not JSON (-Infinity is no number of JSON"),
+        (b'{"a": 1,\n "a": 2}', ":1: not JSON (the key 'a' stands twice)"),
+        (b'{"a": ' * 5000, ": not JSON of ours: it is nested too deeply"),
+        (b'{"a": ' + b"1" * 5000 + b"}", ": not JSON of ours (Exceeds the limit"),
+        (b"\xff{}", ": not UTF-8 text (byte 0)"),
+        (b"[]", ":1: expected one JSON object, got '[]'"),
+        (b"", ":1: not JSON (Expecting value)"),
+    ],
+)
+def test_a_file_that_is_no_json_object_is_named(tmp_path: Path, text: bytes, message: str) -> None:
+    path = tmp_path / "manifest.json"
+    path.write_bytes(text)
+    with pytest.raises(UserError) as error:
+        read_object(path)
+    assert str(error.value).startswith(f"{path}{message}")

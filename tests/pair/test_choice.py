@@ -135,7 +135,7 @@ def test_the_margin_floor_is_the_larger_of_the_setting_and_of_times_the_judges_n
         ("{", "which is no JSON object"),
         ("[1]", "which is no JSON object"),
         ("{}", "whose `noise_sigma` is None, not a number of at least 0"),
-        ('{"noise_sigma": NaN}', "whose `noise_sigma` is nan"),
+        ('{"noise_sigma": NaN}', "NaN is no number of JSON"),
         ('{"noise_sigma": true}', "whose `noise_sigma` is True"),
     ],
 )

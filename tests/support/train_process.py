@@ -73,7 +73,7 @@ class KeepWeights(WholeCheckpoints):
 
 def main(recipe_file: str, world: str, kill_at: str = "0", stop_at: str = "0") -> None:
     recipe = Recipe.model_validate_json(Path(recipe_file).read_text())
-    dpo_video.train.run_trainer.StepBar = lambda: KillAt(int(kill_at))  # type: ignore[assignment,misc]
+    dpo_video.train.run_trainer.StepBar = lambda bars: KillAt(int(kill_at))  # type: ignore[assignment,misc]
     KeepWeights.folder = Path(world)
     dpo_video.train.run_trainer.WholeCheckpoints = KeepWeights  # type: ignore[misc]
     KeepWeights.stop_at = int(stop_at)
