@@ -6,6 +6,7 @@ R rows, T tokens.
 
 import time
 from collections import Counter
+from collections.abc import Mapping
 
 from torch import Tensor
 
@@ -25,6 +26,7 @@ class Meter:
         self._shared = shared
         self._sums: Counter[str] = Counter()
         self._begin: float | None = None
+        self._steps_due, self._steps_run, self._all_ran = 0.0, 0.0, True
 
     def start(self) -> None:
         """Start the clock, at the first step."""
@@ -44,6 +46,25 @@ class Meter:
             chosen=sum(len(pair.chosen) for pair in pairs.pairs),
             rejected=sum(len(pair.rejected) for pair in pairs.pairs),
         )
+
+    def add_batch(self, share_run: float, *, share_of_step: float) -> None:
+        """Note how much of a batch ran: 1 for all of it, 0 where no clip of it could be read."""
+        self._steps_due += share_of_step
+        self._steps_run += share_of_step * share_run
+        self._all_ran = self._all_ran and share_run > 1 - 1e-9
+
+    def over_what_ran(self, logs: Mapping[str, float]) -> dict[str, float]:
+        """Return a line's numbers with the loss averaged over what ran since the last line;
+        transformers counts what was skipped as a loss of 0.
+        """
+        due, run, all_ran = self._steps_due, self._steps_run, self._all_ran
+        self._steps_due, self._steps_run, self._all_ran = 0.0, 0.0, True
+        if all_ran:
+            return dict(logs)
+        if run == 0:
+            empty = ("loss", "grad_norm")
+            return {name: value for name, value in logs.items() if name not in empty}
+        return {**logs, "loss": logs["loss"] * due / run}
 
     def add_skipped(self, num_pairs: int) -> None:
         """Count pairs of a batch that did not run, for a clip of theirs cannot be read."""

@@ -88,7 +88,6 @@ class VideoDPOTrainer(DPOTrainer):
         self._started = False
         self._weight = 1.0
         self._last_logps: Tensor | None = None
-        self._steps_due, self._steps_run, self._all_ran = 0.0, 0.0, True
         self.meter = Meter(shared=self.engine is not rows_engine)
         self.reference: ReferenceLogps | None = None
         """Where the reference's log-probs come from; None runs it in every step."""
@@ -304,7 +303,7 @@ class VideoDPOTrainer(DPOTrainer):
         if pairs is None:
             model.train()  # TRL logs what belongs to the mode
             self.meter.add_skipped(len(inputs["positions"]))
-            self._count_batch(share_run=0.0)
+            self.meter.add_batch(0.0, share_of_step=1 / self.current_gradient_accumulation_steps)
             return torch.zeros((), device=self.args.device)
         self.meter.add_wait(pairs.waited)
         self.meter.add_skipped(pairs.num_requested - len(pairs.pairs))
@@ -316,30 +315,13 @@ class VideoDPOTrainer(DPOTrainer):
             with self._sync(model, last=index == len(micro_batches) - 1):
                 total += super().training_step(model, {"pairs": micro_batch.pairs}, *args, **kwargs)
         self._weight = 1.0
-        self._count_batch(share_run=sum(micro_batch.weight for micro_batch in micro_batches))
+        self.meter.add_batch(
+            sum(micro_batch.weight for micro_batch in micro_batches),
+            share_of_step=1 / self.current_gradient_accumulation_steps,
+        )
         if len(micro_batches) > 1:
             self._average_metrics(before, [micro_batch.weight for micro_batch in micro_batches])
         return total
-
-    def _count_batch(self, *, share_run: float) -> None:
-        """Note how much of a batch ran: 1 for all of it, 0 where no clip of it could be read."""
-        share_of_step = 1 / self.current_gradient_accumulation_steps
-        self._steps_due += share_of_step
-        self._steps_run += share_of_step * share_run
-        self._all_ran = self._all_ran and share_run > 1 - 1e-9
-
-    def _over_what_ran(self, logs: Mapping[str, float]) -> dict[str, float]:
-        """Return a line's numbers with the loss averaged over what ran; transformers counts what
-        was skipped as a loss of 0.
-        """
-        due, run, all_ran = self._steps_due, self._steps_run, self._all_ran
-        self._steps_due, self._steps_run, self._all_ran = 0.0, 0.0, True
-        if all_ran:
-            return dict(logs)
-        if run == 0:
-            empty = ("loss", "grad_norm")
-            return {name: value for name, value in logs.items() if name not in empty}
-        return {**logs, "loss": logs["loss"] * due / run}
 
     def _sync(self, model: torch.nn.Module, *, last: bool) -> AbstractContextManager[Any]:
         """Let processes exchange gradients after the last forward only, as transformers does
@@ -369,7 +351,7 @@ class VideoDPOTrainer(DPOTrainer):
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add what TRL does not measure to a line about training steps."""
         if "loss" in logs:
-            logs = {**self._over_what_ran(logs), **self.meter.take()}
+            logs = {**self.meter.over_what_ran(logs), **self.meter.take()}
         # the mean that transformers takes in the end counts neither a resume nor what was skipped
         logs = {name: value for name, value in logs.items() if name != "train_loss"}
         super().log(logs, start_time)
