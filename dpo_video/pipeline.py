@@ -22,6 +22,12 @@ from dpo_video.pair.stage import pair, with_noise
 from dpo_video.recipe import Recipe
 from dpo_video.recipe.affects import key_settings
 from dpo_video.run import Run, StageResult
+from dpo_video.stale import (
+    check_replace,
+    move_stale,
+    note_what_determined,
+    remember_output,
+)
 from dpo_video.store import content_hash, row_key
 
 VERSIONS_OF = (
@@ -114,6 +120,8 @@ class Stage:
     """Returns what determines the result beyond `sections`, the samples and the files that the
     stage reads.
     """
+    reports: tuple[str, ...] = ()
+    """Files about what the stage writes: once that is another one, they tell of what is gone."""
 
 
 STAGES: dict[str, Stage] = {
@@ -123,6 +131,7 @@ STAGES: dict[str, Stage] = {
         writes="candidates.jsonl",
         sections=("model", "video", "generate", "seed"),
         inputs=_nothing_else,
+        reports=("rewards.jsonl",),
     ),
     "judge": Stage(
         run=judge,
@@ -130,6 +139,7 @@ STAGES: dict[str, Stage] = {
         writes="judgments.jsonl",
         sections=("clean", "judge"),
         inputs=_judge_inputs,
+        reports=("agreement.json", "agreement.html"),
     ),
     "pair": Stage(
         run=pair,
@@ -137,6 +147,7 @@ STAGES: dict[str, Stage] = {
         writes="pairs.jsonl",
         sections=("judge", "pair", "seed"),
         inputs=_pair_inputs,
+        reports=("audit.json", "audit.html"),
     ),
     "train": Stage(
         run=_train,
@@ -144,6 +155,7 @@ STAGES: dict[str, Stage] = {
         writes="adapter",
         sections=("model", "video", "train", "seed"),
         inputs=_nothing_else,
+        reports=("metrics.json", "answers.jsonl", "rewards.jsonl", "merged"),
     ),
     "evaluate": Stage(
         run=_evaluate,
@@ -178,37 +190,54 @@ def do_stages(
     names: Sequence[str],
     *,
     instead: Mapping[str, Callable[[Run], StageResult]] | None = None,
+    replace_adapter: bool = False,
 ) -> list[str]:
     """Do the named stages in order, each unless it is finished with these settings; return those
     done.
 
-    `instead` holds other functions that do a stage; they do it again where it is finished.
+    Args:
+        instead: other functions that do a stage; they do it again where it is finished.
+        replace_adapter: whether training may replace a finished adapter of other settings or data;
+            UserError where it would have to, and may not.
     """
-    done = []
+    stages_done = []
     for name in names:
         stage = stage_of(run.recipe, name)
         stage_function = (instead or {}).get(name)
         _check_inputs(run, stage)
-        key = fingerprint(run, name)
-        if stage_function is None and _is_finished(run, name, key):
+        stage_run = replace(run, stage=name, bad_clips={}, stage_began=time.monotonic())
+        if stage_function is None and _is_finished(stage_run):
             print_line(f"{name}: finished before, nothing to do ({run.folder / stage.writes})")
             continue
-        begin = time.monotonic()
-        result = (stage_function or stage.run)(replace(run, stage_began=begin))
-        seconds = time.monotonic() - begin
-        if result.complete:
-            run.store.finish(name, fingerprint=key, seconds=seconds, summary=result.counts)
-        _track(run, name, result.counts, seconds)
-        print_line(
-            f"{name}: {_counts(result.counts)}; {seconds:.0f} s; {run.folder / stage.writes}"
-        )
-        if not result.complete:
-            print_line(
-                f"{name}: not finished: {result.incomplete_because}; the same command goes on"
-            )
-        done.append(name)
+        _do_stage(stage_run, stage_function or stage.run, replace_adapter=replace_adapter)
+        run.bad_clips.update(stage_run.bad_clips)
+        stages_done.append(name)
         _write_manifest(run)
-    return done
+    return stages_done
+
+
+def _do_stage(
+    run: Run, stage_function: Callable[[Run], StageResult], *, replace_adapter: bool
+) -> None:
+    """Do one stage, keep what came of it, and say it in a line."""
+    name, stage = run.stage, stage_of(run.recipe, run.stage)
+    output = run.folder / stage.writes
+    parts = determining_parts(run, name)
+    key = _fingerprint_of(run, name, parts)
+    if name == "train" and not replace_adapter:
+        check_replace(run, output, parts)
+    remember_output(run, output)
+    result = stage_function(run)
+    seconds = time.monotonic() - run.stage_began
+    move_stale(run, output, stage.reports)
+    if result.complete:
+        note_what_determined(run, parts)
+        run.forget_read_clips()
+        run.store.finish(name, fingerprint=key, seconds=seconds, summary=result.counts)
+    _track(run, name, result.counts, seconds)
+    print_line(f"{name}: {_counts(result.counts)}; {seconds:.0f} s; {output}")
+    if not result.complete:
+        print_line(f"{name}: not finished: {result.incomplete_because}; the same command goes on")
 
 
 def _check_inputs(run: Run, stage: Stage) -> None:
@@ -221,13 +250,19 @@ def _check_inputs(run: Run, stage: Stage) -> None:
             )
 
 
-def _is_finished(run: Run, name: str, key: str) -> bool:
-    """Return whether a stage was finished under this fingerprint and its result is still there."""
-    before = run.store.finished(name)
+def _is_finished(run: Run) -> bool:
+    """Return whether the stage was finished with these settings and inputs, its result is still
+    there, and no clip that was set aside has changed since.
+    """
+    before = run.store.finished(run.stage)
     return (
         before is not None
-        and (run.folder / STAGES[name].writes).exists()
-        and before["fingerprint"] in (key, fingerprint(run, name, defaults=False))
+        and (run.folder / STAGES[run.stage].writes).exists()
+        and any(
+            before["fingerprint"] == fingerprint(run, run.stage, defaults=defaults)
+            for defaults in (True, False)
+        )
+        and not any(fault.is_changed() for fault in run.stored_bad_clips().values())
     )
 
 
@@ -290,14 +325,26 @@ def fingerprint(run: Run, name: str, *, defaults: bool = True) -> str:
     `defaults` as in `key_settings`: False gives the hash that a stage was finished under before
     some of its settings were found to touch no result.
     """
+    return _fingerprint_of(run, name, determining_parts(run, name, defaults=defaults))
+
+
+def _fingerprint_of(run: Run, name: str, parts: Mapping[str, Any]) -> str:
+    samples = [*run.samples, *run.heldout] if name == "evaluate" else run.samples
+    return row_key(**parts, samples=(_determining(sample) for sample in samples))
+
+
+def determining_parts(run: Run, name: str, *, defaults: bool = True) -> dict[str, Any]:
+    """Return what determines a stage's result beside the samples: settings, hashes of files, and
+    the inputs of the stage's own.
+    """
     stage = stage_of(run.recipe, name)
     settings = key_settings(run.recipe, defaults=defaults)
-    parts: dict[str, Any] = {section: settings[section] for section in stage.sections}
-    parts["data"] = {"max_bad_fraction": run.recipe.data.max_bad_fraction}
-    samples = [*run.samples, *run.heldout] if name == "evaluate" else run.samples
-    parts["samples"] = (_determining(sample) for sample in samples)
-    parts["files"] = {file: content_hash(run.folder / file) for file in stage.reads}
-    return row_key(**parts, **stage.inputs(run))
+    return {
+        **{section: settings[section] for section in stage.sections},
+        "data": {"max_bad_fraction": run.recipe.data.max_bad_fraction},
+        "files": {file: content_hash(run.folder / file) for file in stage.reads},
+        **stage.inputs(run),
+    }
 
 
 def _determining(sample: Sample) -> dict[str, Any]:
@@ -318,7 +365,7 @@ def _write_manifest(run: Run) -> None:
     manifest = {
         "recipe": run.recipe.model_dump(),
         "versions": versions,
-        "bad_clips": run.bad_clips,
+        "bad_clips": {clip: fault.reason for clip, fault in run.bad_clips.items()},
         "cleaned": dict(run.cleaned),
         "stages": {name: run.store.finished(name) for name in STAGES},
     }

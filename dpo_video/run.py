@@ -23,7 +23,11 @@ from dpo_video.models.control_tokens import control_tokens
 from dpo_video.recipe import Recipe
 from dpo_video.store import RunStore
 from dpo_video.tracking import Tracker, start_tracking
-from dpo_video.video import clip_key, may_pass
+from dpo_video.video import ClipRequest, clip_key
+from dpo_video.video.bad_clips import BadClip, bad_clip, bad_clip_of_row
+
+BAD_CLIP = "bad_clip"
+"""Kind of the stored rows about clips that were set aside."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,8 +62,10 @@ class Run:
     tracker: Tracker
     cleaned: Mapping[str, int] = field(default_factory=dict)
     """Training samples that cleaning left out, by reason."""
-    bad_clips: dict[str, str] = field(default_factory=dict)
-    """Clips set aside in this process, with the reason."""
+    bad_clips: dict[str, BadClip] = field(default_factory=dict)
+    """Clips set aside by this stage in this process."""
+    stage: str = ""
+    """The stage that is being done; empty outside the pipeline."""
     stage_began: float = field(default_factory=time.monotonic)
     """When the stage was begun, before the imports that it needs, by `time.monotonic`."""
 
@@ -73,35 +79,57 @@ class Run:
         """The run folder."""
         return self.recipe.run_folder
 
-    def set_aside(self, clip: str, error: UserError) -> None:
-        """Count a clip that cannot be read; stop when more than `data.max_bad_fraction` of all
-        clips are bad.
+    def set_aside(
+        self, clip: str, error: UserError | BadClip, request: ClipRequest | None = None
+    ) -> None:
+        """Count a clip that cannot be read, and note the files of its request; stop when more than
+        `data.max_bad_fraction` of all clips are bad.
 
         A clip that stays as it was when corrupted is a good one: it costs that pair, and counts for
         no limit.
         """
-        self.bad_clips[clip] = str(error)
-        self.store.put("bad_clip", clip, {"reason": str(error)})
+        fault = error if isinstance(error, BadClip) else bad_clip(error, request)
+        self.bad_clips[clip] = fault
+        self._note(clip, fault)
         limit = self.recipe.data.max_bad_fraction
-        bad = [reason for reason in self.bad_clips.values() if not reason.endswith("[unchanged]")]
-        if len(bad) > limit * self.num_clips:
-            shown = "\n".join(f"  {reason}" for reason in bad[:5])
+        unreadable = [fault for fault in self.bad_clips.values() if fault.code != "unchanged"]
+        if len(unreadable) > limit * self.num_clips:
+            reasons = "\n".join(f"  {fault.reason}" for fault in unreadable[:5])
             raise UserError(
-                f"{len(bad)} of {self.num_clips} clips cannot be read, more than "
+                f"{len(unreadable)} of {self.num_clips} clips cannot be read, more than "
                 f"data.max_bad_fraction {limit:g} allows. Mend or remove them, or raise the limit. "
-                f"First:\n{shown}"
+                f"First:\n{reasons}"
             )
 
     def unread(self, clips: Iterable[str]) -> str:
         """Return what is left of a stage that met these clips: those set aside that may be read at
         the next try; empty for none.
         """
-        reasons = [self.bad_clips[clip] for clip in clips if clip in self.bad_clips]
-        left = [reason for reason in reasons if may_pass(reason)]
+        faults = [self.bad_clips[clip] for clip in clips if clip in self.bad_clips]
+        left = [fault.reason for fault in faults if fault.is_worth_another_try]
         if not left:
             return ""
         clips_are = "1 clip was" if len(left) == 1 else f"{len(left)} clips were"
         return f"{clips_are} not read this time, and may be next time (first: {left[0]})"
+
+    def _note(self, clip: str, fault: BadClip) -> None:
+        key = f"{self.stage} {clip}" if self.stage else clip
+        self.store.put(BAD_CLIP, key, fault.as_row() | {"clip": clip, "stage": self.stage})
+
+    def stored_bad_clips(self) -> dict[str, BadClip]:
+        """Return the clips that this stage set aside when it was last done, also in another
+        process.
+        """
+        return {
+            row["clip"]: bad_clip_of_row(row)
+            for _, row in self.store.rows(BAD_CLIP)
+            if row.get("stage") == self.stage and row["reason"]
+        }
+
+    def forget_read_clips(self) -> None:
+        """Drop the stored notes about clips that the stage, now done, did read this time."""
+        for clip in self.stored_bad_clips().keys() - self.bad_clips.keys():
+            self._note(clip, BadClip(reason=""))
 
 
 def recipe_of(folder: Path) -> Recipe:

@@ -23,6 +23,7 @@ ORDER = [
     "generate judge",
     "pair train agree formats benchmarks",
     "evaluate check",
+    "stale",
     "pipeline",
     "cli",
     "__main__",

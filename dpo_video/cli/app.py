@@ -33,12 +33,20 @@ RecipeName = Annotated[
     str, typer.Argument(metavar="RECIPE", help="A shipped recipe, or a path ending in .yaml.")
 ]
 
+Replace = Annotated[
+    bool,
+    typer.Option(
+        "--replace", help="Let training replace a finished adapter of other settings or data."
+    ),
+]
+
 
 def _do(
     recipe: Recipe,
     names: list[str],
     *,
     instead: Mapping[str, Callable[..., Any]] | None = None,
+    replace_adapter: bool = False,
 ) -> list[str]:
     from dpo_video.pipeline import do_stages
     from dpo_video.run import open_run
@@ -49,7 +57,7 @@ def _do(
         )
     try:
         with open_run(recipe) as run:
-            stages_done = do_stages(run, names, instead=instead)
+            stages_done = do_stages(run, names, instead=instead, replace_adapter=replace_adapter)
     except KeyboardInterrupt:
         _fail("stopped; finished rows are kept, the same command goes on from there", 130)
     if not stages_done and len(names) > 1:
@@ -155,7 +163,7 @@ def pair(recipe: RecipeName, overrides: Overrides = None) -> None:
 
 
 @app.command()
-def train(recipe: RecipeName, overrides: Overrides = None) -> None:
+def train(recipe: RecipeName, overrides: Overrides = None, replace: Replace = False) -> None:
     """Tune the policy on the pairs with DPO; the result is a LoRA adapter."""
     settings = load_recipe(recipe, overrides or [])
     if not is_main_process():
@@ -163,7 +171,7 @@ def train(recipe: RecipeName, overrides: Overrides = None) -> None:
 
         train_on_rank(settings)
         return
-    stages_done = _do(settings, ["train"])
+    stages_done = _do(settings, ["train"], replace_adapter=replace)
     if _launched() and not stages_done:
         from dpo_video.train.stage import release_ranks
 
@@ -179,12 +187,12 @@ def evaluate(recipe: RecipeName, overrides: Overrides = None) -> None:
 
 
 @app.command()
-def run(recipe: RecipeName, overrides: Overrides = None) -> None:
+def run(recipe: RecipeName, overrides: Overrides = None, replace: Replace = False) -> None:
     """Do all five stages, skip what is finished, and end with the numbers before and after."""
     from dpo_video.pipeline import stages_of
 
     settings = load_recipe(recipe, overrides or [])
-    _do(settings, stages_of(settings))
+    _do(settings, stages_of(settings), replace_adapter=replace)
     if settings.data.heldout:
         _show_metrics(settings)
 

@@ -50,7 +50,7 @@ def answer_here(
         for request, ready in source.map(requests):
             pending = missing[request.key]
             if isinstance(ready, UserError):
-                run.set_aside(request.key, ready)
+                run.set_aside(request.key, ready, request)
                 advance(len(pending), bad_clips=len(run.bad_clips))
                 continue
             lost = ready.frames_dropped

@@ -15,7 +15,6 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
-from dpo_video.core.errors import UserError
 from dpo_video.core.progress import progress
 from dpo_video.core.ray_cluster import cluster, error_as_row, map_on_workers, workers_of
 from dpo_video.generate.jobs import GenerationJob, PendingCandidate
@@ -25,6 +24,7 @@ from dpo_video.recipe import ModelSettings, Recipe
 from dpo_video.run import Run
 from dpo_video.store import RunStore
 from dpo_video.tracking import Tracker
+from dpo_video.video.bad_clips import bad_clip_of_row
 
 CLIPS = 4
 """Clips that a worker takes at a time."""
@@ -71,7 +71,7 @@ def answer_on_cluster(
         ):
             kind, key, body = row["kind"], row["key"], json.loads(row["body"])
             if kind == "bad_clip":
-                run.set_aside(key, UserError(body["reason"]))
+                run.set_aside(key, bad_clip_of_row(body))
                 advance(len(missing[key]), bad_clips=len(run.bad_clips))
             elif kind == "counts":
                 counts.update(body)

@@ -111,7 +111,7 @@ async def _answer_all(
                 try:
                     content = await asyncio.to_thread(_content, run, spec, *clip)
                 except UserError as error:
-                    run.set_aside(clip[0].key, error)
+                    run.set_aside(clip[0].key, error, clip[0])
                     advance(len(pending), bad_clips=len(run.bad_clips))
                     continue
                 for candidate in pending:

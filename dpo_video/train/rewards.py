@@ -71,7 +71,7 @@ def write_rewards(run: Run, *, adapter: Path, out: Path) -> dict[str, Any]:
         raise UserError(
             f"none of the {len(candidates)} candidates got a reward, for no clip can be read. "
             f"First: "
-            f"{next(iter(run.bad_clips.values()))}"
+            f"{next(iter(run.bad_clips.values())).reason}"
         )
     write_jsonl(out, rows)
     return {
@@ -170,7 +170,7 @@ def implicit_rewards(
         ):
             for request, ready in source.map([requests[key] for key in by_clip]):
                 if isinstance(ready, UserError):
-                    run.set_aside(request.key, ready)
+                    run.set_aside(request.key, ready, request)
                 else:
                     tuned = source.encode(ready)
                     base = (

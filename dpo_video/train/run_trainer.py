@@ -2,7 +2,7 @@
 
 import math
 import pickle
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -33,6 +33,7 @@ from dpo_video.train.sampler import ClipSampler
 from dpo_video.train.selection import Selection, length_limit
 from dpo_video.train.shared_prefix.engine import choose_engine
 from dpo_video.train.trainer import TrainingData, VideoDPOTrainer
+from dpo_video.video.bad_clips import BadClip
 
 PRECISIONS: dict[torch.dtype, Literal["no", "bf16", "fp16"]] = {
     torch.float32: "no",
@@ -48,7 +49,7 @@ class TrainingJob:
     selection: Selection
     checkpoints: Path
     resume: Path | None
-    bad_clips: dict[str, str]
+    bad_clips: Mapping[str, BadClip]
     """Clips that failed earlier in this training, with the reasons: their batches stay short."""
     reference: Logps
     """What is stored of the reference's log-probs."""

@@ -19,7 +19,6 @@ from dpo_video.run import Run, StageResult
 from dpo_video.store import RowStore, row_key
 from dpo_video.store.shared_rows import open_rows
 from dpo_video.train.bad_clips import (
-    BadClip,
     forget_bad_clips,
     note_bad_clip,
     noted_bad_clips,
@@ -50,6 +49,7 @@ from dpo_video.train.selection import (
     without_clips,
 )
 from dpo_video.video import ClipRequest
+from dpo_video.video.bad_clips import BadClip, bad_clip
 from dpo_video.video.sources import check_inside
 
 log = logging.getLogger(__name__)
@@ -90,8 +90,9 @@ def train(run: Run) -> StageResult:
         )
 
         def set_aside(clip: str, error: UserError) -> None:
-            note_bad_clip(job.checkpoints, clip, str(error), requests.get(clip))
-            run.set_aside(clip, error)
+            bad = bad_clip(error, requests.get(clip))
+            note_bad_clip(job.checkpoints, clip, bad)
+            run.set_aside(clip, bad)
 
         trainable = train_adapter(
             policy,
@@ -139,7 +140,7 @@ def train_on_rank(recipe: Recipe) -> None:
         recipe,
         job,
         on_bad_clip=lambda clip, error: note_bad_clip(
-            job.checkpoints, clip, str(error), job.selection.requests.get(clip)
+            job.checkpoints, clip, bad_clip(error, job.selection.requests.get(clip))
         ),
     )
 
@@ -178,7 +179,7 @@ def _plan(
         log.warning("train: going on from %s", resume)
     noted = noted_bad_clips(folder)
     for clip, bad in noted.items():
-        run.set_aside(clip, UserError(bad.reason))
+        run.set_aside(clip, bad)
     selection = _selection(run, policy, pairs, requests, folder)
     alone = world_size() == 1
     if not alone:  # every batch must be full there: a clip that failed leaves the list of pairs
@@ -194,7 +195,7 @@ def _plan(
         selection=selection,
         checkpoints=folder,
         resume=resume,
-        bad_clips={clip: bad.reason for clip, bad in noted.items()} if alone else {},
+        bad_clips=noted if alone else {},
         reference=stored_logps(rows, reference, selection.pairs),
     )
 
@@ -254,8 +255,9 @@ def _selection(
         return read_selection(policy, pairs, root=run.video_root, indices=indices, dropped=dropped)
 
     def set_aside(clip: str, error: UserError) -> None:
-        note_bad_clip(folder, clip, str(error), requests.get(clip))
-        run.set_aside(clip, error)
+        bad = bad_clip(error, requests.get(clip))
+        note_bad_clip(folder, clip, bad)
+        run.set_aside(clip, bad)
 
     selection = select_pairs(policy, run.recipe, pairs, root=run.video_root, on_bad_clip=set_aside)
     content = {"places": selection.indices, "dropped": selection.dropped}

@@ -7,7 +7,6 @@ from dpo_video.video.frames import (
     ClipRequest,
     Frames,
     VideoError,
-    may_pass,
     subsample,
     video_metadata,
 )
@@ -37,7 +36,6 @@ __all__ = [
     "corrupt",
     "file_name",
     "frame_indices",
-    "may_pass",
     "probe",
     "read_frames",
     "rejected_clip_key",

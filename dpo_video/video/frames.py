@@ -48,13 +48,6 @@ class VideoError(UserError):
         return VideoError, (self.code, self.path, self.reason)
 
 
-def may_pass(reason: str) -> bool:
-    """Return whether a clip may be read at the next try, though its file stays as it is: by the
-    text of its VideoError.
-    """
-    return reason.removesuffix("]").rpartition("[")[2] in PASSING
-
-
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Frames:
     """The frames picked from a clip, with the facts that a processor needs to place them in time.

@@ -333,7 +333,7 @@ def test_an_address_in_place_of_a_file_is_set_aside_with_its_own_reason(data, tm
     with open_run(recipe) as run:
         counts = generate(run).counts
         assert counts["samples_without"] == counts["bad_clips"] == 1
-        assert "download it first" in run.bad_clips["https://example.org/a.mp4"]
+        assert "download it first" in run.bad_clips["https://example.org/a.mp4"].reason
 
 
 def test_a_clip_over_the_token_budget_loses_frames_and_is_counted(data, tmp_path):

@@ -124,7 +124,9 @@ def test_a_clip_that_cannot_be_read_costs_its_pairs_and_is_counted(qwen: Path) -
     ]
     recipe = make_recipe(qwen, name="bad", epochs=1, batch_size=1, gradient_accumulation=1)
     summary, run = train_here(recipe, qwen, pairs)
-    assert list(run.bad_clips) == ["gone.mp4"] and "no such file" in run.bad_clips["gone.mp4"]
+    assert (
+        list(run.bad_clips) == ["gone.mp4"] and "no such file" in run.bad_clips["gone.mp4"].reason
+    )
     assert summary["steps"] == 7
     skipped = [row for row in read_log(recipe) if "skipped_pairs" in row]
     assert [row["skipped_pairs"] for row in skipped] == [1, 1]

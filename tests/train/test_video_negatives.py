@@ -387,7 +387,7 @@ def test_a_still_clip_costs_its_negative_is_told_and_counts_for_no_limit(qwen: P
         make_recipe(qwen, name="still", epochs=1, save_steps=100), qwen, pairs
     )
     assert list(run.bad_clips) == ["still.mp4#reverse"]
-    assert run.bad_clips["still.mp4#reverse"].endswith(
+    assert run.bad_clips["still.mp4#reverse"].reason.endswith(
         "its 1 frames look the same after 'reverse' [unchanged]"
     )
     assert summary["trained"] == 8
