@@ -188,9 +188,9 @@ class Endpoint:
         """
         status, service = error.status_code, self.service
         if status in REDIRECTS:
-            place = without_secrets(one_line(error.response.headers.get("location", "?"))[:200])
+            target = without_secrets(one_line(error.response.headers.get("location", "?"))[:200])
             return UserError(
-                f"{self.url} sends requests on to {place} (HTTP {status}), which is not followed: "
+                f"{self.url} sends requests on to {target} (HTTP {status}), which is not followed: "
                 f"prompts and key would go where the recipe does not say. Set "
                 f"{service.section}.base_url to the address that answers itself"
             )
@@ -346,7 +346,7 @@ def _joined(content: Any) -> Any:
     """Return the text of a message whose content is a list of parts; other content as it is."""
     if not isinstance(content, list):
         return content
-    return "".join(part["text"] for part in content if part.get("type", "text") == "text")
+    return "".join(piece["text"] for piece in content if piece.get("type", "text") == "text")
 
 
 def read_json(text: str) -> Any:

@@ -50,11 +50,11 @@ def generate(run: Run) -> StageResult:
         )
     write_jsonl(run.folder / "candidates.jsonl", candidates)
     failed = counts.get("failed")
-    left = (
+    reasons = (
         f"the server failed to write {failed} candidates" if failed else "",
         run.unread(dict.fromkeys(map(clip_key, run.samples))),
     )
-    return StageResult(counts=counts, incomplete_because="; ".join(filter(None, left)))
+    return StageResult(counts=counts, incomplete_because="; ".join(filter(None, reasons)))
 
 
 def training_sampler(settings: GenerateSettings, *, over: SamplerSettings | None = None) -> Sampler:

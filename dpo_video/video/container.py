@@ -154,8 +154,9 @@ def broken_clock(path: Path) -> str | None:
             if handler[8:12] != b"vide":
                 continue
             header = _first_box(file, begin, end, (b"mdhd",))
-            place = 20 if header[:1] == b"\1" else 12
-            if len(header) >= place + 4 and not any(header[place : place + 4]):
+            # behind the times of creation and change, of 4 bytes each, in version 1 of 8
+            offset = 20 if header[:1] == b"\1" else 12
+            if len(header) >= offset + 4 and not any(header[offset : offset + 4]):
                 return "the timescale is 0"
             table = _first_box(file, begin, end, (b"minf", b"stbl", b"stts"))
             if reason := _broken_durations(table[8:]):

@@ -153,13 +153,13 @@ def decode_pictures(pictures: Pictures, positions: list[int]) -> NDArray[np.uint
     """
     pixels: NDArray[np.uint8] | None = None
     # in the order of the file: a picture of an animation is drawn over those before it
-    for place in sorted(range(len(positions)), key=positions.__getitem__):
-        frame = _decode_picture(pictures, positions[place])
+    for row in sorted(range(len(positions)), key=positions.__getitem__):
+        frame = _decode_picture(pictures, positions[row])
         if pixels is None:
             pixels = np.empty((len(positions), *frame.shape), np.uint8)
         if frame.shape != pixels.shape[1:]:
-            raise _other_size(pictures, positions[place], frame.shape[1], frame.shape[0])
-        pixels[place] = frame
+            raise _other_size(pictures, positions[row], frame.shape[1], frame.shape[0])
+        pixels[row] = frame
     assert pixels is not None, "no positions"
     return pixels
 

@@ -96,7 +96,7 @@ def _real_paths(path: Path) -> list[str]:
         real = os.path.realpath(path)
     try:
         with os.scandir(real) as entries:
-            return [real, *(os.path.realpath(each) for each in entries if each.is_symlink())]
+            return [real, *(os.path.realpath(entry) for entry in entries if entry.is_symlink())]
     except (OSError, ValueError):  # a file, or nothing
         return [real]
 
