@@ -19,7 +19,7 @@ from dpo_video.core.yaml_file import Yaml, validate
 from dpo_video.data.heldout import check_disjoint
 from dpo_video.data.removed import removal_counts, write_removed
 from dpo_video.data.samples import LoadedSamples, load_samples
-from dpo_video.models.control_tokens import control_tokens
+from dpo_video.models.control_tokens import recipe_tokens
 from dpo_video.recipe import Recipe
 from dpo_video.store import RunStore
 from dpo_video.tracking import Tracker, start_tracking
@@ -154,7 +154,7 @@ def recipe_of(folder: Path) -> Recipe:
 def open_run(recipe: Recipe) -> Iterator[Run]:
     """Open the run folder of a recipe, take its lock, load the samples, start tracking."""
     with RunStore(recipe.run_folder) as store:
-        tokens = control_tokens(recipe.model)
+        tokens = recipe_tokens(recipe)
         heldout = load_samples(recipe, "heldout", tokens=tokens)
         loaded = load_samples(
             recipe, "samples", heldout=heldout.samples, store=store, tokens=tokens

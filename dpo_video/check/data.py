@@ -16,7 +16,7 @@ from dpo_video.core.records import Pair, Sample
 from dpo_video.data.heldout import check_disjoint
 from dpo_video.data.removed import removal_counts
 from dpo_video.data.samples import load_samples
-from dpo_video.models.control_tokens import control_tokens
+from dpo_video.models.control_tokens import recipe_tokens
 from dpo_video.recipe import Recipe
 from dpo_video.recipe.file import load_recipe
 from dpo_video.video import clip_key
@@ -93,7 +93,7 @@ def _load_split(
         return SplitData(
             [NOMINAL_SAMPLE] * count, None, findings=Findings(assumptions=(assumption,))
         )
-    loaded = load_samples(recipe, split, heldout=heldout, tokens=control_tokens(recipe.model))
+    loaded = load_samples(recipe, split, heldout=heldout, tokens=recipe_tokens(recipe))
     findings = Findings()
     if loaded.removed:
         findings = warn(f"cleaning: {removal_counts(loaded.num_records, loaded.removed)}")

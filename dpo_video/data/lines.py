@@ -228,7 +228,7 @@ def _check_content(record: Sample | Pair, where: str, *, required: Sequence[str]
         if _says_nothing(row[name]):
             why = ". The judge scores answers against it" if name == "caption" else ""
             raise UserError(f"{where}: `{name}` is empty{why}. Fill it in, or leave the line out")
-    for video in [record.video] if isinstance(record.video, str) else record.video:
+    for video in _video_names(record):
         if is_inline(video):
             raise UserError(
                 f"{where}: `video` holds the clip itself ({len(video):,} characters, beginning "
@@ -247,6 +247,15 @@ def _check_content(record: Sample | Pair, where: str, *, required: Sequence[str]
             f"{end if end is None else format(end, 'g')} "
             "seconds: `start` must be 0 or later, and `end` after it"
         )
+
+
+def _video_names(record: Sample | Pair) -> Iterator[str]:
+    """Yield the files of a record's clips."""
+    videos = [record.video]
+    if isinstance(record, Pair) and record.rejected_video is not None:
+        videos.append(record.rejected_video)
+    for video in videos:
+        yield from [video] if isinstance(video, str) else video
 
 
 def is_inline(video: str) -> bool:

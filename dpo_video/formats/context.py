@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from dpo_video.core.records import Pair, Sample
-from dpo_video.formats.fields import Dropped, clean, number_of
+from dpo_video.formats.fields import Dropped, clean, float_of
 from dpo_video.formats.ids import id_of
 from dpo_video.formats.rows import ForeignRow
 
@@ -56,9 +56,9 @@ def make_pair(
         prompt=prompt,
         chosen=chosen,
         rejected=rejected,
-        chosen_score=number_of(row, "chosen_score"),
-        rejected_score=number_of(row, "rejected_score"),
-        implicit_margin=number_of(row, "implicit_margin"),
+        chosen_score=float_of(row, "chosen_score"),
+        rejected_score=float_of(row, "rejected_score"),
+        implicit_margin=float_of(row, "implicit_margin"),
         rejected_finish="length" if row.get("rejected_finish") == "length" else "stop",
         source=source,
         chosen_id=f"{identity}#chosen",

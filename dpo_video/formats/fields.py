@@ -135,7 +135,7 @@ def clean(text: str) -> str:
     return TAG.sub("", text).strip()
 
 
-def number_of(row: ForeignRow, name: str) -> float | None:
+def float_of(row: ForeignRow, name: str) -> float | None:
     """Return a number, also from a text (CSV); None where there is none, or NaN stands for that."""
     value = row.get(name)
     if value is None or value == "":
@@ -162,7 +162,7 @@ def span_of(row: ForeignRow) -> dict[str, float | None]:
     sources = [row, *(source for source in (arguments, clip) if isinstance(source, dict))]
     span: dict[str, float | None] = {}
     for ours, names in SPAN_FIELDS.items():
-        seconds = [number_of(source, name) for source in sources for name in names]
+        seconds = [float_of(source, name) for source in sources for name in names]
         span[ours] = next((second for second in seconds if second is not None), None)
     if span["end"] is not None and span["end"] <= (span["start"] or 0.0):
         raise Dropped("clip ends before it starts", f"start {span['start']}, end {span['end']}")
@@ -216,7 +216,7 @@ def _turn_of_parts(role: str, parts: Sequence[Any], name: str) -> Turn:
     return Turn(role, " ".join(texts), tuple(videos))
 
 
-def user_turn(turns: Sequence[Turn]) -> Turn:
+def only_user_turn(turns: Sequence[Turn]) -> Turn:
     """Return the one question of a conversation; one with more turns, or with instructions, is
     dropped.
     """

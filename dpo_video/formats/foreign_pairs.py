@@ -18,12 +18,12 @@ from dpo_video.formats.fields import (
     Turn,
     check_unsupported,
     one_video,
+    only_user_turn,
     question_text,
     span_of,
     text_of,
     turn_of,
     turns_of,
-    user_turn,
 )
 from dpo_video.formats.rows import ForeignRow
 
@@ -58,7 +58,7 @@ def llama_factory(row: ForeignRow, context: ImportContext) -> Iterator[Pair]:
         row,
         identity=row_id(row, context),
         video=video,
-        prompt=_question(row, user_turn(turns).text, video),
+        prompt=_question(row, only_user_turn(turns).text, video),
         chosen=turn_of(row.get("chosen"), "chosen").text,
         rejected=turn_of(row.get("rejected"), "rejected").text,
         source="llama_factory",
@@ -72,12 +72,12 @@ def ms_swift(row: ForeignRow, context: ImportContext) -> Iterator[Pair]:
     turns = _swift_turns(row)
     chosen = _last_answer(turns, "messages")
     video = one_video(row, "videos", "video")
-    prompt = _question(row, user_turn(turns[:-1]).text, video)
+    prompt = _question(row, only_user_turn(turns[:-1]).text, video)
     optional: dict[str, Any] = {}
     if row.get("rejected_messages"):
         rejected_turns = turns_of(row, "rejected_messages")
         rejected = _last_answer(rejected_turns, "rejected_messages")
-        if user_turn(rejected_turns[:-1]).question != user_turn(turns[:-1]).question:
+        if only_user_turn(rejected_turns[:-1]).question != only_user_turn(turns[:-1]).question:
             raise Dropped("another question for the rejected answer")
     elif row.get("rejected_response") is not None:
         rejected = text_of(row, "rejected_response")
@@ -127,9 +127,9 @@ def trl(row: ForeignRow, context: ImportContext) -> Iterator[Pair]:
     if isinstance(row.get("prompt"), str):
         turn = Turn("user", text_of(row, "prompt"))
     elif "prompt" in row:
-        turn = user_turn(turns_of(row, "prompt"))
+        turn = only_user_turn(turns_of(row, "prompt"))
     else:
-        turn = user_turn(chosen_context)
+        turn = only_user_turn(chosen_context)
     clips = row if row.get("videos") or row.get("video") else {"videos": list(turn.videos)}
     video = one_video(clips, "videos", "video")
     yield make_pair(

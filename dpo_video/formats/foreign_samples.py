@@ -172,5 +172,6 @@ def table(row: ForeignRow, context: ImportContext) -> Iterator[Pair | Sample]:
         video=video,
         prompt=prompt,
         answer=text_of(values, "answer") if values.get("answer") else None,
+        meta=row["meta"] if isinstance(row.get("meta"), dict) else None,
         **span_of(values),
     )

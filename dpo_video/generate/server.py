@@ -31,7 +31,7 @@ from dpo_video.generate.jobs import (
     policy_prompt,
     served_name,
 )
-from dpo_video.models.control_tokens import control_tokens
+from dpo_video.models.control_tokens import checkpoint_tokens
 from dpo_video.models.hub import ModelSpec, model_spec
 from dpo_video.models.tokens import fit_frames, frame_size
 from dpo_video.run import Run
@@ -102,7 +102,7 @@ async def _answer_all(
     frames = FramePool(run.recipe.video, multiple_of=spec.family.frames_per_step)
     # twice as many as slots: one that sleeps holds none
     room = asyncio.Semaphore(2 * settings.concurrency)
-    server = _Server(run=run, job=job, pool=pool, tokens=control_tokens(run.recipe.model))
+    server = _Server(run=run, job=job, pool=pool, tokens=checkpoint_tokens(run.recipe.model))
     with nullcontext() if as_file else frames, progress(job.title, total=total) as advance:
         clips = ((request, None) for request in requests) if as_file else frames.map(requests)
         async with asyncio.TaskGroup() as tasks:

@@ -33,7 +33,7 @@ from dpo_video.judge.reply_keys import KeysOfSample, answer_keys
 from dpo_video.judge.scorer import Scorer, load_scorer
 from dpo_video.judge.types import Judge, Judged, JudgeItem, Messages, OpenJudge, Reply, Spending
 from dpo_video.judge.verdict import Verdict, check_examples, read_reply
-from dpo_video.models.control_tokens import control_tokens
+from dpo_video.models.control_tokens import checkpoint_tokens
 from dpo_video.recipe import JudgeSettings
 from dpo_video.run import Run, StageResult
 from dpo_video.store import RowStore
@@ -95,7 +95,7 @@ def _open_candidates(run: Run, keys_of: KeysOfSample | None = None) -> Candidate
         run.samples,
         run.recipe.clean,
         keys_of=keys_of,
-        tokens=control_tokens(run.recipe.model),
+        tokens=checkpoint_tokens(run.recipe.model),
     )
     write_removed(
         run.folder,

@@ -9,10 +9,23 @@ from typing import Any
 from dpo_video.core.control_tokens import ControlTokens
 from dpo_video.core.errors import UserError
 from dpo_video.models.names import local_file
-from dpo_video.recipe import ModelSettings
+from dpo_video.recipe import ModelSettings, Recipe
 
 
-def control_tokens(settings: ModelSettings) -> ControlTokens:
+def recipe_tokens(recipe: Recipe) -> ControlTokens:
+    """Return the special tokens of the policy, and of the other ones that `generate.mix` asks the
+    questions.
+    """
+    mixed = [] if recipe.data.pairs is not None else recipe.generate.mix or []
+    further = [sampler.model for sampler in mixed if sampler.model is not None]
+    of_models = [checkpoint_tokens(settings) for settings in (recipe.model, *further)]
+    return ControlTokens(
+        tokens=frozenset().union(*(tokens.tokens for tokens in of_models)),
+        ends=frozenset().union(*(tokens.ends for tokens in of_models)),
+    )
+
+
+def checkpoint_tokens(settings: ModelSettings) -> ControlTokens:
     """Return the special tokens of a checkpoint that is on this disk; none of one that is not yet.
 
     Those end an answer that the tokenizer calls so, or at which the checkpoint's generation stops.

@@ -50,7 +50,7 @@ def lora_targets(model: nn.Module, family: Family, tune: Collection[Part]) -> st
     linears = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
     others = [name for name, module in model.named_modules() if not isinstance(module, nn.Linear)]
     for tuned_part in sorted(set(tune)):
-        names = [name for name in linears if part_of(name, family) == tuned_part]
+        names = [name for name in linears if part_of_module(name, family) == tuned_part]
         if not names:
             raise UserError(
                 f"train.tune: found no linear layer of the part {tuned_part!r} in a model of the "
@@ -73,7 +73,7 @@ def lora_targets(model: nn.Module, family: Family, tune: Collection[Part]) -> st
     return targets
 
 
-def part_of(name: str, family: Family) -> Part | None:
+def part_of_module(name: str, family: Family) -> Part | None:
     """Return the part that a module's full name belongs to; None for the head and what no part's
     LoRA tunes.
     """

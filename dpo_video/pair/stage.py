@@ -19,7 +19,7 @@ from dpo_video.core.jsonl import read_lines, read_object, write_atomic, write_js
 from dpo_video.core.records import Reward
 from dpo_video.data.samples import load_pairs
 from dpo_video.judge.scorer import load_scorer
-from dpo_video.models.control_tokens import control_tokens
+from dpo_video.models.control_tokens import checkpoint_tokens
 from dpo_video.pair.answers import read_answers, sampler_of
 from dpo_video.pair.build import build_pairs
 from dpo_video.pair.statistics import pair_statistics, sampler_shares, uneven_samplers
@@ -87,7 +87,7 @@ def pair(run: Run) -> StageResult:
 def _imported_pairs(run: Run) -> StageResult:
     """Write the pairs of `data.pairs` as pairs.jsonl, as they are, with video negatives."""
     recipe = run.recipe
-    pairs = load_pairs(recipe, control_tokens(recipe.model)).pairs or ()
+    pairs = load_pairs(recipe, checkpoint_tokens(recipe.model)).pairs or ()
     negatives = add_negatives(pairs, recipe.pair.video_negatives, seed=recipe.seed)
     write_jsonl(run.folder / "pairs.jsonl", negatives.pairs)
     return StageResult(

@@ -19,7 +19,7 @@ from dpo_video.core.records import Candidate, Reward, Sample
 from dpo_video.judge.candidate_file import open_candidates
 from dpo_video.models.clip_source import EncodedClip, open_source
 from dpo_video.models.collate import TokenRow
-from dpo_video.models.control_tokens import control_tokens
+from dpo_video.models.control_tokens import checkpoint_tokens
 from dpo_video.models.load import Policy, load_policy
 from dpo_video.models.lora import tunes_tower
 from dpo_video.models.prompts import answer_ids, encode_prompt
@@ -59,7 +59,7 @@ def write_rewards(run: Run, *, adapter: Path, out: Path) -> dict[str, Any]:
         run.folder / "candidates.jsonl",
         run.samples,
         run.recipe.clean,
-        tokens=control_tokens(run.recipe.model),
+        tokens=checkpoint_tokens(run.recipe.model),
     )
     policy = load_policy(run.recipe.model, adapter=adapter)
     answers = [(sample, candidate) for _, sample, candidate in candidates.in_order()]

@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 from dpo_video.cli.app import app
 from dpo_video.core.errors import UserError
 from dpo_video.core.jsonl import read_jsonl, write_jsonl
-from dpo_video.core.records import Pair
+from dpo_video.core.records import Pair, Sample
 from dpo_video.formats.export_run import ExportSource, export_run
 from dpo_video.formats.exporters import EXPORTERS
 from dpo_video.formats.rows import read_foreign_rows
@@ -252,3 +252,14 @@ def test_space_and_tags_of_texts_come_back_as_they_were(name, tmp_path):
     export_run(name, source, tmp_path / "out.jsonl")
     _, again = imported(name, str(tmp_path / "out.jsonl"), tmp_path / "again.jsonl")
     assert again == pairs == list(read_jsonl(tmp_path / "pairs.jsonl", Pair))
+
+
+def test_a_list_of_our_own_samples_becomes_jsonl_with_all_they_hold(tmp_path):
+    rows = [
+        {"id": "a", "video": "v.mp4", "prompt": ASKED, "caption": "A woman.", "start": 1.0},
+        {"id": "b", "video": "v.mp4", "prompt": "Why?", "caption": "c", "meta": {"shot": 2}},
+    ]
+    (tmp_path / "samples.json").write_text(json.dumps(rows))
+    report, samples = imported("table", str(tmp_path / "samples.json"), tmp_path / "out.jsonl")
+    assert (report.num_kept, report.unread) == (2, {})
+    assert samples == [Sample(**row) for row in rows]

@@ -25,7 +25,7 @@ from dpo_video.models.clip_source import ClipSource
 from dpo_video.models.collate import TokenRow, collate
 from dpo_video.models.features import encode_video, pending_features
 from dpo_video.models.load import Policy, load_policy
-from dpo_video.models.lora import Part, lora_targets, part_of
+from dpo_video.models.lora import Part, lora_targets, part_of_module
 from dpo_video.models.prompts import answer_ids, encode_prompt, video_inputs
 from dpo_video.recipe import ModelSettings, VideoSettings
 from dpo_video.run import Run
@@ -103,7 +103,7 @@ def test_log_probs_and_gradients_are_those_of_plain_forwards_on_pixels(
         torch.testing.assert_close(torch.cat(got), torch.cat(expected), atol=1e-5, rtol=0)
         mine = adapter_grads(policy, weighed(got))
         assert mine.keys() == theirs.keys()
-        assert {part_of(bare_name(name), policy.family) for name in mine} == set(tune)
+        assert {part_of_module(bare_name(name), policy.family) for name in mine} == set(tune)
         for name, grad in theirs.items():
             assert float(grad.norm()) > 0, name
             assert float((mine[name] - grad).norm()) <= 1e-5 * float(grad.norm()) + 1e-7, name
@@ -185,7 +185,7 @@ def test_three_steps_change_every_chosen_layer_and_the_adapter_holds_nothing_els
         for name, module in base.bare.named_modules()
         if isinstance(module, torch.nn.Linear) and not name.endswith("lm_head")
     }
-    assert {part_of(name, base.family) for name in layers} == set(ALL)
+    assert {part_of_module(name, base.family) for name in layers} == set(ALL)
     still = {
         bare_name(name) for name, weight in weights.items() if "lora_B" in name and not weight.any()
     }
