@@ -325,9 +325,11 @@ def test_the_key_comes_from_the_named_variable_and_is_not_stored(monkeypatch, tm
     ],
 )
 def test_only_servers_of_others_need_a_key(url, needed):
+    """One of your own under a public name says so."""
     if needed:
-        with pytest.raises(UserError, match=r"OPENAI_API_KEY is not set.*judge\.api_key_env"):
+        with pytest.raises(UserError, match=r"OPENAI_API_KEY is not set.*judge\.api_key_env: none"):
             api_key(_settings(url))
+        assert api_key(_settings(url, api_key_env="none")) == "none"
     else:
         assert api_key(_settings(url)) == "none"
 

@@ -18,6 +18,7 @@ from PIL import Image
 from dpo_video.core.errors import UserError
 from dpo_video.recipe import VideoSettings
 from dpo_video.video import ClipRequest, FramePool, Frames, VideoError
+from dpo_video.video.frames import PASSING
 
 ONE = VideoSettings(num_frames=4, workers=1, timeout=60)
 TWO = VideoSettings(num_frames=4, workers=2, timeout=60)
@@ -171,6 +172,24 @@ def test_a_worker_that_dies_once_costs_nothing(folder, settings, tmp_path, monke
         ]
     assert (tmp_path / "flag").exists()
     assert all(isinstance(result, Frames) for result in results)
+
+
+def test_a_disk_that_gives_an_error_is_no_fault_of_the_clip(folder, tmp_path, monkeypatch):
+    (tmp_path / "sitecustomize.py").write_text(
+        textwrap.dedent(f"""
+        import errno, os, sys
+        def hook(event, arguments):
+            if event == "open" and str(arguments[0]) == {str(folder / "long.mp4")!r}:
+                raise OSError(errno.EIO, os.strerror(errno.EIO))
+        sys.addaudithook(hook)
+    """)
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    with FramePool(ONE) as pool:
+        ((_, result),) = pool.map([request(folder, "long")])
+    assert isinstance(result, VideoError)
+    assert result.code == "io_error" and "Input/output error" in str(result)
+    assert result.code in PASSING
 
 
 def test_a_worker_killed_while_it_starts_is_replaced(folder, tmp_path, monkeypatch):
