@@ -13,9 +13,10 @@ from typing import Any
 
 from dpo_video.core.errors import UserError
 from dpo_video.core.jsonl import as_row, read_jsonl, write_atomic
-from dpo_video.core.progress import print_line
+from dpo_video.core.progress import log, print_line
 from dpo_video.core.records import Judgment, Pair, Sample
 from dpo_video.evaluate.report import MEASURES
+from dpo_video.judge.probe import probe_judges
 from dpo_video.judge.scorer import load_scorer
 from dpo_video.judge.stage import judge
 from dpo_video.pair.stage import pair, with_noise
@@ -201,6 +202,7 @@ def do_stages(
             UserError where it would have to, and may not.
     """
     stages_done = []
+    _probe_judges(run, names)
     for name in names:
         stage = stage_of(run.recipe, name)
         stage_function = (instead or {}).get(name)
@@ -238,6 +240,16 @@ def _do_stage(
     print_line(f"{name}: {_counts(result.counts)}; {seconds:.0f} s; {output}")
     if not result.complete:
         print_line(f"{name}: not finished: {result.incomplete_because}; the same command goes on")
+
+
+def _probe_judges(run: Run, names: Sequence[str]) -> None:
+    """Ask each judge a first prompt where a run of several stages begins: later it would cost all
+    that was made before.
+    """
+    is_begun = any(run.store.finished(name) for name in names)
+    if len(names) > 1 and not is_begun:
+        for warning in probe_judges(run.recipe, run.store):
+            log.info(f"warning: {warning}")
 
 
 def _check_inputs(run: Run, stage: Stage) -> None:

@@ -9,10 +9,11 @@ from dataclasses import dataclass, replace
 from dpo_video.check.calls import candidate_calls, evaluation_calls
 from dpo_video.check.clips import Clip, read_clips
 from dpo_video.check.data import Data, SplitData, load_data
-from dpo_video.check.findings import Findings, problem, warn
+from dpo_video.check.findings import Findings, attempt, join, problem, warn
 from dpo_video.check.plan import Plan, Spread, estimate_tokens
 from dpo_video.check.recipe import check_clusters, check_memory, check_recipe
 from dpo_video.core.errors import UserError
+from dpo_video.judge.probe import probe_judges
 from dpo_video.models.hub import ModelSpec, model_spec
 from dpo_video.models.memory import (
     PeakLoad,
@@ -30,9 +31,12 @@ DEVICES = (2, 4, 8)
 """Numbers of devices that optimizer steps are planned for beside one."""
 
 
-def check(recipe: Recipe, data: Data | None = None) -> Plan:
+def check(recipe: Recipe, data: Data | None = None, *, ask_judges: bool = False) -> Plan:
     """Return what a run of the recipe would do, and all that stands in its way; train and generate
     nothing.
+
+    Args:
+        ask_judges: ask each judge one prompt by each scorer that the run will use.
 
     Raises UserError where nothing can be planned: the data are wrong, the model is unknown, or a
     frame cannot fit the settings.
@@ -48,6 +52,8 @@ def check(recipe: Recipe, data: Data | None = None) -> Plan:
     memory = _memory(recipe, spec, lengths.peak)
     context, context_findings = _check_context(recipe, spec, lengths)
     findings += clip_findings + lengths.findings + context_findings
+    if ask_judges and not findings.problems:
+        findings += _ask_judges(recipe)
     findings += check_memory(max(sizes["total"] for sizes in memory.values()), recipe)
     parameters = count_parameters(spec, recipe.train.tune)
     pairs = _most_pairs(recipe, train)
@@ -79,6 +85,11 @@ def check(recipe: Recipe, data: Data | None = None) -> Plan:
         problems=findings.problems,
         warnings=findings.warnings,
     )
+
+
+def _ask_judges(recipe: Recipe) -> Findings:
+    warnings, findings = attempt(probe_judges, recipe)
+    return findings + join(map(warn, warnings or ()))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

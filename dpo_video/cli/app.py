@@ -255,7 +255,7 @@ def check(recipe: RecipeName, overrides: Overrides = None) -> None:
     from dpo_video.check.command import check as make_plan
     from dpo_video.check.plan import render
 
-    plan = make_plan(settings, data)
+    plan = make_plan(settings, data, ask_judges=True)
     print_line(render(plan))
     if plan.problems:
         raise UserError(

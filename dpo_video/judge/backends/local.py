@@ -6,7 +6,8 @@ verdict; batched.
 
 import hashlib
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache, partial
 from itertools import islice
@@ -117,27 +118,53 @@ def _find(settings: JudgeSettings) -> tuple[Path, str]:
     return Path(settings.model), Path(config).parent.name
 
 
-def _load(
-    settings: JudgeSettings, folder: Path, device: torch.device, dtype: torch.dtype
-) -> _Loaded:
-    """Return the judge's model and tokenizer; code that comes with them is not run."""
-    refuse_pickled_weights(folder, setting=f"judge.model {settings.model!r}")
-    source: dict[str, Any] = {"revision": settings.revision, "trust_remote_code": False}
+def check_labels(settings: JudgeSettings, scorer: Scorer) -> None:
+    """Raise UserError where the judge is not there, or a label of the scorer is not one token of
+    it.
+    """
+    folder, _ = _find(settings)
+    if mode_of(settings, scorer) == "labels":
+        with _one_line_errors(settings):
+            tokenizer = _load_tokenizer(settings, folder)
+        label_tokens(tokenizer, scorer, settings.model)
+
+
+def _load_tokenizer(settings: JudgeSettings, folder: Path) -> PreTrainedTokenizerBase:
+    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+        str(folder), padding_side="left", revision=settings.revision, trust_remote_code=False
+    )
+    if tokenizer.chat_template is None:
+        raise UserError(
+            f"judge.model {settings.model!r} has no chat template; a judge must be a chat "
+            "(instruct) model"
+        )
+    return tokenizer
+
+
+@contextmanager
+def _one_line_errors(settings: JudgeSettings) -> Iterator[None]:
     try:
-        with loading(settings.model):
-            tokenizer = AutoTokenizer.from_pretrained(str(folder), padding_side="left", **source)
-            model = AutoModelForCausalLM.from_pretrained(
-                str(folder), dtype=dtype, use_safetensors=True, **source
-            )
+        yield
     except (OSError, ValueError) as error:
         raise UserError(
             f"cannot load judge.model {settings.model!r} as a causal language model: "
             f"{str(error).strip().splitlines()[0]}"
         ) from error
-    if tokenizer.chat_template is None:
-        raise UserError(
-            f"judge.model {settings.model!r} has no chat template; a judge must be a chat "
-            f"(instruct) model"
+
+
+def _load(
+    settings: JudgeSettings, folder: Path, device: torch.device, dtype: torch.dtype
+) -> _Loaded:
+    """Return the judge's model and tokenizer; code that comes with them is not run."""
+    refuse_pickled_weights(folder, setting=f"judge.model {settings.model!r}")
+    with _one_line_errors(settings), loading(settings.model):
+        tokenizer = _load_tokenizer(settings, folder)
+        model = AutoModelForCausalLM.from_pretrained(
+            str(folder),
+            dtype=dtype,
+            revision=settings.revision,
+            use_safetensors=True,
+            trust_remote_code=False,
         )
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token

@@ -59,6 +59,15 @@ def backend_judge(settings: JudgeSettings) -> Judge:
     return choose(BACKENDS, settings.backend, "judge backend")(settings)
 
 
+def check_labels(settings: JudgeSettings, scorer: Scorer) -> None:
+    """Raise UserError where a local judge cannot be found, or cannot give the labels of a scorer as
+    single tokens. Its weights are not loaded.
+    """
+    from dpo_video.judge.backends.local import check_labels
+
+    check_labels(settings, scorer)
+
+
 def _local(settings: JudgeSettings) -> Judge:
     from dpo_video.judge.backends.local import local_judge
 
