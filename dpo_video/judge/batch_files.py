@@ -81,19 +81,19 @@ class BatchFiles:
         if self._out is not None:
             self._out.close()
         if error is not None:
-            for part in self._parts:
-                part.unlink(missing_ok=True)
+            for unnamed in self._parts:
+                unnamed.unlink(missing_ok=True)
             return
         names = [self.path] if len(self._parts) == 1 else self._numbered(len(self._parts))
-        for part, name in zip(self._parts, names, strict=False):
-            self.written.append(part.replace(name))
+        for unnamed, name in zip(self._parts, names, strict=False):
+            self.written.append(unnamed.replace(name))
 
     def _begin(self) -> None:
         if self._out is not None:
             self._out.close()
-        part = self.path.parent / f".{self.path.name}.{len(self._parts)}"
-        self._parts.append(part)
-        self._out = part.open("w", encoding="utf-8")
+        unnamed = self.path.parent / f".{self.path.name}.{len(self._parts)}"
+        self._parts.append(unnamed)
+        self._out = unnamed.open("w", encoding="utf-8")
         self._room = self.max_requests, self.max_bytes
 
     def _numbered(self, count: int) -> list[Path]:

@@ -166,12 +166,14 @@ def _judge_by_several(
     settings, tally = run.recipe.judge, Tally()
     candidates = _open_candidates(run)
     plan = candidates.plan
-    items = [
+    judge_items = [
         (sample, candidate)
         for number, sample, candidate in candidates.in_order()
         if plan.is_judged(number)
     ]
-    judgments, counts = judge_candidates(settings, scorer, items, store, open_judge=open_judge)
+    judgments, counts = judge_candidates(
+        settings, scorer, judge_items, store, open_judge=open_judge
+    )
 
     def rows() -> Iterator[tuple[Judgment, None]]:
         for number, _, candidate in candidates.in_order():
@@ -202,7 +204,7 @@ def _reply_counts(counts: Counter[str], plan: AnswerPlan) -> dict[str, int]:
 def judge_candidates(
     settings: JudgeSettings,
     scorer: Scorer,
-    items: Sequence[JudgeItem],
+    judge_items: Sequence[JudgeItem],
     store: RowStore,
     *,
     judge: Judge | None = None,
@@ -216,23 +218,23 @@ def judge_candidates(
     """
     if needs_several_replies(settings, scorer):
 
-        def judge_once(settings: JudgeSettings, items: Sequence[JudgeItem]) -> Judged:
-            return judge_candidates(settings, scorer, items, store, open_judge=open_judge)
+        def judge_once(settings: JudgeSettings, judge_items: Sequence[JudgeItem]) -> Judged:
+            return judge_candidates(settings, scorer, judge_items, store, open_judge=open_judge)
 
         return judge_with_mode(
             settings,
             scorer,
-            items,
+            judge_items,
             store,
             judge=judge,
             open_judge=open_judge,
             judge_once=judge_once,
         )
     check_examples(scorer)
-    _check_references(scorer, [sample for sample, _ in items])
-    ranks = caption_ranks(sample for sample, _ in items)
+    _check_references(scorer, [sample for sample, _ in judge_items])
+    ranks = caption_ranks(sample for sample, _ in judge_items)
     candidate_ids, prompts = [], []
-    for sample, candidate in sorted(items, key=lambda item: ranks[item[0].id]):
+    for sample, candidate in sorted(judge_items, key=lambda judge_item: ranks[judge_item[0].id]):
         if scorer.can_judge(sample.answer):
             candidate_ids.append(candidate.id)
             prompts.append(_prompt(scorer, sample, candidate))
@@ -241,7 +243,7 @@ def judge_candidates(
         by_id = dict(zip(candidate_ids, replies, strict=True))
         judgments = {
             candidate.id: _judgment(settings, scorer, candidate, opened, by_id.get(candidate.id))
-            for _, candidate in items
+            for _, candidate in judge_items
         }
     return Judged(judgments, counts)
 

@@ -98,10 +98,10 @@ def parse_verdict(scorer: Scorer, reply: str) -> Verdict:
     begin, unclosed = thinking_end(reply)
     if unclosed is not None:
         return Verdict(score=None, reason=f"no verdict line: {unclosed} has no end")
-    answer, end_token, rest = _split_at_end_token(reply[begin:])
-    if rest:
+    answer, end_token, excess = _split_at_end_token(reply[begin:])
+    if excess:
         return Verdict(
-            score=None, reason=f"malformed verdict: {rest[:40]!r} stands behind {end_token!r}"
+            score=None, reason=f"malformed verdict: {excess[:40]!r} stands behind {end_token!r}"
         )
     lines = answer.splitlines()
     verdict_lines = _verdict_lines(scorer, lines)
@@ -255,10 +255,10 @@ def verdict_pattern(verdict: str) -> re.Pattern[str]:
     per placeholder, which may be a fraction.
     """
     pieces = []
-    for index, part in enumerate(PLACEHOLDER.split(verdict)):
-        words = r"\s*".join(re.escape(word) for word in re.findall(r"\w+|[^\w\s]", part))
+    for index, piece in enumerate(PLACEHOLDER.split(verdict)):
+        words = r"\s*".join(re.escape(word) for word in re.findall(r"\w+|[^\w\s]", piece))
         if index % 2:
-            pieces.append(rf"(?P<{part}>[^\s,;]+(?:\s*/\s*[^\s,;]+)?)")
+            pieces.append(rf"(?P<{piece}>[^\s,;]+(?:\s*/\s*[^\s,;]+)?)")
         elif words:
             pieces.append(rf"\s*{words}\s*")
     return re.compile("".join(pieces), re.IGNORECASE)

@@ -149,7 +149,7 @@ async def _ask_all(
     """
     mode = mode_of(settings, scorer)
     waiting: Iterator[tuple[int, Messages]] = enumerate(prompts)
-    same = request_fields(settings, mode)
+    common_fields = request_fields(settings, mode)
 
     def read(endpoint: Endpoint, body: dict[str, Any]) -> Reply:
         return read_completion(
@@ -158,7 +158,7 @@ async def _ask_all(
 
     async def work(*, alone: bool = False) -> None:
         for index, messages in waiting:
-            keep(index, await _answer(pool, same | {"messages": messages}, read))
+            keep(index, await _answer(pool, common_fields | {"messages": messages}, read))
             if alone and pool.verified:
                 return
 
@@ -280,24 +280,27 @@ def _check_model(settings: JudgeSettings, url: str, answered: object) -> None:
     """
     if not answered or answered == settings.model or answered == settings.answers_as:
         return
-    asked = settings.answers_as or settings.model
-    wanted = asked.casefold().rstrip("/")
-    given = str(answered).casefold().rstrip("/")
-    bare, bare_wanted = given.rpartition("/")[2], wanted.rpartition("/")[2]
-    if any(
-        one == other or one.startswith((other + "-20", other + "@"))
-        for one, other in ((given, wanted), (bare, bare_wanted))
-    ):
+    expected = settings.answers_as or settings.model
+    if _is_same_model(str(answered), expected):
         return
     raise UserError(
-        f"{url} answers as model {str(answered)[:80]!r}, not {asked!r}. Set judge.model to the "
+        f"{url} answers as model {str(answered)[:80]!r}, not {expected!r}. Set judge.model to the "
         "model that it serves; where one is an alias of the other (a deployment, a gateway), set "
         "judge.answers_as to the name in its replies"
     )
 
 
-def _name(given: object) -> str | None:
-    return given if isinstance(given, str) and given else None
+def _is_same_model(answered: str, expected: str) -> bool:
+    full = answered.casefold().rstrip("/"), expected.casefold().rstrip("/")
+    bare = full[0].rpartition("/")[2], full[1].rpartition("/")[2]
+    for name, model in (full, bare):
+        if name == model or name.startswith((model + "-20", model + "@")):
+            return True
+    return False
+
+
+def _name(value: object) -> str | None:
+    return value if isinstance(value, str) and value else None
 
 
 def _usage(usage: object) -> tuple[int | None, int | None, int | None]:
@@ -338,10 +341,10 @@ def label_alternatives(scorer: Scorer, tokens: Sequence[Token]) -> Alternatives:
     """Return what could have been written in the place of the last verdict line's label; nothing
     where there is none.
     """
-    opening, said = scorer.reply_prefix.strip().casefold(), "".join(text for text, _ in tokens)
-    line_begin, _ = thinking_end(said)
+    opening, reply = scorer.reply_prefix.strip().casefold(), "".join(text for text, _ in tokens)
+    line_begin, _ = thinking_end(reply)
     last_begin = None
-    for line in said[line_begin:].splitlines(keepends=True):
+    for line in reply[line_begin:].splitlines(keepends=True):
         if plain_line(line).casefold().startswith(opening):
             last_begin = line_begin
         line_begin += len(line)
@@ -349,7 +352,7 @@ def label_alternatives(scorer: Scorer, tokens: Sequence[Token]) -> Alternatives:
         return ()
     end = 0
     for text, alternatives in tokens:
-        written = plain_line(said[last_begin:end]).casefold().rstrip("[ ")
+        written = plain_line(reply[last_begin:end]).casefold().rstrip("[ ")
         if written == opening and plain_line(text).strip("[ "):
             return alternatives
         end += len(text)

@@ -37,15 +37,15 @@ def ask_workers(
     """Answer prompts on the workers, each of which makes its judge by `make`; started with the
     first prompt.
     """
-    waiting = enumerate(prompts)
+    indexed = enumerate(prompts)
     # `prompts` ends where the money does, by the mean price of a reply: the first few tell it
     sizes = chain([] if settings.max_cost is None else [settings.concurrency], repeat(WINDOW))
     with ExitStack() as stack:
         resources: dict[str, float] = {}
-        while some := list(islice(waiting, next(sizes))):
+        while window := list(islice(indexed, next(sizes))):
             resources = resources or stack.enter_context(cluster())
             rows = [
-                {"number": number, "messages": json.dumps(messages)} for number, messages in some
+                {"number": number, "messages": json.dumps(messages)} for number, messages in window
             ]
             shares = _shares(settings, resources, len(rows))
             for row in map_on_workers(
@@ -93,8 +93,8 @@ class Worker:
     def __init__(
         self, settings: str, scorer: Scorer, make: Callable[[JudgeSettings], Judge]
     ) -> None:
-        given = JudgeSettings.model_validate_json(settings)
-        self.scorer, self.make = scorer, partial(make, given)
+        own_settings = JudgeSettings.model_validate_json(settings)
+        self.scorer, self.make = scorer, partial(make, own_settings)
         self.judge: Judge | None = None
 
     def __call__(self, batch: Mapping[str, Sequence[Any]]) -> dict[str, list[Any]]:
@@ -105,11 +105,11 @@ class Worker:
         self.judge = self.judge or self.make()  # here: a wrong setting is told in a row
         replies: dict[int, str] = {}
 
-        def keep(place: int, reply: Reply) -> None:
-            replies[place] = json.dumps(asdict(reply))
+        def keep(index: int, reply: Reply) -> None:
+            replies[index] = json.dumps(asdict(reply))
 
         self.judge.ask(self.scorer, [json.loads(text) for text in batch["messages"]], keep)
         return {
-            "number": [int(batch["number"][place]) for place in replies],
+            "number": [int(batch["number"][index]) for index in replies],
             "reply": list(replies.values()),
         }

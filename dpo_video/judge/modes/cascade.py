@@ -20,7 +20,7 @@ from dpo_video.recipe import JudgeSettings
 def judge_by_cascade(
     settings: JudgeSettings,
     scorer: Scorer,
-    items: Sequence[JudgeItem],
+    judge_items: Sequence[JudgeItem],
     judge_once: Callable[[JudgeSettings, Sequence[JudgeItem]], Judged],
 ) -> Judged:
     """Return the judgment of every candidate; `judge_once` judges by the settings of one judge."""
@@ -32,14 +32,14 @@ def judge_by_cascade(
             "or `mode: claims` and judge.score_from=scorer, or leave judge.cascade out"
         )
     below = settings.cascade.below
-    cheap, counts = judge_once(settings.first_judge(), items)
+    cheap, counts = judge_once(settings.first_judge(), judge_items)
     confidences = {candidate_id: confidence(row) for candidate_id, row in cheap.items()}
-    unsure = [item for item in items if confidences[item[1].id] < below]
+    unsure = [judge_item for judge_item in judge_items if confidences[judge_item[1].id] < below]
     trusted, trusted_counts = Judged({}, Counter())
     if unsure:
         trusted, trusted_counts = judge_once(settings.model_copy(update={"cascade": None}), unsure)
     judgments = {}
-    for _, candidate in items:
+    for _, candidate in judge_items:
         judgment = trusted.get(candidate.id, cheap[candidate.id])
         facts = {
             "escalated": candidate.id in trusted,

@@ -54,7 +54,7 @@ class Claims:
 def judge_claims(
     settings: JudgeSettings,
     scorer: Scorer,
-    items: Sequence[JudgeItem],
+    judge_items: Sequence[JudgeItem],
     store: RowStore,
     *,
     judge: Judge,
@@ -65,12 +65,12 @@ def judge_claims(
     coverage of every answer. A claim without a verdict leaves its answer without a score.
     """
     ask = partial(ask_all, settings, store=store, judge=judge)
-    claims, split_counts = _split(settings, scorer, items, ask)
-    checks, check_counts = _check(scorer, items, claims, ask)
-    with_claims = [item for item in items if claims[item[1].id].claims]
+    claims, split_counts = _split(settings, scorer, judge_items, ask)
+    checks, check_counts = _check(scorer, judge_items, claims, ask)
+    with_claims = [judge_item for judge_item in judge_items if claims[judge_item[1].id].claims]
     coverage, cover_counts = _cover(scorer, with_claims, ask)
     judgments = {}
-    for _, candidate in items:
+    for _, candidate in judge_items:
         judgment = _weigh(
             settings,
             scorer,
@@ -161,23 +161,25 @@ class _Ask(Protocol):
 
 
 def _split(
-    settings: JudgeSettings, scorer: Scorer, items: Sequence[JudgeItem], ask: _Ask
+    settings: JudgeSettings, scorer: Scorer, judge_items: Sequence[JudgeItem], ask: _Ask
 ) -> tuple[dict[str, Claims], Counter[str]]:
     """Return the claims of every candidate by its id, and the counts."""
     assert scorer.claims is not None, "only a claims scorer takes answers apart"
     if settings.split_claims == "sentences":
-        by_sentence = {candidate.id: sentences(scorer, candidate.text) for _, candidate in items}
+        by_sentence = {
+            candidate.id: sentences(scorer, candidate.text) for _, candidate in judge_items
+        }
         return by_sentence, Counter()
     writer = scorer.model_copy(
         update={"mode": "verdict", "prompt": scorer.claims.prompt, "name": f"{scorer.name}, claims"}
     )
     prompts = [
         render(writer, caption=sample.caption, question=sample.prompt, answer=candidate.text)
-        for sample, candidate in items
+        for sample, candidate in judge_items
     ]
     replies, counts = ask(writer, prompts, read=partial(_unreadable, scorer))
     claims = {}
-    for (_, candidate), reply in zip(items, replies, strict=True):
+    for (_, candidate), reply in zip(judge_items, replies, strict=True):
         if reply.status == "answered":
             claims[candidate.id] = _read_split(scorer, reply)
         else:
@@ -204,32 +206,32 @@ def _unreadable(scorer: Scorer, reply: Reply) -> str | None:
 
 
 def _check(
-    scorer: Scorer, items: Sequence[JudgeItem], claims: Mapping[str, Claims], ask: _Ask
+    scorer: Scorer, judge_items: Sequence[JudgeItem], claims: Mapping[str, Claims], ask: _Ask
 ) -> tuple[dict[str, list[Reply]], Counter[str]]:
     """Return the reply to every claim, in order, by candidate id, and the counts."""
     prompts = []
-    for sample, candidate in items:
+    for sample, candidate in judge_items:
         for claim in claims[candidate.id].claims:
             prompts.append(_prompt(scorer, sample, claim))
     asked = ask(scorer, prompts)
     replies = iter(asked.replies)
     checks = {
         candidate.id: list(islice(replies, len(claims[candidate.id].claims)))
-        for _, candidate in items
+        for _, candidate in judge_items
     }
     return checks, asked.counts
 
 
 def _cover(
-    scorer: Scorer, items: Sequence[JudgeItem], ask: _Ask
+    scorer: Scorer, judge_items: Sequence[JudgeItem], ask: _Ask
 ) -> tuple[dict[str, Reply], Counter[str]]:
     """Return the coverage scorer's reply to every whole answer by candidate id, and the counts."""
     coverage = scorer.coverage
     if coverage is None:
         return {}, Counter()
-    prompts = [_prompt(coverage, sample, candidate.text) for sample, candidate in items]
+    prompts = [_prompt(coverage, sample, candidate.text) for sample, candidate in judge_items]
     replies, counts = ask(coverage, prompts)
-    candidate_ids = [candidate.id for _, candidate in items]
+    candidate_ids = [candidate.id for _, candidate in judge_items]
     return dict(zip(candidate_ids, replies, strict=True)), counts
 
 

@@ -175,7 +175,7 @@ class _Question:
 def judge_round_robin(
     settings: JudgeSettings,
     scorer: Scorer,
-    items: Sequence[JudgeItem],
+    judge_items: Sequence[JudgeItem],
     store: RowStore,
     *,
     judge: Judge,
@@ -186,7 +186,7 @@ def judge_round_robin(
     of `win_probabilities`. It is relative to the question's other answers, so 0.5 is their average
     whatever their quality.
     """
-    questions = _questions(items, settings.opponents)
+    questions = _questions(judge_items, settings.opponents)
     pairs = []
     for question in questions:
         texts = [candidates[0].text for candidates in question.answers]
@@ -213,11 +213,11 @@ def judge_round_robin(
     return Judged(judgments, counts)
 
 
-def _questions(items: Sequence[JudgeItem], opponents: int | None) -> list[_Question]:
+def _questions(judge_items: Sequence[JudgeItem], opponents: int | None) -> list[_Question]:
     """Return the questions in the order of the items, with their different answers."""
     samples: dict[str, Sample] = {}
     texts: dict[str, dict[str, list[Candidate]]] = {}
-    for sample, candidate in items:
+    for sample, candidate in judge_items:
         samples[sample.id] = sample
         of_sample = texts.setdefault(sample.id, {})
         of_sample.setdefault(_plain(candidate.text), []).append(candidate)

@@ -32,7 +32,7 @@ def needs_several_replies(settings: JudgeSettings, scorer: Scorer) -> bool:
 def judge_with_mode(
     settings: JudgeSettings,
     scorer: Scorer,
-    items: Sequence[JudgeItem],
+    judge_items: Sequence[JudgeItem],
     store: RowStore,
     *,
     judge_once: JudgeOnce,
@@ -45,16 +45,16 @@ def judge_with_mode(
     judge among several.
     """
     if settings.jury is not None:
-        return judge_by_jury(settings, lambda juror: judge_once(juror, items))
+        return judge_by_jury(settings, lambda juror: judge_once(juror, judge_items))
     if settings.cascade is not None:
-        return judge_by_cascade(settings, scorer, items, judge_once)
+        return judge_by_cascade(settings, scorer, judge_items, judge_once)
     check_examples(scorer)
     check_split_examples(scorer)
     with nullcontext(judge) if judge else open_judge(settings) as opened:
         judgments, counts = MODES[scorer.mode](
-            settings, scorer, by_caption(items), store, judge=opened
+            settings, scorer, by_caption(judge_items), store, judge=opened
         )
-    return Judged({candidate.id: judgments[candidate.id] for _, candidate in items}, counts)
+    return Judged({candidate.id: judgments[candidate.id] for _, candidate in judge_items}, counts)
 
 
 def calls_per_sample(settings: JudgeSettings, scorer: Scorer, answers: int) -> int:
@@ -74,9 +74,9 @@ def calls_per_sample(settings: JudgeSettings, scorer: Scorer, answers: int) -> i
     return calls * (2 if settings.cascade else len(settings.jury) if settings.jury else 1)
 
 
-def by_caption(items: Sequence[JudgeItem]) -> list[JudgeItem]:
+def by_caption(judge_items: Sequence[JudgeItem]) -> list[JudgeItem]:
     """Return the items with those of one caption, then question, side by side: servers then reuse
     the shared prefix.
     """
-    ranks = caption_ranks(sample for sample, _ in items)
-    return sorted(items, key=lambda item: ranks[item[0].id])
+    ranks = caption_ranks(sample for sample, _ in judge_items)
+    return sorted(judge_items, key=lambda judge_item: ranks[judge_item[0].id])
