@@ -14,7 +14,7 @@ from dpo_video.models.load import Policy
 from dpo_video.recipe import Recipe
 from dpo_video.train.checkpoints import BAD_CLIPS
 from dpo_video.video import ClipRequest
-from dpo_video.video.bad_clips import BadClip, bad_clip_of_row
+from dpo_video.video.bad_clips import BadClip, bad_clip, bad_clip_of_row
 
 log = logging.getLogger(__name__)
 
@@ -68,11 +68,12 @@ def _line(clip: str, bad: BadClip) -> str:
 def readable_again(
     policy: Policy,
     recipe: Recipe,
+    folder: Path,
     noted: Mapping[str, BadClip],
     requests: Mapping[str, ClipRequest],
 ) -> list[str]:
     """Return the noted clips that can be read now; only those are tried that another try may
-    help.
+    help, and one that fails again is noted again, with its files as they are now.
     """
     candidates = [
         requests[clip]
@@ -81,9 +82,11 @@ def readable_again(
     ]
     if not candidates:
         return []
+    readable: list[str] = []
     with open_source(policy, recipe) as source:
-        return [
-            request.key
-            for request, clip in source.map(candidates)
-            if not isinstance(clip, UserError)
-        ]
+        for request, clip in source.map(candidates):
+            if isinstance(clip, UserError):
+                note_bad_clip(folder, request.key, bad_clip(clip, request))
+            else:
+                readable.append(request.key)
+    return readable

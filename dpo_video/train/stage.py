@@ -224,7 +224,7 @@ def _try_bad_clips_again(
         selected = [pairs[index] for index in stored[0]] if stored is not None else []
         selected_clips = clip_requests(selected, run.video_root)
         noted = {clip: bad for clip, bad in noted.items() if clip in selected_clips}
-    readable = readable_again(policy, run.recipe, noted, requests)
+    readable = readable_again(policy, run.recipe, folder, noted, requests)
     if not readable:
         return
     log.warning(
