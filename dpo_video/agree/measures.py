@@ -138,9 +138,15 @@ def pair_measures(gold: Gold, scores: Scores, *, tie_band: float) -> dict[str, M
     without_ties = np.where(margin == 0, np.nan, agreed)[untied]
     verdict = np.where(np.abs(margin) < tie_band, 0.0, np.sign(margin))
     same_class = np.where(unscored, 0.0, (verdict == sign).astype(float))
+    without_ties = unless_nothing_scored(without_ties, ~unscored[untied])
+    same_class = unless_nothing_scored(same_class, ~unscored)
     return {
         "pair_accuracy": MeasureInput(
-            agreed[untied], untied_clips, weighted_mean, num_unscored, num_untied
+            unless_nothing_scored(agreed[untied], ~unscored[untied]),
+            untied_clips,
+            weighted_mean,
+            num_unscored,
+            num_untied,
         ),
         "pair_accuracy_dropped": MeasureInput(
             without_ties,
@@ -173,7 +179,7 @@ def best_of_n(gold: Gold, scores: Scores) -> MeasureInput:
     never picked, and a sample without any score counts 0.
     """
     grades = gold.scores()
-    values, clips, unscored = [], [], 0
+    values, clips, unscored, has_scores = [], [], 0, []
     for names in answers_by_sample(gold, grades):
         best = max(grades[name] for name in names)
         if all(grades[name] == best for name in names):
@@ -184,7 +190,9 @@ def best_of_n(gold: Gold, scores: Scores) -> MeasureInput:
         is_best = [grades[name] == best for name in scored if scores[name] == top]
         values.append(float(np.mean(is_best)) if is_best else 0.0)
         clips.append(clip_of(gold, names[0]))
-    return MeasureInput(np.array(values), clips, weighted_mean, unscored, len(values))
+        has_scores.append(bool(scored))
+    shares = unless_nothing_scored(np.array(values), np.array(has_scores, dtype=bool))
+    return MeasureInput(shares, clips, weighted_mean, unscored, len(values))
 
 
 def chance_best_of_n(gold: Gold) -> float | None:
@@ -244,7 +252,7 @@ def kappa(values: Floats, weights: Floats, *, levels: int) -> Floats:
     expected = np.einsum("ri,ij,rj->r", of_gold, cost, of_judge) / weights.sum(axis=1) ** 2
     with np.errstate(invalid="ignore", divide="ignore"):
         kappas: Floats = np.where(expected > 0, 1 - observed / expected, np.nan)
-    return kappas
+    return unless_nothing_scored(kappas, ~np.isnan(values[:, 1]))
 
 
 def correlate(values: Floats, weights: Floats, *, how: str) -> Floats:
@@ -265,6 +273,15 @@ def correlate(values: Floats, weights: Floats, *, how: str) -> Floats:
                 else np.corrcoef(rankdata(drawn[:, 0]), rankdata(drawn[:, 1]))[0, 1]
             )
     return coefficients
+
+
+def unless_nothing_scored(values: Floats, is_scored: NDArray[np.bool_]) -> Floats:
+    """Return the values, or NaN for each where no observation has a score.
+
+    An unscored answer counts against a judge that scores others; of a judge that scores nothing
+    there is nothing to measure.
+    """
+    return values if is_scored.any() else np.full_like(values, np.nan)
 
 
 def present_mean(values: Floats, weights: Floats) -> Floats:
@@ -294,7 +311,7 @@ def auc(values: Floats, weights: Floats) -> Floats:
     below = np.cumsum(bad, axis=1) - bad / 2
     with np.errstate(invalid="ignore", divide="ignore"):
         areas: Floats = (good * below).sum(axis=1) / (good.sum(axis=1) * bad.sum(axis=1))
-    return areas
+    return unless_nothing_scored(areas, ~np.isnan(values[:, 1]))
 
 
 def clip_of(gold: Gold, name: str) -> str:

@@ -21,6 +21,7 @@ from dpo_video.agree.measures import (
     Measures,
     Unmeasured,
     estimate,
+    unless_nothing_scored,
 )
 from dpo_video.agree.session import JudgeSession
 from dpo_video.agree.wordings import layouts, wordings
@@ -172,6 +173,7 @@ def flip_input(noise: Noise, pairs: Pairs, clips: Sequence[str]) -> MeasureInput
     """
     unscored = np.isnan(noise.flips).any(axis=1)
     shares = np.nan_to_num(noise.flips, nan=1.0).mean(axis=1) if len(pairs) else np.empty(0)
+    shares = unless_nothing_scored(shares, ~np.isnan(noise.flips).reshape(-1))
     pair_clips = [clips[left] for left, _ in pairs]
     return MeasureInput(shares, pair_clips, weighted_mean, int(unscored.sum()), len(pairs))
 

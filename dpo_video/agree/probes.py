@@ -23,6 +23,7 @@ from dpo_video.agree.measures import (
     auc,
     estimate,
     present_mean,
+    unless_nothing_scored,
 )
 from dpo_video.agree.session import JudgeSession
 from dpo_video.agree.swaps import SWAPS, FactEdit, sentences, swap, words
@@ -323,6 +324,7 @@ def _swap_wins(probes: Sequence[Probe], table: Floats) -> MeasureInput:
     """Return how often a true sentence beats its own twin."""
     gap = table[:, 0] - table[:, 1]
     wins = np.where(np.isnan(gap), 0.0, np.where(gap == 0, 0.5, (gap > 0).astype(float)))
+    wins = unless_nothing_scored(wins, ~np.isnan(gap))
     clips = _clips(probes)
     return MeasureInput(wins, clips, weighted_mean, _num_unscored(table), len(clips))
 
@@ -331,13 +333,15 @@ def _style_inputs(
     kind: str, probes: Sequence[Probe], table: Floats, scorer: Scorer
 ) -> dict[str, MeasureInput]:
     """Return the mean change of the score, and the share that rose by more than RAISED of the
-    scale.
+    scale, of the probes whose two scores there are: one left unscored says nothing for the judge.
     """
     change, clips, unscored = table[:, 1] - table[:, 0], _clips(probes), _num_unscored(table)
-    rose = (np.nan_to_num(change) > RAISED * (scorer.high - scorer.low)).astype(float)
+    rose = np.where(
+        np.isnan(change), np.nan, (change > RAISED * (scorer.high - scorer.low)).astype(float)
+    )
     return {
         f"{kind}_shift": MeasureInput(change, clips, present_mean, unscored, len(clips)),
-        f"{kind}_raised": MeasureInput(rose, clips, weighted_mean, unscored, len(clips)),
+        f"{kind}_raised": MeasureInput(rose, clips, present_mean, unscored, len(clips)),
     }
 
 

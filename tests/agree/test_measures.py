@@ -90,6 +90,24 @@ def test_pair_accuracy_counts_ties_in_three_ways_and_an_unscored_answer_as_wrong
     }
 
 
+def test_of_a_judge_that_scores_nothing_nothing_is_measured():
+    """They said 0.0 % [0.0, 0.0], as of a judge that is always wrong."""
+    gold = graded({"a": [1, 2, 3], "b": [1, 2], "c": [4, 4]})
+    scores = dict.fromkeys(gold.scores(), NAN)
+    measures = {
+        name: estimate(line, BOOTSTRAP) for name, line in gold_measures(gold, scores, HOUND).items()
+    }
+    assert {"pair_accuracy", "pair_accuracy_three_class", "best_of_n", "kappa"} <= measures.keys()
+    assert {name: row.value for name, row in measures.items()} == dict.fromkeys(measures)
+    assert measures["pair_accuracy"].unscored == 4
+    against = difference(
+        gold_measures(gold, scores, HOUND)["pair_accuracy"],
+        gold_measures(gold, {name: 3.0 for name in scores}, HOUND)["pair_accuracy"],
+        BOOTSTRAP,
+    )
+    assert against.value is None
+
+
 def test_the_tie_band_is_half_the_least_step_of_the_scores():
     assert tie_band(HOUND) == 0.5
     assert tie_band(load_scorer("caption_score")) == 0.5
