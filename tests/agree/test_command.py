@@ -236,6 +236,7 @@ def test_what_cannot_be_measured_says_why(tmp_path):
         with_gold=False,
         scorer="caption_support",
         score_from="verdict",
+        max_unscored_fraction=1.0,
     )
     assert report["asked"]["unscored"] == report["asked"]["texts"]
     assert report["noise_sigma"] is None
