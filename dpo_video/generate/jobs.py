@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+from dpo_video.core.progress import log
 from dpo_video.core.records import Candidate, Sample
 from dpo_video.models.load import Policy
 from dpo_video.models.sampling import Sampler
@@ -72,6 +73,20 @@ def served_name(run: Run, job: GenerationJob) -> str:
     if job.model is not None:
         return job.model.name
     return run.recipe.generate.served_model or run.recipe.model.name
+
+
+def tell_notes(job: GenerationJob, notes: Mapping[str, str]) -> dict[str, int]:
+    """Say what is to be known of clips that were read in another way than most, and return their
+    count.
+    """
+    if not notes:
+        return {}
+    clip, note = next(iter(notes.items()))
+    log.info(
+        f"{job.title}: {len(notes)} clips have a note, which `dpo-video frames CLIP` shows; the "
+        f"first is {clip!r}: {note}"
+    )
+    return {"clips_with_note": len(notes)}
 
 
 def clip_requests(

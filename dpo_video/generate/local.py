@@ -13,6 +13,7 @@ from dpo_video.generate.jobs import (
     PendingCandidate,
     clip_requests,
     policy_prompt,
+    tell_notes,
 )
 from dpo_video.models.clip_source import open_source
 from dpo_video.models.collate import TokenRow
@@ -84,6 +85,7 @@ def answer_here(
         if queue:
             advance(_write(run, job, policy, queue))
         counts.update({name: source.counts[name] for name in SCAN_COUNTS if source.counts[name]})
+        counts.update(tell_notes(job, source.notes))
     return counts
 
 

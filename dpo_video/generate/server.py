@@ -30,6 +30,7 @@ from dpo_video.generate.jobs import (
     clip_requests,
     policy_prompt,
     served_name,
+    tell_notes,
 )
 from dpo_video.models.control_tokens import checkpoint_tokens
 from dpo_video.models.hub import ModelSpec, model_spec
@@ -100,6 +101,7 @@ async def _answer_all(
     as_file = settings.video_as == "video_url"
     spec = model_spec(run.recipe.model)
     frames = FramePool(run.recipe.video, multiple_of=spec.family.frames_per_step)
+    notes: dict[str, str] = {}
     # twice as many as slots: one that sleeps holds none
     room = asyncio.Semaphore(2 * settings.concurrency)
     server = _Server(run=run, job=job, pool=pool, tokens=checkpoint_tokens(run.recipe.model))
@@ -108,6 +110,8 @@ async def _answer_all(
         async with asyncio.TaskGroup() as tasks:
             while (clip := await asyncio.to_thread(next, clips, None)) is not None:
                 pending = missing[clip[0].key]
+                if isinstance(clip[1], Frames) and clip[1].note is not None:
+                    notes[clip[0].key] = clip[1].note
                 try:
                     content = await asyncio.to_thread(_content, run, spec, *clip)
                 except UserError as error:
@@ -118,6 +122,7 @@ async def _answer_all(
                     await room.acquire()
                     task = tasks.create_task(_answer(server, candidate, content))
                     task.add_done_callback(_then(room.release, advance))
+    server.counts.update(tell_notes(job, notes))
     return server.counts
 
 

@@ -92,6 +92,8 @@ class ClipSource:
         """decoded, encoded: clips for which the work was done; frames_looked_at, frames_kept: by
         policies that look.
         """
+        self.notes: dict[str, str] = {}
+        """What a reader should know of a clip, by its key: `Frames.note` of those that have one."""
         self._policy = policy
         # Threads of the pool prepare clips while the caller tokenizes prompts: a fast tokenizer is
         # not safe for two.
@@ -180,6 +182,8 @@ class ClipSource:
             return decoded
         try:
             with self._lock:
+                if decoded.note is not None:
+                    self.notes[request.key] = decoded.note
                 if decoded.looked_at:
                     self.counts.update(
                         frames_looked_at=decoded.looked_at, frames_kept=len(decoded.indices)

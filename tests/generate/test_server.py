@@ -285,6 +285,25 @@ def test_a_mix_asks_each_model_its_own_question_and_a_schedule_is_refused(tmp_pa
         )
 
 
+def test_a_clip_with_something_to_know_is_counted_and_told(data, tmp_path, server, capsys):
+    (tmp_path / "frames").mkdir()
+    for number in range(3):
+        Image.new("RGB", (64, 64)).save(tmp_path / "frames" / f"{number}.png")
+    (tmp_path / "frames" / "notes.txt").touch()
+    sample = Sample(id="a", video="frames", prompt="what happens ?", caption="a film")
+    write_jsonl(tmp_path / "samples.jsonl", [sample])
+    for engine in ("openai", "local"):
+        recipe = server_recipe(tmp_path / engine, tmp_path, server)
+        if engine == "local":
+            recipe = make_recipe(tmp_path / engine, tmp_path)
+        counts, _ = run_generate(recipe)
+        assert counts["clips_with_note"] == 1
+        assert (
+            "generate: 1 clips have a note, which `dpo-video frames CLIP` shows; the first is "
+            "'frames': 1 entries of the folder are not frames"
+        ) in " ".join(capsys.readouterr().err.split())
+
+
 @pytest.mark.parametrize(
     "body",
     [
