@@ -7,6 +7,7 @@ import pytest
 from dpo_video.judge.scorer import ClaimRules, Scorer
 from dpo_video.recipe import (
     CleanSettings,
+    DataSettings,
     GenerateSettings,
     JudgeSettings,
     ModelSettings,
@@ -19,7 +20,16 @@ from dpo_video.recipe.file import change_recipe, load_recipe
 from dpo_video.recipe.section import Section
 
 NO_RESULT = {
-    VideoSettings: {"preset", "workers", "timeout", "cache", "cache_gb", "cache_folder"},
+    DataSettings: {"outside_root"},
+    VideoSettings: {
+        "preset",
+        "workers",
+        "timeout",
+        "max_clip_gb",
+        "cache",
+        "cache_gb",
+        "cache_folder",
+    },
     GenerateSettings: {
         "base_url",
         "batch_size",

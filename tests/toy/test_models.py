@@ -272,7 +272,9 @@ def test_the_pairwise_judge_prefers_the_better_answer_wherever_it_stands(
                 twos.append((sample, row["answer"], worse))
     settings = JudgeSettings(backend="local", model="toy:pairwise_judge", device="cpu")
     with RunStore(tmp_path) as store, open_judge(settings) as judge:
-        found = compare(settings, load_scorer("caption_pairwise"), twos, store, judge=judge)
+        found = compare(
+            settings, load_scorer("caption_pairwise"), twos, store, judge=judge
+        ).comparisons
     assert len(found) > 60
     assert np.mean([result.first_better > 0.5 for result in found]) >= 0.9
     assert np.mean([result.consistent for result in found]) >= 0.6
