@@ -24,9 +24,9 @@ ADAPTERS: dict[type, TypeAdapter[Any]] = {
     kind: TypeAdapter(kind) for kind in (Sample, Candidate, Judgment, Reward, Pair)
 }
 NAMES = {kind: [field.name for field in fields(kind)] for kind in ADAPTERS}
-QUOTED: dict[type, list[bytes]] = {
-    kind: [f'"{name}"'.encode() for name in NAMES[kind]] for kind in (Sample, Pair)
-}
+QUOTED: dict[type, list[bytes]] = {}
+for kind in (Sample, Pair):
+    QUOTED[kind] = [f'"{name}"'.encode() for name in NAMES[kind]]
 """The fields, as they stand in a line, of the records that people write: a field may stand there
 twice. Candidates and judgments come by the million, and from here.
 """
@@ -37,7 +37,7 @@ LIST = re.compile(rb"\s*\[\s*(\{|$)")
 def _in_words(hint: Any) -> str:
     """Return what JSON calls a kind of value."""
     if isinstance(hint, UnionType):
-        return " or ".join(_in_words(part) for part in get_args(hint))
+        return " or ".join(_in_words(kind) for kind in get_args(hint))
     words = {
         str: "a string in quotes",
         float: "a number",
@@ -68,17 +68,17 @@ def _problem(kind: type, row: Mapping[str, Any], error: ValidationError) -> str:
     detail = (unknown or details)[0]
     name = str(detail["loc"][0])
     if unknown:
-        known = NAMES[kind]
+        names = NAMES[kind]
         return (
-            f"unknown field `{name}`.{did_you_mean(name, known)} A {kind.__name__} has: "
-            f"{', '.join(known)}"
+            f"unknown field `{name}`.{did_you_mean(name, names)} A {kind.__name__} has: "
+            f"{', '.join(names)}"
         )
     if detail["type"] == "missing":
         return f"missing `{name}`. {_why_needed(kind, name)}"
-    got = shortened(repr(row[name]))
+    value = shortened(repr(row[name]))
     if detail["type"] == "finite_number":
-        return f"`{name}` must be a finite number, got {got}"
-    return f"`{name}` must be {_in_words(get_type_hints(kind)[name])}, got {got}"
+        return f"`{name}` must be a finite number, got {value}"
+    return f"`{name}` must be {_in_words(get_type_hints(kind)[name])}, got {value}"
 
 
 def _why_needed(kind: type, name: str) -> str:
@@ -102,17 +102,17 @@ def read_places(path: Path, kind: type[Record]) -> Iterator[tuple[int, Record]]:
     return ((begin, record) for _, begin, record in _read(path, kind))
 
 
-def read_rows(path: Path, what: str) -> Iterator[tuple[int, dict[str, Any]]]:
+def read_rows(path: Path, content: str) -> Iterator[tuple[int, dict[str, Any]]]:
     """Yield the JSON object of each line of a JSONL file of `what`, with the number of its line."""
-    for number, _, line in _lines(path, what):
+    for number, _, line in _lines(path, content):
         yield number, json_object(line, f"{path}:{number}")
 
 
-def try_rows(path: Path, what: str) -> Iterator[tuple[int, dict[str, Any] | UserError]]:
+def try_rows(path: Path, content: str) -> Iterator[tuple[int, dict[str, Any] | UserError]]:
     """Yield the JSON object of each line of a JSONL file of `what` with the number of its line, or
     what is wrong with the line.
     """
-    for number, _, line in _lines(path, what):
+    for number, _, line in _lines(path, content):
         try:
             row: dict[str, Any] | UserError = json_object(line, f"{path}:{number}")
         except UserError as error:
@@ -133,10 +133,10 @@ def _read(path: Path, kind: type[Record]) -> Iterator[tuple[int, int, Record]]:
         yield number, begin, record
 
 
-def _lines(path: Path, what: str) -> Iterator[tuple[int, int, bytes]]:
+def _lines(path: Path, content: str) -> Iterator[tuple[int, int, bytes]]:
     """Yield each line that is not blank with its number and the byte at which it begins."""
     if not path.is_file():
-        raise UserError(f"no file at {str(path)!r}: expected a JSONL file of {what}")
+        raise UserError(f"no file at {str(path)!r}: expected a JSONL file of {content}")
     begin = 0
     with path.open("rb") as lines:
         for number, line in enumerate(lines, start=1):
@@ -145,8 +145,8 @@ def _lines(path: Path, what: str) -> Iterator[tuple[int, int, bytes]]:
             )  # Windows editors begin files with it
             if not begin and LIST.match(text):
                 raise UserError(
-                    f"{path}: a JSON list, and {what} stand an object a line. Turn it into JSONL: "
-                    f"dpo-video import table {path} --out {path.with_suffix('.jsonl').name}"
+                    f"{path}: a JSON list, and {content} stand an object a line. Turn it into "
+                    f"JSONL: dpo-video import table {path} --out {path.with_suffix('.jsonl').name}"
                 )
             if text.strip():
                 yield number, begin + len(line) - len(text), text
@@ -227,12 +227,12 @@ def _finite(digits: str) -> float:
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """Return an object of JSON; a key that stands twice would lose one of its values."""
-    found = dict(pairs)
-    if len(found) < len(pairs):
+    row = dict(pairs)
+    if len(row) < len(pairs):
         names = [name for name, _ in pairs]
         twice = next(name for name in names if names.count(name) > 1)
         raise json.JSONDecodeError(f"the key {twice!r} stands twice", twice, 0)
-    return found
+    return row
 
 
 DECODER = json.JSONDecoder(
@@ -267,10 +267,10 @@ def write_atomic(path: Path, text: Iterable[str] | str) -> None:
     draft = path.with_name(f".{path.name}.{uuid4().hex}")
     try:
         # a file name in the recipe need not be UTF-8
-        with draft.open("x", encoding="utf-8", errors="backslashreplace") as out:
-            out.writelines([text] if isinstance(text, str) else text)
-            out.flush()
-            os.fsync(out.fileno())
+        with draft.open("x", encoding="utf-8", errors="backslashreplace") as file:
+            file.writelines([text] if isinstance(text, str) else text)
+            file.flush()
+            os.fsync(file.fileno())
         draft.replace(path)
     except BaseException:
         draft.unlink(missing_ok=True)

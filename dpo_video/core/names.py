@@ -11,25 +11,25 @@ PACKAGE = Path(__file__).parents[1]
 Row = TypeVar("Row")
 
 
-def did_you_mean(name: str, known: Iterable[str]) -> str:
+def did_you_mean(name: str, names: Iterable[str]) -> str:
     """Return " Did you mean 'x'?" for the nearest known name, or one that `name` abbreviates, or an
     empty string.
     """
-    names = list(known)
+    names = list(names)
     near = [
-        each
-        for each in names
-        if "".join(word[:1] for word in each.split("_")) == name and "_" in each
+        candidate
+        for candidate in names
+        if "".join(word[:1] for word in candidate.split("_")) == name and "_" in candidate
     ] or difflib.get_close_matches(name, names, n=1, cutoff=0.5)
     return f" Did you mean {near[0]!r}?" if near else ""
 
 
-def choose(table: Mapping[str, Row], name: str, what: str) -> Row:
+def choose(table: Mapping[str, Row], name: str, noun: str) -> Row:
     """Return `table[name]`; a wrong name raises UserError with the nearest and all known names."""
     if name in table:
         return table[name]
-    known = ", ".join(sorted(table))
-    raise UserError(f"unknown {what} {name!r}.{did_you_mean(name, table)} Known: {known}")
+    names = ", ".join(sorted(table))
+    raise UserError(f"unknown {noun} {name!r}.{did_you_mean(name, table)} Known: {names}")
 
 
 def shipped_folder(kind: Literal["recipes", "scorers"]) -> Path:
@@ -47,14 +47,14 @@ def shipped_names(kind: Literal["recipes", "scorers"]) -> list[str]:
 
 def find_yaml(kind: Literal["recipes", "scorers"], name: str) -> Path:
     """Return the file of a recipe or scorer: a path when it ends in .yaml, else a shipped name."""
-    what = kind.removesuffix("s")
+    noun = kind.removesuffix("s")
     if name.endswith((".yaml", ".yml")):
         path = Path(name).expanduser()
         if not path.is_file():
             raise UserError(
-                f"no {what} file at {name!r}. Give a path that exists, or a shipped name: "
+                f"no {noun} file at {name!r}. Give a path that exists, or a shipped name: "
                 f"{', '.join(shipped_names(kind))}"
             )
         return path
     table = {stem: shipped_folder(kind) / f"{stem}.yaml" for stem in shipped_names(kind)}
-    return choose(table, name, what)
+    return choose(table, name, noun)

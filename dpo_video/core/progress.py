@@ -123,7 +123,7 @@ def progress(title: str, *, total: int) -> Iterator[Advance]:
 
         def advance(step: int = 1, *, note: str = "", **counts: int | float | str) -> None:
             words = [f"{name} {value}" for name, value in counts.items()] + [note] * bool(note)
-            shown = {"counts": escape(printable("  ".join(words)))} if words else {}
-            bars.update(task, advance=step, **shown)  # type: ignore[arg-type]
+            fields = {"counts": escape(printable("  ".join(words)))} if words else {}
+            bars.update(task, advance=step, **fields)  # type: ignore[arg-type]
 
         yield advance

@@ -65,7 +65,7 @@ def map_on_workers(
 
     blocks = min(len(rows), max(workers, -(-len(rows) // batch_rows)))
     data = ray.data.from_items(list(rows), override_num_blocks=blocks)
-    made = data.map_batches(
+    batches = data.map_batches(
         worker,
         fn_constructor_kwargs=kwargs,
         batch_size=batch_rows,
@@ -74,7 +74,7 @@ def map_on_workers(
         num_cpus=None if gpus else 1,
     )
     try:
-        for row in made.iter_rows():
+        for row in batches.iter_rows():
             if row["user_error"]:
                 raise UserError(row["user_error"])
             yield row
@@ -100,10 +100,10 @@ def error_as_row(
     user's error.
     """
     try:
-        made = work()
+        values = work()
     except UserError as error:
         return {**{name: [None] for name in columns}, "user_error": [str(error)]}
-    return {**made, "user_error": [""] * len(made[columns[0]])}
+    return {**values, "user_error": [""] * len(values[columns[0]])}
 
 
 def _last_line(error: Exception) -> str:

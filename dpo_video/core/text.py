@@ -38,11 +38,11 @@ def printable(text: str) -> str:
     return text if text.isascii() and text.isprintable() else CONTROL.sub(_spelt_out, text)
 
 
-def _spelt_out(found: re.Match[str]) -> str:
+def _spelt_out(match: re.Match[str]) -> str:
     return (
-        found[0].encode("ascii", "backslashreplace").decode()
-        if found[0] > "\xff"
-        else (f"\\x{ord(found[0]):02x}")
+        match[0].encode("ascii", "backslashreplace").decode()
+        if match[0] > "\xff"
+        else (f"\\x{ord(match[0]):02x}")
     )
 
 
@@ -72,8 +72,8 @@ def normalise(text: str) -> str:
     folded = unicodedata.normalize("NFKC", text).casefold().translate(ASCII_SPACED)
     if not folded.isascii() or "-" in folded:  # else no mark is left that means nothing
         folded = MARK.sub(
-            lambda found: (
-                found[0] if _is_meant(found[0], folded[found.end() : found.end() + 1]) else " "
+            lambda match: (
+                match[0] if _is_meant(match[0], folded[match.end() : match.end() + 1]) else " "
             ),
             folded,
         )

@@ -10,6 +10,7 @@ import math
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
@@ -50,10 +51,11 @@ class Loader(yaml.SafeLoader):
             ) from error
 
 
-Loader.yaml_implicit_resolvers = {
-    letter: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:float"]
-    for letter, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-}
+Loader.yaml_implicit_resolvers = {}
+for letter, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items():
+    Loader.yaml_implicit_resolvers[letter] = [
+        (tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:float"
+    ]
 Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float",
     re.compile(
@@ -69,33 +71,33 @@ class Yaml:
 
     values: dict[str, Any]
     path: str
-    places: dict[Location, str] = field(default_factory=dict)
+    origins: dict[Location, str] = field(default_factory=dict)
     """`file:line` of each key, or the override that gave it."""
 
-    def place(self, location: Location) -> str:
+    def origin(self, location: Location) -> str:
         """Return where a key stands: its own line, that of the nearest key above it, or the
         file.
         """
         for depth in range(len(location), 0, -1):
-            if location[:depth] in self.places:
-                return self.places[location[:depth]]
+            if location[:depth] in self.origins:
+                return self.origins[location[:depth]]
         return self.path
 
 
-def load(path: Path, kind: type[T], *, what: str, strict: bool = True) -> T:
+def load(path: Path, kind: type[T], *, expected: str, strict: bool = True) -> T:
     """Return what a file holds as `kind`, a pydantic model or a mapping of them.
 
     Args:
-        what: what such a file is, for a file that is no mapping: "a recipe is a mapping of ..".
+        expected: what such a file is, for a file that is no mapping: "a recipe is a mapping of ..".
         strict: refuse "3" where a number is wanted, and lists where tuples are.
 
     Raises:
         UserError: all problems together, a line each.
     """
-    return validate(kind, read(path, what=what), strict=strict)
+    return validate(kind, read(path, expected=expected), strict=strict)
 
 
-def read(path: Path, *, what: str) -> Yaml:
+def read(path: Path, *, expected: str) -> Yaml:
     """Return the mapping in a file; UserError with file and line for one that is no YAML, holds a
     key twice, or is too deep or too large to be a file of settings.
     """
@@ -107,10 +109,10 @@ def read(path: Path, *, what: str) -> Yaml:
         raise UserError(f"cannot read {str(path)!r}: {error.strerror}") from error
     node, values = _parse(text, str(path))
     if not isinstance(node, yaml.MappingNode):
-        raise UserError(f"{path}:1: {what}")
-    found = Yaml(values, str(path))
-    _remember(node, (), found)
-    return found
+        raise UserError(f"{path}:1: {expected}")
+    settings = Yaml(values, str(path))
+    _remember(node, (), settings)
+    return settings
 
 
 def read_value(text: str, where: str) -> Any:
@@ -162,9 +164,9 @@ def _count_values(node: yaml.Node, sizes: dict[int, int], where: Any, depth: int
             MAX_VALUES + 1
         )  # until it is counted: what meets it inside itself has no end
         total = 1
-        for item in node.value:
-            for part in item if isinstance(item, tuple) else (item,):
-                total += _count_values(part, sizes, where, depth + 1)
+        for element in node.value:
+            for step in element if isinstance(element, tuple) else (element,):
+                total += _count_values(step, sizes, where, depth + 1)
         sizes[id(node)] = total
     if sizes[id(node)] > MAX_VALUES:
         raise UserError(
@@ -174,29 +176,31 @@ def _count_values(node: yaml.Node, sizes: dict[int, int], where: Any, depth: int
     return sizes[id(node)]
 
 
-def _remember(node: yaml.Node, location: Location, found: Yaml) -> None:
+def _remember(node: yaml.Node, location: Location, settings: Yaml) -> None:
     """Note file:line of every key, and refuse a key that stands twice (YAML would keep the
     last).
     """
     if isinstance(node, yaml.SequenceNode):
-        for index, item in enumerate(node.value):
-            found.places[*location, str(index)] = f"{found.path}:{item.start_mark.line + 1}"
-            _remember(item, (*location, str(index)), found)
+        for index, element in enumerate(node.value):
+            settings.origins[*location, str(index)] = (
+                f"{settings.path}:{element.start_mark.line + 1}"
+            )
+            _remember(element, (*location, str(index)), settings)
     if isinstance(node, yaml.MappingNode):
         for key, value in node.value:
             here = (*location, str(key.value))
-            place = f"{found.path}:{key.start_mark.line + 1}"
-            if here in found.places:
+            origin = f"{settings.path}:{key.start_mark.line + 1}"
+            if here in settings.origins:
                 raise UserError(
-                    f"{place}: `{'.'.join(here)}` stands twice, first at {found.places[here]}"
+                    f"{origin}: `{'.'.join(here)}` stands twice, first at {settings.origins[here]}"
                 )
-            found.places[here] = place
-            _remember(value, here, found)
+            settings.origins[here] = origin
+            _remember(value, here, settings)
 
 
 def validate(
     kind: type[T],
-    found: Yaml,
+    settings: Yaml,
     *,
     at: Location = (),
     computed: Mapping[str, Any] | None = None,
@@ -211,18 +215,18 @@ def validate(
     """
     hidden = computed or {}
     problems = [
-        f"{found.place((key,))}: {_unknown(kind, (key,), key, hidden)}"
+        f"{settings.origin((key,))}: {_unknown(kind, (key,), key, hidden)}"
         for key in hidden
-        if key in found.values
+        if key in settings.values
     ]
     value: T | None = None
     try:
-        value = TypeAdapter(kind).validate_python({**found.values, **hidden}, strict=strict)
+        value = TypeAdapter(kind).validate_python({**settings.values, **hidden}, strict=strict)
     except ValidationError as error:
-        problems += _explain_all(error.errors(), kind, found, at, hidden)
+        problems += _explain_all(error.errors(), kind, settings, at, hidden)
     problems = problems or [
-        f"{found.place(location)}: `{'.'.join(location)}` must be a finite number, got {number}"
-        for location, number in _not_finite(found.values, at)
+        f"{settings.origin(location)}: `{'.'.join(location)}` must be a finite number, got {number}"
+        for location, number in _not_finite(settings.values, at)
     ]
     if value is None or problems:
         raise UserError("\n".join(problems)) from None
@@ -242,7 +246,11 @@ def _not_finite(value: Any, location: Location) -> Iterable[tuple[Location, floa
 
 
 def _explain_all(
-    details: Sequence[ErrorDetails], kind: Any, found: Yaml, at: Location, hidden: Collection[str]
+    details: Sequence[ErrorDetails],
+    kind: Any,
+    settings: Yaml,
+    at: Location,
+    hidden: Collection[str],
 ) -> list[str]:
     """Return a line for each wrong key; where a key takes several kinds of value, what each of them
     wants is joined.
@@ -252,9 +260,11 @@ def _explain_all(
     for detail in sorted(details, key=lambda detail: detail["type"] == "missing"):
         location = _location(detail, kind)
         key = ".".join((*at, *location))
-        said = _explain(detail, kind, location, key, hidden)
-        start, separator, rest = f"{found.place((*at, *location))}: {said}".partition(f"`{key}` ")
-        lines.setdefault(start + separator, []).append(rest)
+        problem = _explain(detail, kind, location, key, hidden)
+        start, separator, problem_text = (
+            f"{settings.origin((*at, *location))}: {problem}".partition(f"`{key}` ")
+        )
+        lines.setdefault(start + separator, []).append(problem_text)
     return [start + "; or ".join(dict.fromkeys(rests)) for start, rests in lines.items()]
 
 
@@ -262,14 +272,14 @@ def _location(detail: ErrorDetails, kind: Any) -> Location:
     """Return the path of keys to a value, without the names that pydantic gives to the kinds a key
     may take.
     """
-    parts = tuple(str(part) for part in detail["loc"])
-    for depth, part in enumerate(parts):
+    parts = tuple(str(step) for step in detail["loc"])
+    for depth, step in enumerate(parts):
         is_last = depth == len(parts) - 1
         if is_last and detail["type"] in ("missing", "extra_forbidden"):
             break
         if parts[depth + 1 :] == ("[key]",):  # the key itself is wrong
             return parts[:depth]
-        kind = _inside(kind, part)
+        kind = _inside(kind, step)
         if kind is None:
             return parts[:depth]
     return parts
@@ -280,19 +290,19 @@ def _alternatives(kind: Any) -> list[Any]:
     if get_origin(kind) is Annotated:
         return _alternatives(get_args(kind)[0])
     if get_origin(kind) in (Union, UnionType):
-        return [inner for part in get_args(kind) for inner in _alternatives(part)]
+        return [*chain.from_iterable(map(_alternatives, get_args(kind)))]
     return [kind]
 
 
-def _inside(kind: Any, part: str) -> Any:
+def _inside(kind: Any, step: str) -> Any:
     """Return the type of what stands under a key or an index; None where nothing can."""
     for alternative in _alternatives(kind):
         arguments = get_args(alternative)
-        if _is_model(alternative) and part in alternative.model_fields:
-            return alternative.model_fields[part].annotation
+        if _is_model(alternative) and step in alternative.model_fields:
+            return alternative.model_fields[step].annotation
         if get_origin(alternative) is dict:
             return arguments[1]
-        if get_origin(alternative) in (list, tuple) and part.isdigit():
+        if get_origin(alternative) in (list, tuple) and step.isdigit():
             return arguments[0]
     return None
 
@@ -302,8 +312,8 @@ def _is_model(kind: Any) -> bool:
 
 
 def _model_at(kind: Any, location: Location) -> type[BaseModel] | None:
-    for part in location:
-        kind = _inside(kind, part)
+    for step in location:
+        kind = _inside(kind, step)
     return next((inner for inner in _alternatives(kind) if _is_model(inner)), None)
 
 
@@ -314,24 +324,24 @@ def _explain(
         return _unknown(kind, location, key, hidden)
     if detail["type"] == "missing":
         return f"missing `{key}`. {_meaning(kind, location)}".rstrip()
-    given = shortened(without_secrets(repr(detail["input"])))
+    value = shortened(without_secrets(repr(detail["input"])))
     if detail["type"] == "literal_error":
         allowed = detail["ctx"]["expected"]
         near = did_you_mean(str(detail["input"]), re.findall(r"'([^']+)'", allowed))
-        return f"`{key}` must be one of {allowed}, got {given}.{near}"
-    return f"`{key}` {_wanted(detail, given)}"
+        return f"`{key}` must be one of {allowed}, got {value}.{near}"
+    return f"`{key}` {_wanted(detail, value)}"
 
 
 def _unknown(kind: Any, location: Location, key: str, hidden: Collection[str]) -> str:
     model = _model_at(kind, location[:-1])
-    known = [name for name in (model.model_fields if model else ()) if name not in hidden]
-    nearest = did_you_mean(location[-1], known)
-    return f"unknown key `{key}`.{nearest} Known keys: {', '.join(known)}"
+    names = [name for name in (model.model_fields if model else ()) if name not in hidden]
+    nearest = did_you_mean(location[-1], names)
+    return f"unknown key `{key}`.{nearest} Known keys: {', '.join(names)}"
 
 
-def _wanted(detail: ErrorDetails, given: str) -> str:
+def _wanted(detail: ErrorDetails, value: str) -> str:
     """Return what a value must be and what was given instead, and how to write it."""
-    given = "nothing" if detail["input"] is None else given
+    value = "nothing" if detail["input"] is None else value
     match detail["type"]:
         case "model_type" | "model_attributes_type" | "dict_type":
             remedy = (
@@ -339,38 +349,40 @@ def _wanted(detail: ErrorDetails, given: str) -> str:
                 if detail["input"] is None
                 else "Write its keys under it"
             )
-            return f"must be a section of keys, got {given}. {remedy}"
+            return f"must be a section of keys, got {value}. {remedy}"
         case "list_type" if isinstance(detail["input"], str):
             written = without_secrets(detail["input"])
-            return f"must be a list, got {given}. Write it in brackets: [{written}]"
+            return f"must be a list, got {value}. Write it in brackets: [{written}]"
         case "too_short":
-            return f"must have at least {detail['ctx']['min_length']} item(s), got {given}"
+            return f"must have at least {detail['ctx']['min_length']} item(s), got {value}"
         case "int_type":
-            return f"must be an integer, got {given}"
+            return f"must be an integer, got {value}"
         case "string_type" if isinstance(detail["input"], bool):
             return (
-                f"must be a string, got {given}. Quote it: YAML reads bare yes and no as true and "
-                "false"
+                f"must be a string, got {value}. Quote it: YAML reads bare yes and no as true "
+                "and false"
             )
         case "value_error":
-            said = detail["msg"].removeprefix("Value error, ")
+            problem = detail["msg"].removeprefix("Value error, ")
             return (
-                f"is wrong: {said}" if isinstance(detail["input"], dict) else f"{said}, got {given}"
+                f"is wrong: {problem}"
+                if isinstance(detail["input"], dict)
+                else f"{problem}, got {value}"
             )
-    wanted = (
+    message = (
         detail["msg"]
         .replace("Input should be a valid ", "must be a ")
         .replace("Input should be", "must be")
     )
-    return f"{wanted[0].lower() + wanted[1:]}, got {given}"
+    return f"{message[0].lower() + message[1:]}, got {value}"
 
 
 def _meaning(kind: Any, location: Location) -> str:
     """Return what a key is for."""
     model = _model_at(kind, location)
     if model is not None:
-        needed = [key for key, field in model.model_fields.items() if field.is_required()]
-        return f"It is a section; put {', '.join(f'`{key}`' for key in needed)} under it"
+        required = [key for key, field in model.model_fields.items() if field.is_required()]
+        return f"It is a section; put {', '.join(f'`{key}`' for key in required)} under it"
     above = _model_at(kind, location[:-1])
     description = above.model_fields[location[-1]].description if above else None
     return (description or "").replace("\n", " ")

@@ -39,5 +39,5 @@ def load_prices(path: Path) -> dict[str, Price]:
     return load(
         path,
         dict[str, Price],
-        what="a price list is a mapping of model names, each with `input` and `output`",
+        expected="a price list is a mapping of model names, each with `input` and `output`",
     )

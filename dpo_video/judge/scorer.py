@@ -339,7 +339,7 @@ def load_scorer(name: str) -> Scorer:
     file and line.
     """
     path = find_yaml("scorers", name)
-    file = read(path, what="a scorer file is a mapping of keys such as `mode` and `prompt`")
+    file = read(path, expected="a scorer file is a mapping of keys such as `mode` and `prompt`")
     scorer = validate(
         Scorer,
         file,
@@ -347,13 +347,13 @@ def load_scorer(name: str) -> Scorer:
         strict=False,  # a list may stand for a tuple
     )
     for key, problem in problems(scorer):
-        raise UserError(f"{file.place((key,))}: `{key}`: {problem}")
+        raise UserError(f"{file.origin((key,))}: `{key}`: {problem}")
     if scorer.claims is None or scorer.claims.coverage is None:
         return scorer
     coverage = load_scorer(scorer.claims.coverage)
     if coverage.mode != "labels":
         raise UserError(
-            f"{file.place(('claims', 'coverage'))}: `claims.coverage`: {coverage.name!r} has "
+            f"{file.origin(('claims', 'coverage'))}: `claims.coverage`: {coverage.name!r} has "
             f"`mode: {coverage.mode}`; coverage is read from one scorer of `mode: labels`"
         )
     return scorer.model_copy(update={"coverage": coverage})

@@ -76,14 +76,14 @@ def affects(field: FieldInfo) -> Affects:
     raise LookupError(f"a setting of type {field.annotation} without a mark of what it affects")
 
 
-def names_that_affect(model: type[Section], what: Affects) -> tuple[str, ...]:
-    """Return the names of the fields that affect any of `what`, in declared order."""
-    return tuple(name for name, field in model.model_fields.items() if affects(field) & what)
+def names_that_affect(model: type[Section], changes: Affects) -> tuple[str, ...]:
+    """Return the names of the fields that affect any of `changes`, in declared order."""
+    return tuple(name for name, field in model.model_fields.items() if affects(field) & changes)
 
 
-def settings_that_affect(section: Section, what: Affects) -> dict[str, Any]:
-    """Return the values of the fields that affect any of `what`, by name."""
-    return {name: getattr(section, name) for name in names_that_affect(type(section), what)}
+def settings_that_affect(section: Section, changes: Affects) -> dict[str, Any]:
+    """Return the values of the fields that affect any of `changes`, by name."""
+    return {name: getattr(section, name) for name in names_that_affect(type(section), changes)}
 
 
 def key_settings(section: Section, *, defaults: bool = True) -> dict[str, Any]:
@@ -111,4 +111,4 @@ def key_settings(section: Section, *, defaults: bool = True) -> dict[str, Any]:
 def _holds_section(annotation: Any) -> bool:
     if isinstance(annotation, type) and issubclass(annotation, Section):
         return True
-    return any(_holds_section(part) for part in get_args(annotation))
+    return any(_holds_section(argument) for argument in get_args(annotation))

@@ -23,7 +23,7 @@ def load_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
 
     All problems of a recipe are reported together, one line each, in one UserError.
     """
-    return _with_overrides(read(find_yaml("recipes", name), what=MAPPING), overrides)
+    return _with_overrides(read(find_yaml("recipes", name), expected=MAPPING), overrides)
 
 
 def change_recipe(recipe: Recipe, overrides: Sequence[str]) -> Recipe:
@@ -42,12 +42,13 @@ def load_video_settings(overrides: Sequence[str]) -> VideoSettings:
     settings = Yaml({"video": {}}, "command line")
     for text in _preset_first(overrides):
         _override(settings, text)
-    others = [key for key in settings.values if key != "video"]
-    if others:
+    other_sections = [key for key in settings.values if key != "video"]
+    if other_sections:
         raise UserError(
-            f"override of `{others[0]}`: without a recipe only `video.` settings can be given"
+            f"override of `{other_sections[0]}`: without a recipe only `video.` settings can be "
+            "given"
         )
-    video = Yaml(settings.values["video"], settings.path, settings.places)
+    video = Yaml(settings.values["video"], settings.path, settings.origins)
     return validate(VideoSettings, video, at=("video",))
 
 
@@ -68,23 +69,23 @@ def _override(settings: Yaml, text: str) -> None:
         raise UserError(
             f"override {text!r}: write it as section.key=value, e.g. train.learning_rate=1e-5"
         )
-    place = without_secrets(f"override {text!r}")
+    origin = without_secrets(f"override {text!r}")
     location: Location = tuple(key.split("."))
-    section = _section(settings, location, place)
-    section[location[-1]] = read_value(value, place)
+    section = _section(settings, location, origin)
+    section[location[-1]] = read_value(value, origin)
     if location == ("video", "preset") and section["preset"] in PRESETS:
         for replaced in PRESETS[section["preset"]].video:  # it beats what the recipe file says
             section.pop(replaced, None)
-    settings.places[location] = place
+    settings.origins[location] = origin
 
 
-def _section(settings: Yaml, location: Location, place: str) -> dict[str, Any]:
+def _section(settings: Yaml, location: Location, origin: str) -> dict[str, Any]:
     """Return the section that holds a key, made where the file does not have it."""
     section = settings.values
     for depth, name in enumerate(location[:-1], start=1):
         if name not in section:
-            settings.places[location[:depth]] = place
+            settings.origins[location[:depth]] = origin
         section = section.setdefault(name, {})
         if not isinstance(section, dict):
-            raise UserError(f"{place}: `{'.'.join(location[:depth])}` is not a section")
+            raise UserError(f"{origin}: `{'.'.join(location[:depth])}` is not a section")
     return section

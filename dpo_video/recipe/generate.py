@@ -103,4 +103,6 @@ class GenerateSettings(Section):
     @property
     def candidates_per_sample(self) -> int:
         """Answers per sample from all samplers."""
-        return sum(one.num_candidates for one in self.mix) if self.mix else self.num_candidates
+        return (
+            sum(sampler.num_candidates for sampler in self.mix) if self.mix else self.num_candidates
+        )

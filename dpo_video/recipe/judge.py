@@ -144,8 +144,8 @@ class JudgeSettings(Section):
             raise ValueError(
                 "`jury` and `cascade` are two ways to use several judges; give one of them"
             )
-        for place, row in enumerate(self.jury or ()):
-            self._check_one(f"jury[{place}]", row)
+        for index, row in enumerate(self.jury or ()):
+            self._check_one(f"jury[{index}]", row)
         if self.cascade is not None:
             self._check_one("cascade", self.cascade.model_extra or {})
         return self
@@ -158,7 +158,7 @@ class JudgeSettings(Section):
             self.overridden(row)
         except ValidationError as error:
             first = error.errors()[0]
-            key = ".".join(str(part) for part in first["loc"])
+            key = ".".join(str(key) for key in first["loc"])
             if first["type"] == "extra_forbidden":
                 raise ValueError(
                     f"unknown key `{name}.{key}`.{did_you_mean(key, JudgeSettings.model_fields)} "
@@ -172,10 +172,10 @@ class JudgeSettings(Section):
         """Return the settings of one judge: these, with its own keys in their place, and no other
         judges.
         """
-        others = {"jury", "cascade"} | ({"base_url"} if row.get("backend") == "local" else set())
+        left_out = {"jury", "cascade"} | ({"base_url"} if row.get("backend") == "local" else set())
         if self.backend == "local" and row.get("backend") == "openai":
-            others.add("revision")  # of the weights here, not of the server's
-        return JudgeSettings(**self.model_dump(exclude=others, exclude_unset=True) | dict(row))
+            left_out.add("revision")  # of the weights here, not of the server's
+        return JudgeSettings(**self.model_dump(exclude=left_out, exclude_unset=True) | dict(row))
 
     def first_judge(self) -> "JudgeSettings":
         """Return the settings of the judge that `cascade` asks first."""

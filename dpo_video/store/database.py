@@ -76,8 +76,8 @@ class Database:
         write meanwhile.
         """
         try:
-            with closing(sqlite3.connect(self.path, isolation_level=None)) as other:
-                _, pages, _ = other.execute("pragma wal_checkpoint(passive)").fetchone()
+            with closing(sqlite3.connect(self.path, isolation_level=None)) as connection:
+                _, pages, _ = connection.execute("pragma wal_checkpoint(passive)").fetchone()
             if pages > LONG_LOG_PAGES:
                 with self._lock:
                     self._db.execute("pragma wal_checkpoint(truncate)").fetchone()
@@ -86,24 +86,24 @@ class Database:
 
     def get(self, kind: str, keys: Sequence[str]) -> dict[str, str]:
         """Return the bodies of the stored rows among `keys`."""
-        found: dict[str, str] = {}
+        rows: dict[str, str] = {}
         for begin in range(0, len(keys), PAGE):
             page = keys[begin : begin + PAGE]
             marks = ",".join("?" * len(page))
             query = f"select key, body from rows where kind = ? and key in ({marks})"
-            found.update(self._select(query, kind, *page))
-        return found
+            rows.update(self._select(query, kind, *page))
+        return rows
 
     def known(self, kind: str, keys: Sequence[str], *, without: Sequence[str]) -> set[str]:
         """Return which of `keys` have a row, those with a status in `without` aside."""
         condition, values = _without(without)
-        found: set[str] = set()
+        rows: set[str] = set()
         for begin in range(0, len(keys), PAGE):
             page = keys[begin : begin + PAGE]
             marks = ",".join("?" * len(page))
             query = f"select key from rows where kind = ? and key in ({marks}) and {condition}"
-            found.update(key for (key,) in self._select(query, kind, *page, *values))
-        return found
+            rows.update(key for (key,) in self._select(query, kind, *page, *values))
+        return rows
 
     def keys(self, kind: str, *, without: Sequence[str]) -> Iterator[str]:
         """Yield the keys of all stored rows of a kind, those with a status in `without` aside, as
@@ -167,8 +167,10 @@ class Database:
 def _without(statuses: Sequence[str]) -> tuple[str, list[str]]:
     """Return the condition that a row has none of these statuses, and its values; bodies without
     the word, which is nearly all of them, are not parsed."""
-    one = " and not (instr(body, ?) and json_extract(body, '$.status') is ?)"
-    return "true" + one * len(statuses), [word for name in statuses for word in (f'"{name}"', name)]
+    condition = " and not (instr(body, ?) and json_extract(body, '$.status') is ?)"
+    return "true" + condition * len(statuses), [
+        word for name in statuses for word in (f'"{name}"', name)
+    ]
 
 
 def _use_wal(database: sqlite3.Connection, wait_seconds: float) -> None:

@@ -37,9 +37,9 @@ def choose_kind(folder: Path) -> tuple[Kind, str]:
     """Return the kind of store for a folder, and why SQLite cannot be used there ("" where it
     can).
     """
-    found = file_system_type(folder, Path("/proc/self/mountinfo"))
-    if found in SHARED_TYPES or (found.startswith("fuse.") and found not in LOCAL_FUSE):
-        return "segments", f"it is on a network file system ({found})"
+    system = file_system_type(folder, Path("/proc/self/mountinfo"))
+    if system in SHARED_TYPES or (system.startswith("fuse.") and system not in LOCAL_FUSE):
+        return "segments", f"it is on a network file system ({system})"
     problem = _try_locks(folder) or _try_sqlite(folder)
     return ("segments", problem) if problem else ("sqlite", "")
 
@@ -58,11 +58,11 @@ def file_system_type(folder: Path, mountinfo: Path) -> str:
     best, kind = -1, ""
     real = str(folder.resolve())
     for line in lines:
-        mount, _, rest = line.partition(" - ")
+        mount, _, details = line.partition(" - ")
         point = _unescape(mount.split()[4])
         inside = real == point or real.startswith(point.rstrip("/") + "/")
         if inside and len(point) >= best:  # the later of two mounts on one point hides the earlier
-            best, kind = len(point), rest.split()[0]
+            best, kind = len(point), details.split()[0]
     return kind
 
 
@@ -78,7 +78,7 @@ def _try_locks(folder: Path) -> str:
     """
     with (
         tempfile.NamedTemporaryFile(dir=folder, prefix=".locks-") as file,
-        open(file.name, "r+b") as other,
+        open(file.name, "r+b") as second,
     ):
         try:
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -86,7 +86,7 @@ def _try_locks(folder: Path) -> str:
         except OSError as error:
             return f"locks do not work there ({os.strerror(error.errno or 0)})"
         try:
-            fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(second, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             return ""
         except OSError as error:

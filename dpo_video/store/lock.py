@@ -55,10 +55,10 @@ class Owner(NamedTuple):
     @classmethod
     def read(cls, text: bytes) -> Self | None:
         """Return the owner that a lock file names; None for a text that no owner wrote."""
-        found = OWNER.fullmatch(text)
-        if found is None or not 0 < int(found[1]) < 1 << 31:
+        match = OWNER.fullmatch(text)
+        if match is None or not 0 < int(match[1]) < 1 << 31:
             return None
-        pid, host, machine, started, _ = found.groups()
+        pid, host, machine, started, _ = match.groups()
         return cls(
             int(pid),
             host.decode(errors="replace"),

@@ -55,18 +55,18 @@ class OverlayStore:
         """Return which of `keys` have a row, those with a status in `without` aside."""
         known: set[str] = set()
         for page in in_pages(keys):
-            own = self._own(kind, page)
-            known |= self._beneath.known(kind, page, without=without) - own.keys()
-            known |= {key for key, body in own.items() if _status(body) not in without}
+            hiding = self._own(kind, page)
+            known |= self._beneath.known(kind, page, without=without) - hiding.keys()
+            known |= {key for key, body in hiding.items() if _status(body) not in without}
         return known
 
     def keys(self, kind: str, *, without: Sequence[str] = ("failed",)) -> Iterator[str]:
         """Yield the keys of all rows of a kind, those with a status in `without` aside, in no
         order.
         """
-        own = {key: body for (row_kind, key), body in self._rows.items() if row_kind == kind}
-        yield from (key for key in self._beneath.keys(kind, without=without) if key not in own)
-        yield from (key for key, body in own.items() if _status(body) not in without)
+        hiding = {key: body for (row_kind, key), body in self._rows.items() if row_kind == kind}
+        yield from (key for key in self._beneath.keys(kind, without=without) if key not in hiding)
+        yield from (key for key, body in hiding.items() if _status(body) not in without)
 
     def put(self, kind: str, key: str, body: Mapping[str, Any]) -> None:
         """Keep a row here, in the place of the one under the same key."""

@@ -66,14 +66,14 @@ class RunStore:
 
     def get(self, kind: str, keys: Iterable[str]) -> dict[str, dict[str, Any]]:
         """Return the rows among `keys`, by key."""
-        found: dict[str, dict[str, Any]] = {}
+        rows: dict[str, dict[str, Any]] = {}
         for page in in_pages(keys):
             waiting = self._writer.waiting(
                 kind, page
             )  # first: a row leaves the queue only once it is committed
             bodies = self._rows.get(kind, page) | waiting
-            found.update((key, self._read(kind, key, body)) for key, body in bodies.items())
-        return found
+            rows.update((key, self._read(kind, key, body)) for key, body in bodies.items())
+        return rows
 
     def known(
         self, kind: str, keys: Iterable[str], *, without: Sequence[str] = ("failed",)
@@ -81,16 +81,16 @@ class RunStore:
         """Return which of `keys` have a row, those with a status in `without` aside; rows in the
         database stay there.
         """
-        found: set[str] = set()
+        rows: set[str] = set()
         for page in in_pages(keys):
             recent = self._writer.waiting(kind, page)
-            found |= self._rows.known(kind, page, without=without) - recent.keys()
-            found.update(
+            rows |= self._rows.known(kind, page, without=without) - recent.keys()
+            rows.update(
                 key
                 for key, body in recent.items()
                 if self._read(kind, key, body).get("status") not in without
             )
-        return found
+        return rows
 
     def keys(self, kind: str, *, without: Sequence[str] = ("failed",)) -> Iterator[str]:
         """Yield the keys of all rows of a kind, those with a status in `without` aside, in no

@@ -84,8 +84,8 @@ class Writer:
         with self._changed:
             if not self._waiting:
                 return {}
-            found = {key: self._waiting.get((kind, key)) for key in keys}
-        return {key: row[1] for key, row in found.items() if row is not None}
+            rows = {key: self._waiting.get((kind, key)) for key in keys}
+        return {key: row[1] for key, row in rows.items() if row is not None}
 
     def flush(self) -> None:
         """Wait until all that was put is committed."""
@@ -127,10 +127,10 @@ class Writer:
             with self._changed:
                 while not self._due():
                     idle = self._error is not None or not self._waiting
-                    rest = (
+                    seconds = (
                         None if idle else max(0.0, self._oldest + COMMIT_SECONDS - time.monotonic())
                     )
-                    self._changed.wait(rest)
+                    self._changed.wait(seconds)
                 if self._closing:
                     return
                 batch, begun = dict(self._waiting), time.monotonic()

@@ -25,7 +25,7 @@ class Outer(BaseModel):
 def problems_of(path: Path, text: str) -> list[str]:
     path.write_text(text, encoding="utf-8")
     with pytest.raises(UserError) as error:
-        load(path, Outer, what="an outer is a mapping")
+        load(path, Outer, expected="an outer is a mapping")
     return str(error.value).splitlines()
 
 
@@ -41,7 +41,7 @@ def test_all_problems_are_told_with_their_lines_unknown_keys_first(tmp_path: Pat
 
 def test_a_mapping_of_models_is_read_like_a_model(tmp_path: Path) -> None:
     (tmp_path / "a.yaml").write_text("x: {rate: 2.5}\n")
-    loaded = load(tmp_path / "a.yaml", dict[str, Inner], what="a mapping")
+    loaded = load(tmp_path / "a.yaml", dict[str, Inner], expected="a mapping")
     assert loaded == {"x": Inner(rate=2.5)}
 
 
@@ -94,13 +94,13 @@ def test_a_value_that_is_no_yaml_names_where_it_was_given(text: str) -> None:
 
 def test_a_folder_and_binary_data_are_no_yaml(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"cannot read .*Is a directory"):
-        read(tmp_path, what="")
+        read(tmp_path, expected="")
     (tmp_path / "b.yaml").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(UserError, match="not UTF-8 text"):
-        read(tmp_path / "b.yaml", what="")
+        read(tmp_path / "b.yaml", expected="")
 
 
 def test_aliases_that_stand_for_little_are_written_out(tmp_path: Path) -> None:
     (tmp_path / "a.yaml").write_text("inner: &a {rate: 1}\nnames: {x: *a, y: *a}\n")
-    loaded = load(tmp_path / "a.yaml", Outer, what="")
+    loaded = load(tmp_path / "a.yaml", Outer, expected="")
     assert loaded.names == {"x": loaded.inner, "y": loaded.inner}
