@@ -15,6 +15,7 @@ from dpo_video.core.errors import UserError
 from dpo_video.core.jsonl import read_object
 from dpo_video.core.progress import print_line
 from dpo_video.core.records import Sample
+from dpo_video.core.text import shortened
 from dpo_video.core.yaml_file import Yaml, validate
 from dpo_video.data.heldout import check_disjoint
 from dpo_video.data.removed import removal_counts, write_removed
@@ -26,6 +27,8 @@ from dpo_video.tracking import Tracker, start_tracking
 from dpo_video.video import ClipRequest, clip_key
 from dpo_video.video.bad_clips import BadClip, bad_clip, bad_clip_of_row
 
+MAX_META_FIELDS = 20
+"""Fields beside ours that are named; of more the number is told."""
 BAD_CLIP = "bad_clip"
 """Kind of the stored rows about clips that were set aside."""
 
@@ -185,4 +188,7 @@ def _print_losses(name: str, loaded: LoadedSamples, path: Path) -> None:
     if loaded.num_stripped:
         print_line(f"{name}: {loaded.num_stripped} answers lost the end token that closed them")
     if loaded.meta_fields:
-        print_line(f"{name}: kept as `meta`, without effect: {', '.join(loaded.meta_fields)}")
+        fields = ", ".join(shortened(field) for field in loaded.meta_fields[:MAX_META_FIELDS])
+        num_more = len(loaded.meta_fields) - MAX_META_FIELDS
+        ending = f" and {num_more} more" if num_more > 0 else ""
+        print_line(f"{name}: kept as `meta`, without effect: {fields}{ending}")

@@ -10,9 +10,12 @@ import typer
 from dpo_video.core.errors import UserError
 from dpo_video.core.names import choose
 from dpo_video.core.progress import print_line
+from dpo_video.core.text import shortened
 from dpo_video.recipe import ModelSettings
 from dpo_video.recipe.file import load_recipe, load_video_settings
 
+MAX_UNREAD_FIELDS = 20
+"""Fields of imported rows that are named; of more the number is told."""
 Overrides = Annotated[
     list[str] | None,
     typer.Argument(
@@ -143,7 +146,10 @@ def import_(  # noqa: PLR0913 - options of a command
         f"{report.out_path}, reasons in {report.drops_path}"
     )
     if report.unread:
-        fields = ", ".join(f"{name} ({count})" for name, count in report.unread.items())
+        shown = list(report.unread.items())[:MAX_UNREAD_FIELDS]
+        fields = ", ".join(f"{shortened(name)} ({count})" for name, count in shown)
+        if len(report.unread) > MAX_UNREAD_FIELDS:
+            fields += f" and {len(report.unread) - MAX_UNREAD_FIELDS} more"
         print_line(f"not read, by field (rows): {fields}")
 
 

@@ -66,6 +66,8 @@ def _problem(kind: type, row: Mapping[str, Any], error: ValidationError) -> str:
     details = error.errors(include_url=False)
     unknown = [row for row in details if row["type"] == "unexpected_keyword_argument"]
     detail = (unknown or details)[0]
+    if not detail["loc"]:  # no field, but the JSON of the row
+        return "not JSON of ours: it is nested too deeply"
     name = str(detail["loc"][0])
     if unknown:
         names = NAMES[kind]

@@ -5,14 +5,14 @@ twenty of them.
 import difflib
 import math
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from dataclasses import asdict, fields, replace
+from dataclasses import fields, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from dpo_video.core.control_tokens import ControlTokens
 from dpo_video.core.errors import UserError
-from dpo_video.core.jsonl import from_dict, try_rows
+from dpo_video.core.jsonl import as_row, from_dict, try_rows
 from dpo_video.core.records import Pair, Sample
 from dpo_video.core.text import TAG
 from dpo_video.data.removed import Removed
@@ -223,7 +223,7 @@ def _check_content(record: Sample | Pair, where: str, *, required: Sequence[str]
     """Refuse a field that says nothing, a text that is no prompt, a video that is no path, and a
     clip that ends before it starts.
     """
-    row = asdict(record)
+    row = as_row(record)
     for name in required:
         if _says_nothing(row[name]):
             why = ". The judge scores answers against it" if name == "caption" else ""

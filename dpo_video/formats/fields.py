@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from dpo_video.core.text import TAG
+from dpo_video.core.text import TAG, shortened
 from dpo_video.formats.rows import ForeignRow
 
 ROLES = {
@@ -110,7 +110,7 @@ def text_of(row: ForeignRow, *names: str) -> str:
             if not isinstance(value, str):
                 raise BadRow(f"`{name}` must be a text, {_in_field(value)}")
             return value
-    raise BadRow(f"no `{'` or `'.join(names)}` in it; it has: {', '.join(row)}")
+    raise BadRow(f"no `{'` or `'.join(names)}` in it; it has: {shortened(', '.join(row))}")
 
 
 def question_text(text: str, *, num_frames: int = 1) -> str:

@@ -8,6 +8,7 @@ Video-ChatGPT.
 from collections.abc import Iterator
 
 from dpo_video.core.records import Candidate, Judgment, Pair, Sample
+from dpo_video.core.text import shortened
 from dpo_video.formats.context import ImportContext, exact_prompt, make_pair, make_sample, row_id
 from dpo_video.formats.fields import (
     BadRow,
@@ -76,7 +77,7 @@ def video_chatgpt(row: ForeignRow, context: ImportContext) -> Iterator[Sample]:
         name: text_of(row, name) for name in ("Q", "Q1", "Q2", "question", "q") if row.get(name)
     }
     if not questions:
-        raise BadRow(f"no `Q` or `question` in it; it has: {', '.join(row)}")
+        raise BadRow(f"no `Q` or `question` in it; it has: {shortened(', '.join(row))}")
     identity = row_id(row, context, "question_id")
     for name, question in questions.items():
         yield make_sample(
@@ -116,7 +117,7 @@ def _question_and_number(
 ) -> tuple[str, int]:
     identity = id_of(row, "id", "idx", fallback="")
     if not identity:
-        raise BadRow(f"no `id` in it; it has: {', '.join(row)}")
+        raise BadRow(f"no `id` in it; it has: {shortened(', '.join(row))}")
     return answered(identity, clip=clip, is_question=context.is_question)
 
 
@@ -145,7 +146,7 @@ def table(row: ForeignRow, context: ImportContext) -> Iterator[Pair | Sample]:
     """
     for column in context.columns.values():
         if column not in row:
-            raise BadRow(f"no column {column!r}; it has: {', '.join(row)}")
+            raise BadRow(f"no column {column!r}; it has: {shortened(', '.join(row))}")
     by_field = {name: row[column] for name, column in context.columns.items()}
     for name in (*TABLE_FIELDS, "idx"):
         if by_field.get(name) is None and name in row:

@@ -252,6 +252,7 @@ def test_up_to_twenty_bad_lines_are_shown_and_the_others_counted(tmp_path: Path)
         '{"id": ' + "[" * 100_000 + "]" * 100_000 + "}",
         '{"id": "a", "start": ' + "9" * 5000 + "}",
         '{"id": "a", "end": NaN}',
+        json.dumps(GOOD)[:-1] + ', "meta": {"a":' + "[" * 300 + "]" * 300 + "}}",
     ],
 )
 def test_a_line_that_python_does_not_read_is_told_in_one(tmp_path: Path, line: str) -> None:
