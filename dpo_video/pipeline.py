@@ -281,7 +281,7 @@ def _is_finished(run: Run) -> bool:
 def _track(run: Run, name: str, summary: Mapping[str, Any], seconds: float) -> None:
     """Log a finished stage: its counts, a table of pairs, and what it made as an artifact."""
     run.tracker.log_stage(name, summary, seconds)
-    if run.tracker.wandb_run is None:
+    if not run.tracker.is_on:
         return
     if name == "pair":
         from dpo_video.pair.tracked_table import tracked_rows

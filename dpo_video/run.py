@@ -2,12 +2,13 @@
 back.
 """
 
+import shutil
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -155,8 +156,15 @@ def recipe_of(folder: Path) -> Recipe:
 
 @contextmanager
 def open_run(recipe: Recipe) -> Iterator[Run]:
-    """Open the run folder of a recipe, take its lock, load the samples, start tracking."""
-    with RunStore(recipe.run_folder) as store:
+    """Open the run folder of a recipe, take its lock, load the samples, start tracking.
+
+    A folder that is made for it goes again where the command fails before there is anything to
+    keep.
+    """
+    is_new = not recipe.run_folder.exists()
+    with ExitStack() as after, RunStore(recipe.run_folder) as store:
+        if is_new:
+            after.push(partial(_remove_unused, recipe.run_folder, store))
         tokens = recipe_tokens(recipe)
         heldout = load_samples(recipe, "heldout", tokens=tokens)
         loaded = load_samples(
@@ -179,6 +187,16 @@ def open_run(recipe: Recipe) -> Iterator[Run]:
                 tracker=tracker,
                 cleaned=Counter(row.reason for row in loaded.removed),
             )
+
+
+def _remove_unused(
+    folder: Path, store: RunStore, kind: type[BaseException] | None, *_: object
+) -> None:
+    """Remove a new run folder after an error, unless it holds a row or a file of a stage."""
+    files = {path.name for path in folder.iterdir()} - {"cleaned.jsonl"}
+    holds_results = any(name.endswith((".jsonl", ".json")) for name in files)
+    if kind is not None and not (store.has_put or holds_results or "checkpoints" in files):
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _print_losses(name: str, loaded: LoadedSamples, path: Path) -> None:

@@ -156,6 +156,20 @@ def test_a_changed_setting_asks_before_it_replaces_a_finished_adapter(
     assert train_once(other, world, make_pairs(4)) == []
 
 
+def test_a_command_with_nothing_to_do_leaves_no_wandb_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    data = generation_runs.write_data(tmp_path)
+    recipe = generation_runs.make_recipe(tmp_path, data)
+    generate_once(recipe)
+    tracked = recipe.model_copy(
+        update={"tracking": recipe.tracking.model_copy(update={"to": "wandb"})}
+    )
+    assert generate_once(tracked)[0] == []
+    assert not (recipe.run_folder / "wandb").exists()
+
+
 def test_a_setting_of_speed_alone_asks_nothing(world: Path) -> None:
     train_once(make_recipe(world, name="speed", epochs=1), world, make_pairs(4))
     often = make_recipe(world, name="speed", epochs=1, save_steps=1)

@@ -1,5 +1,7 @@
 """Tracking: a real W&B run written offline, resumed under one id, without secrets."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -28,7 +30,7 @@ def test_tracking_none_writes_nothing(tmp_path: Path) -> None:
     with start_tracking(recipe(tmp_path, "none")) as tracker:
         tracker.log_stage("pair", {"pairs": 3}, 1.0)
         tracker.log_artifact(tmp_path, kind="pairs")
-        assert tracker.report_to == "none"
+        assert not tracker.is_on
     assert list(tmp_path.iterdir()) == []
 
 
@@ -42,7 +44,7 @@ def test_an_offline_run_keeps_its_id_and_no_secret(
     ids = []
     for _ in range(2):
         with start_tracking(settings) as tracker:
-            assert tracker.report_to == "wandb"
+            assert tracker.is_on
             ids.append(tracker.wandb_run.id)
             assert tracker.wandb_run.config["judge"]["base_url"] == "http://127.0.0.1:9/v1"
             tracker.log_stage("pair", {"pairs": 3, "dropped": {"tie": 2}}, 1.5)
@@ -53,3 +55,75 @@ def test_an_offline_run_keeps_its_id_and_no_secret(
     written = [file for file in settings.run_folder.rglob("*") if file.is_file()]
     assert any("offline-run" in str(file) for file in written)
     assert [str(file) for file in written if SECRET.encode() in file.read_bytes()] == []
+
+
+def offline_runs(folder: Path) -> list[Path]:
+    return list(folder.rglob("offline-run-*.wandb")) + list(folder.rglob("offline-run-*"))
+
+
+def test_disabled_is_off_and_nothing_logged_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with start_tracking(recipe(tmp_path, "wandb")):
+        pass
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    with start_tracking(recipe(tmp_path, "wandb")) as tracker:
+        tracker.log_stage("pair", {"pairs": 3}, 1.0)
+        assert not tracker.is_on
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("key", ["abc", "0123456789" * 4])
+def test_a_wrong_key_and_no_network_go_on_offline_with_one_line(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    key: str,
+) -> None:
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    monkeypatch.setenv("WANDB_API_KEY", key)
+    monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
+    monkeypatch.setattr("dpo_video.tracking.INIT_SECONDS", 3)
+    with start_tracking(recipe(tmp_path, "wandb")) as tracker:
+        tracker.log_stage("pair", {"pairs": 3}, 1.0)
+        tracker.log_step({"loss": 0.5}, 1)
+    told = [row.message for row in caplog.records if row.name == "dpo_video.tracking"]
+    assert len(told) == 1 and "wandb sync" in told[0] and key not in told[0]
+    assert offline_runs(tmp_path)
+
+
+def test_a_wandb_process_that_dies_costs_one_line_and_no_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a process of its own: W&B's service belongs to the process."""
+    code = (
+        "import os, signal, subprocess, sys, time\n"
+        "from pathlib import Path\n"
+        "sys.path.insert(0, sys.argv[2])\n"
+        "from test_tracking import recipe\n"
+        "from dpo_video.tracking import start_tracking\n"
+        "with start_tracking(recipe(Path(sys.argv[1]), 'wandb')) as tracker:\n"
+        "    tracker.log_step({'loss': 0.5}, 1)\n"
+        "    rows = subprocess.check_output(['ps', '-eo', 'pid,ppid,args'], text=True)\n"
+        "    for row in rows.splitlines():\n"
+        "        pid, parent, *words = row.split()\n"
+        "        if parent == str(os.getpid()) and 'wandb-core' in ' '.join(words):\n"
+        "            os.kill(int(pid), signal.SIGKILL)\n"
+        "    for step in range(2, 30):\n"
+        "        tracker.log_step({'loss': 0.5}, step)\n"
+        "        time.sleep(0.1)\n"
+        "    tracker.log_stage('train', {'pairs': 3}, 1.0)\n"
+        "print('trained to the end')\n"
+    )
+    for name in ("WANDB_API_KEY", "WANDB_SERVICE"):  # the second is that of this process
+        monkeypatch.delenv(name, raising=False)
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path), str(Path(__file__).parent)],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+    assert done.returncode == 0 and "trained to the end" in done.stdout, done.stderr
+    assert done.stderr.count("Nothing more is logged there") == 1, done.stderr
+    assert "Traceback" not in done.stderr, done.stderr

@@ -38,6 +38,8 @@ class RunStore:
             raise UserError(
                 f"cannot make the run folder {str(folder)!r}: {error.strerror}"
             ) from error
+        self.has_put = False
+        """Whether a row was put since the store was opened."""
         self._lock = take_lock(folder)
         try:
             self._rows = _open_rows(folder, kind)
@@ -107,6 +109,7 @@ class RunStore:
 
     def put(self, kind: str, key: str, body: Mapping[str, Any]) -> None:
         """Store a row, replacing the one under the same key."""
+        self.has_put = True
         self._writer.put(Row(kind, key, write_body(kind, body)))
 
     def flush(self) -> None:

@@ -76,9 +76,7 @@ def readable_again(
     help, and one that fails again is noted again, with its files as they are now.
     """
     candidates = [
-        requests[clip]
-        for clip, bad in noted.items()
-        if clip in requests and (bad.is_worth_another_try or bad.is_changed())
+        requests[clip] for clip, bad in noted.items() if clip in requests and bad.may_be_readable()
     ]
     if not candidates:
         return []

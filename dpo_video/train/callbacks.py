@@ -7,6 +7,7 @@ from typing import Any
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from dpo_video.core.progress import Advance, progress
+from dpo_video.tracking import Tracker
 from dpo_video.train.sampler import ClipSampler
 
 
@@ -54,6 +55,27 @@ class StepBar(TrainerCallback):
     ) -> None:
         """Close the bar."""
         self._open.close()
+
+
+class TrackedSteps(TrainerCallback):
+    """Tells the run's tracker what is logged. transformers' own callback would end training where
+    W&B is in trouble.
+    """
+
+    def __init__(self, tracker: Tracker) -> None:
+        self._tracker = tracker
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Log the numbers of a step."""
+        if logs:
+            self._tracker.log_step(logs, state.global_step)
 
 
 class TrainBegin(TrainerCallback):

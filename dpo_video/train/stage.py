@@ -24,6 +24,7 @@ from dpo_video.train.bad_clips import (
     noted_bad_clips,
     readable_again,
 )
+from dpo_video.train.callbacks import TrackedSteps
 from dpo_video.train.checkpoints import (
     SELECTION,
     checkpoint_folder,
@@ -99,7 +100,7 @@ def train(run: Run) -> StageResult:
             run.recipe,
             job,
             on_bad_clip=set_aside,
-            report_to=[run.tracker.report_to],
+            callbacks=[TrackedSteps(run.tracker)],
             keep=lambda logps: keep_logps(rows, logps),
         )
     final = last_checkpoint(job.checkpoints)

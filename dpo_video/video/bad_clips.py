@@ -39,6 +39,12 @@ class BadClip:
         """Return whether a file is another one now than when the clip was set aside."""
         return any(file_state(Path(path)) != state for path, state in self.files.items())
 
+    def may_be_readable(self) -> bool:
+        """Return whether another try may help: the reason may pass, a file has changed, or none was
+        noted, as by earlier versions.
+        """
+        return self.is_worth_another_try or not self.files or self.is_changed()
+
     def as_row(self) -> dict[str, Any]:
         """Return the fields as a JSON object."""
         return asdict(self)

@@ -81,6 +81,17 @@ def test_missing_caption_names_file_and_line(recipe: Path) -> None:
     check_one_line(dpo_video("generate", recipe), "train.jsonl:1: missing `caption`")
 
 
+def test_a_command_that_fails_first_leaves_no_run_folder_and_one_with_nothing_to_do_no_wandb_run(
+    recipe: Path,
+) -> None:
+    runs = recipe.parent / "runs"
+    tracked = "tracking.to=wandb"
+    check_one_line(dpo_video("judge", recipe, tracked), "no candidates.jsonl")
+    check_one_line(dpo_video("generate", recipe, tracked, "model.name=./none"), "no model folder")
+    check_one_line(dpo_video("run", recipe, tracked, "data.samples=none.jsonl"), "none.jsonl")
+    assert not runs.exists() or list(runs.iterdir()) == []
+
+
 def test_missing_video_root_is_named(recipe: Path) -> None:
     done = dpo_video("generate", recipe, f"data.video_root={recipe.parent}/none")
     check_one_line(done, "no folder at data.video_root")
