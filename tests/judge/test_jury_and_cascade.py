@@ -34,7 +34,7 @@ def answer_of(prompt: str) -> str:
 
 def labels(**chances: float) -> Answer:
     top = {label.strip("_"): math.log(chance) for label, chance in chances.items()}
-    return completion("Score: 1", top=top)
+    return completion(f"Score: {max(top, key=top.__getitem__)}", top=top)
 
 
 def scored(score: float) -> Answer:
