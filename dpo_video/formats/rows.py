@@ -192,8 +192,11 @@ def _read_saved(path: Path) -> Iterator[tuple[str, ForeignRow]]:
         )
     number = 0
     try:
-        for number, row in enumerate(_undecoded(dataset), start=1):
-            yield f"{path}: row {number}", dict(row)
+        # as Arrow, so that no clip is decoded
+        for batch in dataset.with_format("arrow").iter(batch_size=BATCH_ROWS):
+            for row in batch.to_pylist():
+                number += 1
+                yield f"{path}: row {number}", row
     except _damage() as error:
         raise UserError(
             f"cannot read the dataset in {str(path)!r} past row {number}: {_first_line(error)}"
@@ -226,15 +229,26 @@ def _read_hub(source: str) -> Iterator[tuple[str, ForeignRow]]:
 
 
 def _undecoded(dataset: Any) -> Any:
-    """Return a dataset whose clips, pictures and sounds stay what they are stored as, path and
-    bytes: to decode them takes torchcodec, and each is decoded where it is needed.
+    """Return a streamed dataset whose clips, pictures and sounds stay what they are stored as, path
+    and bytes: to decode them takes torchcodec, and each is decoded where it is needed.
     """
+    for name, feature in (dataset.features or {}).items():
+        undecoded = _undecoded_feature(feature)
+        if undecoded != feature:
+            dataset = dataset.cast_column(name, undecoded)
+    return dataset
+
+
+def _undecoded_feature(feature: Any) -> Any:
     import datasets
 
-    for name, feature in (dataset.features or {}).items():
-        if isinstance(feature, datasets.Video | datasets.Image | datasets.Audio):
-            dataset = dataset.cast_column(name, type(feature)(decode=False))
-    return dataset
+    if isinstance(feature, datasets.Video | datasets.Image | datasets.Audio):
+        return type(feature)(decode=False)
+    if isinstance(feature, datasets.List):
+        return datasets.List(_undecoded_feature(feature.feature), length=feature.length)
+    if isinstance(feature, dict):
+        return {name: _undecoded_feature(member) for name, member in feature.items()}
+    return feature
 
 
 def _damage() -> tuple[type[Exception], ...]:

@@ -139,22 +139,30 @@ def test_ms_swift_rows_of_the_older_form(tmp_path):
     assert reasons("ms_swift", {**row, "history": [["a", "b"]]}, tmp_path) == {"several turns": 1}
 
 
-@pytest.mark.parametrize("kind", ["saved", "parquet"])
-def test_video_columns_of_hugging_face_are_paths(kind, tmp_path):
+@pytest.mark.parametrize("column", ["video", "videos"])
+@pytest.mark.parametrize("kind", ["saved", "parquet", "streamed"])
+def test_video_columns_of_hugging_face_are_paths(kind, column, tmp_path):
     (tmp_path / "clips").mkdir()
     write_clip(tmp_path / "clips" / "v.mp4", 8)
     text = datasets.Value("string")
     columns = {"prompt": [ASKED], "chosen": [GOOD], "rejected": [BAD]}
+    clip, feature = str(tmp_path / "clips" / "v.mp4"), datasets.Video()
     dataset = datasets.Dataset.from_dict(
-        {**columns, "video": [str(tmp_path / "clips" / "v.mp4")]},
-        features=datasets.Features(**dict.fromkeys(columns, text), video=datasets.Video()),
+        {**columns, column: [clip if column == "video" else [clip]]},
+        features=datasets.Features(
+            **dict.fromkeys(columns, text),
+            **{column: feature if column == "video" else datasets.List(feature)},
+        ),
     )
-    source = tmp_path / ("saved" if kind == "saved" else "rows.parquet")
+    (tmp_path / "data").mkdir()
+    source = str(tmp_path / ("saved" if kind == "saved" else "data/rows.parquet"))
     if kind == "saved":
         dataset.save_to_disk(source)
     else:
         dataset.to_parquet(source)
-    _, (pair,) = imported("trl", str(source), tmp_path / "out.jsonl", root=tmp_path / "clips")
+    if kind == "streamed":
+        source = f"hf:{tmp_path / 'data'}"
+    _, (pair,) = imported("trl", source, tmp_path / "out.jsonl", root=tmp_path / "clips")
     assert pair.video == "v.mp4"
 
 
