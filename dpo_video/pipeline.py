@@ -71,12 +71,24 @@ def _judge_inputs(run: Run) -> dict[str, Any]:
     return {"scorer": load_scorer(run.recipe.judge.scorer).version}
 
 
+def _scorer_with_threshold(name: str) -> str:
+    """Return a scorer's version, and of a user's file the threshold: an edit of it changes no
+    score, but which answers count as good.
+    """
+    scorer = load_scorer(name)
+    is_file = name.endswith((".yaml", ".yml"))
+    return f"{scorer.version}, good from {scorer.threshold:g}" if is_file else scorer.version
+
+
 def _pairing_inputs(run: Run) -> dict[str, Any]:
     """Return what pairs are built with: the scorer's version, the margin with the measured noise,
     the tie break's version.
     """
     settings = run.recipe.pair
-    inputs = _judge_inputs(run) | {"min_margin": with_noise(settings, run.folder).min_margin}
+    inputs: dict[str, Any] = {
+        "scorer": _scorer_with_threshold(run.recipe.judge.scorer),
+        "min_margin": with_noise(settings, run.folder).min_margin,
+    }
     if settings.tie_break is not None:
         inputs["tie_break"] = load_scorer(settings.tie_break).version
     return inputs
@@ -102,7 +114,7 @@ def _evaluate_inputs(run: Run) -> dict[str, Any]:
     hallucination = run.recipe.evaluate.hallucination_scorer
     return _pairing_inputs(run) | {
         "pairwise_scorer": pairwise and load_scorer(pairwise).version,
-        "hallucination_scorer": hallucination and load_scorer(hallucination).version,
+        "hallucination_scorer": hallucination and _scorer_with_threshold(hallucination),
         "beta": run.recipe.train.beta,  # scales the held-out margins
         "measures": MEASURES,
     }

@@ -1,5 +1,6 @@
 """When a stage is finished, when it is done again, and what may be replaced by it."""
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -14,9 +15,11 @@ from tiny_world import open_run as open_world
 
 from dpo_video.core.errors import UserError
 from dpo_video.core.jsonl import read_jsonl
+from dpo_video.core.names import shipped_folder
 from dpo_video.core.records import Candidate, Pair, Sample
-from dpo_video.pipeline import do_stages
+from dpo_video.pipeline import do_stages, fingerprint
 from dpo_video.recipe import Recipe
+from dpo_video.recipe.file import change_recipe
 from dpo_video.run import Run, open_run
 from dpo_video.store import RunStore
 
@@ -174,3 +177,24 @@ def test_a_setting_of_speed_alone_asks_nothing(world: Path) -> None:
     train_once(make_recipe(world, name="speed", epochs=1), world, make_pairs(4))
     often = make_recipe(world, name="speed", epochs=1, save_steps=1)
     assert train_once(often, world, make_pairs(4)) == []
+
+
+def test_the_threshold_of_a_scorer_file_decides_pairs_and_not_scores(
+    world: Path, tmp_path: Path
+) -> None:
+    """It is in no hash of a scorer, so that another one asks nothing again; but what it decides is
+    made anew.
+    """
+    scorer = tmp_path / "mine.yaml"
+    shipped = (shipped_folder("scorers") / "hound_quality.yaml").read_text()
+    recipe = change_recipe(make_recipe(world, name="threshold"), [f"judge.scorer={scorer}"])
+    prints = []
+    for threshold in ("3", "4"):
+        scorer.write_text(re.sub(r"(?m)^threshold: .*", f"threshold: {threshold}", shipped))
+        with training(recipe, world, make_pairs(2)) as run:
+            for name in ("candidates.jsonl", "judgments.jsonl"):
+                (run.folder / name).touch()
+            prints.append([fingerprint(run, stage) for stage in ("judge", "pair")])
+    (judge_before, pair_before), (judge_after, pair_after) = prints
+    assert judge_before == judge_after
+    assert pair_before != pair_after

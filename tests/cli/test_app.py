@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from processes import dpo_video
 
+from dpo_video.core.names import shipped_folder
 from dpo_video.store import RunStore
 
 RECIPE = """name: mine
@@ -136,3 +137,13 @@ def test_unreadable_clips_stop_the_run_with_their_reason(recipe: Path) -> None:
     (recipe.parent / "a.mp4").write_bytes(b"")
     check_one_line(dpo_video("generate", recipe), "1 of 1 clips cannot be read", "a.mp4", "[empty]")
     assert not (recipe.parent / "runs" / "mine" / "lock").exists()
+
+
+def test_no_control_character_of_a_recipe_reaches_the_terminal(tmp_path: Path) -> None:
+    recipe = tmp_path / "r.yaml"
+    recipe.write_text('name: r\n"\\e]0;mine\\a\\e[2Jsede": 1\n', encoding="utf-8")
+    shown = dpo_video("show", recipe)
+    assert shown.returncode == 2 and r"unknown key `\x1b]0;mine\x07\x1b[2Jsede`" in shown.stderr
+    recipe.write_text((shipped_folder("recipes") / "quickstart.yaml").read_text())
+    shown = dpo_video("show", recipe, 'description="\\e[31mred"')
+    assert shown.returncode == 0 and "\x1b" not in shown.stdout + shown.stderr
