@@ -113,7 +113,9 @@ def _rewards(
         for _, candidate in answers
     }
     stored = run.store.get(KIND, keys.values())
-    missing = [item for item in answers if keys[item[1].id] not in stored]
+    missing = [
+        (sample, candidate) for sample, candidate in answers if keys[candidate.id] not in stored
+    ]
     if missing:
         rewards = candidate_rewards(
             run,
