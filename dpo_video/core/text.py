@@ -1,3 +1,5 @@
+"""Text normalisation, similarity of texts, and characters that are neither stored nor shown."""
+
 import re
 import unicodedata
 
@@ -81,8 +83,8 @@ def normalise(text: str) -> str:
 
 
 def normalised_text(text: str) -> str:
-    """Return what is equal for two texts that say the same: the normalised text, or the marks of
-    one without words.
+    """Return the text normalised, or only its white space where it has no words: equal for two
+    texts that say the same.
     """
     return normalise(text) or normalise_space(text)
 

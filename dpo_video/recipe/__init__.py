@@ -1,6 +1,7 @@
 """Every setting with its default, once: a file per section.
 
-`recipe_file.py` reads YAML into these and names file and line of an error.
+`file.py` reads YAML into these and names file and line of an error; `affects.py` says what each of
+them changes.
 """
 
 from pathlib import Path, PurePosixPath
