@@ -162,6 +162,15 @@ def test_files_and_functions_keep_the_limits() -> None:
     assert too_long == []
 
 
+def test_no_class_name_stands_twice() -> None:
+    places: dict[str, list[str]] = {}
+    for path in sources():
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ClassDef):
+                places.setdefault(node.name, []).append(str(path.relative_to(ROOT)))
+    assert {name: paths for name, paths in places.items() if len(paths) > 1} == {}
+
+
 def test_documents_keep_the_columns() -> None:
     """Outside tables and code, where a line cannot be wrapped."""
     too_long = []

@@ -21,7 +21,7 @@ KIND = "probe"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Probe:
+class JudgeProbe:
     """A judge and a scorer that a run will use together."""
 
     where: str
@@ -30,7 +30,7 @@ class Probe:
     scorer: Scorer
 
 
-def probes_of(recipe: Recipe) -> Iterator[Probe]:
+def probes_of(recipe: Recipe) -> Iterator[JudgeProbe]:
     """Yield every judge with every scorer that a run of the recipe asks it by."""
     own = [recipe.judge.model_copy(update={"jury": None, "cascade": None})]
     judges = jurors(recipe.judge) or own
@@ -51,7 +51,7 @@ def probes_of(recipe: Recipe) -> Iterator[Probe]:
             continue
         scorer = load_scorer(name)
         for settings in settings_of_judges:
-            yield Probe(where=where, settings=settings, scorer=scorer)
+            yield JudgeProbe(where=where, settings=settings, scorer=scorer)
 
 
 def probe_judges(recipe: Recipe, store: RowStore | None = None) -> list[str]:
