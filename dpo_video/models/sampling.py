@@ -11,6 +11,7 @@ float32 this was never seen.
 """
 
 import hashlib
+import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -21,6 +22,7 @@ from torch import FloatTensor, LongTensor, Tensor
 from transformers import (
     DynamicCache,
     GenerationConfig,
+    GenerationMixin,
     LogitsProcessor,
     LogitsProcessorList,
     MinPLogitsWarper,
@@ -30,6 +32,15 @@ from transformers import (
 
 from dpo_video.models.collate import TokenRow, collate
 from dpo_video.models.load import Policy
+
+CACHE_ARGUMENT = (
+    "cache"
+    if "cache" in inspect.signature(GenerationMixin.prepare_inputs_for_generation).parameters
+    else "past_key_values"
+)
+"""What forwards and `generate` call the keys and values of a prefix: `cache` from transformers 5.24
+on.
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,7 +120,7 @@ def _write(
         input_ids=ids[owner],
         attention_mask=mask[owner],
         position_ids=positions[..., owner, :],
-        past_key_values=cache,
+        **{CACHE_ARGUMENT: cache},
         logits_processor=_noise(policy, seeds, sampler, prompt=ids.shape[1]),
         generation_config=GenerationConfig(
             do_sample=False,
@@ -133,7 +144,7 @@ def _read_prompts(policy: Policy, rows: Sequence[TokenRow]) -> tuple[dict[str, A
         name: value[..., :-1] if name in PER_TOKEN else value for name, value in inputs.items()
     }
     model.model(
-        **almost, past_key_values=cache, use_cache=True
+        **almost, **{CACHE_ARGUMENT: cache}, use_cache=True
     )  # without the head: no logits are needed
     return inputs, cache
 
