@@ -30,6 +30,10 @@ END_TOKEN = re.compile(
     r"|<\uff5cend\u2581of\u2581sentence\uff5c>|\[EOS\]|\[\|endofturn\|\]"
 )
 """Control tokens that end a turn, where a server leaves them in the text."""
+TIED = 0.01
+"""Labels whose probabilities differ by less are equally likely: servers round, and any may be
+written.
+"""
 MAX_LOG_PROB = 1e-3
 """Servers that compute in 16 bit round: a log probability of 1 may come out a little above 0."""
 MAX_MASS = 1.01
@@ -80,7 +84,7 @@ def read_reply(
         written = _written(scorer, reply)
         if written.score is None:
             return written, None
-        if written.label != verdict.label:
+        if shares[written.label or ""] < max(shares.values()) - TIED:
             reason = f"{verdict.reason}; the reply says {written.label}"
             verdict = replace(verdict, reason=reason, contradicted_by=written.label)
     return verdict, shares

@@ -507,6 +507,10 @@ def test_a_written_verdict_that_contradicts_its_label_tokens_is_counted(tmp_path
     assert [row.score for row in rows.values()] == [4.0, 4.0]
     assert all(row.reason.endswith("; the reply says 2") for row in rows.values())
     assert summarise(rows.values())["contradicted"] == 2
+    tied = {"4": math.log(0.45), "2": math.log(0.45)}
+    reply = Reply(status="answered", text="Score: 2", log_probs=tied)
+    verdict, _ = read_reply(_settings("http://127.0.0.1:1/v1"), SCALE, reply)
+    assert (verdict.score, verdict.contradicted_by) == (3.0, None)
 
 
 @pytest.mark.parametrize("field", ["reasoning_content", "reasoning"])
