@@ -164,6 +164,8 @@ def span_of(row: ForeignRow) -> dict[str, float | None]:
     for ours, names in SPAN_FIELDS.items():
         seconds = [float_of(source, name) for source in sources for name in names]
         span[ours] = next((second for second in seconds if second is not None), None)
+    if (span["start"] or 0.0) < 0:
+        raise Dropped("clip starts before its file", f"start {span['start']}")
     if span["end"] is not None and span["end"] <= (span["start"] or 0.0):
         raise Dropped("clip ends before it starts", f"start {span['start']}, end {span['end']}")
     return span

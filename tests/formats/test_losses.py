@@ -91,6 +91,16 @@ def test_the_part_of_a_file_that_is_meant_is_kept(name, more, tmp_path):
     assert (pair.start, pair.end) == (0.5, 1.5)
 
 
+def test_a_part_that_no_file_has_drops_the_row(tmp_path):
+    pair = ROWS["hound_pairs"][0]
+    assert reasons("hound_pairs", {**pair, "start": -1}, tmp_path) == {
+        "clip starts before its file": 1
+    }
+    assert reasons("hound_pairs", {**pair, "start": 2, "end": 2}, tmp_path) == {
+        "clip ends before it starts": 1
+    }
+
+
 def test_more_tags_than_clips_drop_the_row_but_not_one_a_frame(tmp_path):
     question = "<video>First. <video>Second. Which is longer?"
     row = {**ROWS["ms_swift"][0], "messages": [{**TURN, "content": question}, ANSWER]}
