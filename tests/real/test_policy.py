@@ -21,7 +21,7 @@ from trl.trainer.utils import add_fused_lm_head
 from dpo_video.core.jsonl import read_jsonl, write_jsonl
 from dpo_video.core.records import Candidate, Pair, Sample
 from dpo_video.models.collate import TokenRow
-from dpo_video.models.control_tokens import control_tokens
+from dpo_video.models.control_tokens import checkpoint_tokens
 from dpo_video.models.features import encode_video
 from dpo_video.models.load import Policy, load_policy
 from dpo_video.models.lora import adapter_parameters, lora_config
@@ -230,7 +230,7 @@ def test_control_tokens_of_the_real_template_stay_out_of_texts(world: Path) -> N
     """A question that holds one is left out and told, an answer's own end is stripped, and a prompt
     holds those of the template and no others.
     """
-    tokens = control_tokens(ModelSettings(name=str(world / "model")))
+    tokens = checkpoint_tokens(ModelSettings(name=str(world / "model")))
     assert {"<|im_start|>", "<|im_end|>", "<|endoftext|>", "<video>"} <= tokens.tokens
     assert tokens.ends == {"<|im_end|>"}
     samples = [
