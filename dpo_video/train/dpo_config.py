@@ -3,7 +3,6 @@ are refused.
 """
 
 import dataclasses
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -121,7 +120,6 @@ def dpo_config(
     output_dir: Path,
     precision: Literal["no", "bf16", "fp16"],
     use_cpu: bool,
-    report_to: Sequence[str] = (),
     run_name: str | None = None,
     num_parameters: int | None = None,
 ) -> "DPOConfig":
@@ -132,7 +130,6 @@ def dpo_config(
         output_dir: where checkpoints go.
         precision: of the forward's autocast; LoRA weights and optimizer stay float32.
         use_cpu: stay on the CPU even where there is a GPU.
-        report_to: transformers' names of trackers, e.g. ("wandb",).
         run_name: the run's name there; None is the recipe's.
         num_parameters: of the policy, for `gradient_checkpointing: auto`; None is a large one.
     """
@@ -150,7 +147,7 @@ def dpo_config(
         **_training_fields(train, num_parameters),
         "output_dir": str(output_dir),
         "run_name": run_name or recipe.name,
-        "report_to": list(report_to),
+        "report_to": [],  # the run's own tracker is told by a callback
         "seed": recipe.seed,
         "use_cpu": use_cpu,
         "bf16": precision == "bf16",

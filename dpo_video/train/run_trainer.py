@@ -62,7 +62,6 @@ def train_adapter(
     *,
     on_bad_clip: OnBadClip,
     keep: Callable[[Logps], None] = lambda logps: None,
-    report_to: Sequence[str] = (),
     callbacks: Sequence[TrainerCallback] = (),
 ) -> int:
     """Run DPO in this process until the last step; checkpoints end up in `job.checkpoints`.
@@ -70,7 +69,6 @@ def train_adapter(
     Args:
         on_bad_clip: told of clips that cannot be read; with several processes training then stops.
         keep: stores log-probs of the reference that were not known.
-        report_to: transformers' names of trackers.
         callbacks: further callbacks of the trainer.
 
     Returns:
@@ -81,7 +79,6 @@ def train_adapter(
         output_dir=job.checkpoints,
         precision=PRECISIONS[policy.dtype],
         use_cpu=policy.device.type == "cpu",
-        report_to=report_to,
         num_parameters=policy.bare.num_parameters(),
     )
     order = _clip_order(recipe, job)
