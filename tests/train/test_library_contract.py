@@ -28,6 +28,8 @@ METHODS = {
     "_precompute_ref_logps": ["self", "dataset", "name", "batch_size"],  # dpo_trainer.py:1168
     "compute_ref_log_probs": ["self", "model", "inputs"],  # dpo_trainer.py:1243
     "_compute_loss": ["self", "model", "inputs", "return_outputs"],  # dpo_trainer.py:1285
+    "_get_grad_norm": ["self", "model", "grad_norm"],  # transformers, before the optimizer's step
+    "_save_checkpoint": ["self", "model", "trial"],
 }
 
 
@@ -97,6 +99,15 @@ def test_the_trainer_skips_batches_of_a_plain_loader_and_saves_at_the_last_step(
     source = inspect.getsource(Trainer._run_epoch)
     assert "skip_first_batches(train_dataloader, steps_trained_in_current_epoch)" in source
     assert "control.should_save = True" in inspect.getsource(DefaultFlowCallback.on_step_end)
+
+
+def test_a_gradient_is_seen_before_the_optimizer_takes_it_and_a_batch_counts_by_its_step() -> None:
+    source = inspect.getsource(Trainer._run_epoch)
+    assert source.index("self._get_grad_norm(") < source.index("self.optimizer.step()")
+    assert "self.current_gradient_accumulation_steps = len(batch_samples)" in source
+    assert "loss / self.current_gradient_accumulation_steps" in inspect.getsource(
+        Trainer.training_step
+    )
 
 
 @pytest.mark.parametrize("model", [Qwen2_5_VLModel, LlavaNextVideoModel])
