@@ -23,7 +23,8 @@ from judge_server import (
 from dpo_video.client import pool as scheduler
 from dpo_video.client.endpoint import retry_after
 from dpo_video.core.errors import UserError
-from dpo_video.judge.backends.openai import api_key, label_log_probs, read_completion
+from dpo_video.judge.backends.label_probabilities import label_log_probs
+from dpo_video.judge.backends.openai import api_key, read_completion
 from dpo_video.judge.backends.registry import open_judge
 from dpo_video.judge.scorer import load_scorer
 from dpo_video.judge.stage import judge_candidates, summarise
@@ -447,9 +448,7 @@ def _label_body(text, token, top, **usage):
 def test_numbers_that_are_no_log_probabilities_score_nothing_and_fail_the_first_prompt(top, why):
     settings = _settings("http://127.0.0.1:1/v1")
     body = _label_body("Score: 4", " 4", top)
-    with pytest.raises(
-        UserError, match=rf"no log probabilities under `logprobs` \({re.escape(why)}"
-    ):
+    with pytest.raises(UserError, match=rf"no log probabilities \({re.escape(why)}"):
         read_completion(settings, SCALE, "labels", "http://u", body)
     reply = read_completion(settings, SCALE, "labels", "http://u", body, verified=True)
     verdict, shares = read_reply(settings, SCALE, reply)

@@ -3,9 +3,8 @@ sending.
 """
 
 import asyncio
-import math
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import permutations
@@ -24,11 +23,15 @@ from dpo_video.client.endpoint import (
 from dpo_video.client.pool import Pool, Read, RetriesExhausted, ask_servers
 from dpo_video.core.errors import UserError
 from dpo_video.core.progress import log
+from dpo_video.judge.backends.label_probabilities import (
+    label_alternatives,
+    read_tokens,
+    sum_of_labels,
+)
 from dpo_video.judge.prices import open_spending
 from dpo_video.judge.scorer import Scorer
-from dpo_video.judge.thinking import thinking_end
 from dpo_video.judge.types import Judge, Keep, Messages, Mode, Reply, mode_of
-from dpo_video.judge.verdict import FULL_WIDTH, log_prob_fault, plain_line
+from dpo_video.judge.verdict import log_prob_fault
 from dpo_video.recipe import JudgeSettings
 
 BACKEND = "judge.backend openai"
@@ -36,14 +39,6 @@ TOP_LOGPROBS = 20
 """The most alternatives per token that the protocol allows."""
 MAX_TOKENS = 10**9
 """No prompt or reply has as many tokens; a server that says so counts wrongly."""
-MAX_SIZE = 1e6
-"""Log probabilities are told from each other up to here: exp of -1e6 is 0, and 1e6 is no log
-probability.
-"""
-Alternatives = Sequence[tuple[str, float]]
-"""Texts of tokens with their natural log probabilities."""
-Token = tuple[str, Alternatives]
-"""What was written, and what could have been written there."""
 
 
 @dataclass(slots=True)
@@ -238,30 +233,30 @@ def read_completion(
         return replace(reply, text=reasoning[1], reason=_without_answer(reasoning[0], finish))
     if mode == "verdict":
         return reply
-    tokens = _tokens(choice.get("logprobs"))
+    tokens = read_tokens(choice.get("logprobs"))
     alternatives = label_alternatives(scorer, tokens)
     fault = log_prob_fault([log_prob for _, log_prob in alternatives])
     if fault and not verified:
-        raise UserError(
-            f"{url} sends no log probabilities under `logprobs` ({fault.partition(': ')[2]}), and "
-            f"scorer {scorer.name!r} reads its score from them. Set judge.score_from=verdict to "
-            "read the written verdict instead, or use a server that gives them, such as vLLM, "
-            "SGLang or llama.cpp"
-        )
+        raise _unable(url, scorer, f"sends no log probabilities ({fault.partition(': ')[2]})")
     if fault:
         return replace(reply, reason=fault)
-    if reply.text and not any(alternatives for _, alternatives in tokens):
+    if reply.text and not any(of_token for _, of_token in tokens):
         if choice["message"].get("refusal"):
             raise RequestRefused(f"refusal: {reply.text[:200]}")
         if verified:
             return reply
-        raise UserError(
-            f"{url} answers without label probabilities (it ignores `top_logprobs`), and scorer "
-            f"{scorer.name!r} reads its score from them. Set judge.score_from=verdict to read the "
-            f"written "
-            "verdict instead, or use a server that gives them, such as vLLM, SGLang or llama.cpp"
+        raise _unable(
+            url, scorer, "answers without label probabilities (it ignores `top_logprobs`)"
         )
-    return replace(reply, log_probs=_of_labels(scorer, alternatives) if alternatives else None)
+    return replace(reply, log_probs=sum_of_labels(scorer, alternatives) if alternatives else None)
+
+
+def _unable(url: str, scorer: Scorer, problem: str) -> UserError:
+    return UserError(
+        f"{url} {problem}, and scorer {scorer.name!r} reads its score from them. Set "
+        "judge.score_from=verdict to read the written verdict instead, or use a server that gives "
+        "them, such as vLLM, SGLang or llama.cpp"
+    )
 
 
 def _without_answer(field: str, finish: str) -> str:
@@ -323,82 +318,6 @@ def _count(value: object) -> int | None:
     if not isinstance(value, int) or isinstance(value, bool):
         return None
     return value if 0 <= value <= MAX_TOKENS else None
-
-
-def label_log_probs(scorer: Scorer, tokens: Sequence[Token]) -> dict[str, float] | None:
-    """Return each label's log probability where the last verdict line's label was written; None
-    when it was not.
-
-    Spellings of a label (" A", "A") add up, in upper and lower case where it is a word: " a" is an
-    article, not label A. Labels outside the server's top alternatives are left out. Of a reasoning
-    judge, thinking is not looked into.
-    """
-    alternatives = label_alternatives(scorer, tokens)
-    return _of_labels(scorer, alternatives) if alternatives else None
-
-
-def label_alternatives(scorer: Scorer, tokens: Sequence[Token]) -> Alternatives:
-    """Return what could have been written in the place of the last verdict line's label; nothing
-    where there is none.
-    """
-    opening, reply = scorer.reply_prefix.strip().casefold(), "".join(text for text, _ in tokens)
-    line_begin, _ = thinking_end(reply)
-    last_begin = None
-    for line in reply[line_begin:].splitlines(keepends=True):
-        if plain_line(line).casefold().startswith(opening):
-            last_begin = line_begin
-        line_begin += len(line)
-    if last_begin is None:
-        return ()
-    end = 0
-    for text, alternatives in tokens:
-        written = plain_line(reply[last_begin:end]).casefold().rstrip("[ ")
-        if written == opening and plain_line(text).strip("[ "):
-            return alternatives
-        end += len(text)
-    return ()
-
-
-def _of_labels(scorer: Scorer, alternatives: Alternatives) -> dict[str, float]:
-    """Return the labels among a token's alternatives, each with the log of its summed
-    probability.
-    """
-    labels = {_spelling(label): label for label in scorer.labels}
-    weights: dict[str, float] = {}
-    for text, log_prob in alternatives:
-        label = labels.get(_spelling(text.translate(FULL_WIDTH).strip()))
-        if label is not None:
-            weights[label] = weights.get(label, 0.0) + math.exp(log_prob)
-    return {label: math.log(weight) for label, weight in weights.items() if weight > 0}
-
-
-def _spelling(label: str) -> str:
-    return label.casefold() if len(label) > 1 else label
-
-
-def _tokens(logprobs: object) -> list[Token]:
-    """Return each token of a reply with its alternatives; what is not as the protocol has it counts
-    as not there.
-    """
-    content = logprobs.get("content") if isinstance(logprobs, dict) else None
-    rows = [row for row in (content if isinstance(content, list) else ()) if _has_text(row)]
-    return [(row["token"], _alternatives(row.get("top_logprobs"))) for row in rows]
-
-
-def _alternatives(rows: object) -> Alternatives:
-    alternatives = []
-    for row in rows if isinstance(rows, list) else ():
-        log_prob = row.get("logprob") if _has_text(row) else None
-        if not isinstance(log_prob, int | float) or isinstance(log_prob, bool):
-            continue
-        if not -math.inf < log_prob < math.inf:  # compares numbers of any length; not so NaN
-            continue
-        alternatives.append((row["token"], float(max(-MAX_SIZE, min(log_prob, MAX_SIZE)))))
-    return alternatives
-
-
-def _has_text(row: object) -> bool:
-    return isinstance(row, dict) and isinstance(row.get("token"), str)
 
 
 def _check_labels(scorer: Scorer) -> None:
