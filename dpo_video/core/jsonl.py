@@ -130,9 +130,13 @@ def _read(path: Path, kind: type[Record]) -> Iterator[tuple[int, int, Record]]:
         except ValidationError:
             where = f"{path}:{number}"
             record = from_dict(kind, json_object(line, where), where)
-        if b"NaN" in line or b"Infinity" in line or any(line.count(name) > 1 for name in names):
+        if b"NaN" in line or b"Infinity" in line or (names and _has_twice(line, names)):
             _carefully(line, f"{path}:{number}")  # it may be no more than a word of a text
         yield number, begin, record
+
+
+def _has_twice(line: bytes, names: list[bytes]) -> bool:
+    return any(line.count(name) > 1 for name in names)
 
 
 def _lines(path: Path, content: str) -> Iterator[tuple[int, int, bytes]]:
