@@ -15,11 +15,17 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 from PIL import Image
 
-from dpo_video.client.endpoint import Endpoint, RequestRefused, Service, read_choice
+from dpo_video.client.endpoint import (
+    Endpoint,
+    RequestRefused,
+    Service,
+    read_choice,
+    reasoning_text,
+)
 from dpo_video.client.pool import Pool, RetriesExhausted, ask_servers
 from dpo_video.core.control_tokens import ControlTokens
 from dpo_video.core.errors import UserError
@@ -51,6 +57,18 @@ class _Server:
     tokens: ControlTokens
     """Of the policy: an end token that closes an answer is none of its words."""
     counts: Counter[str] = field(default_factory=Counter)
+    thinking_fields: Counter[str] = field(default_factory=Counter)
+    """Fields of replies that held thinking and no answer beside it."""
+
+
+class ServerAnswer(NamedTuple):
+    """What a completion says: an answer, how it ended, and where the thinking stands that is all
+    there is; None where there is an answer, or neither.
+    """
+
+    text: str
+    finish: str
+    thinking_field: str | None
 
 
 def answer_by_server(
@@ -123,6 +141,7 @@ async def _answer_all(
                     task = tasks.create_task(_answer(server, candidate, content))
                     task.add_done_callback(_then(room.release, advance))
     server.counts.update(tell_notes(job, notes))
+    _tell_thinking(server)
     return server.counts
 
 
@@ -159,15 +178,32 @@ async def _answer(
     except (RequestRefused, RetriesExhausted):
         server.counts["failed"] += 1
         return
-    answer = {**completion.value, "text": server.tokens.without_end(completion.value["text"])}
-    row = {**answer, "sample": candidate.sample.id}
+    answer = completion.value
+    if answer.thinking_field is not None:
+        server.thinking_fields[answer.thinking_field] += 1
+    row = {
+        "text": server.tokens.without_end(answer.text),
+        "finish": answer.finish,
+        "sample": candidate.sample.id,
+    }
     server.run.store.put("candidate", candidate.key, row)
 
 
-def _read(endpoint: Endpoint, body: dict[str, Any]) -> dict[str, str]:
-    """Return the text of a completion and how it ended."""
-    _, text, finish = read_choice(body)
-    return {"text": text, "finish": finish}
+def _read(endpoint: Endpoint, body: dict[str, Any]) -> ServerAnswer:
+    choice, text, finish = read_choice(body)
+    thinking = None if text.strip() else reasoning_text(choice)
+    return ServerAnswer(text, finish, None if thinking is None else thinking[0])
+
+
+def _tell_thinking(server: _Server) -> None:
+    """Say how many answers are empty since the server put all the policy wrote elsewhere."""
+    for name, count in server.thinking_fields.items():
+        server.counts["only_thinking"] += count
+        log.info(
+            f"{server.job.title}: {count} replies hold thinking in `{name}` and no answer: their "
+            "candidates are empty. Serve the policy without a reasoning parser, or raise "
+            "generate.max_new_tokens, so that it gets to its answer"
+        )
 
 
 def _content(

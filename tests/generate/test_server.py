@@ -33,6 +33,8 @@ class Server(ThreadingHTTPServer):
         self.fail: dict[int, list[int]] = {}
         """Status codes to answer a seed with, in order, before it succeeds."""
         self.fail_all: int | None = None
+        self.thinking_field: str | None = None
+        """Where the reply's text stands in place of `content`."""
         self.garbled: bytes | None = None
         """What every request is answered with."""
         self.lock = threading.Lock()
@@ -49,6 +51,12 @@ class Handler(BaseHTTPRequestHandler):
 
     def log_message(self, *_args: object) -> None:
         """Print nothing."""
+
+    def message(self, text: str) -> dict[str, str | None]:
+        field = self.server.thinking_field
+        if field is None:
+            return {"role": "assistant", "content": text}
+        return {"role": "assistant", "content": None, field: text}
 
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
@@ -68,7 +76,7 @@ class Handler(BaseHTTPRequestHandler):
                 {
                     "index": 0,
                     "finish_reason": finish,
-                    "message": {"role": "assistant", "content": f"{body['model']} {body['seed']}"},
+                    "message": self.message(f"{body['model']} {body['seed']}"),
                 }
             ],
         }
@@ -324,3 +332,12 @@ def test_replies_that_make_no_sense_are_failed_requests_and_no_traceback(
     server.garbled = None
     counts, _ = run_generate(recipe)
     assert counts["candidates"] == 12
+
+
+@pytest.mark.parametrize("field", ["reasoning_content", "reasoning"])
+def test_answers_that_are_thinking_alone_are_empty_and_told(data, tmp_path, server, capsys, field):
+    server.thinking_field = field
+    counts, candidates = run_generate(server_recipe(tmp_path, data, server))
+    assert counts["only_thinking"] == 12
+    assert {candidate.text for candidate in candidates} == {""}
+    assert f"12 replies hold thinking in `{field}` and no answer" in capsys.readouterr().err
