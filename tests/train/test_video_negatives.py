@@ -390,7 +390,8 @@ def test_a_still_clip_costs_its_negative_is_told_and_counts_for_no_limit(qwen: P
     assert run.bad_clips["still.mp4#reverse"].reason.endswith(
         "its 1 frames look the same after 'reverse' [unchanged]"
     )
-    assert summary["trained"] == 8
+    assert (summary["pairs"], summary["trained"]) == (8, 7), "all but the still clip's negative"
+    assert summary["not_seen"] == {"pairs": 1, "clips": 1}
 
 
 def test_an_unknown_corruption_stops_training_before_it_begins(qwen: Path) -> None:
