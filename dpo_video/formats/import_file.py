@@ -4,6 +4,7 @@ counted and kept.
 
 import json
 import os
+import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
@@ -300,6 +301,11 @@ def _local_name(name: str) -> str:
 
 
 def _spellings(path: str) -> Sequence[str]:
-    if os.path.splitext(path)[1]:
-        return [path]
-    return [path, *(path + suffix for suffix in VIDEO_SUFFIXES)]
+    """Return the paths that a name may mean: as it stands and in either form of Unicode, each with
+    a video's suffix where it has none; `lesson.part1` has none.
+    """
+    forms = (unicodedata.normalize(form, path) for form in ("NFC", "NFD"))
+    names = list(dict.fromkeys((path, *forms)))
+    if os.path.splitext(path)[1].lower() in VIDEO_SUFFIXES:
+        return names
+    return [name + suffix for suffix in ("", *VIDEO_SUFFIXES) for name in names]

@@ -419,3 +419,17 @@ def test_mistakes_are_users_errors(arguments, said, tmp_path):
     result = CliRunner().invoke(app, [*arguments, "--out", str(tmp_path / "o.jsonl")])
     assert isinstance(result.exception, UserError)
     assert said in str(result.exception)
+
+
+@pytest.mark.parametrize(
+    ("name", "on_disk"),
+    [
+        ("caf\u00e9.mp4", "cafe\u0301.mp4"),
+        ("cafe\u0301", "caf\u00e9.mp4"),
+        ("lesson.part1", "lesson.part1.mp4"),
+    ],
+    ids=["NFC in the row", "NFD in the row", "a point and no suffix"],
+)
+def test_a_clip_is_found_in_the_other_spelling_of_its_name(tmp_path, name, on_disk):
+    (tmp_path / on_disk).write_bytes(b"x")
+    assert place_video(name, tmp_path, check=True) == on_disk
