@@ -53,6 +53,10 @@ DEFAULT_IN_KEYS: Final = "its default stands in keys"
 """A second mark on such a setting. Keys were made with its value before; with its default in its
 place they stay what they were in runs that never set it.
 """
+ABSENT_AT_DEFAULT: Final = "it stands in no key while it has its default"
+"""A second mark on a setting that was added after keys were made: those of runs that leave it at
+its default stay what they were.
+"""
 
 
 @dataclass(frozen=True)
@@ -82,8 +86,11 @@ def names_that_affect(model: type[Section], changes: Affects) -> tuple[str, ...]
 
 
 def settings_that_affect(section: Section, changes: Affects) -> dict[str, Any]:
-    """Return the values of the fields that affect any of `changes`, by name."""
-    return {name: getattr(section, name) for name in names_that_affect(type(section), changes)}
+    """Return the values of the fields that affect any of `changes`, by name; without those that are
+    absent at their default.
+    """
+    names = names_that_affect(type(section), changes)
+    return {name: getattr(section, name) for name in names if not _is_absent(section, name)}
 
 
 def key_settings(section: Section, *, defaults: bool = True) -> dict[str, Any]:
@@ -93,9 +100,11 @@ def key_settings(section: Section, *, defaults: bool = True) -> dict[str, Any]:
         defaults: put the default in the place of a setting marked DEFAULT_IN_KEYS; False leaves its
             value, as keys were made once.
     """
-    values = section.model_dump()
+    values = _dump(section)
     for name, field in type(section).model_fields.items():
         value, mark = getattr(section, name), affects(field)
+        if name not in values:
+            continue
         if DEFAULT_IN_KEYS in field.metadata:
             values[name] = field.get_default() if defaults else value
         elif mark and mark in NO_RESULT:
@@ -105,6 +114,28 @@ def key_settings(section: Section, *, defaults: bool = True) -> dict[str, Any]:
         for exception in field.metadata:
             if isinstance(exception, ExceptKeys):
                 values[name] = {key: value[key] for key in value.keys() - exception.names}
+    return values
+
+
+def _is_absent(section: Section, name: str) -> bool:
+    """Return whether a setting stands in no key, as it has the default that it was added with."""
+    field = type(section).model_fields[name]
+    return ABSENT_AT_DEFAULT in field.metadata and getattr(section, name) == field.get_default()
+
+
+def _dump(section: Section) -> dict[str, Any]:
+    """Return all settings as plain values, at any depth without those that are absent at their
+    default.
+    """
+    values = section.model_dump()
+    for name in type(section).model_fields:
+        value = getattr(section, name)
+        if _is_absent(section, name):
+            del values[name]
+        elif isinstance(value, Section):
+            values[name] = _dump(value)
+        elif isinstance(value, list) and any(isinstance(entry, Section) for entry in value):
+            values[name] = [_dump(entry) for entry in value]
     return values
 
 

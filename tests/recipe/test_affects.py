@@ -1,6 +1,7 @@
 """Every setting says what it affects, and keys and fingerprints hold what they always held."""
 
 from collections.abc import Iterator
+from typing import Annotated
 
 import pytest
 
@@ -11,7 +12,14 @@ from dpo_video.recipe import (
     Recipe,
     VideoSettings,
 )
-from dpo_video.recipe.affects import Affects, affects, key_settings, names_that_affect
+from dpo_video.recipe.affects import (
+    ABSENT_AT_DEFAULT,
+    Affects,
+    affects,
+    key_settings,
+    names_that_affect,
+    settings_that_affect,
+)
 from dpo_video.recipe.file import change_recipe, load_recipe
 from dpo_video.recipe.section import Section
 
@@ -155,6 +163,28 @@ def test_stored_rows_are_keyed_by_the_settings_that_they_always_were(
 def test_a_setting_that_touches_no_result_is_in_no_fingerprint(override: str) -> None:
     recipe = load_recipe("llava_hound_dpo")
     assert key_settings(change_recipe(recipe, [override])) == key_settings(recipe)
+
+
+class Later(Section):
+    fps: Annotated[float, Affects.PIXELS] = 2.0
+    span: Annotated[float | None, Affects.PIXELS, ABSENT_AT_DEFAULT] = None
+
+
+class Outer(Section):
+    inner: Later = Later()
+    listed: list[Later] = []
+
+
+def test_a_setting_that_came_later_is_in_keys_only_where_it_is_set() -> None:
+    plain, spanned = Later(), Later(span=4.0)
+    assert key_settings(plain) == {"fps": 2.0}
+    assert key_settings(spanned) == {"fps": 2.0, "span": 4.0}
+    assert settings_that_affect(plain, Affects.PIXELS) == {"fps": 2.0}
+    assert settings_that_affect(spanned, Affects.PIXELS) == {"fps": 2.0, "span": 4.0}
+    assert key_settings(Outer(inner=spanned, listed=[plain, spanned])) == {
+        "inner": {"fps": 2.0, "span": 4.0},
+        "listed": [{"fps": 2.0}, {"fps": 2.0, "span": 4.0}],
+    }
 
 
 def test_what_changes_weights_beside_them_stays_in_the_fingerprint() -> None:
