@@ -17,10 +17,11 @@ from dpo_video.models.collate import TokenRow
 from dpo_video.models.features import encode_video
 from dpo_video.models.load import Policy
 from dpo_video.models.prompts import answer_ids, encode_prompt, video_inputs
+from dpo_video.models.shared_prefix.packed_rows import why_not_shared
 from dpo_video.recipe import VideoSettings
 from dpo_video.train.forward import Fused, rows_engine
 from dpo_video.train.pair_batches import loss_inputs
-from dpo_video.train.shared_prefix.engine import IGNORED, shared_prefix_engine, why_not_shared
+from dpo_video.train.shared_prefix import IGNORED, shared_prefix_engine
 from dpo_video.video import Frames
 
 ROWS_AT_ONCE = 2

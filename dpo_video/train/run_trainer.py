@@ -31,7 +31,7 @@ from dpo_video.train.prefetch import ClipPrefetcher, OnBadClip
 from dpo_video.train.reference import Logps, ReferenceLogps, complete_reference
 from dpo_video.train.sampler import ClipSampler
 from dpo_video.train.selection import Selection, length_limit
-from dpo_video.train.shared_prefix.engine import choose_engine
+from dpo_video.train.shared_prefix import choose_engine
 from dpo_video.train.trainer import TrainingData, VideoDPOTrainer
 from dpo_video.video.bad_clips import BadClip
 

@@ -26,7 +26,7 @@ from dpo_video.models.prompts import ClipInputs, encode_prompt
 from dpo_video.recipe import LoraSettings
 from dpo_video.train.forward import install_engine
 from dpo_video.train.pair_batches import PairBatch, PairTokens, loss_inputs, pair_rows
-from dpo_video.train.shared_prefix.engine import shared_prefix_engine
+from dpo_video.train.shared_prefix import shared_prefix_engine
 
 Batch = dict[str, Any]
 

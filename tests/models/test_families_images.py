@@ -40,9 +40,10 @@ from dpo_video.models.features import encode_video
 from dpo_video.models.hub import model_spec
 from dpo_video.models.load import Policy, load_policy
 from dpo_video.models.prompts import answer_ids, encode_prompt, video_inputs
+from dpo_video.models.shared_prefix.packed_rows import why_not_shared
 from dpo_video.models.tokens import video_tokens, vision_patches
 from dpo_video.recipe import ModelSettings, VideoSettings
-from dpo_video.train.shared_prefix.engine import shared_prefix_engine, why_not_shared
+from dpo_video.train.shared_prefix import shared_prefix_engine
 
 OURS = (
     "video_llava",

@@ -22,6 +22,7 @@ from dpo_video.models.collate import TokenRow
 from dpo_video.models.families import FAMILIES
 from dpo_video.models.load import load_policy
 from dpo_video.models.lora import adapter_parameters, lora_config
+from dpo_video.models.shared_prefix.packed_rows import why_not_shared
 from dpo_video.recipe import Recipe
 from dpo_video.train.dpo_config import dpo_config
 from dpo_video.train.forward import rows_engine
@@ -29,7 +30,7 @@ from dpo_video.train.fsdp import shard_language_only
 from dpo_video.train.pair_batches import read_batch, tokenize_pair
 from dpo_video.train.prefetch import ClipPrefetcher
 from dpo_video.train.sampler import ClipSampler
-from dpo_video.train.shared_prefix.engine import choose_engine, shared_prefix_engine, why_not_shared
+from dpo_video.train.shared_prefix import choose_engine, shared_prefix_engine
 from dpo_video.train.trainer import TrainingData, VideoDPOTrainer
 from dpo_video.video import clip_request
 

@@ -33,7 +33,7 @@ from dpo_video.models.prompts import (
 from dpo_video.models.sampling import Sampler, generate_answers
 from dpo_video.models.tokens import frame_size, video_tokens
 from dpo_video.recipe import VideoSettings
-from dpo_video.train.shared_prefix.engine import shared_prefix_engine
+from dpo_video.train.shared_prefix import shared_prefix_engine
 from dpo_video.video import Frames
 
 LONG = {"count": 24, "height": 56, "width": 56}

@@ -24,11 +24,12 @@ from dpo_video.models.memory import (
     forward_pairs,
     forward_shape,
 )
+from dpo_video.models.shared_prefix.packed_rows import _clips, _tokens
+from dpo_video.models.shared_prefix.tree import Packing, pack_rows
 from dpo_video.recipe import LoraSettings, ModelSettings, TrainSettings
 from dpo_video.train.forward import Engine, encode_rows, rows_engine
 from dpo_video.train.pair_batches import loss_inputs
-from dpo_video.train.shared_prefix.engine import _clips, _tokens, shared_prefix_engine
-from dpo_video.train.shared_prefix.tree import Packing, pack_rows
+from dpo_video.train.shared_prefix import shared_prefix_engine
 
 QWEN_7B = model_spec(ModelSettings(name="Qwen/Qwen2.5-VL-7B-Instruct"))
 LOAD = PeakLoad(sequences=1, prompt_tokens=1200, answer_tokens=100, patches=4620)

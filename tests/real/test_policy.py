@@ -33,7 +33,7 @@ from dpo_video.run import open_run as open_run_of
 from dpo_video.store import RunStore
 from dpo_video.train.logps import answer_logps, clip_rows
 from dpo_video.train.merge import merge
-from dpo_video.train.shared_prefix.engine import PER_TOKEN, shared_prefix_engine
+from dpo_video.train.shared_prefix import PER_TOKEN, shared_prefix_engine
 from dpo_video.video import read_frames
 
 QUESTIONS = ("What happens in the clip?", "Describe the video in one sentence.")

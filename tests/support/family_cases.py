@@ -25,7 +25,7 @@ from dpo_video.models.lora import adapter_parameters, lora_config
 from dpo_video.models.prompts import clip_content, process_frames, prompt_text
 from dpo_video.recipe import LoraSettings, ModelSettings, VideoSettings
 from dpo_video.train.logps import clip_rows
-from dpo_video.train.shared_prefix.engine import PER_TOKEN
+from dpo_video.train.shared_prefix import PER_TOKEN
 from dpo_video.video import Frames
 
 TOLERANCE = 2e-5

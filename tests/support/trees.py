@@ -20,7 +20,7 @@ from dpo_video.recipe import LoraSettings, ModelSettings, VideoSettings
 from dpo_video.train.forward import Engine, encode_rows
 from dpo_video.train.logps import clip_rows
 from dpo_video.train.pair_batches import completion_mask, loss_inputs
-from dpo_video.train.shared_prefix.engine import PER_TOKEN
+from dpo_video.train.shared_prefix import PER_TOKEN
 
 LONG = (
     "the man is cooking pasta in a kitchen and talks to the camera about a red square moving right "

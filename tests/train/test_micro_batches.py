@@ -37,7 +37,7 @@ from dpo_video.train.micro_batches import (
 from dpo_video.train.pair_batches import PairBatch, read_batch, tokenize_pair
 from dpo_video.train.prefetch import ClipPrefetcher
 from dpo_video.train.sampler import ClipSampler
-from dpo_video.train.shared_prefix.engine import choose_engine
+from dpo_video.train.shared_prefix import choose_engine
 from dpo_video.train.trainer import TrainingData, VideoDPOTrainer
 from dpo_video.video import clip_request
 

@@ -19,16 +19,12 @@ from trees import LONG, adapter_grads, answer_part, plain_logps, rows_of, run_en
 from dpo_video.models.collate import TokenRow, row_positions
 from dpo_video.models.families import FAMILIES
 from dpo_video.models.load import Policy
+from dpo_video.models.shared_prefix import attention
+from dpo_video.models.shared_prefix.packed_rows import why_not_shared
 from dpo_video.recipe import VideoSettings
 from dpo_video.train.forward import Engine, rows_engine
 from dpo_video.train.logps import clip_rows
-from dpo_video.train.shared_prefix import attention
-from dpo_video.train.shared_prefix.engine import (
-    PER_TOKEN,
-    choose_engine,
-    shared_prefix_engine,
-    why_not_shared,
-)
+from dpo_video.train.shared_prefix import PER_TOKEN, choose_engine, shared_prefix_engine
 
 DENSE = partial(shared_prefix_engine, dense=True)
 EIGHT = [

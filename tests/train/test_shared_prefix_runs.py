@@ -16,7 +16,7 @@ from dpo_video.models.lora import adapter_parameters
 from dpo_video.recipe import Recipe
 from dpo_video.train.dpo_config import LOSSES
 from dpo_video.train.forward import Engine, rows_engine
-from dpo_video.train.shared_prefix.engine import shared_prefix_engine
+from dpo_video.train.shared_prefix import shared_prefix_engine
 from dpo_video.train.trainer import VideoDPOTrainer
 
 

@@ -35,7 +35,7 @@ from dpo_video.train.forward import encode_rows, rows_engine
 from dpo_video.train.logps import answer_logps, clip_rows
 from dpo_video.train.merge import merge
 from dpo_video.train.pair_batches import completion_mask
-from dpo_video.train.shared_prefix.engine import shared_prefix_engine
+from dpo_video.train.shared_prefix import shared_prefix_engine
 from dpo_video.train.stage import train
 from dpo_video.video import Frames, read_frames
 

@@ -31,7 +31,7 @@ from dpo_video.train.prefetch import ClipPrefetcher
 from dpo_video.train.reference import ReferenceLogps
 from dpo_video.train.sampler import ClipSampler
 from dpo_video.train.selection import read_selection, select_pairs, without_clips
-from dpo_video.train.shared_prefix.engine import shared_prefix_engine
+from dpo_video.train.shared_prefix import shared_prefix_engine
 from dpo_video.video import (
     clip_key,
     clip_request,

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dpo_video.train.shared_prefix.tree import Packing, pack_rows
+from dpo_video.models.shared_prefix.tree import Packing, pack_rows
 
 VIDEO = list(range(100, 130))
 

@@ -15,7 +15,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from trees import tuned_policy
 
 from dpo_video.models.collate import collate
-from dpo_video.train.shared_prefix.attention import (
+from dpo_video.models.shared_prefix.attention import (
     TreePlan,
     dense_mask,
     install_tree_attention,
@@ -23,8 +23,8 @@ from dpo_video.train.shared_prefix.attention import (
     tree_attention,
     tree_plan,
 )
-from dpo_video.train.shared_prefix.engine import why_not_shared
-from dpo_video.train.shared_prefix.tree import Segment, pack_rows
+from dpo_video.models.shared_prefix.packed_rows import why_not_shared
+from dpo_video.models.shared_prefix.tree import Segment, pack_rows
 
 CPU = torch.device("cpu")
 modes = pytest.mark.parametrize("masked", [True, False], ids=["by mask", "segment by segment"])

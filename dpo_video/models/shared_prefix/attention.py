@@ -29,7 +29,7 @@ from transformers import (
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from dpo_video.train.shared_prefix.tree import Segment
+from dpo_video.models.shared_prefix.tree import Segment
 
 OVER = {
     "sdpa": "dpo_video_tree_sdpa",

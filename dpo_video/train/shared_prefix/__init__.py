@@ -1,1 +1,0 @@
-"""The engine that runs what rows have in common once: tree, attention, forward."""
