@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from dpo_video.core.errors import UserError
-from dpo_video.core.jsonl import as_row, read_jsonl, write_atomic
+from dpo_video.core.jsonl import read_jsonl, write_atomic
 from dpo_video.core.progress import log, print_line
-from dpo_video.core.records import Judgment, Pair, Sample
+from dpo_video.core.records import Judgment, Pair
 from dpo_video.evaluate.report import MEASURES
 from dpo_video.judge.probe import probe_judges
 from dpo_video.judge.scorer import load_scorer
@@ -28,6 +28,7 @@ from dpo_video.stale import (
     move_stale,
     note_what_determined,
     remember_output,
+    sample_row,
 )
 from dpo_video.store import content_hash, row_key
 
@@ -354,7 +355,8 @@ def fingerprint(run: Run, name: str, *, defaults: bool = True) -> str:
 
 def _fingerprint_of(run: Run, name: str, parts: Mapping[str, Any]) -> str:
     samples = [*run.samples, *run.heldout] if name == "evaluate" else run.samples
-    return row_key(**parts, samples=(_determining(sample) for sample in samples))
+    rows = (sample_row(sample, with_choice=name == "evaluate") for sample in samples)
+    return row_key(**parts, samples=rows)
 
 
 def determining_parts(run: Run, name: str, *, defaults: bool = True) -> dict[str, Any]:
@@ -369,13 +371,6 @@ def determining_parts(run: Run, name: str, *, defaults: bool = True) -> dict[str
         "files": {file: content_hash(run.folder / file) for file in stage.reads},
         **stage.inputs(run),
     }
-
-
-def _determining(sample: Sample) -> dict[str, Any]:
-    """Return what a sample's results depend on: all of it but `meta`."""
-    row = as_row(sample)
-    del row["meta"]
-    return row
 
 
 def _write_manifest(run: Run) -> None:

@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from dpo_video.core.errors import UserError
+from dpo_video.core.jsonl import as_row
+from dpo_video.core.records import Sample
 from dpo_video.recipe import Recipe
 from dpo_video.run import Run
 from dpo_video.store import content_hash
@@ -20,6 +22,10 @@ FINISHED_WITH, OUTPUT_BEFORE = "finished_with", "output_before"
 hash of the output that a pass under way will replace.
 """
 MOST_CHANGES = 5
+CHOICE_FIELDS = {"options": None, "answer_kind": "text", "group": None, "category": None}
+"""Fields of a sample that came later, each with the value that stands in no fingerprint, so that
+those of earlier versions hold.
+"""
 
 
 def note_what_determined(run: Run, parts: Mapping[str, Any]) -> None:
@@ -123,3 +129,19 @@ def _read_by(recipe: Recipe) -> set[Path]:
     if recipe.pair.noise_margins is not None:
         paths.add((recipe.run_folder / "agreement.json").resolve())
     return paths
+
+
+def sample_row(sample: Sample, *, with_choice: bool) -> dict[str, Any]:
+    """Return what a sample's results depend on: all of it but `meta`.
+
+    Args:
+        with_choice: also what is to be chosen from, which evaluation alone asks for: training asks
+            the prompt as it is.
+    """
+    row = as_row(sample)
+    del row["meta"]
+    row["caption"] = sample.caption or ""  # as samples of imported pairs had it once
+    for name, default in CHOICE_FIELDS.items():
+        if not with_choice or row[name] == default:
+            del row[name]
+    return row

@@ -160,7 +160,7 @@ def make_probes(
     distinct: dict[tuple[str, str], tuple[Sample, str]] = {}
     for sample in samples:
         text = sample.caption if source == "caption" else sample.answer
-        if text:
+        if text and sample.caption:
             distinct[sample.caption, text] = (sample, text)
     texts = list(distinct.values())
     random.Random(seed).shuffle(texts)
@@ -172,7 +172,7 @@ def make_probes(
         prompt = QUESTION if source == "caption" else sample.prompt
         question = replace(sample, prompt=prompt, answer=None)
         swapped = {
-            kind: swap(kind, text, caption=sample.caption, vocabulary=vocabulary, seed=seed)
+            kind: swap(kind, text, caption=sample.caption or "", vocabulary=vocabulary, seed=seed)
             for kind in SWAPS
         }
         edits: dict[str, FactEdit | None] = {**swapped, **_restyled(text, swapped, scorer)}

@@ -48,7 +48,7 @@ def read_clips(
         findings = Findings(
             assumptions=(
                 f"questions of {len(NOMINAL_SAMPLE.prompt)} and captions of "
-                f"{len(NOMINAL_SAMPLE.caption)} characters",
+                f"{len(NOMINAL_SAMPLE.caption or '')} characters",
             )
         )
         nominal, assumed = _nominal_clip(recipe, spec)

@@ -6,10 +6,9 @@ import os
 import re
 from codecs import BOM_UTF8
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import fields
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 from uuid import uuid4
 
 from pydantic import TypeAdapter, ValidationError
@@ -17,27 +16,42 @@ from pydantic_core import from_json
 
 from dpo_video.core.errors import UserError
 from dpo_video.core.names import did_you_mean
-from dpo_video.core.records import AnyRecord, Candidate, Judgment, Pair, Record, Reward, Sample
+from dpo_video.core.records import Judgment, Pair, Record, Sample
 from dpo_video.core.text import replace_lone_surrogates, shortened
 
-ADAPTERS: dict[type, TypeAdapter[Any]] = {
-    kind: TypeAdapter(kind) for kind in (Sample, Candidate, Judgment, Reward, Pair)
-}
-NAMES = {kind: [field.name for field in fields(kind)] for kind in ADAPTERS}
-QUOTED: dict[type, list[bytes]] = {}
-for kind in (Sample, Pair):
-    QUOTED[kind] = [f'"{name}"'.encode() for name in NAMES[kind]]
-"""The fields, as they stand in a line, of the records that people write: a field may stand there
-twice. Candidates and judgments come by the million, and from here.
+ADAPTERS: dict[type, TypeAdapter[Any]] = {}
+WRITTEN_BY_PEOPLE = (Sample, Pair)
+"""A field may stand twice in their lines. Candidates and judgments come by the million, and from
+here.
 """
 LIST = re.compile(rb"\s*\[\s*(\{|$)")
 """How a file begins that holds one list of objects."""
+
+
+def _adapter(kind: type) -> TypeAdapter[Any]:
+    """Return what checks the rows of a record; it is made when first asked for."""
+    if kind not in ADAPTERS:
+        ADAPTERS[kind] = TypeAdapter(kind)
+    return ADAPTERS[kind]
+
+
+def _field_names(kind: Any) -> list[str]:
+    """Return the names of a record's fields in declared order."""
+    return list(kind.__dataclass_fields__)
+
+
+def _quoted_names(kind: type) -> list[bytes]:
+    """Return the fields, as they stand in a line, of a record that people write."""
+    names = _field_names(kind) if kind in WRITTEN_BY_PEOPLE else []
+    return [f'"{name}"'.encode() for name in names]
 
 
 def _in_words(hint: Any) -> str:
     """Return what JSON calls a kind of value."""
     if isinstance(hint, UnionType):
         return " or ".join(_in_words(kind) for kind in get_args(hint))
+    if get_origin(hint) is Literal:
+        return " or ".join(repr(value) for value in get_args(hint))
     words = {
         str: "a string in quotes",
         float: "a number",
@@ -53,7 +67,7 @@ def _in_words(hint: Any) -> str:
 def from_dict(kind: type[Record], row: Mapping[str, Any], where: str) -> Record:
     """Build a record from a mapping; `where` (file:line) opens every error message."""
     try:
-        record: Record = ADAPTERS[kind].validate_json(json.dumps(row))
+        record: Record = _adapter(kind).validate_json(json.dumps(row))
     except ValidationError as error:
         raise UserError(f"{where}: {_problem(kind, row, error)}") from None
     return record
@@ -70,23 +84,17 @@ def _problem(kind: type, row: Mapping[str, Any], error: ValidationError) -> str:
         return "not JSON of ours: it is nested too deeply"
     name = str(detail["loc"][0])
     if unknown:
-        names = NAMES[kind]
+        names = _field_names(kind)
         return (
             f"unknown field `{name}`.{did_you_mean(name, names)} A {kind.__name__} has: "
             f"{', '.join(names)}"
         )
     if detail["type"] == "missing":
-        return f"missing `{name}`. {_why_needed(kind, name)}"
+        return f"missing `{name}`. Every {kind.__name__.lower()} needs it."
     value = shortened(repr(row[name]))
     if detail["type"] == "finite_number":
         return f"`{name}` must be a finite number, got {value}"
     return f"`{name}` must be {_in_words(get_type_hints(kind)[name])}, got {value}"
-
-
-def _why_needed(kind: type, name: str) -> str:
-    if (kind, name) == (Sample, "caption"):
-        return "Every sample needs the detailed caption that the judge scores answers against."
-    return f"Every {kind.__name__.lower()} needs it."
 
 
 def read_jsonl(path: Path, kind: type[Record]) -> Iterator[Record]:
@@ -123,7 +131,7 @@ def try_rows(path: Path, content: str) -> Iterator[tuple[int, dict[str, Any] | U
 
 
 def _read(path: Path, kind: type[Record]) -> Iterator[tuple[int, int, Record]]:
-    validate, names = ADAPTERS[kind].validate_json, QUOTED.get(kind, [])
+    validate, names = _adapter(kind).validate_json, _quoted_names(kind)
     for number, begin, line in _lines(path, f"{kind.__name__} records"):
         try:
             record = validate(line)
@@ -249,16 +257,18 @@ and of a key that stands twice it takes the last.
 """
 
 
-def as_row(record: AnyRecord) -> dict[str, Any]:
+def as_row(record: Any) -> dict[str, Any]:
     """Return a record's fields in declared order; values are not copied."""
-    return {name: getattr(record, name) for name in NAMES[type(record)]}
+    return {name: getattr(record, name) for name in _field_names(type(record))}
 
 
-def to_json(record: AnyRecord) -> str:
+def to_json(record: Any) -> str:
     """Return a record as one line of JSON, fields in declared order, None fields left out."""
     row = {key: value for key, value in as_row(record).items() if value is not None}
     if isinstance(record, Pair) and record.rejected_finish == "stop":
         del row["rejected_finish"]
+    if isinstance(record, Sample) and record.answer_kind == "text":
+        del row["answer_kind"]
     if isinstance(record, Judgment):
         row.setdefault("score", None)
     return json.dumps(row, ensure_ascii=False, allow_nan=False)
@@ -283,6 +293,6 @@ def write_atomic(path: Path, text: Iterable[str] | str) -> None:
         raise
 
 
-def write_jsonl(path: Path, records: Iterable[AnyRecord]) -> None:
+def write_jsonl(path: Path, records: Iterable[Any]) -> None:
     """Write records as JSONL atomically, in the order given."""
     write_atomic(path, (to_json(record) + "\n" for record in records))

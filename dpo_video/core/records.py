@@ -1,7 +1,7 @@
 """The records that stages pass on, and their JSONL form with errors that name file and line."""
 
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from pydantic import ConfigDict, with_config
 
@@ -16,15 +16,28 @@ our own code they are plain dataclasses, which are not checked again.
 @with_config(STRICT)
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sample:
-    """One question about one clip, with the caption that the judge reads as evidence."""
+    """One question about one clip, with the caption that the judge reads as evidence.
+
+    Example of a question of a benchmark: `{"id": "q1", "video": "a.mp4", "prompt": "What runs?",
+    "options": ["a dog", "a cat"], "answer_kind": "letter", "answer": "A", "category": "action"}`.
+    """
 
     id: str
     video: str | list[str]
     """A video file, a folder of frames, or a list of frame files; relative to `data.video_root`."""
     prompt: str
-    caption: str
+    caption: str | None = None
+    """None where nothing is judged against it, as of the questions of a benchmark."""
     answer: str | None = None
-    """The gold answer; evaluation counts exact matches with it."""
+    """The gold answer: a text, the letter of an option, or yes or no, as `answer_kind` says."""
+    options: list[str] | None = None
+    """What may be chosen, with its labels (`A. a dog`) or without them."""
+    answer_kind: Literal["text", "letter", "yes_no"] = "text"
+    """How an answer is compared with the gold answer."""
+    group: str | None = None
+    """Questions of one group count together: right only if all of them are."""
+    category: str | None = None
+    """Results are told for each category by itself, too."""
     start: float | None = None
     """Seconds into the file where the clip begins."""
     end: float | None = None
@@ -150,5 +163,8 @@ class Pair:
         return self.chosen_score, self.rejected_score
 
 
-Record = TypeVar("Record", Sample, Candidate, Judgment, Reward, Pair)
+Record = TypeVar("Record")
+"""A record that is read from a file: one of the above, or one that a package declares for
+itself.
+"""
 AnyRecord = Sample | Candidate | Judgment | Reward | Pair

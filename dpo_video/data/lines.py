@@ -15,6 +15,7 @@ from dpo_video.core.errors import UserError
 from dpo_video.core.jsonl import as_row, from_dict, try_rows
 from dpo_video.core.records import Pair, Sample
 from dpo_video.core.text import TAG
+from dpo_video.data.choices import check_choice
 from dpo_video.data.removed import Removed
 from dpo_video.video.sources import check_inside
 
@@ -92,12 +93,16 @@ def read_samples(path: Path, tokens: ControlTokens) -> Generator[SampleLine, Non
         yield _screen_sample(SampleLine(where, sample_of(row, where)), tokens)
 
 
-def check_samples(path: Path, *, inside: Path | None) -> tuple[str, ...]:
+def check_samples(path: Path, *, inside: Path | None, needs_caption: bool) -> tuple[str, ...]:
     """Return the fields of a file of samples that only `meta` keeps.
 
     Raises UserError with up to twenty bad lines: no JSON, unknown or missing fields, an id that
     stands twice, a text that says nothing, a clip that ends before it starts, one that lies outside
-    of the folder `inside`.
+    of the folder `inside`, a choice without a right answer.
+
+    Args:
+        needs_caption: whether every sample must have one, as those whose answers are judged for
+            training.
     """
     first_lines: dict[str, int] = {}
     meta_fields: dict[str, None] = {}
@@ -111,7 +116,14 @@ def check_samples(path: Path, *, inside: Path | None) -> tuple[str, ...]:
                 "ids must be unique"
             )
         first_lines[sample.id] = number
-        _check_content(sample, where, required=("id", "video", "prompt", "caption"))
+        if needs_caption and sample.caption is None:
+            raise UserError(
+                f"{where}: missing `caption`. Every sample to train on needs the detailed caption "
+                "that the judge scores answers against"
+            )
+        required = ("id", "video", "prompt", *(() if sample.caption is None else ("caption",)))
+        _check_content(sample, where, required=required)
+        check_choice(sample, where)
         if inside is not None:
             check_inside(sample.video, inside, where)
         meta_fields.update(dict.fromkeys(_unknown_fields(row)))

@@ -81,15 +81,16 @@ def _by_text(lines: Iterable[SampleLine], settings: CleanSettings) -> SampleLine
 
 
 def _text_fault(sample: Sample, settings: CleanSettings) -> Fault | None:
-    words = len(sample.caption.split())
+    caption = sample.caption or ""
+    words = len(caption.split())
     if words < settings.caption_min_words:
         return Fault("short caption", f"{words} words")
     if settings.caption_max_words is not None and words > settings.caption_max_words:
         return Fault("long caption", f"{words} words")
-    if settings.drop_refusals and is_refusal(sample.caption):
-        return Fault("refusal", sample.caption[:80])
-    if settings.languages and len(sample.caption) >= SHORT:
-        language = language_of(sample.caption)
+    if settings.drop_refusals and is_refusal(caption):
+        return Fault("refusal", caption[:80])
+    if settings.languages and len(caption) >= SHORT:
+        language = language_of(caption)
         if language not in settings.languages:
             return Fault("language", language)
     return None
@@ -111,12 +112,14 @@ class _KnownSamples:
         self._samples: list[Sample] = []
 
     def add(self, sample: Sample) -> None:
+        if sample.caption is None:
+            return
         self._add(sample.caption, len(self._samples))
         self._samples.append(sample)
 
     def find(self, sample: Sample) -> Sample | None:
         """Return the first sample whose question and caption are near those of this one."""
-        for index in self._find(sample.caption):
+        for index in self._find(sample.caption or ""):
             if is_near(sample.prompt, self._samples[index].prompt, self._min_similarity):
                 return self._samples[index]
         return None

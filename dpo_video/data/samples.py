@@ -81,7 +81,9 @@ def load_samples(
     is_toy = source.startswith("toy:")
     path = _toy(source, recipe) if is_toy else Path(source).expanduser()
     root = path.parent if is_toy else _video_root(recipe, path)
-    meta_fields = check_samples(path, inside=_inside(recipe, root))
+    meta_fields = check_samples(
+        path, inside=_inside(recipe, root), needs_caption=split == "samples"
+    )
     lines: SampleLines = read_samples(path, tokens)
     if clean and split == "samples" and is_on(recipe.clean):
         frames = recipe.clean.frames if looks_at_frames(recipe.clean) else None
@@ -180,7 +182,6 @@ def samples_of(pairs: Sequence[Pair]) -> list[Sample]:
             id=pair.sample_id,
             video=pair.video,
             prompt=pair.prompt,
-            caption="",
             start=pair.start,
             end=pair.end,
         )

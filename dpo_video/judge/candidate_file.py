@@ -151,8 +151,8 @@ def caption_ranks(samples: Iterable[Sample]) -> dict[str, int]:
     Servers then reuse the prompt up to the answer: the caption and the question stand before it.
     """
     unique = list({sample.id: sample for sample in samples}.values())
-    captions: dict[str, int] = {}
-    questions: dict[tuple[str, str], int] = {}
+    captions: dict[str | None, int] = {}
+    questions: dict[tuple[str | None, str], int] = {}
     for index, sample in enumerate(unique):
         captions.setdefault(sample.caption, index)
         questions.setdefault((sample.caption, sample.prompt), index)

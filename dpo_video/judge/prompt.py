@@ -4,6 +4,7 @@ import re
 from itertools import chain, zip_longest
 
 from dpo_video.core.errors import UserError
+from dpo_video.core.text import shortened
 from dpo_video.judge.scorer import JUDGED, PLACEHOLDER, Scorer
 
 NO_REFERENCE = "(none given)"
@@ -24,7 +25,7 @@ CONTROL = re.compile(
 def render(
     scorer: Scorer,
     *,
-    caption: str,
+    caption: str | None,
     question: str,
     answer: str,
     other: str = "",
@@ -50,15 +51,21 @@ def render(
 
 
 def prompt_pieces(
-    scorer: Scorer, *, caption: str, question: str, reference: str | None
+    scorer: Scorer, *, caption: str | None, question: str, reference: str | None
 ) -> list[str]:
     """Return the pieces of a prompt around what is judged: those before, between and behind its
     placeholders.
 
-    All prompts about one question share them.
+    All prompts about one question share them. Raises UserError where the scorer reads a caption and
+    there is none.
     """
+    if caption is None and "{caption}" in scorer.prompt:
+        raise UserError(
+            f"scorer {scorer.name!r} reads the caption, and this sample has none: give it a "
+            f"`caption`. Question: {shortened(question)!r}"
+        )
     values = {
-        "caption": break_control_tokens(caption.strip()),
+        "caption": break_control_tokens((caption or "").strip()),
         "question": break_control_tokens(question.strip()),
         "reference": break_control_tokens(reference.strip()) if reference else NO_REFERENCE,
     }

@@ -320,6 +320,13 @@ class Scorer(Section):
         """The highest score."""
         return self.scale.max if self.scale else max(self.labels.values())
 
+    @property
+    def reads_caption(self) -> bool:
+        """Whether a sample without a caption cannot be judged."""
+        prompts = [self.prompt] if self.claims is None else [self.prompt, self.claims.prompt]
+        covers = self.coverage is not None and self.coverage.reads_caption
+        return covers or any("{caption}" in prompt for prompt in prompts)
+
     def can_judge(self, reference: str | None) -> bool:
         """Return whether a sample with this gold answer, or none, can be judged."""
         return bool(reference) or not self.needs_reference

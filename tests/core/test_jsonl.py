@@ -47,10 +47,18 @@ def test_an_unscored_judgment_keeps_its_null_score() -> None:
     [
         ({**GOOD, "captoin": "x"}, "s.jsonl:2: unknown field `captoin`. Did you mean 'caption'?"),
         (
-            {key: GOOD[key] for key in ("id", "video", "prompt")},
-            "s.jsonl:2: missing `caption`. Every sample needs",
+            {key: GOOD[key] for key in ("id", "video", "caption")},
+            "s.jsonl:2: missing `prompt`. Every sample needs it",
         ),
         ({**GOOD, "video": 5}, "s.jsonl:2: `video` must be a string in quotes or a list, got 5"),
+        (
+            {**GOOD, "answer_kind": "number"},
+            "s.jsonl:2: `answer_kind` must be 'text' or 'letter' or 'yes_no', got 'number'",
+        ),
+        (
+            {**GOOD, "options": {"A": "a cat"}},
+            "s.jsonl:2: `options` must be a list or null, got {'A': 'a cat'}",
+        ),
         ({**GOOD, "start": "1"}, "s.jsonl:2: `start` must be a number or null, got '1'"),
         ('{"id": ', "s.jsonl:2: not JSON"),
         (

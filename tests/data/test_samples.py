@@ -9,7 +9,9 @@ import pytest
 
 from dpo_video.core.control_tokens import ControlTokens
 from dpo_video.core.errors import UserError
+from dpo_video.core.jsonl import to_json
 from dpo_video.core.records import Sample
+from dpo_video.data.choices import gold_choice
 from dpo_video.data.heldout import check_disjoint
 from dpo_video.data.samples import load_pairs, load_samples
 from dpo_video.recipe import Recipe
@@ -95,6 +97,35 @@ def test_a_file_without_samples_is_named(tmp_path: Path) -> None:
             "s.jsonl:3: `prompt` contains '<video>', which other projects write for the clip",
         ),
         ({"prompt": "Why? <image>"}, "s.jsonl:3: `prompt` contains '<image>'"),
+        ({"caption": None}, "s.jsonl:3: missing `caption`. Every sample to train on needs"),
+        (
+            {"answer_kind": "letter", "answer": "A"},
+            "s.jsonl:3: `answer_kind` letter needs 2 to 26 `options`, got 0",
+        ),
+        (
+            {"answer_kind": "letter", "options": ["a cat", "a dog"], "answer": "C"},
+            "s.jsonl:3: `answer` must be the letter of one of the 2 options, A to B, got 'C'",
+        ),
+        (
+            {"answer_kind": "letter", "options": ["a cat", "a dog"]},
+            "s.jsonl:3: `answer` must be the letter of one of the 2 options, A to B, got None",
+        ),
+        (
+            {"answer_kind": "letter", "options": ["a cat", "a cat"], "answer": "A"},
+            "s.jsonl:3: the option 'a cat' stands twice",
+        ),
+        (
+            {"options": ["a cat", " "], "answer": "x"},
+            "s.jsonl:3: an option of `options` is empty",
+        ),
+        (
+            {"answer_kind": "yes_no", "answer": "maybe"},
+            "s.jsonl:3: `answer` must be yes or no under `answer_kind` yes_no, got 'maybe'",
+        ),
+        (
+            {"answer_kind": "yes_no", "answer": "yes", "options": ["a", "b"]},
+            "s.jsonl:3: `options` stand beside `answer_kind` yes_no",
+        ),
         ({"id": "first"}, "s.jsonl:3: the id 'first' stands in line 1 already; ids must be unique"),
     ],
 )
@@ -308,3 +339,18 @@ def test_control_tokens_drop_a_given_pair(tmp_path: Path) -> None:
     assert [(row.unit, row.id, row.detail) for row in loaded.removed] == [
         ("pair", "1", "<|im_start|> in `rejected`")
     ]
+
+
+def test_held_out_questions_to_choose_from_need_no_caption(tmp_path: Path) -> None:
+    rows = [
+        {"id": "l", "video": "a.mp4", "prompt": "p", "answer_kind": "letter"}
+        | {"options": ["a cat", "a dog"], "answer": "b", "category": "animals"},
+        {"id": "y", "video": "a.mp4", "prompt": "p", "answer_kind": "yes_no"}
+        | {"answer": "Yes.", "group": "pair 1"},
+    ]
+    (tmp_path / "h.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "s.jsonl").write_text("")
+    heldout = load_samples(recipe(tmp_path, heldout=str(tmp_path / "h.jsonl")), "heldout").samples
+    assert [gold_choice(sample) for sample in heldout] == ["B", "yes"]
+    assert [sample.caption for sample in heldout] == [None, None]
+    assert json.loads(to_json(heldout[0])) == rows[0]
