@@ -5,9 +5,9 @@ correction over sets, and a sentence that says what came of it. Pure.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import comb
-from statistics import NormalDist
+from statistics import NormalDist, fmean
+from typing import Literal
 
-from dpo_video.benchmarks.metrics import count_together, is_right
 from dpo_video.benchmarks.questions import GradedQuestion
 from dpo_video.core.report import Estimate, estimate_text, number_text
 from dpo_video.core.statistics import CONFIDENCE, bootstrap_ci
@@ -15,6 +15,26 @@ from dpo_video.core.statistics import CONFIDENCE, bootstrap_ci
 SIGNIFICANCE = 1 - CONFIDENCE
 POWER = 0.8
 """Chance with which a change of the size that a sentence names would have been found."""
+BISECTIONS = 40
+"""Halvings of an interval of length 1: more digits than a float shows."""
+Outcome = Literal["better", "worse", "not distinguishable"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PairedQuestion:
+    """One question with what two models' answers to it are worth: 1 right and 0 wrong, or scores.
+
+    Example: of a pair of questions that count together, one gained and one lost,
+    `PairedQuestion(clip="a.mp4", group="pair0", before=0, after=1)` and
+    `PairedQuestion(clip="a.mp4", group="pair0", before=1, after=0)`, the unit is 0 before and
+    after.
+    """
+
+    clip: str
+    group: str | None = None
+    """Questions of one group are worth what the worst of them is: 1 where all are right."""
+    before: float
+    after: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,15 +44,56 @@ class PairedResult:
     """
 
     before: float
-    """Share of units answered right."""
+    """Mean over units: the share that is answered right, where units are right or wrong."""
     after: float
     change: Estimate
     """After less before, with the interval of paired differences over resampled clips."""
     gained: int
-    """Units wrong before and right after."""
+    """Units worth more after: of those that are right or wrong, wrong before and right after."""
     lost: int
     p_value: float
-    """Exact McNemar, two-sided."""
+    """Exact McNemar, two-sided; of scores the sign test, which is the same count."""
+    is_share: bool = True
+    """Whether units are right or wrong; else they have scores."""
+
+
+def compare_questions(
+    questions: Sequence[PairedQuestion],
+    *,
+    resamples: int,
+    seed: int,
+    is_share: bool = True,
+    tie_margin: float = 0.0,
+) -> PairedResult:
+    """Return how a set changed from one model's answers to another's.
+
+    Args:
+        questions: at least one.
+        is_share: whether they are right or wrong; else worth a score.
+        tie_margin: of scores: units that differ by less are neither gained nor lost.
+    """
+    assert questions, "a set has a question"
+    units = _units(questions)
+    clips = _linked_clips(questions)
+    old = [min(question.before for question in unit) for unit in units]
+    new = [min(question.after for question in unit) for unit in units]
+    differences = [after - before for before, after in zip(old, new, strict=True)]
+    gained = sum(difference > 0 and difference >= tie_margin for difference in differences)
+    lost = sum(difference < 0 and -difference >= tie_margin for difference in differences)
+    return PairedResult(
+        before=fmean(old),
+        after=fmean(new),
+        change=bootstrap_ci(
+            differences,
+            clusters=[clips[unit[0].clip] for unit in units],
+            resamples=resamples,
+            seed=seed,
+        ),
+        gained=gained,
+        lost=lost,
+        p_value=mcnemar(gained, lost),
+        is_share=is_share,
+    )
 
 
 def compare_graded(
@@ -43,28 +104,18 @@ def compare_graded(
     seed: int,
 ) -> PairedResult:
     """Return how a set changed from one model's answers to another's, to the same questions."""
-    old_groups, new_groups = count_together(before), count_together(after)
-    assert [group[0].question.id for group in old_groups] == [
-        group[0].question.id for group in new_groups
-    ], "both models answered the same questions"
-    assert old_groups, "a set has a question"
-    were_right = [is_right(group) for group in old_groups]
-    are_right = [is_right(group) for group in new_groups]
-    differences = [float(new - old) for old, new in zip(were_right, are_right, strict=True)]
-    gained, lost = differences.count(1.0), differences.count(-1.0)
-    return PairedResult(
-        before=sum(were_right) / len(were_right),
-        after=sum(are_right) / len(are_right),
-        change=bootstrap_ci(
-            differences,
-            clusters=[group[0].question.video for group in old_groups],
-            resamples=resamples,
-            seed=seed,
-        ),
-        gained=gained,
-        lost=lost,
-        p_value=mcnemar(gained, lost),
-    )
+    ids = [row.question.id for row in before]
+    assert ids == [row.question.id for row in after], "both models answered the same questions"
+    questions = [
+        PairedQuestion(
+            clip=old.question.video,
+            group=old.question.group or None,
+            before=float(old.reading.correct),
+            after=float(new.reading.correct),
+        )
+        for old, new in zip(before, after, strict=True)
+    ]
+    return compare_questions(questions, resamples=resamples, seed=seed)
 
 
 def mcnemar(gained: int, lost: int) -> float:
@@ -93,7 +144,7 @@ def holm(p_values: Mapping[str, float]) -> dict[str, float]:
     return {name: adjusted[name] for name in p_values}
 
 
-def outcome(result: PairedResult, adjusted_p: float) -> str:
+def outcome(result: PairedResult, adjusted_p: float) -> Outcome:
     """Return `better`, `worse` or `not distinguishable`.
 
     A change counts where two things say so: the p-value, which is exact but takes questions about a
@@ -105,34 +156,102 @@ def outcome(result: PairedResult, adjusted_p: float) -> str:
     return "better" if interval[0] > 0 else "worse"
 
 
-def detectable_change(result: PairedResult) -> float | None:
-    """Return the change that would have been found with a chance of 80 %, as a share; None without
-    an interval.
+def detectable_change(result: PairedResult, *, num_sets: int = 1) -> float | None:
+    """Return the change that would have been found with a chance of 80 %, as a share or in scores;
+    None without an interval, and of so few units that no change of them could be found.
 
     (z of 97.5 % + z of 80 %) x the standard error, which is the width of the 95 % interval over 2 x
-    1.96.
+    1.96. Where hardly a unit changed, that is next to nothing: of right and wrong it is at least
+    the change that the exact test finds where every changed unit changes alike.
+
+    Args:
+        num_sets: that are tested together: of the 5 % each has an equal part, as the smallest
+            p-value has under Holm.
     """
     if result.change.interval is None:
         return None
+    level = SIGNIFICANCE / num_sets
+    fewest = fewest_changes(level)
+    if result.change.n < fewest:
+        return None
     low, high = result.change.interval
     normal = NormalDist()
-    quantile = normal.inv_cdf(1 - SIGNIFICANCE / 2)
-    return (quantile + normal.inv_cdf(POWER)) * (high - low) / (2 * quantile)
+    error = (high - low) / (2 * normal.inv_cdf(1 - SIGNIFICANCE / 2))
+    size = (normal.inv_cdf(1 - level / 2) + normal.inv_cdf(POWER)) * error
+    return max(size, _share_that_reaches(fewest, result.change.n)) if result.is_share else size
 
 
-def verdict_line(name: str, result: PairedResult, adjusted_p: float) -> str:
+def fewest_changes(level: float) -> int:
+    """Return how many units must change, all of them alike, for the exact McNemar test to find it:
+    6 at 5 %.
+    """
+    count = 1
+    while mcnemar(count, 0) >= level:
+        count += 1
+    return count
+
+
+def verdict_line(
+    name: str, result: PairedResult, adjusted_p: float, *, num_sets: int = 1, measure: str = ""
+) -> str:
     """Return what came of a set in a sentence.
 
-    `temporal: worse, 64.0 % to 58.5 %: -5.5 pts [-8.1, -2.9], 12 gained, 40 lost, p 0.0003`
+    `temporal: worse, 64.0 % to 58.5 %: -5.5 pts [-8.1, -2.9], 12 gained, 40 lost of 520, p 0.0003`
     """
-    decided = outcome(result, adjusted_p)
+    decided, share = outcome(result, adjusted_p), result.is_share
     line = (
-        f"{name}: {decided}, {number_text(result.before, share=True)} to "
-        f"{number_text(result.after, share=True)}: "
-        f"{estimate_text(result.change, share=True, signed=True)}, {result.gained} gained, "
-        f"{result.lost} lost, p {adjusted_p:.2g}"
+        f"{name}: {decided}, {measure}{' ' * bool(measure)}"
+        f"{number_text(result.before, share=share)} to {number_text(result.after, share=share)}: "
+        f"{estimate_text(result.change, share=share, signed=True)}, {result.gained} gained, "
+        f"{result.lost} lost of {result.change.n}, p {adjusted_p:.2g}"
     )
-    size = detectable_change(result)
-    if decided != "not distinguishable" or size is None:
+    if decided != "not distinguishable" or result.change.interval is None:
         return line
-    return f"{line}; a change of {100 * size:.1f} pts would have been found 4 times in 5"
+    size = detectable_change(result, num_sets=num_sets)
+    if size is None:
+        return f"{line}; {result.change.n} are too few to show any change"
+    text = f"{100 * size:.1f} pts" if share else f"{size:.2f}"
+    return f"{line}; a change of {text} would have been found 4 times in 5"
+
+
+def _units(questions: Sequence[PairedQuestion]) -> list[list[PairedQuestion]]:
+    """Return the questions that count together, in the order of the set; one without a group stands
+    alone.
+    """
+    units: dict[tuple[str | None, int], list[PairedQuestion]] = {}
+    for index, question in enumerate(questions):
+        key = (None, index) if question.group is None else (question.group, -1)
+        units.setdefault(key, []).append(question)
+    return list(units.values())
+
+
+def _linked_clips(questions: Sequence[PairedQuestion]) -> dict[str, str]:
+    """Return what is drawn together with each clip, by the name of one of them: clips that a group
+    asks about together, and those that these are grouped with.
+    """
+    linked = {question.clip: question.clip for question in questions}
+
+    def first_of(clip: str) -> str:
+        while linked[clip] != clip:
+            clip = linked[clip]
+        return clip
+
+    for unit in _units(questions):
+        for question in unit[1:]:
+            linked[first_of(question.clip)] = first_of(unit[0].clip)
+    return {clip: first_of(clip) for clip in linked}
+
+
+def _share_that_reaches(fewest: int, num_units: int) -> float:
+    """Return the chance of a unit to change with which at least `fewest` of them change 4 times in
+    5.
+    """
+    low, high = 0.0, 1.0
+    for _ in range(BISECTIONS):
+        middle = (low + high) / 2
+        too_few = sum(
+            comb(num_units, count) * middle**count * (1 - middle) ** (num_units - count)
+            for count in range(fewest)
+        )
+        low, high = (low, middle) if 1 - too_few >= POWER else (middle, high)
+    return high
