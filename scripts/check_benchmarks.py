@@ -3,37 +3,39 @@
 FOLDER holds what the authors publish: `eventhallusion/*_questions.json` and `*_predictions.json`,
 `tempcompass/questions/TASK.json`, `predictions/TASK.json` and their ratings in
 `auto_eval_results/TASK.json`, `videohallucer/SET.json`. Prints the accuracies by the published and
-by the strict rules; exit code 1 where a published rating that a rule decided is not ours.
+by the strict rule, as `dpo-video import` and `dpo-video score` come to them; exit code 1 where a
+published rating that a rule decided is not ours.
 """
 
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
-from dpo_video.benchmarks.questions import BenchmarkQuestion, GradedQuestion
-from dpo_video.benchmarks.sets import SETS, TASK_KINDS, Answers, grade
-from dpo_video.benchmarks.strict import read_strictly
+from dpo_video.benchmarks.answer_files import read_answer_files
+from dpo_video.benchmarks.readings import GradedQuestion
+from dpo_video.benchmarks.score import grade, score_answers
+from dpo_video.benchmarks.sets import read_benchmark
+from dpo_video.core.records import Sample
+
+TASKS = ("multi-choice", "yes_no", "caption_matching")
 
 
-def line(name: str, graded: list[GradedQuestion]) -> str:
-    """Return one row of the table."""
-    right = sum(row.reading.correct for row in graded)
-    unparsed = sum(row.reading.parsed is None for row in graded)
-    share = 100 * right / len(graded)
-    return f"{name:44} {share:6.2f} %  {right:5} of {len(graded):5}, unparsed {unparsed}"
+def show(name: str, questions: Sequence[Sample], predictions: Path) -> list[GradedQuestion]:
+    """Print what the predictions come to by both rules; return them by the published one."""
+    answers = read_answer_files([predictions], questions)
+    report = score_answers(questions, answers, parser="published")
+    for rule, score in report.rules.items():
+        share = score.metrics.accuracy.value or 0.0
+        right = round(share * score.n)
+        print(
+            f"{f'{name}, {rule}':56} {100 * share:6.2f} %  {right:5} of {score.n:5}, "
+            f"unparsed {score.unparsed}"
+        )
+    return grade(questions, answers, "published")
 
 
-def show(
-    name: str, key: str, questions: list[BenchmarkQuestion], answers: Answers
-) -> list[GradedQuestion]:
-    """Print a set by both rules; return it by the published one."""
-    graded = grade(questions, answers, SETS[key].rule, where=name)
-    print(line(name, graded))
-    print(line(f"{name}, strict", grade(questions, answers, read_strictly, where=name)))
-    return graded
-
-
-def other_ratings(graded: list[GradedQuestion], path: Path) -> list[str]:
+def other_ratings(graded: Sequence[GradedQuestion], path: Path) -> list[str]:
     """Return the ids of questions whose published rating, where a rule decided it, is not ours."""
     ratings = {}
     for video, aspects in json.loads(path.read_text(encoding="utf-8")).items():
@@ -51,22 +53,18 @@ def other_ratings(graded: list[GradedQuestion], path: Path) -> list[str]:
 def main(folder: Path) -> int:
     """Print the table; return the exit code."""
     for path in sorted((folder / "videohallucer").glob("*.json")):
-        questions = SETS["videohallucer"].read_questions(path)
-        print(f"{'VideoHallucer ' + path.stem:44} {len(questions) // 2} pairs")
-    for path in sorted((folder / "eventhallusion").glob("*_predictions.json")):
-        questions = []
-        for split in ("entire", "interleave", "misleading"):
-            file = path.with_name(f"{split}_questions.json")
-            questions += SETS["eventhallusion"].read_questions(file)
-        answers = SETS["eventhallusion"].read_answers(path, questions)
-        show(f"EventHallusion, {path.stem}", "eventhallusion", questions, answers)
+        questions = list(read_benchmark("videohallucer", path, None))
+        print(f"{'VideoHallucer ' + path.stem:56} {len(questions) // 2} pairs")
+    events = folder / "eventhallusion"
+    for path in sorted(events.glob("*_predictions.json")):
+        questions = list(read_benchmark("eventhallusion", events, None))
+        show(f"EventHallusion, {path.stem}", questions, path)
     different = 0
-    for task in TASK_KINDS:
-        key = f"tempcompass_{task.replace('-', '_')}"
-        root = folder / "tempcompass"
-        questions = SETS[key].read_questions(root / "questions" / f"{task}.json")
-        answers = SETS[key].read_answers(root / "predictions" / f"{task}.json", questions)
-        graded = show(f"TempCompass {task}", key, questions, answers)
+    root = folder / "tempcompass"
+    for task in TASKS:
+        name = f"tempcompass_{task.replace('-', '_')}"
+        questions = list(read_benchmark(name, root / "questions" / f"{task}.json", None))
+        graded = show(f"TempCompass {task}", questions, root / "predictions" / f"{task}.json")
         ids = other_ratings(graded, root / "auto_eval_results" / f"{task}.json")
         different += len(ids)
         print(f"    published ratings that are not ours: {len(ids)} {ids[:3] or ''}")

@@ -6,13 +6,15 @@ stands beside every number.
 """
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
-from dpo_video.benchmarks.questions import GradedQuestion
+from dpo_video.benchmarks.readings import GradedQuestion
+from dpo_video.core.records import Sample
 from dpo_video.core.report import Estimate
 from dpo_video.core.statistics import bootstrap_ci
+from dpo_video.data.choices import gold_choice
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,6 +54,8 @@ class BenchmarkMetrics:
     """Share of groups answered right as a whole; None where no questions count together."""
     by_category: dict[str, Estimate]
     """Accuracy, in the order of the set."""
+    groups_by_category: dict[str, Estimate]
+    """Share of groups right, of each only the questions of one category; empty without groups."""
     bias: YesNoBias | None
     """None unless all answers are yes or no."""
 
@@ -62,30 +66,41 @@ def measure(graded: Sequence[GradedQuestion], *, resamples: int, seed: int) -> B
     Example: of the pair "Is there a baby?" (yes) and "Is there a doll?" (no) a model that says yes
     to both has accuracy 0.5, group accuracy 0, a yes-rate of 1 and a yes difference of +0.5.
     """
-    singles = [[row] for row in graded]
-    categories: dict[str, list[list[GradedQuestion]]] = defaultdict(list)
-    for row in graded:
-        categories[row.question.category].append([row])
-    groups = count_together(graded)
+    is_grouped = any(row.question.group for row in graded)
+    categories = by_value(graded, lambda question: question.category)
+
+    def share(groups: Sequence[Sequence[GradedQuestion]]) -> Estimate:
+        return _share_correct(groups, resamples=resamples, seed=seed)
+
     return BenchmarkMetrics(
         n=len(graded),
         unparsed=sum(row.reading.parsed is None for row in graded),
-        accuracy=_share_correct(singles, resamples=resamples, seed=seed),
-        group_accuracy=(
-            _share_correct(groups, resamples=resamples, seed=seed)
-            if any(row.question.group for row in graded)
-            else None
-        ),
-        by_category={
-            name: _share_correct(rows, resamples=resamples, seed=seed)
-            for name, rows in categories.items()
+        accuracy=share(_one_by_one(graded)),
+        group_accuracy=share(count_together(graded)) if is_grouped else None,
+        by_category={name: share(_one_by_one(rows)) for name, rows in categories.items()},
+        groups_by_category={
+            name: share(count_together(rows)) for name, rows in categories.items() if is_grouped
         },
         bias=(
             yes_no_bias(graded)
-            if graded and all(row.question.kind == "yes_no" for row in graded)
+            if graded and all(row.question.answer_kind == "yes_no" for row in graded)
             else None
         ),
     )
+
+
+def by_value(
+    graded: Sequence[GradedQuestion], value_of: Callable[[Sample], object]
+) -> dict[str, list[GradedQuestion]]:
+    """Return the questions by what they have in common, in the order of the set; None is left
+    out.
+    """
+    rows_of: dict[str, list[GradedQuestion]] = defaultdict(list)
+    for row in graded:
+        value = value_of(row.question)
+        if value is not None:
+            rows_of[str(value)].append(row)
+    return dict(rows_of)
 
 
 def mean_over_sets(accuracies: Mapping[str, float]) -> float | None:
@@ -105,7 +120,7 @@ def yes_no_bias(graded: Sequence[GradedQuestion]) -> YesNoBias:
     answer that says neither counts for none.
     """
     parsed = [row.reading.parsed for row in graded]
-    gold = [row.question.answer.lower().rstrip(".") for row in graded]
+    gold = [gold_choice(row.question) for row in graded]
     wrong = [row for row in graded if not row.reading.correct]
     n = len(graded)
     return YesNoBias(
@@ -130,7 +145,7 @@ def published_bias(graded: Sequence[GradedQuestion]) -> PublishedBias | None:
     """
     num_yes = num_no = num_wrong = false_positives = num_pairs = 0
     for pair in count_together(graded):
-        if [row.question.answer for row in pair] != ["yes", "no"]:
+        if [gold_choice(row.question) for row in pair] != ["yes", "no"]:
             return None
         has_yes, has_no = (row.reading.correct for row in pair)
         num_pairs += 1
@@ -157,6 +172,10 @@ def count_together(graded: Sequence[GradedQuestion]) -> list[list[GradedQuestion
     return list(groups.values())
 
 
+def _one_by_one(graded: Sequence[GradedQuestion]) -> list[list[GradedQuestion]]:
+    return [[row] for row in graded]
+
+
 def _share_correct(
     groups: Sequence[Sequence[GradedQuestion]], *, resamples: int, seed: int
 ) -> Estimate:
@@ -164,7 +183,7 @@ def _share_correct(
     question.
     """
     are_right = [float(is_right(group)) for group in groups]
-    clips = [group[0].question.video for group in groups]
+    clips = [str(group[0].question.video) for group in groups]
     return bootstrap_ci(are_right, clusters=clips, resamples=resamples, seed=seed)
 
 

@@ -8,7 +8,7 @@ from math import comb
 from statistics import NormalDist, fmean
 from typing import Literal
 
-from dpo_video.benchmarks.questions import GradedQuestion
+from dpo_video.benchmarks.readings import GradedQuestion
 from dpo_video.core.report import Estimate, estimate_text, number_text
 from dpo_video.core.statistics import CONFIDENCE, bootstrap_ci
 
@@ -108,7 +108,7 @@ def compare_graded(
     assert ids == [row.question.id for row in after], "both models answered the same questions"
     questions = [
         PairedQuestion(
-            clip=old.question.video,
+            clip=str(old.question.video),
             group=old.question.group or None,
             before=float(old.reading.correct),
             after=float(new.reading.correct),

@@ -6,11 +6,15 @@ one thing in one of the forms below, or is unparsed.
 
     yes/no   Yes.   no, it is a cat   The answer is yes.   **No**
     letter   B   (b)   B. a cat   Answer: B   Option B is correct   a cat (the text of an option)
+    letters  AC  A, C  A and C   (A)(C)   (where a question may have several right options)
 """
 
 import re
+from collections.abc import Sequence
 
-from dpo_video.benchmarks.questions import BenchmarkQuestion, Reading
+from dpo_video.benchmarks.readings import Reading
+from dpo_video.core.records import Sample
+from dpo_video.data.choices import LETTERS, gold_choice, has_several
 
 MARKUP = re.compile(r"[*_`\"“”]+")
 """Emphasis and quotation marks around an answer."""
@@ -37,6 +41,11 @@ SECOND_LETTER = re.compile(r"^\s*(?:[.,/&+]|or\b|and\b)?\s*[(\[]?[A-Z][)\]]?\s*(
 """Another letter beside the first one: `A or B`, `A, B`, `(A)(B)`, `A. B. C.`."""
 LABEL = re.compile(r"^\s*\(?([A-Za-z])[.):]\s*")
 """Of an option: `A. a cat`, `(A) a cat`."""
+NAMED_OPTION = re.compile(r"^\S+ \S+: .")
+"""An option with a label of two words: `Caption A: a cat sleeps`, `Option 1: a cat runs`."""
+SEVERAL_LETTERS = re.compile(
+    r"^(?:options?\s+)?[(\[]?[A-Z][)\].]?(?:\s*(?:,|;|/|&|\band\b)?\s*[(\[]?[A-Z][)\].]?)*\s*\.?$"
+)
 
 
 def parse_yes_no(text: str) -> str | None:
@@ -46,7 +55,38 @@ def parse_yes_no(text: str) -> str | None:
     return None if match is None or CONTRADICTION.match(bare) else match[1].lower()
 
 
-def parse_letter(text: str, options: tuple[str, ...]) -> str | None:
+def parse_choice(text: str, options: Sequence[str]) -> str | None:
+    """Return the letter of the one option that an answer names, or None.
+
+    Args:
+        options: as shown, with the labels `A. ` or `(A) ` in their order, with labels of two words
+            (`Caption A: a cat sleeps`), or without labels: the first is A then, too.
+    """
+    matches = [LABEL.match(option) for option in options]
+    labels = "".join(match[1].upper() for match in matches if match is not None)
+    if labels == LETTERS[: len(options)]:
+        return parse_letter(text, options)
+    if all(NAMED_OPTION.match(option) for option in options):
+        named = parse_option(text, options)
+        return None if named is None else LETTERS[options.index(named)]
+    numbered = zip(LETTERS, options, strict=False)
+    return parse_letter(text, [f"{letter}. {option}" for letter, option in numbered])
+
+
+def parse_letters(text: str, options: Sequence[str]) -> str | None:
+    """Return the letters of all options that an answer names, in order: `AC` of `A and C`; None
+    where it names none of them.
+    """
+    bare = DECLARATION.sub("", MARKUP.sub("", text).strip())
+    if not SEVERAL_LETTERS.match(bare):
+        by_line = [parse_choice(line, options) for line in text.strip().splitlines()]
+        letters = {letter for letter in by_line if letter is not None}
+        return "".join(sorted(letters)) if letters and None not in by_line else None
+    letters = set(re.findall("[A-Z]", re.sub("options?", "", bare)))
+    return "".join(sorted(letters)) if letters <= set(LETTERS[: len(options)]) else None
+
+
+def parse_letter(text: str, options: Sequence[str]) -> str | None:
     """Return the letter of the one option that an answer names by letter or by text, or None.
 
     Args:
@@ -74,7 +114,7 @@ def parse_letter(text: str, options: tuple[str, ...]) -> str | None:
     return letter if match["plain"] is None or AFTER_LETTER.match(tail) else None
 
 
-def parse_option(text: str, options: tuple[str, ...]) -> str | None:
+def parse_option(text: str, options: Sequence[str]) -> str | None:
     """Return the one option that an answer names whole, by its label, the label's last word or its
     text, or None.
 
@@ -90,24 +130,18 @@ def parse_option(text: str, options: tuple[str, ...]) -> str | None:
     return named[0] if len(named) == 1 else None
 
 
-def read_strictly(question: BenchmarkQuestion, answer: str) -> Reading:
-    """Return what an answer says by the strict rule of the question's kind."""
-    if question.kind == "yes_no":
-        parsed, gold = parse_yes_no(answer), parse_yes_no(question.answer)
-    elif question.kind == "letter":
-        parsed, gold = (
-            parse_letter(answer, question.options),
-            parse_letter(question.answer, question.options),
-        )
+def read_strictly(question: Sample, answer: str) -> Reading:
+    """Return what an answer says by the strict rule of the question's kind, letter or yes/no."""
+    assert question.answer_kind != "text", "a rule reads a letter, or yes or no"
+    if question.answer_kind == "yes_no":
+        parsed = parse_yes_no(answer)
     else:
-        parsed, gold = (
-            parse_option(answer, question.options),
-            parse_option(question.answer, question.options),
-        )
-    return Reading(parsed=parsed, correct=parsed is not None and parsed == gold)
+        parse = parse_letters if has_several(question) else parse_choice
+        parsed = parse(answer, question.options or ())
+    return Reading(parsed=parsed, correct=parsed is not None and parsed == gold_choice(question))
 
 
-def _labels(options: tuple[str, ...]) -> list[tuple[str, re.Match[str]]]:
+def _labels(options: Sequence[str]) -> list[tuple[str, re.Match[str]]]:
     labelled = []
     for option in options:
         match = LABEL.match(option)

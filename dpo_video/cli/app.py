@@ -12,7 +12,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from dpo_video.cli.data import Overrides, export, frames, import_
+from dpo_video.cli.data import Overrides, export, frames, import_, score
 from dpo_video.core.errors import UserError
 from dpo_video.core.library_warnings import quiet_libraries
 from dpo_video.core.progress import open_terminal, print_error, print_line
@@ -354,6 +354,7 @@ def merge(
 app.command(name="frames")(frames)
 app.command(name="import")(import_)
 app.command(name="export")(export)
+app.command(name="score")(score)
 
 
 def main() -> None:

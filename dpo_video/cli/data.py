@@ -1,9 +1,10 @@
-"""Commands about data: the frames of a clip, formats in and out. `app.py` puts them beside the
-stages.
+"""Commands about data: the frames of a clip, formats in and out, answers scored. `app.py` puts them
+beside the stages.
 """
 
+import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, cast
 
 import typer
 
@@ -98,7 +99,8 @@ def import_(  # noqa: PLR0913 - options of a command
         str,
         typer.Argument(
             metavar="FILE",
-            help="JSONL, JSON, CSV, TSV, Parquet, a saved dataset's folder, or hf:NAME[:SPLIT].",
+            help="JSONL, JSON, CSV, TSV, Parquet, a saved dataset's folder, or hf:NAME[:SPLIT]; "
+            "of a benchmark one of its files, or the folder of them.",
         ),
     ],
     out_file: Annotated[str, typer.Option("--out", help="JSONL to write.")],
@@ -189,3 +191,45 @@ def export(
     )
     reasons = ", ".join(f"{reason} {count}" for reason, count in result.dropped.items()) or "none"
     print_line(f"{result.num_rows} rows written; dropped: {reasons}; {out_file}")
+
+
+def score(
+    samples: Annotated[
+        str, typer.Argument(metavar="SAMPLES", help="Questions, as `dpo-video import` writes them.")
+    ],
+    answer_files: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="ANSWERS...",
+            help="JSONL with id and answer, or predictions as the benchmark's authors publish "
+            "them; several files are put together.",
+        ),
+    ],
+    parser: Annotated[
+        str, typer.Option(help="The rule whose numbers come first: strict or published.")
+    ] = "strict",
+    as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
+    refuse_missing: Annotated[
+        bool, typer.Option(help="Stop where a question has no answer instead of counting it wrong.")
+    ] = False,
+) -> None:
+    """Score answers that were made elsewhere, by the strict rule and by the benchmark's own."""
+    from dpo_video.benchmarks.answer_files import (
+        check_none_missing,
+        read_answer_files,
+        read_questions,
+    )
+    from dpo_video.benchmarks.score import PARSERS, ParserName, score_answers
+    from dpo_video.benchmarks.score_table import print_score
+    from dpo_video.core.report import json_form
+
+    choose(PARSERS, parser, "parser")
+    questions = read_questions(Path(samples).expanduser())
+    answers = read_answer_files([Path(name).expanduser() for name in answer_files], questions)
+    if refuse_missing:
+        check_none_missing(questions, answers)
+    report = score_answers(questions, answers, parser=cast(ParserName, parser))
+    if as_json:
+        print_line(json.dumps(json_form(report), ensure_ascii=False, indent=2))
+    else:
+        print_score(report)

@@ -5,6 +5,8 @@ from dpo_video.core.records import Sample
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 YES_NO = ("yes", "no")
+SEVERAL = "several_letters"
+"""In a sample's `meta`: the question may have several right options."""
 
 
 def check_choice(sample: Sample, where: str) -> None:
@@ -43,11 +45,16 @@ def _check_letter(sample: Sample, where: str) -> None:
         raise UserError(f"{where}: the option {twice!r} stands twice: no letter is the right one")
     letters = LETTERS[: len(options)]
     gold = gold_choice(sample)
-    if gold is None or len(gold) != 1 or gold not in letters:
+    if not gold or not set(gold) <= set(letters) or (len(gold) > 1 and not has_several(sample)):
         raise UserError(
             f"{where}: `answer` must be the letter of one of the {len(options)} options, "
             f"{letters[0]} to {letters[-1]}, got {sample.answer!r}"
         )
+
+
+def has_several(sample: Sample) -> bool:
+    """Return whether a question may have several right options, whose letters are its answer."""
+    return bool((sample.meta or {}).get(SEVERAL))
 
 
 def gold_choice(sample: Sample) -> str | None:

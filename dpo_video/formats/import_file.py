@@ -184,6 +184,11 @@ def _check_options(
                 f"--map is for the format `table`; {name} has its own field names. Leave it out"
             )
         choose(dict.fromkeys(TABLE_FIELDS), column, "field in --map")
+    if importer.read_benchmark is not None and (options.captions or options.skip_bad):
+        raise UserError(
+            f"{name} is a benchmark, whose questions need no captions and whose files are read "
+            "whole: leave out --captions and --skip-bad"
+        )
     if options.captions is not None and importer.kind not in ("samples", None):
         raise UserError(
             f"--captions is for formats of samples; {name} has {importer.kind}. Leave it out"
@@ -205,6 +210,12 @@ def _outcomes(
 ) -> Iterator[ImportedRecord | DroppedRow | RowDone]:
     """Yield what the rows of a file become, ids unique and videos under the root."""
     unique = UniqueIds()
+    if importer.read_benchmark is not None:
+        for sample in importer.read_benchmark(Path(source).expanduser(), options.root):
+            yield _placed_once(sample, f"question {sample.id}", options, unique)
+            yield RowDone(())
+        return
+    assert importer.read is not None, "a format reads rows, or the files of a benchmark"
     for number, (where, foreign_row) in enumerate(read_foreign_rows(source), start=1):
         row = ReadRow(foreign_row)
         try:

@@ -4,8 +4,11 @@ row.
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from typing import Literal
 
+from dpo_video.benchmarks.sets import BENCHMARKS, read_benchmark
 from dpo_video.core.records import Candidate, Judgment, Pair, Sample
 from dpo_video.formats.context import ImportContext
 from dpo_video.formats.fields import Dropped
@@ -43,9 +46,13 @@ class Importer:
     meaning: str
     kind: RecordKind | None
     """None where the columns decide."""
-    read: Callable[[ForeignRow, ImportContext], Iterator[ImportedRecord | Dropped]]
+    read: Callable[[ForeignRow, ImportContext], Iterator[ImportedRecord | Dropped]] | None = None
     """Yields the records of a row, and what of it is dropped; raises Dropped or BadRow for the rest
     of it.
+    """
+    read_benchmark: Callable[[Path, Path | None], Iterator[Sample]] | None = None
+    """In its place: the questions of a benchmark, from its files read whole, and the folder of
+    clips.
     """
 
 
@@ -108,4 +115,13 @@ IMPORTERS: dict[str, Importer] = {
         kind=None,
         read=table,
     ),
+    **{
+        name: Importer(
+            meaning=f"benchmark: {row.title} ({', '.join(row.files[:3])}"
+            f"{', ...' if len(row.files) > 3 else ''}, or their folder)",
+            kind="samples",
+            read_benchmark=partial(read_benchmark, name),
+        )
+        for name, row in BENCHMARKS.items()
+    },
 }

@@ -10,7 +10,8 @@ from dpo_video.benchmarks.metrics import (
     yes_no_bias,
 )
 from dpo_video.benchmarks.published_rules import videohallucer
-from dpo_video.benchmarks.questions import BenchmarkQuestion, GradedQuestion
+from dpo_video.benchmarks.readings import GradedQuestion
+from dpo_video.core.records import Sample
 
 
 def graded(*pairs: tuple[str, str]) -> list[GradedQuestion]:
@@ -18,13 +19,12 @@ def graded(*pairs: tuple[str, str]) -> list[GradedQuestion]:
     rows = []
     for number, pair in enumerate(pairs):
         for gold, answer in zip(("yes", "no"), pair, strict=True):
-            question = BenchmarkQuestion(
+            question = Sample(
                 id=f"{number}-{gold}",
                 video=f"{number}.mp4",
-                text="?",
                 prompt="?",
                 answer=gold,
-                kind="yes_no",
+                answer_kind="yes_no",
                 group=str(number),
                 category="even" if number % 2 == 0 else "odd",
             )

@@ -21,7 +21,8 @@ from dpo_video.benchmarks.paired import (
     outcome,
     verdict_line,
 )
-from dpo_video.benchmarks.questions import BenchmarkQuestion, GradedQuestion, Reading
+from dpo_video.benchmarks.readings import GradedQuestion, Reading
+from dpo_video.core.records import Sample
 from dpo_video.core.report import Estimate
 
 
@@ -29,14 +30,13 @@ def graded(right: list[bool], *, group_size: int = 1) -> list[GradedQuestion]:
     """A question a clip, right or wrong; every `group_size` of them count together."""
     return [
         GradedQuestion(
-            question=BenchmarkQuestion(
+            question=Sample(
                 id=str(number),
                 video=f"{number // group_size}.mp4",
-                text="?",
                 prompt="?",
                 answer="yes",
-                kind="yes_no",
-                group=str(number // group_size) if group_size > 1 else "",
+                answer_kind="yes_no",
+                group=str(number // group_size) if group_size > 1 else None,
             ),
             answer="yes" if is_right else "no",
             reading=Reading(parsed="yes" if is_right else "no", correct=is_right),

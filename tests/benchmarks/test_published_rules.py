@@ -6,24 +6,37 @@ import pytest
 
 from dpo_video.benchmarks.published_rules import (
     eventhallusion,
+    longvideobench,
+    mlvu,
     mvbench,
     tempcompass_caption_matching,
     tempcompass_multi_choice,
     tempcompass_yes_no,
+    tvbench,
     videohallucer,
+    videomme,
+    vidhalluc_binary,
+    vidhalluc_multi_choice,
+    vinoground,
 )
-from dpo_video.benchmarks.questions import AnswerKind, BenchmarkQuestion, Rule
+from dpo_video.benchmarks.readings import Rule
+from dpo_video.core.records import Sample
+
+CATS = ["A. a cat", "B. a dog"]
+CANDIDATES = ["(A) a cat", "(B) a dog", "(C) a cow"]
 
 
-def question(
-    answer: str, kind: AnswerKind = "yes_no", options: tuple[str, ...] = ()
-) -> BenchmarkQuestion:
-    return BenchmarkQuestion(
-        id="q", video="v.mp4", text="?", prompt="?", answer=answer, kind=kind, options=options
+def yes_no(answer: str) -> Sample:
+    return Sample(id="q", video="v.mp4", prompt="?", answer=answer, answer_kind="yes_no")
+
+
+def letter(answer: str, options: list[str]) -> Sample:
+    return Sample(
+        id="q", video="v.mp4", prompt="?", answer=answer, answer_kind="letter", options=options
     )
 
 
-def check(rule: Rule, gold: BenchmarkQuestion, rows: list[tuple[str, str | None, bool]]) -> None:
+def check(rule: Rule, gold: Sample, rows: list[tuple[str, str | None, bool]]) -> None:
     for answer, parsed, correct in rows:
         reading = rule(gold, answer)
         assert (reading.parsed, reading.correct) == (parsed, correct), answer
@@ -38,8 +51,8 @@ def test_videohallucer_looks_for_the_gold_word_anywhere() -> None:
         ("Yesterday", None, False),
         ("", None, False),
     ]
-    check(videohallucer, question("yes"), rows)
-    assert videohallucer(question("no"), "No, well, yes").correct, "right for either gold answer"
+    check(videohallucer, yes_no("yes"), rows)
+    assert videohallucer(yes_no("no"), "No, well, yes").correct, "right for either gold answer"
 
 
 @pytest.mark.parametrize("rule", [eventhallusion, tempcompass_yes_no])
@@ -52,16 +65,16 @@ def test_an_answer_that_starts_with_no_is_a_no(rule: Rule) -> None:
         (" No", None, False),
         ("It is no", None, False),
     ]
-    check(rule, question("No." if rule is eventhallusion else "no"), rows)
+    check(rule, yes_no("no"), rows)
 
 
 def test_the_end_token_of_an_old_tokenizer_is_taken_out() -> None:
-    assert tempcompass_yes_no(question("no"), "</s>No").correct
-    assert not eventhallusion(question("No."), "</s>No").correct
+    assert tempcompass_yes_no(yes_no("no"), "</s>No").correct
+    assert not eventhallusion(yes_no("no"), "</s>No").correct
 
 
 def test_tempcompass_takes_a_letter_alone_or_with_its_mark() -> None:
-    gold = question("B. a dog", "letter", ("A. a cat", "B. a dog"))
+    gold = letter("B", CATS)
     rows = [
         ("B. a dog", "B", True),
         ("B", "B", True),
@@ -78,14 +91,14 @@ def test_tempcompass_takes_a_letter_alone_or_with_its_mark() -> None:
 
 
 def test_tempcompass_matches_a_caption_by_line_sentence_label_or_letter() -> None:
-    options = ("Caption A: A cat sleeps.", "Caption B: A cat runs.")
-    gold = question(options[1], "option", options)
+    options = ["Caption A: A cat sleeps.", "Caption B: A cat runs."]
+    gold = letter("B", options)
     rows = [
-        (options[1], options[1], True),
-        ("A cat runs.", "A cat runs.", True),
-        ("(B) A cat runs.", "A cat runs.", True),
-        ("Caption B", "Caption B", True),
-        ("Caption B.", "Caption B", True),
+        (options[1], "B", True),
+        ("A cat runs.", "B", True),
+        ("(B) A cat runs.", "B", True),
+        ("Caption B", "B", True),
+        ("Caption B.", "B", True),
         (" B. ", "B", True),
         ("A", "A", False),
         ("Caption A: A cat runs.", None, False),
@@ -95,7 +108,7 @@ def test_tempcompass_matches_a_caption_by_line_sentence_label_or_letter() -> Non
 
 
 def test_mvbench_compares_the_first_word_with_the_gold_letter() -> None:
-    gold = question("(B) A dog runs.", "letter")
+    gold = letter("B", CANDIDATES)
     rows = [
         ("(B) A dog runs.", "(b)", True),
         ("B", "b", True),
@@ -107,3 +120,99 @@ def test_mvbench_compares_the_first_word_with_the_gold_letter() -> None:
         ("I, not", None, False),
     ]
     check(mvbench, gold, rows)
+
+
+def test_mlvu_takes_what_stands_before_the_first_bracket() -> None:
+    """Its model goes on behind `Best option:(`."""
+    rows = [
+        ("B) a dog", "B", True),
+        ("B", "B", True),
+        ("A) a cat", "A", False),
+        ("(B) a dog", None, False),
+        ("B. a dog", None, False),
+        ("b)", None, False),
+        ("D)", None, False),
+        ("", None, False),
+    ]
+    check(mlvu, letter("B", CANDIDATES), rows)
+
+
+def test_tvbench_takes_the_first_letter_that_stands_alone_in_any_case() -> None:
+    rows = [
+        ("B", "B", True),
+        ("(b)", "B", True),
+        ("A dog runs after (B)", "A", False),
+        ("Bees", "B", True),
+        ("I see the dog", None, False),
+        ("Why, the dog.", "B", True),
+        ("", None, False),
+    ]
+    check(tvbench, letter("B", ["A. the cat", "B. the dog."]), rows)
+    assert tvbench(letter("B", ["A. the cat", "B. the dog"]), "It is the dog").parsed == "B"
+    assert tvbench(letter("A", ["A. dog", "B. the dog"]), "It is the dog").parsed is None
+
+
+@pytest.mark.parametrize("rule", [videomme, longvideobench])
+def test_the_first_capital_counts_whatever_word_it_opens(rule: Rule) -> None:
+    rows = [
+        ("B", "B", True),
+        ("(B) a dog", "B", True),
+        ("The best answer is B.", "B", True),
+        ("The answer is: B", "B", True),
+        ("A dog, so B", "A", False),
+        ("Blue", "B", True),
+        ("b", None, False),
+        ("", None, False),
+    ]
+    check(rule, letter("B", ["A. a cat", "B. a dog"]), rows)
+
+
+def test_two_phrases_of_videomme_lack_a_comma_and_are_never_taken_out() -> None:
+    """`Best option:` begins with a B; LongVideoBench's list has the commas."""
+    gold = letter("C", ["A. a", "B. b", "C. c", "D. d"])
+    assert videomme(gold, "Best option: C").parsed == "B"
+    assert longvideobench(gold, "Best option: C").parsed == "C"
+
+
+def test_videomme_has_four_letters_and_longvideobench_five() -> None:
+    gold = letter("E", ["A. a", "B. b", "C. c", "D. d", "E. e"])
+    assert videomme(gold, "E").parsed is None and longvideobench(gold, "E").correct
+
+
+def test_vidhalluc_takes_what_stands_before_the_first_stop_and_comma() -> None:
+    rows = [
+        ("Yes", "yes", True),
+        (" yes. It is.", "yes", True),
+        ("YES, it is", "yes", True),
+        ("No.", "no", False),
+        ("Yes it is", None, False),
+        ("**Yes**", None, False),
+        ("", None, False),
+    ]
+    check(vidhalluc_binary, yes_no("yes"), rows)
+
+
+def test_all_letters_of_a_vidhalluc_answer_together_are_the_gold_ones() -> None:
+    rows = [
+        ("A, C", "AC", True),
+        ("C and A", "AC", True),
+        ("A", "A", False),
+        ("A. cuts C. stirs", "AC", True),
+        ("A man cuts (C)", "AC", True),
+        ("AC", None, False),
+        ("The man stirs.", "C", False),
+        ("nothing", None, False),
+    ]
+    check(vidhalluc_multi_choice, letter("AC", ["A. Cuts", "B. Bakes", "C. Stirs"]), rows)
+
+
+def test_vinoground_takes_the_first_character() -> None:
+    rows = [
+        ("B", "B", True),
+        ("b. the second", "B", True),
+        ("A man", "A", False),
+        ("(B)", None, False),
+        (" B", None, False),
+        ("", None, False),
+    ]
+    check(vinoground, letter("B", ["A", "B"]), rows)

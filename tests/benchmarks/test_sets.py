@@ -1,85 +1,45 @@
-"""Sets are read from files in the published layout; what does not fit is told by file and field.
-
-The rows are made here: published files are not part of this project.
+"""Questions are read from files in the published layout, with the published prompt; what does not
+fit is told by file and field.
 """
 
-import json
 import re
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+from benchmark_rows import (
+    CANDIDATE_ROWS,
+    CAPTIONING,
+    CAPTIONS,
+    CHOICES,
+    CLIP_CHOICES,
+    CLIP_PAIRS,
+    CONSISTENT,
+    EVENTS,
+    LONG_COLUMNS,
+    LONG_ROWS,
+    OPEN_ANSWERS,
+    OPEN_QUESTIONS,
+    PAIRS,
+    TEXT_SCORE,
+    VIDEO_ROWS,
+    VIDEO_SCORE,
+    WRITTEN,
+    YES_NO,
+    questions_of,
+    written,
+)
 
-from dpo_video.benchmarks.metrics import measure
-from dpo_video.benchmarks.sets import SETS, grade
-from dpo_video.benchmarks.strict import read_strictly
+from dpo_video.benchmarks.sets import BENCHMARKS, published_rule
 from dpo_video.core.errors import UserError
-
-PAIRS = [
-    {
-        "basic": {"video": "1_a.mp4", "question": "Is there a cat?", "answer": "yes"},
-        "hallucination": {"video": "1_b.mp4", "question": "Is there a dog?", "answer": "no"},
-        "type": "subject",
-    },
-    {
-        "basic": {"video": "2.mp4", "question": "Does it rain?", "answer": "yes"},
-        "hallucination": {"video": "2.mp4", "question": "Does it snow?", "answer": "no"},
-        "type": "relation",
-    },
-]
-EVENTS = [
-    {
-        "id": "entire_001",
-        "questions": [
-            {"type": "hallucination", "question": "Is he eating?", "answer": "No."},
-            {"type": "hallucination", "question": "Is he running?", "answer": "Yes."},
-        ],
-    }
-]
-CHOICES = {
-    "77": {
-        "action": [{"question": "What is it?\nA. a cat\n B. a dog", "answer": "A. a cat"}],
-        "order": [{"question": "What first?\nA. a cat\nB. a dog", "answer": "B. a dog"}],
-    }
-}
-YES_NO = {"77_reverse": {"direction": [{"question": "Does it fall?", "answer": "no"}]}}
-CAPTIONS = {
-    "77": {
-        "speed": [
-            {
-                "question": "Which fits?\nOption 1: It is slow.\nOption 2: It is fast.",
-                "answer": "Option 2: It is fast.",
-            }
-        ]
-    }
-}
-
-
-def written(folder: Path, name: str, rows: Any) -> Path:
-    path = folder / name
-    path.write_text(json.dumps(rows))
-    return path
-
-
-def with_answers(rows: Any, answers: list[str | None], key: str = "prediction") -> Any:
-    """The rows of TempCompass with a prediction each, in their order."""
-    texts = iter(answers)
-    return {
-        video: {
-            aspect: [{**row, key: next(texts)} for row in questions]
-            for aspect, questions in aspects.items()
-        }
-        for video, aspects in rows.items()
-    }
+from dpo_video.data.choices import check_choice
 
 
 def test_videohallucer_is_pairs_of_which_each_half_has_its_clip(tmp_path: Path) -> None:
-    chosen = SETS["videohallucer"]
-    questions = chosen.read_questions(written(tmp_path, "object_relation.json", PAIRS))
-    assert [
-        (question.id, question.video, question.group, question.category)
-        for question in questions[:3]
-    ] == [
+    questions = questions_of("videohallucer", written(tmp_path, "object_relation.json", PAIRS))
+    assert [(row.id, row.video, row.group, row.category) for row in questions[:3]] == [
         (
             "object_relation-0-basic",
             "object_relation/videos/1_a.mp4",
@@ -100,108 +60,400 @@ def test_videohallucer_is_pairs_of_which_each_half_has_its_clip(tmp_path: Path) 
         ),
     ]
     assert questions[0].prompt == "Is there a cat?\nAnswer the question using 'yes' or 'no'."
-    results = [
-        {half: {**pair[half], "predict": text} for half, text in zip(pair, texts, strict=False)}  # type: ignore[dict-question]
-        for pair, texts in zip(PAIRS, [("Yes.", "Yes."), ("yes", "no")], strict=True)
-    ]
-    answers = chosen.read_answers(written(tmp_path, "obj_rel_Model.json", results), questions)
-    metrics = measure(grade(questions, answers, chosen.rule, where="here"), resamples=10, seed=0)
-    assert metrics.accuracy.value == 0.75 and metrics.bias is not None
-    assert metrics.group_accuracy is not None and metrics.group_accuracy.value == 0.5
+    assert questions[1].answer == "no" and questions[1].answer_kind == "yes_no"
+    assert questions[1].meta == {
+        "benchmark": "videohallucer",
+        "set": "object_relation",
+        "half": "hallucination",
+    }
 
 
-def test_eventhallusion_takes_its_set_from_a_file_of_all_three(tmp_path: Path) -> None:
-    chosen = SETS["eventhallusion"]
-    questions = chosen.read_questions(written(tmp_path, "entire_questions.json", EVENTS))
-    assert [(question.id, question.video) for question in questions] == [
-        ("entire_001-0", "entire/entire_001.mp4"),
-        ("entire_001-1", "entire/entire_001.mp4"),
+def test_a_folder_gives_all_files_of_a_benchmark_in_their_order(tmp_path: Path) -> None:
+    """Also below folders of their own, as the authors give them; other files are left alone."""
+    written(tmp_path, "temporal/temporal.json", PAIRS[:1])
+    written(tmp_path, "object_relation/object_relation.json", PAIRS)
+    written(tmp_path, "object_relation/other.json", {"not": "read"})
+    sets = [(row.meta or {})["set"] for row in questions_of("videohallucer", tmp_path)]
+    assert sets == ["object_relation"] * 4 + ["temporal"] * 2
+
+
+def test_eventhallusion_asks_one_or_several_questions_a_clip(tmp_path: Path) -> None:
+    questions = questions_of("eventhallusion", written(tmp_path, "entire_questions.json", EVENTS))
+    assert [(row.id, row.video, row.answer) for row in questions] == [
+        ("entire_001-0", "entire/entire_001.mp4", "no"),
+        ("entire_001-1", "entire/entire_001.mp4", "yes"),
     ]
     assert questions[0].prompt == "Is he eating?\nPlease answer yes or no:"
-    asked = [
-        {"question": "Is he eating?", "answer": "No.", "prediction": "No, he runs."},
-        {"question": "Is he running?", "answer": "Yes.", "prediction": None},
-    ]
-    predictions = {"entire": {"entire_001": {"qa": asked}}, "misleading": {"m": {"qa": 7}}}
-    answers = chosen.read_answers(written(tmp_path, "p.json", predictions), questions)
-    graded = grade(questions, answers, chosen.rule, where="here")
-    assert [row.reading.parsed for row in graded] == ["no", None]
-    assert [row.reading.correct for row in graded] == [True, False]
+    assert questions[0].category == "entire"
 
 
-def test_tempcompass_has_three_tasks_that_a_rule_decides(tmp_path: Path) -> None:
-    for key, rows, texts, correct in (
-        ("multi_choice", CHOICES, ["A", "A) a cat"], [True, False]),
-        ("yes_no", YES_NO, ["No"], [True]),
-        ("caption_matching", CAPTIONS, ["Option 2."], [True]),
-    ):
-        chosen = SETS[f"tempcompass_{key}"]
-        questions = chosen.read_questions(written(tmp_path, f"{key}.json", rows))
-        predictions = written(tmp_path, "p.json", with_answers(rows, list(texts)))
-        answers = chosen.read_answers(predictions, questions)
-        for rule in (chosen.rule, read_strictly):
-            graded = grade(questions, answers, rule, where="here")
-            assert [row.reading.correct for row in graded] == correct, key
-    assert questions[0].prompt.endswith(
-        "Option 2: It is fast.\nPlease directly give the best option:"
+def test_tempcompass_has_options_in_lines_and_their_letters(tmp_path: Path) -> None:
+    path = written(tmp_path, "multi-choice.json", CHOICES)
+    first, second = questions_of("tempcompass_multi_choice", path)
+    assert (first.id, first.video, first.category) == ("77-action-0", "77.mp4", "action")
+    assert (first.options, first.answer) == (["A. a cat", "B. a dog"], "A")
+    assert second.answer == "B"
+    assert first.prompt == (
+        "What is it?\nA. a cat\nB. a dog\nPlease directly give the best option:"
     )
-    assert questions[0].id == "77-speed-0" and questions[0].category == "speed"
+    path = written(tmp_path, "caption_matching.json", CAPTIONS)
+    (caption,) = questions_of("tempcompass_caption_matching", path)
+    assert caption.options == ["Option 1: It is slow.", "Option 2: It is fast."]
+    assert (caption.answer, caption.answer_kind) == ("B", "letter")
+    (yes_no,) = questions_of("tempcompass_yes_no", written(tmp_path, "yes_no.json", YES_NO))
+    assert (yes_no.id, yes_no.video) == ("77_reverse-direction-0", "77_reverse.mp4")
+    assert yes_no.prompt == "Does it fall?\nPlease answer yes or no:"
 
 
-def test_answers_of_older_files_stand_under_response(tmp_path: Path) -> None:
-    chosen = SETS["tempcompass_yes_no"]
-    questions = chosen.read_questions(written(tmp_path, "yes_no.json", YES_NO))
-    path = written(tmp_path, "p.json", with_answers(YES_NO, ["no"], key="response"))
-    assert chosen.read_answers(path, questions) == {"77_reverse-direction-0": "no"}
+def test_the_table_of_tempcompass_on_the_hub_gives_the_same_questions(tmp_path: Path) -> None:
+    rows = [
+        {"video_id": video, "dim": aspect, **row}
+        for video, aspects in CHOICES.items()
+        for aspect, questions in aspects.items()
+        for row in questions
+    ]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "test.parquet")
+    table = questions_of("tempcompass_multi_choice", tmp_path / "test.parquet")
+    path = written(tmp_path, "multi-choice.json", CHOICES)
+    assert table == questions_of("tempcompass_multi_choice", path)
+
+
+def test_a_caption_is_judged_by_the_first_choice_question_about_its_aspect(tmp_path: Path) -> None:
+    choices = {"77": {"action": [{"question": "What?\nA. runs\nB. sits", "answer": "B. sits"}]}}
+    written(tmp_path, "multi-choice.json", choices)
+    path = written(tmp_path, "captioning.json", CAPTIONING)
+    first, second = questions_of("tempcompass_captioning", path)
+    assert first.prompt == "Describe what fits.\nGenerated Caption:"
+    assert (first.answer, first.answer_kind, first.options) == ("sits", "text", None)
+    expected = {
+        "benchmark": "tempcompass_captioning",
+        "judge_question": "What?\nA. runs\nB. sits",
+        "judge_answer": "B",
+    }
+    assert first.meta == second.meta == expected
+    (tmp_path / "multi-choice.json").unlink()
+    with pytest.raises(UserError, match=r"needs 'multi-choice.json' in the same folder: the judge"):
+        questions_of("tempcompass_captioning", path)
+
+
+def test_vidhalluc_asks_each_clip_and_counts_the_clips_of_a_question_together(
+    tmp_path: Path,
+) -> None:
+    path = written(tmp_path, "ach_binaryqa.json", CLIP_PAIRS)
+    questions = questions_of("vidhalluc_binary", path)
+    assert [(row.id, row.group, row.answer) for row in questions] == [
+        ("0-0-x_clip_1", "0-0", "yes"),
+        ("0-0-x_clip_2", "0-0", "no"),
+        ("0-1-x_clip_1", "0-1", "no"),
+        ("0-1-x_clip_2", "0-1", "yes"),
+    ]
+    assert questions[0].prompt == "Does he cut? Only answer with a single word 'Yes' or 'No'."
+    assert questions[0].video == "data/ACH/x_clip_1.mp4"
+    (tmp_path / "ACH").mkdir()
+    (tmp_path / "ACH/x_clip_1.mp4").touch()
+    assert questions_of("vidhalluc_binary", path, tmp_path)[0].video == "ACH/x_clip_1.mp4"
+
+
+def test_vidhalluc_may_have_several_right_options(tmp_path: Path) -> None:
+    path = written(tmp_path, "ach_mcq.json", CLIP_CHOICES)
+    first, second = questions_of("vidhalluc_multi_choice", path)
+    assert (first.id, first.answer, second.answer) == ("0-x_clip_1", "AC", "B")
+    assert first.prompt == (
+        "What happens? Please select the correct answer (one or more options), only return your "
+        "answer(s). (e.g., ABCD)\nChoices:\nA. He cuts.\nB. He bakes.\nC. He stirs.\nD. He eats.\n"
+    )
+    assert (first.meta or {})["several_letters"] is True
+
+
+def test_mvbench_asks_with_its_instructions_and_keeps_the_part_of_the_clip(tmp_path: Path) -> None:
+    path = written(tmp_path, "action_sequence.json", CANDIDATE_ROWS)
+    first, second = questions_of("mvbench", path)
+    assert first.prompt == (
+        "Carefully watch the video and pay attention to the cause and sequence of events, the "
+        "detail and movement of objects, and the action and pose of persons. Based on your "
+        "observations, select the best option that accurately addresses the question.\n"
+        "Question: What happens?\nOptions:\n(A) He sits.\n(B) He runs.\n(C) He eats.\n"
+        "Only give the best option.\nBest option:("
+    )
+    assert (first.answer, first.options) == ("B", ["(A) He sits.", "(B) He runs.", "(C) He eats."])
+    assert (first.video, first.start, first.end) == ("star/Charades_v1_480/a.mp4", 1.5, 4.0)
+    assert (second.start, second.end, second.category) == (None, None, "action_sequence")
+    with pytest.raises(UserError, match=r"no task of MVBench; it has action_sequence"):
+        questions_of("mvbench", written(tmp_path, "other.json", CANDIDATE_ROWS))
+
+
+def test_episodes_of_mvbench_are_frames_between_two_times(tmp_path: Path) -> None:
+    """At 3 frames a second, 1.5 to 4 s is frame round(4.5) = 4 to 12 of those that are there."""
+    frames = tmp_path / "clips/tvqa/frames_fps3_hq/a.mp4"
+    frames.mkdir(parents=True)
+    for number in range(1, 11):
+        (frames / f"{number:05d}.jpg").touch()
+    path = written(tmp_path, "episodic_reasoning.json", CANDIDATE_ROWS[:1])
+    (question,) = questions_of("mvbench", path, tmp_path / "clips")
+    assert question.video == [
+        f"tvqa/frames_fps3_hq/a.mp4/{number:05d}.jpg" for number in range(4, 11)
+    ]
+    assert question.start is None
+    with pytest.raises(UserError, match="frames between two times: give --video-root"):
+        questions_of("mvbench", path)
+
+
+def test_tvbench_asks_for_the_letter_only(tmp_path: Path) -> None:
+    first, _ = questions_of("tvbench", written(tmp_path, "action_count.json", CANDIDATE_ROWS))
+    assert first.prompt == (
+        "What happens?\nA. He sits.\nB. He runs.\nC. He eats.\nAnswer with the option letter only."
+    )
+    assert (first.answer, first.video) == ("B", "video/action_count/a.mp4")
+
+
+def test_mlvu_begins_the_answer_in_the_question(tmp_path: Path) -> None:
+    first, _ = questions_of("mlvu", written(tmp_path, "1_plotQA.json", CANDIDATE_ROWS))
+    assert first.prompt == (
+        "Carefully watch this video and pay attention to every detail. Based on your observations, "
+        "select the best option that accurately addresses the question.\n"
+        "Question: What happens?\nOptions:\n(A) He sits.\n(B) He runs.\n(C) He eats.\n"
+        "Only give the best option.\nBest option: ("
+    )
+    assert (first.category, first.id) == ("plotQA", "plotQA-0")
+    assert first.video == "video/1_plotQA/a.mp4"
+
+
+def test_videomme_asks_with_and_without_subtitles(tmp_path: Path) -> None:
+    pq.write_table(pa.Table.from_pylist(VIDEO_ROWS), tmp_path / "test-00000-of-00001.parquet")
+    first, second = questions_of("videomme", tmp_path)
+    assert first.prompt == (
+        "Select the best answer to the following multiple-choice question based on the video. "
+        "Respond with only the letter (A, B, C, or D) of the correct option.\n"
+        "How many?\nA. 1.\nB. 2.\nC. 3.\nD. 4.\nThe best answer is:"
+    )
+    assert (first.id, first.video, first.category) == ("001-1", "data/abc.mp4", "short")
+    assert (first.meta or {})["task_type"] == "Counting Problem"
+    with pytest.raises(UserError, match=r"unpack subtitle\.zip of lmms-lab/Video-MME"):
+        questions_of("videomme_subtitles", tmp_path)
+    (tmp_path / "subtitle").mkdir()
+    (tmp_path / "subtitle/abc.srt").write_text(
+        '1\n00:00:01,000 --> 00:00:02,000\n<font color="white" size=".72c">One two.</font>\n\n'
+        "2\n00:00:02,000 --> 00:00:03,000\nThree\nfour.\n"
+    )
+    first, second = questions_of("videomme_subtitles", tmp_path)
+    assert first.prompt.startswith(
+        "This video's subtitles are listed below: \nOne two.\nThree\nfour.\nSelect the best answer "
+        "to the following multiple-choice question based on the video and the subtitles. Respond"
+    )
+    assert second.prompt.startswith(
+        "This video's subtitles are listed below: \nNo subtitles available\nSelect the best"
+    )
+
+
+def test_the_authors_file_of_videomme_gives_the_same_questions(tmp_path: Path) -> None:
+    flat = questions_of("videomme", written(tmp_path, "videomme.json", VIDEO_ROWS))
+    nested = [
+        {
+            **{key: row[key] for key in ("video_id", "duration", "domain", "sub_category")},
+            "url": f"https://www.youtube.com/watch?v={row['videoID']}",
+            "questions": [
+                {
+                    key: row[key]
+                    for key in ("question_id", "task_type", "question", "options", "answer")
+                }
+            ],
+        }
+        for row in VIDEO_ROWS
+    ]
+    assert questions_of("videomme", written(tmp_path, "videomme_nested.json", nested)) == flat
+
+
+def test_longvideobench_has_its_options_in_a_list_or_in_columns(tmp_path: Path) -> None:
+    (question,) = questions_of("longvideobench", written(tmp_path, "lvb_val.json", LONG_ROWS))
+    assert question.prompt == (
+        "Which?\nA. one\nB. two\nC. three\n"
+        "Answer with the option's letter from the given choices directly.\n"
+    )
+    assert (question.answer, question.category, question.video) == ("C", "60", "videos/q.mp4")
+    pq.write_table(pa.Table.from_pylist(LONG_COLUMNS), tmp_path / "validation-0.parquet")
+    assert questions_of("longvideobench", tmp_path / "validation-0.parquet") == [question]
+    test_rows = [{**LONG_ROWS[0], "correct_choice": -1}]
+    with pytest.raises(UserError, match="The test split has no answers"):
+        questions_of("longvideobench", written(tmp_path, "lvb_test.json", test_rows))
+
+
+def test_activitynet_qa_takes_its_answers_from_the_file_beside(tmp_path: Path) -> None:
+    path = written(tmp_path, "test_q.json", OPEN_QUESTIONS)
+    with pytest.raises(UserError, match=r"needs 'test_a.json' in the same folder: the gold"):
+        questions_of("activitynet_qa", path)
+    written(tmp_path, "test_a.json", OPEN_ANSWERS)
+    (question,) = questions_of("activitynet_qa", path)
+    assert question.prompt == (
+        "What is he doing? Answer the question using a single word or phrase."
+    )
+    assert (question.id, question.video, question.answer) == ("v_xyz_1", "v_xyz.mp4", "cooking")
+    assert question.category == "3" and question.answer_kind == "text"
+
+
+def test_vcgbench_has_three_files_and_two_questions_to_hold_against_each_other(
+    tmp_path: Path,
+) -> None:
+    written(tmp_path, "generic_qa.json", WRITTEN)
+    written(tmp_path, "temporal_qa.json", WRITTEN)
+    written(tmp_path, "consistency_qa.json", CONSISTENT)
+    questions = questions_of("vcgbench", tmp_path)
+    assert [(row.id, row.category, row.group, row.prompt) for row in questions] == [
+        ("generic-0", "generic", None, "What happens?"),
+        ("temporal-0", "temporal", None, "What happens?"),
+        ("consistency-0-Q1", "consistency", "consistency-0", "Who is it?"),
+        ("consistency-0-Q2", "consistency", "consistency-0", "Which man?"),
+    ]
+    assert {row.answer for row in questions} == {"A man cooks.", "A cook."}
+
+
+def test_the_four_questions_of_a_vinoground_pair_count_together(tmp_path: Path) -> None:
+    written(tmp_path, "vinoground_textscore.json", TEXT_SCORE)
+    written(tmp_path, "vinoground_videoscore.json", VIDEO_SCORE)
+    (tmp_path / "vinoground.csv").write_text("index,major,minor\n0,action,\n1,object,a;b\n")
+    questions = questions_of("vinoground", tmp_path)
+    of_first = [row for row in questions if row.group == "0"]
+    assert [(row.id, row.category, row.answer) for row in of_first] == [
+        ("0_pos-text", "text", "A"),
+        ("0_neg-text", "text", "B"),
+        ("0_pos-video", "video", "A"),
+        ("0_neg-video", "video", "B"),
+    ]
+    assert of_first[0].prompt.endswith("B. b before a\nPlease only output one English character.")
+    assert [(row.meta or {})["major"] for row in questions[::2]] == ["action", "object"] * 2
+
+
+FILES: dict[str, tuple[str, Any]] = {
+    "videohallucer": ("temporal.json", PAIRS),
+    "eventhallusion": ("entire_questions.json", EVENTS),
+    "vidhalluc_binary": ("ach_binaryqa.json", CLIP_PAIRS),
+    "vidhalluc_multi_choice": ("ach_mcq.json", CLIP_CHOICES),
+    "tempcompass_multi_choice": ("multi-choice.json", CHOICES),
+    "tempcompass_yes_no": ("yes_no.json", YES_NO),
+    "tempcompass_caption_matching": ("caption_matching.json", CAPTIONS),
+    "mvbench": ("action_count.json", CANDIDATE_ROWS),
+    "tvbench": ("action_count.json", CANDIDATE_ROWS),
+    "videomme": ("videomme.json", VIDEO_ROWS),
+    "mlvu": ("4_count.json", CANDIDATE_ROWS),
+    "longvideobench": ("lvb_val.json", LONG_ROWS),
+    "vinoground": ("vinoground_textscore.json", TEXT_SCORE),
+}
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_questions_that_a_rule_decides_have_a_right_choice_and_the_rule(
+    tmp_path: Path, name: str
+) -> None:
+    file_name, rows = FILES[name]
+    questions = questions_of(name, written(tmp_path, file_name, rows))
+    assert questions and len({row.id for row in questions}) == len(questions)
+    for question in questions:
+        check_choice(question, "here")
+        assert published_rule(question) is BENCHMARKS[name].rule is not None
+
+
+@pytest.mark.parametrize("name", BENCHMARKS)
+def test_a_missing_file_is_told_with_the_way_to_get_it(tmp_path: Path, name: str) -> None:
+    row = BENCHMARKS[name]
+    for path in (tmp_path, tmp_path / "gone.json"):
+        with pytest.raises(UserError) as caught:
+            questions_of(name, path)
+        assert row.title in str(caught.value) and row.origin in str(caught.value)
+        assert row.licence in str(caught.value)
 
 
 @pytest.mark.parametrize(
-    ("key", "rows", "message"),
+    ("name", "file_name", "rows", "message"),
     [
-        ("videohallucer", {}, "expected a list, as published; got dict"),
-        ("videohallucer", [{"basic": PAIRS[0]["basic"]}], "pair 0: hallucination: no field"),
+        ("videohallucer", "temporal.json", {}, "expected a list, as published; got dict"),
         (
             "videohallucer",
+            "temporal.json",
+            [{"basic": PAIRS[0]["basic"]}],
+            "row 0: no field `hallucination`: the file is of another version or benchmark",
+        ),
+        (
+            "videohallucer",
+            "temporal.json",
             [{**PAIRS[0], "basic": {"video": "v", "question": "?"}}],
-            "pair 0: basic: no field `answer`: the file is of another version or benchmark",
+            "row 0: basic: no field `answer`",
         ),
         (
             "eventhallusion",
+            "entire_questions.json",
             [{"id": "x", "questions": [{"question": "?", "answer": "Maybe."}]}],
             "row 0: question 0: the gold answer 'Maybe.' is neither yes nor no",
         ),
-        ("tempcompass_yes_no", [], "expected an object, as published; got list"),
+        ("tempcompass_yes_no", "yes_no.json", {"v": [1]}, "v: expected an object, got [1]"),
         (
             "tempcompass_multi_choice",
+            "multi-choice.json",
             {"v": {"action": [{"question": "?\nA. a\nB. b", "answer": "C. c"}]}},
             "v: action: question 0: the answer 'C. c' is none of the options",
         ),
         (
             "tempcompass_multi_choice",
+            "multi-choice.json",
             {"v": {"action": [{"question": "?\na\nb", "answer": "a"}]}},
             "v: action: question 0: an option without its label",
         ),
+        (
+            "vidhalluc_binary",
+            "ach_binaryqa.json",
+            {"0": [{"q": "?"}]},
+            "0: question 0: no field `a`",
+        ),
+        (
+            "vidhalluc_multi_choice",
+            "ach_mcq.json",
+            {"0": {"x": {"Question": "?", "Choices": {"A": "a"}, "Correct Answer": "B"}}},
+            "0: x: the gold answer 'B' is none of the options",
+        ),
+        (
+            "mvbench",
+            "action_count.json",
+            [{**CANDIDATE_ROWS[0], "answer": "He flies."}],
+            "row 0: the answer 'He flies.' is none of the options",
+        ),
+        (
+            "mlvu",
+            "4_count.json",
+            [{"video": "a.mp4", "question": "?", "answer": "3"}],
+            "row 0: no field `candidates`",
+        ),
+        (
+            "videomme",
+            "videomme.json",
+            [{**VIDEO_ROWS[0], "options": ["1", "2"]}],
+            "row 0: options without the labels A. to D.",
+        ),
+        (
+            "longvideobench",
+            "lvb_val.json",
+            [{**LONG_ROWS[0], "video_path": None}],
+            "row 0: no field `video_path`",
+        ),
+        (
+            "vinoground",
+            "vinoground_textscore.json",
+            [{**TEXT_SCORE[0], "GT": "C"}],
+            "row 0: `GT` is 'C', neither A nor B",
+        ),
+        ("vinoground", "captions.json", TEXT_SCORE, "must have textscore or videoscore in it"),
+        ("vcgbench", "other.json", WRITTEN, "no file of VCGBench; it has generic_qa.json"),
     ],
 )
 def test_a_file_of_another_version_names_what_is_missing(
-    tmp_path: Path, key: str, rows: Any, message: str
+    tmp_path: Path, name: str, file_name: str, rows: Any, message: str
 ) -> None:
     with pytest.raises(UserError, match=re.escape(message)):
-        SETS[key].read_questions(written(tmp_path, "entire_questions.json", rows))
+        questions_of(name, written(tmp_path, file_name, rows))
 
 
-def test_answers_of_another_set_are_refused(tmp_path: Path) -> None:
-    chosen = SETS["tempcompass_yes_no"]
-    questions = chosen.read_questions(written(tmp_path, "yes_no.json", YES_NO))
-    other = {"77_reverse": {"direction": [{"question": "Does it rise?", "answer": "yes"}]}}
-    path = written(tmp_path, "p.json", with_answers(other, ["no"]))
-    with pytest.raises(UserError, match=r"the answer is to 'Does it rise\?', where the set asks"):
-        chosen.read_answers(path, questions)
-    path = written(tmp_path, "p.json", with_answers({"78": YES_NO["77_reverse"]}, ["no"]))
-    with pytest.raises(UserError, match="'78-direction-0', which is no question of the set"):
-        chosen.read_answers(path, questions)
-    with pytest.raises(UserError, match=r"here: 1 of the 1 questions have no answer, first '77_"):
-        grade(questions, {}, chosen.rule, where="here")
-    (tmp_path / "p.json").write_text("{")
-    with pytest.raises(UserError, match=r"p\.json: not JSON"):
-        chosen.read_answers(tmp_path / "p.json", questions)
+def test_a_key_that_stands_twice_and_a_file_that_is_no_json_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "yes_no.json"
+    path.write_text('{"v": {}, "w": {}, "v": {}}')
+    with pytest.raises(UserError, match="1 keys stand twice in an object, first 'v'"):
+        questions_of("tempcompass_yes_no", path)
+    path.write_text("{")
+    with pytest.raises(UserError, match=r"yes_no\.json: not JSON"):
+        questions_of("tempcompass_yes_no", path)

@@ -1,0 +1,158 @@
+"""Files of benchmarks as their authors give them: found, read whole, and told by field where they
+are of another version.
+"""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from dpo_video.core.errors import UserError
+from dpo_video.core.text import shortened
+from dpo_video.data.choices import LETTERS
+
+SUFFIXES = (".json", ".jsonl", ".parquet")
+
+
+def find_files(path: Path, names: Sequence[str], *, title: str, origin: str) -> list[Path]:
+    """Return the files of a set: the one given, or those of the names in a folder, in that order.
+
+    Raises UserError with the way to get them where there are none.
+    """
+    get = f"The files of {title} are not part of this project. Get them: {origin}"
+    if path.is_dir():
+        found = [
+            file for name in names for file in sorted(path.rglob(name)) if file.suffix in SUFFIXES
+        ]
+        if not found:
+            raise UserError(f"{path}: none of {', '.join(names)} in it. {get}")
+        return found
+    if not path.is_file():
+        raise UserError(f"no file at {str(path)!r}. {get}")
+    if path.suffix not in SUFFIXES:
+        raise UserError(f"{path}: its name must end in one of {', '.join(SUFFIXES)}. {get}")
+    return [path]
+
+
+def beside(path: Path, name: str, *, why: str) -> Path:
+    """Return the file of a name in the folder of another; UserError says why it is needed."""
+    other = path.with_name(name)
+    if not other.is_file():
+        raise UserError(f"{path}: needs {name!r} in the same folder: {why}")
+    return other
+
+
+def read_json(path: Path, kind: type) -> Any:
+    """Return the contents of a JSON file that is a list, or an object whose keys stand once."""
+
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        members = dict(pairs)
+        if len(members) < len(pairs):
+            names = [name for name, _ in pairs]
+            twice = [name for name in members if names.count(name) > 1]
+            raise UserError(
+                f"{path}: {len(twice)} keys stand twice in an object, first {twice[0]!r}"
+            )
+        return members
+
+    if not path.is_file():
+        raise UserError(f"no file at {str(path)!r}")
+    try:
+        contents = json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=unique)
+    except ValueError as error:
+        raise UserError(f"{path}: not JSON ({error})") from error
+    if not isinstance(contents, kind):
+        expected = "a list" if kind is list else "an object"
+        raise UserError(f"{path}: expected {expected}, as published; got {type(contents).__name__}")
+    return contents
+
+
+def read_table(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Yield each row with where it stands, of a JSON list, JSON lines or Parquet."""
+    for index, row in enumerate(_rows_of(path)):
+        where = f"{path}:{index + 1}" if path.suffix == ".jsonl" else f"{path}: row {index}"
+        if not isinstance(row, Mapping):
+            raise UserError(f"{where}: expected an object, got {shortened(repr(row))}")
+        yield where, row
+
+
+def _rows_of(path: Path) -> list[Any]:
+    if path.suffix == ".parquet":
+        import pyarrow
+        import pyarrow.parquet
+
+        try:
+            return list(pyarrow.parquet.read_table(path).to_pylist())
+        except (pyarrow.ArrowException, OSError) as error:
+            raise UserError(f"{path}: not a Parquet file, or a damaged one: {error}") from error
+    if path.suffix != ".jsonl":
+        return list(read_json(path, list))
+    rows = []
+    for number, line in enumerate(path.read_text(encoding="utf-8-sig").splitlines(), start=1):
+        try:
+            rows.append(json.loads(line))
+        except ValueError as error:
+            raise UserError(f"{path}:{number}: not JSON ({error})") from error
+    return rows
+
+
+def field(row: Any, name: str, where: str) -> Any:
+    """Return a field of a row; UserError names the one that a file of another version lacks."""
+    if not isinstance(row, Mapping) or row.get(name) is None:
+        raise UserError(f"{where}: no field `{name}`: the file is of another version or benchmark")
+    return row[name]
+
+
+def text_field(row: Any, name: str, where: str) -> str:
+    """Return a field that is a text and says something."""
+    text = field(row, name, where)
+    if not isinstance(text, str) or not text.strip():
+        raise UserError(f"{where}: `{name}` must be a text, got {shortened(repr(text))}")
+    return text
+
+
+def list_field(row: Any, name: str, where: str) -> list[Any]:
+    """Return a field that is a list with something in it."""
+    values = field(row, name, where)
+    if not isinstance(values, list) or not values:
+        raise UserError(f"{where}: `{name}` must be a list, got {shortened(repr(values))}")
+    return values
+
+
+def object_items(value: Any, where: str) -> Iterator[tuple[str, Any]]:
+    """Yield the members of a part of a file that is an object by ids."""
+    if not isinstance(value, Mapping):
+        raise UserError(
+            f"{where}: expected an object, got {shortened(repr(value))}: the file is of another "
+            "version or benchmark"
+        )
+    yield from value.items()
+
+
+def gold_yes_no(text: str, where: str) -> str:
+    """Return a published gold answer (`Yes.`, `no`) as `yes` or `no`."""
+    answer = text.strip().lower().rstrip(".")
+    if answer not in ("yes", "no"):
+        raise UserError(f"{where}: the gold answer {text!r} is neither yes nor no")
+    return answer
+
+
+def gold_letter(answer: str, options: Sequence[str], where: str) -> str:
+    """Return the letter of the option that is the gold answer; of equal ones the last."""
+    places = [index for index, option in enumerate(options) if option == answer]
+    if not places:
+        raise UserError(f"{where}: the answer {answer!r} is none of the options {list(options)}")
+    if len(options) > len(LETTERS):
+        raise UserError(f"{where}: {len(options)} options, more than there are letters")
+    return LETTERS[places[-1]]
+
+
+def first_existing(clips: Path | None, *names: str) -> str:
+    """Return the first of several paths at which a clip may lie below the folder of clips, else the
+    first.
+    """
+    for name in names if clips is not None else ():
+        assert clips is not None
+        if (clips / name).exists():
+            return name
+    return names[0]

@@ -1,0 +1,248 @@
+"""`dpo-video score`: answers that were made elsewhere, read by the strict rule and by the published
+one, and counted as the benchmark counts. Pure.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from dpo_video.benchmarks.metrics import (
+    BenchmarkMetrics,
+    PublishedBias,
+    by_value,
+    mean_over_sets,
+    measure,
+    published_bias,
+)
+from dpo_video.benchmarks.readings import UNREADABLE, GradedQuestion, Rule
+from dpo_video.benchmarks.sets import BENCHMARKS, Benchmark, benchmark_of, published_rule
+from dpo_video.benchmarks.strict import read_strictly
+from dpo_video.core.errors import UserError
+from dpo_video.core.records import Sample
+from dpo_video.core.report import Estimate
+
+ParserName = Literal["strict", "published"]
+PARSERS: dict[str, str] = {
+    "strict": "what says one thing, see strict.py",
+    "published": "the benchmark's own rule, defects included, see published_rules.py",
+}
+RESAMPLES, SEED = 1000, 0
+SHOWN_ANSWERS = 10
+"""Examples of answers that a rule could not read, and of those that two rules read otherwise."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReadAnswer:
+    """An answer as an example: what each rule reads from it."""
+
+    id: str
+    answer: str
+    gold: str | None
+    strict: str | None
+    published: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RuleScore:
+    """What the answers come to by one rule."""
+
+    n: int
+    """Questions that count."""
+    left_out: int
+    """Unanswered questions that the benchmark's own script does not count."""
+    unparsed: int
+    """Answers that the rule cannot read: wrong, and counted."""
+    headline: Estimate
+    """The number of the benchmark's tables, see `ScoreReport.headline`."""
+    metrics: BenchmarkMetrics
+    breakdowns: Mapping[str, Mapping[str, Estimate]]
+    """Accuracy by further fields of the questions."""
+    groups_by_set: Mapping[str, Estimate]
+    """Share of groups right in each file of a benchmark of several sets."""
+    published_bias: PublishedBias | None
+    """As VideoHallucer's script counts it."""
+    unparsed_examples: Sequence[ReadAnswer]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScoreReport:
+    """A file of answers, scored."""
+
+    benchmark: str | None
+    """None where the questions are of no benchmark, or of several."""
+    headline: str
+    """What the first number is: accuracy, groups, mean of categories, mean of sets."""
+    questions: int
+    answered: int
+    missing: int
+    """Questions without an answer: wrong, and counted, but where a script leaves them out."""
+    parser: ParserName
+    rules: Mapping[ParserName, RuleScore]
+    """The chosen rule first."""
+    different: int
+    """Answers that the rules read otherwise: right by one of them only, or by one unreadable."""
+    different_examples: Sequence[ReadAnswer]
+
+
+def score_answers(
+    questions: Sequence[Sample], answers: Mapping[str, str], *, parser: ParserName
+) -> ScoreReport:
+    """Return what the answers come to, by the strict rule and by the published one where the
+    questions have one.
+
+    A question without an answer is wrong and counted; the published rule leaves it out where the
+    benchmark's own script does.
+    """
+    if not questions:
+        raise UserError("there are no questions to score")
+    written = [question.id for question in questions if question.answer_kind == "text"]
+    if written:
+        raise UserError(
+            f"{len(written)} questions, first {written[0]!r}, are answered in words, which a judge "
+            "rates and no rule. Give a judge: --judge RECIPE"
+        )
+    names = {benchmark_of(question) for question in questions}
+    name = next(iter(names)) if len(names) == 1 else None
+    row = None if name is None else BENCHMARKS[name]
+    has_published = all(published_rule(question) is not None for question in questions)
+    if parser == "published" and not has_published:
+        raise UserError(
+            "--parser published: the questions have no `meta.benchmark`, so no rule of theirs is "
+            "known. Import them with `dpo-video import BENCHMARK`, or leave the option out"
+        )
+    rules: list[ParserName] = ["strict", "published"] if has_published else ["strict"]
+    graded = {rule: grade(questions, answers, rule) for rule in rules}
+    different = _different(graded["strict"], graded["published"]) if has_published else []
+    rules.sort(key=lambda rule: rule != parser)
+    return ScoreReport(
+        benchmark=name,
+        headline="accuracy" if row is None else row.headline,
+        questions=len(questions),
+        answered=len(answers),
+        missing=len(questions) - len(answers),
+        parser=parser,
+        rules={rule: _rule_score(graded[rule], answers, row, rule) for rule in rules},
+        different=len(different),
+        different_examples=different[:SHOWN_ANSWERS],
+    )
+
+
+def grade(
+    questions: Sequence[Sample], answers: Mapping[str, str], rule_name: ParserName
+) -> list[GradedQuestion]:
+    """Return every question with what a rule reads from its answer; without one it is unread."""
+    graded = []
+    for question in questions:
+        answer = answers.get(question.id)
+        rule: Rule | None = read_strictly if rule_name == "strict" else published_rule(question)
+        assert rule is not None, "every question has the rule"
+        graded.append(
+            GradedQuestion(
+                question=question,
+                answer=answer or "",
+                reading=UNREADABLE if answer is None else rule(question, answer),
+            )
+        )
+    return graded
+
+
+def _rule_score(
+    graded: Sequence[GradedQuestion],
+    answers: Mapping[str, str],
+    row: Benchmark | None,
+    rule: ParserName,
+) -> RuleScore:
+    counted = list(graded)
+    if rule == "published" and row is not None and row.unit is not None:
+        units = by_value(graded, row.unit)
+        counted = [
+            answer
+            for rows in units.values()
+            if any(answer.question.id in answers for answer in rows)
+            for answer in rows
+        ]
+    metrics = measure(counted, resamples=RESAMPLES, seed=SEED)
+    has_sets = row is not None and row.headline == "mean of sets"
+    unparsed = [
+        answer
+        for answer in counted
+        if answer.reading.parsed is None and answer.question.id in answers
+    ]
+    return RuleScore(
+        n=len(counted),
+        left_out=len(graded) - len(counted),
+        unparsed=len(unparsed),
+        headline=_headline(row, metrics, counted),
+        metrics=metrics,
+        breakdowns={name: _accuracy_by(counted, name) for name in (row.breakdowns if row else ())},
+        groups_by_set=_groups_by_set(counted) if has_sets else {},
+        published_bias=published_bias(counted) if has_sets else None,
+        unparsed_examples=[
+            ReadAnswer(
+                id=answer.question.id,
+                answer=answer.answer,
+                gold=answer.question.answer,
+                strict=None,
+            )
+            for answer in unparsed[:SHOWN_ANSWERS]
+        ],
+    )
+
+
+def _headline(
+    row: Benchmark | None, metrics: BenchmarkMetrics, graded: Sequence[GradedQuestion]
+) -> Estimate:
+    """Return the number that the benchmark's tables show; a mean counts its parts, and has no
+    interval.
+    """
+    if row is None or row.headline in ("accuracy", "judged"):
+        return metrics.accuracy
+    if row.headline == "groups":
+        assert metrics.group_accuracy is not None, "its questions count together"
+        return metrics.group_accuracy
+    by_part = (
+        metrics.by_category if row.headline == "mean of categories" else _groups_by_set(graded)
+    )
+    values = {name: part.value for name, part in by_part.items() if part.value is not None}
+    return Estimate(value=mean_over_sets(values), n=len(values))
+
+
+def _groups_by_set(graded: Sequence[GradedQuestion]) -> dict[str, Estimate]:
+    """Return the share of groups right in each set of a benchmark that has several."""
+    sets = by_value(graded, lambda question: (question.meta or {}).get("set"))
+    shares = {}
+    for name, rows in sets.items():
+        share = measure(rows, resamples=RESAMPLES, seed=SEED).group_accuracy
+        assert share is not None, "its questions count together"
+        shares[name] = share
+    return shares
+
+
+def _accuracy_by(graded: Sequence[GradedQuestion], name: str) -> dict[str, Estimate]:
+    """Return accuracy by a field of the questions' `meta`."""
+    parts = by_value(graded, lambda question: (question.meta or {}).get(name))
+    return {
+        value: measure(rows, resamples=RESAMPLES, seed=SEED).accuracy
+        for value, rows in parts.items()
+    }
+
+
+def _different(
+    strict: Sequence[GradedQuestion], published: Sequence[GradedQuestion]
+) -> list[ReadAnswer]:
+    """Return the answers that one rule counts right and the other wrong, or only one can read."""
+    examples = []
+    for one, other in zip(strict, published, strict=True):
+        same_use = one.reading.correct == other.reading.correct
+        if same_use and (one.reading.parsed is None) == (other.reading.parsed is None):
+            continue
+        examples.append(
+            ReadAnswer(
+                id=one.question.id,
+                answer=one.answer,
+                gold=one.question.answer,
+                strict=one.reading.parsed,
+                published=other.reading.parsed,
+            )
+        )
+    return examples

@@ -1,0 +1,150 @@
+"""TempCompass: what happens when, in four tasks on the same clips and temporal aspects.
+
+Layout: questions/ and predictions/ of llyx97/TempCompass at e1b4631, or the rows of
+lmms-lab/TempCompass (`video_id`, `dim`). Prompts: lmms_eval/tasks/tempcompass.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from dpo_video.benchmarks.predictions import Answers, AnswerSheet, predicted
+from dpo_video.benchmarks.published_files import (
+    beside,
+    gold_letter,
+    gold_yes_no,
+    list_field,
+    object_items,
+    read_json,
+    read_table,
+    text_field,
+)
+from dpo_video.benchmarks.strict import LABEL, NAMED_OPTION
+from dpo_video.core.errors import UserError
+from dpo_video.core.records import Sample
+
+YES_OR_NO = "\nPlease answer yes or no:"
+BEST_OPTION = "\nPlease directly give the best option:"
+TaskName = Literal["multi-choice", "yes_no", "caption_matching", "captioning"]
+PROMPTS: dict[TaskName, str] = {
+    "multi-choice": BEST_OPTION,
+    "yes_no": YES_OR_NO,
+    "caption_matching": BEST_OPTION,
+    "captioning": "",
+}
+OPTION_FORMS: dict[TaskName, re.Pattern[str]] = {
+    "multi-choice": LABEL,
+    "caption_matching": NAMED_OPTION,
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AspectRow:
+    """One question about one temporal aspect of a clip, in either layout."""
+
+    where: str
+    video: str
+    aspect: str
+    index: int
+    """Among the questions about the aspect."""
+    row: Mapping[str, Any]
+
+    @property
+    def id(self) -> str:
+        """Of the question: `1034419625-action-0`."""
+        return f"{self.video}-{self.aspect}-{self.index}"
+
+
+def read(task: TaskName, path: Path, clips: Path | None) -> Iterator[Sample]:
+    """Yield the questions of a task from its file, by clip and temporal aspect."""
+    choices = _choice_questions(path) if task == "captioning" else {}
+    for place in _aspect_rows(path):
+        text = text_field(place.row, "question", place.where)
+        if task == "captioning":
+            kind_fields = _captioning_fields(place, choices)
+        elif task == "yes_no":
+            answer = text_field(place.row, "answer", place.where)
+            kind_fields = {
+                "answer_kind": "yes_no",
+                "answer": gold_yes_no(answer, place.where),
+            }
+        else:
+            kind_fields = _option_fields(task, text, place)
+        yield Sample(
+            id=place.id,
+            video=f"{place.video}.mp4",
+            prompt=text + PROMPTS[task],
+            category=place.aspect,
+            **kind_fields,
+        )
+
+
+def read_answers(path: Path, questions: Sequence[Sample]) -> Answers:
+    """Return the answers of a predictions file: the questions with `prediction`, or `response`."""
+    sheet = AnswerSheet(questions)
+    for place in _aspect_rows(path):
+        text = text_field(place.row, "question", place.where)
+        answer = predicted(place.row, place.where, "prediction", "response")
+        sheet.add(place.id, answer, place.where, question=text)
+    return sheet.answers
+
+
+def _aspect_rows(path: Path) -> Iterator[AspectRow]:
+    """Yield the rows of a file by clip and aspect, or of a table with a row for each question."""
+    if path.suffix != ".json" or path.read_text(encoding="utf-8-sig").lstrip()[:1] == "[":
+        num_rows: Counter[tuple[str, str]] = Counter()
+        for where, row in read_table(path):
+            key = text_field(row, "video_id", where), text_field(row, "dim", where)
+            yield AspectRow(where=where, video=key[0], aspect=key[1], index=num_rows[key], row=row)
+            num_rows[key] += 1
+        return
+    for name, aspects in read_json(path, dict).items():
+        video = re.sub(r"\.(mp4|jpg)$", "", name)  # as the authors' print_result does
+        for aspect, _ in object_items(aspects, f"{path}: {name}"):
+            for index, row in enumerate(list_field(aspects, aspect, f"{path}: {name}")):
+                where = f"{path}: {name}: {aspect}: question {index}"
+                yield AspectRow(where=where, video=video, aspect=aspect, index=index, row=row)
+
+
+def _option_fields(task: TaskName, text: str, place: AspectRow) -> dict[str, Any]:
+    """Return options and gold letter of a question whose options stand in lines of their own."""
+    options = text.split("\n")[1:]
+    answer = text_field(place.row, "answer", place.where)
+    letter = gold_letter(answer, options, place.where)
+    if not all(map(OPTION_FORMS[task].match, options)):
+        raise UserError(f"{place.where}: an option without its label among {options}")
+    return {"answer_kind": "letter", "options": options, "answer": letter}
+
+
+def _choice_questions(path: Path) -> dict[tuple[str, str], tuple[str, str]]:
+    """Return the question that the judge of a caption is asked, and its right option, by clip and
+    aspect; empty where the rows themselves hold them.
+    """
+    if path.suffix != ".json":
+        return {}
+    why = "the judge answers its first question about the same aspect from the caption alone"
+    choices = {}
+    for place in _aspect_rows(beside(path, "multi-choice.json", why=why)):
+        if place.index == 0:
+            choices[place.video, place.aspect] = (
+                text_field(place.row, "question", place.where),
+                text_field(place.row, "answer", place.where),
+            )
+    return choices
+
+
+def _captioning_fields(
+    place: AspectRow, choices: Mapping[tuple[str, str], tuple[str, str]]
+) -> dict[str, Any]:
+    """Return the gold answer of a caption, and what its judge is asked."""
+    question, answer = choices.get((place.video, place.aspect), ("", "")) or ("", "")
+    if not question:
+        question = text_field(place.row, "mc_question", place.where)
+        answer = text_field(place.row, "mc_answer", place.where)
+    letter, _, text = answer.partition(". ")
+    if not text:
+        raise UserError(f"{place.where}: the answer {answer!r} has no letter")
+    return {"answer": text, "meta": {"judge_question": question, "judge_answer": letter}}
