@@ -72,6 +72,10 @@ class Tracker:
         """
         self._attempt(partial(_log_artifact, path=path, kind=kind, uses=uses))
 
+    def log_page(self, name: str, page: str) -> None:
+        """Show a page of HTML, which may load nothing but itself, under a name."""
+        self._attempt(partial(_log_page, name=name, page=page))
+
     def close(self, *, failed: bool) -> None:
         """End the W&B run, if one was opened."""
         if self._wandb_run is not None and not self._given_up:
@@ -166,6 +170,12 @@ def _log_pairs(wandb_run: Any, *, rows: Sequence[dict[str, Any]]) -> None:
             cells["frames"] = wandb.Image(cells["frames"])
         table.add_data(*(cells[name] for name in columns))
     wandb_run.log({"pairs": table})
+
+
+def _log_page(wandb_run: Any, *, name: str, page: str) -> None:
+    import wandb
+
+    wandb_run.log({name: wandb.Html(page, inject=False)})
 
 
 def _log_artifact(wandb_run: Any, *, path: Path, kind: str, uses: Sequence[str]) -> None:

@@ -4,7 +4,9 @@ for cores.
 
 import os
 import signal
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -39,3 +41,12 @@ def qwen(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from tiny_world import make_world
 
     return make_world(tmp_path_factory.mktemp("qwen"), "qwen2_5_vl")
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Any]:
+    """A browser that pages are opened in; tests that need one are skipped without it."""
+    from browser import open_browser  # here: few tests need it
+
+    with open_browser() as opened:
+        yield opened

@@ -23,6 +23,8 @@ ORDER = [
     "generate judge",
     "pair train agree benchmarks",
     "formats evaluate check",
+    "pages",
+    "review",
     "stale",
     "pipeline",
     "cli",
@@ -84,6 +86,7 @@ LATE_ALLOWED = {
     "dpo_video.cli.app",
     "dpo_video.cli.data",
     "dpo_video.cli.lists",
+    "dpo_video.cli.pages",
     "dpo_video.generate.stage",
     "dpo_video.judge.backends.registry",
     "dpo_video.judge.backends.local",
@@ -241,6 +244,7 @@ def test_the_wheel_carries_recipes_and_scorers(tmp_path: Path) -> None:
     published = target / "dpo_video" / "models" / "published"
     assert (published / "Qwen" / "Qwen2.5-VL-3B-Instruct" / "config.json").is_file()
     pages = ("core/page.css", "pair/audit.html.jinja", "agree/agreement.html.jinja")
+    pages += ("pages/report.html.jinja", "pages/gallery.js", "pages/gallery.css")
     for page in ("core/page.html.jinja", "core/page_macros.html.jinja", *pages):
         assert (target / "dpo_video" / page).is_file()
     assert not (target / "recipes").exists() and not (target / "scorers").exists(), (

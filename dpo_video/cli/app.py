@@ -13,6 +13,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from dpo_video.cli.data import Overrides, export, frames, import_, score
+from dpo_video.cli.pages import report
 from dpo_video.core.errors import UserError
 from dpo_video.core.library_warnings import quiet_libraries
 from dpo_video.core.progress import open_terminal, print_error, print_line
@@ -351,6 +352,7 @@ def merge(
     print_line(", ".join(f"{name.replace('_', ' ')} {value}" for name, value in summary.items()))
 
 
+app.command(name="report")(report)
 app.command(name="frames")(frames)
 app.command(name="import")(import_)
 app.command(name="export")(export)

@@ -116,17 +116,18 @@ def line_chart(curves: Sequence[Curve], *, x: Axis, y: Axis, title: str, note: s
         note=note,
         x_title=x.title,
         y_title=y.title,
-        x_ticks=[
-            (LEFT + share * inner_width, f"{x.low + share * (x.high - x.low):.3g}")
-            for share in shares
-        ],
-        y_ticks=[
-            (HEIGHT - BOTTOM - share * inner_height, f"{y.low + share * (y.high - y.low):.3g}")
-            for share in shares
-        ],
+        x_ticks=[(LEFT + share * inner_width, _tick(x, share)) for share in shares],
+        y_ticks=[(HEIGHT - BOTTOM - share * inner_height, _tick(y, share)) for share in shares],
         lines=lines,
         legend=[(curve.colour, curve.name) for curve in curves],
     )
+
+
+def _tick(axis: Axis, share: float) -> str:
+    """Return the number at a share of an axis; what arithmetic leaves of zero is zero."""
+    span = axis.high - axis.low
+    number = axis.low + share * span
+    return "0" if abs(number) < span * 1e-9 else f"{number:.3g}"
 
 
 def bar_chart(

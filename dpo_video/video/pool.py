@@ -20,7 +20,8 @@ from typing import IO, Any, Self, TypeVar
 from dpo_video.core.errors import UserError
 from dpo_video.recipe import VideoSettings
 from dpo_video.video.frames import ClipRequest, Frames, VideoError
-from dpo_video.video.worker import Job
+from dpo_video.video.small_clip import SmallClip, SmallClipSettings
+from dpo_video.video.worker import Job, SmallClipJob
 
 T = TypeVar("T")
 START_SECONDS = 120.0
@@ -111,17 +112,33 @@ class FramePool:
         free. A clip whose process died is tried a second time, in a fresh one.
         """
         assert request.corruption is None, "decoding gives the clip as it is"
+        job = Job(request=request, settings=self.settings, multiple_of=self.multiple_of)
+        reply: Frames | UserError = self._ask(job)
+        if isinstance(reply, Frames | VideoError):
+            return reply
+        raise reply
+
+    def make_small(
+        self, request: ClipRequest, stem: Path, settings: SmallClipSettings
+    ) -> SmallClip | VideoError:
+        """Write a clip small for a page, as `write_small_clip` does; or the reason why not."""
+        reply: SmallClip | UserError = self._ask(
+            SmallClipJob(request=request, stem=stem, settings=settings)
+        )
+        if isinstance(reply, SmallClip | VideoError):
+            return reply
+        raise reply
+
+    def _ask(self, job: Job | SmallClipJob) -> Any:
+        """Return a free process's reply; a job that a process dies over is tried a second time."""
         worker = self._idle.get()
         try:
-            job = Job(request=request, settings=self.settings, multiple_of=self.multiple_of)
-            reply: Frames | UserError = worker.ask(job)
+            reply = worker.ask(job)
             if isinstance(reply, VideoError) and reply.code == "crashed":
                 reply = worker.ask(job)
         finally:
             self._idle.put(worker)
-        if isinstance(reply, Frames | VideoError):
-            return reply
-        raise reply
+        return reply
 
 
 class _Worker:
@@ -133,7 +150,7 @@ class _Worker:
         self._closed = False
         self._lock = threading.Lock()
 
-    def ask(self, job: Job) -> Any:
+    def ask(self, job: Job | SmallClipJob) -> Any:
         """Return the process's answer; VideoError `timeout` when it took too long, `crashed` when
         it died over it.
         """
@@ -239,7 +256,7 @@ def _start() -> "subprocess.Popen[bytes]":
     )
 
 
-def _exchange(process: "subprocess.Popen[bytes]", job: Job) -> Any:
+def _exchange(process: "subprocess.Popen[bytes]", job: Job | SmallClipJob) -> Any:
     jobs = _pipe(process.stdin)
     pickle.dump(job, jobs)
     jobs.flush()

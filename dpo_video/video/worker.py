@@ -17,6 +17,7 @@ from dpo_video.core.errors import UserError
 from dpo_video.recipe import VideoSettings
 from dpo_video.video.frames import ClipRequest, Frames
 from dpo_video.video.read import read_frames
+from dpo_video.video.small_clip import SmallClip, SmallClipSettings, write_small_clip
 
 READY = "ready"
 ORPHAN_SECONDS = 30.0
@@ -33,11 +34,25 @@ class Job:
     multiple_of: int
 
 
-def answer(job: Job) -> Frames | UserError:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SmallClipJob:
+    """A clip to make small for a page, and where to."""
+
+    request: ClipRequest
+    stem: Path
+    settings: SmallClipSettings
+
+
+def answer(job: Job | SmallClipJob) -> Frames | SmallClip | UserError:
     """Return what reading a clip gave; a UserError that is no VideoError is about the setup, not
     the clip.
     """
     request = job.request
+    if isinstance(job, SmallClipJob):
+        try:
+            return write_small_clip(request, job.stem, job.settings)
+        except UserError as error:
+            return error
     video = request.video if isinstance(request.video, Path) else list(request.video)
     try:
         return read_frames(
@@ -59,7 +74,7 @@ def main() -> None:
         _send(READY, answers)
         while True:
             try:
-                job: Job = pickle.load(jobs)
+                job: Job | SmallClipJob = pickle.load(jobs)
             except EOFError:
                 return
             faulthandler.dump_traceback_later(

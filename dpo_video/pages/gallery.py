@@ -1,0 +1,293 @@
+"""The rows that the report's gallery shows: pairs, answers before and after, and drops, each with
+why it is worth a look.
+"""
+
+import json
+import random
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from markupsafe import Markup
+
+from dpo_video.core.records import Candidate, Pair, Sample
+from dpo_video.evaluate.answer_rows import EvaluatedAnswer, answered_by_both, answers_by_set
+from dpo_video.pages.answer_rows import answer_row, claim_rows
+from dpo_video.pages.clips import key_of, request_of
+from dpo_video.pages.doubt import judge_doubt
+from dpo_video.pages.run_files import RunFiles, Split
+from dpo_video.video import ClipRequest
+
+FEATURED = 10
+"""Rows under each heading of the gallery."""
+Row = dict[str, Any]
+
+
+class Questions:
+    """The questions that rows are about, each noted once, with the clips that they show."""
+
+    def __init__(self) -> None:
+        self.rows: dict[str, Row] = {}
+        """By split and sample id."""
+        self.requests: dict[str, ClipRequest] = {}
+        """By clip key: the clips that have a file."""
+        self.unreadable: dict[str, str] = {}
+        """By clip key: why a clip has no file."""
+
+    def note(self, sample: Sample | Pair, split: str, split_files: Split) -> str:
+        """Note a question, and return the key that rows name it by."""
+        sample_id = sample.sample_id if isinstance(sample, Pair) else sample.id
+        key = f"{split}:{sample_id}"
+        if key not in self.rows:
+            clip = key_of(sample)
+            row = {"id": sample_id, "prompt": sample.prompt, "clip": clip}
+            known = split_files.samples.get(sample_id)
+            self.rows[key] = row if known is None else row | _known_facts(known)
+            request = request_of(sample, split_files.root)
+            if isinstance(request, str):
+                self.unreadable[clip] = request
+            else:
+                self.requests.setdefault(clip, request)
+        return key
+
+    def note_evaluated(self, answer: EvaluatedAnswer, split: Split | None) -> str:
+        """Note the question of an answer; one whose samples are not here has no clip."""
+        sample = None if split is None else split.samples.get(answer.sample_id)
+        if sample is not None and split is not None:
+            key = self.note(sample, answer.set, split)
+        else:
+            key = f"{answer.set}:{answer.sample_id}"
+            clip = f"{answer.set}:{answer.clip}"
+            self.rows[key] = {"id": answer.sample_id, "clip": clip}
+            self.unreadable[clip] = "its samples file was not read"
+        facts = {"prompt": answer.prompt, "gold": answer.gold, "category": answer.category}
+        self.rows[key] |= {name: value for name, value in facts.items() if value}
+        return key
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gallery:
+    """What the page's script is given; clips are made afterwards."""
+
+    questions: Questions
+    pairs: Sequence[Row]
+    answers: Sequence[Row]
+    drops: Sequence[Row]
+
+    def featured_first(self) -> list[ClipRequest]:
+        """Return the clips to make, those of featured rows first."""
+        keys: dict[str, None] = {}
+        for is_featured in (True, False):
+            for row in (*self.answers, *self.pairs):
+                if bool(row["tags"]) == is_featured:
+                    keys[self.questions.rows[row["question"]]["clip"]] = None
+        requests = self.questions.requests
+        return [requests[key] for key in keys if key in requests]
+
+
+def gallery_of(run: RunFiles) -> Gallery:
+    """Return the rows of a run."""
+    questions = Questions()
+    answers = answer_changes(run, questions)
+    pairs = pair_rows(run, questions)
+    return Gallery(questions=questions, answers=answers, pairs=pairs, drops=drop_rows(run))
+
+
+def _known_facts(sample: Sample) -> Row:
+    """Return what a page shows of a sample beside its prompt, as far as it has it."""
+    facts = {"caption": sample.caption, "gold": sample.answer, "category": sample.category}
+    return {name: value for name, value in facts.items() if value}
+
+
+def pair_rows(run: RunFiles, questions: Questions) -> list[Row]:
+    """Return the pairs of a run: those of largest doubt, least margin and random ones are tagged.
+
+    The doubt is P(wrong order) of `judge_doubt`.
+    """
+    sigma = run.agreement.get("noise_sigma")
+    rows: list[Row] = []
+    for number, pair in enumerate(run.pairs):
+        judged = [run.judgments.get(name) for name in (pair.chosen_id, pair.rejected_id)]
+        doubt = judge_doubt(judged[0], judged[1], run.scorer, noise_sigma=sigma)
+        margin = None
+        if pair.chosen_score is not None and pair.rejected_score is not None:
+            margin = pair.chosen_score - pair.rejected_score
+        rows.append(
+            {
+                "number": number + 1,
+                "question": questions.note(pair, "train", run.train),
+                "tags": [],
+                "margin": _rounded(margin),
+                "doubt": _rounded(doubt),
+                "source": _source(pair, run.candidates),
+                "first": _answer(pair.chosen, pair.chosen_id, pair.chosen_score, run),
+                "second": _answer(pair.rejected, pair.rejected_id, pair.rejected_score, run),
+                **({"implicit": pair.implicit_margin} if pair.implicit_margin is not None else {}),
+                **({"other_clip": True} if _is_other_clip(pair) else {}),
+            }
+        )
+    own = [row for row in rows if "other_clip" not in row]
+    _tag(own, "least margin", lambda row: row["margin"])
+    _tag(own, "judge least sure", lambda row: _negative(row["doubt"]))
+    _tag_random(rows, run.recipe.seed)
+    return rows
+
+
+def answer_changes(run: RunFiles, questions: Questions) -> list[Row]:
+    """Return the answers before and after: the largest losses and gains, unscored and
+    random ones are tagged.
+    """
+    rows: list[Row] = []
+    for name, (before, after) in answers_by_set(run.answers).items():
+        split = run.sets.get(name)
+        for first, second in answered_by_both(before, after):
+            rows.append(
+                {
+                    "number": len(rows) + 1,
+                    "set": name,
+                    "question": questions.note_evaluated(first, split),
+                    "tags": [],
+                    "first": _evaluated(first, run),
+                    "second": _evaluated(second, run),
+                    **_change(first, second),
+                }
+            )
+    worse = [row for row in rows if row["gain"] is not None and row["gain"] < 0]
+    better = [row for row in rows if row["gain"] is not None and row["gain"] > 0]
+    _tag(worse, "regression", lambda row: row["gain"])
+    _tag(better, "gain", lambda row: -row["gain"])
+    _tag([row for row in rows if row["unscored"]], "unscored", lambda row: row["number"])
+    _tag_random(rows, run.recipe.seed)
+    return rows
+
+
+def _evaluated(answer: EvaluatedAnswer, run: RunFiles) -> Row:
+    """Return an evaluated answer with what was made of it."""
+    row: Row = {"text": answer.text, "correct": _is_correct(answer)}
+    if answer.score is not None or (answer.unscored and run.scorer is not None):
+        row["score"] = _rounded(answer.score)
+    reasons = [answer.reason or "", *(f"{name}: {why}" for name, why in _unscored(answer))]
+    row["reason"] = "\n".join(filter(None, reasons))
+    if answer.finish == "length":
+        row["cut"] = True
+    if answer.supported is not None:
+        row["support"] = "supported" if answer.supported else "not supported by the caption"
+    if answer.claims:
+        row["claims"] = claim_rows(answer.claims, run.claims_scorer)
+    return row
+
+
+def _unscored(answer: EvaluatedAnswer) -> list[tuple[str, str]]:
+    return list((answer.unscored or {}).items())
+
+
+def _is_correct(answer: EvaluatedAnswer) -> bool | None:
+    """Return whether an answer is right, by the first rule that says so."""
+    rules = (answer.correct, answer.judged, answer.exact_match)
+    return next((verdict for verdict in rules if verdict is not None), None)
+
+
+def _change(first: EvaluatedAnswer, second: EvaluatedAnswer) -> Row:
+    """Return what changed: the score, the outcome in words, and the gain that answers are ranked
+    by: right and wrong first, then the score.
+    """
+    change = None
+    if first.score is not None and second.score is not None:
+        change = second.score - first.score
+    was, is_now = _is_correct(first), _is_correct(second)
+    outcome = ""
+    gain = change
+    if was is not None and is_now is not None:
+        words = {True: "right", False: "wrong"}
+        outcome = f"{words[was]} before, {words[is_now]} after"
+        gain = 1000.0 * (is_now - was) + (change or 0.0)
+    unscored = bool(first.unscored or second.unscored)
+    return {
+        "change": _rounded(change),
+        "gain": _rounded(gain),
+        "outcome": outcome,
+        "unscored": unscored,
+    }
+
+
+def drop_rows(run: RunFiles) -> list[Row]:
+    """Return what cleaning and pairing left out, with the question where it is known."""
+    rows = []
+    for row in run.cleaned:
+        rows.append(_drop(run, str(row.get("id", "")), row, stage="clean"))
+    for row in run.drops:
+        rows.append(_drop(run, str(row.get("sample_id", "")), row, stage="pair"))
+    return rows
+
+
+def _drop(run: RunFiles, sample_id: str, row: Mapping[str, Any], *, stage: str) -> Row:
+    sample = run.train.samples.get(sample_id)
+    return {
+        "sample": sample_id,
+        "stage": stage,
+        "unit": str(row.get("unit", "")),
+        "reason": str(row.get("reason", "")),
+        "count": row.get("count", 1),
+        "detail": str(row.get("detail", "")),
+        **({} if sample is None else {"prompt": sample.prompt}),
+    }
+
+
+def _answer(text: str, candidate_id: str, score: float | None, run: RunFiles) -> Row:
+    candidate = run.candidates.get(candidate_id)
+    is_cut = candidate is not None and candidate.finish == "length"
+    row = answer_row(text, run.judgments.get(candidate_id), run.scorer, is_cut=is_cut)
+    row.setdefault("score", score)
+    row["score"] = _rounded(row["score"])
+    return row
+
+
+def _source(pair: Pair, candidates: Mapping[str, Candidate]) -> str:
+    samplers = []
+    for name in (pair.chosen_id, pair.rejected_id):
+        candidate = candidates.get(name)
+        if candidate is not None and candidate.sampler:
+            samplers.append(candidate.sampler)
+    return f"{pair.source} ({' over '.join(samplers)})" if len(samplers) == 2 else pair.source
+
+
+def _is_other_clip(pair: Pair) -> bool:
+    fields = (pair.rejected_video, pair.rejected_start, pair.rejected_corruption)
+    return any(value is not None for value in fields)
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, 4)
+
+
+def _negative(value: float | None) -> float | None:
+    return None if value is None else -value
+
+
+def _tag(rows: Sequence[Row], tag: str, key: Callable[[Row], float | None]) -> None:
+    """Tag the rows with the lowest keys; those without a key are left out."""
+    ranked = sorted((row for row in rows if key(row) is not None), key=key)  # type: ignore[arg-type]
+    for row in ranked[:FEATURED]:
+        row["tags"].append(tag)
+
+
+def _tag_random(rows: Sequence[Row], seed: int) -> None:
+    for row in random.Random(seed).sample(list(rows), min(FEATURED, len(rows))):
+        row["tags"].append("random")
+
+
+def script_data(gallery: Gallery, clips: Mapping[str, Row]) -> Markup:
+    """Return the rows as JSON that may stand in a page: nothing in it can end the script."""
+    error_rows = {key: {"error": reason} for key, reason in gallery.questions.unreadable.items()}
+    text = json.dumps(
+        {
+            "questions": gallery.questions.rows,
+            "pairs": gallery.pairs,
+            "answers": gallery.answers,
+            "drops": gallery.drops,
+            "clips": {**error_rows, **clips},
+        },
+        ensure_ascii=True,
+        allow_nan=False,
+    )
+    return Markup(text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026"))

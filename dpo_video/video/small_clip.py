@@ -1,0 +1,237 @@
+"""A clip made small for a page: H.264 of at most 360 lines that every browser plays, a poster, and
+a strip of frames.
+"""
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from uuid import uuid4
+
+import av
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from dpo_video.video.decode import upright
+from dpo_video.video.frames import ClipRequest, VideoError, evenly_spaced
+from dpo_video.video.images import decode_pictures, find_pictures, is_image
+from dpo_video.video.policies import window
+from dpo_video.video.probe import VideoIndex, open_video, probe
+
+CLOCK = 90_000
+"""Units of a second in the files that are written."""
+STRIP_FRAMES, STRIP_LINES = 6, 90
+WIDEST = 640
+"""Pixels across a small clip at most: a panorama is made flatter than its lines allow."""
+Picture = tuple[float, NDArray[np.uint8]]
+"""Seconds into the file, and pixels (H, W, 3)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SmallClipSettings:
+    """How small."""
+
+    lines: int = 360
+    max_fps: float = 30.0
+    max_seconds: float = 120.0
+    """A longer clip is cut there."""
+    max_megabytes: float = 4.0
+    timeout: float = 120.0
+    """Seconds after which the clip is given up."""
+    with_video: bool = True
+    """False writes the poster and the strip alone."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SmallClip:
+    """What was written."""
+
+    seconds: float
+    fps: float
+    width: int
+    height: int
+    note: str = ""
+    """What is not shown of the clip."""
+
+
+def write_small_clip(request: ClipRequest, stem: Path, settings: SmallClipSettings) -> SmallClip:
+    """Write `<stem>.mp4`, `<stem>.jpg` (the middle frame) and `<stem>-strip.jpg` (six frames side
+    by side) and return their facts; raise VideoError with the one reason why not.
+
+    Args:
+        request: the clip; what its corruption would do to the frames is not done.
+        stem: path of the files without a suffix; its folder is made.
+    """
+    deadline = time.monotonic() + settings.timeout
+    video = request.video if isinstance(request.video, Path) else list(request.video)
+    if isinstance(video, Path) and not video.is_dir() and not is_image(video):
+        index = probe(video, deadline=deadline)
+        path, times, fps = video, index.times, index.fps
+        shown = _shown(times, request, settings, path)
+        pictures = _file_pictures(index, shown, deadline)
+    else:
+        found = find_pictures(video)
+        path, times, fps = found.path, found.times, found.fps
+        shown = _shown(times, request, settings, path)
+        pictures = ((times[place], decode_pictures(found, [place])[0]) for place in shown)
+    seconds = float(times[shown[-1]] - times[shown[0]]) + 1 / fps
+    width, height = _write(pictures, stem, len(shown), seconds, settings)
+    whole = window(times, request.start, request.end)
+    is_cut = shown[-1] < whole[-1] and times[whole[-1]] - times[shown[0]] > settings.max_seconds
+    return SmallClip(
+        seconds=seconds,
+        fps=min(fps, settings.max_fps),
+        width=width,
+        height=height,
+        note=f"the first {settings.max_seconds:g} seconds" if is_cut else "",
+    )
+
+
+def _shown(
+    times: NDArray[np.float64], request: ClipRequest, settings: SmallClipSettings, path: Path
+) -> list[int]:
+    """Return the positions of the frames to show: those of the part, not faster than `max_fps`."""
+    positions = window(times, request.start, request.end)
+    if not positions:
+        raise VideoError("too_few_frames", path, "no frame in this part of the file")
+    begin, step = float(times[positions[0]]), 1 / settings.max_fps
+    shown: list[int] = []
+    due = 0.0
+    for position in positions:
+        since = float(times[position]) - begin
+        if since > settings.max_seconds:
+            break
+        if since >= due - 1e-6:
+            shown.append(position)
+            due = since + step
+    return shown
+
+
+def _file_pictures(index: VideoIndex, shown: list[int], deadline: float) -> Iterator[Picture]:
+    """Yield frames of a file in order, decoded once from the keyframe before the first."""
+    wanted = {int(index.pts[place]): float(index.times[place]) for place in shown}
+    first = min(wanted)
+    with open_video(index.path) as (file, stream):
+        before = index.keys[index.keys <= first]
+        if not index.counted and len(before):
+            file.seek(int(before[-1]), stream=stream, backward=True)
+        num_decoded = 0
+        for packet in file.demux(stream):
+            if time.monotonic() > deadline:
+                raise VideoError("timeout", index.path, "making it small took too long")
+            for frame in packet.decode():
+                name = num_decoded if index.counted else frame.pts
+                num_decoded += 1
+                if name in wanted:
+                    yield wanted.pop(name), upright(frame, index.path)
+            if not wanted:
+                return
+
+
+def _write(
+    pictures: Iterator[Picture],
+    stem: Path,
+    num_pictures: int,
+    seconds: float,
+    settings: SmallClipSettings,
+) -> tuple[int, int]:
+    """Write the three files from pictures in order; return width and height of the small clip."""
+    stem.parent.mkdir(parents=True, exist_ok=True)
+    strip_places = set(evenly_spaced(num_pictures, STRIP_FRAMES))
+    strip: list[Image.Image] = []
+    poster: Image.Image | None = None
+    draft = stem.with_name(f".{stem.name}.{uuid4().hex}.mp4")
+    encoder = _Encoder(draft, seconds, settings) if settings.with_video else None
+    try:
+        for place, (at, pixels) in enumerate(pictures):
+            image = _fitted(Image.fromarray(pixels), settings.lines)
+            if poster is None or place <= num_pictures // 2:
+                poster = image
+            if place in strip_places:
+                width = max(1, round(image.width * STRIP_LINES / image.height))
+                strip.append(image.resize((width, STRIP_LINES)))
+            if encoder is not None:
+                encoder.add(at, np.asarray(image))
+        if encoder is not None:
+            encoder.close()
+            draft.replace(stem.with_suffix(".mp4"))
+    finally:
+        if encoder is not None:
+            encoder.abandon()
+        draft.unlink(missing_ok=True)
+    if poster is None:
+        raise VideoError("corrupt", stem, "no frame of it can be decoded")
+    _save(poster, stem.with_suffix(".jpg"))
+    _save(_side_by_side(strip), stem.with_name(f"{stem.name}-strip.jpg"))
+    return poster.size
+
+
+class _Encoder:
+    """An H.264 file under way."""
+
+    def __init__(self, path: Path, seconds: float, settings: SmallClipSettings) -> None:
+        self._file = av.open(str(path), mode="w", options={"movflags": "+faststart"})
+        self._rate = max(60_000, int(settings.max_megabytes * 8_000_000 / max(seconds, 1.0)))
+        self._stream: av.VideoStream | None = None
+        self._begin, self._last = 0.0, -1
+        self._is_open = True
+
+    def add(self, at: float, pixels: NDArray[np.uint8]) -> None:
+        """Add a frame (H, W, 3) at a time in seconds; the first one is at zero."""
+        if self._stream is None:
+            self._stream = self._file.add_stream("libx264", rate=30)
+            self._stream.width, self._stream.height = pixels.shape[1], pixels.shape[0]
+            self._stream.pix_fmt = "yuv420p"
+            self._stream.codec_context.time_base = Fraction(1, CLOCK)
+            self._stream.options = {
+                "crf": "26",
+                "preset": "veryfast",
+                "threads": "1",
+                "maxrate": str(self._rate),
+                "bufsize": str(self._rate),
+                "g": "30",  # seeking on a page is to keyframes, or near them
+            }
+            self._begin = at
+        frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgb24")
+        self._last = max(self._last + 1, round((at - self._begin) * CLOCK))
+        frame.pts, frame.time_base = self._last, Fraction(1, CLOCK)
+        self._file.mux(self._stream.encode(frame))
+
+    def close(self) -> None:
+        """Finish the file."""
+        if self._stream is not None:
+            self._file.mux(self._stream.encode())
+        self.abandon()
+
+    def abandon(self) -> None:
+        """Let go of the file as it is."""
+        if self._is_open:
+            self._is_open = False
+            self._file.close()
+
+
+def _fitted(image: Image.Image, lines: int) -> Image.Image:
+    """Return an image of at most so many lines, both sides even, as H.264 wants them."""
+    scale = min(1.0, lines / image.height, WIDEST / image.width)
+    width, height = (max(2, round(side * scale / 2) * 2) for side in image.size)
+    return image if (width, height) == image.size else image.resize((width, height))
+
+
+def _side_by_side(images: list[Image.Image]) -> Image.Image:
+    strip = Image.new("RGB", (sum(image.width for image in images), STRIP_LINES))
+    left = 0
+    for image in images:
+        strip.paste(image, (left, 0))
+        left += image.width
+    return strip
+
+
+def _save(image: Image.Image, path: Path) -> None:
+    draft = path.with_name(f".{path.name}.{uuid4().hex}")
+    try:
+        image.save(draft, format="JPEG", quality=80)
+        draft.replace(path)
+    finally:
+        draft.unlink(missing_ok=True)

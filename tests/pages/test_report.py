@@ -1,0 +1,140 @@
+"""The report of a run: every section tells what the files hold, and nothing of a text is run."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from browser import wait_until
+from shown_runs import HOSTILE, NUM_QUESTIONS, add_evaluation, make_shown_run
+from typer.testing import CliRunner
+
+from dpo_video.cli.app import app
+from dpo_video.core.errors import UserError
+from dpo_video.pages.clips import ClipLimits
+from dpo_video.pages.report import write_report
+
+
+@pytest.fixture(scope="module")
+def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = make_shown_run(tmp_path_factory.mktemp("report"))
+    add_evaluation(folder)
+    done = CliRunner().invoke(app, ["report", str(folder)])
+    assert done.exit_code == 0, done.output
+    assert str(folder / "report" / "report.html") in done.output
+    return folder
+
+
+def page_of(folder: Path) -> str:
+    return (folder / "report" / "report.html").read_text()
+
+
+def rows_of(folder: Path) -> dict[str, Any]:
+    match = re.search(r'id="rows">(.*?)</script>', page_of(folder), re.DOTALL)
+    assert match is not None
+    rows: dict[str, Any] = json.loads(match[1])
+    return rows
+
+
+def test_without_video_there_are_frames_only(tmp_path: Path) -> None:
+    folder = make_shown_run(tmp_path, num_questions=2)
+    write_report(folder, ClipLimits(with_video=False))
+    clip = rows_of(folder)["clips"]["clip0.mp4"]
+    assert "video" not in clip and (folder / "report" / "clips" / clip["strip"]).is_file()
+
+
+def test_nothing_is_loaded_from_elsewhere_and_no_text_becomes_markup(run_folder: Path) -> None:
+    page = page_of(run_folder)
+    assert not re.search(r'(?:src|href)="(?:https?:)?//', page)
+    assert HOSTILE not in page and "window.broken = 1</script>" not in page
+
+
+def test_pairs_carry_margin_doubt_and_tags(run_folder: Path) -> None:
+    rows = rows_of(run_folder)
+    assert len(rows["pairs"]) == NUM_QUESTIONS
+    first, last = rows["pairs"][0], rows["pairs"][-1]
+    assert first["margin"] == pytest.approx(0.4) and first["doubt"] == pytest.approx(0.45)
+    assert first["doubt"] > last["doubt"]
+    assert {"least margin", "judge least sure"} <= set(first["tags"])
+    assert first["first"]["distribution"] == [["1", 0.45], ["5", 0.55]]
+    question = rows["questions"][first["question"]]
+    assert question["caption"].startswith("A dog runs") and question["category"] == "action"
+
+
+def test_a_regression_is_tagged(run_folder: Path) -> None:
+    answers = rows_of(run_folder)["answers"]
+    worse = [row for row in answers if "regression" in row["tags"]]
+    assert [row["question"] for row in worse] == ["heldout:h1"]
+    assert worse[0]["outcome"] == "right before, wrong after" and worse[0]["change"] == -4
+
+
+def test_a_clip_that_cannot_be_read_says_why(run_folder: Path) -> None:
+    clips = rows_of(run_folder)["clips"]
+    assert "[not_a_video]" in clips["clip5.mp4"]["error"]
+    small = clips["clip0.mp4"]
+    folder = run_folder / "report" / "clips"
+    assert all((folder / small[name]).is_file() for name in ("video", "poster", "strip"))
+    assert small["seconds"] == pytest.approx(2.0) and small["fps"] == pytest.approx(12)
+
+
+def test_a_falling_reward_of_chosen_answers_is_told(run_folder: Path) -> None:
+    page = page_of(run_folder)
+    assert "reward ends below zero" in page
+    assert "chosen" in page and "rejected" in page
+
+
+def test_what_was_not_checked_is_listed(run_folder: Path) -> None:
+    page = page_of(run_folder)
+    for sentence in ("was not held against labels", "No person has voted", "was not evaluated on"):
+        assert sentence in page
+
+
+def test_a_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"no manifest\.json"):
+        write_report(tmp_path, ClipLimits())
+
+
+def test_a_run_whose_samples_are_gone_is_shown_without_captions(tmp_path: Path) -> None:
+    folder = make_shown_run(tmp_path, num_questions=2)
+    (tmp_path / "samples.jsonl").unlink()
+    write_report(folder, ClipLimits(most=0))
+    assert "samples.jsonl" in page_of(folder)
+    assert "caption" not in next(iter(rows_of(folder)["questions"].values()))
+
+
+def test_the_page_opens_filters_and_plays(run_folder: Path, browser: Any) -> None:
+    page = browser.new_page(viewport={"width": 400, "height": 800}, color_scheme="dark")
+    faults: list[str] = []
+    page.on("pageerror", lambda error: faults.append(str(error)))
+    page.goto((run_folder / "report" / "report.html").as_uri())
+    page.wait_for_selector("#pairs .card")
+    assert page.evaluate("window.broken") is None
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    page.select_option("#pairs select", "")
+    page.fill("#pairs input[type=search]", "clip 3?")
+    assert "of 1 pairs" in page.inner_text("#pairs [role=status]")
+    assert HOSTILE in page.inner_text("#pairs .card h3")
+    video = page.locator("#pairs video")
+    video.evaluate("element => element.play()")
+    wait_until(page, "document.querySelector('#pairs video').currentTime > 0.1")
+    page.fill("#pairs input[type=search]", "clip 11?")
+    assert "cannot be shown" in page.inner_text("#pairs .no-clip")
+    assert faults == []
+    page.close()
+
+
+def test_a_link_of_the_funnel_leads_to_examples(tmp_path: Path, browser: Any) -> None:
+    folder = make_shown_run(tmp_path, num_questions=4)
+    (folder / "drops.jsonl").write_text(
+        '{"sample_id": "s1", "unit": "question", "reason": "below margin", "count": 1, '
+        '"detail": "#0 2"}\n'
+        '{"sample_id": "s2", "unit": "answer", "reason": "duplicate", "count": 1, "detail": "#1"}\n'
+    )
+    write_report(folder, ClipLimits(most=0))
+    page = browser.new_page()
+    address = (folder / "report" / "report.html").as_uri()
+    page.goto(f"{address}#drops=pair%2Fquestion%2Fbelow%20margin")
+    page.wait_for_selector("#drops .card")
+    assert "1 to 1 of 1" in page.inner_text("#drops [role=status]")
+    page.close()
