@@ -1,18 +1,13 @@
-"""The stages in order: what each reads and writes, what makes its result stale, and
-manifest.json.
-"""
+"""The stages in order: what each reads and writes, and what makes its result stale."""
 
-import json
-import platform
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from dpo_video.core.errors import UserError
-from dpo_video.core.jsonl import read_jsonl, write_atomic
+from dpo_video.core.jsonl import read_jsonl
 from dpo_video.core.progress import log, print_line
 from dpo_video.core.records import Judgment, Pair
 from dpo_video.evaluate.report import MEASURES
@@ -22,7 +17,7 @@ from dpo_video.judge.stage import judge
 from dpo_video.pair.stage import pair, with_noise
 from dpo_video.recipe import Recipe
 from dpo_video.recipe.affects import key_settings
-from dpo_video.run import Run, StageResult
+from dpo_video.run import Run, StageResult, write_manifest
 from dpo_video.stale import (
     check_replace,
     move_stale,
@@ -31,19 +26,6 @@ from dpo_video.stale import (
     sample_row,
 )
 from dpo_video.store import content_hash, row_key
-
-VERSIONS_OF = (
-    "dpo-video",
-    "torch",
-    "transformers",
-    "trl",
-    "peft",
-    "accelerate",
-    "bitsandbytes",
-    "av",
-    "decord",
-    "openai",
-)
 
 
 def _generate(run: Run) -> StageResult:
@@ -110,6 +92,14 @@ def _pair_inputs(run: Run) -> dict[str, Any]:
     return inputs
 
 
+def _train_inputs(run: Run) -> dict[str, Any]:
+    """Return the contents of the reference's adapter, where there is any adapter."""
+    adapter = run.recipe.reference_adapter
+    if adapter is None and run.recipe.start_adapter is None:
+        return {}
+    return {"reference": adapter and content_hash(adapter)}
+
+
 def _evaluate_inputs(run: Run) -> dict[str, Any]:
     pairwise = run.recipe.evaluate.pairwise_scorer
     hallucination = run.recipe.evaluate.hallucination_scorer
@@ -118,6 +108,7 @@ def _evaluate_inputs(run: Run) -> dict[str, Any]:
         "hallucination_scorer": hallucination and _scorer_with_threshold(hallucination),
         "beta": run.recipe.train.beta,  # scales the held-out margins
         "measures": MEASURES,
+        **_train_inputs(run),
     }
 
 
@@ -168,7 +159,7 @@ STAGES: dict[str, Stage] = {
         reads=("pairs.jsonl",),
         writes="adapter",
         sections=("model", "video", "train", "seed"),
-        inputs=_nothing_else,
+        inputs=_train_inputs,
         reports=("metrics.json", "answers.jsonl", "rewards.jsonl", "merged"),
     ),
     "evaluate": Stage(
@@ -215,6 +206,10 @@ def do_stages(
             UserError where it would have to, and may not.
     """
     stages_done = []
+    if run.recipe.start_adapter or run.recipe.reference_adapter:
+        from dpo_video.models.start import check_start  # here: it needs torch
+
+        check_start(run.recipe)
     _probe_judges(run, names)
     for name in names:
         stage = stage_of(run.recipe, name)
@@ -227,7 +222,7 @@ def do_stages(
         _do_stage(stage_run, stage_function or stage.run, replace_adapter=replace_adapter)
         run.bad_clips.update(stage_run.bad_clips)
         stages_done.append(name)
-        _write_manifest(run)
+        write_manifest(run, STAGES)
     return stages_done
 
 
@@ -364,31 +359,11 @@ def determining_parts(run: Run, name: str, *, defaults: bool = True) -> dict[str
     the inputs of the stage's own.
     """
     stage = stage_of(run.recipe, name)
-    settings = key_settings(run.recipe, defaults=defaults)
+    settings, start = key_settings(run.recipe, defaults=defaults), run.recipe.start_adapter
     return {
         **{section: settings[section] for section in stage.sections},
+        **({"start": content_hash(start)} if start and "model" in stage.sections else {}),
         "data": {"max_bad_fraction": run.recipe.data.max_bad_fraction},
         "files": {file: content_hash(run.folder / file) for file in stage.reads},
         **stage.inputs(run),
     }
-
-
-def _write_manifest(run: Run) -> None:
-    """Write manifest.json: the resolved recipe, versions, and what each finished stage did."""
-    versions = {"python": platform.python_version()}
-    for package in VERSIONS_OF:
-        try:
-            versions[package] = version(package)
-        except PackageNotFoundError:
-            versions[package] = "not installed"
-    manifest = {
-        "recipe": run.recipe.model_dump(),
-        "versions": versions,
-        "bad_clips": {clip: fault.reason for clip, fault in run.bad_clips.items()},
-        "cleaned": dict(run.cleaned),
-        "stages": {name: run.store.finished(name) for name in STAGES},
-    }
-    write_atomic(
-        run.folder / "manifest.json",
-        json.dumps(manifest, indent=2, ensure_ascii=False, allow_nan=False) + "\n",
-    )

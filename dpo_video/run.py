@@ -2,6 +2,8 @@
 back.
 """
 
+import json
+import platform
 import shutil
 import time
 from collections import Counter
@@ -9,11 +11,12 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property, partial
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from dpo_video.core.errors import UserError
-from dpo_video.core.jsonl import read_object
+from dpo_video.core.jsonl import read_object, write_atomic
 from dpo_video.core.progress import print_line
 from dpo_video.core.records import Sample
 from dpo_video.core.text import shortened
@@ -30,6 +33,19 @@ from dpo_video.video.bad_clips import BadClip, bad_clip, bad_clip_of_row
 
 MAX_META_FIELDS = 20
 """Fields beside ours that are named; of more the number is told."""
+VERSIONS_OF = (
+    "dpo-video",
+    "torch",
+    "transformers",
+    "trl",
+    "peft",
+    "accelerate",
+    "bitsandbytes",
+    "av",
+    "decord",
+    "openai",
+)
+"""What manifest.json names the versions of, beside Python."""
 BAD_CLIP = "bad_clip"
 """Kind of the stored rows about clips that were set aside."""
 
@@ -152,6 +168,27 @@ def recipe_of(folder: Path) -> Recipe:
         )
     recipe = validate(Recipe, Yaml(settings, str(path)))
     return recipe.model_copy(update={"runs_folder": str(folder.parent), "name": folder.name})
+
+
+def write_manifest(run: Run, stages: Iterable[str]) -> None:
+    """Write manifest.json: the resolved recipe, versions, and what each finished stage did."""
+    versions = {"python": platform.python_version()}
+    for package in VERSIONS_OF:
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            versions[package] = "not installed"
+    manifest = {
+        "recipe": run.recipe.model_dump(),
+        "versions": versions,
+        "bad_clips": {clip: fault.reason for clip, fault in run.bad_clips.items()},
+        "cleaned": dict(run.cleaned),
+        "stages": {name: run.store.finished(name) for name in stages},
+    }
+    write_atomic(
+        run.folder / "manifest.json",
+        json.dumps(manifest, indent=2, ensure_ascii=False, allow_nan=False) + "\n",
+    )
 
 
 @contextmanager

@@ -19,6 +19,7 @@ from dpo_video.judge.prices import open_spending
 from dpo_video.judge.scorer import Scorer, load_scorer
 from dpo_video.judge.verdict import check_examples
 from dpo_video.models.names import resolve_model
+from dpo_video.models.start import check_start
 from dpo_video.pair.stage import read_rewards
 from dpo_video.recipe import Recipe
 from dpo_video.train.dpo_config import dpo_config
@@ -54,7 +55,8 @@ def check_recipe(recipe: Recipe, samples: Sequence[Sample], heldout: Sequence[Sa
         precision="no",
         use_cpu=recipe.model.device == "cpu",
     )
-    return findings + attempt(make_config)[1] + _check_evaluation(recipe, heldout)
+    findings += attempt(make_config)[1] + attempt(check_start, recipe)[1]
+    return findings + _check_evaluation(recipe, heldout)
 
 
 def check_clusters(heldout: Sequence[Sample]) -> Findings:

@@ -55,8 +55,12 @@ def heldout_answers(run: Run) -> HeldoutAnswers:
 
 def _base_answers(run: Run) -> tuple[list[Candidate], list[Candidate]]:
     settings = run.recipe.evaluate
+    start = run.recipe.start_adapter
     job = replace(
-        _greedy_job(run), title="answers before", load=cache(partial(load_policy, run.recipe.model))
+        _greedy_job(run),
+        title="answers before",
+        adapter=start,
+        load=cache(partial(load_policy, run.recipe.model, adapter=start)),
     )
     sampling = replace(
         job,
@@ -72,7 +76,8 @@ def _tuned_answers(
     run: Run, sampled: Sequence[Candidate]
 ) -> tuple[list[Candidate], dict[str, float]]:
     adapter = run.folder / "adapter"
-    load = cache(partial(load_policy, run.recipe.model, adapter=adapter))
+    reference = run.recipe.reference_adapter
+    load = cache(partial(load_policy, run.recipe.model, adapter=adapter, reference=reference))
     job = replace(_greedy_job(run), title="answers after", adapter=adapter, load=load)
     return make_candidates(run, job).candidates, _rewards(run, sampled, load)
 
@@ -102,6 +107,8 @@ def _rewards(
     adapter = run.folder / "adapter"
     answers = _pairable(run.heldout, sampled)
     weights = content_hash(adapter) if answers else ""
+    reference = run.recipe.reference_adapter
+    against = {} if reference is None else {"reference": content_hash(reference)}
     keys = {
         candidate.id: row_key(
             settings=candidate.settings,
@@ -109,6 +116,7 @@ def _rewards(
             text=candidate.text,
             adapter=weights,
             beta=run.recipe.train.beta,
+            **against,
         )
         for _, candidate in answers
     }

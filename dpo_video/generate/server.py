@@ -82,6 +82,11 @@ def answer_by_server(
             "generate.engine openai cannot serve an adapter from a folder: serve it under a name "
             "of its own, or use engine local"
         )
+    if run.recipe.model.adapter is not None and run.recipe.generate.served_model is None:
+        raise UserError(
+            "generate.engine is openai, and the policy starts with model.adapter, which the server "
+            "must serve too: set generate.served_model to its name there"
+        )
     if job.sampler.first_temperature is not None:
         raise UserError(
             "generate.first_temperature: servers take one temperature a request. Leave it out, or "

@@ -73,10 +73,13 @@ def _jobs(run: Run) -> list[GenerationJob]:
         engine=settings.engine,
         num_candidates=settings.num_candidates,
         sampler=training_sampler(settings),
+        adapter=None if settings.engine == "openai" else run.recipe.start_adapter,
     )
     jobs: list[GenerationJob] = []
     for sampler in settings.mix:
-        adapter = None if sampler.adapter is None else Path(sampler.adapter).expanduser()
+        adapter = None if sampler.model is not None else plain.adapter
+        if sampler.adapter is not None:
+            adapter = Path(sampler.adapter).expanduser()
         jobs.append(
             replace(
                 plain,

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 
 import torch
-from peft import PeftModel
 from transformers.utils.generic import ModelOutput
 
+from dpo_video.models.adapter import as_reference
 from dpo_video.models.families import ClipFeatures, Family
 from dpo_video.models.load import Policy
 from dpo_video.models.prompts import ClipInputs
@@ -22,15 +22,9 @@ def encode_video(policy: Policy, clip: ClipInputs, *, adapter: bool = True) -> C
     checkpointing hooks in.
 
     Args:
-        adapter: False switches the policy's adapter off, which may have tuned them: the reference's
-            features.
+        adapter: False for the reference's features: an adapter may have tuned what makes them.
     """
-    off = (
-        policy.model.disable_adapter()
-        if isinstance(policy.model, PeftModel) and not adapter
-        else nullcontext()
-    )
-    with off:
+    with nullcontext() if adapter else as_reference(policy.model):
         return video_features(policy, clip)
 
 

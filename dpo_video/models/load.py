@@ -24,7 +24,7 @@ from dpo_video.core.control_tokens import ControlTokens
 from dpo_video.core.errors import UserError
 from dpo_video.core.progress import loading
 from dpo_video.core.ranks import local_rank
-from dpo_video.models.adapter import check_adapter
+from dpo_video.models.adapter import add_reference, check_adapter
 from dpo_video.models.families import Family, Model, VideoProcessor
 from dpo_video.models.hub import (
     ModelSpec,
@@ -112,22 +112,28 @@ class Policy:
 
 
 def load_policy(
-    settings: ModelSettings, *, adapter: Path | None = None, to_shard: bool = False
+    settings: ModelSettings,
+    *,
+    adapter: Path | None = None,
+    reference: Path | None = None,
+    to_shard: bool = False,
 ) -> Policy:
-    """Return the policy of a recipe, with a trained adapter on top if given.
+    """Return the policy of a recipe, with a trained adapter on top if given; `model.adapter` is the
+    caller's business.
 
     Args:
+        reference: the adapter that its reference has, see `as_reference`; None where the reference
+            is the model alone.
         to_shard: leave the language model in main memory, from where FSDP takes each process's
             share to its device.
 
     Raises UserError when there is no such checkpoint, adapter, device or attention kernel.
     """
-    if adapter is not None:  # before minutes are spent on the weights below it
-        _find_adapter(adapter)
+    for folder in filter(None, (adapter, reference)):  # before minutes are spent on weights
+        find_adapter(folder)
     config, family = load_config(settings)
     name = resolve_model(settings.name)
-    device = choose_device(settings)
-    dtype = choose_dtype(settings)
+    device, dtype = choose_device(settings), choose_dtype(settings)
     source: dict[str, Any] = {
         "revision": settings.revision,
         "trust_remote_code": settings.trust_remote_code,
@@ -153,14 +159,9 @@ def load_policy(
         keep_weights_unpacked(model)
     if family.install_positions is not None:
         family.install_positions(model, settings.positions)
-    # The checkpoint's own sampling (Qwen2.5-VL ships repetition_penalty 1.05) must not mix with the
-    # recipe's.
-    ends = model.generation_config.eos_token_id
-    model.generation_config = GenerationConfig(
-        eos_token_id=ends, pad_token_id=model.generation_config.pad_token_id
-    )
+    forget_sampling(model)
     policy = Policy(
-        model=_with_adapter(model, adapter),
+        model=_with_adapter(model, adapter, reference),
         processor=processor,
         family=family,
         settings=settings,
@@ -170,6 +171,16 @@ def load_policy(
     )
     assert not any(parameter.requires_grad for parameter in policy.model.parameters())
     return policy
+
+
+def forget_sampling(model: PreTrainedModel) -> None:
+    """Leave a model none of its checkpoint's own sampling, which must not mix with the recipe's
+    (Qwen2.5-VL ships repetition_penalty 1.05).
+    """
+    ends = model.generation_config.eos_token_id
+    model.generation_config = GenerationConfig(
+        eos_token_id=ends, pad_token_id=model.generation_config.pad_token_id
+    )
 
 
 def _load_processor(settings: ModelSettings, family: Family, source: Mapping[str, Any]) -> Any:
@@ -238,7 +249,7 @@ def keep_weights_unpacked(model: nn.Module) -> None:
             module.support_avx512bf16_for_cpu = False
 
 
-def _find_adapter(adapter: Path) -> None:
+def find_adapter(adapter: Path) -> None:
     """Raise UserError where there is no adapter, or one that must not be loaded."""
     if not (adapter / "adapter_config.json").is_file():
         raise UserError(
@@ -249,11 +260,15 @@ def _find_adapter(adapter: Path) -> None:
     check_adapter(adapter)
 
 
-def _with_adapter(model: PreTrainedModel, adapter: Path | None) -> PreTrainedModel | PeftModel:
+def _with_adapter(
+    model: PreTrainedModel, adapter: Path | None, reference: Path | None
+) -> PreTrainedModel | PeftModel:
     if adapter is None:
         return model
     try:
         tuned = PeftModel.from_pretrained(model, adapter).eval()
+        if reference is not None:
+            add_reference(tuned, reference)
     except (RuntimeError, ValueError, TypeError, KeyError) as error:
         reason = str(error).strip().splitlines()[0][:300]
         raise UserError(

@@ -82,3 +82,17 @@ class Recipe(Section):
     def run_folder(self) -> Path:
         """The folder that holds everything of this run."""
         return Path(self.runs_folder).expanduser() / self.name
+
+    @property
+    def start_adapter(self) -> Path | None:
+        """The adapter that the policy starts with; None where it is the model alone."""
+        return None if self.model.adapter is None else Path(self.model.adapter).expanduser()
+
+    @property
+    def reference_adapter(self) -> Path | None:
+        """The adapter of the reference; None where that is the model alone."""
+        if self.train.reference == "start":
+            return self.start_adapter
+        if self.train.reference == "base":
+            return None
+        return Path(self.train.reference).expanduser()

@@ -58,6 +58,11 @@ ABSENT_AT_DEFAULT: Final = "it stands in no key while it has its default"
 its default stay what they were.
 """
 
+CONTENTS_IN_KEYS: Final = "what the files hold that it names stands in keys"
+"""A second mark on a setting that names files: its own value stands in no key, and whoever makes
+one adds their contents. The same files may then lie elsewhere.
+"""
+
 
 @dataclass(frozen=True)
 class ExceptKeys:
@@ -81,8 +86,14 @@ def affects(field: FieldInfo) -> Affects:
 
 
 def names_that_affect(model: type[Section], changes: Affects) -> tuple[str, ...]:
-    """Return the names of the fields that affect any of `changes`, in declared order."""
-    return tuple(name for name, field in model.model_fields.items() if affects(field) & changes)
+    """Return the names of the fields that affect any of `changes`, in declared order, without those
+    whose files stand in keys by their contents.
+    """
+    return tuple(
+        name
+        for name, field in model.model_fields.items()
+        if affects(field) & changes and CONTENTS_IN_KEYS not in field.metadata
+    )
 
 
 def settings_that_affect(section: Section, changes: Affects) -> dict[str, Any]:
@@ -118,8 +129,12 @@ def key_settings(section: Section, *, defaults: bool = True) -> dict[str, Any]:
 
 
 def _is_absent(section: Section, name: str) -> bool:
-    """Return whether a setting stands in no key, as it has the default that it was added with."""
+    """Return whether a setting stands in no key: it has the default that it was added with, or
+    others put the contents of its files there.
+    """
     field = type(section).model_fields[name]
+    if CONTENTS_IN_KEYS in field.metadata:
+        return True
     return ABSENT_AT_DEFAULT in field.metadata and getattr(section, name) == field.get_default()
 
 

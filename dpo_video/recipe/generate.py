@@ -33,6 +33,13 @@ class SamplerSettings(Section):
     min_p: Annotated[float | None, Affects.ANSWERS] = Field(default=None, ge=0, lt=1)
     """Keep tokens at least this likely against the likeliest one."""
 
+    @field_validator("model")
+    @classmethod
+    def _has_no_adapter(cls, value: ModelSettings | None) -> ModelSettings | None:
+        if value is not None and value.adapter is not None:
+            raise ValueError("must not hold `adapter`: a sampler has one of its own beside `model`")
+        return value
+
     @field_validator("instruction")
     @classmethod
     def _holds_the_question(cls, value: str) -> str:

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from dpo_video.recipe.affects import Affects
+from dpo_video.recipe.affects import CONTENTS_IN_KEYS, Affects
 from dpo_video.recipe.section import Section
 
 ANSWERS_AND_WEIGHTS = Affects.ANSWERS | Affects.WEIGHTS
@@ -17,6 +17,10 @@ class ModelSettings(Section):
     """Hub id, local folder, or `toy:NAME`."""
     revision: Annotated[str | None, ANSWERS_AND_WEIGHTS] = None
     """Hub revision (branch, tag or commit)."""
+    adapter: Annotated[str | None, ANSWERS_AND_WEIGHTS, CONTENTS_IN_KEYS] = None
+    """Folder of a LoRA adapter that the policy starts with, e.g. that of an SFT stage: it samples
+    with it, training goes on from it, and evaluation compares with it. Its rank, alpha and layers
+    must be those of `train`. None starts from the model alone."""
     family: Annotated[str | None, ANSWERS_AND_WEIGHTS] = None
     """Row of FAMILIES; None reads it from the checkpoint's `model_type`."""
     dtype: Annotated[Literal["auto", "float32", "bfloat16", "float16"], ANSWERS_AND_WEIGHTS] = (

@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt
 
-from dpo_video.recipe.affects import DEFAULT_IN_KEYS, Affects, ExceptKeys
+from dpo_video.recipe.affects import CONTENTS_IN_KEYS, DEFAULT_IN_KEYS, Affects, ExceptKeys
 from dpo_video.recipe.section import Section
 
 TRL_SPEED_ONLY = ExceptKeys(
@@ -43,6 +43,10 @@ class TrainSettings(Section):
     """TRL loss types, summed with `trl.loss_weights`."""
     beta: Annotated[PositiveFloat, Affects.WEIGHTS] = 0.1
     """Strength of the pull to the reference; higher stays closer."""
+    reference: Annotated[str, Affects.WEIGHTS, CONTENTS_IN_KEYS] = "start"
+    """What `beta` pulls to, and implicit rewards are measured against: `start`, the policy that
+    training starts from (with `model.adapter`); `base`, the model without any adapter; or the
+    folder of another adapter."""
     learning_rate: Annotated[PositiveFloat, Affects.WEIGHTS] = 1e-5
     """Peak learning rate."""
     epochs: Annotated[PositiveFloat, Affects.WEIGHTS] = 1.0

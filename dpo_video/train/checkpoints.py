@@ -22,7 +22,7 @@ from dpo_video.models.adapter import ADAPTER_FILES, WEIGHTS, adapter_damage, wei
 from dpo_video.models.load import choose_dtype
 from dpo_video.recipe import Recipe
 from dpo_video.recipe.affects import Affects, key_settings, settings_that_affect
-from dpo_video.store import row_key
+from dpo_video.store import content_hash, row_key
 
 SELECTION = "selection.json"
 """Beside the checkpoints: which pairs they are trained on."""
@@ -48,6 +48,7 @@ def training_key(
     """
     return row_key(
         **({} if sharding is None else {"sharding": sharding}),
+        **adapter_contents(recipe),
         model=settings_that_affect(recipe.model, Affects.WEIGHTS)
         | {"dtype": str(choose_dtype(recipe.model))},
         revision=revision,
@@ -57,6 +58,18 @@ def training_key(
         num_processes=num_processes,
         pairs=row_key(pairs=[to_json(pair) for pair in pairs]),
     )
+
+
+def adapter_contents(recipe: Recipe) -> dict[str, str | None]:
+    """Return the hashes of the adapters that training starts from, and is pulled to; nothing where
+    both are the model alone.
+    """
+    adapters = {"start": recipe.start_adapter, "reference": recipe.reference_adapter}
+    if not any(adapters.values()):
+        return {}
+    return {
+        name: None if folder is None else content_hash(folder) for name, folder in adapters.items()
+    }
 
 
 def checkpoint_folder(run_folder: Path, key: str) -> Path:

@@ -71,6 +71,12 @@ def check_fsdp(recipe: Recipe) -> None:
             "then "
             "holds all of the 4-bit model"
         )
+    if recipe.start_adapter is not None or recipe.reference_adapter is not None:
+        raise UserError(
+            "model.adapter and train.reference: an adapter cannot be put beside sharded weights. "
+            "Launch without FSDP (--multi_gpu), or merge it into its model (dpo-video merge RUN) "
+            "and set model.name to the result"
+        )
     if "8bit" in recipe.train.optimizer:
         raise UserError(
             f"train.optimizer is {recipe.train.optimizer!r}, and 8-bit states do not fit FSDP's "

@@ -58,22 +58,23 @@ def check_reference(pairs: PairBatch, logps: Tensor, scored: Tensor, *, dtype: t
 
 
 def check_step_zero(differences: Sequence[float], *, num_tokens: int, dtype: torch.dtype) -> None:
-    """Raise unless policy and reference agree before the first step: a new adapter changes
-    nothing.
+    """Raise unless the policy says in the first step what the model says that training starts
+    from: a new adapter changes nothing.
 
     Args:
-        differences: of the policy's and the reference's mean log-probs of chosen and of rejected
-            answers, in nats.
+        differences: between the mean log-ratios of policy and reference that TRL noted and those
+            that the stored log-probs give, of chosen and of rejected answers, in nats.
         num_tokens: of the longest answer.
     """
     worst = max(map(abs, differences))
     allowed = MARGIN_PER_TOKEN[dtype] * num_tokens
     if not worst <= allowed:
         raise RuntimeError(
-            f"before the first step, policy and reference differ by {worst:.3g} nats on an answer "
-            f"of {num_tokens} tokens (at most {allowed:.3g} is rounding in {dtype}). A new adapter "
-            "changes nothing, so the reference is not the model being tuned, and no result could "
-            "be trusted. With `train.trl.disable_dropout: false` the model's own dropout does "
+            f"before the first step, policy and reference differ by {worst:.3g} nats more than "
+            f"they should on an answer of {num_tokens} tokens (at most {allowed:.3g} is rounding "
+            f"in {dtype}). No step has changed anything, so one of them is another model than it "
+            "is taken for, and no result could be trusted. With `train.trl.disable_dropout: false` "
+            "the model's own dropout does "
             "this; otherwise please report it"
         )
 

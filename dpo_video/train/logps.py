@@ -5,14 +5,14 @@ R rows, T tokens, V vocabulary.
 
 import math
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 
 import torch
-from peft import PeftModel
 from transformers import PreTrainedModel
 from trl.trainer.utils import add_fused_lm_head
 
 from dpo_video.core.errors import UserError
+from dpo_video.models.adapter import as_reference
 from dpo_video.models.collate import TokenRow
 from dpo_video.models.features import encode_video
 from dpo_video.models.load import Policy
@@ -44,14 +44,13 @@ def token_logps(
     Rows of a clip run as one tree where the model allows it, else ROWS_AT_ONCE at a time.
 
     Args:
-        adapter: False switches the policy's adapter off: the reference's log-probs, of features
-            made without it.
+        adapter: False for the log-probs of the policy's reference, of features that it made.
     """
     shared = why_not_shared(policy) is None
     engine, at_once = (shared_prefix_engine, len(rows)) if shared else (rows_engine, ROWS_AT_ONCE)
     logps: list[list[float]] = []
     with (
-        _adapter(policy, on=adapter),
+        nullcontext() if adapter else as_reference(policy.model),
         torch.autocast(policy.device.type, policy.dtype, enabled=_mixed(policy)),
         fused_head(policy.bare) as fused,
     ):
@@ -87,12 +86,6 @@ def fused_head(model: PreTrainedModel) -> Iterator[Fused]:
             del model.forward
         else:
             model.forward = forward
-
-
-def _adapter(policy: Policy, *, on: bool) -> AbstractContextManager[None]:
-    if on or not isinstance(policy.model, PeftModel):
-        return nullcontext()
-    return policy.model.disable_adapter()
 
 
 def _mixed(policy: Policy) -> bool:

@@ -6,6 +6,7 @@ R rows (chosen, then rejected), T tokens.
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
@@ -19,7 +20,7 @@ from dpo_video.models.load import Policy
 from dpo_video.models.prompts import clip_content, prompt_text
 from dpo_video.models.tokens import size_identity
 from dpo_video.recipe import VideoSettings
-from dpo_video.store import RowStore, row_key
+from dpo_video.store import RowStore, content_hash, row_key
 from dpo_video.train.pair_batches import PairTokens
 from dpo_video.video import ClipRequest
 from dpo_video.video.cache import frames_identity
@@ -39,13 +40,23 @@ class ReferenceLogps:
     """What is known of the reference's log-probs, for the answers to questions about some clips."""
 
     def __init__(
-        self, policy: Policy, settings: VideoSettings, requests: Mapping[str, ClipRequest]
+        self,
+        policy: Policy,
+        settings: VideoSettings,
+        requests: Mapping[str, ClipRequest],
+        *,
+        adapter: Path | None = None,
     ) -> None:
-        """Know nothing yet; `requests` are by the clip's key."""
+        """Know nothing yet; `requests` are by the clip's key.
+
+        Args:
+            adapter: folder of the reference's adapter; None where it is the model alone.
+        """
         self._policy = policy
         self._settings = settings
         self._requests = requests
         self._common = reference_identity(policy, settings)
+        self._adapter = None if adapter is None else content_hash(adapter)
         self._prompts: dict[tuple[str, str], str] = {}
         self._known: dict[str, Tensor] = {}
 
@@ -66,7 +77,8 @@ class ReferenceLogps:
                     ),
                 )
             )
-        return row_key(prompt=self._prompts[clip, question], answer=list(answer))
+        base_key = row_key(prompt=self._prompts[clip, question], answer=list(answer))
+        return base_key if self._adapter is None else row_key(base=base_key, adapter=self._adapter)
 
     def keys(self, pair: PairTokens) -> tuple[str, str]:
         """Return the keys of a pair's answers, the chosen one first."""

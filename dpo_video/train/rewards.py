@@ -1,8 +1,8 @@
 """Implicit rewards: what a tuned policy makes of given answers by itself, measured against its
-base.
+reference.
 
-Log-probs of both are stored answer by answer: an answer is paid for once under a base, and once
-under an adapter.
+Log-probs of both are stored answer by answer: an answer is paid for once under a reference, and
+once under an adapter.
 """
 
 import logging
@@ -61,7 +61,7 @@ def write_rewards(run: Run, *, adapter: Path, out: Path) -> dict[str, Any]:
         run.recipe.clean,
         tokens=checkpoint_tokens(run.recipe.model),
     )
-    policy = load_policy(run.recipe.model, adapter=adapter)
+    policy = load_policy(run.recipe.model, adapter=adapter, reference=run.recipe.reference_adapter)
     answers = [(sample, candidate) for _, sample, candidate in candidates.in_order()]
     rewards = candidate_rewards(
         run, policy, answers, root=run.video_root, adapter=adapter, title="rewards"
@@ -96,7 +96,7 @@ def candidate_rewards(
     clip cannot be read, or whose text holds a control token, are left out.
 
     Args:
-        policy: the base with the adapter of the folder `adapter`.
+        policy: the base with the adapter of the folder `adapter`, and that of its reference.
         root: folder that relative video paths start from.
         title: of the progress bar.
     """
@@ -145,16 +145,19 @@ def implicit_rewards(
     """Return the rewards of each question's answers by its position, those whose clip cannot be
     read left out.
 
-    The reward is beta * (log p under the policy - log p under its base), log-probs of whole answers
-    in nats (Rafailov et al. 2023, arXiv 2305.18290, sec. 4), from teacher-forced forwards; beta is
-    `train.beta`.
+    The reward is beta * (log p under the policy - log p under its reference), log-probs of whole
+    answers in nats (Rafailov et al. 2023, arXiv 2305.18290, sec. 4), from teacher-forced forwards;
+    beta is `train.beta`, the reference that of training.
 
     Args:
-        policy: the base with the adapter of the folder `adapter`.
+        policy: the base with the adapter of the folder `adapter`, and that of its reference.
         title: of the progress bar.
     """
     requests = {question.clip.key: question.clip for question in questions}
-    reference, weights = ReferenceLogps(policy, run.recipe.video, requests), content_hash(adapter)
+    reference = ReferenceLogps(
+        policy, run.recipe.video, requests, adapter=run.recipe.reference_adapter
+    )
+    weights = content_hash(adapter)
     with open_rows(run.recipe, run.store) as base_rows:
         stored = [
             _StoredLogps.of(question, reference, weights, base_rows=base_rows, tuned_rows=run.store)

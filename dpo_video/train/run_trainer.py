@@ -5,15 +5,18 @@ import pickle
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
 import torch
+from peft import PeftModel
 from transformers import TrainerCallback
 
 from dpo_video.core.errors import UserError
 from dpo_video.core.library_warnings import quiet_libraries
 from dpo_video.core.ranks import is_main_process, rank, world_size
+from dpo_video.models.adapter import with_reference
 from dpo_video.models.clip_source import ClipSource, EncodedClip, ReadyClip, move, open_source
 from dpo_video.models.features import pending_features
 from dpo_video.models.load import Policy
@@ -102,6 +105,7 @@ def train_adapter(
             reference=lambda trainer: _reference(
                 policy, recipe, job, trainer, keep=keep, stop=stop
             ),
+            start=recipe.start_adapter,
         )
         # added last: the reference has a bar of its own
         for callback in (*([StepBar(bars)] if is_main_process() else []), *callbacks):
@@ -209,16 +213,24 @@ def _reference(
     first.
 
     The batches are those of the first epoch, so that its first step meets the very same forwards:
-    the margin there is exactly 0 in float32.
+    where training starts from the reference, the margin there is exactly 0 in float32. Where it
+    starts from another policy, the first batch is run with that one's adapter too, read from its
+    folder, for the margin that must then be met.
     """
-    reference = ReferenceLogps(policy, recipe.video, job.selection.requests)
+    adapter, start = recipe.reference_adapter, recipe.start_adapter
+    logps_under = partial(ReferenceLogps, policy, recipe.video, job.selection.requests)
+    reference = logps_under(adapter=adapter)
     reference.add(job.reference)
+    assert isinstance(trainer.model, PeftModel)
     together = is_fsdp()
     split_batch = _splitter(recipe.train, trainer.engine, agree=together)
     trainer.order.set_epoch(0, next_epoch=0)  # training begins where this pass did
     batches = list(trainer.order)
     pairs_of_batch = [[job.selection.pairs[index] for index in batch] for batch in batches]
-    with nullcontext() if stop is None or together else stop.collected():
+    with (
+        nullcontext() if stop is None or together else stop.collected(),
+        with_reference(trainer.model, adapter),
+    ):
         complete_reference(
             reference,
             pairs_of_batch,
@@ -228,4 +240,22 @@ def _reference(
                 batches[index], split_batch=split_batch, reference=reference
             ),
         )
+    if start is not None and start != adapter and job.resume is None:
+        trainer.first_step = logps_under(adapter=start)
+        with with_reference(trainer.model, start):
+            _add_first(trainer, batches, split_batch, trainer.first_step)
     return reference
+
+
+def _add_first(
+    trainer: VideoDPOTrainer,
+    batches: Sequence[Sequence[int]],
+    split_batch: MicroBatchSplitter,
+    logps: ReferenceLogps,
+) -> None:
+    """Make `logps` know the pairs of the first step: those of the first batch that can be read."""
+    for batch in batches:
+        computed = trainer.compute_reference(batch, split_batch=split_batch, reference=logps)
+        logps.add(computed)
+        if computed:
+            return

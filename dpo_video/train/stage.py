@@ -191,7 +191,9 @@ def _plan(
             f"too long, "
             "raise train.max_length, or lower video.num_frames or video.max_pixels"
         )
-    reference = ReferenceLogps(policy, run.recipe.video, selection.requests)
+    reference = ReferenceLogps(
+        policy, run.recipe.video, selection.requests, adapter=run.recipe.reference_adapter
+    )
     return TrainingJob(
         selection=selection,
         checkpoints=folder,

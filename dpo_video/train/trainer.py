@@ -26,6 +26,7 @@ from trl.trainer.dpo_trainer import DPOTrainer
 from trl.trainer.utils import FusedCausalLMOutput
 
 from dpo_video.core.errors import UserError
+from dpo_video.models.adapter import load_weights
 from dpo_video.models.clip_source import move
 from dpo_video.models.load import Policy
 from dpo_video.models.lora import assert_fp32_adapter, keep_adapter_fp32, tunes_tower
@@ -73,12 +74,14 @@ class VideoDPOTrainer(DPOTrainer):
         data: TrainingData,
         callbacks: Sequence[TrainerCallback] = (),
         reference: "Callable[[VideoDPOTrainer], ReferenceLogps] | None" = None,
+        start: Path | None = None,
     ) -> None:
         """Train `policy` with a new adapter on what `data` gives.
 
         Args:
             reference: makes `self.reference` right before the first step; under FSDP no forward can
                 run before.
+            start: folder of an adapter whose weights the new one begins with.
         """
         self._policy = policy
         self.order = data.order
@@ -91,6 +94,8 @@ class VideoDPOTrainer(DPOTrainer):
         self.meter = Meter(shared=self.engine is not rows_engine)
         self.reference: ReferenceLogps | None = None
         """Where the reference's log-probs come from; None runs it in every step."""
+        self.first_step: ReferenceLogps | None = None
+        """What the policy must say in the first step, where that is not what its reference says."""
         try:
             super().__init__(
                 model=policy.model,
@@ -107,17 +112,22 @@ class VideoDPOTrainer(DPOTrainer):
         self.add_callback(EpochStart(self.order))
         if reference is not None:
             self.add_callback(TrainBegin(lambda: setattr(self, "reference", reference(self))))
+        self._base = policy.bare  # PEFT puts its layers into it
+        self._prepare_model(start)
+
+    def _prepare_model(self, start: Path | None) -> None:
         # TRL casts the adapter of a 4-bit model to bfloat16 (dpo_trainer.py:726), where a small
         # learning rate's updates are lost to rounding. The optimizer does not exist yet.
         assert isinstance(self.model, PeftModel)
         keep_adapter_fp32(self.model)
         assert_fp32_adapter(self.model)
-        self._base = policy.bare  # PEFT puts its layers into it
+        if start is not None:
+            load_weights(self.model, start)
         install_engine(
             self._base,
-            policy.family,
+            self._policy.family,
             self._watch(self.engine),
-            encode=partial(encode_rows, policy) if tunes_tower(self.model) else None,
+            encode=partial(encode_rows, self._policy) if tunes_tower(self.model) else None,
         )
         # read in _compute_loss (dpo_trainer.py:1318): take the reference's log-probs from the
         # batch, where `reference_logps` puts them
@@ -163,20 +173,22 @@ class VideoDPOTrainer(DPOTrainer):
 
         return watched
 
-    def reference_logps(self, inputs: Mapping[str, Any], pairs: PairBatch) -> tuple[Tensor, Tensor]:
+    def reference_logps(
+        self, inputs: Mapping[str, Any], pairs: PairBatch, *, known: ReferenceLogps | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Return the reference's log-probs of the chosen and the rejected answers, (B,) float32
         nats each.
 
         They come out of TRL's own function, which weighs them by `trl.ld_alpha`: it asks the model
-        without its adapter, or, where the log-probs of the answers are known, something that
-        answers with these. TRL switches gradient checkpointing off for it and on again after;
-        transformers 5.23 then adds hooks to the embeddings each time without removing the last ones
-        (modeling_utils.py:2131), so the new ones are removed here.
+        with the adapter of its reference or without any, or, where the log-probs of the answers are
+        `known`, something that answers with these. TRL switches gradient checkpointing off for it
+        and on again after; transformers 5.23 then adds hooks to the embeddings each time without
+        removing the last ones (modeling_utils.py:2131), so the new ones are removed here.
         """
         model: Any = self.model
-        if self.reference is not None:
+        if known is not None:
             scored = inputs["completion_mask"][:, 1:].bool()
-            self._last_logps = self.reference.rows(pairs.pairs, scored)
+            self._last_logps = known.rows(pairs.pairs, scored)
             stored = FusedCausalLMOutput(log_probs=self._last_logps)
 
             def model(**kwargs: Any) -> FusedCausalLMOutput:
@@ -215,7 +227,9 @@ class VideoDPOTrainer(DPOTrainer):
     ) -> Any:
         pairs: PairBatch = inputs["pairs"]
         batch = self._encode(pairs)
-        batch["ref_chosen_logps"], batch["ref_rejected_logps"] = self.reference_logps(batch, pairs)
+        batch["ref_chosen_logps"], batch["ref_rejected_logps"] = self.reference_logps(
+            batch, pairs, known=self.reference
+        )
         reference = self._last_logps
         first, self._started = not self._started, True
         if first and self.state.log_history:  # resumed: TRL would count tokens from 0 again
@@ -227,13 +241,7 @@ class VideoDPOTrainer(DPOTrainer):
         if not torch.isfinite(loss):
             raise self._not_finite("loss", float(loss.detach()))
         if first and self.state.global_step == 0:
-            metrics = self._metrics["train"]
-            rewards = [metrics[f"rewards/{side}"][-1] for side in ("chosen", "rejected")]
-            check_step_zero(
-                [reward / self.beta for reward in rewards],
-                num_tokens=int(batch["completion_mask"].sum(1).max()),
-                dtype=self._policy.dtype,
-            )
+            self._check_first_step(batch, pairs)
         assert reference is not None and self._last_logps is not None
         self.meter.add(pairs)
         self.meter.add_divergence(
@@ -241,6 +249,27 @@ class VideoDPOTrainer(DPOTrainer):
         )
         self._last_logps = None  # it holds the graph of the forward
         return loss * self._weight if self._weight != 1.0 else loss
+
+    def _check_first_step(self, batch: Mapping[str, Any], pairs: PairBatch) -> None:
+        """Raise unless the rewards that TRL noted are those of the policy that training starts
+        from: 0 where that is the reference, else what the two log-probs of each answer say.
+        """
+        metrics, policy_logps = self._metrics["train"], self._last_logps
+        reference = (batch["ref_chosen_logps"], batch["ref_rejected_logps"])
+        expected = [torch.zeros_like(logps) for logps in reference]
+        if self.first_step is not None:
+            start = self.reference_logps(batch, pairs, known=self.first_step)
+            expected = [logps - base for logps, base in zip(start, reference, strict=True)]
+            self._last_logps = policy_logps
+        check_step_zero(
+            [
+                metrics[f"rewards/{side}"][-1] / self.beta
+                - float(self.accelerator.gather(logratios).mean())
+                for side, logratios in zip(("chosen", "rejected"), expected, strict=True)
+            ],
+            num_tokens=int(batch["completion_mask"].sum(1).max()),
+            dtype=self._policy.dtype,
+        )
 
     def _encode(self, pairs: PairBatch) -> dict[str, Any]:
         """Return TRL's batch; a frozen tower has run before, once per clip, a tuned one runs in the
