@@ -27,6 +27,11 @@ from dpo_video.video.facts import probe_clips
 
 TOY_CLIPS: dict[str, int] = {"toy:train": 80, "toy:heldout": 120}
 """Clips per split of the toy world: at least 200 training and 300 held-out questions."""
+TOY_SETS: dict[str, Literal["choices", "yes_no"]] = {
+    "toy:choices": "choices",
+    "toy:yes_no": "yes_no",
+}
+"""Questions about the held-out clips of the toy world whose answers a rule decides."""
 Line = TypeVar("Line", SampleLine, PairLine)
 
 
@@ -189,14 +194,19 @@ def samples_of(pairs: Sequence[Pair]) -> list[Sample]:
 
 
 def _toy(source: str, recipe: Recipe) -> Path:
+    """Return the file of a split of the toy world, or of questions about its held-out clips,
+    written unless already there.
+    """
     from dpo_video.toy.clips import write_split
+    from dpo_video.toy.question_sets import write_question_set
 
-    if source not in TOY_CLIPS:
+    names = [*TOY_CLIPS, *TOY_SETS]
+    if source not in names:
         raise UserError(
-            f"unknown toy data {source!r}.{did_you_mean(source, TOY_CLIPS)} Known: "
-            f"{', '.join(TOY_CLIPS)}"
+            f"unknown toy data {source!r}.{did_you_mean(source, names)} Known: {', '.join(names)}"
         )
-    name: Literal["train", "heldout"] = "train" if source == "toy:train" else "heldout"
-    return write_split(
-        name, recipe.run_folder / "toy" / name, num_clips=TOY_CLIPS[source], seed=recipe.seed
-    )
+    split: Literal["train", "heldout"] = "train" if source == "toy:train" else "heldout"
+    num_clips = TOY_CLIPS[f"toy:{split}"]
+    folder = recipe.run_folder / "toy" / split
+    samples = write_split(split, folder, num_clips=num_clips, seed=recipe.seed)
+    return write_question_set(TOY_SETS[source], folder) if source in TOY_SETS else samples

@@ -19,6 +19,24 @@ CONDITION = re.compile(
     rf"(?:(?P<before>before)(?:\s*(?P<direction>[+-])\s*(?P<shift>{NUMBER}))?"
     rf"|(?P<bound>-?{NUMBER}))"
 )
+METRICS = (
+    "accuracy",
+    "strict_accuracy",
+    "published_accuracy",
+    "exact_match",
+    "contains",
+    "judged",
+    "letter",
+    "yes_no",
+    "all_of_group",
+    "yes_rate",
+    "yes_difference",
+    "false_positive_ratio",
+    "judged_score",
+    "hallucination_rate",
+    "answer_length",
+)
+"""What metrics.json tells of each set."""
 FORMS = (
     f"`{NO_REGRESSION}`, `SET.METRIC >= before - 0.01`, `SET.METRIC <= before + 0.01` or "
     "`SET.METRIC >= 0.5`"
@@ -40,7 +58,7 @@ class EvaluationRequirement:
 
 
 def parse_requirement(
-    text: str, *, sets: Collection[str], metrics: Collection[str]
+    text: str, *, sets: Collection[str], metrics: Collection[str] = METRICS
 ) -> EvaluationRequirement | None:
     """Return the condition that a text states, or None for `no_regression`.
 

@@ -77,13 +77,13 @@ def yes_no(scene: Scene, video: str, rng: random.Random) -> list[dict[str, Any]]
     for index, pair in enumerate(zip(there, absent, strict=False)):
         group = f"{Path(video).stem}-pair{index}"
         figure = scene.find(pair[0])
-        category = "appears later" if figure is not None and figure.late else "there from the start"
+        category = "appears later" if figure is not None and figure.late else "from the start"
         for shape, answer in zip(pair, ("yes", "no"), strict=True):
             rows.append(
                 {
                     "id": f"{group}-{answer}",
                     "video": video,
-                    "prompt": f"Is there a {shape}?",
+                    "prompt": f"Yes or no?\nIs there a {shape}?",
                     "answer": answer,
                     "answer_kind": "yes_no",
                     "group": group,

@@ -13,7 +13,7 @@ from dpo_video.core.jsonl import to_json
 from dpo_video.core.records import Sample
 from dpo_video.data.choices import gold_choice
 from dpo_video.data.heldout import check_disjoint
-from dpo_video.data.samples import load_pairs, load_samples
+from dpo_video.data.samples import TOY_CLIPS, load_pairs, load_samples
 from dpo_video.recipe import Recipe
 from dpo_video.video import resolve_video
 
@@ -354,3 +354,19 @@ def test_held_out_questions_to_choose_from_need_no_caption(tmp_path: Path) -> No
     assert [gold_choice(sample) for sample in heldout] == ["B", "yes"]
     assert [sample.caption for sample in heldout] == [None, None]
     assert json.loads(to_json(heldout[0])) == rows[0]
+
+
+def test_toy_questions_with_a_rule_lie_beside_the_held_out_clips(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(TOY_CLIPS, "toy:heldout", 4)
+    toy = recipe(tmp_path, samples="toy:train", heldout="toy:choices")
+    choices = load_samples(toy, "heldout")
+    pairs = load_samples(recipe(tmp_path, samples="toy:train", heldout="toy:yes_no"), "heldout")
+    assert choices.root == pairs.root == toy.run_folder / "toy" / "heldout"
+    assert {sample.answer_kind for sample in choices.samples} == {"letter"}
+    assert {sample.answer_kind for sample in pairs.samples} == {"yes_no"}
+    assert all(sample.caption is None for sample in (*choices.samples, *pairs.samples))
+    with pytest.raises(UserError, match=r"Known: toy:train, toy:heldout, toy:choices, toy:yes_no"):
+        load_samples(recipe(tmp_path, samples="toy:train", heldout="toy:no_yes"), "heldout")

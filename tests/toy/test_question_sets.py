@@ -79,13 +79,13 @@ def test_a_pair_asks_for_a_shape_that_is_there_and_one_that_is_not(folder: Path)
     assert len(questions) >= 300 and len({row["id"] for row in questions}) == len(questions)
     for row in questions:
         pairs[row["group"]].append(row)
-        shape = row["prompt"].removeprefix("Is there a ").rstrip("?")
+        shape = row["prompt"].removeprefix("Yes or no?\nIs there a ").rstrip("?")
         figure = scenes[row["video"]].find(shape)
         assert row["answer"] == ("no" if figure is None else "yes")
         if figure is not None:
-            assert row["category"] == ("appears later" if figure.late else "there from the start")
+            assert row["category"] == ("appears later" if figure.late else "from the start")
     assert all([row["answer"] for row in pair] == ["yes", "no"] for pair in pairs.values())
-    assert {row["category"] for row in questions} == {"appears later", "there from the start"}
+    assert {row["category"] for row in questions} == {"appears later", "from the start"}
 
 
 @pytest.mark.parametrize("name", ["choices", "yes_no"])
