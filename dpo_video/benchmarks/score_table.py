@@ -7,10 +7,11 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from dpo_video.benchmarks.judged_score import JudgedReport
 from dpo_video.benchmarks.score import ReadAnswer, RuleScore, ScoreReport
 from dpo_video.benchmarks.sets import BENCHMARKS
 from dpo_video.core.progress import open_terminal
-from dpo_video.core.report import Estimate, number_text, range_text
+from dpo_video.core.report import Estimate, estimate_text, number_text, range_text
 from dpo_video.core.text import shortened
 
 WIDTH = 110
@@ -33,6 +34,36 @@ def score_text(report: ScoreReport) -> RenderableType:
     for heading, cell in _rows(report):
         table.add_row(heading, *(cell(score) for score in report.rules.values()))
     return Group(table, Text("\n".join(_lines(report))))
+
+
+def print_judged(report: JudgedReport, output: Console | None = None) -> None:
+    """Print what a judge made of answers in words."""
+    title = f"{BENCHMARKS[report.benchmark].title}, rated by {report.judge}, 95 % intervals"
+    table = Table(box=box.SIMPLE, title=title, title_justify="left")
+    table.add_column("", no_wrap=True)
+    for heading in ("mean score", "right", "scored", "unscored"):
+        table.add_column(heading, justify="right")
+    for score in report.scorers:
+        table.add_row(
+            score.scorer,
+            estimate_text(score.mean_score),
+            "-" if score.accuracy is None else _cell(score.accuracy),
+            str(score.mean_score.n),
+            str(score.mean_score.unscored),
+        )
+        is_share = score.accuracy is not None
+        for name, part in score.by_category.items() if len(score.by_category) > 1 else ():
+            cells = ("", _cell(part)) if is_share else (estimate_text(part), "")
+            table.add_row(f"  {name}", *cells, str(part.n), str(part.unscored))
+    lines = [f"{report.answered} of {report.questions} questions are answered"]
+    if report.missing:
+        lines.append(f"{report.missing} without an answer are left out, as by the authors' scripts")
+    for score in report.scorers:
+        lines += [
+            f"unscored by {score.scorer}: {question_id}: {shortened(reason)}"
+            for question_id, reason in score.unscored.items()
+        ]
+    (output or open_terminal(width=WIDTH)).print(Group(table, Text("\n".join(lines))))
 
 
 def _rows(report: ScoreReport) -> Iterator[Row]:

@@ -272,3 +272,7 @@ BENCHMARKS: dict[str, Benchmark] = {
     ),
 }
 """By name, as `dpo-video import` takes it and `meta.benchmark` keeps it."""
+RULES: dict[str, Rule] = {
+    name: row.rule for name, row in BENCHMARKS.items() if row.rule is not None
+}
+"""The published rules by the name of their benchmark."""

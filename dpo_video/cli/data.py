@@ -3,6 +3,7 @@ beside the stages.
 """
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Annotated, cast
 
@@ -212,6 +213,16 @@ def score(
     refuse_missing: Annotated[
         bool, typer.Option(help="Stop where a question has no answer instead of counting it wrong.")
     ] = False,
+    judge: Annotated[
+        str,
+        typer.Option(
+            help="Who rates answers in words: a recipe, or judge.model=NAME,judge.base_url=URL."
+        ),
+    ] = "",
+    replies: Annotated[
+        str,
+        typer.Option(help="Folder that keeps the judge's replies; else ANSWERS.replies."),
+    ] = "",
 ) -> None:
     """Score answers that were made elsewhere, by the strict rule and by the benchmark's own."""
     from dpo_video.benchmarks.answer_files import (
@@ -219,17 +230,26 @@ def score(
         read_answer_files,
         read_questions,
     )
+    from dpo_video.benchmarks.judged_score import judge_answers, judge_settings
     from dpo_video.benchmarks.score import PARSERS, ParserName, score_answers
-    from dpo_video.benchmarks.score_table import print_score
+    from dpo_video.benchmarks.score_table import print_judged, print_score
     from dpo_video.core.report import json_form
+    from dpo_video.store import RunStore
 
     choose(PARSERS, parser, "parser")
     questions = read_questions(Path(samples).expanduser())
     answers = read_answer_files([Path(name).expanduser() for name in answer_files], questions)
     if refuse_missing:
         check_none_missing(questions, answers)
-    report = score_answers(questions, answers, parser=cast(ParserName, parser))
-    if as_json:
-        print_line(json.dumps(json_form(report), ensure_ascii=False, indent=2))
+    if judge:
+        settings = judge_settings(judge)
+        with RunStore(Path(replies or f"{answer_files[0]}.replies").expanduser()) as store:
+            judged = judge_answers(questions, answers, settings=settings, store=store)
+        show, report = partial(print_judged, judged), json_form(judged)
     else:
-        print_score(report)
+        scored = score_answers(questions, answers, parser=cast(ParserName, parser))
+        show, report = partial(print_score, scored), json_form(scored)
+    if as_json:
+        print_line(json.dumps(report, ensure_ascii=False, indent=2))
+    else:
+        show()

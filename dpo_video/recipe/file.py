@@ -11,7 +11,7 @@ from dpo_video.core.errors import UserError
 from dpo_video.core.names import find_yaml
 from dpo_video.core.text import without_secrets
 from dpo_video.core.yaml_file import Location, Yaml, read, read_value, validate
-from dpo_video.recipe import Recipe, VideoSettings
+from dpo_video.recipe import JudgeSettings, Recipe, VideoSettings
 from dpo_video.recipe.presets import PRESETS
 
 MAPPING = "a recipe is a mapping of sections; see the shipped ones with `dpo-video list`"
@@ -39,17 +39,25 @@ def _with_overrides(settings: Yaml, overrides: Sequence[str]) -> Recipe:
 
 def load_video_settings(overrides: Sequence[str]) -> VideoSettings:
     """Return the `video` section that overrides alone make, its defaults elsewhere."""
-    settings = Yaml({"video": {}}, "command line")
+    return validate(VideoSettings, _section_alone("video", overrides), at=("video",))
+
+
+def load_judge_settings(overrides: Sequence[str]) -> JudgeSettings:
+    """Return the `judge` section that overrides alone make, its defaults elsewhere."""
+    return validate(JudgeSettings, _section_alone("judge", overrides), at=("judge",))
+
+
+def _section_alone(name: str, overrides: Sequence[str]) -> Yaml:
+    settings = Yaml({name: {}}, "command line")
     for text in _preset_first(overrides):
         _override(settings, text)
-    other_sections = [key for key in settings.values if key != "video"]
+    other_sections = [key for key in settings.values if key != name]
     if other_sections:
         raise UserError(
-            f"override of `{other_sections[0]}`: without a recipe only `video.` settings can be "
+            f"override of `{other_sections[0]}`: without a recipe only `{name}.` settings can be "
             "given"
         )
-    video = Yaml(settings.values["video"], settings.path, settings.origins)
-    return validate(VideoSettings, video, at=("video",))
+    return Yaml(settings.values[name], settings.path, settings.origins)
 
 
 def _preset_first(overrides: Sequence[str]) -> list[str]:

@@ -45,6 +45,12 @@ def test_the_shipped_scorers_are_these():
         "caption_pairwise",
         "hound_quality",
         "qa_correctness",
+        "tempcompass_captioning",
+        "vcg_correctness",
+        "vcg_detail",
+        "vcg_context",
+        "vcg_temporal",
+        "vcg_consistency",
     }
 
 
