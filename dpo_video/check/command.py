@@ -235,7 +235,10 @@ def _memory(recipe: Recipe, spec: ModelSpec, load: PeakLoad) -> dict[str, Mappin
     if writes is not None:
         stage, longest = writes
         answering = replace(load, sequences=recipe.generate.batch_size, answer_tokens=longest)
-        memory[stage] = estimate_generation(spec, recipe.model, answering)
+        shared_by = recipe.generate.candidates_per_sample if stage == "generate" else 1
+        memory[stage] = estimate_generation(
+            spec, recipe.model, answering, answers_per_clip=shared_by
+        )
     return {**memory, "train": estimate_training(spec, recipe.model, recipe.train, load)}
 
 

@@ -1,5 +1,6 @@
 """What an engine is asked for: samples, sampler, and the candidates that are missing."""
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,10 @@ from dpo_video.video import ClipRequest, VideoError, clip_request
 OVER_CONTEXT = "samples_over_context"
 """Count of samples without an answer, because their prompt and the longest answer are longer than
 the context.
+"""
+
+PEAK_CACHE = "peak_cache_bytes"
+"""Count of the most bytes of keys and values held at a time: of several jobs the most, not the sum.
 """
 
 
@@ -61,6 +66,14 @@ class PendingCandidate:
     number: int
     seed: int
     key: str
+
+
+def add_counts(totals: Counter[str], counts: Mapping[str, int]) -> None:
+    """Add the counts of a job or a worker; of peaks keep the highest."""
+    peak = max(totals[PEAK_CACHE], counts.get(PEAK_CACHE, 0))
+    totals.update(counts)
+    if PEAK_CACHE in totals:
+        totals[PEAK_CACHE] = peak
 
 
 def policy_prompt(job: GenerationJob, sample: Sample) -> str:

@@ -9,18 +9,20 @@ from dpo_video.core.errors import UserError
 from dpo_video.core.progress import progress
 from dpo_video.generate.jobs import (
     OVER_CONTEXT,
+    PEAK_CACHE,
     GenerationJob,
     PendingCandidate,
     clip_requests,
     policy_prompt,
     tell_notes,
 )
-from dpo_video.models.clip_source import open_source
+from dpo_video.models.clip_source import EncodedClip, ReadyClip, open_source
 from dpo_video.models.collate import TokenRow
+from dpo_video.models.generation import generate_answers
 from dpo_video.models.load import Policy, load_policy
-from dpo_video.models.prompts import encode_prompt
-from dpo_video.models.sampling import generate_answers
+from dpo_video.models.prompts import Prompt, encode_prompt
 from dpo_video.models.tokens import pixel_kwargs
+from dpo_video.models.usage import PromptUsage
 from dpo_video.run import Run
 
 SCAN_COUNTS = ("frames_looked_at", "frames_kept")
@@ -34,6 +36,9 @@ def answer_here(
 ) -> Counter[str]:
     """Store the missing candidates; return counts, among them the samples that do not fit the
     model's context.
+
+    The answers about a clip are written together, so that its prompts are read once; those about
+    several clips are, up to `generate.batch_size`.
     """
     policy = (
         job.load()
@@ -42,9 +47,9 @@ def answer_here(
     )
     video, batch_size = run.recipe.video, run.recipe.generate.batch_size
     pixel_kwargs(policy.family, policy.frame_processor, video, num_frames=1)  # fail first
-    max_prompt = policy.family.context_length(policy.bare.config) - job.sampler.max_new_tokens
     counts: Counter[str] = Counter()
-    queue: list[RowCandidate] = []
+    batch: list[RowCandidate] = []
+    usage = PromptUsage()
     requests = clip_requests(run, job, missing)
     total = sum(len(missing[request.key]) for request in requests)
     with open_source(policy, run.recipe) as source, progress(job.title, total=total) as advance:
@@ -56,41 +61,81 @@ def answer_here(
                 continue
             lost = ready.frames_dropped
             counts.update({"clips_over_max_tokens": 1, "frames_dropped": lost} if lost else {})
-            prompts = {
-                question: encode_prompt(policy, question, ready.inputs)
-                for question in {policy_prompt(job, candidate.sample) for candidate in pending}
-            }
-            fitting, over = [], set()
-            for candidate in pending:
-                if len(prompts[policy_prompt(job, candidate.sample)].input_ids) <= max_prompt:
-                    fitting.append(candidate)
-                else:
-                    over.add(candidate.sample.id)
-            if over:
-                counts[OVER_CONTEXT] += len(over)
-                advance(len(pending) - len(fitting))
-            if not fitting:
-                continue
-            clip = source.encode(ready)
-            rows = {
-                question: TokenRow(prompt=prompt, clip=clip.inputs, features=clip.features)
-                for question, prompt in prompts.items()
-            }
-            queue += [
-                (rows[policy_prompt(job, candidate.sample)], candidate) for candidate in fitting
-            ]
-            while len(queue) >= batch_size:
-                advance(_write(run, job, policy, queue[:batch_size]))
-                queue = queue[batch_size:]
-        if queue:
-            advance(_write(run, job, policy, queue))
+            prompts = _fitting_prompts(policy, job, ready, pending, counts)
+            answers = _rows(job, prompts, pending, source.encode(ready)) if prompts else []
+            advance(len(pending) - len(answers))
+            if batch and len(batch) + len(answers) > batch_size:
+                advance(_write(run, job, policy, batch, usage))
+                batch = []
+            batch += answers
+        if batch:
+            advance(_write(run, job, policy, batch, usage))
         counts.update({name: source.counts[name] for name in SCAN_COUNTS if source.counts[name]})
         counts.update(tell_notes(job, source.notes))
+    counts.update(
+        {
+            "prompt_tokens": usage.tokens_run,
+            "prompt_tokens_unshared": usage.tokens_alone,
+            PEAK_CACHE: usage.peak_cache,
+        }
+    )
     return counts
 
 
-def _write(run: Run, job: GenerationJob, policy: Policy, batch: Sequence[RowCandidate]) -> int:
-    """Write and store one batch of answers; return how many."""
+def _fitting_prompts(
+    policy: Policy,
+    job: GenerationJob,
+    clip: ReadyClip,
+    pending: Sequence[PendingCandidate],
+    counts: Counter[str],
+) -> dict[str, Prompt]:
+    """Return the prompts about a clip by what is asked; those that are too long for the model are
+    left out, and their samples counted.
+    """
+    longest = policy.family.context_length(policy.bare.config) - job.sampler.max_new_tokens
+    prompts: dict[str, Prompt] = {}
+    over: set[str] = set()
+    for candidate in pending:
+        question = policy_prompt(job, candidate.sample)
+        if question not in prompts:
+            prompts[question] = encode_prompt(policy, question, clip.inputs)
+        if len(prompts[question].input_ids) > longest:
+            over.add(candidate.sample.id)
+    if over:
+        counts[OVER_CONTEXT] += len(over)
+    return {
+        question: prompt for question, prompt in prompts.items() if len(prompt.input_ids) <= longest
+    }
+
+
+def _rows(
+    job: GenerationJob,
+    prompts: Mapping[str, Prompt],
+    pending: Sequence[PendingCandidate],
+    clip: EncodedClip,
+) -> list[RowCandidate]:
+    """Return each candidate whose prompt fits, with the row that its answer goes on from."""
+    rows = {
+        question: TokenRow(prompt=prompt, clip=clip.inputs, features=clip.features)
+        for question, prompt in prompts.items()
+    }
+    answers: list[RowCandidate] = []
+    for candidate in pending:
+        row = rows.get(policy_prompt(job, candidate.sample))
+        if row is not None:
+            answers.append((row, candidate))
+    return answers
+
+
+def _write(
+    run: Run,
+    job: GenerationJob,
+    policy: Policy,
+    batch: Sequence[RowCandidate],
+    usage: PromptUsage,
+) -> int:
+    """Write and store answers to the questions of whole clips; return how many."""
+    at_once = run.recipe.generate.batch_size
     groups: dict[int, tuple[TokenRow, list[PendingCandidate]]] = {}
     for row, candidate in batch:
         groups.setdefault(id(row), (row, []))[1].append(candidate)
@@ -99,10 +144,18 @@ def _write(run: Run, job: GenerationJob, policy: Policy, batch: Sequence[RowCand
         rows.append(row)
         seeds.append([candidate.seed for candidate in candidates])
     try:
-        answers = generate_answers(policy, rows, seeds=seeds, sampler=job.sampler)
+        answers = generate_answers(
+            policy,
+            rows,
+            seeds=seeds,
+            sampler=job.sampler,
+            at_once=at_once,
+            usage=usage,
+        )
     except torch.OutOfMemoryError as error:
         raise UserError(
-            f"out of GPU memory with {len(batch)} answers at a time: lower generate.batch_size, "
+            f"out of GPU memory with {min(len(batch), at_once)} answers at a time: lower "
+            "generate.batch_size, "
             "video.num_frames or video.max_pixels, or set model.quantize=nf4. Answers so far are "
             "stored"
         ) from error

@@ -17,7 +17,7 @@ from typing import Any
 
 from dpo_video.core.progress import progress
 from dpo_video.core.ray_cluster import cluster, error_as_row, map_on_workers, workers_of
-from dpo_video.generate.jobs import GenerationJob, PendingCandidate
+from dpo_video.generate.jobs import GenerationJob, PendingCandidate, add_counts
 from dpo_video.generate.local import answer_here
 from dpo_video.models.load import load_policy
 from dpo_video.recipe import ModelSettings, Recipe
@@ -74,7 +74,7 @@ def answer_on_cluster(
                 run.set_aside(key, bad_clip_of_row(body))
                 advance(len(missing[key]), bad_clips=len(run.bad_clips))
             elif kind == "counts":
-                counts.update(body)
+                add_counts(counts, body)
             else:
                 run.store.put(kind, key, body)
                 advance(1)

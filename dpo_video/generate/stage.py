@@ -21,6 +21,7 @@ from dpo_video.generate.jobs import (
     GenerationJob,
     GenerationResult,
     PendingCandidate,
+    add_counts,
     policy_prompt,
     served_name,
 )
@@ -104,7 +105,7 @@ def _total(
     """
     totals: Counter[str] = Counter()
     for result in results:
-        totals.update(result.counts)
+        add_counts(totals, result.counts)
     answered = len({candidate.sample_id for candidate in candidates})
     counts: dict[str, Any] = {
         **totals,

@@ -5,6 +5,7 @@ activations.py. Not
 counted: the CUDA context (0.5-1 GiB) and fragmentation; leave a tenth of the GPU free.
 """
 
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -238,24 +239,43 @@ def _vision_in_training(
     return features + saved + max(0.0, encoding - beside - saved)
 
 
-def estimate_generation(spec: ModelSpec, model: ModelSettings, load: PeakLoad) -> dict[str, float]:
-    """Return GiB by part at the peak of generation; `total` is their sum."""
+def estimate_generation(
+    spec: ModelSpec, model: ModelSettings, load: PeakLoad, *, answers_per_clip: int = 1
+) -> dict[str, float]:
+    """Return GiB by part at the peak of generation; `total` is their sum.
+
+    Where prefixes are shared a clip's prompt is kept once for its answers, and clips are read one
+    after another; elsewhere each answer has its own copy, and prompts are read together.
+
+    Args:
+        answers_per_clip: answers that share a clip's prompt.
+    """
     config = spec.config.get_text_config()
     size = _bytes(model)
     cache = 2 * config.num_hidden_layers * key_width(config) * size  # per token
     width = 4 * config.hidden_size + 2 * config.intermediate_size
+    clips = math.ceil(load.sequences / answers_per_clip)
+    shared = spec.family.shared_prefix
+    prompts, read_together = (clips, 1) if shared else (load.sequences, load.sequences)
+    tokens_kept = prompts * load.prompt_tokens + load.sequences * load.answer_tokens
+    readers = min(answers_per_clip, load.sequences)
+    # of one prefix at a time in float32, and their exponentials in the model's type
+    scores = readers * config.num_attention_heads * load.prompt_tokens * (4 + size)
     logits = (
         load.sequences * config.vocab_size * 4 * 4
     )  # scores, noise, sorted copy and its softmax under top-p
     return _sum(
         {
             "weights": _weights(count_parameters(spec), model),
-            "cache": load.sequences * (load.prompt_tokens + load.answer_tokens) * cache,
-            # while prompts are read: one layer's working set, freed layer by layer
-            "activations": load.sequences * load.prompt_tokens * size * width,
+            "cache": tokens_kept * cache,
+            # while prompts are read: one layer's working set, freed layer by layer; or attention
+            # scores while answers are written
+            "activations": max(
+                read_together * load.prompt_tokens * size * width, scores if shared else 0
+            ),
             "logits": logits,
             "vision": _vision_bytes(spec, load, size)
-            + load.sequences * load.prompt_tokens * config.hidden_size * size,
+            + clips * load.prompt_tokens * config.hidden_size * size,
         }
     )
 

@@ -37,9 +37,12 @@ def data(tmp_path_factory):
 
 @each_kind
 def test_candidates_come_in_the_order_of_the_samples_with_each_clip_read_once(kind, data, tmp_path):
-    model, calls = policy(kind), []
+    model, calls, read = policy(kind), [], []
     tower = model.bare.model.visual if kind == "qwen2_5_vl" else model.bare.model.vision_tower
     hook = tower.register_forward_hook(lambda *_: calls.append(1))
+    watch = model.bare.get_decoder().register_forward_pre_hook(
+        lambda _, __, kwargs: read.append(kwargs["inputs_embeds"].shape[:2]), with_kwargs=True
+    )
     try:
         with open_run(make_recipe(tmp_path, data, kind=kind)) as run:
             sampler = Sampler(temperature=1.0, max_new_tokens=6)
@@ -56,6 +59,7 @@ def test_candidates_come_in_the_order_of_the_samples_with_each_clip_read_once(ki
             wanted = [f"{sample.id}#{number}" for sample in run.samples for number in range(3)]
     finally:
         hook.remove()
+        watch.remove()
     assert [candidate.id for candidate in made.candidates] == wanted
     assert len(calls) == 3, "three clips, six questions, eighteen answers"
     assert len({candidate.seed for candidate in made.candidates}) == 18
@@ -66,7 +70,12 @@ def test_candidates_come_in_the_order_of_the_samples_with_each_clip_read_once(ki
         "cut": made.counts["cut"],
         "samples_without": 0,
         "bad_clips": 0,
+        "prompt_tokens": sum(length for _, length in read if length > 1),
+        "prompt_tokens_unshared": made.counts["prompt_tokens_unshared"],
+        "peak_cache_bytes": made.counts["peak_cache_bytes"],
     }
+    assert len([length for _, length in read if length > 1]) == 3, "a clip's prompts are read once"
+    assert made.counts["prompt_tokens_unshared"] > 3 * made.counts["prompt_tokens"]
     assert made.counts["cut"] == sum(candidate.finish == "length" for candidate in made.candidates)
 
 
@@ -237,8 +246,8 @@ with open_run(Recipe.model_validate_json(sys.argv[1])) as run:
 
 
 def test_a_run_killed_with_kill_9_goes_on_and_ends_with_the_same_bytes(data, tmp_path):
-    """The child kills itself in its third batch of 5; the two before are committed, so 10 rows are
-    not paid again.
+    """The child kills itself in its third batch, of a clip's 4 answers; the two before are
+    committed, so 8 rows are not paid again.
     """
     recipe = make_recipe(tmp_path, data)
     child = subprocess.run(
@@ -249,7 +258,7 @@ def test_a_run_killed_with_kill_9_goes_on_and_ends_with_the_same_bytes(data, tmp
     )
     assert child.returncode == -signal.SIGKILL, child.stderr.decode()
     counts, _ = run_generate(recipe)
-    assert counts["reused"] == 10
+    assert counts["reused"] == 8
     whole = make_recipe(tmp_path / "whole", data)
     run_generate(whole)
     written = (recipe.run_folder / "candidates.jsonl").read_bytes()

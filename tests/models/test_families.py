@@ -32,10 +32,11 @@ from torch import nn
 
 from dpo_video.models.collate import TokenRow, collate
 from dpo_video.models.families import FAMILIES
+from dpo_video.models.generation import generate_answers
 from dpo_video.models.load import Policy, load_policy
 from dpo_video.models.lora import adapter_parameters
 from dpo_video.models.prompts import answer_ids, encode_prompt, video_inputs
-from dpo_video.models.sampling import Sampler, generate_answers
+from dpo_video.models.sampling import Sampler
 from dpo_video.models.tokens import video_tokens, vision_patches
 from dpo_video.recipe import VideoSettings
 
@@ -198,7 +199,11 @@ def test_generates_as_teacher_forced(family: str, monkeypatch: pytest.MonkeyPatc
     )
     try:
         generate_answers(
-            policy, rows, seeds=[[1, 2, 3], [4]], sampler=Sampler(temperature=1.0, max_new_tokens=5)
+            policy,
+            rows,
+            seeds=[[1, 2, 3], [4]],
+            sampler=Sampler(temperature=1.0, max_new_tokens=5),
+            share_prefix=False,  # what tests/models/test_generation.py holds the trees against
         )
     finally:
         hook.remove()

@@ -21,6 +21,7 @@ from trees import answer_part, rows_of, run_engine
 from dpo_video.core.errors import UserError
 from dpo_video.models.collate import TokenRow, collate
 from dpo_video.models.families import FAMILIES, ClipFeatures
+from dpo_video.models.generation import generate_answers
 from dpo_video.models.load import Policy, load_policy
 from dpo_video.models.positions import TEXT, VIDEO
 from dpo_video.models.prompts import (
@@ -30,7 +31,7 @@ from dpo_video.models.prompts import (
     prompt_text,
     video_inputs,
 )
-from dpo_video.models.sampling import Sampler, generate_answers
+from dpo_video.models.sampling import Sampler
 from dpo_video.models.tokens import frame_size, video_tokens
 from dpo_video.recipe import VideoSettings
 from dpo_video.train.shared_prefix import shared_prefix_engine

@@ -8,10 +8,11 @@ from policies import each_kind, make_frames, make_row, policy, tiny_folder
 from dpo_video.models.collate import TokenRow, collate, row_ids, row_positions
 from dpo_video.models.families import ClipFeatures
 from dpo_video.models.features import encode_video
+from dpo_video.models.generation import generate_answers
 from dpo_video.models.load import Policy, load_policy
 from dpo_video.models.lora import lora_config
 from dpo_video.models.prompts import answer_ids, prompt_text, video_inputs
-from dpo_video.models.sampling import Sampler, generate_answers
+from dpo_video.models.sampling import Sampler
 from dpo_video.recipe import LoraSettings, ModelSettings, VideoSettings
 from dpo_video.video import Frames, video_metadata
 

@@ -17,6 +17,7 @@ from policies import each_kind, make_frames, make_row, policy, tiny_folder
 from dpo_video.core.errors import UserError
 from dpo_video.models.collate import collate
 from dpo_video.models.families import FAMILIES, KEEP_UNQUANTIZED
+from dpo_video.models.generation import generate_answers
 from dpo_video.models.hub import SUCCESSORS
 from dpo_video.models.load import language_linears, load_policy
 from dpo_video.models.lora import (
@@ -26,7 +27,7 @@ from dpo_video.models.lora import (
     lora_config,
 )
 from dpo_video.models.names import resolve_model
-from dpo_video.models.sampling import Sampler, generate_answers
+from dpo_video.models.sampling import Sampler
 from dpo_video.recipe import LoraSettings, ModelSettings
 
 LAYERS = 2

@@ -15,8 +15,9 @@ import torch
 from policies import each_kind, make_frames, make_row, policy
 
 from dpo_video.models.collate import TokenRow, collate, row_positions
+from dpo_video.models.generation import generate_answers
 from dpo_video.models.positions import TEXT, VIDEO
-from dpo_video.models.sampling import Sampler, generate_answers
+from dpo_video.models.sampling import Sampler
 
 LONG = {"count": 12, "seconds_apart": 3.0}
 """6 steps, 6 s or 12 positions apart: 60 in time, against a frame of 3 x 4 merged patches."""

@@ -294,4 +294,6 @@ def test_generation_counts_the_cache_of_all_answers():
     estimate = estimate_generation(spec, ModelSettings(name="x"), many)
     # keys and values, 28 layers, 4 heads of 128, 2 bytes
     assert estimate["cache"] == pytest.approx(8 * 1456 * 2 * 28 * 512 * 2 / GIB)
+    shared = estimate_generation(spec, ModelSettings(name="x"), many, answers_per_clip=8)
+    assert shared["cache"] == pytest.approx((1200 + 8 * 256) * 2 * 28 * 512 * 2 / GIB)
     assert json.dumps(estimate)

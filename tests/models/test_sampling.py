@@ -6,14 +6,13 @@ import pytest
 import torch
 from policies import each_kind, make_frames, make_row, policy
 
+from dpo_video.models.generation import Answer, generate_answers
 from dpo_video.models.sampling import (
-    Answer,
     Sampler,
     ScheduledTemperature,
     SeededGumbel,
-    _noise,
+    answer_noise,
     candidate_seed,
-    generate_answers,
 )
 
 HOT = Sampler(temperature=1.0, top_p=0.95, max_new_tokens=10)
@@ -82,7 +81,7 @@ def test_a_rows_draws_are_independent_from_step_to_step():
 )
 def test_temperature_top_k_top_p_and_min_p_cut_the_tail(sampler, allowed):
     logits = torch.tensor([2.0, 1.0, 0.5, 0.0, -0.5, -1.0, 1.5, -2.0])
-    noisy = _noise(policy("llava_next_video"), range(500), sampler, prompt=1)(
+    noisy = answer_noise(sampler, range(500), torch.device("cpu"), prompt=1)(
         torch.zeros(500, 1), logits.repeat(500, 1)
     )
     assert set(noisy.argmax(-1).tolist()) == allowed

@@ -23,10 +23,11 @@ from dpo_video.core.records import Candidate, Pair, Sample
 from dpo_video.models.collate import TokenRow
 from dpo_video.models.control_tokens import checkpoint_tokens
 from dpo_video.models.features import encode_video
+from dpo_video.models.generation import generate_answers
 from dpo_video.models.load import Policy, load_policy
 from dpo_video.models.lora import adapter_parameters, lora_config
 from dpo_video.models.prompts import answer_ids, encode_prompt, prompt_text, video_inputs
-from dpo_video.models.sampling import Sampler, generate_answers
+from dpo_video.models.sampling import Sampler
 from dpo_video.pipeline import do_stages
 from dpo_video.recipe import LoraSettings, ModelSettings, Recipe, VideoSettings
 from dpo_video.run import open_run as open_run_of

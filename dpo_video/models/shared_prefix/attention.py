@@ -29,6 +29,7 @@ from transformers import (
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from dpo_video.models.shared_prefix.cascade import CascadePlan, cascade_attention
 from dpo_video.models.shared_prefix.tree import Segment
 
 OVER = {
@@ -252,8 +253,8 @@ def _sdpa(query: Tensor, key: Tensor, value: Tensor, **kwargs: Any) -> Tensor:
 
 
 def install_tree_attention(decoder: PreTrainedModel) -> None:
-    """Let the text model's attention follow a `tree_plan`; forwards without one keep its own
-    implementation.
+    """Let the text model's attention follow a `tree_plan` or `cascade_plan`; forwards without one
+    keep its own implementation.
     """
     implementation = decoder.config._attn_implementation
     if implementation not in OVER.values():
@@ -280,10 +281,13 @@ def _forward(
     *,
     implementation: str,
     tree_plan: TreePlan | None = None,
+    cascade_plan: CascadePlan | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, Tensor | None]:
-    """Answer as transformers' attention functions do: (1, N, H, D) and no weights."""
-    if tree_plan is None:
+    """Answer as transformers' attention functions do: (1, N, H, D), or (R, 1, H, D) under a cascade
+    plan, and no weights.
+    """
+    if tree_plan is None and cascade_plan is None:
         config = cast(PreTrainedConfig, module.config)
         config._attn_implementation = implementation  # flash attention chooses its kernel by it
         try:
@@ -300,6 +304,12 @@ def _forward(
     assert not unknown and not kwargs.get("dropout"), (
         f"tree attention knows no {unknown or 'dropout'}"
     )
+    if cascade_plan is not None:
+        scale = kwargs.get("scaling") or query.shape[-1] ** -0.5
+        layer = cast(int, module.layer_idx)
+        output = cascade_attention(query, key, value, cascade_plan, layer=layer, scale=scale)
+        return output.transpose(1, 2), None
+    assert tree_plan is not None
     assert query.shape[:3:2] == (1, sum(tree_plan.sizes)), "the packed sequence is not the plan's"
     if torch.is_autocast_enabled(query.device.type):
         # Autocast casts the public call; `causal_lower_right` goes to the kernel below it, which

@@ -1,0 +1,200 @@
+"""Write answers on trees: the prompts about a clip are read as one tree, and all answers to them
+attend to its keys and values where these stand.
+
+R answers, T tokens, N tokens of a clip's packed prompts, V vocabulary.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache
+
+from dpo_video.models.collate import TokenRow, collate
+from dpo_video.models.kv_cache import CACHE_ARGUMENT, cache_bytes
+from dpo_video.models.load import Policy
+from dpo_video.models.sampling import Sampler, answer_noise
+from dpo_video.models.shared_prefix.cascade import CascadePlan, Prefix, keep_answers, readers
+from dpo_video.models.shared_prefix.packed_rows import pack_batch
+from dpo_video.models.usage import PromptUsage
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Request:
+    """One answer to be written."""
+
+    prefix: int
+    """Which clip's prompts it reads."""
+    prompt: int
+    """Which of them it answers."""
+    row: int
+    """The same prompt among all rows."""
+    seed: int
+    index: int
+    """Where it stands among the answers asked for."""
+
+
+@torch.no_grad()
+def write_on_trees(
+    policy: Policy,
+    rows: Sequence[TokenRow],
+    *,
+    seeds: Sequence[Sequence[int]],
+    sampler: Sampler,
+    at_once: int,
+    usage: PromptUsage,
+) -> list[list[int]]:
+    """Return the token ids of one answer per seed and row, the seeds of a row one after another; an
+    answer that ended has the id that ended it.
+
+    Args:
+        at_once: most answers that are written together.
+        usage: is told what was run.
+    """
+    clips: dict[int, list[int]] = {}
+    for index, row in enumerate(rows):
+        if seeds[index]:
+            clips.setdefault(id(row.features), []).append(index)
+    prefixes = [read_prompts(policy, [rows[index] for index in own]) for own in clips.values()]
+    usage.add_prefixes(
+        run=sum(prefix.num_tokens for prefix in prefixes),
+        alone=sum(len(row) * len(own) for row, own in zip(rows, seeds, strict=True)),
+    )
+    requests = _requests(list(clips.values()), seeds)
+    answers: list[list[int]] = [[] for _ in requests]
+    shared_bytes = sum(prefix.num_bytes for prefix in prefixes)
+    for begin in range(0, len(requests), at_once):
+        batch = requests[begin : begin + at_once]
+        written, own_bytes = _write(policy, rows, prefixes, batch, sampler)
+        usage.see_cache(shared_bytes + own_bytes)
+        for request, ids in zip(batch, written, strict=True):
+            answers[request.index] = ids
+    return answers
+
+
+def _requests(clips: Sequence[Sequence[int]], seeds: Sequence[Sequence[int]]) -> list[_Request]:
+    """Return all answers, those about a clip next to one another."""
+    first = [0]
+    for row_seeds in seeds:
+        first.append(first[-1] + len(row_seeds))
+    requests: list[_Request] = []
+    for prefix, own_rows in enumerate(clips):
+        for prompt, row in enumerate(own_rows):
+            for number, seed in enumerate(seeds[row]):
+                requests.append(
+                    _Request(
+                        prefix=prefix, prompt=prompt, row=row, seed=seed, index=first[row] + number
+                    )
+                )
+    return requests
+
+
+@torch.no_grad()
+def read_prompts(policy: Policy, rows: Sequence[TokenRow]) -> Prefix:
+    """Run the prompts about one clip, packed and each without its last token, through the language
+    model; return what it keeps of them.
+    """
+    model = policy.bare
+    almost = [_without_last(row) for row in rows]
+    batch = collate(policy, almost, "right")
+    packing, inputs = pack_batch(model, policy.family, almost, batch)
+    cache = DynamicCache(config=model.config.get_text_config())
+    model.model(**inputs, **{CACHE_ARGUMENT: cache}, use_cache=True)  # without the head: no logits
+    visible = torch.zeros(len(rows), packing.num_tokens, dtype=torch.bool)
+    for prompt, index in enumerate(packing.packed_index):
+        visible[prompt, torch.from_numpy(index)] = True
+    layers: list[Any] = cache.layers  # full attention in each: see why_not_shared
+    return Prefix(
+        keys=[layer.keys[0] for layer in layers],
+        values=[layer.values[0] for layer in layers],
+        visible=visible.to(policy.device),
+    )
+
+
+def _without_last(row: TokenRow) -> TokenRow:
+    prompt, types = row.prompt, row.prompt.token_types
+    return replace(
+        row,
+        prompt=replace(
+            prompt,
+            input_ids=prompt.input_ids[:-1],
+            positions=prompt.positions[:, :-1],
+            token_types=None if types is None else types[:-1],
+        ),
+    )
+
+
+def _write(
+    policy: Policy,
+    rows: Sequence[TokenRow],
+    prefixes: Sequence[Prefix],
+    requests: Sequence[_Request],
+    sampler: Sampler,
+) -> tuple[list[list[int]], int]:
+    """Return the ids of a batch of answers, and the most bytes that their own keys and values took.
+
+    An answer that has ended leaves the batch.
+    """
+    model, device = policy.bare, policy.device
+    prompts = [rows[request.row].prompt for request in requests]
+    ids = torch.stack([prompt.input_ids[-1] for prompt in prompts]).to(device)  # (R,)
+    positions = torch.stack([prompt.positions[:, -1] for prompt in prompts], 1).to(device)
+    plan = _plan(prefixes, requests, device)
+    noise = answer_noise(sampler, [request.seed for request in requests], device, prompt=0)
+    ends = torch.tensor(policy.end_ids, device=device)
+    cache = DynamicCache(config=model.config.get_text_config())
+    written: list[list[int]] = [[] for _ in requests]
+    open_answers, most_bytes = list(range(len(requests))), 0
+    for step in range(sampler.max_new_tokens):
+        logits = _next_logits(policy, ids, positions, cache, plan)
+        most_bytes = max(most_bytes, cache_bytes(cache))
+        so_far = torch.empty(len(ids), step, dtype=torch.long, device=device)  # its length is read
+        ids = noise(so_far, logits).argmax(-1)  # type: ignore[arg-type]
+        positions = positions + 1
+        for answer, token in zip(open_answers, ids.tolist(), strict=True):
+            written[answer].append(token)
+        goes_on = ~torch.isin(ids, ends)
+        kept = goes_on.nonzero()[:, 0]
+        if not len(kept):
+            break
+        if len(kept) < len(ids):
+            open_answers = [open_answers[row] for row in kept.tolist()]
+            ids, positions = ids[kept], positions[:, kept]
+            cache.batch_select_indices(kept)
+            noise.keep(kept.tolist())
+            plan = keep_answers(plan, goes_on)
+    return written, most_bytes
+
+
+def _plan(
+    prefixes: Sequence[Prefix], requests: Sequence[_Request], device: torch.device
+) -> CascadePlan:
+    """Return who reads what; answers about a clip stand next to one another."""
+    prompts: dict[int, list[int]] = {}
+    for request in requests:
+        prompts.setdefault(request.prefix, []).append(request.prompt)
+    return CascadePlan(
+        readers=[
+            readers(prefixes[prefix], torch.tensor(own, device=device))
+            for prefix, own in prompts.items()
+        ]
+    )
+
+
+def _next_logits(
+    policy: Policy, ids: Tensor, positions: Tensor, cache: DynamicCache, plan: CascadePlan
+) -> Tensor:
+    """Return (R, V) logits in float32 of what follows `ids` (R,) at `positions` (axes, R)."""
+    axes = policy.family.position_axes
+    output = policy.bare(
+        input_ids=ids[:, None],
+        position_ids=positions[..., None] if axes == 3 else positions[0][:, None],
+        attention_mask=torch.empty(1, 1, 0, 0, device=ids.device),  # the plan says who sees whom
+        use_cache=True,
+        cascade_plan=plan,
+        **{CACHE_ARGUMENT: cache},
+    )
+    logits: Tensor = output.logits
+    return logits[:, -1].float()
