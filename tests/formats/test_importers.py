@@ -11,7 +11,6 @@ import datasets
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from clips import write_clip
 from format_rows import ASKED, BAD, COLUMNS, FROM, GOOD, ROWS, TURN, imported, write_rows
 from policies import tiny_folder
 from typer.testing import CliRunner
@@ -21,24 +20,11 @@ from dpo_video.cli.app import app
 from dpo_video.core.errors import UserError
 from dpo_video.core.jsonl import write_jsonl
 from dpo_video.core.records import Judgment, Sample
-from dpo_video.formats.fields import Dropped
-from dpo_video.formats.import_file import place_video
 from dpo_video.formats.importers import IMPORTERS
 from dpo_video.pair.build import build_pairs
 from dpo_video.pipeline import do_stages, stages_of
 from dpo_video.recipe import PairSettings, Recipe
 from dpo_video.run import open_run
-
-
-@pytest.fixture(scope="module")
-def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a folder with `clips/`: a video, a folder of frames under the same name, a picture."""
-    root = tmp_path_factory.mktemp("root")
-    (root / "clips" / "v1").mkdir(parents=True)
-    for name in ("v1.mp4", "v2.mp4"):
-        write_clip(root / "clips" / name, 20)
-    (root / "clips" / "a.jpg").write_bytes(b"picture")
-    return root
 
 
 @pytest.fixture
@@ -339,30 +325,6 @@ def test_captions_that_are_missing_from_the_command_are_asked_for(tmp_path):
         imported("hound_qa", source, tmp_path / "o.jsonl")
 
 
-@pytest.mark.parametrize(
-    ("video", "placed"),
-    [
-        ("clips/v1.mp4", "clips/v1.mp4"),
-        ("clips/v1", "clips/v1"),
-        ("clips/v2", "clips/v2.mp4"),
-        ("clips/../clips/v1.mp4", "clips/v1.mp4"),
-        (["clips/a.jpg"], ["clips/a.jpg"]),
-    ],
-)
-def test_videos_are_found_under_the_root(video, placed, root):
-    assert place_video(video, root, check=True) == placed
-    absolute = (
-        [str(root / name) for name in video] if isinstance(video, list) else str(root / video)
-    )
-    assert place_video(absolute, root, check=True) == placed
-
-
-@pytest.mark.parametrize("video", ["..", "../x", "clips/../../x", "/", "", "."])
-def test_no_path_leaves_the_root(video, root):
-    with pytest.raises(Dropped):
-        place_video(video, root, check=False)
-
-
 def test_clips_of_one_name_with_other_captions_are_told_apart_by_their_paths(tmp_path):
     source = write_rows(
         tmp_path / "c.jsonl",
@@ -425,17 +387,3 @@ def test_mistakes_are_users_errors(arguments, said, tmp_path):
     result = CliRunner().invoke(app, [*arguments, "--out", str(tmp_path / "o.jsonl")])
     assert isinstance(result.exception, UserError)
     assert said in str(result.exception)
-
-
-@pytest.mark.parametrize(
-    ("name", "on_disk"),
-    [
-        ("caf\u00e9.mp4", "cafe\u0301.mp4"),
-        ("cafe\u0301", "caf\u00e9.mp4"),
-        ("lesson.part1", "lesson.part1.mp4"),
-    ],
-    ids=["NFC in the row", "NFD in the row", "a point and no suffix"],
-)
-def test_a_clip_is_found_in_the_other_spelling_of_its_name(tmp_path, name, on_disk):
-    (tmp_path / on_disk).write_bytes(b"x")
-    assert place_video(name, tmp_path, check=True) == on_disk

@@ -1,56 +1,29 @@
-"""Keys, refusals, usage and cost of asking, over real HTTP and a real store."""
+"""Keys, refusals and failures of asking, over real HTTP and a real store."""
 
 import json
 import threading
 from collections import Counter
 
 import pytest
+from asked_server import PRICES, answer_with_usage, judge_counts, settings_of_one_try, user_message
 from judge_runs import exported, write_run
 from judge_server import completion, failure, judge_server, make_items, steady
 
 from dpo_video.core.errors import UserError
 from dpo_video.judge.ask import KIND, PAGE_SIZE, ask_all, ask_missing
 from dpo_video.judge.backends.registry import open_judge
-from dpo_video.judge.prices import load_prices
 from dpo_video.judge.prompt import render
 from dpo_video.judge.reply_keys import key_maker
 from dpo_video.judge.scorer import load_scorer
-from dpo_video.judge.stage import judge, judge_candidates
-from dpo_video.judge.types import Judge, Price, Reply, Spending
+from dpo_video.judge.stage import judge_candidates
+from dpo_video.judge.types import Judge, Reply
 from dpo_video.pipeline import do_stages
-from dpo_video.recipe import JudgeSettings
 from dpo_video.recipe.file import load_recipe
 from dpo_video.run import open_run
 from dpo_video.store import RunStore, row_key
 
 HOUND = load_scorer("hound_quality")
 SUPPORT = load_scorer("caption_support")
-USAGE = {
-    "prompt_tokens": 1000,
-    "completion_tokens": 100,
-    "prompt_tokens_details": {"cached_tokens": 400},
-}
-PRICES = "m: {input: 1.0, output: 4.0, cached: 0.25}\n"
-CALL = (600 * 1.0 + 400 * 0.25 + 100 * 4.0) / 1e6
-"""US dollars for a reply with USAGE at PRICES: 0.0011."""
-
-
-def _settings(url, **changes):
-    defaults = {"backend": "openai", "model": "m", "base_url": url, "retries": 0, "concurrency": 4}
-    return JudgeSettings(**defaults | changes)
-
-
-def _message(text):
-    return [{"role": "user", "content": text}]
-
-
-def _use(prompt, attempt):
-    return completion("Score: 4", usage=USAGE)
-
-
-def _stage(recipe):
-    with open_run(load_recipe(str(recipe), [])) as run:
-        return dict(judge(run).counts)
 
 
 @pytest.mark.parametrize(
@@ -66,7 +39,7 @@ def _stage(recipe):
     ],
 )
 def test_a_key_is_the_hash_of_all_that_determines_the_reply(scorer, mode, rest):
-    settings = _settings("http://127.0.0.1:1/v1", temperature=0.5, score_from=mode)
+    settings = settings_of_one_try("http://127.0.0.1:1/v1", temperature=0.5, score_from=mode)
     asked = Judge(name="m", identity={"model": "m", "z": "\u00e4"}, ask=lambda *_: None)
     messages = [
         {"role": "user", "content": '\u00e4 "quoted"\n{caption} \0messages'},
@@ -85,12 +58,12 @@ def test_one_text_is_asked_once_however_far_apart_it_comes(tmp_path):
     with (
         judge_server() as server,
         RunStore(tmp_path) as store,
-        open_judge(_settings(server.url)) as opened,
+        open_judge(settings_of_one_try(server.url)) as opened,
     ):
         counts = ask_missing(
-            _settings(server.url),
+            settings_of_one_try(server.url),
             HOUND,
-            ((row_key(text=text), _message(text)) for text in prompts),
+            ((row_key(text=text), user_message(text)) for text in prompts),
             store,
             judge=opened,
             total=len(prompts),
@@ -108,7 +81,7 @@ def test_the_first_call_goes_out_before_the_rest_is_looked_at(tmp_path):
         nonlocal taken
         for number in range(5 * PAGE_SIZE):
             taken += 1
-            yield row_key(number=number), _message(f"p{number}")
+            yield row_key(number=number), user_message(f"p{number}")
 
     def answer(prompt, attempt):
         when_first_asked.append(taken)
@@ -117,12 +90,17 @@ def test_the_first_call_goes_out_before_the_rest_is_looked_at(tmp_path):
     with (
         judge_server(answer) as server,
         RunStore(tmp_path) as store,
-        open_judge(_settings(server.url)) as opened,
+        open_judge(settings_of_one_try(server.url)) as opened,
     ):
         for number in set(range(5 * PAGE_SIZE)) - {7, 5 * PAGE_SIZE - 1}:
             store.put(KIND, row_key(number=number), {"status": "answered"})
         ask_missing(
-            _settings(server.url), HOUND, prompts(), store, judge=opened, total=5 * PAGE_SIZE
+            settings_of_one_try(server.url),
+            HOUND,
+            prompts(),
+            store,
+            judge=opened,
+            total=5 * PAGE_SIZE,
         )
         assert server.prompts == ["p7", f"p{5 * PAGE_SIZE - 1}"]
     assert when_first_asked[0] == PAGE_SIZE
@@ -133,8 +111,8 @@ def test_nothing_is_loaded_where_nothing_is_missing(tmp_path):
         raise AssertionError("asked")
 
     asked = Judge(name="m", identity={"model": "m"}, ask=never)
-    settings = _settings(None)
-    key = key_maker(settings, HOUND, asked)(_message("p"))
+    settings = settings_of_one_try(None)
+    key = key_maker(settings, HOUND, asked)(user_message("p"))
     with RunStore(tmp_path) as store:
         store.put(
             KIND,
@@ -147,146 +125,11 @@ def test_nothing_is_loaded_where_nothing_is_missing(tmp_path):
                 "reason": "",
             },
         )
-        replies = ask_all(settings, HOUND, [_message("p")] * 2, store, judge=asked).replies
+        replies = ask_all(settings, HOUND, [user_message("p")] * 2, store, judge=asked).replies
     assert replies == [Reply(status="answered", text="old")] * 2, "a row from before usage was kept"
 
 
-def test_a_stored_reply_says_what_it_cost(tmp_path):
-    """The second attempt succeeds; the details of `usage` may be missing or null, and then the
-    count is None.
-    """
-    replies = {
-        "p0": completion("Score: 1", usage=USAGE),
-        "p1": completion("Score: 2"),
-        "p2": completion(
-            "Score: 3",
-            usage={"prompt_tokens": 7, "completion_tokens": 2, "prompt_tokens_details": None},
-        ),
-    }
-
-    def answer(prompt, attempt):
-        return failure(500, "once") if prompt == "p2" and attempt == 1 else replies[prompt]
-
-    settings = None
-    with judge_server(answer) as server, RunStore(tmp_path) as store:
-        settings = _settings(server.url, retries=1)
-        with open_judge(settings) as opened:
-            got = ask_all(
-                settings, HOUND, [_message(text) for text in replies], store, judge=opened
-            ).replies
-            assert (opened.spending.prompt_tokens, opened.spending.completion_tokens) == (1007, 102)
-            assert (opened.spending.unreported, opened.spending.attempts) == (1, 4)
-    assert [(r.prompt_tokens, r.completion_tokens, r.cached_tokens) for r in got] == [
-        (1000, 100, 400),
-        (None, None, None),
-        (7, 2, None),
-    ]
-    assert [reply.attempts for reply in got] == [1, 1, 2]
-    assert all(reply.seconds > 0 for reply in got)
-
-
-def test_the_stage_sums_tokens_over_all_replies_each_once(tmp_path):
-    """Two texts for eight candidates; the second run asks nothing and says the same."""
-    items = make_items(2, 4, text="it is a dog {s}")
-    (tmp_path / "prices.yaml").write_text(PRICES)
-    with judge_server(_use) as server:
-        recipe = write_run(tmp_path, items, server.url, prices=str(tmp_path / "prices.yaml"))
-        first, second = _stage(recipe), _stage(recipe)
-        assert len(server.requests) == 2
-    assert first["tokens"] == second["tokens"] == {"prompt": 2000, "completion": 200, "cached": 800}
-    assert first["cached_share"] == pytest.approx(0.4)
-    assert first["dollars"] == pytest.approx(2 * CALL) == second["dollars"]
-
-
-def test_without_a_price_there_are_tokens_only(tmp_path):
-    (tmp_path / "prices.yaml").write_text("other: {input: 1, output: 1}\n")
-    with judge_server(_use) as server:
-        summary = _stage(
-            write_run(tmp_path, make_items(2), server.url, prices=str(tmp_path / "prices.yaml"))
-        )
-    assert summary["tokens"] == {"prompt": 2000, "completion": 200, "cached": 800}
-    assert "dollars" not in summary
-
-
-def test_the_cost_cap_is_kept_and_what_was_paid_is_kept_too(tmp_path):
-    """Ten calls fit into ten and a half; after the cap is raised only the other twenty are
-    asked.
-    """
-    (tmp_path / "prices.yaml").write_text(PRICES)
-    items = make_items(30)
-    more = {"prices": str(tmp_path / "prices.yaml"), "retries": 0}
-    with judge_server(_use) as server:
-        recipe = write_run(tmp_path, items, server.url, **more, max_cost=10.5 * CALL)
-        with pytest.raises(
-            UserError,
-            match=r"judge\.max_cost is 0\.01155 US dollars: 0\.011 are spent on 10 replies",
-        ):
-            _stage(recipe)
-        assert len(server.requests) == 10
-        summary = _stage(write_run(tmp_path, items, server.url, **more, max_cost=1.0))
-        assert len(server.requests) == 30
-    assert (summary["asked"], summary["answered_before"]) == (20, 10)
-
-
-@pytest.mark.parametrize(
-    ("prices", "message"),
-    [
-        (None, r"judge\.max_cost is 1 US dollars, and judge\.prices is not set"),
-        ("other: {input: 1, output: 2}\n", r"prices\.yaml has no price of 'm'"),
-        (
-            "a: {input: 1, output: 2}\nm: {input: 1}\n",
-            r"prices\.yaml:2: missing `m\.output`\. Reply tokens",
-        ),
-        (
-            "m: {input: -1, output: 2}\n",
-            r"prices\.yaml:1: `m\.input` must be greater than or equal to 0, got -1",
-        ),
-        (
-            "m: {input: 1, output: 2, cashed: 1}\n",
-            r"prices\.yaml:1: unknown key `m\.cashed`\. Did you mean 'cached'\?",
-        ),
-        ("m: 3\n", r"prices\.yaml:1: `m` must be a section of keys, got 3"),
-        ("- m\n", r"prices\.yaml:1: a price list is a mapping"),
-        ("m: {input: 1\n", r"prices\.yaml:\d: not YAML"),
-    ],
-)
-def test_a_cap_needs_a_price_before_anything_is_asked(tmp_path, prices, message):
-    if prices is not None:
-        (tmp_path / "prices.yaml").write_text(prices)
-    with judge_server(_use) as server, RunStore(tmp_path / "run") as store:
-        settings = _settings(
-            server.url, max_cost=1.0, prices=prices and str(tmp_path / "prices.yaml")
-        )
-        with pytest.raises(UserError, match=message):
-            judge_candidates(settings, HOUND, make_items(3), store)
-        assert server.requests == []
-
-
-def test_a_cap_needs_a_server_that_counts_tokens(tmp_path):
-    (tmp_path / "prices.yaml").write_text(PRICES)
-    with judge_server(steady) as server, RunStore(tmp_path / "run") as store:
-        settings = _settings(server.url, max_cost=1.0, prices=str(tmp_path / "prices.yaml"))
-        with pytest.raises(
-            UserError,
-            match=r"does not say how many tokens it used, so judge\.max_cost cannot be kept",
-        ):
-            judge_candidates(settings, HOUND, make_items(30), store)
-        assert len(server.requests) == 1
-
-
-def test_cached_tokens_cost_as_others_where_no_price_is_given(tmp_path):
-    (tmp_path / "prices.yaml").write_text("m: {input: 2, output: 3}\n")
-    spending = Spending(price=load_prices(tmp_path / "prices.yaml")["m"])
-    spending.add(
-        Reply(
-            status="answered", prompt_tokens=1_000_000, cached_tokens=900_000, completion_tokens=10
-        )
-    )
-    assert spending.dollars == pytest.approx(2 + 3e-5)
-    assert Spending(price=Price(input=1, output=1)).dollars == 0
-
-
-def _run_stage(recipe, capsys, *overrides):
+def judge_output(recipe, capsys, *overrides):
     """Do the judge stage as the command does; return what it printed."""
     with open_run(load_recipe(str(recipe), list(overrides))) as run:
         do_stages(run, ["judge"])
@@ -318,15 +161,15 @@ def test_a_refused_prompt_has_no_score_and_the_stage_is_finished_without_it(tmp_
 
     with judge_server(answer) as server:
         recipe = write_run(tmp_path, items, server.url)
-        assert "scored 5, unscored 0, failed 0, refused 1" in _run_stage(recipe, capsys)
-        assert "finished before, nothing to do" in _run_stage(recipe, capsys)
-        _stage(recipe)
+        assert "scored 5, unscored 0, failed 0, refused 1" in judge_output(recipe, capsys)
+        assert "finished before, nothing to do" in judge_output(recipe, capsys)
+        judge_counts(recipe)
         assert server.prompts.count(refused) == 1
         row = exported(recipe)[2]
         assert (row.status, row.score) == ("refused", None)
         assert row.reason.startswith("context length: maximum context length is 64")
         too_long.clear()
-        assert "scored 6, unscored 0, failed 0," in _run_stage(
+        assert "scored 6, unscored 0, failed 0," in judge_output(
             recipe, capsys, "judge.ask_refused_again=true"
         )
         assert len(server.requests) == 6 + 1
@@ -346,18 +189,18 @@ def test_a_failed_prompt_keeps_the_stage_open_and_is_asked_by_the_next_run(tmp_p
 
     with judge_server(answer) as server:
         recipe = write_run(tmp_path, items, server.url, retries=0)
-        assert "scored 5, unscored 0, failed 1" in _run_stage(recipe, capsys)
+        assert "scored 5, unscored 0, failed 1" in judge_output(recipe, capsys)
         assert (exported(recipe)[2].status, exported(recipe)[2].score) == ("failed", None)
         down.clear()
-        assert "scored 6, unscored 0, failed 0" in _run_stage(recipe, capsys)
+        assert "scored 6, unscored 0, failed 0" in judge_output(recipe, capsys)
         assert len(server.requests) == 6 + 1
-        assert "finished before" in _run_stage(recipe, capsys)
+        assert "finished before" in judge_output(recipe, capsys)
 
 
 def _statuses(settings, store, prompts):
     with open_judge(settings) as opened:
         replies = ask_all(
-            settings, HOUND, [_message(text) for text in prompts], store, judge=opened
+            settings, HOUND, [user_message(text) for text in prompts], store, judge=opened
         ).replies
     return Counter(reply.status for reply in replies)
 
@@ -374,10 +217,13 @@ def test_what_always_fails_blocks_no_later_run_and_what_newly_fails_stops_it(tmp
 
     with judge_server(answer) as server, RunStore(tmp_path) as store:
         for requests in (120, 142):
-            assert _statuses(_settings(server.url), store, old) == {"answered": 98, "failed": 22}
+            assert _statuses(settings_of_one_try(server.url), store, old) == {
+                "answered": 98,
+                "failed": 22,
+            }
             assert len(server.requests) == requests
         with pytest.raises(UserError, match="20 of 20 judgments failed"):
-            _statuses(_settings(server.url), store, old + new)
+            _statuses(settings_of_one_try(server.url), store, old + new)
 
 
 def test_refused_prompts_that_are_asked_again_may_be_refused_again(tmp_path):
@@ -390,7 +236,7 @@ def test_refused_prompts_that_are_asked_again_may_be_refused_again(tmp_path):
     ) as server:
         with RunStore(tmp_path) as store:
             for more in ({"max_failed_fraction": 0.9}, {"ask_refused_again": True}):
-                assert _statuses(_settings(server.url, **more), store, prompts) == {
+                assert _statuses(settings_of_one_try(server.url, **more), store, prompts) == {
                     "answered": 10,
                     "refused": 30,
                 }
@@ -399,9 +245,9 @@ def test_refused_prompts_that_are_asked_again_may_be_refused_again(tmp_path):
 
 def test_more_servers_and_other_speed_settings_ask_nothing_again(tmp_path, capsys):
     (tmp_path / "prices.yaml").write_text(PRICES)
-    with judge_server(_use) as server, judge_server(_use) as other:
+    with judge_server(answer_with_usage) as server, judge_server(answer_with_usage) as other:
         recipe = write_run(tmp_path, make_items(4), server.url)
-        _run_stage(recipe, capsys)
+        judge_output(recipe, capsys)
         urls = json.dumps([server.url, other.url])
         for override in (
             f"judge.base_url={urls}",
@@ -409,7 +255,7 @@ def test_more_servers_and_other_speed_settings_ask_nothing_again(tmp_path, capsy
             "judge.max_failed_fraction=0.5",
             f"judge.prices={tmp_path / 'prices.yaml'}",
         ):
-            assert "finished before" in _run_stage(recipe, capsys, override)
+            assert "finished before" in judge_output(recipe, capsys, override)
         assert len(server.requests) == 4 and other.requests == []
 
 
@@ -432,7 +278,7 @@ def test_more_servers_and_other_speed_settings_ask_nothing_again(tmp_path, capsy
 def test_replies_that_never_give_a_score_stop_the_run_after_20(tmp_path, reply, changes, message):
     """385 of 385 were paid before it was told."""
     with judge_server(lambda *_: reply) as server, RunStore(tmp_path) as store:
-        settings = _settings(server.url, concurrency=1, **changes)
+        settings = settings_of_one_try(server.url, concurrency=1, **changes)
         scorer = load_scorer(settings.scorer)
         with pytest.raises(
             UserError, match=rf"20 of 20 replies of judge 'm' give no score: .*{message}"
@@ -454,5 +300,7 @@ def test_a_weak_judge_is_not_stopped(tmp_path):
         return completion("Score: 4" if number % 4 == 0 else "I like it.")
 
     with judge_server(answer) as server, RunStore(tmp_path) as store:
-        rows = judge_candidates(_settings(server.url), HOUND, make_items(10, 8), store).judgments
+        rows = judge_candidates(
+            settings_of_one_try(server.url), HOUND, make_items(10, 8), store
+        ).judgments
     assert Counter(row.status for row in rows.values()) == {"scored": 20, "unscored": 60}

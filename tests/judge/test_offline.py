@@ -1,19 +1,12 @@
-"""Judging without calls: stored replies read again, batch files sent to a real server by a runner,
-Parquet shards.
-"""
+"""Judging without calls: stored replies read again, batch files sent to a server by a runner."""
 
-import hashlib
 import json
-import os
-import subprocess
-import sys
 import urllib.error
 import urllib.request
 from pathlib import Path
 
-import pyarrow.parquet
 import pytest
-from judge_runs import exported, write_run
+from judge_runs import exported, judge_command, write_run
 from judge_server import (
     Answer,
     completion,
@@ -21,35 +14,17 @@ from judge_server import (
     free_port,
     judge_server,
     make_items,
-    steady,
     steady_score,
 )
 
 from dpo_video.core.errors import UserError
 from dpo_video.core.jsonl import write_jsonl
-from dpo_video.core.records import Candidate, Judgment
-from dpo_video.formats import parquet as shards
-from dpo_video.formats.parquet import write_parquet
+from dpo_video.core.records import Candidate
 from dpo_video.judge.batch_files import BatchFiles, Results
 from dpo_video.judge.offline import judge_with_results, write_batches
 from dpo_video.recipe.file import load_recipe
 from dpo_video.run import open_run
 from dpo_video.store import RunStore
-
-
-def judge(recipe: Path, *words: str, **environment: str) -> "subprocess.CompletedProcess[str]":
-    """Run `dpo-video judge RECIPE WORDS` without an API key."""
-    variables = {
-        name: value for name, value in os.environ.items() if name != "OPENAI_API_KEY"
-    } | environment
-    return subprocess.run(
-        [sys.executable, "-m", "dpo_video", "judge", str(recipe), *words],
-        text=True,
-        check=False,
-        capture_output=True,
-        env=variables,
-        timeout=240,
-    )
 
 
 def send(requests: Path, url: str) -> list[dict]:
@@ -97,7 +72,7 @@ def test_scores_are_read_again_from_stored_replies_without_a_server(tmp_path):
     items = make_items(5)
     with judge_server() as server:
         recipe = write_run(tmp_path, items, server.url)
-        assert judge(recipe).returncode == 0
+        assert judge_command(recipe).returncode == 0
     before = exported(recipe)
     late = Candidate(
         id="s4#1", sample_id="s4", text="a late answer", model="m", settings="h", seed=0
@@ -105,7 +80,7 @@ def test_scores_are_read_again_from_stored_replies_without_a_server(tmp_path):
     write_jsonl(
         tmp_path / "runs" / "r" / "candidates.jsonl", [*(candidate for _, candidate in items), late]
     )
-    done = judge(recipe, "--reparse", "judge.base_url=https://judge.example/v1")
+    done = judge_command(recipe, "--reparse", "judge.base_url=https://judge.example/v1")
     assert done.returncode == 0, done.stderr
     after = exported(recipe)
     assert after[:-1] == before
@@ -122,7 +97,7 @@ def test_scores_are_read_again_from_stored_replies_without_a_server(tmp_path):
     with RunStore(tmp_path / "runs" / "r") as store:
         assert len(list(store.rows("judgment"))) == 5, "what was not asked is not stored"
     with judge_server() as server:
-        assert judge(recipe, f"judge.base_url={server.url}").returncode == 0
+        assert judge_command(recipe, f"judge.base_url={server.url}").returncode == 0
         assert len(server.requests) == 1
     assert exported(recipe)[-1].status == "scored"
 
@@ -138,7 +113,7 @@ def test_reparsing_a_local_judge_loads_no_model(tmp_path):
     recipe = write_run(
         tmp_path, make_items(2), None, backend="local", model=str(model), device="cpu"
     )
-    done = judge(recipe, "--reparse")
+    done = judge_command(recipe, "--reparse")
     assert done.returncode == 2
     assert "none of the 2 candidates got a score: no stored reply (2)" in done.stderr
 
@@ -150,16 +125,16 @@ def test_a_batch_is_written_sent_and_taken_in(tmp_path):
     items = make_items(7)
     with judge_server() as server:
         recipe = write_run(tmp_path, items[:2], server.url)
-        assert judge(recipe).returncode == 0
+        assert judge_command(recipe).returncode == 0
         write_run(tmp_path, items, server.url)
         asked = tmp_path / "ask.jsonl"
-        done = judge(recipe, "--batch-out", str(asked))
+        done = judge_command(recipe, "--batch-out", str(asked))
         assert (done.returncode, done.stdout.split()) == (0, ["batch:", str(asked)]), done.stderr
         assert len(server.requests) == 2, "nothing is sent"
         bodies = [json.loads(line)["body"] for line in asked.read_text().splitlines()]
         live = {**server.requests[0], "messages": None}
         assert len(bodies) == 5 and all({**body, "messages": None} == live for body in bodies)
-        again = judge(recipe, "--batch-out", str(asked))
+        again = judge_command(recipe, "--batch-out", str(asked))
         assert again.returncode == 2 and "exists already" in again.stderr
 
         rows = send(asked, server.url)
@@ -176,7 +151,7 @@ def test_a_batch_is_written_sent_and_taken_in(tmp_path):
             tmp_path / "first.jsonl", [*rows, rows[2], {**rows[2], "custom_id": "of-another-run"}]
         )
         sent = len(server.requests)
-        done = judge(recipe, "--batch-in", str(first))
+        done = judge_command(recipe, "--batch-in", str(first))
         assert done.returncode == 0, done.stderr
         assert (
             "batch (results 6, stored 2, duplicates 1, unknown ids 1, HTTP 500: server error 1, "
@@ -186,7 +161,7 @@ def test_a_batch_is_written_sent_and_taken_in(tmp_path):
         assert lost["custom_id"] not in first.read_text()
     expected = [steady_score(body["messages"][0]["content"]) for body in bodies]
     assert scores(recipe)[2:] == expected
-    done = judge(recipe, "--batch-out", str(tmp_path / "none.jsonl"))
+    done = judge_command(recipe, "--batch-out", str(tmp_path / "none.jsonl"))
     assert "nothing to ask" in done.stdout and not (tmp_path / "none.jsonl").exists()
 
 
@@ -196,17 +171,20 @@ def test_label_probabilities_come_through_a_batch(tmp_path):
 
     with judge_server(labelled) as server:
         recipe = write_run(tmp_path, make_items(2), server.url, scorer="caption_support")
-        assert judge(recipe, "--batch-out", str(tmp_path / "ask.jsonl")).returncode == 0
+        assert judge_command(recipe, "--batch-out", str(tmp_path / "ask.jsonl")).returncode == 0
         answers = write_lines(tmp_path / "answers.jsonl", send(tmp_path / "ask.jsonl", server.url))
         sent = len(server.requests)
-        done = judge(
-            recipe, "--batch-in", str(answers), f"judge.base_url=http://127.0.0.1:{free_port()}/v1"
+        done = judge_command(
+            recipe,
+            "--batch-in",
+            str(answers),
+            f"judge.base_url=http://127.0.0.1:{free_port()}/v1",
         )
         assert done.returncode == 0, done.stderr
         batched = exported(recipe)
         assert all(row.distribution for row in batched) and len(server.requests) == sent
         assert (
-            judge(
+            judge_command(
                 write_run(tmp_path / "live", make_items(2), server.url, scorer="caption_support")
             ).returncode
             == 0
@@ -328,80 +306,10 @@ def test_batches_of_a_local_judge_are_refused_and_one_option_at_a_time(tmp_path)
     recipe = write_run(
         tmp_path, make_items(1), None, backend="local", model="toy:judge", device="cpu"
     )
-    done = judge(recipe, "--batch-out", str(tmp_path / "ask.jsonl"))
+    done = judge_command(recipe, "--batch-out", str(tmp_path / "ask.jsonl"))
     assert done.returncode == 2 and "judge.backend is local" in done.stderr
-    done = judge(recipe, "--batch-out", "x", "--reparse")
+    done = judge_command(recipe, "--batch-out", "x", "--reparse")
     assert done.returncode == 2 and "give one of them" in done.stderr
-
-
-def test_shards_hold_what_the_exports_hold_and_the_manifest_comes_last(tmp_path):
-    items = make_items(7, 3)
-    faults = {"s1": failure(400, "bad")}
-    with judge_server(
-        lambda prompt, n: faults["s1"] if "(1)" in prompt else steady(prompt, n)
-    ) as server:
-        recipe = write_run(tmp_path, items, server.url, retries=0)
-        done = judge(recipe, "--parquet", str(tmp_path / "out"))
-        assert done.returncode == 0, done.stderr
-    assert f"parquet: candidates 21, judgments 21; {tmp_path / 'out'}" in done.stdout
-    folder = tmp_path / "runs" / "r"
-    assert write_parquet(folder, tmp_path / "out", shard_rows=8) == {
-        "candidates": 21,
-        "judgments": 21,
-    }
-    manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
-    table = manifest["tables"]["judgments"]
-    assert [shard["rows"] for shard in table["shards"]] == [8, 8, 5] and table["rows"] == 21
-    assert (
-        table["schema"]["score"] == "double"
-        and table["schema"]["distribution"] == "map<string, double>"
-    )
-    rows = []
-    for shard in table["shards"]:
-        content = (tmp_path / "out" / shard["file"]).read_bytes()
-        assert (hashlib.sha256(content).hexdigest(), len(content)) == (
-            shard["sha256"],
-            shard["bytes"],
-        )
-        read = pyarrow.parquet.ParquetFile(tmp_path / "out" / shard["file"])
-        assert read.metadata.row_group(0).column(0).compression == "ZSTD"
-        rows += read.read().to_pylist()
-    written = exported(recipe)
-    assert [(row["candidate_id"], row["score"], row["reply"]) for row in rows] == [
-        (row.candidate_id, row.score, row.reply) for row in written
-    ]
-    assert sum(row.score is None for row in written) == 3
-    assert sorted(path.name for path in (tmp_path / "out").iterdir())[-1] == "manifest.json"
-    assert len(list((tmp_path / "out").iterdir())) == 7
-    (tmp_path / "out" / "notes.txt").write_text("mine")
-    with pytest.raises(UserError, match="holds other files"):
-        write_parquet(folder, tmp_path / "out")
-    assert (tmp_path / "out" / "manifest.json").exists()
-
-
-def test_label_probabilities_and_missing_values_keep_their_types(tmp_path, monkeypatch):
-    monkeypatch.setattr(shards, "GROUP_ROWS", 2)
-    rows = [
-        Judgment(
-            candidate_id=f"s#{n}",
-            scorer="x@1",
-            judge="m",
-            score=None if n == 2 else n / 2,
-            status="scored",
-            reason="",
-            reply="Ja.",
-            distribution={"A": 0.25, "B": 0.75} if n % 2 else None,
-        )
-        for n in range(5)
-    ]
-    write_jsonl(tmp_path / "judgments.jsonl", rows)
-    write_jsonl(tmp_path / "candidates.jsonl", [])
-    assert write_parquet(tmp_path, tmp_path / "out") == {"candidates": 0, "judgments": 5}
-    read = pyarrow.parquet.read_table(tmp_path / "out" / "judgments-00000.parquet").to_pylist()
-    assert [row["score"] for row in read] == [0.0, 0.5, None, 1.5, 2.0]
-    assert [row["distribution"] and dict(row["distribution"]) for row in read] == [
-        row.distribution for row in rows
-    ]
 
 
 @pytest.mark.parametrize(

@@ -2,46 +2,28 @@
 (notes/judging.md 1b).
 """
 
-import json
 import random
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import permutations
-from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from preferences import Row, records
+from preferences import BEST_WORST, Row, build, records
 
 from dpo_video.core.errors import UserError
-from dpo_video.core.jsonl import read_jsonl, write_jsonl
 from dpo_video.core.records import Pair
 from dpo_video.core.text import normalise_space
 from dpo_video.pair.build import Paired, build_pairs
 from dpo_video.pair.rules import PAIR_RULES
-from dpo_video.pair.stage import pair
-from dpo_video.pair.statistics import pair_statistics
-from dpo_video.recipe import PairSettings, Recipe
-from dpo_video.run import Run, open_run
+from dpo_video.recipe import PairSettings
 
-BEST_WORST = PairSettings(rule="best_worst", min_margin=0.5)
 HOUND = PairSettings(rule="hound")
 ALL = PairSettings(rule="all_pairs", min_margin=0.5, max_pairs_per_sample=100)
-
-
-def build(
-    questions: dict[str, Sequence[Row]],
-    rule: PairSettings,
-    *,
-    threshold: float = 3.0,
-    seed: int = 0,
-) -> Paired:
-    return build_pairs(*records(questions), settings=rule, threshold=threshold, seed=seed)
 
 
 def ids(paired: Paired) -> list[tuple[str, str]]:
@@ -393,75 +375,3 @@ def test_files_that_do_not_belong_together_are_refused(
     judgments[0] = replace(judgments[0], **change.get("judgment", {}))
     with pytest.raises(UserError, match=re.escape(message)):
         build_pairs(samples, candidates, judgments, settings=BEST_WORST, threshold=3.0, seed=0)
-
-
-def test_statistics_are_those_of_the_pairs() -> None:
-    paired = build({"a": [("cccc", 5.0), ("r", 1.0)], "b": [("cc", 3.0), ("rrr", 2.0)]}, BEST_WORST)
-    found = pair_statistics(paired.pairs)
-    assert (found["chosen_length"], found["rejected_length"], found["chosen_longer"]) == (
-        3.0,
-        2.0,
-        0.5,
-    )
-    assert (
-        found["margin"]["min"] == 1
-        and found["margin"]["median"] == 2.5
-        and found["margin"]["max"] == 4
-    )
-    assert pair_statistics([])["margin"] == {} and pair_statistics([])["chosen_length"] is None
-
-
-@contextmanager
-def opened(
-    folder: Path, questions: dict[str, Sequence[Row]], rule: str = "best_worst"
-) -> Iterator[Run]:
-    """A run whose candidates are generated and judged."""
-    samples, candidates, judgments = records(questions)
-    write_jsonl(folder / "samples.jsonl", samples)
-    recipe = Recipe.model_validate(
-        {
-            "name": "r",
-            "runs_folder": str(folder),
-            "model": {"name": "m"},
-            "pair": {"rule": rule},
-            "data": {"samples": str(folder / "samples.jsonl")},
-            "tracking": {"to": "none"},
-            "judge": {"model": "j", "scorer": "caption_score"},
-        }
-    )
-    with open_run(recipe) as run:
-        write_jsonl(run.folder / "candidates.jsonl", candidates)
-        write_jsonl(run.folder / "judgments.jsonl", judgments)
-        yield run
-
-
-def test_the_stage_writes_the_same_bytes_for_the_same_inputs(tmp_path: Path) -> None:
-    rows = {
-        f"q{n}": [("yes", 5.0), ("no", 1.0 + n % 2), ("d\u00e9j\u00e0", 3.0), ("", 1.0)]
-        for n in range(20)
-    }
-    written = []
-    for name in ("one", "two"):
-        with opened(tmp_path / name, rows, "hound") as run:
-            summary = pair(run).counts
-            written.append(
-                [(run.folder / file).read_bytes() for file in ("pairs.jsonl", "drops.jsonl")]
-            )
-    assert written[0] == written[1]
-    assert len(list(read_jsonl(run.folder / "pairs.jsonl", Pair))) == summary["pairs"] == 20
-    drops = [json.loads(line) for line in written[0][1].splitlines()]
-    assert [(row["sample_id"], row["unit"], row["reason"]) for row in drops] == [
-        (f"q{n}", "answer", "empty") for n in range(20)
-    ]
-
-
-def test_no_pair_at_all_is_an_error_that_counts_the_reasons(tmp_path: Path) -> None:
-    with opened(
-        tmp_path, {"a": [("x", 4.0), ("y", 4.0)], "b": [("x", 4.0), ("y", 4.0)], "c": []}
-    ) as run:
-        with pytest.raises(
-            UserError, match=r"no pairs: all 3 questions were dropped \(tie 2, no answers 1\)"
-        ):
-            pair(run)
-        drops = [json.loads(line) for line in (run.folder / "drops.jsonl").read_text().splitlines()]
-    assert Counter(row["unit"] for row in drops) == {"pair": 2, "question": 3}

@@ -56,3 +56,20 @@ def start_judging(recipe: Path) -> "subprocess.Popen[str]":
 def exported(recipe: Path) -> list[Judgment]:
     """Return the judgments that a run exported."""
     return list(read_jsonl(recipe.parent / "runs" / "r" / "judgments.jsonl", Judgment))
+
+
+def judge_command(
+    recipe: Path, *words: str, **environment: str
+) -> "subprocess.CompletedProcess[str]":
+    """Run `dpo-video judge RECIPE WORDS` without an API key."""
+    variables = {
+        name: value for name, value in os.environ.items() if name != "OPENAI_API_KEY"
+    } | environment
+    return subprocess.run(
+        [sys.executable, "-m", "dpo_video", "judge", str(recipe), *words],
+        text=True,
+        check=False,
+        capture_output=True,
+        env=variables,
+        timeout=240,
+    )

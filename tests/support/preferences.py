@@ -3,6 +3,8 @@
 from collections.abc import Mapping, Sequence
 
 from dpo_video.core.records import Candidate, Judgment, Sample
+from dpo_video.pair.build import Paired, build_pairs
+from dpo_video.recipe import PairSettings
 
 Row = tuple[str, float | None] | tuple[str, float | None, str]
 """An answer's text, its score (None: unscored) and how it finished."""
@@ -48,3 +50,16 @@ def records(
                 )
             )
     return [sample(name) for name in questions], candidates, judgments
+
+
+BEST_WORST = PairSettings(rule="best_worst", min_margin=0.5)
+
+
+def build(
+    questions: dict[str, Sequence[Row]],
+    rule: PairSettings,
+    *,
+    threshold: float = 3.0,
+    seed: int = 0,
+) -> Paired:
+    return build_pairs(*records(questions), settings=rule, threshold=threshold, seed=seed)
