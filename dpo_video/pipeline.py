@@ -21,9 +21,11 @@ from dpo_video.run import Run, StageResult, write_manifest
 from dpo_video.stale import (
     check_replace,
     move_stale,
+    note_output,
     note_what_determined,
     remember_output,
     sample_row,
+    tell_edited,
 )
 from dpo_video.store import content_hash, row_key
 
@@ -236,10 +238,13 @@ def _do_stage(
     key = _fingerprint_of(run, name, parts)
     if name == "train" and not replace_adapter:
         check_replace(run, output, parts)
+    for file in stage.reads:
+        tell_edited(run, _maker_of(file), run.folder / file)
     remember_output(run, output)
     result = stage_function(run)
     seconds = time.monotonic() - run.stage_began
     move_stale(run, output, stage.reports)
+    note_output(run, output)
     if result.complete:
         note_what_determined(run, parts)
         run.forget_read_clips()
@@ -264,10 +269,15 @@ def _check_inputs(run: Run, stage: Stage) -> None:
     """Raise UserError where a file that the stage reads is not there."""
     for file in stage.reads:
         if not (run.folder / file).exists():
-            maker = next(name for name, row in STAGES.items() if row.writes == file)
             raise UserError(
-                f"no {file} in {str(run.folder)!r}; make it first: dpo-video {maker} RECIPE"
+                f"no {file} in {str(run.folder)!r}; make it first: "
+                f"dpo-video {_maker_of(file)} RECIPE"
             )
+
+
+def _maker_of(file: str) -> str:
+    """Return the stage that writes a file."""
+    return next(name for name, stage in STAGES.items() if stage.writes == file)
 
 
 def _is_finished(run: Run) -> bool:

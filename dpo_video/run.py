@@ -2,7 +2,6 @@
 back.
 """
 
-import json
 import platform
 import shutil
 import time
@@ -15,6 +14,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from dpo_video.core import strict_json
 from dpo_video.core.errors import UserError
 from dpo_video.core.jsonl import read_object, write_atomic
 from dpo_video.core.progress import print_line
@@ -187,7 +187,7 @@ def write_manifest(run: Run, stages: Iterable[str]) -> None:
     }
     write_atomic(
         run.folder / "manifest.json",
-        json.dumps(manifest, indent=2, ensure_ascii=False, allow_nan=False) + "\n",
+        strict_json.dumps(manifest, indent=2, ensure_ascii=False) + "\n",
     )
 
 

@@ -1,5 +1,6 @@
 """What a stage that is done again leaves behind: a finished adapter is replaced only when told so,
-and results made from what is gone are moved to RUN/stale.
+results made from what is gone are moved to RUN/stale, and files that were edited between stages are
+told.
 """
 
 import logging
@@ -17,9 +18,9 @@ from dpo_video.store import content_hash
 
 log = logging.getLogger(__name__)
 
-FINISHED_WITH, OUTPUT_BEFORE = "finished_with", "output_before"
-"""Kinds of stored rows, by stage: what determined the result of the last finished pass, and the
-hash of the output that a pass under way will replace.
+FINISHED_WITH, OUTPUT_BEFORE, OUTPUT = "finished_with", "output_before", "output"
+"""Kinds of stored rows, by stage: what determined the result of the last finished pass, the hash of
+the output that a pass under way will replace, and the hash of the output that the last pass left.
 """
 MOST_CHANGES = 5
 CHOICE_FIELDS = {"options": None, "answer_kind": "text", "group": None, "category": None}
@@ -107,6 +108,30 @@ def move_stale(run: Run, output: Path, reports: Sequence[str]) -> None:
                 ", ".join(moved),
             )
     run.store.put(OUTPUT_BEFORE, run.stage, {"hash": None})
+
+
+def note_output(run: Run, output: Path) -> None:
+    """Keep the hash of what a stage has just written, so that an edit of it is told to the next."""
+    if output.exists():
+        run.store.put(OUTPUT, run.stage, {"hash": content_hash(output)})
+
+
+def tell_edited(run: Run, maker: str, output: Path) -> None:
+    """Say that a file is not the one that its stage left: edited, cut short or put there by hand.
+
+    Such a file is read all the same, for an edit may be meant. Nothing is known of a file that an
+    earlier version made, or another command.
+    """
+    row = run.store.get(OUTPUT, [maker]).get(maker)
+    if row is not None and row["hash"] != content_hash(output):
+        log.warning(
+            "warning: %s: %s is not as `%s` left it. What it holds now is taken as it is; to have "
+            "it made anew, remove it and run `%s` again",
+            run.stage,
+            output,
+            maker,
+            maker,
+        )
 
 
 def _move(run: Run, name: str) -> bool:

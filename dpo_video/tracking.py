@@ -3,7 +3,6 @@ all.
 """
 
 import importlib.util
-import json
 import logging
 import netrc
 import os
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
+from dpo_video.core import strict_json
 from dpo_video.core.errors import UserError
 from dpo_video.core.jsonl import write_atomic
 from dpo_video.recipe import Recipe
@@ -242,6 +242,6 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
             flat.update(_flat(value, f"{prefix}{key}/"))
         else:
             flat[prefix + key] = (
-                value if isinstance(value, int | float | str) else json.dumps(value)
+                value if isinstance(value, int | float | str) else strict_json.dumps(value)
             )
     return flat

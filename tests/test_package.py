@@ -77,6 +77,21 @@ def test_folders_point_one_way() -> None:
     assert sorted(wrong) == []
 
 
+def test_json_is_read_and_written_in_one_place() -> None:
+    """core/strict_json.py alone: NaN in a file of ours is an error wherever it comes from.
+
+    core/jsonl.py names the field of a record that is not finite, and so lets pydantic find it.
+    """
+    allowed = {"core/strict_json.py": 1, "core/jsonl.py": 1}
+    calls = {
+        path.relative_to(PACKAGE).as_posix(): len(
+            re.findall(r"\bjson\.(?:dump|load)s?\(", path.read_text(encoding="utf-8"))
+        )
+        for path in sources()
+    }
+    assert {name: count for name, count in calls.items() if count} == allowed
+
+
 def test_no_module_imports_itself_in_a_circle() -> None:
     TopologicalSorter(import_graph()).prepare()  # CycleError names the circle
 

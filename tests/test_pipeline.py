@@ -10,6 +10,8 @@ from typing import Any
 import generation_runs
 import pytest
 from clips import write_clip
+from judge_runs import write_run
+from judge_server import judge_server, make_items
 from tiny_world import adapter_weights, make_pairs, make_recipe, make_world
 from tiny_world import open_run as open_world
 
@@ -19,7 +21,7 @@ from dpo_video.core.names import shipped_folder
 from dpo_video.core.records import Candidate, Pair, Sample
 from dpo_video.pipeline import do_stages, fingerprint
 from dpo_video.recipe import Recipe
-from dpo_video.recipe.file import change_recipe
+from dpo_video.recipe.file import change_recipe, load_recipe
 from dpo_video.run import Run, open_run
 from dpo_video.store import RunStore
 
@@ -198,3 +200,22 @@ def test_the_threshold_of_a_scorer_file_decides_pairs_and_not_scores(
     (judge_before, pair_before), (judge_after, pair_after) = prints
     assert judge_before == judge_after
     assert pair_before != pair_after
+
+
+def test_a_file_that_was_edited_between_stages_is_told_and_taken_as_it_is(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Also where a row goes from both files, so that they still fit each other."""
+    items = make_items(4, 2)
+    with judge_server() as server:
+        recipe = load_recipe(str(write_run(tmp_path, items, server.url)), [])
+        with open_run(recipe) as run:
+            do_stages(run, ["judge"])
+            do_stages(run, ["pair"])
+    assert "as `judge` left it" not in caplog.text
+    for name in ("candidates.jsonl", "judgments.jsonl"):
+        path = recipe.run_folder / name
+        path.write_text("".join(path.read_text().splitlines(keepends=True)[:-1]))
+    with open_run(recipe) as run:
+        do_stages(run, ["pair"])
+    assert f"pair: {recipe.run_folder / 'judgments.jsonl'} is not as `judge` left it" in caplog.text

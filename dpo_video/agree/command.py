@@ -5,7 +5,6 @@ Everything is asked through `judge_candidates` and kept in the run's store: a se
 nothing twice.
 """
 
-import json
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -34,6 +33,7 @@ from dpo_video.agree.probes import judge_probes
 from dpo_video.agree.requirements import MEASURES, Requirement, read_requirements, unmet
 from dpo_video.agree.session import JudgeSession
 from dpo_video.agree.table import print_report
+from dpo_video.core import strict_json
 from dpo_video.core.errors import UserError
 from dpo_video.core.jsonl import read_jsonl, write_atomic
 from dpo_video.core.records import Candidate
@@ -141,7 +141,7 @@ def agree(
 
 
 def _write(folder: Path, report: Agreement) -> None:
-    text = json.dumps(agreement_row(report), indent=2, ensure_ascii=False, allow_nan=False)
+    text = strict_json.dumps(agreement_row(report), indent=2, ensure_ascii=False)
     write_atomic(folder / REPORT, text + "\n")
     write_atomic(folder / PAGE, agreement_page(report))
 

@@ -2,11 +2,11 @@
 are of another version.
 """
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from dpo_video.core import strict_json
 from dpo_video.core.errors import UserError
 from dpo_video.core.text import shortened
 from dpo_video.data.choices import LETTERS
@@ -44,21 +44,10 @@ def beside(path: Path, name: str, *, why: str) -> Path:
 
 def read_json(path: Path, kind: type) -> Any:
     """Return the contents of a JSON file that is a list, or an object whose keys stand once."""
-
-    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        members = dict(pairs)
-        if len(members) < len(pairs):
-            names = [name for name, _ in pairs]
-            twice = [name for name in members if names.count(name) > 1]
-            raise UserError(
-                f"{path}: {len(twice)} keys stand twice in an object, first {twice[0]!r}"
-            )
-        return members
-
     if not path.is_file():
         raise UserError(f"no file at {str(path)!r}")
     try:
-        contents = json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=unique)
+        contents = strict_json.loads(path.read_text(encoding="utf-8-sig"))
     except ValueError as error:
         raise UserError(f"{path}: not JSON ({error})") from error
     if not isinstance(contents, kind):
@@ -90,7 +79,7 @@ def _rows_of(path: Path) -> list[Any]:
     rows = []
     for number, line in enumerate(path.read_text(encoding="utf-8-sig").splitlines(), start=1):
         try:
-            rows.append(json.loads(line))
+            rows.append(strict_json.loads(line))
         except ValueError as error:
             raise UserError(f"{path}:{number}: not JSON ({error})") from error
     return rows

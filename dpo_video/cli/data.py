@@ -2,13 +2,13 @@
 beside the stages.
 """
 
-import json
 from functools import partial
 from pathlib import Path
 from typing import Annotated, cast
 
 import typer
 
+from dpo_video.core import strict_json
 from dpo_video.core.errors import UserError
 from dpo_video.core.names import choose
 from dpo_video.core.progress import print_line
@@ -250,6 +250,6 @@ def score(
         scored = score_answers(questions, answers, parser=cast(ParserName, parser))
         show, report = partial(print_score, scored), json_form(scored)
     if as_json:
-        print_line(json.dumps(report, ensure_ascii=False, indent=2))
+        print_line(strict_json.dumps(report, ensure_ascii=False, indent=2))
     else:
         show()

@@ -3,7 +3,6 @@
 import asyncio
 import email.utils
 import ipaddress
-import json
 import re
 import time
 from collections.abc import Mapping
@@ -13,6 +12,7 @@ from urllib.parse import urlsplit
 
 from dpo_video.client.bounded_http import ReplyTooLarge, bounded_client
 from dpo_video.client.concurrency import AdaptiveConcurrency
+from dpo_video.core import strict_json
 from dpo_video.core.errors import UserError
 from dpo_video.core.text import (
     normalise_space,
@@ -137,7 +137,7 @@ class Endpoint:
         """
         import openai
 
-        content = json.dumps(request, separators=(",", ":")).encode()
+        content = strict_json.dumps(request, separators=(",", ":")).encode()
         index = self._client()
         self._load[index] += 1
         try:
@@ -352,8 +352,8 @@ def _joined(content: Any) -> Any:
 def read_json(text: str) -> Any:
     """Return what a reply's JSON says; TransientError for what is none, or is nested too deep."""
     try:
-        return json.loads(text)
-    except (ValueError, RecursionError):
+        return strict_json.loads_foreign(text)
+    except ValueError:
         reason = "garbled reply: not JSON, or nested without end"
         raise TransientError(reason, "garbled") from None
 

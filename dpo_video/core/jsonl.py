@@ -1,7 +1,6 @@
 """Records as JSON lines: read with errors that name file and line, written whole or not at all."""
 
 import json
-import math
 import os
 import re
 from codecs import BOM_UTF8
@@ -14,6 +13,7 @@ from uuid import uuid4
 from pydantic import TypeAdapter, ValidationError
 from pydantic_core import from_json
 
+from dpo_video.core import strict_json
 from dpo_video.core.errors import UserError
 from dpo_video.core.names import did_you_mean
 from dpo_video.core.records import Judgment, Pair, Record, Sample
@@ -67,6 +67,7 @@ def _in_words(hint: Any) -> str:
 def from_dict(kind: type[Record], row: Mapping[str, Any], where: str) -> Record:
     """Build a record from a mapping; `where` (file:line) opens every error message."""
     try:
+        # not strict: the field that is not finite is to be named
         record: Record = _adapter(kind).validate_json(json.dumps(row))
     except ValidationError as error:
         raise UserError(f"{where}: {_problem(kind, row, error)}") from None
@@ -188,7 +189,7 @@ def read_object(path: Path) -> dict[str, Any]:
     """
     try:
         text = path.read_text(encoding="utf-8-sig")
-        row = DECODER.decode(text.strip())
+        row = strict_json.loads(text.strip())
     except OSError as error:
         raise UserError(f"cannot read {str(path)!r}: {error.strerror}") from error
     except UnicodeDecodeError as error:
@@ -196,7 +197,7 @@ def read_object(path: Path) -> dict[str, Any]:
     except json.JSONDecodeError as error:
         where = error.lineno if error.doc == text.strip() else _line_of(error.doc, text)
         raise UserError(f"{path}:{where}: not JSON ({error.msg})") from error
-    except RecursionError:
+    except strict_json.TooDeep:
         raise UserError(f"{path}: not JSON of ours: it is nested too deeply") from None
     except ValueError as error:
         raise UserError(f"{path}: not JSON of ours ({error})") from error
@@ -213,48 +214,19 @@ def _line_of(token: str, text: str) -> int:
 def _carefully(line: bytes, where: str) -> Any:
     """Return what a line holds, half a surrogate pair in it as U+FFFD; else say what is wrong."""
     try:
-        return json.loads(
+        return strict_json.loads(
             replace_lone_surrogates(
-                json.dumps(DECODER.decode(line.decode().strip()), ensure_ascii=False)
+                strict_json.dumps(strict_json.loads(line.strip()), ensure_ascii=False)
             )
         )
     except UnicodeDecodeError as error:
         raise UserError(f"{where}: not UTF-8 text") from error
     except json.JSONDecodeError as error:
         raise UserError(f"{where}: not JSON ({error.msg} at column {error.colno})") from error
-    except RecursionError:
+    except strict_json.TooDeep:
         raise UserError(f"{where}: not JSON of ours: it is nested too deeply") from None
     except ValueError as error:  # an integer of thousands of digits
         raise UserError(f"{where}: not JSON of ours ({error})") from error
-
-
-def _no_number(name: str) -> None:
-    raise json.JSONDecodeError(f"{name} is no number of JSON; leave the field out", name, 0)
-
-
-def _finite(digits: str) -> float:
-    number = float(digits)
-    if math.isinf(number):
-        raise json.JSONDecodeError(f"{digits[:20]} is larger than any number here", digits, 0)
-    return number
-
-
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Return an object of JSON; a key that stands twice would lose one of its values."""
-    row = dict(pairs)
-    if len(row) < len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
-        raise json.JSONDecodeError(f"the key {twice!r} stands twice", twice, 0)
-    return row
-
-
-DECODER = json.JSONDecoder(
-    parse_constant=_no_number, parse_float=_finite, object_pairs_hook=_object
-)
-"""Python's own reads NaN and Infinity, which JSON does not have, and nothing here can work with;
-and of a key that stands twice it takes the last.
-"""
 
 
 def as_row(record: Any) -> dict[str, Any]:
@@ -271,7 +243,7 @@ def to_json(record: Any) -> str:
         del row["answer_kind"]
     if isinstance(record, Judgment):
         row.setdefault("score", None)
-    return json.dumps(row, ensure_ascii=False, allow_nan=False)
+    return strict_json.dumps(row, ensure_ascii=False)
 
 
 def write_atomic(path: Path, text: Iterable[str] | str) -> None:

@@ -3,11 +3,11 @@ half written, cut short or changed is told from a whole one.
 """
 
 import hashlib
-import json
 import os
 from pathlib import Path
 from typing import Any
 
+from dpo_video.core import strict_json
 from dpo_video.core.jsonl import write_atomic
 
 SEAL = "complete.json"
@@ -31,20 +31,22 @@ def seal(folder: Path, **facts: Any) -> None:
                 "size": path.stat().st_size,
                 "sha256": digest,
             }
-    write_atomic(folder / SEAL, json.dumps({**facts, "files": files}) + "\n")
+    write_atomic(folder / SEAL, strict_json.dumps({**facts, "files": files}) + "\n")
 
 
 def is_sealed(folder: Path) -> bool:
     """Return whether a folder has a seal that lists files; earlier versions wrote one without."""
     try:
-        return isinstance(json.loads((folder / SEAL).read_text(encoding="utf-8"))["files"], dict)
+        return isinstance(
+            strict_json.loads((folder / SEAL).read_text(encoding="utf-8"))["files"], dict
+        )
     except (OSError, ValueError, KeyError, TypeError):
         return False
 
 
 def broken_seal(folder: Path) -> str | None:
     """Return how the files of a sealed folder differ from its seal; None where they do not."""
-    files = json.loads((folder / SEAL).read_text(encoding="utf-8"))["files"]
+    files = strict_json.loads((folder / SEAL).read_text(encoding="utf-8"))["files"]
     for name, fact in files.items():
         path = folder / name
         if not path.is_file():

@@ -1,12 +1,12 @@
 """RUN/cleaned.jsonl: what cleaning left out, a line each, samples first."""
 
-import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
+from dpo_video.core import strict_json
 from dpo_video.core.jsonl import json_object, write_atomic
 from dpo_video.core.records import Candidate
 
@@ -59,7 +59,7 @@ def write_removed(folder: Path, unit: Literal["sample", "answer"], rows: Iterabl
     unchanged = [
         line for line, unit in zip(before, units, strict=True) if (unit == "answer") != is_answers
     ]
-    new = [json.dumps(asdict(row), ensure_ascii=False, allow_nan=False) + "\n" for row in rows]
+    new = [strict_json.dumps(asdict(row), ensure_ascii=False) + "\n" for row in rows]
     lines = unchanged + new if is_answers else new + unchanged
     if lines != before:
         write_atomic(path, lines)

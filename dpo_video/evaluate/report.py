@@ -1,11 +1,11 @@
 """The records of an evaluation, and metrics.json: written from them, read back as them."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
+from dpo_video.core import strict_json
 from dpo_video.core.errors import UserError
 from dpo_video.core.jsonl import write_atomic
 from dpo_video.core.report import Estimate
@@ -139,7 +139,7 @@ def write_metrics(path: Path, metrics: Metrics) -> None:
     """Write metrics.json: each estimate as `<name>`, `<name>_ci` and `<name>_n`, with
     `<name>_unscored` and `<name>_bounds` where answers have no score.
     """
-    write_atomic(path, json.dumps(metrics_row(metrics), indent=2, allow_nan=False) + "\n")
+    write_atomic(path, strict_json.dumps(metrics_row(metrics), indent=2) + "\n")
 
 
 def metrics_row(metrics: Metrics) -> dict[str, Any]:
@@ -157,7 +157,7 @@ def read_metrics(path: Path) -> Metrics:
     if not path.is_file():
         raise UserError(f"no metrics at {str(path)!r}; make them first: dpo-video evaluate RECIPE")
     try:
-        row = json.loads(path.read_text(encoding="utf-8"))
+        row = strict_json.loads(path.read_text(encoding="utf-8"))
         sections: dict[str, Any] = {
             name: _section(kind, row[name]) for name, kind in SECTIONS.items() if name in row
         }

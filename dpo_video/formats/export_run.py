@@ -2,12 +2,12 @@
 sampling).
 """
 
-import json
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from dpo_video.core import strict_json
 from dpo_video.core.errors import UserError
 from dpo_video.core.jsonl import read_jsonl, write_atomic
 from dpo_video.core.names import choose
@@ -85,7 +85,7 @@ def _written(exporter: Exporter, source: ExportSource) -> Iterator[str | Dropped
             yield record
             continue
         try:
-            yield json.dumps(exporter.write(record), ensure_ascii=False, allow_nan=False)
+            yield strict_json.dumps(exporter.write(record), ensure_ascii=False)
         except Dropped as error:
             yield error
 

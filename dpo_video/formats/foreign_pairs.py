@@ -6,10 +6,10 @@ LLaVA-NeXT, VistaDPO, TPO, RLAIF-V, LLaMA-Factory (sharegpt ranking), ms-swift (
 its older query and response), Qwen-VL-Series-Finetune, TRL.
 """
 
-import json
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from dpo_video.core import strict_json
 from dpo_video.core.records import Pair
 from dpo_video.formats.context import ImportContext, Video, exact_prompt, make_pair, row_id
 from dpo_video.formats.fields import (
@@ -162,7 +162,7 @@ def vista_dpo(row: ForeignRow, context: ImportContext) -> Iterator[Pair]:
         if row.get(name) is not None:
             extra[name] = row[name]
     try:
-        json.dumps(extra, allow_nan=False)
+        strict_json.dumps(extra)
     except (TypeError, ValueError) as error:
         raise BadRow(f"`{'`, `'.join(extra)}` must be what JSON can hold: {error}") from error
     identity = row_id(row, context, "id")

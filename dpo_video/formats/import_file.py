@@ -2,7 +2,6 @@
 counted and kept.
 """
 
-import json
 import os
 import unicodedata
 from collections import Counter
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import NamedTuple, TextIO
 from urllib.parse import unquote, urlsplit
 
+from dpo_video.core import strict_json
 from dpo_video.core.errors import UserError
 from dpo_video.core.jsonl import to_json, write_atomic
 from dpo_video.core.names import choose
@@ -32,7 +32,7 @@ from dpo_video.formats.importers import (
     RecordKind,
 )
 from dpo_video.formats.rows import read_foreign_rows
-from dpo_video.video.sources import REMOTE
+from dpo_video.video.sources import REMOTE, path_outside
 
 VIDEO_SUFFIXES = (".mp4", ".webm", ".mkv", ".avi", ".mov", ".m4v")
 """Tried where a row names a clip without one."""
@@ -103,7 +103,7 @@ class _ImportLog:
         for outcome in outcomes:
             if isinstance(outcome, DroppedRow):
                 self.dropped[outcome.reason] += 1
-                self._drops.write(json.dumps(outcome._asdict(), ensure_ascii=False) + "\n")
+                self._drops.write(strict_json.dumps(outcome._asdict(), ensure_ascii=False) + "\n")
             elif isinstance(outcome, RowDone):
                 self.num_rows += 1
                 self.unread.update(outcome.fields_unread)
@@ -276,7 +276,7 @@ def place_video(video: Video, root: Path, *, check: bool) -> Video:
     """Return a clip's path relative to `root`; one outside of it, or, with `check`, one that is not
     there, is dropped.
 
-    `..` and absolute paths cannot leave the root; links that lie inside it are followed. A name
+    `..`, absolute paths and links cannot leave the root, as they cannot in a run. A name
     without a suffix is a folder of frames or the video file of that name.
     """
     if not isinstance(video, str):
@@ -296,7 +296,10 @@ def _place(name: str, root: Path, *, check: bool) -> str:
     existing = [spelling for spelling in _spellings(path) if os.path.exists(spelling)]
     if check and not existing:
         raise Dropped("no such video", name[:120])
-    return os.path.relpath(existing[0] if check else path, top)
+    found = existing[0] if check else path
+    if path_outside(Path(found), root) is not None:
+        raise Dropped("video outside the root", name[:120])
+    return os.path.relpath(found, top)
 
 
 def _local_name(name: str) -> str:

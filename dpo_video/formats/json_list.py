@@ -7,6 +7,8 @@ import re
 from collections.abc import Iterator
 from typing import Any, TextIO
 
+from dpo_video.core.strict_json import FOREIGN_DECODER, TooDeep
+
 CHUNK = 1 << 20
 """Characters read at a time, doubled while an element is not whole."""
 LONGEST = 1 << 27
@@ -15,10 +17,6 @@ NEAR_END = 32
 """Characters before the end of what is read in which an error may only mean that more is to come.
 """
 SPACE = re.compile(r"[ \t\r\n]*")
-
-
-class TooDeep(ValueError):
-    """An element is nested deeper than Python reads."""
 
 
 class _Text:
@@ -74,10 +72,9 @@ def read_json_list(file: TextIO) -> Iterator[Any]:
 
 def _element(text: _Text) -> Any:
     text.next_sign()
-    decoder = json.JSONDecoder()
     while True:
         try:
-            value, end = decoder.raw_decode(text.text, text.begin)
+            value, end = FOREIGN_DECODER.raw_decode(text.text, text.begin)
         except RecursionError as error:
             raise TooDeep from error
         except json.JSONDecodeError as error:

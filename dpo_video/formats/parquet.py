@@ -3,7 +3,6 @@ with the rows.
 """
 
 import hashlib
-import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, fields
 from itertools import chain, islice
@@ -11,6 +10,7 @@ from pathlib import Path
 from types import NoneType, UnionType
 from typing import TYPE_CHECKING, Any, get_args, get_origin, get_type_hints
 
+from dpo_video.core import strict_json
 from dpo_video.core.errors import UserError
 from dpo_video.core.jsonl import read_jsonl, write_atomic
 from dpo_video.core.records import Candidate, Judgment
@@ -47,7 +47,8 @@ def write_parquet(
         rows = (asdict(record) for record in read_jsonl(source, TABLES[table]))
         tables[table] = _write_table(folder, table, rows, shard_rows=shard_rows)
     write_atomic(
-        folder / MANIFEST, json.dumps({"run": run_folder.name, "tables": tables}, indent=2) + "\n"
+        folder / MANIFEST,
+        strict_json.dumps({"run": run_folder.name, "tables": tables}, indent=2) + "\n",
     )
     return {table: facts["rows"] for table, facts in tables.items()}
 
@@ -153,6 +154,8 @@ def _without_none(hint: Any) -> tuple[Any, bool]:
 def _with_json(row: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:
     """Return a row with some of its fields as JSON."""
     texts = {
-        name: json.dumps(row[name], ensure_ascii=False) for name in names if row[name] is not None
+        name: strict_json.dumps(row[name], ensure_ascii=False)
+        for name in names
+        if row[name] is not None
     }
     return {**row, **texts}

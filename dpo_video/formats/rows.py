@@ -9,9 +9,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from dpo_video.core import strict_json
 from dpo_video.core.errors import UserError
-from dpo_video.core.text import replace_lone_surrogates
-from dpo_video.formats.json_list import TooDeep, read_json_list
+from dpo_video.core.strict_json import TooDeep
+from dpo_video.core.text import replace_lone_surrogates, shortened
+from dpo_video.formats.json_list import read_json_list
 
 ForeignRow = dict[str, Any]
 BATCH_ROWS = 100
@@ -111,13 +113,13 @@ def _read_lines(path: Path) -> Iterator[tuple[str, ForeignRow]]:
                 continue
             where = f"{path}:{number}"
             try:
-                row = json.loads(line)
+                row = strict_json.loads_foreign(line)
             except json.JSONDecodeError as error:
                 raise UserError(
                     f"{where}: not JSON ({error.msg} at column {error.colno}). Each line must "
                     "hold one object, or the file one list"
                 ) from error
-            except RecursionError as error:
+            except TooDeep as error:
                 raise UserError(_too_deep(where)) from error
             except ValueError as error:  # an integer of more digits than Python reads
                 raise UserError(f"{where}: {error}") from error
@@ -275,5 +277,5 @@ def _first_line(error: BaseException) -> str:
 
 def _object(row: Any, where: str) -> ForeignRow:
     if not isinstance(row, dict):
-        raise UserError(f"{where}: expected a JSON object, got {json.dumps(row)[:60]}")
+        raise UserError(f"{where}: expected a JSON object, got {shortened(repr(row))}")
     return row

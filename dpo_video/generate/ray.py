@@ -5,7 +5,6 @@ A worker takes a few clips at a time and writes all their missing answers; the a
 here as they come, so that a killed run loses at most the clips under way.
 """
 
-import json
 import pickle
 import tempfile
 from collections import Counter
@@ -15,6 +14,7 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
+from dpo_video.core import strict_json
 from dpo_video.core.progress import progress
 from dpo_video.core.ray_cluster import cluster, error_as_row, map_on_workers, workers_of
 from dpo_video.generate.jobs import GenerationJob, PendingCandidate, add_counts
@@ -69,7 +69,7 @@ def answer_on_cluster(
             batch_rows=CLIPS,
             gpus=gpus,
         ):
-            kind, key, body = row["kind"], row["key"], json.loads(row["body"])
+            kind, key, body = row["kind"], row["key"], strict_json.loads(row["body"])
             if kind == "bad_clip":
                 run.set_aside(key, bad_clip_of_row(body))
                 advance(len(missing[key]), bad_clips=len(run.bad_clips))
@@ -126,7 +126,7 @@ class GenerationWorker:
                 tracker=Tracker(),
             )
             counts = answer_here(run, job, missing)
-            rows = [("counts", "", json.dumps(counts))]
+            rows = [("counts", "", strict_json.dumps(counts))]
             for kind in KINDS:
-                rows += [(kind, key, json.dumps(row)) for key, row in store.rows(kind)]
+                rows += [(kind, key, strict_json.dumps(row)) for key, row in store.rows(kind)]
         return dict(zip(COLUMNS, map(list, zip(*rows, strict=True)), strict=True))

@@ -6,7 +6,6 @@ A request is one line `{"custom_id", "method", "url", "body"}`, a result one lin
 them. `custom_id` is the key of the reply in the run store.
 """
 
-import json
 import tempfile
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -16,6 +15,7 @@ from types import TracebackType
 from typing import Any, Self, TextIO
 
 from dpo_video.client.endpoint import refusal_reason
+from dpo_video.core import strict_json
 from dpo_video.core.errors import UserError
 from dpo_video.store.database import Database
 from dpo_video.store.writer import Row
@@ -60,10 +60,7 @@ class BatchFiles:
     def add(self, key: str, body: dict[str, Any]) -> None:
         """Write one request."""
         line = (
-            json.dumps(
-                {"custom_id": key, "method": "POST", "url": URL, "body": body}, ensure_ascii=True
-            )
-            + "\n"
+            strict_json.dumps({"custom_id": key, "method": "POST", "url": URL, "body": body}) + "\n"
         )
         if self._out is None or self._room[0] < 1 or self._room[1] < len(line):
             self._begin()
@@ -133,17 +130,17 @@ class Results:
     def body(self, key: str) -> dict[str, Any] | None:
         """Return the chat completion under a custom id, or None."""
         row = self._rows.get(KIND, [key]).get(key)
-        return None if row is None else json.loads(row)
+        return None if row is None else strict_json.loads(row)
 
     def refusal(self, key: str) -> str | None:
         """Return why the prompt under a custom id will never be answered, or None."""
         row = self._rows.get(REFUSED, [key]).get(key)
-        return None if row is None else str(json.loads(row)["reason"])
+        return None if row is None else str(strict_json.loads(row)["reason"])
 
     def any_refusal(self) -> str:
         """Return the reason of one of the refusals, of which there is at least one."""
         _, row = next(iter(self._rows.rows(REFUSED)))
-        return str(json.loads(row)["reason"])
+        return str(strict_json.loads(row)["reason"])
 
     def keys(self) -> Iterator[str]:
         """Yield the custom ids that have a chat completion or a refusal."""
@@ -183,9 +180,9 @@ class Results:
         The body is None for other errors: they are counted, and the prompt is asked as usual.
         """
         try:
-            row = json.loads(line)
+            row = strict_json.loads_foreign(line)
             key, response, error = row["custom_id"], row.get("response"), row.get("error")
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        except (ValueError, KeyError, TypeError, AttributeError):
             key, row = None, {}
         if not isinstance(key, str):
             raise UserError(
@@ -200,13 +197,17 @@ class Results:
         status = response.get("status_code") if isinstance(response, dict) else None
         body = response.get("body") if isinstance(response, dict) else None
         if not error and status == 200 and isinstance(body, dict) and body.get("choices"):
-            return KIND, key, json.dumps(body)
+            try:
+                return KIND, key, strict_json.dumps(body)
+            except ValueError:
+                self.reasons["a number that is not finite"] += 1
+                return KIND, key, None
         fault = _fault(error, body)
         code, message = fault.get("code"), " ".join(str(fault.get("message") or "").split())[:200]
         http_status = status if isinstance(status, int) else code if isinstance(code, int) else 0
         reason = refusal_reason(http_status, code, message)
         if reason is not None:
-            return REFUSED, key, json.dumps({"reason": reason})
+            return REFUSED, key, strict_json.dumps({"reason": reason})
         self.reasons[_reason(status, fault)] += 1
         return KIND, key, None
 

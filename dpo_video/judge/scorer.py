@@ -35,7 +35,6 @@ in `mine@ab14c8cb4529`, so that a change to them pays for no call.
 """
 
 import hashlib
-import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -43,6 +42,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, PositiveInt
 
+from dpo_video.core import strict_json
 from dpo_video.core.errors import UserError
 from dpo_video.core.names import did_you_mean, find_yaml
 from dpo_video.core.yaml_file import read, validate
@@ -297,7 +297,7 @@ class Scorer(Section):
         if self.claims is not None:
             parts["claims"] = _scoring_keys(self.claims)
             parts["coverage"] = self.coverage and self.coverage.hash
-        text = json.dumps(parts, sort_keys=True)
+        text = strict_json.dumps(parts, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
     @property

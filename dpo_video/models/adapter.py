@@ -2,7 +2,6 @@
 wrote.
 """
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +12,7 @@ from peft import PeftModel, set_peft_model_state_dict
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
+from dpo_video.core import strict_json
 from dpo_video.core.errors import UserError
 from dpo_video.core.seal import broken_seal, is_sealed
 
@@ -102,7 +102,9 @@ def adapter_damage(folder: Path) -> str | None:
         if reason is not None:
             return reason
     try:
-        config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+        config = strict_json.loads_foreign(
+            (folder / "adapter_config.json").read_text(encoding="utf-8")
+        )
     except (OSError, ValueError) as error:
         return f"adapter_config.json cannot be read ({error})"
     if not isinstance(config, dict):

@@ -7,7 +7,6 @@ features neither decoding nor the tower.
 """
 
 import copy
-import json
 import threading
 import zlib
 from collections import Counter, OrderedDict, deque
@@ -24,6 +23,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
+from dpo_video.core import strict_json
 from dpo_video.core.errors import UserError
 from dpo_video.models.families import ClipFeatures
 from dpo_video.models.features import encode_video
@@ -290,7 +290,7 @@ def write_features(clip: EncodedClip) -> bytes:
         f"kept.{name}": tensor.contiguous() for name, tensor in clip.inputs.clip_inputs.items()
     }
     facts = {
-        "expansions": json.dumps(clip.inputs.expansions),
+        "expansions": strict_json.dumps(clip.inputs.expansions),
         "typed": str(clip.inputs.typed),
         "frames_dropped": str(clip.frames_dropped),
     }
@@ -316,7 +316,7 @@ def read_features(data: bytes) -> EncodedClip:
         inputs=ClipInputs(
             pixels={},
             clip_inputs=clip_inputs,
-            expansions=tuple(json.loads(facts["expansions"])),
+            expansions=tuple(strict_json.loads(facts["expansions"])),
             typed=facts["typed"] == "True",
         ),
         features=ClipFeatures(
@@ -329,7 +329,7 @@ def read_features(data: bytes) -> EncodedClip:
 def _metadata(data: bytes) -> dict[str, str]:
     """Return the strings in a safetensors header: 8 bytes of length, then JSON."""
     length = int.from_bytes(data[:8], "little")
-    return dict(json.loads(data[8 : 8 + length])["__metadata__"])
+    return dict(strict_json.loads(data[8 : 8 + length])["__metadata__"])
 
 
 def _checksum(tensors: Mapping[str, Tensor], facts: Mapping[str, str]) -> int:

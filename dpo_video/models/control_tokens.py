@@ -2,10 +2,10 @@
 are looked through for them before anything is paid.
 """
 
-import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from dpo_video.core import strict_json
 from dpo_video.core.control_tokens import ControlTokens
 from dpo_video.core.errors import UserError
 from dpo_video.models.names import local_file
@@ -71,7 +71,7 @@ def _read(settings: ModelSettings, name: str) -> dict[str, Any]:
     if path is None:
         return {}
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = strict_json.loads_foreign(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise UserError(f"{path}: not JSON, so this checkpoint cannot be read: {error}") from error
     return content if isinstance(content, dict) else {}

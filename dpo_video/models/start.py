@@ -1,6 +1,5 @@
 """Whether training can go on from an adapter: it fits the model, and is what `train` tunes."""
 
-import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,6 +10,7 @@ from safetensors import safe_open
 from torch import nn
 from transformers import AutoModelForImageTextToText
 
+from dpo_video.core import strict_json
 from dpo_video.core.errors import UserError
 from dpo_video.models.adapter import WEIGHTS
 from dpo_video.models.hub import load_config, model_spec, revision_of
@@ -32,7 +32,9 @@ def check_start(recipe: Recipe) -> None:
     for setting, folder in adapters.items():
         if folder is not None:
             find_adapter(folder)
-            config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+            config = strict_json.loads_foreign(
+                (folder / "adapter_config.json").read_text(encoding="utf-8")
+            )
             _check_base(recipe.model, config, f"{setting} {str(folder)!r}")
     if recipe.start_adapter is not None:
         _check_trainable(recipe, recipe.start_adapter)
@@ -62,7 +64,9 @@ def _check_base(model: ModelSettings, config: Mapping[str, Any], adapter: str) -
 
 def _check_trainable(recipe: Recipe, adapter: Path) -> None:
     """Raise UserError where the adapter that `train` makes has other settings or layers."""
-    config = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))
+    config = strict_json.loads_foreign(
+        (adapter / "adapter_config.json").read_text(encoding="utf-8")
+    )
     lora, setting = recipe.train.lora, f"model.adapter {str(adapter)!r}"
     for name, key, value in (("rank", "r", lora.rank), ("alpha", "lora_alpha", lora.alpha)):
         if config.get(key) != value:

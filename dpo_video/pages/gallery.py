@@ -2,7 +2,6 @@
 why it is worth a look.
 """
 
-import json
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from typing import Any
 
 from markupsafe import Markup
 
+from dpo_video.core import strict_json
 from dpo_video.core.records import Candidate, Pair, Sample
 from dpo_video.evaluate.answer_rows import EvaluatedAnswer, answered_by_both, answers_by_set
 from dpo_video.pages.answer_rows import answer_row, claim_rows
@@ -279,7 +279,7 @@ def _tag_random(rows: Sequence[Row], seed: int) -> None:
 def script_data(gallery: Gallery, clips: Mapping[str, Row]) -> Markup:
     """Return the rows as JSON that may stand in a page: nothing in it can end the script."""
     error_rows = {key: {"error": reason} for key, reason in gallery.questions.unreadable.items()}
-    text = json.dumps(
+    text = strict_json.dumps(
         {
             "questions": gallery.questions.rows,
             "pairs": gallery.pairs,
@@ -287,7 +287,5 @@ def script_data(gallery: Gallery, clips: Mapping[str, Row]) -> Markup:
             "drops": gallery.drops,
             "clips": {**error_rows, **clips},
         },
-        ensure_ascii=True,
-        allow_nan=False,
     )
     return Markup(text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026"))

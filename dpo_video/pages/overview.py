@@ -3,7 +3,6 @@ trust in the judge, what was not checked.
 """
 
 import hashlib
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -11,6 +10,7 @@ from typing import Any, Literal
 from urllib.parse import quote
 
 from dpo_video.agree.requirements import MEASURES
+from dpo_video.core import strict_json
 from dpo_video.core.charts import IntervalBar, interval_bar
 from dpo_video.core.report import Estimate, ReportVerdict, estimate_text, number_text
 from dpo_video.evaluate.report import Metrics
@@ -264,7 +264,7 @@ def fact_rows(run: RunFiles) -> list[tuple[str, str]]:
 
 def recipe_hash(run: RunFiles) -> str:
     """Return twelve digits that say which settings the results rest on."""
-    text = json.dumps(key_settings(run.recipe), sort_keys=True, default=str)
+    text = strict_json.dumps(key_settings(run.recipe), sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 

@@ -3,7 +3,6 @@ out and counted.
 """
 
 import hashlib
-import json
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -11,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from dpo_video.core import strict_json
 from dpo_video.core.errors import UserError
 from dpo_video.core.jsonl import read_lines
 from dpo_video.core.records import Candidate, Judgment, Sample
@@ -185,7 +185,7 @@ def usable_answers(
                 "a usable answer has a score"
             )
             number_of_text[text] = number
-            rank = hashlib.sha256(json.dumps([seed, sample_id, number]).encode()).hexdigest()
+            rank = hashlib.sha256(strict_json.dumps([seed, sample_id, number]).encode()).hexdigest()
             usable[number] = ScoredAnswer(candidate, judgment.score, rank)
     drops = [
         Drop(

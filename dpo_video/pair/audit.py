@@ -4,11 +4,11 @@ margins, drops.
 Read from the run folder; nothing is asked or made.
 """
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from dpo_video.core import strict_json
 from dpo_video.core.errors import UserError
 from dpo_video.core.jsonl import read_jsonl, read_rows, write_atomic
 from dpo_video.core.records import Candidate, Judgment, Pair
@@ -74,7 +74,7 @@ def audit(folder: Path) -> Audit:
     )
     write_atomic(
         folder / "audit.json",
-        json.dumps(audit_row(report), indent=2, ensure_ascii=False, allow_nan=False) + "\n",
+        strict_json.dumps(audit_row(report), indent=2, ensure_ascii=False) + "\n",
     )
     write_atomic(folder / "audit.html", audit_page(report))
     return report

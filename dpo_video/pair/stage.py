@@ -7,13 +7,13 @@ rule must choose among equals it takes the lowest hash of seed, sample id and an
 order of candidates and judgments never changes a pair.
 """
 
-import json
 import logging
 import math
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from dpo_video.core import strict_json
 from dpo_video.core.errors import UserError
 from dpo_video.core.jsonl import read_lines, read_object, write_atomic, write_jsonl
 from dpo_video.core.records import Reward
@@ -53,7 +53,7 @@ def pair(run: Run) -> StageResult:
     write_jsonl(run.folder / "pairs.jsonl", negatives.pairs)
     drops = run.folder / "drops.jsonl"
     write_atomic(
-        drops, (json.dumps(asdict(drop), ensure_ascii=False) + "\n" for drop in paired.drops)
+        drops, (strict_json.dumps(asdict(drop), ensure_ascii=False) + "\n" for drop in paired.drops)
     )
     if not paired.pairs:
         reasons = ", ".join(

@@ -64,6 +64,12 @@ one adds their contents. The same files may then lie elsewhere.
 """
 
 
+OVERRIDES: Final = "its keys are settings of the section that it stands in"
+"""A second mark on a setting that changes its own section for one of several judges: of its keys,
+too, those that affect no result are left out.
+"""
+
+
 @dataclass(frozen=True)
 class ExceptKeys:
     """A second mark on a setting that is a mapping: its entries that affect no result."""
@@ -108,8 +114,8 @@ def key_settings(section: Section, *, defaults: bool = True) -> dict[str, Any]:
     """Return the settings that a result depends on, as plain values: what keys are made of.
 
     Args:
-        defaults: put the default in the place of a setting marked DEFAULT_IN_KEYS; False leaves its
-            value, as keys were made once.
+        defaults: put the default in the place of a setting marked DEFAULT_IN_KEYS, and leave out of
+            OVERRIDES what affects no result; False keeps both, as keys were made once.
     """
     values = _dump(section)
     for name, field in type(section).model_fields.items():
@@ -122,10 +128,28 @@ def key_settings(section: Section, *, defaults: bool = True) -> dict[str, Any]:
             del values[name]
         elif isinstance(value, Section):
             values[name] = key_settings(value, defaults=defaults)
+        if OVERRIDES in field.metadata and defaults:
+            values[name] = _overrides_that_matter(type(section), values[name])
         for exception in field.metadata:
             if isinstance(exception, ExceptKeys):
                 values[name] = {key: value[key] for key in value.keys() - exception.names}
     return values
+
+
+def _overrides_that_matter(model: type[Section], overrides: Any) -> Any:
+    """Return overrides of a section, or a list of them, without the settings that touch no
+    result.
+    """
+    if isinstance(overrides, list):
+        return [_overrides_that_matter(model, row) for row in overrides]
+    if overrides is None:
+        return None
+    fields = model.model_fields
+    return {
+        name: value
+        for name, value in overrides.items()
+        if name not in fields or not affects(fields[name]) or affects(fields[name]) not in NO_RESULT
+    }
 
 
 def _is_absent(section: Section, name: str) -> bool:

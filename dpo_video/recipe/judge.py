@@ -15,7 +15,7 @@ from pydantic import (
 
 from dpo_video.core.names import did_you_mean
 from dpo_video.core.text import without_secrets
-from dpo_video.recipe.affects import Affects
+from dpo_video.recipe.affects import OVERRIDES, Affects
 from dpo_video.recipe.section import Section, server_address
 
 SEVERAL_JUDGES = {"jury", "cascade", "scorer"}
@@ -112,10 +112,12 @@ class JudgeSettings(Section):
     """Answers that each answer to a question meets under a `pairwise` scorer, in both orders; None:
     all others.
     """
-    jury: Annotated[list[dict[str, Any]] | None, Affects.SCORES] = Field(default=None, min_length=2)
+    jury: Annotated[list[dict[str, Any]] | None, Affects.SCORES, OVERRIDES] = Field(
+        default=None, min_length=2
+    )
     """Several judges, each as overrides of this section (`{}` is its own judge); their standardised
     scores are averaged."""
-    cascade: CascadeSettings | None = None
+    cascade: Annotated[CascadeSettings | None, OVERRIDES] = None
     """A cheaper judge that is asked first; this section's own judge decides where the first is
     unsure.
     """

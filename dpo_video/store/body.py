@@ -1,17 +1,17 @@
 """The body of a stored row: an object as strict JSON text, checked on its way in and out."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from dpo_video.core import strict_json
 from dpo_video.core.errors import UserError
 
 
 def write_body(kind: str, body: Mapping[str, Any]) -> str:
     """Return a row's body as JSON; UserError where it holds a number that JSON does not have."""
     try:
-        return json.dumps(body, allow_nan=False)  # ASCII: half a surrogate pair in it is no UTF-8
+        return strict_json.dumps(body)  # ASCII: half a surrogate pair in it is no UTF-8
     except ValueError as error:
         raise UserError(
             f"a row of kind {kind!r} holds a number that is infinite or none at all (NaN), and is "
@@ -22,7 +22,7 @@ def write_body(kind: str, body: Mapping[str, Any]) -> str:
 def read_body(text: str, kind: str, key: str, folder: Path) -> dict[str, Any]:
     """Return the body of a row; UserError where its text was damaged on the disk."""
     try:
-        body = json.loads(text)
+        body = strict_json.loads(text)
     except ValueError:
         body = None
     if not isinstance(body, dict):

@@ -1,9 +1,9 @@
 """Rows that are read back and never stored: an overlay in memory over a run's store."""
 
-import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
+from dpo_video.core import strict_json
 from dpo_video.store.body import write_body
 from dpo_video.store.database import in_pages
 
@@ -46,7 +46,7 @@ class OverlayStore:
         rows: dict[str, dict[str, Any]] = {}
         for page in in_pages(keys):
             rows |= self._beneath.get(kind, page)
-            rows |= {key: json.loads(body) for key, body in self._own(kind, page).items()}
+            rows |= {key: strict_json.loads(body) for key, body in self._own(kind, page).items()}
         return rows
 
     def known(
@@ -80,4 +80,4 @@ class OverlayStore:
 
 
 def _status(body: str) -> object:
-    return json.loads(body).get("status")
+    return strict_json.loads(body).get("status")

@@ -19,6 +19,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from dpo_video.core import strict_json
 from dpo_video.core.errors import UserError
 from dpo_video.store.body import write_body
 from dpo_video.store.database import Database, cannot_write
@@ -133,7 +134,7 @@ def read_segments(folder: Path, into: Database) -> int:
                 if row is None:
                     torn += 1
                 elif row.kind == STAGE:
-                    into.finish(row.key, **json.loads(row.body))
+                    into.finish(row.key, **strict_json.loads(row.body))
                 else:
                     batch.append(row)
                 if len(batch) == BATCH:
@@ -144,7 +145,7 @@ def read_segments(folder: Path, into: Database) -> int:
 
 
 def _line(kind: str, key: str, body: str) -> bytes:
-    text = f"[{json.dumps(kind)},{json.dumps(key)},{body}]".encode()
+    text = f"[{strict_json.dumps(kind)},{strict_json.dumps(key)},{body}]".encode()
     return OPENING % zlib.crc32(text) + text + b"}\n"
 
 

@@ -6,7 +6,6 @@ F = 16 frames, S = 64 pixels a side.
 from __future__ import annotations
 
 import io
-import json
 import os
 import random
 import shutil
@@ -19,6 +18,7 @@ import av
 import numpy as np
 from numpy.typing import NDArray
 
+from dpo_video.core import strict_json
 from dpo_video.core.errors import UserError
 from dpo_video.toy.questions import ask, caption
 from dpo_video.toy.scene import NUM_FRAMES, Figure, Scene, draw_scene
@@ -115,7 +115,7 @@ def write_split(
     samples = folder / "samples.jsonl"
     order = {"split": split, "num_clips": num_clips, "seed": seed}
     if samples.exists():
-        written = json.loads((folder / "split.json").read_text())
+        written = strict_json.loads((folder / "split.json").read_text())
         if written != order:
             raise UserError(
                 f"{folder} holds the toy clips of seed {written['seed']} ({written['num_clips']} "
@@ -131,7 +131,7 @@ def write_split(
     aside.mkdir()
     try:
         _write(split, aside, num_clips=num_clips, seed=seed)
-        (aside / "split.json").write_text(json.dumps(order) + "\n")
+        (aside / "split.json").write_text(strict_json.dumps(order) + "\n")
         if folder.is_dir() and not any(folder.iterdir()):
             folder.rmdir()
         os.rename(aside, folder)
@@ -144,7 +144,7 @@ def read_scenes(folder: Path) -> dict[str, Scene]:
     """Return the scenes of a written split by the path of their clip."""
     scenes: dict[str, Scene] = {}
     for line in (Path(folder) / "scenes.jsonl").read_text().splitlines():
-        row = json.loads(line)
+        row = strict_json.loads(line)
         figures = tuple(Figure(**fields) for fields in row["things"])
         scenes[row["video"]] = Scene(things=figures, background=row["background"])
     return scenes
@@ -169,5 +169,5 @@ def _write(split: Literal["train", "heldout"], folder: Path, *, num_clips: int, 
             row = {"id": f"{name}-q{index}", "video": video, "prompt": question.prompt}
             samples.append({**row, "caption": text, "answer": question.answer})
     for name, rows in (("samples", samples), ("scenes", scenes)):
-        lines = (json.dumps(row) + "\n" for row in rows)
+        lines = (strict_json.dumps(row) + "\n" for row in rows)
         (folder / f"{name}.jsonl").write_text("".join(lines))

@@ -2,11 +2,11 @@
 yes and no. They stand for the published benchmarks of these kinds.
 """
 
-import json
 import random
 from pathlib import Path
 from typing import Any, Literal
 
+from dpo_video.core import strict_json
 from dpo_video.core.jsonl import write_atomic
 from dpo_video.toy.clips import read_scenes
 from dpo_video.toy.questions import GOES, NUMBERS, Kind, Question, all_questions, count_answer
@@ -29,7 +29,7 @@ def write_question_set(name: SetName, folder: Path) -> Path:
         for video, scene in read_scenes(folder).items():
             rng = random.Random(f"{name} {video} {scene.signature}")
             rows += SETS[name](scene, video, rng)
-        write_atomic(path, (json.dumps(row) + "\n" for row in rows))
+        write_atomic(path, (strict_json.dumps(row) + "\n" for row in rows))
     return path
 
 

@@ -2,11 +2,11 @@
 help.
 """
 
-import json
 import logging
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+from dpo_video.core import strict_json
 from dpo_video.core.errors import UserError
 from dpo_video.core.jsonl import write_atomic
 from dpo_video.models.clip_source import open_source
@@ -39,7 +39,7 @@ def noted_bad_clips(folder: Path) -> dict[str, BadClip]:
     noted: dict[str, BadClip] = {}
     for number, line in enumerate(lines, 1):
         try:
-            row = json.loads(line)
+            row = strict_json.loads(line)
             clip, bad = row["clip"], bad_clip_of_row(row)
             if not isinstance(clip, str):
                 raise ValueError("a clip is text")
@@ -62,7 +62,7 @@ def forget_bad_clips(folder: Path, clips: Iterable[str]) -> None:
 
 
 def _line(clip: str, bad: BadClip) -> str:
-    return json.dumps({"clip": clip, **bad.as_row()}) + "\n"
+    return strict_json.dumps({"clip": clip, **bad.as_row()}) + "\n"
 
 
 def readable_again(

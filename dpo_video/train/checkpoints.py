@@ -2,7 +2,6 @@
 at all.
 """
 
-import json
 import logging
 import re
 import shutil
@@ -14,6 +13,7 @@ from typing import Any
 from accelerate import PartialState
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from dpo_video.core import strict_json
 from dpo_video.core.errors import UserError
 from dpo_video.core.jsonl import to_json
 from dpo_video.core.records import Pair
@@ -136,7 +136,7 @@ def read_state(checkpoint: Path) -> dict[str, Any]:
     """Return the trainer's state in a checkpoint: global_step, max_steps, log_history."""
     path = checkpoint / "trainer_state.json"
     try:
-        state = json.loads(path.read_text(encoding="utf-8"))
+        state = strict_json.loads_foreign(path.read_text(encoding="utf-8"))
         if not {"global_step", "max_steps", "log_history"} <= state.keys():
             raise ValueError("fields are missing")
     except (OSError, ValueError, AttributeError) as error:

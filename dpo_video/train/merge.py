@@ -26,6 +26,7 @@ from dpo_video.models.tokens import fit_frames
 from dpo_video.recipe import ModelSettings
 from dpo_video.run import Run
 from dpo_video.train.logps import clip_rows
+from dpo_video.train.selection import check_clips_inside
 from dpo_video.video import Frames, VideoError, clip_request, read_frames
 
 TOLERANCE: dict[torch.dtype, float] = {
@@ -56,6 +57,7 @@ def merge(run: Run, out: Path) -> dict[str, Any]:
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"{str(out)!r} exists: give another --out, or remove it first")
+    check_clips_inside(run, read_jsonl(run.folder / "pairs.jsonl", Pair))
     settings = _full_precision(run.recipe.model)
     policy = load_policy(settings, adapter=run.folder / "adapter")
     example = _example(run, multiple_of=policy.family.frames_per_step)

@@ -4,7 +4,7 @@ is counted.
 
 import logging
 from collections import Counter, defaultdict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from dpo_video.models.load import Policy
 from dpo_video.models.prompts import clip_content, encode_prompt, prompt_text
 from dpo_video.models.tokens import token_budget, video_tokens
 from dpo_video.recipe import Recipe, VideoSettings
+from dpo_video.run import Run
 from dpo_video.train.pair_batches import PairTokens, tokenize_pair
 from dpo_video.train.prefetch import OnBadClip
 from dpo_video.video import (
@@ -26,6 +27,7 @@ from dpo_video.video import (
     rejected_clip_key,
     rejected_clip_request,
 )
+from dpo_video.video.sources import check_inside
 
 log = logging.getLogger(__name__)
 
@@ -48,6 +50,18 @@ class Selection:
     """By the clip's key."""
     dropped: dict[str, int]
     """Pairs left out, by reason."""
+
+
+def check_clips_inside(run: Run, pairs: Iterable[Pair]) -> None:
+    """Raise UserError for the first pair of pairs.jsonl whose clip lies outside of
+    `data.video_root`.
+    """
+    if run.recipe.data.outside_root:
+        return
+    for number, pair in enumerate(pairs, 1):
+        where = f"{run.folder / 'pairs.jsonl'}:{number}"
+        check_inside(pair.video, run.video_root, where)
+        check_inside(pair.rejected_video or [], run.video_root, where)
 
 
 def select_pairs(

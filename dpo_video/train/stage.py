@@ -1,6 +1,5 @@
 """The train stage: pairs and clips in, a LoRA adapter out."""
 
-import json
 import logging
 import math
 from collections.abc import Mapping, Sequence
@@ -9,6 +8,7 @@ from typing import Any
 
 import torch
 
+from dpo_video.core import strict_json
 from dpo_video.core.errors import UserError
 from dpo_video.core.jsonl import read_jsonl, write_atomic
 from dpo_video.core.ranks import world_size
@@ -44,6 +44,7 @@ from dpo_video.train.reference import ReferenceLogps, keep_logps, stored_logps
 from dpo_video.train.run_trainer import TrainingJob, train_adapter
 from dpo_video.train.selection import (
     Selection,
+    check_clips_inside,
     clip_requests,
     read_selection,
     select_pairs,
@@ -51,7 +52,6 @@ from dpo_video.train.selection import (
 )
 from dpo_video.video import ClipRequest
 from dpo_video.video.bad_clips import BadClip, bad_clip
-from dpo_video.video.sources import check_inside
 
 log = logging.getLogger(__name__)
 
@@ -73,7 +73,7 @@ def train(run: Run) -> StageResult:
             f"were "
             "dropped: dpo-video pair RECIPE"
         )
-    _check_inside(run, pairs)
+    check_clips_inside(run, pairs)
     requests = clip_requests(pairs, run.video_root)
     policy = load_policy(run.recipe.model, to_shard=is_fsdp())
     key = training_key(
@@ -113,16 +113,6 @@ def train(run: Run) -> StageResult:
         counts=_summary(pairs, job, noted, history) | {"trainable_parameters": trainable},
         incomplete_because=run.unread(noted),
     )
-
-
-def _check_inside(run: Run, pairs: Sequence[Pair]) -> None:
-    """Raise UserError for the first pair whose clip lies outside of `data.video_root`."""
-    if run.recipe.data.outside_root:
-        return
-    for number, pair in enumerate(pairs, 1):
-        where = f"{run.folder / 'pairs.jsonl'}:{number}"
-        check_inside(pair.video, run.video_root, where)
-        check_inside(pair.rejected_video or [], run.video_root, where)
 
 
 def train_on_rank(recipe: Recipe) -> None:
@@ -264,7 +254,7 @@ def _selection(
 
     selection = select_pairs(policy, run.recipe, pairs, root=run.video_root, on_bad_clip=set_aside)
     content = {"places": selection.indices, "dropped": selection.dropped}
-    write_atomic(file, json.dumps({**content, "sha256": row_key(**content)}) + "\n")
+    write_atomic(file, strict_json.dumps({**content, "sha256": row_key(**content)}) + "\n")
     return selection
 
 
@@ -273,7 +263,7 @@ def _stored_selection(file: Path, *, num_pairs: int) -> tuple[list[int], dict[st
     checkpoint goes with.
     """
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
+        content = strict_json.loads(file.read_text(encoding="utf-8"))
         sha256 = content.pop("sha256", None)  # earlier versions wrote none
         indices, dropped = content["places"], content["dropped"]
         if sha256 is not None and sha256 != row_key(**content):
@@ -298,7 +288,7 @@ def _log_line(row: Mapping[str, Any]) -> str:
         name: None if isinstance(value, float) and not math.isfinite(value) else value
         for name, value in row.items()
     }
-    return json.dumps(finite, allow_nan=False) + "\n"
+    return strict_json.dumps(finite) + "\n"
 
 
 def _summary(

@@ -2,7 +2,6 @@
 
 import hashlib
 import io
-import json
 import logging
 import os
 import stat
@@ -21,6 +20,7 @@ from uuid import uuid4
 
 import numpy as np
 
+from dpo_video.core import strict_json
 from dpo_video.core.errors import UserError
 from dpo_video.recipe import Recipe, VideoSettings
 from dpo_video.recipe.affects import Affects, settings_that_affect
@@ -243,7 +243,9 @@ def write_frames(frames: Frames) -> bytes:
         if field.name not in ("pixels", "times")
     }
     buffer = io.BytesIO()
-    np.savez(buffer, pixels=frames.pixels, times=frames.times, facts=np.array(json.dumps(facts)))
+    np.savez(
+        buffer, pixels=frames.pixels, times=frames.times, facts=np.array(strict_json.dumps(facts))
+    )
     return buffer.getvalue()
 
 
@@ -251,7 +253,7 @@ def read_frames_entry(data: bytes) -> Frames:
     """Return the frames of an npz file; raises one of UNREADABLE where it is damaged."""
     with np.load(io.BytesIO(data), allow_pickle=False) as entry:
         return Frames(
-            pixels=entry["pixels"], times=entry["times"], **json.loads(str(entry["facts"]))
+            pixels=entry["pixels"], times=entry["times"], **strict_json.loads(str(entry["facts"]))
         )
 
 

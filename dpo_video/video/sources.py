@@ -1,7 +1,6 @@
 """Where a sample's clip lies, and its name in counts and in the store."""
 
 import hashlib
-import json
 import os
 import re
 import unicodedata
@@ -10,12 +9,15 @@ from functools import lru_cache
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
+from dpo_video.core import strict_json
 from dpo_video.core.errors import UserError
 from dpo_video.core.records import Pair, Sample
 from dpo_video.video.corrupt import check_corruption
 from dpo_video.video.frames import ClipRequest, VideoError
 
 REMOTE = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]+:/")
+REPOSITORY = re.compile(r"(datasets|models|spaces)--")
+"""How the folder of a repository in the cache of the Hugging Face Hub begins."""
 
 
 def resolve_video(video: str | list[str], root: Path) -> Path | list[Path]:
@@ -72,19 +74,45 @@ def check_inside(video: str | list[str], root: Path, where: str) -> None:
         root: the folder that relative paths start from.
         where: the record, for the error.
     """
-    real_root = _real_folder(str(root))
     for name in [video] if isinstance(video, str) else video:
         try:
             path = _resolve(name, root)
         except VideoError:  # an address is no way out; its own reason is told where it is read
             continue
-        for real in _real_paths(path):
-            if os.path.commonpath([real_root, real]) != real_root:
-                raise UserError(
-                    f"{where}: the clip {name!r} is {real!r}, outside of data.video_root "
-                    f"{str(root)!r}. Set data.video_root to a folder that holds all clips; or, "
-                    "where you trust the paths of this file, set data.outside_root=true"
-                )
+        real = path_outside(path, root)
+        if real is not None:
+            raise UserError(
+                f"{where}: the clip {name!r} is {real!r}, outside of data.video_root "
+                f"{str(root)!r}. Set data.video_root to a folder that holds all clips; or, "
+                "where you trust the paths of this file, set data.outside_root=true"
+            )
+
+
+def path_outside(path: Path, root: Path) -> str | None:
+    """Return where a clip, or a link in a folder of frames, lies outside of `root`; None where all
+    of it lies inside.
+
+    The files of a snapshot in the cache of the Hugging Face Hub are links to the blobs of the same
+    repository, which count as inside.
+    """
+    real_root = _real_folder(str(root))
+    for real in _real_paths(path):
+        blobs = _blobs_of(real_root)
+        inside = os.path.commonpath([real_root, real]) == real_root
+        if not inside and (blobs is None or os.path.dirname(real) != blobs):
+            return real
+    return None
+
+
+@lru_cache
+def _blobs_of(root: str) -> str | None:
+    """Return the folder that the files of a Hub snapshot link to, for a root in such a snapshot:
+    `.../datasets--user--name/snapshots/REVISION/...` has `.../datasets--user--name/blobs`.
+    """
+    for folder in Path(root).parents:
+        if folder.name == "snapshots" and REPOSITORY.match(folder.parent.name):
+            return str(folder.parent / "blobs")
+    return None
 
 
 def _real_paths(path: Path) -> list[str]:
@@ -139,7 +167,7 @@ def rejected_part(pair: Pair) -> tuple[str | list[str], float | None, float | No
 def _clip_name(video: str | list[str], start: float | None, end: float | None) -> str:
     name = video
     if isinstance(name, list):
-        digest = hashlib.sha256(json.dumps(name).encode()).hexdigest()[:12]
+        digest = hashlib.sha256(strict_json.dumps(name).encode()).hexdigest()[:12]
         name = f"{name[0] if name else ''} and on ({len(name)} frames, {digest})"
     if start is None and end is None:
         return name

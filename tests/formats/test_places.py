@@ -42,3 +42,11 @@ def test_no_path_leaves_the_root(video, root):
 def test_a_clip_is_found_in_the_other_spelling_of_its_name(tmp_path, name, on_disk):
     (tmp_path / on_disk).write_bytes(b"x")
     assert place_video(name, tmp_path, check=True) == on_disk
+
+
+def test_a_link_that_leads_out_of_the_root_is_dropped_as_a_run_would_refuse_it(tmp_path):
+    (tmp_path / "root").mkdir()
+    (tmp_path / "elsewhere.mp4").write_bytes(b"x")
+    (tmp_path / "root" / "a.mp4").symlink_to(tmp_path / "elsewhere.mp4")
+    with pytest.raises(Dropped, match="video outside the root"):
+        place_video("a.mp4", tmp_path / "root", check=True)

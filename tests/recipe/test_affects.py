@@ -1,13 +1,14 @@
 """Every setting says what it affects, and keys and fingerprints hold what they always held."""
 
 from collections.abc import Iterator
-from typing import Annotated
+from typing import Annotated, Any
 
 import pytest
 
 from dpo_video.judge.scorer import ClaimRules, Scorer
 from dpo_video.recipe import (
     CleanSettings,
+    JudgeSettings,
     ModelSettings,
     Recipe,
     VideoSettings,
@@ -163,6 +164,29 @@ def test_stored_rows_are_keyed_by_the_settings_that_they_always_were(
 def test_a_setting_that_touches_no_result_is_in_no_fingerprint(override: str) -> None:
     recipe = load_recipe("llava_hound_dpo")
     assert key_settings(change_recipe(recipe, [override])) == key_settings(recipe)
+
+
+@pytest.mark.parametrize(
+    ("section", "changes"),
+    [
+        ({"jury": [{}, {"model": "b"}]}, {"concurrency": 2, "base_url": "http://127.0.0.1:9/v1"}),
+        ({"cascade": {"model": "small"}}, {"timeout": 9, "api_key_env": "none"}),
+    ],
+    ids=["jury", "cascade"],
+)
+def test_speed_settings_of_one_of_several_judges_are_in_no_fingerprint_either(
+    section: dict[str, Any], changes: dict[str, Any]
+) -> None:
+    """`defaults=False` gives the fingerprint of before, which held them."""
+    name = next(iter(section))
+    changed = section[name]
+    changed = [{}, changed[1] | changes] if name == "jury" else changed | changes
+    plain = JudgeSettings.model_validate({"model": "a", **section})
+    quick = JudgeSettings.model_validate({"model": "a", name: changed})
+    assert key_settings(plain) == key_settings(quick)
+    assert key_settings(plain, defaults=False) != key_settings(quick, defaults=False)
+    other = JudgeSettings.model_validate({"model": "a", **section, "temperature": 1.0})
+    assert key_settings(plain) != key_settings(other)
 
 
 class Later(Section):

@@ -1,6 +1,7 @@
 """merge: the written model answers as base + adapter do, and is an ordinary checkpoint."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -96,3 +97,13 @@ def test_a_run_without_an_adapter_says_which_stage_makes_it(tmp_path: Path) -> N
         with pytest.raises(UserError, match="make one first: dpo-video train RECIPE"):
             merge(run, tmp_path / "merged")
     assert not (tmp_path / "merged").exists()
+
+
+def test_clips_that_were_written_into_pairs_by_hand_lead_nowhere_else(tmp_path: Path) -> None:
+    make_world(tmp_path, "qwen2_5_vl")
+    recipe = make_recipe(tmp_path)
+    with RunStore(recipe.run_folder) as store:
+        pairs = [replace(pair, video="/etc/hostname") for pair in make_pairs(1)]
+        run = open_run(recipe, store, tmp_path, pairs)
+        with pytest.raises(UserError, match=r"pairs\.jsonl:1: the clip '/etc/hostname' is"):
+            merge(run, tmp_path / "merged")

@@ -82,3 +82,18 @@ def test_what_lies_in_the_root_is_not_refused_however_it_is_named(root, monkeypa
     check_inside("a.mp4", link, "f:1")
     monkeypatch.chdir(root.parent)
     check_inside("a.mp4", Path("clips"), "f:1")
+
+
+def test_a_snapshot_of_the_hub_may_link_to_the_blobs_of_its_own_repository(tmp_path):
+    for repository in ("datasets--me--clips", "datasets--you--clips"):
+        (tmp_path / repository / "blobs").mkdir(parents=True)
+        (tmp_path / repository / "blobs" / "3f9a").touch()
+    root = tmp_path / "datasets--me--clips" / "snapshots" / "c0ffee" / "videos"
+    root.mkdir(parents=True)
+    (root / "a.mp4").symlink_to("../../../blobs/3f9a")
+    (root / "b.mp4").symlink_to(tmp_path / "datasets--you--clips" / "blobs" / "3f9a")
+    check_inside("a.mp4", root, "f:1")
+    with pytest.raises(
+        UserError, match=r"f:1: the clip 'b\.mp4' is .* outside of data\.video_root"
+    ):
+        check_inside("b.mp4", root, "f:1")

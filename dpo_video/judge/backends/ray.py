@@ -5,7 +5,6 @@ Replies come back a batch at a time and are stored here, so that a killed run lo
 batches under way.
 """
 
-import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
@@ -14,6 +13,7 @@ from itertools import chain, islice, repeat
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from dpo_video.core import strict_json
 from dpo_video.core.ray_cluster import cluster, error_as_row, map_on_workers, workers_of
 from dpo_video.judge.scorer import Scorer
 from dpo_video.judge.types import Judge, Keep, Messages, Reply
@@ -45,7 +45,8 @@ def ask_workers(
         while window := list(islice(indexed, next(sizes))):
             resources = resources or stack.enter_context(cluster())
             rows = [
-                {"number": number, "messages": json.dumps(messages)} for number, messages in window
+                {"number": number, "messages": strict_json.dumps(messages)}
+                for number, messages in window
             ]
             shares = _shares(settings, resources, len(rows))
             for row in map_on_workers(
@@ -56,7 +57,7 @@ def ask_workers(
                 batch_rows=shares.batch_rows,
                 gpus=shares.gpus,
             ):
-                keep(int(row["number"]), Reply(**json.loads(row["reply"])))
+                keep(int(row["number"]), Reply(**strict_json.loads(row["reply"])))
 
 
 class _Shares(NamedTuple):
@@ -106,9 +107,9 @@ class Worker:
         replies: dict[int, str] = {}
 
         def keep(index: int, reply: Reply) -> None:
-            replies[index] = json.dumps(asdict(reply))
+            replies[index] = strict_json.dumps(asdict(reply))
 
-        self.judge.ask(self.scorer, [json.loads(text) for text in batch["messages"]], keep)
+        self.judge.ask(self.scorer, [strict_json.loads(text) for text in batch["messages"]], keep)
         return {
             "number": [int(batch["number"][index]) for index in replies],
             "reply": list(replies.values()),

@@ -7,7 +7,6 @@ are standardised over the candidates that all of them scored; the mean is put ba
 scale by the jury's average mean and spread.
 """
 
-import json
 import math
 import re
 from collections import Counter
@@ -17,6 +16,8 @@ from pathlib import Path
 from statistics import fmean, pstdev
 from typing import Any, NamedTuple
 
+from dpo_video.core import strict_json
+from dpo_video.core.errors import UserError
 from dpo_video.core.records import Judgment
 from dpo_video.judge.types import Judged
 from dpo_video.recipe import JudgeSettings
@@ -159,7 +160,12 @@ def vendor_of(model: str) -> str:
     """
     config = Path(model).expanduser() / "config.json"
     if config.is_file():
-        facts: dict[str, Any] = json.loads(config.read_text(encoding="utf-8"))
+        try:
+            facts: dict[str, Any] = strict_json.loads_foreign(config.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise UserError(
+                f"{config}: this model's configuration cannot be read: {error}"
+            ) from error
         model = str(
             facts.get("text_config", {}).get("model_type") or facts.get("model_type") or model
         )
