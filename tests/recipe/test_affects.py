@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from typing import Annotated, Any
 
 import pytest
+from pydantic import Field
 
 from dpo_video.judge.scorer import ClaimRules, Scorer
 from dpo_video.recipe import (
@@ -196,7 +197,7 @@ class Later(Section):
 
 class Outer(Section):
     inner: Later = Later()
-    listed: list[Later] = []
+    listed: list[Later] = Field(default_factory=list)
 
 
 def test_a_setting_that_came_later_is_in_keys_only_where_it_is_set() -> None:
