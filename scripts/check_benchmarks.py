@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from dpo_video.benchmarks.answer_files import read_answer_files
+from dpo_video.benchmarks.answer_files import read_answer_files, read_rating_files
 from dpo_video.benchmarks.readings import GradedQuestion
 from dpo_video.benchmarks.score import grade, score_answers
 from dpo_video.benchmarks.sets import read_benchmark
@@ -24,7 +24,8 @@ TASKS = ("multi-choice", "yes_no", "caption_matching")
 def show(name: str, questions: Sequence[Sample], predictions: Path) -> list[GradedQuestion]:
     """Print what the predictions come to by both rules; return them by the published one."""
     answers = read_answer_files([predictions], questions)
-    report = score_answers(questions, answers, parser="published")
+    ratings = read_rating_files([predictions], questions)
+    report = score_answers(questions, answers, parser="published", ratings=ratings)
     for rule, score in report.rules.items():
         share = score.metrics.accuracy.value or 0.0
         right = round(share * score.n)
@@ -65,7 +66,10 @@ def main(folder: Path) -> int:
         name = f"tempcompass_{task.replace('-', '_')}"
         questions = list(read_benchmark(name, root / "questions" / f"{task}.json", None))
         graded = show(f"TempCompass {task}", questions, root / "predictions" / f"{task}.json")
-        ids = other_ratings(graded, root / "auto_eval_results" / f"{task}.json")
+        ratings = root / "auto_eval_results" / f"{task}.json"
+        if read_rating_files([ratings], questions):
+            show(f"TempCompass {task}, with their judge", questions, ratings)
+        ids = other_ratings(graded, ratings)
         different += len(ids)
         print(f"    published ratings that are not ours: {len(ids)} {ids[:3] or ''}")
     return 1 if different else 0

@@ -44,4 +44,4 @@ def read_answers(path: Path, questions: Sequence[Sample]) -> Answers:
     sheet = AnswerSheet(questions)
     for where, row in read_table(path):
         sheet.add(text_field(row, "id", where), predicted(row, where, "pred"), where)
-    return sheet.answers
+    return sheet.checked()

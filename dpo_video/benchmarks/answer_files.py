@@ -1,14 +1,14 @@
-"""Answers that were made elsewhere: JSON lines with an id and an answer, or a file of predictions
-as the authors of the benchmark publish them.
+"""Answers that were made elsewhere: rows with an id and an answer, lmms-eval's log, or a file of
+predictions as the authors of the benchmark publish them.
 """
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from dpo_video.benchmarks.predictions import Answers, answer_text
-from dpo_video.benchmarks.published_files import read_table
-from dpo_video.benchmarks.sets import BENCHMARKS, benchmark_of
+from dpo_video.benchmarks.predictions import Answers, AnswerSheet
+from dpo_video.benchmarks.published_files import read_json, read_table
+from dpo_video.benchmarks.sets import BENCHMARKS, Benchmark, benchmark_of
 from dpo_video.core.errors import UserError
 from dpo_video.core.jsonl import read_lines
 from dpo_video.core.records import Sample
@@ -18,8 +18,6 @@ from dpo_video.data.choices import check_choice
 ID_FIELDS = ("id", "sample_id", "question_id", "idx")
 ANSWER_FIELDS = ("prediction", "pred", "response", "text", "answer")
 """In the order in which they count: beside a prediction, `answer` is the gold one."""
-MAX_LINES = 20
-"""Bad lines that are told; of more the number."""
 
 
 def read_questions(path: Path) -> list[Sample]:
@@ -70,50 +68,102 @@ def read_answer_files(paths: Sequence[Path], questions: Sequence[Sample]) -> Ans
     return answers
 
 
+def read_rating_files(paths: Sequence[Path], questions: Sequence[Sample]) -> dict[str, bool]:
+    """Return how the authors of the benchmark had answers rated that their rule cannot read, where
+    the files say so.
+    """
+    row = _only_benchmark(questions)
+    ratings: dict[str, bool] = {}
+    for path in paths:
+        if row is not None and row.read_ratings is not None and not _has_ids(path):
+            ratings |= row.read_ratings(path)
+    return ratings
+
+
+def _only_benchmark(questions: Sequence[Sample]) -> Benchmark | None:
+    """Return the benchmark of the questions; None of several, and of others."""
+    names = {benchmark_of(question) for question in questions}
+    return BENCHMARKS.get(str(next(iter(names)))) if len(names) == 1 else None
+
+
 def _read_answer_file(path: Path, questions: Sequence[Sample]) -> Answers:
     if not path.is_file():
         raise UserError(f"no file of answers at {str(path)!r}")
-    names = {benchmark_of(question) for question in questions}
-    row = BENCHMARKS.get(str(next(iter(names)))) if len(names) == 1 else None
-    if _is_json_lines(path) and (row is None or not _is_published(path)):
+    row = _only_benchmark(questions)
+    if path.suffix != ".jsonl" and _is_mapping_of_texts(path):
+        return _read_mapping(path, questions)
+    if _has_ids(path) and not _is_published(path):
         return _read_rows(path, questions)
     if row is None or row.read_answers is None:
-        whose = "several benchmarks" if len(names) > 1 else "none whose predictions are published"
         raise UserError(
-            f"{path}: not JSON lines. The questions are of {whose}, so give answers as lines of "
-            '{"id": ..., "answer": ...}'
+            f"{path}: no ids in it, and the questions are of no benchmark whose predictions are "
+            'published in another form: give answers as lines of {"id": ..., "answer": ...}'
         )
     return row.read_answers(path, questions)
 
 
-def _is_json_lines(path: Path) -> bool:
-    return path.suffix == ".jsonl"
-
-
 def _is_published(path: Path) -> bool:
-    """Return whether a file of JSON lines is one that authors publish: Vinoground's."""
+    """Return whether rows with ids are those that authors publish: Vinoground's, whose ids stand in
+    two files.
+    """
     return path.name.startswith(("textscore", "videoscore"))
 
 
+def _is_mapping_of_texts(path: Path) -> bool:
+    """Return whether a file is one object of answers by id, as LongVideoBench takes them."""
+    if path.suffix != ".json" or not _opens_with(path, "{"):
+        return False
+    members = read_json(path, dict)
+    return bool(members) and all(isinstance(value, str | None) for value in members.values())
+
+
+def _has_ids(path: Path) -> bool:
+    """Return whether a file holds rows, and the first of them an id and an answer."""
+    if path.suffix == ".json" and not _opens_with(path, "["):
+        return False
+    first = next(read_table(path), None)
+    if first is None:
+        raise UserError(f"{path}: no answers in it")
+    _, row = first
+    return path.suffix == ".jsonl" or any(name in row for name in ID_FIELDS)
+
+
+def _opens_with(path: Path, character: str) -> bool:
+    return path.read_text(encoding="utf-8-sig").lstrip()[:1] == character
+
+
+def _read_mapping(path: Path, questions: Sequence[Sample]) -> Answers:
+    sheet = AnswerSheet(questions)
+    for question_id, text in read_json(path, dict).items():
+        sheet.add(question_id, text, f"{path}: {question_id}")
+    return sheet.checked()
+
+
 def _read_rows(path: Path, questions: Sequence[Sample]) -> Answers:
-    known = {question.id for question in questions}
-    answers: Answers = {}
-    first_place: dict[str, str] = {}
-    unknown: list[str] = []
-    twice: list[str] = []
+    sheet = AnswerSheet(questions)
     for where, row in read_table(path):
-        question_id = str(_first_of(row, ID_FIELDS, where))
-        if question_id in first_place:
-            twice.append(f"{where}: {question_id!r} stands in {first_place[question_id]} already")
+        if "doc_id" in row:
+            _add_logged(sheet, row, where)
             continue
-        first_place[question_id] = where
-        if question_id not in known:
-            unknown.append(f"{where}: {question_id!r} is no question of the set")
-            continue
-        answers[question_id] = answer_text(_first_of(row, ANSWER_FIELDS, where), where)
-    _refuse(unknown, "answers are to other questions: they are of another set")
-    _refuse(twice, "answers are to a question that has one")
-    return answers
+        answer = _first_of(row, ANSWER_FIELDS, where)
+        sheet.add(str(_first_of(row, ID_FIELDS, where)), answer, where)
+    return sheet.checked()
+
+
+def _add_logged(sheet: AnswerSheet, row: Mapping[str, Any], where: str) -> None:
+    """Note an answer of a sample log of lmms-eval (`--log_samples`): its `doc` is a row of the
+    benchmark, which has an id of ours or stands at the place `doc_id` of the set.
+    """
+    number, doc = row["doc_id"], row.get("doc") or {}
+    named = [str(doc[name]) for name in ID_FIELDS if name in doc and str(doc[name]) in sheet]
+    if named:
+        question_id = named[0]
+    elif isinstance(number, int) and 0 <= number < len(sheet.questions):
+        question_id = sheet.questions[number].id
+    else:
+        question_id = f"document {number}"
+    answer = _first_of(row, ("filtered_resps", "resps"), where)
+    sheet.add(question_id, answer, where, question=str(doc.get("question") or "").strip())
 
 
 def _first_of(row: Mapping[str, Any], names: Sequence[str], where: str) -> Any:
@@ -124,11 +174,3 @@ def _first_of(row: Mapping[str, Any], names: Sequence[str], where: str) -> Any:
         f"{where}: no field {' or '.join(f'`{name}`' for name in names)}; it has "
         f"{shortened(', '.join(row))}"
     )
-
-
-def _refuse(lines: Sequence[str], what: str) -> None:
-    if not lines:
-        return
-    more = f"\n  and {len(lines) - MAX_LINES} more" if len(lines) > MAX_LINES else ""
-    shown = "\n".join(f"  {line}" for line in lines[:MAX_LINES])
-    raise UserError(f"{len(lines)} {what}\n{shown}{more}")

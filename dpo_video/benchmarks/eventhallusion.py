@@ -53,4 +53,4 @@ def read_answers(path: Path, questions: Sequence[Sample]) -> Answers:
                 text = text_field(answered, "question", where)
                 answer = predicted(answered, where, "prediction")
                 sheet.add(f"{name}-{index}", answer, where, question=text)
-    return sheet.answers
+    return sheet.checked()

@@ -1,5 +1,5 @@
-"""Answers in the layouts in which authors publish a model's predictions: what the files of several
-benchmarks have in common.
+"""Answers to the questions of a set as they come from a file: to no other question, and to each
+once.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,16 +12,23 @@ from dpo_video.core.text import shortened
 
 Answers = dict[str, str]
 """A model's answers by question id."""
+MAX_LINES = 20
+"""Bad lines that are told; of more the number."""
 
 
 class AnswerSheet:
-    """The questions of a set, and the answers to them as they come: to no other question, and to
-    each once.
-    """
+    """The questions of a set, and the answers to them as they come."""
 
     def __init__(self, questions: Sequence[Sample]) -> None:
+        self.questions = questions
         self._by_id = {question.id: question for question in questions}
-        self.answers: Answers = {}
+        self._answers: Answers = {}
+        self._places: dict[str, str] = {}
+        self._unknown: list[str] = []
+        self._repeated: list[str] = []
+
+    def __contains__(self, question_id: object) -> bool:
+        return question_id in self._by_id
 
     def id_by_text(self, question: str, candidates: Sequence[str]) -> str:
         """Return the first of several ids whose question has this text, else the first of them."""
@@ -39,17 +46,26 @@ class AnswerSheet:
         """
         sample = self._by_id.get(question_id)
         if sample is None:
-            raise UserError(
-                f"{where}: an answer to {question_id!r}, which is no question of the set"
-            )
-        if question and not sample.prompt.startswith(question):
-            raise UserError(
+            self._unknown.append(f"{where}: {question_id!r} is no question of the set")
+        elif question not in sample.prompt:
+            self._unknown.append(
                 f"{where}: the answer is to {shortened(question)!r}, where the set asks "
-                f"{shortened(sample.prompt)!r}: it is of another set or version"
+                f"{shortened(sample.prompt)!r}"
             )
-        if question_id in self.answers:
-            raise UserError(f"{where}: a second answer to {question_id!r}")
-        self.answers[question_id] = answer_text(text, where)
+        elif question_id in self._answers:
+            first = self._places[question_id]
+            self._repeated.append(f"{where}: {question_id!r} has an answer already, in {first}")
+        else:
+            self._answers[question_id] = answer_text(text, where)
+            self._places[question_id] = where
+
+    def checked(self) -> Answers:
+        """Return the answers; UserError with up to twenty places and the number of all where some
+        are to other questions, or second ones.
+        """
+        _refuse(self._unknown, "answers are to other questions: they are of another set or version")
+        _refuse(self._repeated, "answers are to a question that has one")
+        return self._answers
 
 
 def answer_text(value: object, where: str) -> str:
@@ -71,3 +87,11 @@ def predicted(row: Any, where: str, *names: str) -> object:
         if isinstance(row, Mapping) and name in row:
             return row[name]
     return field(row, names[0], where)
+
+
+def _refuse(lines: Sequence[str], what: str) -> None:
+    if not lines:
+        return
+    rest = f"\n  and {len(lines) - MAX_LINES} more" if len(lines) > MAX_LINES else ""
+    listed = "\n".join(f"  {line}" for line in lines[:MAX_LINES])
+    raise UserError(f"{len(lines)} {what}\n{listed}{rest}")

@@ -14,7 +14,7 @@ from dpo_video.benchmarks.metrics import (
     measure,
     published_bias,
 )
-from dpo_video.benchmarks.readings import UNREADABLE, GradedQuestion, Rule
+from dpo_video.benchmarks.readings import UNREADABLE, GradedQuestion, Reading, Rule
 from dpo_video.benchmarks.sets import BENCHMARKS, Benchmark, benchmark_of, published_rule
 from dpo_video.benchmarks.strict import read_strictly
 from dpo_video.core.errors import UserError
@@ -27,6 +27,8 @@ PARSERS: dict[str, str] = {
     "published": "the benchmark's own rule, defects included, see published_rules.py",
 }
 RESAMPLES, SEED = 1000, 0
+RATED = "rated"
+"""In place of what a rule reads, where the authors' judge has rated the answer."""
 SHOWN_ANSWERS = 10
 """Examples of answers that a rule could not read, and of those that two rules read otherwise."""
 
@@ -52,6 +54,8 @@ class RuleScore:
     """Unanswered questions that the benchmark's own script does not count."""
     unparsed: int
     """Answers that the rule cannot read: wrong, and counted."""
+    rated: int
+    """Answers that it cannot read, and that count as the authors' judge has rated them."""
     headline: Estimate
     """The number of the benchmark's tables, see `ScoreReport.headline`."""
     metrics: BenchmarkMetrics
@@ -85,13 +89,21 @@ class ScoreReport:
 
 
 def score_answers(
-    questions: Sequence[Sample], answers: Mapping[str, str], *, parser: ParserName
+    questions: Sequence[Sample],
+    answers: Mapping[str, str],
+    *,
+    parser: ParserName,
+    ratings: Mapping[str, bool] | None = None,
 ) -> ScoreReport:
     """Return what the answers come to, by the strict rule and by the published one where the
     questions have one.
 
     A question without an answer is wrong and counted; the published rule leaves it out where the
     benchmark's own script does.
+
+    Args:
+        ratings: by question, of answers that the published rule cannot read: what the authors'
+            judge makes of them.
     """
     if not questions:
         raise UserError("there are no questions to score")
@@ -111,7 +123,7 @@ def score_answers(
             "known. Import them with `dpo-video import BENCHMARK`, or leave the option out"
         )
     rules: list[ParserName] = ["strict", "published"] if has_published else ["strict"]
-    graded = {rule: grade(questions, answers, rule) for rule in rules}
+    graded = {rule: grade(questions, answers, rule, ratings=ratings) for rule in rules}
     different = _different(graded["strict"], graded["published"]) if has_published else []
     rules.sort(key=lambda rule: rule != parser)
     return ScoreReport(
@@ -128,21 +140,27 @@ def score_answers(
 
 
 def grade(
-    questions: Sequence[Sample], answers: Mapping[str, str], rule_name: ParserName
+    questions: Sequence[Sample],
+    answers: Mapping[str, str],
+    rule_name: ParserName,
+    *,
+    ratings: Mapping[str, bool] | None = None,
 ) -> list[GradedQuestion]:
-    """Return every question with what a rule reads from its answer; without one it is unread."""
+    """Return every question with what a rule reads from its answer; without one it is unread.
+
+    Args:
+        ratings: see `score_answers`; the published rule alone counts them.
+    """
     graded = []
     for question in questions:
         answer = answers.get(question.id)
         rule: Rule | None = read_strictly if rule_name == "strict" else published_rule(question)
         assert rule is not None, "every question has the rule"
-        graded.append(
-            GradedQuestion(
-                question=question,
-                answer=answer or "",
-                reading=UNREADABLE if answer is None else rule(question, answer),
-            )
-        )
+        reading = UNREADABLE if answer is None else rule(question, answer)
+        rating = (ratings or {}).get(question.id) if rule_name == "published" else None
+        if reading.parsed is None and rating is not None:
+            reading = Reading(parsed=RATED, correct=rating)
+        graded.append(GradedQuestion(question=question, answer=answer or "", reading=reading))
     return graded
 
 
@@ -172,6 +190,7 @@ def _rule_score(
         n=len(counted),
         left_out=len(graded) - len(counted),
         unparsed=len(unparsed),
+        rated=sum(answer.reading.parsed == RATED for answer in counted),
         headline=_headline(row, metrics, counted),
         metrics=metrics,
         breakdowns={name: _accuracy_by(counted, name) for name in (row.breakdowns if row else ())},

@@ -148,6 +148,8 @@ def _lines(report: ScoreReport) -> Iterator[str]:
         if score.unparsed:
             yield f"unparsed by the {name} rule: {score.unparsed}, wrong and counted, such as"
             yield from map(_unparsed_line, score.unparsed_examples)
+        if score.rated:
+            yield f"rated by the authors' judge, where the {name} rule reads nothing: {score.rated}"
     if len(report.rules) < 2:
         yield "no published rule is known for these questions"
     elif report.different:

@@ -51,6 +51,8 @@ class Benchmark:
     """
     read_answers: Callable[[Path, Sequence[Sample]], Answers] | None = None
     """From a file of predictions as its authors publish them; None where they publish none."""
+    read_ratings: Callable[[Path], dict[str, bool]] | None = None
+    """From a file of the authors' own ratings: those of answers that their rule cannot read."""
     breakdowns: Sequence[str] = ()
     """Fields of `meta` by which accuracy is told, too."""
     unit: Callable[[Sample], object] | None = None
@@ -105,6 +107,7 @@ def _tempcompass(
         read=partial(tempcompass.read, task),
         rule=rule,
         read_answers=tempcompass.read_answers,
+        read_ratings=tempcompass.read_ratings if rule else None,
         headline="accuracy" if rule else "judged",
         unit=lambda sample: sample.id,
         scorers=scorers,

@@ -26,6 +26,8 @@ from dpo_video.benchmarks.strict import LABEL, NAMED_OPTION
 from dpo_video.core.errors import UserError
 from dpo_video.core.records import Sample
 
+PREDICTION_RATED = "video-llm-prediction"
+"""What the authors' files of ratings call an answer."""
 YES_OR_NO = "\nPlease answer yes or no:"
 BEST_OPTION = "\nPlease directly give the best option:"
 TaskName = Literal["multi-choice", "yes_no", "caption_matching", "captioning"]
@@ -83,13 +85,26 @@ def read(task: TaskName, path: Path, clips: Path | None) -> Iterator[Sample]:
 
 
 def read_answers(path: Path, questions: Sequence[Sample]) -> Answers:
-    """Return the answers of a predictions file: the questions with `prediction`, or `response`."""
+    """Return the answers of a predictions file, the questions with `prediction` or `response`, or
+    of a file of the authors' ratings.
+    """
     sheet = AnswerSheet(questions)
     for place in _aspect_rows(path):
         text = text_field(place.row, "question", place.where)
-        answer = predicted(place.row, place.where, "prediction", "response")
+        answer = predicted(place.row, place.where, "prediction", "response", PREDICTION_RATED)
         sheet.add(place.id, answer, place.where, question=text)
-    return sheet.answers
+    return sheet.checked()
+
+
+def read_ratings(path: Path) -> dict[str, bool]:
+    """Return how the authors' judge rated the answers that their rule could not read, by question:
+    what `auto_eval_results` says; empty of a file of predictions.
+    """
+    return {
+        place.id: bool(place.row["rating"])
+        for place in _aspect_rows(path)
+        if place.row.get("match_success") is False and "rating" in place.row
+    }
 
 
 def _aspect_rows(path: Path) -> Iterator[AspectRow]:

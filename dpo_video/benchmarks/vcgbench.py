@@ -60,4 +60,4 @@ def read_answers(path: Path, questions: Sequence[Sample]) -> Answers:
         text = text_field(row, "Q", where)
         question_id = sheet.id_by_text(text, [f"{name}-{index}" for name in SCORERS])
         sheet.add(question_id, predicted(row, where, "pred"), where, question=text)
-    return sheet.answers
+    return sheet.checked()

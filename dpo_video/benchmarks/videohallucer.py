@@ -54,4 +54,4 @@ def read_answers(path: Path, questions: Sequence[Sample]) -> Answers:
             text = text_field(answered, "question", where)
             question_id = sheet.id_by_text(text, [f"{name}-{index}-{half}" for name in set_names])
             sheet.add(question_id, predicted(answered, where, "predict"), where, question=text)
-    return sheet.answers
+    return sheet.checked()

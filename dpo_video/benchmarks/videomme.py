@@ -49,7 +49,7 @@ def read_answers(path: Path, questions: Sequence[Sample]) -> Answers:
             question_id = text_field(answered, "question_id", row_place)
             where = f"{row_place}: {question_id}"
             sheet.add(question_id, predicted(answered, where, "response"), where)
-    return sheet.answers
+    return sheet.checked()
 
 
 def _questions(path: Path, clips: Path | None, *, subtitled: bool) -> Iterator[Sample]:

@@ -59,7 +59,7 @@ def read_binary_answers(path: Path, questions: Sequence[Sample]) -> Answers:
             text = text_field(row, "q", where)
             for clip, answer in object_items(field(row, "a", where), where):
                 sheet.add(f"{pair}-{index}-{clip}", answer, f"{where}: {clip}", question=text)
-    return sheet.answers
+    return sheet.checked()
 
 
 def read_multi_choice(path: Path, clips: Path | None) -> Iterator[Sample]:
@@ -100,7 +100,7 @@ def read_multi_choice_answers(path: Path, questions: Sequence[Sample]) -> Answer
             text = text_field(row, "Question", where)
             answer = predicted(row, where, "Model Answer")
             sheet.add(f"{pair}-{clip}", answer, where, question=text)
-    return sheet.answers
+    return sheet.checked()
 
 
 def _clip(name: str, clips: Path | None) -> str:

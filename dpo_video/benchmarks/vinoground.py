@@ -54,7 +54,7 @@ def read_answers(path: Path, questions: Sequence[Sample]) -> Answers:
     for where, row in read_table(path):
         name = text_field(row, "idx", where)
         sheet.add(f"{name}-{kind}", predicted(row, where, "response"), where)
-    return sheet.answers
+    return sheet.checked()
 
 
 def _kind(path: Path) -> str:

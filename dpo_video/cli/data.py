@@ -229,6 +229,7 @@ def score(
         check_none_missing,
         read_answer_files,
         read_questions,
+        read_rating_files,
     )
     from dpo_video.benchmarks.judged_score import judge_answers, judge_settings
     from dpo_video.benchmarks.score import PARSERS, ParserName, score_answers
@@ -238,7 +239,8 @@ def score(
 
     choose(PARSERS, parser, "parser")
     questions = read_questions(Path(samples).expanduser())
-    answers = read_answer_files([Path(name).expanduser() for name in answer_files], questions)
+    paths = [Path(name).expanduser() for name in answer_files]
+    answers = read_answer_files(paths, questions)
     if refuse_missing:
         check_none_missing(questions, answers)
     if judge:
@@ -247,7 +249,9 @@ def score(
             judged = judge_answers(questions, answers, settings=settings, store=store)
         show, report = partial(print_judged, judged), json_form(judged)
     else:
-        scored = score_answers(questions, answers, parser=cast(ParserName, parser))
+        ratings = read_rating_files(paths, questions)
+        rule = cast(ParserName, parser)
+        scored = score_answers(questions, answers, parser=rule, ratings=ratings)
         show, report = partial(print_score, scored), json_form(scored)
     if as_json:
         print_line(strict_json.dumps(report, ensure_ascii=False, indent=2))

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from benchmark_rows import (
+    CANDIDATE_ROWS,
     CAPTIONS,
     CHOICES,
     CLIP_CHOICES,
@@ -204,11 +205,11 @@ def test_json_lines_have_an_id_and_an_answer_by_several_names(tmp_path: Path) ->
     [
         (
             [{"id": "x", "answer": "a"}, {"id": "entire_001-0", "answer": "a"}],
-            r"1 answers are to other questions: they are of another set\n  .*:1: 'x' is no",
+            r"1 answers are to other questions: they are of another set or version\n  .*:1: 'x' is",
         ),
         (
             [{"id": "entire_001-0", "answer": "a"}, {"id": "entire_001-0", "answer": "b"}],
-            r"1 answers are to a question that has one\n  .*:2: 'entire_001-0' stands in .*:1 alre",
+            r"1 answers are to a question that has one\n  .*:2: 'entire_001-0' has an answer .*:1",
         ),
         ([{"answer": "a"}], r":1: no field `id` or `sample_id` or .*; it has answer"),
         ([{"id": "entire_001-0"}], r":1: no field `prediction` or .*; it has id"),
@@ -240,16 +241,49 @@ def test_published_answers_of_another_set_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"the answer is to 'Does it rise\?', where the set asks"):
         read_answer_files([path], samples)
     path = written(tmp_path, "p.json", with_answers({"78": YES_NO["77_reverse"]}, ["no"]))
-    with pytest.raises(UserError, match="'78-direction-0', which is no question of the set"):
+    with pytest.raises(UserError, match="'78-direction-0' is no question of the set"):
         read_answer_files([path], samples)
     with pytest.raises(UserError, match="no file of answers at"):
         read_answer_files([tmp_path / "gone.json"], samples)
 
 
-def test_a_set_without_published_predictions_takes_json_lines_only(tmp_path: Path) -> None:
+def test_all_answers_of_another_version_are_counted(tmp_path: Path) -> None:
+    samples = questions_of("eventhallusion", written(tmp_path, "entire_questions.json", EVENTS))
+    other = {"question": "Is he flying?", "answer": "No.", "prediction": "No."}
+    path = written(tmp_path, "p.json", {"entire": {"entire_001": {"qa": [other, other]}}})
+    with pytest.raises(UserError, match=r"^2 answers are to other questions: .* of another set or"):
+        read_answer_files([path], samples)
+
+
+def test_a_set_without_published_predictions_takes_ids(tmp_path: Path) -> None:
     samples = [Sample(id="a", video="a.mp4", prompt="?", answer="yes", answer_kind="yes_no")]
-    path = written(tmp_path, "p.json", [])
     with pytest.raises(UserError, match=r'give answers as lines of \{"id": ..., "answer": ...\}'):
+        read_answer_files([written(tmp_path, "p.json", [{"qa": 1}])], samples)
+    with pytest.raises(UserError, match=r"p\.json: no answers in it"):
+        read_answer_files([written(tmp_path, "p.json", [])], samples)
+    for rows in ([{"id": "a", "answer": "Yes"}], {"a": "Yes"}):
+        assert read_answer_files([written(tmp_path, "p.json", rows)], samples) == {"a": "Yes"}
+
+
+def test_a_log_of_lmms_eval_is_matched_by_id_or_place_and_held_against_the_question(
+    tmp_path: Path,
+) -> None:
+    samples = questions_of("videomme", written(tmp_path, "videomme.json", VIDEO_ROWS))
+    logged = [
+        {"doc_id": 1, "doc": VIDEO_ROWS[1], "resps": [["B"]], "filtered_resps": ["A"]},
+        {"doc_id": 0, "doc": VIDEO_ROWS[0], "resps": [["C. 3."]]},
+    ]
+    path = written(tmp_path, "samples_videomme.jsonl", logged)
+    assert read_answer_files([path], samples) == {"002-1": "A", "001-1": "C. 3."}
+    samples = questions_of("mvbench", written(tmp_path, "action_count.json", CANDIDATE_ROWS))
+    logged = [{"doc_id": 1, "doc": CANDIDATE_ROWS[1], "filtered_resps": ["A"]}]
+    path = written(tmp_path, "samples_mvbench.jsonl", logged)
+    assert read_answer_files([path], samples) == {"action_count-1": "A"}
+    path = written(tmp_path, "samples_mvbench.jsonl", [{**logged[0], "doc_id": 0}])
+    with pytest.raises(UserError, match=r":1: the answer is to 'And here\?', where the set asks"):
+        read_answer_files([path], samples)
+    path = written(tmp_path, "samples_mvbench.jsonl", [{**logged[0], "doc_id": 7}])
+    with pytest.raises(UserError, match=r":1: 'document 7' is no question of the set"):
         read_answer_files([path], samples)
 
 

@@ -20,6 +20,7 @@ from benchmark_rows import (
     written,
 )
 
+from dpo_video.benchmarks.answer_files import read_answer_files, read_rating_files
 from dpo_video.benchmarks.score import ScoreReport, score_answers
 from dpo_video.benchmarks.score_table import print_score
 from dpo_video.core.errors import UserError
@@ -183,3 +184,24 @@ def test_both_rules_of_tempcompass_read_plain_answers_alike(tmp_path: Path) -> N
     questions = questions_of("tempcompass_yes_no", written(tmp_path, "yes_no.json", YES_NO))
     report = score_answers(questions, {questions[0].id: "No"}, parser="strict")
     assert report.different == 0 and right(report, "published") == (1, 1, 0)
+
+
+def test_ratings_of_the_authors_judge_count_where_their_rule_reads_nothing(tmp_path: Path) -> None:
+    """Of three answers the rule reads one, which is right; the judge rated one of the others so."""
+    rows = {"77": {"speed": CAPTIONS["77"]["speed"] * 3}}
+    path = written(tmp_path, "caption_matching.json", rows)
+    questions = questions_of("tempcompass_caption_matching", path)
+    results = [
+        {**row, "video-llm-prediction": text, "match_success": text == "2", "rating": rating}
+        for row, text, rating in zip(
+            rows["77"]["speed"], ["2", "It is fast", "slow"], [1, 1, 0], strict=True
+        )
+    ]
+    path = written(tmp_path, "results.json", {"77": {"speed": results}})
+    answers = read_answer_files([path], questions)
+    ratings = read_rating_files([path], questions)
+    report = score_answers(questions, answers, parser="published", ratings=ratings)
+    assert right(report, "published") == (2, 3, 0) and report.rules["published"].rated == 2
+    assert right(report, "strict") == (2, 3, 1), "the strict rule takes nobody's word for it"
+    report = score_answers(questions, answers, parser="published")
+    assert right(report, "published") == (1, 3, 2)
