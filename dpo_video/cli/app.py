@@ -12,8 +12,10 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from dpo_video.cli.data import Overrides, export, frames, import_, score
+from dpo_video.cli.arguments import Overrides, RecipeName, RunFolder, run_path
+from dpo_video.cli.data import export, frames, import_, score
 from dpo_video.cli.pages import report
+from dpo_video.cli.serving import merge, parity
 from dpo_video.core.errors import UserError
 from dpo_video.core.library_warnings import quiet_libraries
 from dpo_video.core.progress import open_terminal, print_error, print_line
@@ -29,10 +31,6 @@ app = typer.Typer(
     help="Preference tuning (DPO) for video language models: generate -> judge -> pair -> train -> "
     "evaluate.",
 )
-
-RecipeName = Annotated[
-    str, typer.Argument(metavar="RECIPE", help="A shipped recipe, or a path ending in .yaml.")
-]
 
 Replace = Annotated[
     bool,
@@ -206,9 +204,7 @@ def _show_metrics(recipe: Recipe) -> None:
 
 @app.command()
 def agree(
-    run_folder: Annotated[
-        str, typer.Argument(metavar="RUN", help="A run folder, e.g. runs/quickstart.")
-    ],
+    run_folder: RunFolder,
     overrides: Overrides = None,
     gold: Annotated[
         str, typer.Option(help="JSONL of gold labels, or toy:train, toy:heldout in the toy world.")
@@ -234,7 +230,7 @@ def agree(
 
     precision_override = [] if precision is None else [f"agree.precision={precision}"]
     unmet = agree_command(
-        Path(run_folder),
+        run_path(run_folder),
         [*(overrides or []), *precision_override],
         gold=gold or None,
         against=against or None,
@@ -287,9 +283,7 @@ def list_(
 
 @app.command()
 def audit(
-    run_folder: Annotated[
-        str, typer.Argument(metavar="RUN", help="A run folder, e.g. runs/quickstart.")
-    ],
+    run_folder: RunFolder,
 ) -> None:
     """Show length, position, sampler and margin statistics of a run's pairs; write RUN/audit.json
     and audit.html.
@@ -298,7 +292,7 @@ def audit(
     from dpo_video.pair.audit import audit as audit_run
     from dpo_video.pair.audit_page import audit_table
 
-    folder = Path(run_folder)
+    folder = run_path(run_folder)
     report = audit_run(folder)
     terminal = open_terminal(width=WIDTH)
     terminal.print(audit_table(report))
@@ -307,9 +301,7 @@ def audit(
 
 @app.command()
 def rewards(
-    run_folder: Annotated[
-        str, typer.Argument(metavar="RUN", help="A run folder, e.g. runs/quickstart.")
-    ],
+    run_folder: RunFolder,
     adapter: Annotated[
         str, typer.Option(help="Folder of the tuned adapter; RUN/adapter when left out.")
     ] = "",
@@ -321,7 +313,7 @@ def rewards(
     from dpo_video.run import open_run, recipe_of
     from dpo_video.train.rewards import write_rewards
 
-    folder = Path(run_folder)
+    folder = run_path(run_folder)
     with open_run(recipe_of(folder)) as opened:
         summary = write_rewards(
             opened,
@@ -331,32 +323,13 @@ def rewards(
     print_line("rewards: " + ", ".join(f"{name} {value}" for name, value in summary.items()))
 
 
-@app.command()
-def merge(
-    run_folder: Annotated[
-        str, typer.Argument(metavar="RUN", help="A run folder, e.g. runs/quickstart.")
-    ],
-    out_folder: Annotated[
-        str, typer.Option("--out", help="Folder for the merged model; RUN/merged when left out.")
-    ] = "",
-) -> None:
-    """Write base + adapter as one full model, and check that its logits equal the adapter's."""
-    from dpo_video.run import open_run, recipe_of
-
-    folder = Path(run_folder)
-    settings = recipe_of(folder)
-    from dpo_video.train.merge import merge as merge_adapter
-
-    with open_run(settings) as opened:
-        summary = merge_adapter(opened, Path(out_folder) if out_folder else folder / "merged")
-    print_line(", ".join(f"{name.replace('_', ' ')} {value}" for name, value in summary.items()))
-
-
 app.command(name="report")(report)
 app.command(name="frames")(frames)
 app.command(name="import")(import_)
 app.command(name="export")(export)
 app.command(name="score")(score)
+app.command(name="merge")(merge)
+app.command(name="parity")(parity)
 
 
 def main() -> None:

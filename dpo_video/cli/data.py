@@ -8,6 +8,7 @@ from typing import Annotated, cast
 
 import typer
 
+from dpo_video.cli.arguments import Overrides, RunFolder, run_path
 from dpo_video.core import strict_json
 from dpo_video.core.errors import UserError
 from dpo_video.core.names import choose
@@ -18,13 +19,6 @@ from dpo_video.recipe.file import load_recipe, load_video_settings
 
 MAX_UNREAD_FIELDS = 20
 """Fields of imported rows that are named; of more the number is told."""
-Overrides = Annotated[
-    list[str] | None,
-    typer.Argument(
-        metavar="[KEY=VALUE]...",
-        help="Settings that replace the recipe's, e.g. train.learning_rate=1e-5.",
-    ),
-]
 
 
 def frames(
@@ -158,9 +152,7 @@ def import_(  # noqa: PLR0913 - options of a command
 
 def export(
     name: Annotated[str, typer.Argument(metavar="FORMAT", help="See `dpo-video list formats`.")],
-    run_folder: Annotated[
-        str, typer.Argument(metavar="RUN", help="A run folder, e.g. runs/quickstart.")
-    ],
+    run_folder: RunFolder,
     out_file: Annotated[
         str,
         typer.Option(
@@ -177,7 +169,7 @@ def export(
     from dpo_video.judge.scorer import load_scorer
     from dpo_video.run import recipe_of
 
-    folder = Path(run_folder)
+    folder = run_path(run_folder)
     settings = recipe_of(folder)
     if threshold is None:
         threshold = load_scorer(settings.judge.scorer).threshold

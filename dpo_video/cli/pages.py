@@ -1,15 +1,11 @@
 """Commands that show a run: the report. `app.py` puts them beside the stages."""
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from dpo_video.cli.arguments import RunFolder, run_path
 from dpo_video.core.progress import print_line
-
-RunFolder = Annotated[
-    str, typer.Argument(metavar="RUN", help="A run folder, e.g. runs/quickstart.")
-]
 
 
 def report(
@@ -29,4 +25,4 @@ def report(
     from dpo_video.pages.report import write_report
 
     limits = ClipLimits(most=clips, megabytes=megabytes, with_video=not no_video)
-    print_line(f"report: {write_report(Path(run_folder), limits)}")
+    print_line(f"report: {write_report(run_path(run_folder), limits)}")

@@ -80,7 +80,7 @@ class RequestRefused(Exception):
 @dataclass(frozen=True, kw_only=True)
 class Service:
     """Servers of one model, and how to ask them. `section` is the recipe section that errors point
-    to.
+    to; empty where the settings are options of the command.
     """
 
     section: str
@@ -100,6 +100,10 @@ class Service:
     """Prompts that were refused before are asked again: that the first ones are refused says
     nothing.
     """
+
+    def setting(self, name: str) -> str:
+        """Return how a user writes a setting: `judge.base_url`, or `--base-url`."""
+        return f"{self.section}.{name}" if self.section else f"--{name.replace('_', '-')}"
 
 
 @dataclass(kw_only=True, eq=False)
@@ -153,7 +157,7 @@ class Endpoint:
                 raise TransientError(
                     f"connection error: no connection in {CONNECT_SECONDS:g} s", "away"
                 ) from None
-            limit = f"{self.service.section}.timeout {self.service.timeout:g} s"
+            limit = f"{self.service.setting('timeout')} {self.service.timeout:g} s"
             raise TransientError(f"timeout: no reply in {limit}", "slow") from None
         except ReplyTooLarge as error:
             raise TransientError(f"garbled reply: {error}", "garbled") from None
@@ -192,15 +196,13 @@ class Endpoint:
             return UserError(
                 f"{self.url} sends requests on to {target} (HTTP {status}), which is not followed: "
                 f"prompts and key would go where the recipe does not say. Set "
-                f"{service.section}.base_url to the address that answers itself"
+                f"{service.setting('base_url')} to the address that answers itself"
             )
         message = error_text(error, service.key)
         if is_quota_exhausted(status, error.code, message):
             return UserError(
                 f"{self.url}: the quota is used up: {message}. Replies so far are stored; top it "
-                f"up "
-                f"and run "
-                "the same command again"
+                "up and run the same command again"
             )
         refused = refusal_reason(status, error.code, message)
         if refused is not None and not refused.startswith("HTTP"):
@@ -221,9 +223,8 @@ class Endpoint:
             )
         if status == 404:
             return UserError(
-                f"{self.url} knows no model {service.model!r}, or {service.section}.base_url is "
-                f"wrong "
-                f"(HTTP 404): {message}"
+                f"{self.url} knows no model {service.model!r}, or {service.setting('base_url')} is "
+                f"wrong (HTTP 404): {message}"
             )
         if refused is None:  # the server or what stands before it is at fault, not the prompt
             return TransientError(f"HTTP {status}: {message}")

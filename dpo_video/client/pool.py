@@ -325,7 +325,7 @@ class Pool:
             raise UserError(
                 f"cannot reach the {name} at {urls}: {error.reason}.{stored} "
                 f"{'Are' if several else 'Is'} "
-                f"the server{'s' * several} running, and is {self.service.section}.base_url "
+                f"the server{'s' * several} running, and is {self.service.setting('base_url')} "
                 f"{'their addresses' if several else 'its address'} (most end in /v1)?"
             ) from None
         if first:

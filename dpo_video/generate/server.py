@@ -6,9 +6,6 @@ are those of the client that judges share, `client/pool.py`.
 """
 
 import asyncio
-import base64
-import io
-import mimetypes
 import os
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -16,8 +13,6 @@ from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, NamedTuple
-
-from PIL import Image
 
 from dpo_video.client.endpoint import (
     Endpoint,
@@ -38,13 +33,12 @@ from dpo_video.generate.jobs import (
     served_name,
     tell_notes,
 )
+from dpo_video.generate.message_parts import Part, file_part, frame_images, image_parts
 from dpo_video.models.control_tokens import checkpoint_tokens
 from dpo_video.models.hub import ModelSpec, model_spec
-from dpo_video.models.tokens import fit_frames, frame_size
+from dpo_video.models.tokens import fit_frames
 from dpo_video.run import Run
 from dpo_video.video import ClipRequest, FramePool, Frames, VideoError
-
-JPEG_QUALITY = 95
 
 
 @dataclass(kw_only=True)
@@ -158,9 +152,7 @@ def _then(release: Callable[[], None], advance: Callable[[], None]) -> Callable[
     return on_done
 
 
-async def _answer(
-    server: _Server, candidate: PendingCandidate, content: Sequence[dict[str, Any]]
-) -> None:
+async def _answer(server: _Server, candidate: PendingCandidate, content: Sequence[Part]) -> None:
     """Ask for one candidate and store it; a failure is counted, unless it is plain that all will
     fail.
     """
@@ -213,40 +205,11 @@ def _tell_thinking(server: _Server) -> None:
 
 def _content(
     run: Run, spec: ModelSpec, request: ClipRequest, frames: Frames | VideoError | None
-) -> list[dict[str, Any]]:
+) -> list[Part]:
     """Return the parts of a message that show a clip; raise UserError where it cannot be shown."""
     if isinstance(frames, VideoError):
         raise frames
     if frames is None:
-        return [_file_part(request)]
+        return [file_part(request)]
     video = run.recipe.video
-    fitting = fit_frames(spec, video, frames)
-    images = [Image.fromarray(pixels) for pixels in fitting.pixels]
-    if video.min_pixels is not None or video.max_pixels is not None:
-        size = frame_size(
-            spec, video, num_frames=len(images), height=images[0].height, width=images[0].width
-        )
-        images = [
-            image.resize((size.width, size.height), Image.Resampling.BICUBIC) for image in images
-        ]
-    return [{"type": "image_url", "image_url": {"url": _jpeg(image)}} for image in images]
-
-
-def _jpeg(image: Image.Image) -> str:
-    buffer = io.BytesIO()
-    image.save(buffer, "JPEG", quality=JPEG_QUALITY)
-    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
-
-
-def _file_part(request: ClipRequest) -> dict[str, Any]:
-    whole = request.start is None and request.end is None
-    if isinstance(request.video, tuple) or request.video.is_dir() or not whole:
-        raise UserError(
-            f"the clip {request.key!r} is frames or a part of a file, and generate.video_as is "
-            "video_url, which sends a whole file: use images"
-        )
-    if not request.video.is_file():
-        raise VideoError("not_found", request.video, "no such file")
-    kind = mimetypes.guess_type(request.video.name)[0] or "video/mp4"
-    encoded = base64.b64encode(request.video.read_bytes()).decode()
-    return {"type": "video_url", "video_url": {"url": f"data:{kind};base64,{encoded}"}}
+    return image_parts(frame_images(spec, video, fit_frames(spec, video, frames)))

@@ -1,0 +1,38 @@
+"""Arguments that several commands take."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from dpo_video.core.errors import UserError
+
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="[KEY=VALUE]...",
+        help="Settings that replace the recipe's, e.g. train.learning_rate=1e-5.",
+    ),
+]
+RecipeName = Annotated[
+    str, typer.Argument(metavar="RECIPE", help="A shipped recipe, or a path ending in .yaml.")
+]
+RunFolder = Annotated[
+    str,
+    typer.Argument(
+        metavar="RUN", help="A run folder, e.g. runs/quickstart, or its name below runs/."
+    ),
+]
+
+
+def run_path(name: str, runs: Path = Path("runs")) -> Path:
+    """Return the folder of a run that is given by its path, or by its name below `runs`."""
+    folder = Path(name).expanduser()
+    if not folder.exists() and len(folder.parts) == 1 and (runs / folder).is_dir():
+        return runs / folder
+    if not folder.is_dir():
+        raise UserError(
+            f"no run folder {name!r}: give its path, e.g. runs/quickstart. `dpo-video runs` "
+            "lists them"
+        )
+    return folder

@@ -1,0 +1,140 @@
+"""Commands that serve a run and measure it with other tools, ready to paste.
+
+The arguments are those of lmms-eval 75571cf, VLMEvalKit e8e78f0 and vLLM 0.33. None of these is
+installed beside this package: each pins a stack of its own.
+"""
+
+import json
+from pathlib import Path
+from typing import NamedTuple
+
+from dpo_video.models.hub import model_spec
+from dpo_video.recipe import Recipe
+
+TASKS = "videomme,mvbench,tempcompass,mlvu_dev,longvideobench_val_v,tvbench"
+
+
+class CommandBlock(NamedTuple):
+    """Commands for one purpose."""
+
+    title: str
+    lines: list[str]
+
+
+def serving_commands(recipe: Recipe, merged: Path) -> list[CommandBlock]:
+    """Return how to serve and measure a run: merged at `merged`, and as base and adapter."""
+    return [*_servers(recipe, merged), *_lmms_eval(recipe, merged), *_vlmevalkit(recipe, merged)]
+
+
+def serving_text(recipe: Recipe, merged: Path) -> str:
+    """Return the commands as they are printed."""
+    blocks = []
+    for title, lines in serving_commands(recipe, merged):
+        blocks.append("\n".join([f"# {title}", *lines]))
+    return "\n\n".join(blocks)
+
+
+def _servers(recipe: Recipe, merged: Path) -> list[CommandBlock]:
+    adapter = recipe.run_folder / "adapter"
+    tunes_tower = bool({"projector", "vision"} & set(recipe.train.tune))
+    tower = " --enable-tower-connector-lora" if tunes_tower else ""
+    images = _num_frames(recipe)
+    limits = json.dumps({"video": 1, "image": images})
+    kwargs = json.dumps({"video": {"num_frames": images}})
+    frames = f"--limit-mm-per-prompt '{limits}' --media-io-kwargs '{kwargs}'"
+    return [
+        CommandBlock(
+            "the merged model, under the name `tuned`",
+            [
+                f"vllm serve {merged} --served-model-name tuned {frames}",
+                f"python -m sglang.launch_server --model-path {merged} --served-model-name tuned",
+                f"transformers serve {merged}",
+            ],
+        ),
+        CommandBlock(
+            "base and adapter; vLLM refuses ranks above its default of 16 without --max-lora-rank",
+            [
+                f"vllm serve {recipe.model.name} --enable-lora --max-lora-rank "
+                f"{_served_rank(recipe.train.lora.rank)} --lora-modules tuned={adapter} "
+                f"{frames}{tower}"
+            ],
+        ),
+        CommandBlock(
+            "is what it serves what was trained?",
+            [
+                f"dpo-video parity {recipe.run_folder} --base-url http://localhost:8000/v1 "
+                "--model tuned"
+            ],
+        ),
+    ]
+
+
+def _num_frames(recipe: Recipe) -> int:
+    """Return the most frames that the recipe takes of a clip."""
+    video = recipe.video
+    return video.num_frames if video.policy == "uniform" else video.max_frames
+
+
+def _served_rank(rank: int) -> int:
+    """Return the least rank that vLLM takes which holds an adapter of this one."""
+    return next((size for size in (8, 16, 32, 64, 128, 256, 320, 512) if size >= rank), rank)
+
+
+def _lmms_eval(recipe: Recipe, merged: Path) -> list[CommandBlock]:
+    frames, pixels = _num_frames(recipe), recipe.video.max_pixels
+    rate = f",fps={recipe.video.fps:g}" if recipe.video.policy in ("fps", "fit") else ""
+    bounds = "" if pixels is None else f",max_pixels={pixels}"
+    if model_spec(recipe.model).family.name == "qwen2_5_vl":
+        model = f"qwen2_5_vl --model_args pretrained={merged}{bounds},max_num_frames={frames}{rate}"
+    else:
+        model = (
+            f"huggingface --model_args pretrained={merged},max_num_frames={frames},"
+            "use_custom_video_loader=True"
+        )
+    return [
+        CommandBlock(
+            "lmms-eval, the merged model (it loads no adapter; it takes frames of its own, so "
+            "compare before and after in it)",
+            [
+                f"accelerate launch --num_processes 1 -m lmms_eval --model {model} "
+                f"--tasks {TASKS} --batch_size 1 --log_samples --output_path logs/"
+            ],
+        ),
+        CommandBlock(
+            "lmms-eval, the server above",
+            [
+                "python -m lmms_eval --model async_openai --model_args model=tuned,"
+                f"base_url=http://localhost:8000/v1,nframes={frames}{bounds} --tasks videomme"
+            ],
+        ),
+    ]
+
+
+def _vlmevalkit(recipe: Recipe, merged: Path) -> list[CommandBlock]:
+    blocks = [
+        CommandBlock(
+            "VLMEvalKit, the server above",
+            [
+                "python run.py --model tuned --base-url http://localhost:8000/v1 --key x "
+                "--video-llm --local-media --data Video-MME_64frame --api-mode"
+            ],
+        )
+    ]
+    if model_spec(recipe.model).family.name in ("qwen2_vl", "qwen2_5_vl"):
+        pixels = recipe.video
+        model = {
+            "class": "Qwen2VLChat",
+            "model_path": str(merged),
+            "min_pixels": pixels.min_pixels or 100352,
+            "max_pixels": pixels.max_pixels or 602112,
+            "total_pixels": 19267584,
+            "use_custom_prompt": False,
+        }
+        config = json.dumps({"model": {"tuned": model}, "data": {"Video-MME_64frame": {}}})
+        blocks.append(
+            CommandBlock(
+                "VLMEvalKit, the merged model",
+                [f"echo '{config}' > tuned.json", "python run.py --config tuned.json"],
+            )
+        )
+    return blocks
