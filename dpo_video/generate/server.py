@@ -178,8 +178,11 @@ async def _answer(server: _Server, candidate: PendingCandidate, content: Sequenc
     answer = completion.value
     if answer.thinking_field is not None:
         server.thinking_fields[answer.thinking_field] += 1
+    text = server.tokens.without_end(answer.text)
+    if text != answer.text:
+        server.counts["lost_end_token"] += 1
     row = {
-        "text": server.tokens.without_end(answer.text),
+        "text": text,
         "finish": answer.finish,
         "sample": candidate.sample.id,
     }

@@ -32,7 +32,7 @@ from dpo_video.judge.prompt import render
 from dpo_video.judge.reply_keys import KeysOfSample, answer_keys
 from dpo_video.judge.scorer import Scorer, load_scorer
 from dpo_video.judge.types import Judge, Judged, JudgeItem, Messages, OpenJudge, Reply, Spending
-from dpo_video.judge.verdict import Verdict, check_examples, read_reply
+from dpo_video.judge.verdict import Verdict, check_examples, num_contradicted, read_reply
 from dpo_video.models.control_tokens import checkpoint_tokens
 from dpo_video.recipe import JudgeSettings
 from dpo_video.run import Run, StageResult
@@ -256,7 +256,7 @@ class Tally:
     reasons: Counter[str] = field(default_factory=Counter)
     score: float = 0.0
     contradicted: int = 0
-    """Judgments whose reply says another label than its label probabilities."""
+    """Judgments with a reply that says another label than its label probabilities."""
     spending: Spending = field(default_factory=Spending)
     """What the replies behind the judgments have cost."""
 
@@ -266,7 +266,7 @@ class Tally:
             if reply is not None:
                 self.spending.add(reply)
             self.status[judgment.status] += 1
-            self.contradicted += "contradicted_by" in (judgment.details or {})
+            self.contradicted += num_contradicted(judgment) > 0
             if judgment.score is None:
                 self.reasons[judgment.reason.split(":")[0]] += 1
             else:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from dpo_video.core.errors import UserError
+from dpo_video.core.records import Judgment
 from dpo_video.judge.scorer import PLACEHOLDER, Scorer
 from dpo_video.judge.thinking import thinking_end
 from dpo_video.judge.types import Reply, mode_of
@@ -88,6 +89,12 @@ def read_reply(
             reason = f"{verdict.reason}; the reply says {written.label}"
             verdict = replace(verdict, reason=reason, contradicted_by=written.label)
     return verdict, shares
+
+
+def num_contradicted(judgment: Judgment) -> int:
+    """Return how many replies behind a judgment say another label than their probabilities."""
+    details = judgment.details or {}
+    return int(details.get("contradicted", "contradicted_by" in details))
 
 
 def parse_verdict(scorer: Scorer, reply: str) -> Verdict:

@@ -35,6 +35,8 @@ class Server(ThreadingHTTPServer):
         self.fail_all: int | None = None
         self.thinking_field: str | None = None
         """Where the reply's text stands in place of `content`."""
+        self.ending = ""
+        """What stands behind every answer."""
         self.garbled: bytes | None = None
         """What every request is answered with."""
         self.lock = threading.Lock()
@@ -76,7 +78,7 @@ class Handler(BaseHTTPRequestHandler):
                 {
                     "index": 0,
                     "finish_reason": finish,
-                    "message": self.message(f"{body['model']} {body['seed']}"),
+                    "message": self.message(f"{body['model']} {body['seed']}{self.server.ending}"),
                 }
             ],
         }
@@ -341,3 +343,14 @@ def test_answers_that_are_thinking_alone_are_empty_and_told(data, tmp_path, serv
     assert counts["only_thinking"] == 12
     assert {candidate.text for candidate in candidates} == {""}
     assert f"12 replies hold thinking in `{field}` and no answer" in capsys.readouterr().err
+
+
+def test_an_end_token_that_the_server_left_in_the_text_is_taken_away_and_counted(
+    data, tmp_path, server
+):
+    server.ending = "<|im_end|>"
+    counts, candidates = run_generate(server_recipe(tmp_path, data, server))
+    assert [candidate.text for candidate in candidates] == [
+        f"served {candidate.seed}" for candidate in candidates
+    ]
+    assert counts["lost_end_token"] == 12

@@ -15,7 +15,7 @@ from dpo_video.core.jsonl import from_dict, to_json
 from dpo_video.core.records import Judgment
 from dpo_video.judge.modes.claims import check_split_examples, f1, read_claims, sentences
 from dpo_video.judge.scorer import load_scorer
-from dpo_video.judge.stage import judge_candidates
+from dpo_video.judge.stage import judge_candidates, summarise
 from dpo_video.recipe import JudgeSettings
 from dpo_video.store import RunStore
 
@@ -286,3 +286,17 @@ def test_a_list_example_that_is_read_otherwise_stops_before_any_call(tmp_path):
         UserError, match=r"is read as the claims \['The circle is red.'\], the file says"
     ):
         check_split_examples(scorer)
+
+
+def test_written_verdicts_that_contradict_their_label_tokens_are_counted_for_claims_too(tmp_path):
+    """The tokens say "supported" of both claims, and the text "contradicted"."""
+
+    def rewritten(prompt: str, attempt: int) -> Answer:
+        if kind(prompt) == "check":
+            return completion("Verdict: B", top={" A": math.log(0.9), " B": math.log(0.1)})
+        return judge_it(prompt, attempt)
+
+    with judge_server(rewritten) as server:
+        (row,) = run(tmp_path, server.url, ["A dog runs. It barks."])
+    assert row.details == {"precision": pytest.approx(0.9), "coverage": COVERED, "contradicted": 2}
+    assert summarise([row])["contradicted"] == 1

@@ -32,7 +32,7 @@ from dpo_video.judge.modes.pairwise import (
     win_probabilities,
 )
 from dpo_video.judge.scorer import load_scorer
-from dpo_video.judge.stage import judge_candidates
+from dpo_video.judge.stage import judge_candidates, summarise
 from dpo_video.recipe import EvaluateSettings, JudgeSettings
 from dpo_video.store import RunStore
 
@@ -295,3 +295,15 @@ def test_a_scorer_of_another_mode_cannot_compare():
         match=r"pair\.tie_break 'caption_score' has `mode: labels`; answers are compared by",
     ):
         pairwise_scorer("caption_score", "pair.tie_break")
+
+
+def test_written_verdicts_that_contradict_their_label_tokens_are_counted_for_comparisons(tmp_path):
+    """The tokens prefer the first answer shown, and the text the second; in both orders."""
+
+    def rewritten(prompt: str, attempt: int) -> Answer:
+        return completion("Verdict: B", top={" A": math.log(0.9), " B": math.log(0.1)})
+
+    with judge_server(rewritten) as server:
+        rows = list(rounds(tmp_path, server.url, make_items(1, 2)).values())
+    assert [row.details["contradicted"] for row in rows] == [2, 2]
+    assert summarise(rows)["contradicted"] == 2

@@ -271,10 +271,12 @@ def _weigh(
         if reply.status != "answered":
             return replace(blank, status=reply.status, reason=reply.reason)
     rows: list[dict[str, Any]] = []
+    contradicted = 0
     for claim, reply in zip(split.claims, checks, strict=True):
         verdict, shares = read_reply(settings, scorer, reply)
         if verdict.score is None:
             return replace(blank, reason=f"{verdict.reason} (claim {claim!r})")
+        contradicted += verdict.contradicted_by is not None
         rows.append(
             {"claim": claim, "label": verdict.label, "worth": verdict.score}
             | ({} if shares is None else {"distribution": shares})
@@ -286,12 +288,13 @@ def _weigh(
         if cover.score is None:
             return replace(blank, reason=f"{cover.reason} (coverage)", claims=rows)
         details["coverage"] = cover.score
+        contradicted += cover.contradicted_by is not None
     return replace(
         blank,
         status="scored",
         score=f1(**details),
         claims=rows,
-        details=details,
+        details=details | ({"contradicted": contradicted} if contradicted else {}),
         reason=_explain(scorer, rows, details),
     )
 

@@ -20,6 +20,7 @@ from dpo_video.core import strict_json
 from dpo_video.core.errors import UserError
 from dpo_video.core.records import Judgment
 from dpo_video.judge.types import Judged
+from dpo_video.judge.verdict import num_contradicted
 from dpo_video.recipe import JudgeSettings
 
 ALIASES = {
@@ -114,6 +115,7 @@ def _verdict(votes: Mapping[str, Judgment], scales: Sequence[_Scale]) -> Judgmen
         claims=None,
         details={"judges": scores},
     )
+    contradicted = sum(num_contradicted(judgment) for judgment in votes.values())
     failed = next((name for name, judgment in votes.items() if judgment.status == "failed"), None)
     if failed is not None:
         return replace(jury, status="failed", reason=f"{votes[failed].reason} ({failed})")
@@ -146,7 +148,8 @@ def _verdict(votes: Mapping[str, Judgment], scales: Sequence[_Scale]) -> Judgmen
         score=centre + spread * fmean(standard),
         status="scored",
         reason=f"{shown}; dispersion {dispersion:.2f}",
-        details={"judges": scores, "dispersion": dispersion},
+        details={"judges": scores, "dispersion": dispersion}
+        | ({"contradicted": contradicted} if contradicted else {}),
     )
 
 

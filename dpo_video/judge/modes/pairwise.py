@@ -50,6 +50,8 @@ class Comparison:
     reason: str = ""
     status: str = "scored"
     """`scored`, `unscored` (no verdict), or that of the reply that did not come."""
+    contradicted: int = 0
+    """Replies, of the two, whose written verdict is another than their label probabilities say."""
 
     @property
     def first_better(self) -> float | None:
@@ -159,7 +161,8 @@ def _comparison(
         return Comparison(reason=verdict.reason, status="unscored")
     if swapped.score is None:
         return Comparison(reason=swapped.reason, status="unscored")
-    return Comparison(orders=(verdict.score, 1 - swapped.score))
+    contradicted = [row.contradicted_by is not None for row in (verdict, swapped)]
+    return Comparison(orders=(verdict.score, 1 - swapped.score), contradicted=sum(contradicted))
 
 
 @dataclass(frozen=True, slots=True)
@@ -311,13 +314,11 @@ def _judgment(
         f"beats another answer with {score:.2f}: {len(gaps)} compared, {gap:.2f} between the "
         f"orders on average"
     )
-    return replace(
-        blank,
-        score=score,
-        status="scored",
-        reason=reason,
-        details={"comparisons": len(gaps), "left_out": len(games) - len(gaps), "swap_gap": gap},
-    )
+    details = {"comparisons": len(gaps), "left_out": len(games) - len(gaps), "swap_gap": gap}
+    contradicted = sum(game.contradicted for game in games)
+    if contradicted:
+        details["contradicted"] = contradicted
+    return replace(blank, score=score, status="scored", reason=reason, details=details)
 
 
 def _plain(text: str) -> str:
