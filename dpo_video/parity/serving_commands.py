@@ -4,10 +4,10 @@ The arguments are those of lmms-eval 75571cf, VLMEvalKit e8e78f0 and vLLM 0.33. 
 installed beside this package: each pins a stack of its own.
 """
 
-import json
 from pathlib import Path
 from typing import NamedTuple
 
+from dpo_video.core import strict_json
 from dpo_video.models.hub import model_spec
 from dpo_video.recipe import Recipe
 
@@ -39,8 +39,8 @@ def _servers(recipe: Recipe, merged: Path) -> list[CommandBlock]:
     tunes_tower = bool({"projector", "vision"} & set(recipe.train.tune))
     tower = " --enable-tower-connector-lora" if tunes_tower else ""
     images = _num_frames(recipe)
-    limits = json.dumps({"video": 1, "image": images})
-    kwargs = json.dumps({"video": {"num_frames": images}})
+    limits = strict_json.dumps({"video": 1, "image": images})
+    kwargs = strict_json.dumps({"video": {"num_frames": images}})
     frames = f"--limit-mm-per-prompt '{limits}' --media-io-kwargs '{kwargs}'"
     return [
         CommandBlock(
@@ -130,7 +130,7 @@ def _vlmevalkit(recipe: Recipe, merged: Path) -> list[CommandBlock]:
             "total_pixels": 19267584,
             "use_custom_prompt": False,
         }
-        config = json.dumps({"model": {"tuned": model}, "data": {"Video-MME_64frame": {}}})
+        config = strict_json.dumps({"model": {"tuned": model}, "data": {"Video-MME_64frame": {}}})
         blocks.append(
             CommandBlock(
                 "VLMEvalKit, the merged model",
