@@ -28,12 +28,12 @@ def read(path: Path, clips: Path | None) -> Iterator[Sample]:
     for where, row in read_table(path):
         name = text_field(row, "id", where)
         for index, question in enumerate(list_field(row, "questions", where)):
-            place = f"{where}: question {index}"
+            where_clip = f"{where}: question {index}"
             yield Sample(
                 id=f"{name}-{index}",
                 video=f"{split}/{name}.mp4",
-                prompt=text_field(question, "question", place) + PROMPT,
-                answer=gold_yes_no(text_field(question, "answer", place), place),
+                prompt=text_field(question, "question", where_clip) + PROMPT,
+                answer=gold_yes_no(text_field(question, "answer", where_clip), where_clip),
                 answer_kind="yes_no",
                 category=split,
             )
@@ -47,9 +47,9 @@ def read_answers(path: Path, questions: Sequence[Sample]) -> Answers:
     sheet = AnswerSheet(questions)
     for split, rows in read_json(path, dict).items():
         for name, row in object_items(rows, f"{path}: {split}") if split in splits else ():
-            place = f"{path}: {split}: {name}"
-            for index, answered in enumerate(list_field(row, "qa", place)):
-                where = f"{place}: question {index}"
+            where_clip = f"{path}: {split}: {name}"
+            for index, answered in enumerate(list_field(row, "qa", where_clip)):
+                where = f"{where_clip}: question {index}"
                 text = text_field(answered, "question", where)
                 answer = predicted(answered, where, "prediction")
                 sheet.add(f"{name}-{index}", answer, where, question=text)

@@ -74,7 +74,9 @@ def judge_settings(text: str) -> JudgeSettings:
     """Return the judge that an option names: a recipe's, or `judge.model=...,judge.key=...`."""
     if "=" not in text:
         return load_recipe(text, []).judge
-    return load_judge_settings([part.strip() for part in re.split(r",(?=\s*[a-z_]+\.)", text)])
+    return load_judge_settings(
+        [override.strip() for override in re.split(r",(?=\s*[a-z_]+\.)", text)]
+    )
 
 
 def judge_answers(
@@ -122,25 +124,25 @@ def _judge_by(
     settings: JudgeSettings,
     store: RowStore,
 ) -> JudgedScore:
-    items = list(_judge_items(questions, answers))
+    judge_items = list(_judge_items(questions, answers))
     settings = settings.model_copy(update={"scorer": scorer.name})
-    judgments, _ = judge_candidates(settings, scorer, items, store)
-    rated = [_rated(sample, judgments[candidate.id], scorer) for sample, candidate in items]
+    judgments, _ = judge_candidates(settings, scorer, judge_items, store)
+    rated = [_rated(sample, judgments[candidate.id], scorer) for sample, candidate in judge_items]
     is_right_known = any(row.right is not None for row in rated)
-    categories = dict.fromkeys(row.category for row in rated if row.category is not None)
+    of_category: dict[str, list[_Rated]] = {}
+    for row in rated:
+        if row.category is not None:
+            of_category.setdefault(row.category, []).append(row)
     unscored = [
         (candidate.sample_id, judgments[candidate.id].reason)
-        for _, candidate in items
+        for _, candidate in judge_items
         if judgments[candidate.id].score is None
     ]
     return JudgedScore(
         scorer=scorer.version,
         mean_score=_mean(rated, share=False),
         accuracy=_mean(rated, share=True) if is_right_known else None,
-        by_category={
-            name: _mean([row for row in rated if row.category == name], share=is_right_known)
-            for name in categories
-        },
+        by_category={name: _mean(rows, share=is_right_known) for name, rows in of_category.items()},
         unscored=dict(unscored[:10]),
     )
 
@@ -153,17 +155,17 @@ def _judge_items(questions: Sequence[Sample], answers: Mapping[str, str]) -> Ite
         if question.category == CONSISTENCY and question.group is not None:
             pairs.setdefault(question.group, []).append(question)
             continue
-        asked = replace(question, prompt=meta.get(JUDGE_QUESTION, question.prompt))
-        yield asked, _candidate(question.id, answers[question.id])
+        judged_sample = replace(question, prompt=meta.get(JUDGE_QUESTION, question.prompt))
+        yield judged_sample, _candidate(question.id, answers[question.id])
     for group, pair in pairs.items():
         if len(pair) != 2:
             continue  # one of the two has no answer
         first, second = pair
-        asked = replace(
+        judged_sample = replace(
             first, id=group, prompt=f"Question 1: {first.prompt}\nQuestion 2: {second.prompt}"
         )
         text = f"Answer 1: {answers[first.id]}\nAnswer 2: {answers[second.id]}"
-        yield asked, _candidate(group, text)
+        yield judged_sample, _candidate(group, text)
 
 
 def _candidate(question_id: str, text: str) -> Candidate:

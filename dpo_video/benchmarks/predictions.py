@@ -92,6 +92,6 @@ def predicted(row: Any, where: str, *names: str) -> object:
 def _refuse(lines: Sequence[str], what: str) -> None:
     if not lines:
         return
-    rest = f"\n  and {len(lines) - MAX_LINES} more" if len(lines) > MAX_LINES else ""
+    more_lines = f"\n  and {len(lines) - MAX_LINES} more" if len(lines) > MAX_LINES else ""
     listed = "\n".join(f"  {line}" for line in lines[:MAX_LINES])
-    raise UserError(f"{len(lines)} {what}\n{listed}{rest}")
+    raise UserError(f"{len(lines)} {what}\n{listed}{more_lines}")

@@ -1,4 +1,4 @@
-"""Files of benchmarks as their authors give them: found, read whole, and told by field where they
+"""Files of benchmarks as their authors give them: paths, read whole, and told by field where they
 are of another version.
 """
 
@@ -21,12 +21,12 @@ def find_files(path: Path, names: Sequence[str], *, title: str, origin: str) -> 
     """
     get = f"The files of {title} are not part of this project. Get them: {origin}"
     if path.is_dir():
-        found = [
-            file for name in names for file in sorted(path.rglob(name)) if file.suffix in SUFFIXES
-        ]
-        if not found:
+        paths: list[Path] = []
+        for name in names:
+            paths += sorted(file for file in path.rglob(name) if file.suffix in SUFFIXES)
+        if not paths:
             raise UserError(f"{path}: none of {', '.join(names)} in it. {get}")
-        return found
+        return paths
     if not path.is_file():
         raise UserError(f"no file at {str(path)!r}. {get}")
     if path.suffix not in SUFFIXES:
@@ -36,10 +36,10 @@ def find_files(path: Path, names: Sequence[str], *, title: str, origin: str) -> 
 
 def beside(path: Path, name: str, *, why: str) -> Path:
     """Return the file of a name in the folder of another; UserError says why it is needed."""
-    other = path.with_name(name)
-    if not other.is_file():
+    neighbour = path.with_name(name)
+    if not neighbour.is_file():
         raise UserError(f"{path}: needs {name!r} in the same folder: {why}")
-    return other
+    return neighbour
 
 
 def read_json(path: Path, kind: type) -> Any:
@@ -58,31 +58,42 @@ def read_json(path: Path, kind: type) -> Any:
 
 def read_table(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """Yield each row with where it stands, of a JSON list, JSON lines or Parquet."""
-    for index, row in enumerate(_rows_of(path)):
-        where = f"{path}:{index + 1}" if path.suffix == ".jsonl" else f"{path}: row {index}"
+    rows = _json_lines(path) if path.suffix == ".jsonl" else _numbered_rows(path)
+    for where, row in rows:
         if not isinstance(row, Mapping):
             raise UserError(f"{where}: expected an object, got {shortened(repr(row))}")
         yield where, row
 
 
-def _rows_of(path: Path) -> list[Any]:
-    if path.suffix == ".parquet":
-        import pyarrow
-        import pyarrow.parquet
+def _numbered_rows(path: Path) -> Iterator[tuple[str, Any]]:
+    rows = _parquet_rows(path) if path.suffix == ".parquet" else read_json(path, list)
+    for index, row in enumerate(rows):
+        yield f"{path}: row {index}", row
 
+
+def _parquet_rows(path: Path) -> list[Any]:
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        return list(pyarrow.parquet.read_table(path).to_pylist())
+    except (pyarrow.ArrowException, OSError) as error:
+        raise UserError(f"{path}: not a Parquet file, or a damaged one: {error}") from error
+
+
+def _json_lines(path: Path) -> Iterator[tuple[str, Any]]:
+    """Yield the value of each line that is not blank; another tool's may have NaN in it."""
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not UTF-8 text (byte {error.start})") from error
+    for number, line in enumerate(text.split("\n"), start=1):
+        if not line.strip():
+            continue
         try:
-            return list(pyarrow.parquet.read_table(path).to_pylist())
-        except (pyarrow.ArrowException, OSError) as error:
-            raise UserError(f"{path}: not a Parquet file, or a damaged one: {error}") from error
-    if path.suffix != ".jsonl":
-        return list(read_json(path, list))
-    rows = []
-    for number, line in enumerate(path.read_text(encoding="utf-8-sig").splitlines(), start=1):
-        try:
-            rows.append(strict_json.loads(line))
+            yield f"{path}:{number}", strict_json.loads_foreign(line.strip())
         except ValueError as error:
             raise UserError(f"{path}:{number}: not JSON ({error})") from error
-    return rows
 
 
 def field(row: Any, name: str, where: str) -> Any:
@@ -128,12 +139,12 @@ def gold_yes_no(text: str, where: str) -> str:
 
 def gold_letter(answer: str, options: Sequence[str], where: str) -> str:
     """Return the letter of the option that is the gold answer; of equal ones the last."""
-    places = [index for index, option in enumerate(options) if option == answer]
-    if not places:
+    indices = [index for index, option in enumerate(options) if option == answer]
+    if not indices:
         raise UserError(f"{where}: the answer {answer!r} is none of the options {list(options)}")
     if len(options) > len(LETTERS):
         raise UserError(f"{where}: {len(options)} options, more than there are letters")
-    return LETTERS[places[-1]]
+    return LETTERS[indices[-1]]
 
 
 def first_existing(clips: Path | None, *names: str) -> str:

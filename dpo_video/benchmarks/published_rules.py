@@ -153,13 +153,13 @@ def tvbench(question: Sample, answer: str) -> Reading:
         match = re.match(pattern, upper, re.DOTALL)
         if match and match[1] in offered:
             return Reading(parsed=match[1], correct=match[1] == question.answer)
-    said = " ".join(answer.lower().split())
+    normalised = " ".join(answer.lower().split())
     named = [
         letter
         for letter, text in zip(offered, texts, strict=True)
-        if " ".join(text.lower().split()) in said
+        if " ".join(text.lower().split()) in normalised
     ]
-    if len(named) != 1 or not said:
+    if len(named) != 1 or not normalised:
         return UNREADABLE
     return Reading(parsed=named[0], correct=named[0] == question.answer)
 

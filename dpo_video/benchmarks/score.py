@@ -2,7 +2,7 @@
 one, and counted as the benchmark counts. Pure.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -170,15 +170,8 @@ def _rule_score(
     row: Benchmark | None,
     rule: ParserName,
 ) -> RuleScore:
-    counted = list(graded)
-    if rule == "published" and row is not None and row.unit is not None:
-        units = by_value(graded, row.unit)
-        counted = [
-            answer
-            for rows in units.values()
-            if any(answer.question.id in answers for answer in rows)
-            for answer in rows
-        ]
+    unit_of = row.unit if row is not None and rule == "published" else None
+    counted = list(graded) if unit_of is None else _answered_units(graded, answers, unit_of)
     metrics = measure(counted, resamples=RESAMPLES, seed=SEED)
     has_sets = row is not None and row.headline == "mean of sets"
     unparsed = [
@@ -208,6 +201,19 @@ def _rule_score(
     )
 
 
+def _answered_units(
+    graded: Sequence[GradedQuestion],
+    answers: Mapping[str, str],
+    unit_of: Callable[[Sample], object],
+) -> list[GradedQuestion]:
+    """Return the questions without those of units that have no answer at all."""
+    counted = []
+    for unit in by_value(graded, lambda question: unit_of(question) or question.id).values():
+        if any(row.question.id in answers for row in unit):
+            counted += unit
+    return counted
+
+
 def _headline(
     row: Benchmark | None, metrics: BenchmarkMetrics, graded: Sequence[GradedQuestion]
 ) -> Estimate:
@@ -222,7 +228,7 @@ def _headline(
     by_part = (
         metrics.by_category if row.headline == "mean of categories" else _groups_by_set(graded)
     )
-    values = {name: part.value for name, part in by_part.items() if part.value is not None}
+    values = {name: share.value for name, share in by_part.items() if share.value is not None}
     return Estimate(value=mean_over_sets(values), n=len(values))
 
 
@@ -251,17 +257,19 @@ def _different(
 ) -> list[ReadAnswer]:
     """Return the answers that one rule counts right and the other wrong, or only one can read."""
     examples = []
-    for one, other in zip(strict, published, strict=True):
-        same_use = one.reading.correct == other.reading.correct
-        if same_use and (one.reading.parsed is None) == (other.reading.parsed is None):
+    for strict_row, published_row in zip(strict, published, strict=True):
+        same_use = strict_row.reading.correct == published_row.reading.correct
+        if same_use and (strict_row.reading.parsed is None) == (
+            published_row.reading.parsed is None
+        ):
             continue
         examples.append(
             ReadAnswer(
-                id=one.question.id,
-                answer=one.answer,
-                gold=one.question.answer,
-                strict=one.reading.parsed,
-                published=other.reading.parsed,
+                id=strict_row.question.id,
+                answer=strict_row.answer,
+                gold=strict_row.question.answer,
+                strict=strict_row.reading.parsed,
+                published=published_row.reading.parsed,
             )
         )
     return examples

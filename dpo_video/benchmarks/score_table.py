@@ -52,9 +52,9 @@ def print_judged(report: JudgedReport, output: Console | None = None) -> None:
             str(score.mean_score.unscored),
         )
         is_share = score.accuracy is not None
-        for name, part in score.by_category.items() if len(score.by_category) > 1 else ():
-            cells = ("", _cell(part)) if is_share else (estimate_text(part), "")
-            table.add_row(f"  {name}", *cells, str(part.n), str(part.unscored))
+        for name, mean in score.by_category.items() if len(score.by_category) > 1 else ():
+            cells = ("", _cell(mean)) if is_share else (estimate_text(mean), "")
+            table.add_row(f"  {name}", *cells, str(mean.n), str(mean.unscored))
     lines = [f"{report.answered} of {report.questions} questions are answered"]
     if report.missing:
         lines.append(f"{report.missing} without an answer are left out, as by the authors' scripts")
@@ -92,11 +92,11 @@ def _part_rows(
 ) -> Iterator[Row]:
     """Yield a row for each part of the questions."""
 
-    def cell_of(part: str) -> Callable[[RuleScore], str]:
-        return lambda score: _cell(parts_of(score).get(part))
+    def cell_of(name: str) -> Callable[[RuleScore], str]:
+        return lambda score: _cell(parts_of(score).get(name))
 
-    for part in parts_of(chosen):
-        yield f"  {prefix}{part}", cell_of(part)
+    for name in parts_of(chosen):
+        yield f"  {prefix}{name}", cell_of(name)
 
 
 def _bias_rows(chosen: RuleScore) -> Iterator[Row]:

@@ -63,23 +63,23 @@ class AspectRow:
 def read(task: TaskName, path: Path, clips: Path | None) -> Iterator[Sample]:
     """Yield the questions of a task from its file, by clip and temporal aspect."""
     choices = _choice_questions(path) if task == "captioning" else {}
-    for place in _aspect_rows(path):
-        text = text_field(place.row, "question", place.where)
+    for aspect_row in _aspect_rows(path):
+        text = text_field(aspect_row.row, "question", aspect_row.where)
         if task == "captioning":
-            kind_fields = _captioning_fields(place, choices)
+            kind_fields = _captioning_fields(aspect_row, choices)
         elif task == "yes_no":
-            answer = text_field(place.row, "answer", place.where)
+            answer = text_field(aspect_row.row, "answer", aspect_row.where)
             kind_fields = {
                 "answer_kind": "yes_no",
-                "answer": gold_yes_no(answer, place.where),
+                "answer": gold_yes_no(answer, aspect_row.where),
             }
         else:
-            kind_fields = _option_fields(task, text, place)
+            kind_fields = _option_fields(task, text, aspect_row)
         yield Sample(
-            id=place.id,
-            video=f"{place.video}.mp4",
+            id=aspect_row.id,
+            video=f"{aspect_row.video}.mp4",
             prompt=text + PROMPTS[task],
-            category=place.aspect,
+            category=aspect_row.aspect,
             **kind_fields,
         )
 
@@ -89,10 +89,12 @@ def read_answers(path: Path, questions: Sequence[Sample]) -> Answers:
     of a file of the authors' ratings.
     """
     sheet = AnswerSheet(questions)
-    for place in _aspect_rows(path):
-        text = text_field(place.row, "question", place.where)
-        answer = predicted(place.row, place.where, "prediction", "response", PREDICTION_RATED)
-        sheet.add(place.id, answer, place.where, question=text)
+    for aspect_row in _aspect_rows(path):
+        text = text_field(aspect_row.row, "question", aspect_row.where)
+        answer = predicted(
+            aspect_row.row, aspect_row.where, "prediction", "response", PREDICTION_RATED
+        )
+        sheet.add(aspect_row.id, answer, aspect_row.where, question=text)
     return sheet.checked()
 
 
@@ -101,9 +103,9 @@ def read_ratings(path: Path) -> dict[str, bool]:
     what `auto_eval_results` says; empty of a file of predictions.
     """
     return {
-        place.id: bool(place.row["rating"])
-        for place in _aspect_rows(path)
-        if place.row.get("match_success") is False and "rating" in place.row
+        aspect_row.id: bool(aspect_row.row["rating"])
+        for aspect_row in _aspect_rows(path)
+        if aspect_row.row.get("match_success") is False and "rating" in aspect_row.row
     }
 
 
@@ -124,13 +126,13 @@ def _aspect_rows(path: Path) -> Iterator[AspectRow]:
                 yield AspectRow(where=where, video=video, aspect=aspect, index=index, row=row)
 
 
-def _option_fields(task: TaskName, text: str, place: AspectRow) -> dict[str, Any]:
+def _option_fields(task: TaskName, text: str, aspect_row: AspectRow) -> dict[str, Any]:
     """Return options and gold letter of a question whose options stand in lines of their own."""
     options = text.split("\n")[1:]
-    answer = text_field(place.row, "answer", place.where)
-    letter = gold_letter(answer, options, place.where)
+    answer = text_field(aspect_row.row, "answer", aspect_row.where)
+    letter = gold_letter(answer, options, aspect_row.where)
     if not all(map(OPTION_FORMS[task].match, options)):
-        raise UserError(f"{place.where}: an option without its label among {options}")
+        raise UserError(f"{aspect_row.where}: an option without its label among {options}")
     return {"answer_kind": "letter", "options": options, "answer": letter}
 
 
@@ -142,24 +144,24 @@ def _choice_questions(path: Path) -> dict[tuple[str, str], tuple[str, str]]:
         return {}
     why = "the judge answers its first question about the same aspect from the caption alone"
     choices = {}
-    for place in _aspect_rows(beside(path, "multi-choice.json", why=why)):
-        if place.index == 0:
-            choices[place.video, place.aspect] = (
-                text_field(place.row, "question", place.where),
-                text_field(place.row, "answer", place.where),
+    for aspect_row in _aspect_rows(beside(path, "multi-choice.json", why=why)):
+        if aspect_row.index == 0:
+            choices[aspect_row.video, aspect_row.aspect] = (
+                text_field(aspect_row.row, "question", aspect_row.where),
+                text_field(aspect_row.row, "answer", aspect_row.where),
             )
     return choices
 
 
 def _captioning_fields(
-    place: AspectRow, choices: Mapping[tuple[str, str], tuple[str, str]]
+    aspect_row: AspectRow, choices: Mapping[tuple[str, str], tuple[str, str]]
 ) -> dict[str, Any]:
     """Return the gold answer of a caption, and what its judge is asked."""
-    question, answer = choices.get((place.video, place.aspect), ("", "")) or ("", "")
+    question, answer = choices.get((aspect_row.video, aspect_row.aspect), ("", "")) or ("", "")
     if not question:
-        question = text_field(place.row, "mc_question", place.where)
-        answer = text_field(place.row, "mc_answer", place.where)
+        question = text_field(aspect_row.row, "mc_question", aspect_row.where)
+        answer = text_field(aspect_row.row, "mc_answer", aspect_row.where)
     letter, _, text = answer.partition(". ")
     if not text:
-        raise UserError(f"{place.where}: the answer {answer!r} has no letter")
+        raise UserError(f"{aspect_row.where}: the answer {answer!r} has no letter")
     return {"answer": text, "meta": {"judge_question": question, "judge_answer": letter}}

@@ -27,13 +27,13 @@ def read(path: Path, clips: Path | None) -> Iterator[Sample]:
     """Yield the questions of one of the seven files, such as `object_relation.json`."""
     for index, (where, row) in enumerate(read_table(path)):
         for half in HALVES:
-            place = f"{where}: {half}"
+            where_half = f"{where}: {half}"
             question = field(row, half, where)
             yield Sample(
                 id=f"{path.stem}-{index}-{half}",
-                video=f"{path.stem}/videos/{text_field(question, 'video', place)}",
-                prompt=text_field(question, "question", place) + PROMPT,
-                answer=gold_yes_no(text_field(question, "answer", place), place),
+                video=f"{path.stem}/videos/{text_field(question, 'video', where_half)}",
+                prompt=text_field(question, "question", where_half) + PROMPT,
+                answer=gold_yes_no(text_field(question, "answer", where_half), where_half),
                 answer_kind="yes_no",
                 group=f"{path.stem}-{index}",
                 category=str(row.get("type", path.stem)),

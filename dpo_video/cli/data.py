@@ -2,14 +2,12 @@
 beside the stages.
 """
 
-from functools import partial
 from pathlib import Path
-from typing import Annotated, cast
+from typing import Annotated
 
 import typer
 
 from dpo_video.cli.arguments import Overrides, RunFolder, run_path
-from dpo_video.core import strict_json
 from dpo_video.core.errors import UserError
 from dpo_video.core.names import choose
 from dpo_video.core.progress import print_line
@@ -217,35 +215,16 @@ def score(
     ] = "",
 ) -> None:
     """Score answers that were made elsewhere, by the strict rule and by the benchmark's own."""
-    from dpo_video.benchmarks.answer_files import (
-        check_none_missing,
-        read_answer_files,
-        read_questions,
-        read_rating_files,
-    )
-    from dpo_video.benchmarks.judged_score import judge_answers, judge_settings
-    from dpo_video.benchmarks.score import PARSERS, ParserName, score_answers
-    from dpo_video.benchmarks.score_table import print_judged, print_score
-    from dpo_video.core.report import json_form
-    from dpo_video.store import RunStore
+    from dpo_video.benchmarks.command import ScoreOptions, score_command
 
-    choose(PARSERS, parser, "parser")
-    questions = read_questions(Path(samples).expanduser())
-    paths = [Path(name).expanduser() for name in answer_files]
-    answers = read_answer_files(paths, questions)
-    if refuse_missing:
-        check_none_missing(questions, answers)
-    if judge:
-        settings = judge_settings(judge)
-        with RunStore(Path(replies or f"{answer_files[0]}.replies").expanduser()) as store:
-            judged = judge_answers(questions, answers, settings=settings, store=store)
-        show, report = partial(print_judged, judged), json_form(judged)
-    else:
-        ratings = read_rating_files(paths, questions)
-        rule = cast(ParserName, parser)
-        scored = score_answers(questions, answers, parser=rule, ratings=ratings)
-        show, report = partial(print_score, scored), json_form(scored)
-    if as_json:
-        print_line(strict_json.dumps(report, ensure_ascii=False, indent=2))
-    else:
-        show()
+    score_command(
+        Path(samples).expanduser(),
+        [Path(name).expanduser() for name in answer_files],
+        ScoreOptions(
+            parser=parser,
+            as_json=as_json,
+            refuse_missing=refuse_missing,
+            judge=judge,
+            replies=Path(replies).expanduser() if replies else None,
+        ),
+    )
