@@ -2,6 +2,7 @@
 in the way.
 """
 
+import json
 import math
 import re
 from pathlib import Path
@@ -10,11 +11,13 @@ from typing import Any, get_args
 import pytest
 from check_runs import recipe_for
 from clips import write_clip
+from typer.testing import CliRunner
 
 from dpo_video.check.calls import judge_calls
 from dpo_video.check.command import check, optimizer_steps
 from dpo_video.check.plan import render
 from dpo_video.check.recipe import check_recipe
+from dpo_video.cli.app import app
 from dpo_video.core.errors import UserError
 from dpo_video.core.jsonl import write_jsonl
 from dpo_video.core.records import Sample
@@ -318,3 +321,15 @@ def test_what_will_disappoint_is_a_warning(
     plan = check(recipe_for(world, **changes))
     assert any(message in warning for warning in plan.warnings), plan.warnings
     assert plan.problems == ()
+
+
+def test_a_judge_server_that_is_not_there_stands_in_the_way(world: Path, tmp_path: Path) -> None:
+    """The plan is printed all the same, and the command does not say that all is well."""
+    recipe = recipe_for(world, judge={"retries": 0})
+    path = tmp_path / "recipe.yaml"
+    path.write_text(json.dumps(recipe.model_dump(exclude_unset=True)))
+    result = CliRunner().invoke(app, ["check", str(path)])
+    assert isinstance(result.exception, UserError)
+    assert "1 problem(s) above stand in the way" in str(result.exception)
+    assert "steps" in result.output
+    assert "judge.scorer 'hound_quality'" in result.output and "127.0.0.1:9" in result.output
