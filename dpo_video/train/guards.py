@@ -4,8 +4,11 @@ another model.
 B pairs, R = 2B rows (chosen, then rejected), T tokens.
 """
 
+import os
 import re
 from collections.abc import Sequence
+from pathlib import Path
+from tempfile import TemporaryFile
 
 import torch
 from torch import Tensor
@@ -28,7 +31,10 @@ mode may round differently, by about one unit in the last place of the logits (2
 in bfloat16).
 """
 WRITE_FAILED = r"no space|quota|i/o error|writing file|write failed|unexpected pos"
-"""How safetensors and torch tell of a disk that is full or fails, without an OSError."""
+"""How safetensors and torch tell of a disk that is full or fails, without an OSError; their words
+change, so the disk itself is asked, too.
+"""
+PROBE_BYTES = 1 << 20
 
 
 def not_finite(
@@ -79,6 +85,20 @@ def check_step_zero(differences: Sequence[float], *, num_tokens: int, dtype: tor
         )
 
 
-def is_disk_error(error: Exception) -> bool:
-    """Return whether writing failed because of the disk."""
-    return isinstance(error, OSError) or re.search(WRITE_FAILED, str(error), re.I) is not None
+def is_disk_error(error: Exception, folder: Path) -> bool:
+    """Return whether writing to a folder failed because of the disk: by the error, or because it
+    takes no more bytes now.
+    """
+    told = isinstance(error, OSError) or re.search(WRITE_FAILED, str(error), re.I) is not None
+    return told or not _takes_bytes(folder)
+
+
+def _takes_bytes(folder: Path) -> bool:
+    try:
+        with TemporaryFile(dir=folder) as file:
+            file.write(bytes(PROBE_BYTES))
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError:
+        return False
+    return True

@@ -304,9 +304,10 @@ class VideoDPOTrainer(DPOTrainer):
         try:
             super()._save_checkpoint(model, trial)
         except (OSError, RuntimeError, SafetensorError) as error:
-            if not is_disk_error(error):
+            checkpoints = Path(str(self.args.output_dir))
+            if not is_disk_error(error, checkpoints):
                 raise
-            folder = Path(str(self.args.output_dir)) / f"checkpoint-{self.state.global_step}"
+            folder = checkpoints / f"checkpoint-{self.state.global_step}"
             shutil.rmtree(folder, ignore_errors=True)
             reason = str(error).strip().splitlines()[0][:200]
             raise UserError(

@@ -146,4 +146,11 @@ def test_a_full_disk_while_a_checkpoint_is_written_is_one_line(
     with pytest.raises(UserError, match=r"cannot write '.*checkpoint-2'.*make room"):
         train_here(recipe, qwen, make_pairs())
     assert not list(folder_of(recipe).glob("checkpoint-*"))
-    assert not is_disk_error(RuntimeError("CUDA error: an illegal memory access"))
+
+
+def test_a_disk_that_takes_no_more_bytes_is_known_whatever_the_library_says(tmp_path: Path) -> None:
+    """`/dev/full` would do for a file; a folder that is gone stands for one that takes none."""
+    unknown = RuntimeError("CUDA error: an illegal memory access")
+    assert not is_disk_error(unknown, tmp_path)
+    assert is_disk_error(unknown, tmp_path / "gone")
+    assert list(tmp_path.iterdir()) == []
