@@ -149,7 +149,7 @@ def test_a_full_disk_while_a_checkpoint_is_written_is_one_line(
 
 
 def test_a_disk_that_takes_no_more_bytes_is_known_whatever_the_library_says(tmp_path: Path) -> None:
-    """`/dev/full` would do for a file; a folder that is gone stands for one that takes none."""
+    """A folder that is gone stands for one on a full disk."""
     unknown = RuntimeError("CUDA error: an illegal memory access")
     assert not is_disk_error(unknown, tmp_path)
     assert is_disk_error(unknown, tmp_path / "gone")
