@@ -10,10 +10,10 @@ from dpo_video.benchmarks.predictions import Answers, AnswerSheet
 from dpo_video.benchmarks.published_files import read_json, read_table
 from dpo_video.benchmarks.sets import BENCHMARKS, Benchmark, benchmark_of
 from dpo_video.core.errors import UserError
-from dpo_video.core.jsonl import read_lines
+from dpo_video.core.jsonl import read_rows
 from dpo_video.core.records import Sample
 from dpo_video.core.text import shortened
-from dpo_video.data.choices import check_choice
+from dpo_video.data.lines import check_samples, sample_of
 
 ID_FIELDS = ("id", "sample_id", "question_id", "idx")
 ANSWER_FIELDS = ("prediction", "pred", "response", "text", "answer")
@@ -21,20 +21,9 @@ ANSWER_FIELDS = ("prediction", "pred", "response", "text", "answer")
 
 
 def read_questions(path: Path) -> list[Sample]:
-    """Return the questions of a file of samples; UserError with file:line where two have one id, or
-    a choice has no right answer.
-    """
-    questions, first_lines = [], dict[str, int]()
-    for number, sample in read_lines(path, Sample):
-        if sample.id in first_lines:
-            raise UserError(
-                f"{path}:{number}: id {sample.id!r} appeared before, in line "
-                f"{first_lines[sample.id]}; ids must be unique"
-            )
-        first_lines[sample.id] = number
-        check_choice(sample, f"{path}:{number}")
-        questions.append(sample)
-    return questions
+    """Return the questions of a file of samples; UserError with up to twenty bad lines."""
+    check_samples(path, inside=None, needs_caption=False)
+    return [sample_of(row, f"{path}:{number}") for number, row in read_rows(path, "Sample records")]
 
 
 def check_none_missing(questions: Sequence[Sample], answers: Answers) -> None:

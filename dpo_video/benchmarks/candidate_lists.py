@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from dpo_video.benchmarks.published_files import (
+    field,
     first_existing,
     gold_letter,
     list_field,
@@ -148,7 +149,7 @@ def read_mlvu(path: Path, clips: Path | None) -> Iterator[Sample]:
 def _options(row: Mapping[str, Any], where: str, form: str) -> tuple[list[str], str]:
     """Return the candidates with their letters, and the letter of the right one."""
     candidates = [str(candidate) for candidate in list_field(row, "candidates", where)]
-    letter = gold_letter(str(text_field(row, "answer", where)), candidates, where)
+    letter = gold_letter(str(field(row, "answer", where)), candidates, where)
     options = [form.format(*pair) for pair in zip(LETTERS, candidates, strict=False)]
     return options, letter
 

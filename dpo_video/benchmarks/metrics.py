@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
+from dpo_video.benchmarks.linked_clips import linked_clips
 from dpo_video.benchmarks.readings import GradedQuestion
 from dpo_video.core.records import Sample
 from dpo_video.core.report import Estimate
@@ -179,12 +180,17 @@ def _one_by_one(graded: Sequence[GradedQuestion]) -> list[list[GradedQuestion]]:
 def _share_correct(
     groups: Sequence[Sequence[GradedQuestion]], *, resamples: int, seed: int
 ) -> Estimate:
-    """Return the share of groups whose answers are all right; a group's clip is that of its first
-    question.
+    """Return the share of groups whose answers are all right; clips that a group asks about
+    together are resampled together.
     """
-    are_right = [float(is_right(group)) for group in groups]
-    clips = [str(group[0].question.video) for group in groups]
-    return bootstrap_ci(are_right, clusters=clips, resamples=resamples, seed=seed)
+    clips = [[str(row.question.video) for row in group] for group in groups]
+    drawn_with = linked_clips(clips)
+    return bootstrap_ci(
+        [float(is_right(group)) for group in groups],
+        clusters=[drawn_with[of_group[0]] for of_group in clips],
+        resamples=resamples,
+        seed=seed,
+    )
 
 
 def is_right(group: Sequence[GradedQuestion]) -> bool:

@@ -8,6 +8,7 @@ from math import comb
 from statistics import NormalDist, fmean
 from typing import Literal
 
+from dpo_video.benchmarks.linked_clips import linked_clips
 from dpo_video.benchmarks.readings import GradedQuestion
 from dpo_video.core.report import Estimate, estimate_text, number_text
 from dpo_video.core.statistics import CONFIDENCE, bootstrap_ci
@@ -74,7 +75,7 @@ def compare_questions(
     """
     assert questions, "a set has a question"
     units = _units(questions)
-    clips = _linked_clips(questions)
+    clips = linked_clips([[question.clip for question in unit] for unit in units])
     old = [min(question.before for question in unit) for unit in units]
     new = [min(question.after for question in unit) for unit in units]
     differences = [after - before for before, after in zip(old, new, strict=True)]
@@ -223,23 +224,6 @@ def _units(questions: Sequence[PairedQuestion]) -> list[list[PairedQuestion]]:
         key = (None, index) if question.group is None else (question.group, -1)
         units.setdefault(key, []).append(question)
     return list(units.values())
-
-
-def _linked_clips(questions: Sequence[PairedQuestion]) -> dict[str, str]:
-    """Return what is drawn together with each clip, by the name of one of them: clips that a group
-    asks about together, and those that these are grouped with.
-    """
-    linked = {question.clip: question.clip for question in questions}
-
-    def first_of(clip: str) -> str:
-        while linked[clip] != clip:
-            clip = linked[clip]
-        return clip
-
-    for unit in _units(questions):
-        for question in unit[1:]:
-            linked[first_of(question.clip)] = first_of(unit[0].clip)
-    return {clip: first_of(clip) for clip in linked}
 
 
 def _share_that_reaches(fewest: int, num_units: int) -> float:

@@ -140,7 +140,8 @@ def _choice_questions(path: Path) -> dict[tuple[str, str], tuple[str, str]]:
     """Return the question that the judge of a caption is asked, and its right option, by clip and
     aspect; empty where the rows themselves hold them.
     """
-    if path.suffix != ".json":
+    first = next(_aspect_rows(path), None)
+    if first is None or "mc_question" in first.row:
         return {}
     why = "the judge answers its first question about the same aspect from the caption alone"
     choices = {}
@@ -157,11 +158,15 @@ def _captioning_fields(
     aspect_row: AspectRow, choices: Mapping[tuple[str, str], tuple[str, str]]
 ) -> dict[str, Any]:
     """Return the gold answer of a caption, and what its judge is asked."""
-    question, answer = choices.get((aspect_row.video, aspect_row.aspect), ("", "")) or ("", "")
-    if not question:
-        question = text_field(aspect_row.row, "mc_question", aspect_row.where)
-        answer = text_field(aspect_row.row, "mc_answer", aspect_row.where)
+    row, where = aspect_row.row, aspect_row.where
+    key = aspect_row.video, aspect_row.aspect
+    if "mc_question" in row:
+        question, answer = (text_field(row, name, where) for name in ("mc_question", "mc_answer"))
+    elif key in choices:
+        question, answer = choices[key]
+    else:
+        raise UserError(f"{where}: multi-choice.json asks nothing about {' and '.join(key)}")
     letter, _, text = answer.partition(". ")
     if not text:
-        raise UserError(f"{aspect_row.where}: the answer {answer!r} has no letter")
+        raise UserError(f"{where}: the answer {answer!r} has no letter")
     return {"answer": text, "meta": {"judge_question": question, "judge_answer": letter}}

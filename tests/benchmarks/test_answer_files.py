@@ -2,6 +2,7 @@
 predictions; those to other questions are refused.
 """
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -287,12 +288,26 @@ def test_a_log_of_lmms_eval_is_matched_by_id_or_place_and_held_against_the_quest
         read_answer_files([path], samples)
 
 
-def test_questions_to_score_have_one_id_and_a_right_choice(tmp_path: Path) -> None:
+def test_questions_to_score_are_checked_line_by_line(tmp_path: Path) -> None:
     sample = Sample(id="a", video="a.mp4", prompt="?", answer="yes", answer_kind="yes_no")
     path = tmp_path / "samples.jsonl"
-    write_jsonl(path, [sample, sample])
-    with pytest.raises(UserError, match=r"samples.jsonl:2: id 'a' appeared before, in line 1"):
+    without_options = Sample(id="b", video="a.mp4", prompt="?", answer="A", answer_kind="letter")
+    write_jsonl(path, [sample, sample, without_options])
+    with pytest.raises(UserError) as caught:
         read_questions(path)
-    write_jsonl(path, [Sample(id="a", video="a.mp4", prompt="?", answer_kind="letter")])
-    with pytest.raises(UserError, match=r"samples.jsonl:1: `answer_kind` letter needs 2 to 26"):
+    assert ":2: the id 'a' stands in line 1 already" in str(caught.value)
+    assert ":3: `answer_kind` letter needs 2 to 26 `options`, got 0" in str(caught.value)
+    several = Sample(
+        id="c",
+        video="a.mp4",
+        prompt="?",
+        options=["a", "b", "c"],
+        answer="AC",
+        answer_kind="letter",
+        meta={"several_letters": True},
+    )
+    write_jsonl(path, [sample, several])
+    assert read_questions(path) == [sample, several]
+    write_jsonl(path, [replace(several, meta=None)])
+    with pytest.raises(UserError, match=r":1: `answer` must be the letter of one of the 3 options"):
         read_questions(path)

@@ -1,7 +1,10 @@
 """Metrics of benchmarks, on answers small enough to count by hand."""
 
+from dataclasses import replace
+
 import pytest
 
+from dpo_video.benchmarks.linked_clips import linked_clips
 from dpo_video.benchmarks.metrics import (
     BenchmarkMetrics,
     mean_over_sets,
@@ -94,3 +97,15 @@ def test_there_is_no_bias_of_nothing_and_none_of_letters() -> None:
 
 def test_a_mean_over_sets_counts_each_set_alike() -> None:
     assert mean_over_sets({"a": 1.0, "b": 0.5}) == 0.75 and mean_over_sets({}) is None
+
+
+def test_clips_that_a_group_asks_about_together_are_resampled_together() -> None:
+    """All pairs share a chain of clips, so that there is one cluster, and no interval."""
+    rows = [
+        replace(row, question=replace(row.question, video=f"{number // 2 + number % 2}.mp4"))
+        for number, row in enumerate(ROWS)
+    ]
+    chained = measured(rows)
+    assert chained.group_accuracy is not None and chained.accuracy.interval is not None
+    assert chained.group_accuracy.why_no_interval == "one clip"
+    assert linked_clips([["a", "b"], ["b", "c"], ["d"]]) == {"a": "a", "b": "a", "c": "a", "d": "d"}

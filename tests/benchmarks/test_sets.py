@@ -131,7 +131,22 @@ def test_a_caption_is_judged_by_the_first_choice_question_about_its_aspect(tmp_p
         "judge_answer": "B",
     }
     assert first.meta == second.meta == expected
+    flat = [
+        {
+            "video_id": "77",
+            "dim": "action",
+            **row,
+            "mc_question": "What?\nA. runs\nB. sits",
+            "mc_answer": "B. sits",
+        }
+        for row in CAPTIONING["77"]["action"]
+    ]
+    written(tmp_path, "multi-choice.json", {"78": choices["77"]})
+    with pytest.raises(UserError, match=r"multi-choice\.json asks nothing about 77 and action"):
+        questions_of("tempcompass_captioning", path)
     (tmp_path / "multi-choice.json").unlink()
+    table = questions_of("tempcompass_captioning", written(tmp_path, "test.json", flat))
+    assert table == [first, second]
     with pytest.raises(UserError, match=r"needs 'multi-choice.json' in the same folder: the judge"):
         questions_of("tempcompass_captioning", path)
 
