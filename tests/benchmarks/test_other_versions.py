@@ -1,5 +1,5 @@
-"""A file that is missing is told with the way to get it, one of another version by the field that it
-lacks.
+"""A file that is missing is told with the way to get it, one of another version by the field that
+it lacks.
 """
 
 import re
