@@ -22,7 +22,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from dpo_video.core.errors import UserError
 from dpo_video.judge.ask import KIND, ask_all
-from dpo_video.judge.backends.local import label_tokens
+from dpo_video.judge.backends.local_prompts import label_tokens
 from dpo_video.judge.backends.registry import open_judge
 from dpo_video.judge.prompt import render, user_turn
 from dpo_video.judge.reply_keys import key_maker

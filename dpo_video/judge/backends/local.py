@@ -2,13 +2,9 @@
 verdict; batched.
 """
 
-# Legend: B prompts of a batch, T tokens of the longest (left padded), V vocabulary, L labels
-
-import hashlib
-import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import replace
 from functools import cache, partial
 from itertools import islice
 from pathlib import Path
@@ -19,20 +15,30 @@ from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
     GenerationConfig,
-    LogitsProcessorList,
-    PreTrainedModel,
     PreTrainedTokenizerBase,
-    TemperatureLogitsWarper,
 )
 
 from dpo_video.core.errors import UserError
-from dpo_video.core.progress import loading
-from dpo_video.judge.prompt import render
+from dpo_video.core.progress import loading, log
+from dpo_video.judge.backends.local_forward import (
+    LoadedJudge,
+    read_labels,
+    why_rows,
+    write_verdicts,
+)
+from dpo_video.judge.backends.local_prompts import (
+    JudgePrompt,
+    LabelTokens,
+    control_tokens,
+    encode_messages,
+    label_tokens,
+    why_not_judged,
+)
 from dpo_video.judge.scorer import Scorer
 from dpo_video.judge.types import Judge, Keep, Messages, Reply, mode_of
 from dpo_video.models.hub import refuse_pickled_weights
 from dpo_video.models.load import choose_device, choose_dtype
-from dpo_video.models.sampling import SeededGumbel
+from dpo_video.models.usage import PromptUsage
 from dpo_video.recipe import JudgeSettings
 from dpo_video.store import content_hash
 
@@ -40,33 +46,6 @@ WINDOW_BATCHES = 64
 """Prompts are tokenised and sorted by length in windows of this many batches: little padding,
 bounded memory.
 """
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Loaded:
-    model: PreTrainedModel
-    tokenizer: PreTrainedTokenizerBase
-    context: int
-    """Most tokens that prompt and reply may have together."""
-    control: re.Pattern[str]
-    """Any of the tokenizer's control tokens; to ask it for them again takes milliseconds a prompt.
-    """
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LabelTokens:
-    """The reply up to the label, and the token of each label behind it."""
-
-    prefix: str
-    tokens: dict[str, int]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Prompt:
-    index: int
-    ids: list[int]
-    seed: int
-    """Seeds a sampled verdict: from the prompt alone, so that its batch does not matter."""
 
 
 def local_judge(settings: JudgeSettings) -> Judge:
@@ -154,7 +133,7 @@ def _one_line_errors(settings: JudgeSettings) -> Iterator[None]:
 
 def _load(
     settings: JudgeSettings, folder: Path, device: torch.device, dtype: torch.dtype
-) -> _Loaded:
+) -> LoadedJudge:
     """Return the judge's model and tokenizer; code that comes with them is not run."""
     refuse_pickled_weights(folder, setting=f"judge.model {settings.model!r}")
     with _one_line_errors(settings), loading(settings.model):
@@ -175,23 +154,29 @@ def _load(
         pad_token_id=tokenizer.pad_token_id, eos_token_id=ends
     )
     context = int(model.config.get_text_config().max_position_embeddings)
-    return _Loaded(
-        model=cast(Any, model).eval().to(device),
+    model = cast(Any, model).eval().to(device)
+    why = why_rows(model)
+    if why is not None:
+        log.info(f"judge {settings.model}: {why}, so every prompt is read from its beginning")
+    return LoadedJudge(
+        model=model,
         tokenizer=tokenizer,
         context=context,
         control=control_tokens(tokenizer),
+        on_trees=why is None,
+        usage=PromptUsage(),
     )
 
 
 def _ask(
     settings: JudgeSettings,
-    load: Callable[[], _Loaded],
+    load: Callable[[], LoadedJudge],
     scorer: Scorer,
     prompts: Iterable[Messages],
     keep: Keep,
 ) -> None:
     """Answer the prompts in windows, each sorted by length, batch by batch."""
-    loaded = load()
+    loaded = replace(load(), usage=PromptUsage())
     labels = (
         label_tokens(loaded.tokenizer, scorer, settings.model)
         if mode_of(settings, scorer) == "labels"
@@ -202,182 +187,51 @@ def _ask(
     while window := list(islice(indexed, settings.batch_size * WINDOW_BATCHES)):
         ready = []
         for index, messages in window:
-            prompt = _encode(loaded.tokenizer, index, messages, labels)
-            problem = _problem(loaded, messages, len(prompt.ids) + new_tokens)
+            prompt = encode_messages(loaded.tokenizer, index, messages, labels)
+            problem = why_not_judged(
+                messages,
+                len(prompt.ids) + new_tokens,
+                context=loaded.context,
+                control=loaded.control,
+            )
             if problem:
                 keep(index, Reply(status="refused", reason=problem))
             else:
                 ready.append(prompt)
-        # longest first: out of memory shows at once
-        ready.sort(key=lambda prompt: len(prompt.ids), reverse=True)
+        _sort(ready, by_beginning=loaded.on_trees)
         for begin in range(0, len(ready), settings.batch_size):
             batch = ready[begin : begin + settings.batch_size]
             for prompt, reply in zip(batch, _batch(settings, loaded, batch, labels), strict=True):
                 keep(prompt.index, reply)
+    log.info(
+        f"judge {settings.model}: read {loaded.usage.tokens_run:,} tokens of prompts that have "
+        f"{loaded.usage.tokens_alone:,}"
+    )
+
+
+def _sort(prompts: list[JudgePrompt], *, by_beginning: bool) -> None:
+    """Order prompts for batches: those that begin alike next to one another, or, where they are
+    padded, the longest first, so that being out of memory shows at once.
+    """
+    if by_beginning:
+        prompts.sort(key=lambda prompt: prompt.ids)
+    else:
+        prompts.sort(key=lambda prompt: len(prompt.ids), reverse=True)
 
 
 def _batch(
-    settings: JudgeSettings, loaded: _Loaded, prompts: Sequence[_Prompt], labels: LabelTokens | None
+    settings: JudgeSettings,
+    loaded: LoadedJudge,
+    prompts: Sequence[JudgePrompt],
+    labels: LabelTokens | None,
 ) -> list[Reply]:
     try:
-        return read_labels(loaded, prompts, labels) if labels else _write(settings, loaded, prompts)
+        if labels is not None:
+            return read_labels(loaded, prompts, labels)
+        return write_verdicts(settings, loaded, prompts)
     except torch.OutOfMemoryError as error:
         raise UserError(
             f"the judge ran out of GPU memory at judge.batch_size {settings.batch_size} with "
             f"prompts of {len(prompts[0].ids)} tokens. Lower it, or judge.dtype; finished rows are "
             "kept"
         ) from error
-
-
-def label_tokens(tokenizer: PreTrainedTokenizerBase, scorer: Scorer, model: str) -> LabelTokens:
-    """Return the token of each label behind the reply prefix; UserError names a label that is not
-    one distinct token.
-
-    Labels are tokenised in context: in "Verdict: A" most tokenizers join the space and the A.
-    """
-    messages = render(scorer, caption="c", question="q", answer="a", reference="r")
-    text = _chat_text(tokenizer, messages, enable_thinking=False) + scorer.reply_prefix
-    ids = {label: _token_ids(tokenizer, text + label) for label in scorer.labels}
-    shared = min(len(tokens) for tokens in ids.values()) - 1
-    prefix_ids = next(iter(ids.values()))[:shared]
-    for label, tokens in ids.items():
-        if len(tokens) != shared + 1 or tokens[:shared] != prefix_ids:
-            pieces = tokenizer.convert_ids_to_tokens(tokens[shared:])
-            raise UserError(
-                f"scorer {scorer.name!r}: label {label!r} is not one token behind "
-                f"{scorer.reply_prefix!r} for judge {model!r} (it reads {pieces}). Use labels that "
-                "are single tokens, such as digits or capital letters, or set "
-                "judge.score_from=verdict"
-            )
-        twins = [twin for twin in ids if twin != label and ids[twin] == tokens]
-        if twins:
-            raise UserError(
-                f"scorer {scorer.name!r}: labels {label!r} and {twins[0]!r} are the same token for "
-                f"judge {model!r}. Choose others, or set judge.score_from=verdict"
-            )
-    return LabelTokens(
-        prefix=scorer.reply_prefix, tokens={label: tokens[-1] for label, tokens in ids.items()}
-    )
-
-
-def _chat_text(tokenizer: PreTrainedTokenizerBase, messages: Messages, **options: Any) -> str:
-    return str(
-        tokenizer.apply_chat_template(
-            messages, tokenize=False, add_generation_prompt=True, **options
-        )
-    )
-
-
-def _token_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
-    return list(tokenizer(text, add_special_tokens=False)["input_ids"])
-
-
-def _encode(
-    tokenizer: PreTrainedTokenizerBase, index: int, messages: Messages, labels: LabelTokens | None
-) -> _Prompt:
-    """Return the prompt's tokens; under labels up to, not including, the label's token."""
-    if labels is None:
-        text = _chat_text(tokenizer, messages)
-        ids = _token_ids(tokenizer, text)
-    else:
-        label, token = next(iter(labels.tokens.items()))
-        text = _chat_text(tokenizer, messages, enable_thinking=False) + labels.prefix
-        *ids, last = _token_ids(tokenizer, text + label)
-        assert last == token, "the end of the text is the same for every prompt"
-    seed = int.from_bytes(hashlib.sha256(text.encode()).digest()[:7], "big")
-    return _Prompt(index=index, ids=ids, seed=seed)
-
-
-def _problem(loaded: _Loaded, messages: Messages, length: int) -> str | None:
-    """Return why a prompt cannot be judged: too long, or control tokens of this model inside its
-    text.
-    """
-    if length > loaded.context:
-        return (
-            f"context length: prompt and reply need {length} tokens, the judge takes "
-            f"{loaded.context}"
-        )
-    for message in messages:
-        if match := loaded.control.search(message["content"]):
-            return f"control token: the text holds {match[0]!r}, which the judge reads as structure"
-    return None
-
-
-def control_tokens(tokenizer: PreTrainedTokenizerBase) -> re.Pattern[str]:
-    """Return a pattern that finds any special token of a tokenizer, the longest at its place."""
-    special = [
-        token.content
-        for token in tokenizer.added_tokens_decoder.values()
-        if token.special and token.content
-    ]
-    return re.compile("|".join(map(re.escape, sorted(special, key=len, reverse=True))) or r"(?!)")
-
-
-@torch.inference_mode()
-def read_labels(loaded: _Loaded, prompts: Sequence[_Prompt], labels: LabelTokens) -> list[Reply]:
-    """Return the log probability of every label as the next token: one forward, logits of the last
-    position only.
-    """
-    tensors = _pad(loaded, prompts)
-    # generate() knows each architecture's position ids under left padding; `logits` are those
-    # before any processor
-    output = _generate(
-        loaded, tensors, max_new_tokens=1, output_logits=True, return_dict_in_generate=True
-    )
-    logits = output.logits[0].float()  # (B, V)
-    log_probs = logits.log_softmax(-1)[:, list(labels.tokens.values())].tolist()  # (B, L) nats
-    written = [str(loaded.tokenizer.decode([token])) for token in logits.argmax(-1).tolist()]
-    return [
-        Reply(
-            status="answered",
-            text=labels.prefix + text,
-            log_probs=dict(zip(labels.tokens, row, strict=True)),
-        )
-        for text, row in zip(written, log_probs, strict=True)
-    ]
-
-
-@torch.inference_mode()
-def _write(settings: JudgeSettings, loaded: _Loaded, prompts: Sequence[_Prompt]) -> list[Reply]:
-    """Return a written reply to every prompt."""
-    tensors = _pad(loaded, prompts)
-    end_ids = loaded.model.generation_config.eos_token_id
-    ends = set(end_ids) if isinstance(end_ids, list) else {end_ids}
-    noise = _noise(settings, prompts, loaded.model.device)
-    output = _generate(loaded, tensors, max_new_tokens=settings.max_tokens, logits_processor=noise)
-    replies = []
-    for row in output[:, tensors["input_ids"].shape[1] :].tolist():
-        end = next((index for index, token in enumerate(row) if token in ends), None)
-        text = str(loaded.tokenizer.decode(row[:end], skip_special_tokens=True))
-        replies.append(
-            Reply(status="answered", text=text, finish="length" if end is None else "stop")
-        )
-    return replies
-
-
-def _generate(loaded: _Loaded, tensors: dict[str, torch.Tensor], **options: Any) -> Any:
-    return cast(Any, loaded.model).generate(**tensors, do_sample=False, **options)
-
-
-def _noise(
-    settings: JudgeSettings, prompts: Sequence[_Prompt], device: torch.device
-) -> LogitsProcessorList:
-    """Return what makes a sample of logits, by each prompt's own seed; nothing at temperature 0."""
-    if settings.temperature == 0:
-        return LogitsProcessorList()
-    seeds = [prompt.seed + settings.repeat for prompt in prompts]
-    return LogitsProcessorList(
-        [TemperatureLogitsWarper(settings.temperature), SeededGumbel(seeds, device)]
-    )
-
-
-def _pad(loaded: _Loaded, prompts: Sequence[_Prompt]) -> dict[str, torch.Tensor]:
-    longest = max(len(prompt.ids) for prompt in prompts)
-    pad = int(loaded.tokenizer.pad_token_id)
-    ids = [[pad] * (longest - len(prompt.ids)) + prompt.ids for prompt in prompts]
-    mask = [[0] * (longest - len(prompt.ids)) + [1] * len(prompt.ids) for prompt in prompts]
-    device = loaded.model.device
-    return {
-        "input_ids": torch.tensor(ids, device=device),  # (B, T)
-        "attention_mask": torch.tensor(mask, device=device),
-    }  # (B, T), 1 for prompt, 0 for padding

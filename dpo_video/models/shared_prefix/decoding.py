@@ -1,23 +1,24 @@
-"""Write answers on trees: the prompts about a clip are read as one tree, and all answers to them
-attend to its keys and values where these stand.
+"""Write answers on trees: prompts that begin alike, such as those about a clip, are read as one
+tree, and all answers to them attend to its keys and values where these stand.
 
 R answers, T tokens, N tokens of a clip's packed prompts, V vocabulary.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache
+from transformers import DynamicCache, PreTrainedModel
 
 from dpo_video.models.collate import TokenRow, collate
 from dpo_video.models.kv_cache import CACHE_ARGUMENT, cache_bytes
 from dpo_video.models.load import Policy
-from dpo_video.models.sampling import Sampler, answer_noise
+from dpo_video.models.sampling import AnswerNoise, Sampler, answer_noise
 from dpo_video.models.shared_prefix.cascade import CascadePlan, Prefix, keep_answers, readers
 from dpo_video.models.shared_prefix.packed_rows import pack_batch
+from dpo_video.models.shared_prefix.tree import Packing
 from dpo_video.models.usage import PromptUsage
 
 
@@ -57,7 +58,7 @@ def write_on_trees(
     for index, row in enumerate(rows):
         if seeds[index]:
             clips.setdefault(id(row.features), []).append(index)
-    prefixes = [read_prompts(policy, [rows[index] for index in own]) for own in clips.values()]
+    prefixes = [_read_prompts(policy, [rows[index] for index in own]) for own in clips.values()]
     usage.add_prefixes(
         run=sum(prefix.num_tokens for prefix in prefixes),
         alone=sum(len(row) * len(own) for row, own in zip(rows, seeds, strict=True)),
@@ -67,7 +68,7 @@ def write_on_trees(
     shared_bytes = sum(prefix.num_bytes for prefix in prefixes)
     for begin in range(0, len(requests), at_once):
         batch = requests[begin : begin + at_once]
-        written, own_bytes = _write(policy, rows, prefixes, batch, sampler)
+        written, own_bytes = _write_batch(policy, rows, prefixes, batch, sampler)
         usage.see_cache(shared_bytes + own_bytes)
         for request, ids in zip(batch, written, strict=True):
             answers[request.index] = ids
@@ -91,26 +92,14 @@ def _requests(clips: Sequence[Sequence[int]], seeds: Sequence[Sequence[int]]) ->
     return requests
 
 
-@torch.no_grad()
-def read_prompts(policy: Policy, rows: Sequence[TokenRow]) -> Prefix:
+def _read_prompts(policy: Policy, rows: Sequence[TokenRow]) -> Prefix:
     """Run the prompts about one clip, packed and each without its last token, through the language
     model; return what it keeps of them.
     """
-    model = policy.bare
     almost = [_without_last(row) for row in rows]
     batch = collate(policy, almost, "right")
-    packing, inputs = pack_batch(model, policy.family, almost, batch)
-    cache = DynamicCache(config=model.config.get_text_config())
-    model.model(**inputs, **{CACHE_ARGUMENT: cache}, use_cache=True)  # without the head: no logits
-    visible = torch.zeros(len(rows), packing.num_tokens, dtype=torch.bool)
-    for prompt, index in enumerate(packing.packed_index):
-        visible[prompt, torch.from_numpy(index)] = True
-    layers: list[Any] = cache.layers  # full attention in each: see why_not_shared
-    return Prefix(
-        keys=[layer.keys[0] for layer in layers],
-        values=[layer.values[0] for layer in layers],
-        visible=visible.to(policy.device),
-    )
+    packing, inputs = pack_batch(policy.bare, policy.family, almost, batch)
+    return read_prefix(policy.bare, packing, inputs)
 
 
 def _without_last(row: TokenRow) -> TokenRow:
@@ -126,46 +115,28 @@ def _without_last(row: TokenRow) -> TokenRow:
     )
 
 
-def _write(
+def _write_batch(
     policy: Policy,
     rows: Sequence[TokenRow],
     prefixes: Sequence[Prefix],
     requests: Sequence[_Request],
     sampler: Sampler,
 ) -> tuple[list[list[int]], int]:
-    """Return the ids of a batch of answers, and the most bytes that their own keys and values took.
-
-    An answer that has ended leaves the batch.
+    """Return the ids of a batch of answers, and the most bytes that their own keys and values
+    took.
     """
-    model, device = policy.bare, policy.device
+    device = policy.device
     prompts = [rows[request.row].prompt for request in requests]
-    ids = torch.stack([prompt.input_ids[-1] for prompt in prompts]).to(device)  # (R,)
     positions = torch.stack([prompt.positions[:, -1] for prompt in prompts], 1).to(device)
-    plan = _plan(prefixes, requests, device)
-    noise = answer_noise(sampler, [request.seed for request in requests], device, prompt=0)
-    ends = torch.tensor(policy.end_ids, device=device)
-    cache = DynamicCache(config=model.config.get_text_config())
-    written: list[list[int]] = [[] for _ in requests]
-    open_answers, most_bytes = list(range(len(requests))), 0
-    for step in range(sampler.max_new_tokens):
-        logits = _next_logits(policy, ids, positions, cache, plan)
-        most_bytes = max(most_bytes, cache_bytes(cache))
-        so_far = torch.empty(len(ids), step, dtype=torch.long, device=device)  # its length is read
-        ids = noise(so_far, logits).argmax(-1)  # type: ignore[arg-type]
-        positions = positions + 1
-        for answer, token in zip(open_answers, ids.tolist(), strict=True):
-            written[answer].append(token)
-        goes_on = ~torch.isin(ids, ends)
-        kept = goes_on.nonzero()[:, 0]
-        if not len(kept):
-            break
-        if len(kept) < len(ids):
-            open_answers = [open_answers[row] for row in kept.tolist()]
-            ids, positions = ids[kept], positions[:, kept]
-            cache.batch_select_indices(kept)
-            noise.keep(kept.tolist())
-            plan = keep_answers(plan, goes_on)
-    return written, most_bytes
+    return write_tokens(
+        policy.bare,
+        ids=torch.stack([prompt.input_ids[-1] for prompt in prompts]).to(device),
+        positions=positions if policy.family.position_axes == 3 else positions[0],
+        plan=_plan(prefixes, requests, device),
+        noise=answer_noise(sampler, [request.seed for request in requests], device, prompt=0),
+        end_ids=policy.end_ids,
+        max_new_tokens=sampler.max_new_tokens,
+    )
 
 
 def _plan(
@@ -183,14 +154,79 @@ def _plan(
     )
 
 
-def _next_logits(
-    policy: Policy, ids: Tensor, positions: Tensor, cache: DynamicCache, plan: CascadePlan
+@torch.no_grad()
+def read_prefix(model: PreTrainedModel, packing: Packing, inputs: Mapping[str, Any]) -> Prefix:
+    """Run a packed sequence through the language model; return what it keeps of it.
+
+    Args:
+        inputs: the keyword arguments of the model's forward, as `pack_batch` returns them.
+    """
+    cache = DynamicCache(config=model.config.get_text_config())
+    body: Any = model.base_model  # without the head: no logits are needed
+    body(**inputs, **{CACHE_ARGUMENT: cache}, use_cache=True)
+    visible = torch.zeros(len(packing.packed_index), packing.num_tokens, dtype=torch.bool)
+    for prompt, index in enumerate(packing.packed_index):
+        visible[prompt, torch.from_numpy(index)] = True
+    layers: list[Any] = cache.layers  # full attention in each: see why_not_shared
+    return Prefix(
+        keys=[layer.keys[0] for layer in layers],
+        values=[layer.values[0] for layer in layers],
+        visible=visible.to(layers[0].keys.device),
+    )
+
+
+@torch.no_grad()
+def write_tokens(
+    model: PreTrainedModel,
+    *,
+    ids: Tensor,
+    positions: Tensor,
+    plan: CascadePlan,
+    noise: AnswerNoise,
+    end_ids: Sequence[int],
+    max_new_tokens: int,
+) -> tuple[list[list[int]], int]:
+    """Return what follows each prompt, up to its end, and the most bytes that the answers' own keys
+    and values took. An answer that has ended leaves the batch.
+
+    Args:
+        ids: (R,), the last token of each prompt, which its prefix does not hold.
+        positions: (R,), or (3, R) under M-RoPE, of these tokens.
+        plan: which prefix each reads.
+    """
+    ends = torch.tensor(list(end_ids), device=ids.device)
+    cache = DynamicCache(config=model.config.get_text_config())
+    written: list[list[int]] = [[] for _ in ids]
+    open_answers, most_bytes = list(range(len(ids))), 0
+    for step in range(max_new_tokens):
+        logits = next_logits(model, ids, positions, cache, plan)
+        most_bytes = max(most_bytes, cache_bytes(cache))
+        so_far = torch.empty(len(ids), step, dtype=torch.long, device=ids.device)  # for its length
+        ids = noise(so_far, logits).argmax(-1)  # type: ignore[arg-type]
+        positions = positions + 1
+        for answer, token in zip(open_answers, ids.tolist(), strict=True):
+            written[answer].append(token)
+        goes_on = ~torch.isin(ids, ends)
+        kept = goes_on.nonzero()[:, 0]
+        if not len(kept):
+            break
+        if len(kept) < len(ids):
+            open_answers = [open_answers[row] for row in kept.tolist()]
+            ids, positions = ids[kept], positions[..., kept]
+            cache.batch_select_indices(kept)
+            noise.keep(kept.tolist())
+            plan = keep_answers(plan, goes_on)
+    return written, most_bytes
+
+
+def next_logits(
+    model: PreTrainedModel, ids: Tensor, positions: Tensor, cache: DynamicCache, plan: CascadePlan
 ) -> Tensor:
-    """Return (R, V) logits in float32 of what follows `ids` (R,) at `positions` (axes, R)."""
-    axes = policy.family.position_axes
-    output = policy.bare(
+    """Return (R, V) logits in float32 of what follows `ids` (R,) at `positions`."""
+    forward: Any = model
+    output = forward(
         input_ids=ids[:, None],
-        position_ids=positions[..., None] if axes == 3 else positions[0][:, None],
+        position_ids=positions[..., None],
         attention_mask=torch.empty(1, 1, 0, 0, device=ids.device),  # the plan says who sees whom
         use_cache=True,
         cascade_plan=plan,

@@ -6,6 +6,7 @@ R rows, T tokens of the longest, N tokens of the packed sequence.
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from transformers import PretrainedConfig, PreTrainedModel
@@ -128,22 +129,53 @@ def _packed_features(
 
 def why_not_shared(policy: Policy) -> str | None:
     """Return why a policy's prefixes cannot be shared; None where they can."""
-    implementation = own_attention(policy.bare.get_decoder())
-    settings = policy.bare.get_decoder().config.to_dict()
-    layers = settings.get("layer_types") or ["full_attention"]
-    sliding = settings.get("sliding_window") is not None and "layer_types" not in settings
     if not policy.family.shared_prefix:
         return (
             f"the language model of {policy.family.title} is recurrent or masks attention in its "
             f"own way"
         )
+    return why_no_tree(policy.bare.get_decoder(), setting="model.attention")
+
+
+def why_no_tree(decoder: PreTrainedModel, *, setting: str) -> str | None:
+    """Return why a text model's attention cannot follow a tree; None where nothing in its
+    configuration speaks against it.
+
+    Args:
+        setting: what chooses its attention, for the words.
+    """
+    implementation = own_attention(decoder)
+    settings = decoder.config.to_dict()
+    layers = settings.get("layer_types") or ["full_attention"]
+    sliding = settings.get("sliding_window") is not None and "layer_types" not in settings
     if sliding or set(layers) != {"full_attention"}:
         return (
             "the language model has layers that do not see the whole prefix "
             "(sliding window or recurrent)"
         )
     if implementation not in OVER:
-        return f"model.attention is {implementation!r}; sharing works with {', '.join(OVER)}"
+        return f"{setting} is {implementation!r}; sharing works with {', '.join(OVER)}"
     if settings.get("attention_dropout"):
         return f"the language model has attention_dropout {settings['attention_dropout']}"
     return None
+
+
+def pack_texts(
+    model: PreTrainedModel, texts: Sequence[Sequence[int]]
+) -> tuple[Packing, dict[str, Any]]:
+    """Return how token ids of texts are packed as trees, and a language model's keyword arguments
+    for the packed sequence: `input_ids` and `position_ids` (1, N), and who sees whom.
+    """
+    rows = [np.stack([np.asarray(text), np.arange(len(text))], axis=1) for text in texts]
+    packing = pack_rows(rows, [0] * len(rows))
+    packed = np.concatenate(
+        [rows[segment.row][segment.start : segment.stop] for segment in packing.segments]
+    )
+    ids, positions = torch.from_numpy(packed.T.copy()).to(model.device)[:, None]
+    install_tree_attention(model.get_decoder())
+    return packing, {
+        "input_ids": ids,
+        "position_ids": positions,
+        "attention_mask": torch.empty(1, 1, 0, 0, device=model.device),
+        "tree_plan": tree_plan(packing.segments, device=model.device),
+    }
