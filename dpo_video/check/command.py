@@ -17,6 +17,7 @@ from dpo_video.judge.probe import probe_judges
 from dpo_video.models.hub import ModelSpec, model_spec
 from dpo_video.models.memory import (
     PeakLoad,
+    answers_at_once,
     count_parameters,
     estimate_generation,
     estimate_training,
@@ -234,7 +235,15 @@ def _memory(recipe: Recipe, spec: ModelSpec, load: PeakLoad) -> dict[str, Mappin
     writes = _writes_answers(recipe)
     if writes is not None:
         stage, longest = writes
-        answering = replace(load, sequences=recipe.generate.batch_size, answer_tokens=longest)
+        sequences = answers_at_once(
+            recipe.generate.batch_size,
+            spec,
+            recipe.model,
+            shared=spec.family.shared_prefix,
+            answer_tokens=longest,
+            free_bytes=None,
+        )
+        answering = replace(load, sequences=sequences, answer_tokens=longest)
         shared_by = recipe.generate.candidates_per_sample if stage == "generate" else 1
         memory[stage] = estimate_generation(
             spec, recipe.model, answering, answers_per_clip=shared_by

@@ -20,7 +20,9 @@ from dpo_video.models.clip_source import EncodedClip, ReadyClip, open_source
 from dpo_video.models.collate import TokenRow
 from dpo_video.models.generation import generate_answers
 from dpo_video.models.load import Policy, load_policy
+from dpo_video.models.memory import answers_at_once
 from dpo_video.models.prompts import Prompt, encode_prompt
+from dpo_video.models.shared_prefix.packed_rows import why_not_shared
 from dpo_video.models.tokens import pixel_kwargs
 from dpo_video.models.usage import PromptUsage
 from dpo_video.run import Run
@@ -45,8 +47,10 @@ def answer_here(
         if job.load is not None
         else load_policy(job.model or run.recipe.model, adapter=job.adapter)
     )
-    video, batch_size = run.recipe.video, run.recipe.generate.batch_size
-    pixel_kwargs(policy.family, policy.frame_processor, video, num_frames=1)  # fail first
+    pixel_kwargs(
+        policy.family, policy.frame_processor, run.recipe.video, num_frames=1
+    )  # fail first
+    at_once = _at_once(run, job, policy)
     counts: Counter[str] = Counter()
     batch: list[RowCandidate] = []
     usage = PromptUsage()
@@ -64,12 +68,12 @@ def answer_here(
             prompts = _fitting_prompts(policy, job, ready, pending, counts)
             answers = _rows(job, prompts, pending, source.encode(ready)) if prompts else []
             advance(len(pending) - len(answers))
-            if batch and len(batch) + len(answers) > batch_size:
-                advance(_write(run, job, policy, batch, usage))
+            if batch and len(batch) + len(answers) > at_once:
+                advance(_write(run, job, policy, batch, at_once, usage))
                 batch = []
             batch += answers
         if batch:
-            advance(_write(run, job, policy, batch, usage))
+            advance(_write(run, job, policy, batch, at_once, usage))
         counts.update({name: source.counts[name] for name in SCAN_COUNTS if source.counts[name]})
         counts.update(tell_notes(job, source.notes))
     counts.update(
@@ -80,6 +84,19 @@ def answer_here(
         }
     )
     return counts
+
+
+def _at_once(run: Run, job: GenerationJob, policy: Policy) -> int:
+    """Return how many answers are written at a time."""
+    on_gpu = policy.device.type == "cuda"
+    return answers_at_once(
+        run.recipe.generate.batch_size,
+        policy.spec,
+        policy.settings,
+        shared=why_not_shared(policy) is None,
+        answer_tokens=job.sampler.max_new_tokens,
+        free_bytes=torch.cuda.mem_get_info(policy.device)[0] if on_gpu else None,
+    )
 
 
 def _fitting_prompts(
@@ -132,10 +149,10 @@ def _write(
     job: GenerationJob,
     policy: Policy,
     batch: Sequence[RowCandidate],
+    at_once: int,
     usage: PromptUsage,
 ) -> int:
     """Write and store answers to the questions of whole clips; return how many."""
-    at_once = run.recipe.generate.batch_size
     groups: dict[int, tuple[TokenRow, list[PendingCandidate]]] = {}
     for row, candidate in batch:
         groups.setdefault(id(row), (row, []))[1].append(candidate)

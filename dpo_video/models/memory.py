@@ -9,6 +9,7 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import nn
@@ -278,6 +279,35 @@ def estimate_generation(
             + clips * load.prompt_tokens * config.hidden_size * size,
         }
     )
+
+
+def answers_at_once(
+    batch_size: int | Literal["auto"],
+    spec: ModelSpec,
+    model: ModelSettings,
+    *,
+    shared: bool,
+    answer_tokens: int,
+    free_bytes: int | None,
+) -> int:
+    """Return how many answers are written at a time: `generate.batch_size`, or what `auto` stands
+    for.
+
+    Args:
+        shared: whether the answers about a clip share its prompt; else 8 are safe on most devices.
+        answer_tokens: of the longest answer.
+        free_bytes: of the device's memory; None is the CPU.
+    """
+    if batch_size != "auto":
+        return batch_size
+    if not shared:
+        return 8
+    if free_bytes is None:
+        return 64
+    config = spec.config.get_text_config()
+    kept = 2 * config.num_hidden_layers * key_width(config) * _bytes(model) * answer_tokens
+    logits = config.vocab_size * 4 * 4
+    return max(1, min(256, int(free_bytes / 2 / (kept + logits))))
 
 
 def uses_checkpointing(train: TrainSettings, num_parameters: int | None) -> bool:

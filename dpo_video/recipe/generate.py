@@ -75,8 +75,9 @@ class GenerateSettings(Section):
     each with its own number of candidates. Empty draws `num_candidates` from the policy."""
     max_new_tokens: Annotated[PositiveInt, Affects.ANSWERS] = 256
     """An answer is cut there, and marked as cut."""
-    batch_size: Annotated[PositiveInt, Affects.SPEED] = 8
-    """Sequences (answers) generated at a time."""
+    batch_size: Annotated[PositiveInt | Literal["auto"], Affects.SPEED] = "auto"
+    """Answers written at a time. `auto` is what half of the GPU's free memory holds, at most 256;
+    64 on the CPU; 8 where each answer has its own copy of the prompt (docs/families.md)."""
     base_url: Annotated[str | None, Affects.SPEED] = None
     """Server address under `openai`."""
     api_key_env: Annotated[str, Affects.SPEED] = "OPENAI_API_KEY"

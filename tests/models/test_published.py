@@ -12,6 +12,7 @@ from dpo_video.models.hub import model_spec, published_names
 from dpo_video.models.memory import (
     GIB,
     PeakLoad,
+    answers_at_once,
     count_parameters,
     estimate_generation,
     estimate_training,
@@ -297,3 +298,23 @@ def test_generation_counts_the_cache_of_all_answers():
     shared = estimate_generation(spec, ModelSettings(name="x"), many, answers_per_clip=8)
     assert shared["cache"] == pytest.approx((1200 + 8 * 256) * 2 * 28 * 512 * 2 / GIB)
     assert json.dumps(estimate)
+
+
+def test_auto_writes_as_many_answers_as_half_of_the_free_memory_holds():
+    """An answer of 256 tokens of Qwen2.5-VL-7B: 256 x 57,344 bytes of keys and values in bfloat16,
+    152,064 logits of 16 bytes.
+    """
+    spec, model = (
+        model_spec(ModelSettings(name="Qwen/Qwen2.5-VL-7B-Instruct")),
+        ModelSettings(name="x"),
+    )
+    an_answer = 256 * 2 * 28 * 512 * 2 + 152_064 * 16
+
+    def at_once(batch_size, *, shared=True, free=None):
+        return answers_at_once(
+            batch_size, spec, model, shared=shared, answer_tokens=256, free_bytes=free
+        )
+
+    assert at_once("auto", free=2 * 40 * an_answer + 1) == 40
+    assert at_once("auto", free=1000 * an_answer) == 256 and at_once("auto", free=1) == 1
+    assert (at_once("auto"), at_once("auto", shared=False), at_once(5, free=1)) == (64, 8, 5)
