@@ -64,7 +64,9 @@ class RuleScore:
     groups_by_set: Mapping[str, Estimate]
     """Share of groups right in each file of a benchmark of several sets."""
     published_bias: PublishedBias | None
-    """As VideoHallucer's script counts it."""
+    """As VideoHallucer's script counts it, over its sets of a yes and a no question each, which
+    fact_detect is not.
+    """
     unparsed_examples: Sequence[ReadAnswer]
 
 
@@ -188,7 +190,7 @@ def _rule_score(
         metrics=metrics,
         breakdowns={name: _accuracy_by(counted, name) for name in (row.breakdowns if row else ())},
         groups_by_set=_groups_by_set(counted) if has_sets else {},
-        published_bias=published_bias(counted) if has_sets else None,
+        published_bias=_published_bias(counted) if has_sets else None,
         unparsed_examples=[
             ReadAnswer(
                 id=answer.question.id,
@@ -234,13 +236,24 @@ def _headline(
 
 def _groups_by_set(graded: Sequence[GradedQuestion]) -> dict[str, Estimate]:
     """Return the share of groups right in each set of a benchmark that has several."""
-    sets = by_value(graded, lambda question: (question.meta or {}).get("set"))
     shares = {}
-    for name, rows in sets.items():
+    for name, rows in _by_set(graded).items():
         share = measure(rows, resamples=RESAMPLES, seed=SEED).group_accuracy
         assert share is not None, "its questions count together"
         shares[name] = share
     return shares
+
+
+def _published_bias(graded: Sequence[GradedQuestion]) -> PublishedBias | None:
+    """Return the bias over the sets whose pairs are a yes and a no question."""
+    paired: list[GradedQuestion] = []
+    for rows in _by_set(graded).values():
+        paired += rows if published_bias(rows) is not None else []
+    return published_bias(paired)
+
+
+def _by_set(graded: Sequence[GradedQuestion]) -> dict[str, list[GradedQuestion]]:
+    return by_value(graded, lambda question: (question.meta or {}).get("set"))
 
 
 def _accuracy_by(graded: Sequence[GradedQuestion], name: str) -> dict[str, Estimate]:

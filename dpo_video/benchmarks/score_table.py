@@ -14,7 +14,7 @@ from dpo_video.core.progress import open_terminal
 from dpo_video.core.report import Estimate, estimate_text, number_text, range_text
 from dpo_video.core.text import shortened
 
-WIDTH = 110
+WIDTH = 130
 """Columns where the output is not a terminal."""
 Row = tuple[str, Callable[[RuleScore], str]]
 
@@ -73,14 +73,20 @@ def _rows(report: ScoreReport) -> Iterator[Row]:
     yield "accuracy", lambda score: _cell(score.metrics.accuracy)
     if chosen.metrics.group_accuracy is not None:
         yield "all of a group", lambda score: _cell(score.metrics.group_accuracy)
+    yield from _part_rows("set ", chosen, lambda score: score.groups_by_set)
     yield "unparsed", lambda score: str(score.unparsed)
     yield from _bias_rows(chosen)
     yield from _part_rows("", chosen, lambda score: score.metrics.by_category)
     if len(chosen.metrics.groups_by_category) > 1:
-        yield from _part_rows("groups, ", chosen, lambda score: score.metrics.groups_by_category)
-    yield from _part_rows("groups, ", chosen, lambda score: score.groups_by_set)
+        yield from _part_rows(
+            "all of a group, ", chosen, lambda score: score.metrics.groups_by_category
+        )
     for name in chosen.breakdowns:
-        yield from _part_rows(f"{name}: ", chosen, _breakdown(name))
+        yield from _part_rows(f"{name} ", chosen, _breakdown(name))
+
+
+def _groups_by_category(score: RuleScore) -> Mapping[str, Estimate]:
+    return score.metrics.groups_by_category
 
 
 def _breakdown(name: str) -> Callable[[RuleScore], Mapping[str, Estimate]]:
