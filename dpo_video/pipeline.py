@@ -88,6 +88,9 @@ def _pair_inputs(run: Run) -> dict[str, Any]:
         inputs["pairs"] = content_hash(Path(run.recipe.data.pairs).expanduser())
         if settings.video_negatives:
             inputs["video_negatives"] = [settings.video_negatives, run.recipe.seed]
+    if settings.votes != "ignore":
+        votes = run.folder / "votes.jsonl"
+        inputs["votes"] = content_hash(votes) if votes.is_file() else None
     if settings.implicit_rewards:
         rewards = Path(settings.implicit_rewards).expanduser()
         inputs["rewards"] = content_hash(rewards) if rewards.is_file() else None
@@ -146,7 +149,7 @@ STAGES: dict[str, Stage] = {
         writes="judgments.jsonl",
         sections=("clean", "judge"),
         inputs=_judge_inputs,
-        reports=("agreement.json", "agreement.html"),
+        reports=("agreement.json", "agreement.html", "report"),
     ),
     "pair": Stage(
         run=pair,
@@ -154,7 +157,7 @@ STAGES: dict[str, Stage] = {
         writes="pairs.jsonl",
         sections=("judge", "pair", "seed"),
         inputs=_pair_inputs,
-        reports=("audit.json", "audit.html"),
+        reports=("audit.json", "audit.html", "report"),
     ),
     "train": Stage(
         run=_train,
@@ -162,7 +165,7 @@ STAGES: dict[str, Stage] = {
         writes="adapter",
         sections=("model", "video", "train", "seed"),
         inputs=_train_inputs,
-        reports=("metrics.json", "answers.jsonl", "rewards.jsonl", "merged"),
+        reports=("metrics.json", "answers.jsonl", "rewards.jsonl", "merged", "report"),
     ),
     "evaluate": Stage(
         run=_evaluate,

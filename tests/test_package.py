@@ -261,6 +261,7 @@ def test_the_wheel_carries_recipes_and_scorers(tmp_path: Path) -> None:
     assert (published / "Qwen" / "Qwen2.5-VL-3B-Instruct" / "config.json").is_file()
     pages = ("core/page.css", "pair/audit.html.jinja", "agree/agreement.html.jinja")
     pages += ("pages/report.html.jinja", "pages/gallery.js", "pages/gallery.css")
+    pages += ("review/review.html.jinja", "review/review.js", "review/review.css", "pages/parts.js")
     for page in ("core/page.html.jinja", "core/page_macros.html.jinja", *pages):
         assert (target / "dpo_video" / page).is_file()
     assert not (target / "recipes").exists() and not (target / "scorers").exists(), (

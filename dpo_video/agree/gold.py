@@ -18,7 +18,7 @@ from dpo_video.core.records import Candidate, Sample
 from dpo_video.judge.scorer import Scorer
 
 GRADED = ("candidate_id", "sample_id", "text", "score", "label", "annotator")
-PAIRED = ("chosen_id", "rejected_id", "sample_id", "chosen", "rejected", "annotator")
+PAIRED = ("chosen_id", "rejected_id", "sample_id", "chosen", "rejected", "tie", "annotator")
 TWO_CLASSES = {
     "good": 1.0,
     "bad": 0.0,
@@ -54,6 +54,10 @@ class Preference:
     rejected_id: str
     annotator: str = ""
     where: str = ""
+    tie: bool = False
+    """Neither is preferred."""
+    both_bad: bool = False
+    """Neither, for both are bad."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,7 +100,7 @@ class Gold:
                     if forward
                     else (row.rejected_id, row.chosen_id)
                 )
-                votes[key] += 1 if forward else -1
+                votes[key] += 0 if row.tie else 1 if forward else -1
             return [(*key, int(np.sign(balance))) for key, balance in votes.items()]
         scores, of_sample = self.scores(), defaultdict(list)
         for name in scores:
@@ -129,8 +133,8 @@ def read_gold(path: Path, targets: LabelTargets, scorer: Scorer) -> Gold:
     Graded: `candidate_id`, or `sample_id` with the `text` of an answer (without it where the sample
         has one candidate),
     and `score`, or a `label` of the scorer or such as good and bad. Paired: `chosen_id` and
-    `rejected_id`, or `sample_id` with the texts `chosen` and `rejected`. Either may name its
-    `annotator`.
+    `rejected_id`, or `sample_id` with the texts `chosen` and `rejected`; `tie: true` where neither
+    is better. Either may name its `annotator`.
     """
     reader = _Reader(targets, scorer)
     for number, row in read_rows(path, "gold labels"):
@@ -196,8 +200,13 @@ class _Reader:
                 f"{rejected_sample!r}; a pair is about one"
             )
         self._once(where, (*sorted((chosen, rejected)), annotator))
+        tie = row.get("tie", False)
+        if not isinstance(tie, bool):
+            raise UserError(f"{where}: `tie` must be true or false, got {tie!r}")
         self.preferences.append(
-            Preference(chosen_id=chosen, rejected_id=rejected, annotator=annotator, where=where)
+            Preference(
+                chosen_id=chosen, rejected_id=rejected, annotator=annotator, where=where, tie=tie
+            )
         )
 
     def _once(self, where: str, key: tuple[str, ...]) -> None:
@@ -292,14 +301,15 @@ def annotator_alpha(gold: Gold) -> tuple[float | None, int]:
     """Return Krippendorff's alpha among the annotators and the number of units that two or more of
     them labelled.
 
-    Ordinal for grades, nominal for preferences: what no judge can be expected to beat by much.
+    Ordinal for grades, and for preferences, between whose two orders a tie lies: what no judge can
+    be expected to beat by much.
     """
     units: dict[tuple[str, ...], list[float]] = defaultdict(list)
     for grade in gold.grades:
         units[grade.candidate_id,].append(grade.score)
     for row in gold.preferences:
         key = tuple(sorted((row.chosen_id, row.rejected_id)))
-        units[key].append(float(row.chosen_id == key[0]))
+        units[key].append(0.5 if row.tie else float(row.chosen_id == key[0]))
     several = [values for values in units.values() if len(values) > 1]
     return (krippendorff_alpha(several) if several else None), len(several)
 

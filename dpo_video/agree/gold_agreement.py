@@ -16,6 +16,7 @@ from dpo_video.agree.calibration import (
     suggest_margin,
 )
 from dpo_video.agree.gold import Gold, LabelTargets, annotator_alpha, read_gold
+from dpo_video.agree.gold_votes import is_votes_file, read_gold_votes
 from dpo_video.agree.measures import (
     BootstrapSettings,
     Measure,
@@ -48,6 +49,8 @@ class GoldSummary:
     clips: int
     annotators: int
     ties: int
+    both_bad: int | None = None
+    """Votes that both answers are bad, which are ties too; None in labels that cannot say so."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,7 +79,10 @@ def load_gold(run: Run, gold: str, candidates: Sequence[Candidate], scorer: Scor
         samples={sample.id: sample for sample in (*run.heldout, *run.samples)},
         candidates={candidate.id: candidate for candidate in candidates},
     )
-    return read_gold(Path(gold).expanduser(), targets, scorer)
+    path = Path(gold).expanduser()
+    if is_votes_file(path):
+        return read_gold_votes(path, targets)
+    return read_gold(path, targets, scorer)
 
 
 def summarise_gold(gold: Gold) -> GoldSummary:
@@ -91,6 +97,7 @@ def summarise_gold(gold: Gold) -> GoldSummary:
         clips=len({file_name(sample.video) for sample, _ in gold.answers.values()}),
         annotators=len(annotators) if annotators != [""] else 0,
         ties=sum(sign == 0 for _, _, sign in gold.pairs()),
+        both_bad=sum(row.both_bad for row in gold.preferences) or None,
     )
 
 

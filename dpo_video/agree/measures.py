@@ -102,6 +102,9 @@ def _minus(first: Statistic, second: Statistic, values: Floats, weights: Floats)
 def gold_measures(gold: Gold, scores: Scores, scorer: Scorer) -> dict[str, MeasureInput]:
     """Return all measures that these gold labels allow, before they are computed."""
     inputs = pair_measures(gold, scores, tie_band=tie_band(scorer))
+    bad = sorted(_both_bad(gold))
+    if bad:
+        inputs["both_bad_low"] = _low_scores(gold, bad, scores, scorer)
     if not gold.grades:
         return inputs
     grades = gold.scores()
@@ -159,6 +162,28 @@ def pair_measures(gold: Gold, scores: Scores, *, tie_band: float) -> dict[str, M
             same_class, clips, weighted_mean, int(unscored.sum()), len(clips)
         ),
     }
+
+
+def _both_bad(gold: Gold) -> set[str]:
+    """Return the answers of pairs that annotators call both bad."""
+    names: set[str] = set()
+    for row in gold.preferences:
+        if row.both_bad:
+            names |= {row.chosen_id, row.rejected_id}
+    return names
+
+
+def _low_scores(gold: Gold, names: list[str], scores: Scores, scorer: Scorer) -> MeasureInput:
+    """Return of answers that are bad whether the judge scores them below the threshold; an unscored
+    one counts against it.
+    """
+    judged = np.array([scores[name] for name in names])
+    unscored = np.isnan(judged)
+    low = np.where(unscored, 0.0, (judged < scorer.threshold).astype(float))
+    clips = [clip_of(gold, name) for name in names]
+    return MeasureInput(
+        unless_nothing_scored(low, ~unscored), clips, weighted_mean, int(unscored.sum()), len(names)
+    )
 
 
 def tie_band(scorer: Scorer) -> float:

@@ -31,6 +31,9 @@ MEASURES: dict[str, Meaning] = {
     "pair_accuracy_dropped": Meaning("pair accuracy without the judge's ties", "gold"),
     "pair_accuracy_three_class": Meaning("better, worse or tie", "gold"),
     "best_of_n": Meaning("best of N", "gold"),
+    "both_bad_low": Meaning(
+        "answers voted both bad that score below the scorer's threshold", "gold"
+    ),
     "kappa": Meaning("Cohen's kappa, quadratic weights", "gold", share=False),
     "spearman": Meaning("Spearman's rho", "gold", share=False),
     "kendall": Meaning("Kendall's tau-b", "gold", share=False),

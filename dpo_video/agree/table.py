@@ -163,6 +163,7 @@ def _gold_sentence(gold: GoldSummary) -> str:
     return (
         f"gold {gold.source}: {gold.labels} {gold.kind} labels of {gold.answers} answers to "
         f"{gold.samples} samples on {gold.clips} clips{people}; {gold.ties} pairs tied"
+        + (f", {gold.both_bad} votes that both are bad" if gold.both_bad else "")
     )
 
 

@@ -14,7 +14,7 @@ import typer
 
 from dpo_video.cli.arguments import Overrides, RecipeName, RunFolder, run_path
 from dpo_video.cli.data import export, frames, import_, score
-from dpo_video.cli.pages import report
+from dpo_video.cli.pages import report, review
 from dpo_video.cli.serving import merge, parity
 from dpo_video.core.errors import UserError
 from dpo_video.core.library_warnings import quiet_libraries
@@ -324,6 +324,7 @@ def rewards(
 
 
 app.command(name="report")(report)
+app.command(name="review")(review)
 app.command(name="frames")(frames)
 app.command(name="import")(import_)
 app.command(name="export")(export)

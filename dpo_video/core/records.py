@@ -163,8 +163,47 @@ class Pair:
         return self.chosen_score, self.rejected_score
 
 
+@with_config(STRICT)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Vote:
+    """One person's choice between two answers to one sample, or what takes such a choice back."""
+
+    id: str
+    sample_id: str
+    left_id: str
+    """The candidate that was shown as A."""
+    right_id: str
+    """The candidate that was shown as B."""
+    choice: Literal["A", "B", "tie", "both_bad", "skip", "undo"]
+    annotator: str
+    at: str
+    """When, in UTC, as ISO 8601."""
+    texts: str
+    """Hash of the two texts: a candidate that is made anew may keep its id and say something else.
+    """
+    seconds: float = 0.0
+    """From when the answers were shown to the vote."""
+    watched: float = 0.0
+    """Seconds of the clip that were played meanwhile."""
+    reasons: list[str] | None = None
+    repeat: int = 0
+    """1 where the annotator was asked a second time, to see whether he agrees with himself."""
+    undoes: str | None = None
+    """Id of the vote that an `undo` takes back."""
+    seed: int = 0
+    """What the sides were drawn by."""
+    scorer: str | None = None
+    """Whose scores the annotator did not see before voting."""
+    judge: str | None = None
+
+    @property
+    def preferred_id(self) -> str | None:
+        """The candidate that was chosen; None where neither was."""
+        return {"A": self.left_id, "B": self.right_id}.get(self.choice)
+
+
 Record = TypeVar("Record")
 """A record that is read from a file: one of the above, or one that a package declares for
 itself.
 """
-AnyRecord = Sample | Candidate | Judgment | Reward | Pair
+AnyRecord = Sample | Candidate | Judgment | Reward | Pair | Vote

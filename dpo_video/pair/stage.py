@@ -9,6 +9,8 @@ order of candidates and judgments never changes a pair.
 
 import logging
 import math
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -20,11 +22,12 @@ from dpo_video.core.records import Reward
 from dpo_video.data.samples import load_pairs
 from dpo_video.judge.scorer import load_scorer
 from dpo_video.models.control_tokens import checkpoint_tokens
-from dpo_video.pair.answers import read_answers, sampler_of
-from dpo_video.pair.build import build_pairs
+from dpo_video.pair.answers import Drop, read_answers, sampler_of
+from dpo_video.pair.build import Paired, build_pairs
 from dpo_video.pair.statistics import pair_statistics, sampler_shares, uneven_samplers
 from dpo_video.pair.tie_break import tie_breaker
 from dpo_video.pair.video_negatives import Negatives, add_negatives
+from dpo_video.pair.votes import apply_votes, votes_on_pairs
 from dpo_video.recipe import PairSettings
 from dpo_video.run import Run, StageResult
 
@@ -49,12 +52,10 @@ def pair(run: Run) -> StageResult:
         rewards=read_rewards(recipe.pair),
         compare=tie_breaker(recipe, run.store),
     )
+    paired = _with_votes(run, paired, {row.id: row.finish for row in candidates})
     negatives = add_negatives(paired.pairs, recipe.pair.video_negatives, seed=recipe.seed)
     write_jsonl(run.folder / "pairs.jsonl", negatives.pairs)
-    drops = run.folder / "drops.jsonl"
-    write_atomic(
-        drops, (strict_json.dumps(asdict(drop), ensure_ascii=False) + "\n" for drop in paired.drops)
-    )
+    drops = _write_drops(run.folder, paired.drops)
     if not paired.pairs:
         reasons = ", ".join(
             f"{reason} {count}" for reason, count in paired.summary["questions_dropped"].items()
@@ -84,16 +85,55 @@ def pair(run: Run) -> StageResult:
     )
 
 
+def _write_drops(folder: Path, drops: Iterable[Drop]) -> Path:
+    path = folder / "drops.jsonl"
+    write_atomic(
+        path, (strict_json.dumps(asdict(drop), ensure_ascii=False) + "\n" for drop in drops)
+    )
+    return path
+
+
+def _with_votes(run: Run, paired: Paired, finish_of: Mapping[str, str]) -> Paired:
+    """Return the pairs as people's votes have them, counted anew."""
+    mode = run.recipe.pair.votes
+    if mode == "ignore":
+        return paired
+    voted = apply_votes(
+        paired.pairs, votes_on_pairs(run.folder, paired.pairs), mode, finish_of=finish_of
+    )
+    summary = dict(paired.summary)
+    for unit in ("pair", "question"):
+        reasons = Counter(summary[f"{unit}s_dropped"])
+        reasons.update(drop.reason for drop in voted.drops if drop.unit == unit)
+        summary[f"{unit}s_dropped"] = dict(reasons.most_common())
+    num_questions = len({pair.sample_id for pair in voted.pairs})
+    summary |= {
+        "questions": summary["questions"] | {"out": num_questions},
+        "pairs": len(voted.pairs),
+        "votes": voted.counts,
+        **pair_statistics(voted.pairs),
+    }
+    return Paired(voted.pairs, [*paired.drops, *voted.drops], summary)
+
+
 def _imported_pairs(run: Run) -> StageResult:
     """Write the pairs of `data.pairs` as pairs.jsonl, as they are, with video negatives."""
     recipe = run.recipe
     pairs = load_pairs(recipe, checkpoint_tokens(recipe.model)).pairs or ()
+    votes: dict[str, Any] = {}
+    if recipe.pair.votes != "ignore":
+        voted = apply_votes(pairs, votes_on_pairs(run.folder, pairs), recipe.pair.votes)
+        _write_drops(run.folder, voted.drops)
+        pairs, votes = voted.pairs, {"votes": voted.counts}
+        if not pairs:
+            raise UserError("no pairs: people's votes drop all of them; set pair.votes=ignore")
     negatives = add_negatives(pairs, recipe.pair.video_negatives, seed=recipe.seed)
     write_jsonl(run.folder / "pairs.jsonl", negatives.pairs)
     return StageResult(
         counts={
             "pairs": len(pairs),
             "given": str(recipe.data.pairs),
+            **votes,
             **pair_statistics(pairs),
             **_negative_counts(negatives),
         }

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 
-from dpo_video.recipe.affects import Affects
+from dpo_video.recipe.affects import ABSENT_AT_DEFAULT, Affects
 from dpo_video.recipe.section import Section
 
 
@@ -58,4 +58,12 @@ class PairSettings(Section):
     than `min_margin`
     apart: it compares the highest with the lowest in both orders, and the pair counts where both
         orders agree.
+    """
+    votes: Annotated[Literal["prefer", "filter", "ignore"], Affects.PAIRS, ABSENT_AT_DEFAULT] = (
+        "ignore"
+    )
+    """What people's votes in RUN/votes.jsonl (`dpo-video review`) do to the pairs: under `prefer`
+    the answer that they prefer is the chosen one, under `filter` a pair that they order the other
+    way is dropped; under both a pair that they call a tie, or both answers bad, is dropped, and one
+    without a vote stays.
     """

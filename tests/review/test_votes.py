@@ -1,0 +1,106 @@
+"""What votes come to: those taken back, majorities, agreement, and what a killed process left."""
+
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from dpo_video.core.errors import UserError
+from dpo_video.core.jsonl import to_json
+from dpo_video.core.records import Vote
+from dpo_video.data.votes import (
+    Decision,
+    decisions,
+    mutual_agreement,
+    on_these_texts,
+    pair_key,
+    read_votes,
+    self_agreement,
+    standing_votes,
+    texts_hash,
+)
+from dpo_video.review.vote_file import VoteFile
+
+VOTE = Vote(
+    id="1",
+    sample_id="s",
+    left_id="s#0",
+    right_id="s#1",
+    texts=texts_hash("a", "b"),
+    choice="A",
+    annotator="ann",
+    at="2026-01-01T00:00:00+00:00",
+)
+
+
+def test_an_undone_vote_and_an_older_one_do_not_count() -> None:
+    votes = [
+        VOTE,
+        replace(VOTE, id="2", choice="B"),
+        replace(VOTE, id="3", choice="tie", annotator="bob"),
+        replace(VOTE, id="4", choice="undo", undoes="3", annotator="bob"),
+    ]
+    assert [vote.id for vote in standing_votes(votes)] == ["2"]
+
+
+def test_the_majority_decides_and_a_draw_is_a_tie() -> None:
+    swapped = replace(VOTE, id="2", annotator="bob", left_id="s#1", right_id="s#0", choice="B")
+    key = pair_key("s#0", "s#1")
+    assert decisions([VOTE, swapped]) == {key: Decision("prefers", "s#0")}
+    against = replace(VOTE, id="3", annotator="eve", choice="B")
+    assert decisions([VOTE, against]) == {key: Decision("tie")}
+    bad = replace(VOTE, choice="both_bad")
+    assert decisions([bad]) == {key: Decision("both_bad")}
+    assert decisions([replace(VOTE, choice="skip"), replace(VOTE, repeat=1)]) == {}
+
+
+def test_agreement_is_over_meanings_not_sides() -> None:
+    again = replace(VOTE, id="2", repeat=1, left_id="s#1", right_id="s#0", choice="B")
+    assert self_agreement([VOTE, again]) == (1, 1)
+    assert self_agreement([VOTE, replace(again, choice="A")]) == (0, 1)
+    bob = replace(VOTE, id="3", annotator="bob", choice="tie")
+    eve = replace(VOTE, id="4", annotator="eve")
+    assert mutual_agreement([VOTE, bob, eve, again]) == (1, 3)
+
+
+def test_votes_on_answers_that_were_made_anew_do_not_count() -> None:
+    assert on_these_texts([VOTE], {"s#0": "a", "s#1": "b"}) == [VOTE]
+    assert on_these_texts([VOTE], {"s#0": "another", "s#1": "b"}) == []
+    assert on_these_texts([VOTE], {"s#0": "a"}) == []
+
+
+def test_a_torn_line_is_left_out_and_cut_off(tmp_path: Path) -> None:
+    path = tmp_path / "votes.jsonl"
+    whole = to_json(VOTE) + "\n"
+    path.write_text(whole + whole[:40])
+    assert read_votes(path) == [VOTE]
+    with VoteFile(path) as file:
+        second = replace(VOTE, id="2", annotator="bob")
+        file.append(second)
+    assert path.read_text() == whole + to_json(second) + "\n"
+
+
+def test_a_wrong_line_names_file_and_line(tmp_path: Path) -> None:
+    path = tmp_path / "votes.jsonl"
+    path.write_text('{"id": "1"}\n' + to_json(VOTE) + "\n")
+    with pytest.raises(UserError, match=r"votes\.jsonl:1: missing"):
+        read_votes(path)
+
+
+def test_two_reviews_of_a_run_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "votes.jsonl"
+    with VoteFile(path), pytest.raises(UserError, match="open in another review"):
+        VoteFile(path)
+
+
+def test_each_vote_is_on_disk_before_it_is_answered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[int] = []
+    monkeypatch.setattr(os, "fsync", lambda file: synced.append(os.fstat(file).st_size))
+    with VoteFile(tmp_path / "votes.jsonl") as file:
+        file.append(VOTE)
+        file.append(replace(VOTE, id="2"))
+    size = len(to_json(VOTE)) + 1
+    assert synced == [size, 2 * size]
