@@ -15,7 +15,7 @@ from dpo_video.data.votes import mutual_agreement, self_agreement, texts_hash
 from dpo_video.pages.answer_rows import answer_row
 from dpo_video.pages.clips import clip_row, clip_stem, key_of, request_of
 from dpo_video.pages.run_files import RunFiles
-from dpo_video.review.queue import ReviewQueue, PairTurn
+from dpo_video.review.queue import PairTurn, ReviewQueue
 from dpo_video.review.vote_file import VoteFile
 from dpo_video.video import FramePool
 from dpo_video.video.small_clip import SmallClipSettings

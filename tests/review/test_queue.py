@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from dpo_video.core.records import Pair, Vote
-from dpo_video.review.queue import AGAIN_AFTER, ReviewPair, ReviewQueue, PairTurn
+from dpo_video.review.queue import AGAIN_AFTER, PairTurn, ReviewPair, ReviewQueue
 
 
 def make_queue(num_pairs: int, *, overlap: float = 0.0, seed: int = 1) -> ReviewQueue:
