@@ -3,7 +3,7 @@ are of another version.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from dpo_video.core import strict_json
@@ -12,6 +12,8 @@ from dpo_video.core.text import shortened
 from dpo_video.data.choices import LETTERS
 
 SUFFIXES = (".json", ".jsonl", ".parquet")
+VIDEO_SUFFIXES = (".mp4", ".MP4", ".mkv", ".webm", ".avi", ".mov")
+"""Under which a clip lies on the disk that its benchmark calls `.mp4`, or by its name alone."""
 
 
 def find_files(path: Path, names: Sequence[str], *, title: str, origin: str) -> list[Path]:
@@ -148,11 +150,15 @@ def gold_letter(answer: str, options: Sequence[str], where: str) -> str:
 
 
 def first_existing(clips: Path | None, *names: str) -> str:
-    """Return the first of several paths at which a clip may lie below the folder of clips, else the
-    first.
+    """Return the first of several paths at which a clip lies below the folder of clips, with its
+    own or another video's suffix, else the first.
     """
-    for name in names if clips is not None else ():
-        assert clips is not None
-        if (clips / name).exists():
-            return name
+    if clips is None:
+        return names[0]
+    for name in names:
+        path = PurePosixPath(name)
+        for suffix in dict.fromkeys((path.suffix, *VIDEO_SUFFIXES)):
+            spelling = str(path.with_suffix(suffix))
+            if (clips / spelling).exists():
+                return spelling
     return names[0]

@@ -67,7 +67,7 @@ def _questions(path: Path, clips: Path | None, *, subtitled: bool) -> Iterator[S
         question = "\n".join([text_field(row, "question", where), *options])
         yield Sample(
             id=text_field(row, "question_id", where),
-            video=first_existing(clips, *(f"data/{name}{end}" for end in (".mp4", ".MP4", ".mkv"))),
+            video=first_existing(clips, f"data/{name}.mp4", f"{name}.mp4"),
             prompt=f"{spoken}{instruction}{question}\nThe best answer is:",
             options=options,
             answer=answer,

@@ -363,3 +363,17 @@ def test_questions_that_a_rule_decides_have_a_right_choice_and_the_rule(
     for question in questions:
         check_choice(question, "here")
         assert published_rule(question) is BENCHMARKS[name].rule is not None
+
+
+def test_a_clip_is_found_in_other_folders_and_with_other_suffixes(tmp_path: Path) -> None:
+    path = written(tmp_path, "videomme.json", VIDEO_ROWS)
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/abc.mkv").touch()
+    (tmp_path / "def.mp4").touch()
+    videos = [question.video for question in questions_of("videomme", path, tmp_path)]
+    assert videos == ["data/abc.mkv", "def.mp4"]
+    path = written(tmp_path, "generic_qa.json", [{**WRITTEN[0], "video_name": "v_1.5-x"}])
+    (tmp_path / "Test_Videos").mkdir()
+    (tmp_path / "Test_Videos/v_1.5-x.mkv").touch()
+    (question,) = questions_of("vcgbench", path, tmp_path)
+    assert question.video == "Test_Videos/v_1.5-x.mkv"
