@@ -4,7 +4,8 @@ import json
 from pathlib import Path
 
 import pytest
-from benchmark_rows import EVENTS, PAIRS, written
+from benchmark_rows import EVENTS, PAIRS, WRITTEN, written
+from judge_server import completion, judge_server
 from typer.testing import CliRunner
 
 from dpo_video.cli.app import app
@@ -13,7 +14,7 @@ from dpo_video.core.errors import UserError
 
 def run(*arguments: str) -> str:
     outcome = CliRunner().invoke(app, list(arguments), catch_exceptions=False)
-    return outcome.output
+    return outcome.stdout
 
 
 @pytest.fixture
@@ -66,3 +67,20 @@ def test_a_benchmark_takes_clips_under_the_root_and_neither_captions_nor_skip_ba
     assert (
         "import videohallucer" in listed and "benchmark: VideoHallucer (object_relation" in listed
     )
+
+
+def test_answers_in_words_are_rated_once_and_the_replies_kept_beside_them(tmp_path: Path) -> None:
+    samples, answers = tmp_path / "samples.jsonl", tmp_path / "answers.json"
+    questions = written(tmp_path, "generic_qa.json", WRITTEN)
+    run("import", "vcgbench", str(questions), "--out", str(samples))
+    written(tmp_path, "answers.json", [{**WRITTEN[0], "pred": "A man cooks."}])
+    with pytest.raises(UserError, match="are answered in words, which a judge rates and no rule"):
+        run("score", str(samples), str(answers))
+    with judge_server(lambda prompt, attempt: completion("Score: 4")) as server:
+        judge = f"judge.model=m,judge.base_url={server.url}"
+        said = run("score", str(samples), str(answers), "--judge", judge)
+        again = run("score", str(samples), str(answers), "--judge", judge, "--json")
+        assert len(server.requests) == 3, "in three ways, and none of them twice"
+    assert "vcg_detail@" in said and "4.00" in said
+    assert [row["mean_score"]["value"] for row in json.loads(again)["scorers"]] == [4.0] * 3
+    assert (tmp_path / "answers.json.replies").is_dir()
