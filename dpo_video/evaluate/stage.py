@@ -40,6 +40,7 @@ from dpo_video.judge.modes.pairwise import comparer, pairwise_scorer
 from dpo_video.judge.scorer import load_scorer
 from dpo_video.judge.stage import judge_candidates
 from dpo_video.judge.types import Judge
+from dpo_video.models.adapter import check_adapter
 from dpo_video.pair.build import Paired, build_pairs
 from dpo_video.pair.stage import with_noise
 from dpo_video.pair.tie_break import tie_breaker
@@ -65,6 +66,7 @@ def evaluate(run: Run) -> StageResult:
             "nothing to evaluate on: data.heldout is not set. Give a JSONL of samples about clips "
             "that are not trained on"
         )
+    check_adapter(run.folder / "adapter")  # before the base answers anything
     recipe = run.recipe
     answers = heldout_answers(run)
     intervals = Intervals(recipe.evaluate, recipe.seed)

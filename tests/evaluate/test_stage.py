@@ -3,6 +3,7 @@ the answers.
 """
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -181,3 +182,16 @@ def test_a_pairwise_scorer_compares_before_with_after_in_both_orders(
     assert found["win"] == sum(min(pair) > 0.5 for pair in orders)
     assert found["loss"] == sum(max(pair) < 0.5 for pair in orders)
     assert found["better_probability"] == pytest.approx(sum(map(sum, orders)) / 2 / len(orders))
+
+
+def test_a_damaged_adapter_is_refused_before_anything_is_answered(
+    world: Path, tmp_path: Path
+) -> None:
+    with opened(world, tmp_path, HELDOUT[:1]) as run:
+        adapter = run.folder / "adapter"
+        adapter.unlink()
+        shutil.copytree(world / "adapter", adapter)
+        (adapter / "adapter_config.json").write_text("{")
+        with pytest.raises(UserError, match=r"adapter' is damaged: adapter_config\.json"):
+            evaluate(run)
+        assert list(run.store.rows("candidate")) == []
