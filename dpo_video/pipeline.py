@@ -224,6 +224,7 @@ def do_stages(
         if stage_function is None and _is_finished(stage_run):
             print_line(f"{name}: finished before, nothing to do ({run.folder / stage.writes})")
             continue
+        run.begin_stage(name)
         _do_stage(stage_run, stage_function or stage.run, replace_adapter=replace_adapter)
         run.bad_clips.update(stage_run.bad_clips)
         stages_done.append(name)

@@ -6,7 +6,7 @@ import platform
 import shutil
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property, partial
@@ -19,6 +19,7 @@ from dpo_video.core.errors import UserError
 from dpo_video.core.jsonl import read_object, write_atomic
 from dpo_video.core.progress import print_line
 from dpo_video.core.records import Sample
+from dpo_video.core.status_file import STATUS, shown_status
 from dpo_video.core.text import shortened
 from dpo_video.core.yaml_file import Yaml, validate
 from dpo_video.data.heldout import check_disjoint
@@ -88,6 +89,8 @@ class Run:
     """The stage that is being done; empty outside the pipeline."""
     stage_began: float = field(default_factory=time.monotonic)
     """When the stage was begun, before the imports that it needs, by `time.monotonic`."""
+    begin_stage: Callable[[str], None] = field(default=lambda name: None)
+    """Tells `dpo-video status` which stage begins."""
 
     @cached_property
     def num_clips(self) -> int:
@@ -202,6 +205,7 @@ def open_run(recipe: Recipe) -> Iterator[Run]:
     with ExitStack() as after, RunStore(recipe.run_folder) as store:
         if is_new:
             after.push(partial(_remove_unused, recipe.run_folder, store))
+        status = after.enter_context(shown_status(recipe.run_folder))
         tokens = recipe_tokens(recipe)
         heldout = load_samples(recipe, "heldout", tokens=tokens)
         loaded = load_samples(
@@ -223,6 +227,7 @@ def open_run(recipe: Recipe) -> Iterator[Run]:
                 heldout_root=heldout.root,
                 tracker=tracker,
                 cleaned=Counter(row.reason for row in loaded.removed),
+                begin_stage=status.begin_stage,
             )
 
 
@@ -230,7 +235,7 @@ def _remove_unused(
     folder: Path, store: RunStore, kind: type[BaseException] | None, *_: object
 ) -> None:
     """Remove a new run folder after an error, unless it holds a row or a file of a stage."""
-    files = {path.name for path in folder.iterdir()} - {"cleaned.jsonl"}
+    files = {path.name for path in folder.iterdir()} - {"cleaned.jsonl", STATUS}
     holds_results = any(name.endswith((".jsonl", ".json")) for name in files)
     if kind is not None and not (store.has_put or holds_results or "checkpoints" in files):
         shutil.rmtree(folder, ignore_errors=True)

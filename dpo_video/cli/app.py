@@ -15,6 +15,7 @@ import typer
 from dpo_video.cli.arguments import Overrides, RecipeName, RunFolder, run_path
 from dpo_video.cli.data import export, frames, import_, score
 from dpo_video.cli.pages import report, review
+from dpo_video.cli.runs import status
 from dpo_video.cli.serving import merge, parity
 from dpo_video.core.errors import UserError
 from dpo_video.core.library_warnings import quiet_libraries
@@ -329,6 +330,7 @@ app.command(name="frames")(frames)
 app.command(name="import")(import_)
 app.command(name="export")(export)
 app.command(name="score")(score)
+app.command(name="status")(status)
 app.command(name="merge")(merge)
 app.command(name="parity")(parity)
 

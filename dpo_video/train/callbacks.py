@@ -26,8 +26,8 @@ class StepBar(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Open the bar where a resumed run stands."""
-        self._advance = self._open.enter_context(progress("train", total=state.max_steps))
-        self._advance(state.global_step)
+        bar = progress("train", total=state.max_steps, done=state.global_step)
+        self._advance = self._open.enter_context(bar)
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any

@@ -2,6 +2,8 @@
 
 import logging
 import re
+import threading
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,11 +11,15 @@ from rich.table import Table
 from rich.text import Text
 
 from dpo_video.core.progress import (
+    ProgressState,
+    duration_text,
     log,
     open_terminal,
     print_error,
     print_line,
     progress,
+    progress_text,
+    watch_progress,
 )
 from dpo_video.core.text import printable
 
@@ -69,6 +75,46 @@ def test_tables_and_bars_are_spelt_out_and_keep_their_colours(
 def test_a_long_note_stays_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     log.info("x" * 500 + " " + "y" * 500)
     assert capsys.readouterr().err == "x" * 500 + " " + "y" * 500 + "\n"
+
+
+def test_without_a_terminal_a_line_tells_how_far_it_is_and_one_that_it_is_done(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dpo_video.core.progress.PLAIN_SECONDS", 0.02)
+    monkeypatch.setattr("dpo_video.core.progress.TICK_SECONDS", 0.01)
+    seen: list[ProgressState] = []
+    waited = threading.Event()
+
+    def watch(state: ProgressState) -> None:
+        seen.append(state)
+        if state.done == 4 and state.seconds > 0.05:
+            waited.set()
+
+    with watch_progress(watch), progress("judge", total=10, done=2) as advance:
+        advance(2, bad_clips=1)
+        assert waited.wait(60)
+        advance(6)
+    lines = capsys.readouterr().err.splitlines()
+    assert any(re.fullmatch(r"judge: 4 of 10, .* left; bad clips 1", line) for line in lines)
+    assert re.fullmatch(r"judge: 10 of 10, .*, done in 0 s; bad clips 1", lines[-1])
+    assert sum("done in" in line for line in lines) == 1
+    assert (seen[-1].done, seen[-1].is_over) == (10, True)
+
+
+def test_a_block_that_fails_is_not_told_as_done(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(ValueError), progress("judge", total=10) as advance:
+        advance()
+        raise ValueError
+    assert "done" not in capsys.readouterr().err
+
+
+def test_rates_and_times_are_told_in_units_that_one_can_read() -> None:
+    state = ProgressState(title="a", done=5, total=10, rate=0.25, seconds=20.0, counts="")
+    assert progress_text(state) == "a: 5 of 10, 4.0 s each, 20 s left"
+    assert progress_text(replace(state, rate=4.04)) == "a: 5 of 10, 4.0/s, 1 s left"
+    assert progress_text(replace(state, rate=None)) == "a: 5 of 10"
+    times = [duration_text(seconds) for seconds in (59.4, 60, 185, 3600 * 2 + 60 * 14)]
+    assert times == ["59 s", "1 min 0 s", "3 min 5 s", "2 h 14 min"]
 
 
 def test_only_one_file_prints() -> None:
