@@ -108,9 +108,11 @@ def _train_inputs(run: Run) -> dict[str, Any]:
 def _evaluate_inputs(run: Run) -> dict[str, Any]:
     pairwise = run.recipe.evaluate.pairwise_scorer
     hallucination = run.recipe.evaluate.hallucination_scorer
+    correctness = run.recipe.evaluate.correctness_scorer
     return _pairing_inputs(run) | {
         "pairwise_scorer": pairwise and load_scorer(pairwise).version,
         "hallucination_scorer": hallucination and _scorer_with_threshold(hallucination),
+        "correctness_scorer": correctness and _scorer_with_threshold(correctness),
         "beta": run.recipe.train.beta,  # scales the held-out margins
         "measures": MEASURES,
         **_train_inputs(run),
@@ -165,7 +167,14 @@ STAGES: dict[str, Stage] = {
         writes="adapter",
         sections=("model", "video", "train", "seed"),
         inputs=_train_inputs,
-        reports=("metrics.json", "answers.jsonl", "rewards.jsonl", "merged", "report"),
+        reports=(
+            "metrics.json",
+            "answers.jsonl",
+            "heldout_pairs.jsonl",
+            "rewards.jsonl",
+            "merged",
+            "report",
+        ),
     ),
     "evaluate": Stage(
         run=_evaluate,
@@ -190,7 +199,7 @@ def stages_of(recipe: Recipe) -> list[str]:
     left_out: set[str] = set()
     if recipe.data.pairs is not None:
         left_out |= {"generate", "judge"}
-    if not recipe.data.heldout:
+    if not recipe.data.heldout and not recipe.evaluate.sets:
         left_out.add("evaluate")
     return [name for name in STAGES if name not in left_out]
 
@@ -315,7 +324,8 @@ def _track(run: Run, name: str, summary: Mapping[str, Any], seconds: float) -> N
             else {}
         )
         pairs = list(read_jsonl(run.folder / "pairs.jsonl", Pair))
-        run.tracker.log_pairs(
+        run.tracker.log_table(
+            "pairs",
             tracked_rows(
                 pairs,
                 judgments,
@@ -323,7 +333,7 @@ def _track(run: Run, name: str, summary: Mapping[str, Any], seconds: float) -> N
                 video=run.recipe.video,
                 count=run.recipe.tracking.pair_table_rows,
                 seed=run.recipe.seed,
-            )
+            ),
         )
     kinds = {
         "pair": ("pairs", []),
@@ -363,7 +373,7 @@ def fingerprint(run: Run, name: str, *, defaults: bool = True) -> str:
 
 
 def _fingerprint_of(run: Run, name: str, parts: Mapping[str, Any]) -> str:
-    samples = [*run.samples, *run.heldout] if name == "evaluate" else run.samples
+    samples = [*run.samples, *run.evaluated] if name == "evaluate" else run.samples
     rows = (sample_row(sample, with_choice=name == "evaluate") for sample in samples)
     return row_key(**parts, samples=rows)
 

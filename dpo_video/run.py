@@ -6,7 +6,7 @@ import platform
 import shutil
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property, partial
@@ -24,7 +24,7 @@ from dpo_video.core.text import shortened
 from dpo_video.core.yaml_file import Yaml, validate
 from dpo_video.data.heldout import check_disjoint
 from dpo_video.data.removed import removal_counts, write_removed
-from dpo_video.data.samples import LoadedSamples, load_samples
+from dpo_video.data.samples import EvaluationSet, LoadedSamples, load_samples, load_set
 from dpo_video.models.control_tokens import recipe_tokens
 from dpo_video.recipe import Recipe
 from dpo_video.store import RunStore
@@ -81,6 +81,8 @@ class Run:
     video_root: Path
     heldout_root: Path
     tracker: Tracker
+    sets: Sequence[EvaluationSet] = ()
+    """Those of `evaluate.sets`."""
     cleaned: Mapping[str, int] = field(default_factory=dict)
     """Training samples that cleaning left out, by reason."""
     bad_clips: dict[str, BadClip] = field(default_factory=dict)
@@ -94,8 +96,20 @@ class Run:
 
     @cached_property
     def num_clips(self) -> int:
-        """Clips of the training and the held-out samples."""
-        return len({clip_key(sample) for sample in (*self.samples, *self.heldout)})
+        """Clips of the training and the held-out samples, and those of each set."""
+        clips = {clip_key(sample) for sample in (*self.samples, *self.heldout)}
+        for evaluation_set in self.sets:
+            name = evaluation_set.name
+            clips |= {f"{name} {clip_key(sample)}" for sample in evaluation_set.loaded.samples}
+        return len(clips)
+
+    @property
+    def evaluated(self) -> list[Sample]:
+        """The samples that both models answer: those held out, and those of each set."""
+        samples = list(self.heldout)
+        for evaluation_set in self.sets:
+            samples += evaluation_set.loaded.samples
+        return samples
 
     @property
     def folder(self) -> Path:
@@ -214,8 +228,20 @@ def open_run(recipe: Recipe) -> Iterator[Run]:
         check_disjoint(
             loaded.samples, heldout.samples, video_root=loaded.root, heldout_root=heldout.root
         )
-        write_removed(recipe.run_folder, "sample", [*loaded.removed, *heldout.removed])
-        for name, split in (("clean", loaded), ("clean held-out", heldout)):
+        sets = [load_set(recipe, settings, tokens) for settings in recipe.evaluate.sets]
+        for evaluation_set in sets:
+            check_disjoint(
+                loaded.samples,
+                evaluation_set.loaded.samples,
+                video_root=loaded.root,
+                heldout_root=evaluation_set.loaded.root,
+                name=f"set {evaluation_set.name!r}",
+            )
+        splits = {"clean": loaded, "clean held-out": heldout}
+        splits |= {f"set {each.name}": each.loaded for each in sets}
+        removed = [row for split in splits.values() for row in split.removed]
+        write_removed(recipe.run_folder, "sample", removed)
+        for name, split in splits.items():
             _print_losses(name, split, recipe.run_folder / "cleaned.jsonl")
         with start_tracking(recipe) as tracker:
             yield Run(
@@ -226,6 +252,7 @@ def open_run(recipe: Recipe) -> Iterator[Run]:
                 video_root=loaded.root,
                 heldout_root=heldout.root,
                 tracker=tracker,
+                sets=sets,
                 cleaned=Counter(row.reason for row in loaded.removed),
                 begin_stage=status.begin_stage,
             )

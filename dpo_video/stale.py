@@ -9,9 +9,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from dpo_video.benchmarks.sets import BENCHMARK
 from dpo_video.core.errors import UserError
 from dpo_video.core.jsonl import as_row
 from dpo_video.core.records import Sample
+from dpo_video.data.choices import SEVERAL
 from dpo_video.recipe import Recipe
 from dpo_video.run import Run
 from dpo_video.store import content_hash
@@ -157,7 +159,8 @@ def _read_by(recipe: Recipe) -> set[Path]:
 
 
 def sample_row(sample: Sample, *, with_choice: bool) -> dict[str, Any]:
-    """Return what a sample's results depend on: all of it but `meta`.
+    """Return what a sample's results depend on: all of it but what `meta` says beyond the rules
+    that read its answers.
 
     Args:
         with_choice: also what is to be chosen from, which evaluation alone asks for: training asks
@@ -165,6 +168,9 @@ def sample_row(sample: Sample, *, with_choice: bool) -> dict[str, Any]:
     """
     row = as_row(sample)
     del row["meta"]
+    rules = {name: (sample.meta or {}).get(name) for name in (BENCHMARK, SEVERAL)}
+    if with_choice and any(rules.values()):
+        row["rules"] = rules
     row["caption"] = sample.caption or ""  # as samples of imported pairs had it once
     for name, default in CHOICE_FIELDS.items():
         if not with_choice or row[name] == default:

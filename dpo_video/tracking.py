@@ -61,10 +61,10 @@ class Tracker:
         values = {f"train/{name}": value for name, value in logs.items()}
         self._attempt(lambda wandb_run: wandb_run.log({**values, "train/global_step": step}))
 
-    def log_pairs(self, rows: Sequence[dict[str, Any]]) -> None:
-        """Log a table of sampled pairs; a `frames` value is a strip of frames, uint8 (H, W, 3)."""
+    def log_table(self, name: str, rows: Sequence[dict[str, Any]]) -> None:
+        """Log a table; a `frames` value is a strip of frames, uint8 (H, W, 3)."""
         if rows:
-            self._attempt(partial(_log_pairs, rows=rows))
+            self._attempt(partial(_log_table, name=name, rows=rows))
 
     def log_artifact(self, path: Path, *, kind: str, uses: Sequence[str] = ()) -> None:
         """Store a file or folder as an artifact `<run>-<kind>`; `uses` are the kinds it was made
@@ -159,7 +159,7 @@ def _open_wandb(recipe: Recipe, mode: Literal["online", "offline"]) -> Any:
     return wandb_run
 
 
-def _log_pairs(wandb_run: Any, *, rows: Sequence[dict[str, Any]]) -> None:
+def _log_table(wandb_run: Any, *, name: str, rows: Sequence[dict[str, Any]]) -> None:
     import wandb
 
     columns = list(rows[0])
@@ -168,8 +168,8 @@ def _log_pairs(wandb_run: Any, *, rows: Sequence[dict[str, Any]]) -> None:
         cells = dict(row)
         if cells.get("frames") is not None:
             cells["frames"] = wandb.Image(cells["frames"])
-        table.add_data(*(cells[name] for name in columns))
-    wandb_run.log({"pairs": table})
+        table.add_data(*(cells[column] for column in columns))
+    wandb_run.log({name: table})
 
 
 def _log_page(wandb_run: Any, *, name: str, page: str) -> None:

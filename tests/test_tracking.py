@@ -49,7 +49,7 @@ def test_an_offline_run_keeps_its_id_and_no_secret(
             assert tracker.wandb_run.config["judge"]["base_url"] == "http://127.0.0.1:9/v1"
             tracker.log_stage("pair", {"pairs": 3, "dropped": {"tie": 2}}, 1.5)
             assert tracker.wandb_run.summary["pair/dropped/tie"] == 2
-            tracker.log_pairs([{"prompt": "p", "frames": np.zeros((8, 16, 3), np.uint8)}])
+            tracker.log_table("pairs", [{"prompt": "p", "frames": np.zeros((8, 16, 3), np.uint8)}])
             tracker.log_artifact(tmp_path / "pairs.jsonl", kind="pairs")
     assert ids[0] == ids[1] == (settings.run_folder / "wandb_id").read_text()
     written = [file for file in settings.run_folder.rglob("*") if file.is_file()]

@@ -63,6 +63,8 @@ class Candidate:
     """`stop` when the answer ended by itself, `length` when it was cut at `max_new_tokens`."""
     sampler: str | None = None
     """Which of `generate.mix` drew it."""
+    choice_logps: dict[str, float] | None = None
+    """Log-prob of each choice in nats, where the likeliest one was taken for the answer."""
 
 
 @with_config(STRICT)

@@ -1,9 +1,13 @@
 """Questions that are answered by a letter, or by yes or no: which gold answers they can have."""
 
+import re
+from collections.abc import Sequence
+
 from dpo_video.core.errors import UserError
 from dpo_video.core.records import Sample
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+LABEL = re.compile(r"\(?([A-Z])[.):]\s+\S")
 YES_NO = ("yes", "no")
 SEVERAL = "several_letters"
 """In a sample's `meta`: the question may have several right options."""
@@ -55,6 +59,19 @@ def _check_letter(sample: Sample, where: str) -> None:
 def has_several(sample: Sample) -> bool:
     """Return whether a question may have several right options, whose letters are its answer."""
     return bool((sample.meta or {}).get(SEVERAL))
+
+
+def labelled_options(options: Sequence[str]) -> tuple[str, ...]:
+    """Return options with their letters, `A. a dog`; those that have them all, in one of the forms
+    `A. a dog`, `A) a dog`, `(A) a dog`, `A: a dog`, stay as they are.
+    """
+    labels = [LABEL.match(option) for option in options]
+    if all(
+        label is not None and label[1] == letter
+        for label, letter in zip(labels, LETTERS, strict=False)
+    ):
+        return tuple(options)
+    return tuple(f"{letter}. {option}" for letter, option in zip(LETTERS, options, strict=False))
 
 
 def gold_choice(sample: Sample) -> str | None:

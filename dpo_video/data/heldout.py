@@ -11,10 +11,15 @@ from dpo_video.video.sources import find_path
 
 
 def check_disjoint(
-    samples: Sequence[Sample], heldout: Sequence[Sample], *, video_root: Path, heldout_root: Path
+    samples: Sequence[Sample],
+    heldout: Sequence[Sample],
+    *,
+    video_root: Path,
+    heldout_root: Path,
+    name: str = "data.heldout",
 ) -> None:
     """Refuse a held-out clip that shows any second of a training clip: its numbers would not be
-    held out.
+    held out; `name` says whose it is.
     """
     if not heldout:
         return
@@ -27,7 +32,7 @@ def check_disjoint(
             if _overlap(sample, training_sample):
                 raise UserError(
                     f"the clip {str(file)!r} of held-out sample {sample.id!r} is also trained on, "
-                    f"by sample {training_sample.id!r}. Split data.samples and data.heldout by clip"
+                    f"by sample {training_sample.id!r}. Split data.samples and {name} by clip"
                 )
 
 

@@ -21,7 +21,7 @@ from dpo_video.data.lines import (
 )
 from dpo_video.data.removed import Removed
 from dpo_video.data.sample_filters import SampleLines, clean_samples, is_on, looks_at_frames
-from dpo_video.recipe import Recipe
+from dpo_video.recipe import EvaluationSetSettings, Recipe
 from dpo_video.store import RunStore
 from dpo_video.video.facts import probe_clips
 
@@ -57,6 +57,14 @@ class LoadedSamples:
         return len(self.samples if self.pairs is None else self.pairs)
 
 
+@dataclass(frozen=True, kw_only=True)
+class EvaluationSet:
+    """Questions that both models answer: those of `data.heldout`, or of one of `evaluate.sets`."""
+
+    name: str
+    loaded: LoadedSamples
+
+
 def load_samples(
     recipe: Recipe,
     split: Literal["samples", "heldout"],
@@ -83,9 +91,7 @@ def load_samples(
         return load_pairs(recipe, tokens)
     if not source:
         return LoadedSamples(samples=[], root=Path(), removed=[])
-    is_toy = source.startswith("toy:")
-    path = _toy(source, recipe) if is_toy else Path(source).expanduser()
-    root = path.parent if is_toy else _video_root(recipe, path)
+    path, root = _located(source, recipe, recipe.data.video_root, "data.video_root")
     meta_fields = check_samples(
         path, inside=_inside(recipe, root), needs_caption=split == "samples"
     )
@@ -107,6 +113,44 @@ def load_samples(
         num_stripped=_num_stripped(screened),
         meta_fields=meta_fields,
     )
+
+
+def load_set(
+    recipe: Recipe, settings: EvaluationSetSettings, tokens: ControlTokens = NO_TOKENS
+) -> EvaluationSet:
+    """Return the questions of a set of `evaluate.sets`; errors as those of `load_samples`."""
+    path, root = _located(
+        settings.samples, recipe, settings.video_root, f"video_root of set {settings.name!r}:"
+    )
+    meta_fields = check_samples(path, inside=_inside(recipe, root), needs_caption=False)
+    lines = list(read_samples(path, tokens))
+    samples = [line.sample for line in lines if line.fault is None]
+    removed = [removed_row(line) for line in lines if line.fault is not None]
+    if not samples:
+        raise UserError(_why_none(path, removed))
+    return EvaluationSet(
+        name=settings.name,
+        loaded=LoadedSamples(
+            samples=samples,
+            root=root,
+            removed=removed,
+            num_stripped=_num_stripped(lines),
+            meta_fields=meta_fields,
+        ),
+    )
+
+
+def _located(
+    source: str, recipe: Recipe, video_root: str | None, setting: str
+) -> tuple[Path, Path]:
+    """Return the file of samples, written now where it is the toy world's, and the folder that its
+    video paths start from; `setting` names that folder in errors.
+    """
+    if source.startswith("toy:"):
+        path = _toy(source, recipe)
+        return path, path.parent
+    path = Path(source).expanduser()
+    return path, _video_root(video_root, path, setting)
 
 
 def _up_to(limit: int | None, lines: Iterable[Line]) -> list[Line]:
@@ -146,7 +190,8 @@ def load_pairs(recipe: Recipe, tokens: ControlTokens = NO_TOKENS) -> LoadedSampl
     wrong (up to twenty lines, each with file:line), or has no pair.
     """
     path = Path(recipe.data.pairs or "").expanduser()
-    root = _video_root(recipe, path) if path.exists() else path.parent
+    folder = recipe.data.video_root
+    root = _video_root(folder, path, "data.video_root") if path.exists() else path.parent
     check_pairs(path, inside=_inside(recipe, root))
     screened = _up_to(recipe.data.limit, read_pairs(path, tokens))
     pairs = [line.pair for line in screened if line.fault is None]
@@ -163,13 +208,12 @@ def load_pairs(recipe: Recipe, tokens: ControlTokens = NO_TOKENS) -> LoadedSampl
     )
 
 
-def _video_root(recipe: Recipe, path: Path) -> Path:
+def _video_root(folder: str | None, path: Path, setting: str) -> Path:
     """Return the folder that relative video paths start from: the recipe's, else the file's."""
-    root = Path(recipe.data.video_root).expanduser() if recipe.data.video_root else path.parent
+    root = Path(folder).expanduser() if folder else path.parent
     if not root.is_dir():
         raise UserError(
-            f"no folder at data.video_root {str(root)!r}: it is where relative video paths start "
-            "from"
+            f"no folder at {setting} {str(root)!r}: it is where relative video paths start from"
         )
     return root
 

@@ -17,8 +17,6 @@ from dpo_video.core.records import STRICT
 
 FILE = "answers.jsonl"
 """Its name in a run folder."""
-HELDOUT = "heldout"
-"""Name of the set of `data.heldout`."""
 
 
 @with_config(STRICT)
@@ -54,9 +52,9 @@ class EvaluatedAnswer:
     answer.
     """
     published_parsed: str | None = None
-    """What the published rule of the set's benchmark reads."""
+    """What the published rule of the question's benchmark reads."""
     published_correct: bool | None = None
-    """By that rule; None where the set names none."""
+    """By that rule; None where the question is of none."""
     choice_logps: dict[str, float] | None = None
     """Log-prob of each choice in nats, under `evaluate.choice: likelihood`."""
     exact_match: bool | None = None
@@ -76,7 +74,25 @@ class EvaluatedAnswer:
     reason: str | None = None
     """The judge's explanation of `score`."""
     unscored: dict[str, str] | None = None
-    """By scorer name, why it gave no score, where it was asked for one."""
+    """By field (`score`, `supported`, `judged`), why the scorer that was asked gave no score."""
+    comparison: dict[str, Any] | None = None
+    """Of an answer after, how `evaluate.pairwise_scorer` compared it with the one before: `orders`
+    (P(it is better), shown first and shown second; None without a verdict), `reason`, `status`.
+    """
+
+    def was_judged(self, field: str) -> bool:
+        """Return whether the scorer of `score`, `supported` or `judged` was asked."""
+        return getattr(self, field) is not None or field in (self.unscored or {})
+
+    @property
+    def length(self) -> int:
+        """Characters."""
+        return len(self.text)
+
+    @property
+    def hallucinated(self) -> float | None:
+        """1 for an answer that is not supported, else 0; None: unscored."""
+        return None if self.supported is None else float(not self.supported)
 
 
 def read_answers(path: Path) -> list[EvaluatedAnswer]:

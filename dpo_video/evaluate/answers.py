@@ -1,5 +1,5 @@
-"""What the base and the tuned model answer to held-out questions, and the implicit rewards of the
-base's answers.
+"""What the base and the tuned model answer to the questions of all sets, and the implicit rewards
+of the base's answers.
 
 Each model is loaded once, and not at all where everything it would be asked for is stored.
 """
@@ -9,31 +9,35 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cache, partial
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
 
 from dpo_video.core.records import Candidate, Sample
 from dpo_video.core.text import normalised_text
-from dpo_video.generate.jobs import GenerationJob
-from dpo_video.generate.stage import make_candidates, training_sampler
+from dpo_video.data.choices import LETTERS, has_several
+from dpo_video.evaluate.questions import SetQuestion
+from dpo_video.generate.jobs import Choose, GenerationJob
+from dpo_video.generate.stage import make_candidates_together, training_sampler
 from dpo_video.models.load import Policy, load_policy
 from dpo_video.models.sampling import Sampler
 from dpo_video.run import Run
 from dpo_video.store import content_hash, row_key
+from dpo_video.train.logps import answer_logps
 from dpo_video.train.rewards import candidate_rewards
 
 KIND = "reward"
 """Rows of the run store: {"reward": beta x nats} of a sampled answer under an adapter."""
 
 
-class HeldoutAnswers(NamedTuple):
-    """What the models say about the held-out clips."""
+class ModelAnswers(NamedTuple):
+    """What the models say about the clips of all sets."""
 
     before: list[Candidate]
-    """The base model's answer to each question, ids `<sample>#before`."""
+    """The base model's answer to each question, ids `<id as asked>#before`."""
     after: list[Candidate]
-    """The tuned model's, ids `<sample>#after`."""
+    """The tuned model's, ids `<id as asked>#after`."""
     sampled: list[Candidate]
     """Sampled answers of the base model, to build held-out pairs from."""
     rewards: dict[str, float]
@@ -42,61 +46,102 @@ class HeldoutAnswers(NamedTuple):
     """
 
 
-def heldout_answers(run: Run) -> HeldoutAnswers:
-    """Have the base model answer and sample, then the tuned one answer and score what was
-    sampled.
+def model_answers(
+    run: Run, questions: Sequence[SetQuestion], paired: Sequence[Sample]
+) -> ModelAnswers:
+    """Have the base model answer and sample, then the tuned one answer and score what was sampled.
+
+    Args:
+        paired: the held-out samples that answers are sampled to.
     """
-    before, sampled = _base_answers(run)
+    before, sampled = _base_answers(run, questions, paired)
     _free_memory()
-    after, rewards = _tuned_answers(run, sampled)
+    after, rewards = _tuned_answers(run, questions, paired, sampled)
     _free_memory()
-    return HeldoutAnswers(_rename(before, "before"), _rename(after, "after"), sampled, rewards)
+    return ModelAnswers(_rename(before, "before"), _rename(after, "after"), sampled, rewards)
 
 
-def _base_answers(run: Run) -> tuple[list[Candidate], list[Candidate]]:
-    settings = run.recipe.evaluate
+def _base_answers(
+    run: Run, questions: Sequence[SetQuestion], paired: Sequence[Sample]
+) -> tuple[list[Candidate], list[Candidate]]:
     start = run.recipe.start_adapter
-    job = replace(
-        _greedy_job(run),
-        title="answers before",
+    load = cache(partial(load_policy, run.recipe.model, adapter=start))
+    jobs = _answer_jobs(run, questions, adapter=start, title="answers before", load=load)
+    sampling = GenerationJob(
+        samples=paired,
         adapter=start,
-        load=cache(partial(load_policy, run.recipe.model, adapter=start)),
-    )
-    sampling = replace(
-        job,
-        title="sampled for pairs",
-        samples=run.heldout[: settings.pair_samples],
-        num_candidates=settings.pair_candidates,
+        root=run.heldout_root,
+        num_candidates=run.recipe.evaluate.pair_candidates,
         sampler=training_sampler(run.recipe.generate),
     )
-    return make_candidates(run, job).candidates, make_candidates(run, sampling).candidates
+    *answered, sampled = make_candidates_together(run, [*jobs, sampling])
+    return [row for result in answered for row in result.candidates], sampled.candidates
 
 
 def _tuned_answers(
-    run: Run, sampled: Sequence[Candidate]
+    run: Run,
+    questions: Sequence[SetQuestion],
+    paired: Sequence[Sample],
+    sampled: Sequence[Candidate],
 ) -> tuple[list[Candidate], dict[str, float]]:
     adapter = run.folder / "adapter"
     reference = run.recipe.reference_adapter
     load = cache(partial(load_policy, run.recipe.model, adapter=adapter, reference=reference))
-    job = replace(_greedy_job(run), title="answers after", adapter=adapter, load=load)
-    return make_candidates(run, job).candidates, _rewards(run, sampled, load)
+    jobs = _answer_jobs(run, questions, adapter=adapter, title="answers after", load=load)
+    answered = make_candidates_together(run, jobs)
+    candidates = [row for result in answered for row in result.candidates]
+    return candidates, _rewards(run, paired, sampled, load)
 
 
-def _greedy_job(run: Run) -> GenerationJob:
-    """Return one answer to each held-out question as a job, by the sampler of the `evaluate`
-    section.
+def _answer_jobs(
+    run: Run,
+    questions: Sequence[SetQuestion],
+    *,
+    adapter: Path | None,
+    title: str,
+    load: Callable[[], Policy],
+) -> list[GenerationJob]:
+    """Return one answer to each question as jobs: texts by the sampler of the `evaluate` section,
+    choices by a shorter one, or by their likelihood.
     """
     settings = run.recipe.evaluate
-    return GenerationJob(
-        samples=run.heldout,
+    texts: list[Sample] = []
+    choices: list[Sample] = []
+    for question in questions:
+        (texts if question.asked.answer_kind == "text" else choices).append(question.asked)
+    written = GenerationJob(
+        samples=texts,
         root=run.heldout_root,
         num_candidates=1,
         sampler=Sampler(temperature=settings.temperature, max_new_tokens=settings.max_new_tokens),
+        adapter=adapter,
+        title=title,
+        load=load,
     )
+    is_likeliest = settings.choice == "likelihood"
+    short = Sampler(temperature=settings.temperature, max_new_tokens=settings.choice_max_new_tokens)
+    chosen = replace(
+        written,
+        samples=choices,
+        sampler=short,
+        choose=Choose(choices=choices_of, logps=answer_logps) if is_likeliest else None,
+    )
+    return [written, chosen]
+
+
+def choices_of(sample: Sample) -> tuple[str, ...]:
+    """Return what a question offers, as an answer is written: letters, or Yes and No; nothing where
+    several options may be right together.
+    """
+    if has_several(sample):
+        return ()
+    if sample.answer_kind == "yes_no":
+        return ("Yes", "No")
+    return tuple(LETTERS[: len(sample.options or [])])
 
 
 def _rewards(
-    run: Run, sampled: Sequence[Candidate], load: Callable[[], Policy]
+    run: Run, paired: Sequence[Sample], sampled: Sequence[Candidate], load: Callable[[], Policy]
 ) -> dict[str, float]:
     """Return the tuned model's implicit rewards by candidate id, stored ones and new ones for what
     is missing.
@@ -105,7 +150,7 @@ def _rewards(
     question's answers share its clip, so that the ones too many cost little.
     """
     adapter = run.folder / "adapter"
-    answers = _pairable(run.heldout, sampled)
+    answers = _pairable(paired, sampled)
     weights = content_hash(adapter) if answers else ""
     reference = run.recipe.reference_adapter
     against = {} if reference is None else {"reference": content_hash(reference)}

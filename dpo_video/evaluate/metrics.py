@@ -23,6 +23,7 @@ from dpo_video.core.statistics import (
     preferences,
     weighted_mean,
 )
+from dpo_video.evaluate.answer_rows import EvaluatedAnswer, answered_by_both
 from dpo_video.evaluate.report import (
     AnswerMetrics,
     HeldoutPairMetrics,
@@ -42,28 +43,6 @@ LONGER_ANSWERS = 2
 """Median words of the answers over those of the gold answers, above which they say the same in more
 words.
 """
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class GradedAnswer:
-    """One answer to one held-out question with all that is measured of it."""
-
-    sample_id: str
-    clip: str
-    """Name of the video file."""
-    length: int
-    """Characters."""
-    exact_match: bool | None = None
-    """None where the sample has no gold answer."""
-    score: float | None = None
-    """None: unscored."""
-    supported: bool | None = None
-    """Whether the hallucination scorer put it at or above its threshold; None: unscored."""
-
-    @property
-    def hallucinated(self) -> float | None:
-        """1 for an answer that is not supported, else 0; None: unscored."""
-        return None if self.supported is None else float(not self.supported)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -157,11 +136,16 @@ def why_exact_match_misleads(gold: Sequence[str], answers: Sequence[str]) -> str
     return None
 
 
-def answer_metrics(answers: Sequence[GradedAnswer], intervals: Intervals) -> AnswerMetrics:
+def answer_metrics(answers: Sequence[EvaluatedAnswer], intervals: Intervals) -> AnswerMetrics:
     """Return exact match, judged score, hallucination rate and length of one model's answers."""
     with_gold = [answer for answer in answers if answer.exact_match is not None]
     scored = [answer for answer in answers if answer.score is not None]
-    hallucinated = [Observation(clip=row.clip, value=row.hallucinated) for row in answers]
+    num_judged = sum(answer.was_judged("score") for answer in answers)
+    hallucinated = [
+        Observation(clip=row.clip, value=row.hallucinated)
+        for row in answers
+        if row.was_judged("supported")
+    ]
     return AnswerMetrics(
         n=len(answers),
         exact_match=intervals.estimate(
@@ -170,7 +154,7 @@ def answer_metrics(answers: Sequence[GradedAnswer], intervals: Intervals) -> Ans
         judged_score=intervals.estimate(
             [answer.score for answer in scored],
             _clips(scored),
-            unscored=len(answers) - len(scored),
+            unscored=num_judged - len(scored),
         ),
         hallucination_rate=(
             None
@@ -182,14 +166,20 @@ def answer_metrics(answers: Sequence[GradedAnswer], intervals: Intervals) -> Ans
 
 
 def paired_differences(
-    before: Sequence[GradedAnswer], after: Sequence[GradedAnswer], intervals: Intervals
+    before: Sequence[EvaluatedAnswer], after: Sequence[EvaluatedAnswer], intervals: Intervals
 ) -> AnswerMetrics:
     """Return after minus before, question by question: each mean difference with the interval of
     paired differences.
     """
-    joined = join_by_question(before, after)
+    joined = answered_by_both(before, after)
     matches: list[tuple[str, float]] = []
     scores: list[tuple[str, float]] = []
+    num_judged = sum(old.was_judged("score") and new.was_judged("score") for old, new in joined)
+    hallucinated = [
+        _hallucination_difference(old, new)
+        for old, new in joined
+        if old.was_judged("supported") and new.was_judged("supported")
+    ]
     for old, new in joined:
         if old.exact_match is not None and new.exact_match is not None:
             matches.append((old.clip, float(new.exact_match) - float(old.exact_match)))
@@ -203,12 +193,12 @@ def paired_differences(
         judged_score=intervals.estimate(
             [difference for _, difference in scores],
             [clip for clip, _ in scores],
-            unscored=len(joined) - len(scores),
+            unscored=num_judged - len(scores),
         ),
         hallucination_rate=(
             None
             if intervals.settings.hallucination_scorer is None
-            else intervals.rate([_hallucination_difference(old, new) for old, new in joined])
+            else intervals.rate(hallucinated)
         ),
         answer_length=intervals.estimate(
             [new.length - old.length for old, new in joined], [old.clip for old, _ in joined]
@@ -217,8 +207,8 @@ def paired_differences(
 
 
 def win_rates(
-    before: Sequence[GradedAnswer],
-    after: Sequence[GradedAnswer],
+    before: Sequence[EvaluatedAnswer],
+    after: Sequence[EvaluatedAnswer],
     intervals: Intervals,
     *,
     tie_margin: float,
@@ -231,8 +221,12 @@ def win_rates(
     `win_rate` is (wins + ties / 2) over the questions whose answers both have a score.
     `pairwise_win_rates` is the same by a pairwise scorer.
     """
-    joined = join_by_question(before, after)
-    scored: list[tuple[GradedAnswer, GradedAnswer]] = []
+    joined = [
+        (old, new)
+        for old, new in answered_by_both(before, after)
+        if old.was_judged("score") and new.was_judged("score")
+    ]
+    scored: list[tuple[EvaluatedAnswer, EvaluatedAnswer]] = []
     scores: list[tuple[float, float]] = []
     for old, new in joined:
         if old.score is not None and new.score is not None:
@@ -314,16 +308,6 @@ def heldout_pair_metrics(
     )
 
 
-def join_by_question(
-    before: Sequence[GradedAnswer], after: Sequence[GradedAnswer]
-) -> list[tuple[GradedAnswer, GradedAnswer]]:
-    """Return the two models' answers to each question that both have answered."""
-    after_of = {answer.sample_id: answer for answer in after}
-    return [
-        (answer, after_of[answer.sample_id]) for answer in before if answer.sample_id in after_of
-    ]
-
-
 def _outcome_counts(outcomes: Sequence[float], *, n: int) -> dict[str, int]:
     """Return wins, ties, losses and unscored questions; they add up to n."""
     return {
@@ -334,7 +318,7 @@ def _outcome_counts(outcomes: Sequence[float], *, n: int) -> dict[str, int]:
     }
 
 
-def _hallucination_difference(before: GradedAnswer, after: GradedAnswer) -> Observation:
+def _hallucination_difference(before: EvaluatedAnswer, after: EvaluatedAnswer) -> Observation:
     """Return after minus before; where one is unscored, with what the difference could be."""
     old, new = before.hallucinated, after.hallucinated
     return Observation(
@@ -345,5 +329,5 @@ def _hallucination_difference(before: GradedAnswer, after: GradedAnswer) -> Obse
     )
 
 
-def _clips(answers: Sequence[GradedAnswer]) -> list[str]:
+def _clips(answers: Sequence[EvaluatedAnswer]) -> list[str]:
     return [answer.clip for answer in answers]

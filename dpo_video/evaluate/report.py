@@ -1,7 +1,7 @@
 """The records of an evaluation, and metrics.json: written from them, read back as them."""
 
 from collections.abc import Mapping
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
@@ -9,8 +9,15 @@ from dpo_video.core import strict_json
 from dpo_video.core.errors import UserError
 from dpo_video.core.jsonl import write_atomic
 from dpo_video.core.report import Estimate
+from dpo_video.evaluate.set_report import (
+    SetMetrics,
+    estimate_entries,
+    estimate_of,
+    set_of,
+    set_row,
+)
 
-MEASURES = 2
+MEASURES = 3
 """Counts up where a number of metrics.json means something else than before: such files are made
 anew, from the answers and verdicts that are stored.
 """
@@ -115,6 +122,8 @@ class Metrics:
     """None without a pairwise scorer."""
     heldout_pairs: HeldoutPairMetrics
     heldout: HeldoutCounts
+    sets: dict[str, SetMetrics] = field(default_factory=dict)
+    """That of `data.heldout` and those of `evaluate.sets`; empty in files of earlier versions."""
     exact_match_hidden: str | None = None
     """Why tables leave the exact match out; None where they show it."""
     adapter: str | None = None
@@ -145,10 +154,12 @@ def write_metrics(path: Path, metrics: Metrics) -> None:
 def metrics_row(metrics: Metrics) -> dict[str, Any]:
     """Return the metrics as metrics.json holds them."""
     row: dict[str, Any] = {}
-    for field in fields(metrics):
-        value = getattr(metrics, field.name)
-        if value is not None:
-            row[field.name] = _section_row(value) if field.name in SECTIONS else value
+    for entry in fields(metrics):
+        value = getattr(metrics, entry.name)
+        if entry.name == "sets":
+            row["sets"] = {name: set_row(each) for name, each in metrics.sets.items()}
+        elif value is not None:
+            row[entry.name] = _section_row(value) if entry.name in SECTIONS else value
     return row
 
 
@@ -163,6 +174,7 @@ def read_metrics(path: Path) -> Metrics:
         }
         return Metrics(
             **sections,
+            sets={name: set_of(each) for name, each in row.get("sets", {}).items()},
             exact_match_hidden=row.get("exact_match_hidden"),
             adapter=row.get("adapter"),
             seconds=row["seconds"],
@@ -176,49 +188,24 @@ def read_metrics(path: Path) -> Metrics:
 
 def _section_row(section: Any) -> dict[str, Any]:
     row: dict[str, Any] = {}
-    for field in fields(section):
-        value = getattr(section, field.name)
+    for entry in fields(section):
+        value = getattr(section, entry.name)
         if isinstance(value, Estimate):
-            row |= _estimate_row(field.name, value)
-        elif value is not None or field.default is MISSING:
-            row[field.name] = value
-    return row
-
-
-def _estimate_row(name: str, estimate: Estimate) -> dict[str, Any]:
-    row: dict[str, Any] = {
-        name: estimate.value,
-        f"{name}_ci": None if estimate.interval is None else list(estimate.interval),
-        f"{name}_n": estimate.n,
-    }
-    if name in JUDGED or estimate.unscored:
-        row[f"{name}_unscored"] = estimate.unscored
-    if estimate.bounds is not None:
-        row[f"{name}_bounds"] = list(estimate.bounds)
+            row |= estimate_entries(entry.name, value, always=entry.name in JUDGED)
+        elif value is not None or entry.default is MISSING:
+            row[entry.name] = value
     return row
 
 
 def _section(kind: type[Section], row: Mapping[str, Any]) -> Section:
     """Return a section as its record, from its part of metrics.json."""
     contents: dict[str, Any] = {}
-    for field in fields(kind):  # type: ignore[arg-type]
-        name = field.name
-        if field.type is Estimate or Estimate in get_args(field.type):
+    for entry in fields(kind):  # type: ignore[arg-type]
+        name = entry.name
+        if entry.type is Estimate or Estimate in get_args(entry.type):
             name = FORMER_NAMES.get(name, name) if name not in row else name
             if name in row:
-                contents[field.name] = _estimate(name, row)
+                contents[entry.name] = estimate_of(name, row)
         elif name in row:
             contents[name] = row[name]
     return kind(**contents)
-
-
-def _estimate(name: str, row: Mapping[str, Any]) -> Estimate:
-    interval, bounds = row[f"{name}_ci"], row.get(f"{name}_bounds")
-    return Estimate(
-        value=row[name],
-        interval=None if interval is None else (interval[0], interval[1]),
-        n=row[f"{name}_n"],
-        unscored=row.get(f"{name}_unscored", 0),
-        bounds=None if bounds is None else (bounds[0], bounds[1]),
-        why_no_interval="one clip" if interval is None and row[name] is not None else "",
-    )

@@ -1,5 +1,5 @@
-"""The evaluate stage: base and tuned answers to held-out questions, judged and compared; held-out
-pairs; metrics.json.
+"""The evaluate stage: base and tuned answers to the questions of all sets, judged and compared;
+held-out pairs; metrics.json and answers.jsonl.
 
 Answers are always made here, by the same code for both models. Held-out pairs come from the base
 model's own sampled answers by the rule that made the training pairs: their reward accuracy says
@@ -7,27 +7,34 @@ whether the preference carries over.
 """
 
 import time
-from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
-from typing import Any, NamedTuple
+from dataclasses import fields, replace
+from typing import Any
 
 from dpo_video.core.errors import UserError
-from dpo_video.core.records import Candidate, Judgment, Pair
+from dpo_video.core.jsonl import write_jsonl
+from dpo_video.core.records import Candidate, Pair, Sample
 from dpo_video.core.report import Estimate
-from dpo_video.evaluate.answers import HeldoutAnswers, heldout_answers
+from dpo_video.evaluate.answer_rows import (
+    FILE,
+    EvaluatedAnswer,
+    answers_by_set,
+    write_answers,
+)
+from dpo_video.evaluate.answers import ModelAnswers, model_answers
+from dpo_video.evaluate.grading import AnswerJudgments, comparison_of, evaluated_answer
+from dpo_video.evaluate.judging import Judging, can_be_judged, statuses
 from dpo_video.evaluate.metrics import (
-    GradedAnswer,
     Intervals,
     PairMargin,
     answer_metrics,
     heldout_pair_metrics,
-    normalise_answer,
     paired_differences,
     pairwise_win_rates,
     why_exact_match_misleads,
     win_rates,
 )
+from dpo_video.evaluate.questions import SetQuestion, evaluation_questions, evaluation_sets
 from dpo_video.evaluate.report import (
     AnswerMetrics,
     HeldoutCounts,
@@ -35,120 +42,153 @@ from dpo_video.evaluate.report import (
     PairwiseWinRates,
     write_metrics,
 )
+from dpo_video.evaluate.set_metrics import set_metrics
+from dpo_video.evaluate.set_report import SetMetrics
+from dpo_video.evaluate.tracked_answers import tracked_answers
 from dpo_video.judge.backends.registry import open_judge
-from dpo_video.judge.modes.pairwise import comparer, pairwise_scorer
 from dpo_video.judge.scorer import load_scorer
-from dpo_video.judge.stage import judge_candidates
 from dpo_video.judge.types import Judge
 from dpo_video.models.adapter import check_adapter
 from dpo_video.pair.build import Paired, build_pairs
 from dpo_video.pair.stage import with_noise
 from dpo_video.pair.tie_break import tie_breaker
+from dpo_video.recipe.evaluate import HELDOUT
 from dpo_video.run import Run, StageResult
 from dpo_video.store import content_hash
 from dpo_video.video import clip_key, file_name
 
-
-class HeldoutJudgments(NamedTuple):
-    """Judgments by candidate id."""
-
-    scored: dict[str, Judgment]
-    supported: dict[str, Judgment]
-    """By the hallucination scorer; empty without one."""
+PAIRS_FILE = "heldout_pairs.jsonl"
+"""The held-out pairs, each with its implicit margin."""
 
 
 def evaluate(run: Run) -> StageResult:
-    """Write metrics.json; its numbers without intervals; incomplete where judgments failed, or a
-    clip may be read at the next try.
+    """Write metrics.json, answers.jsonl and heldout_pairs.jsonl; its numbers without intervals;
+    incomplete where judgments failed, or a clip may be read at the next try.
     """
-    if not run.heldout:
+    questions = evaluation_questions(run)
+    if not questions:
         raise UserError(
             "nothing to evaluate on: data.heldout is not set. Give a JSONL of samples about clips "
-            "that are not trained on"
+            "that are not trained on, there or in evaluate.sets"
         )
     check_adapter(run.folder / "adapter")  # before the base answers anything
-    recipe = run.recipe
-    answers = heldout_answers(run)
-    intervals = Intervals(recipe.evaluate, recipe.seed)
-    with open_judge(recipe.judge) as opened:
-        judgments = _judge(run, answers, opened)
-        paired = _pair(run, answers, judgments, opened)
-        compared = _compare_in_both_orders(run, answers, intervals, opened)
-    metrics = _measure(run, answers, judgments, paired, compared, intervals)
+    paired_samples = _samples_to_pair(run)
+    answers = model_answers(run, questions, paired_samples)
+    by_id = {question.asked.id: question for question in questions}
+    with open_judge(run.recipe.judge) as opened:
+        judging = Judging(run=run, questions=by_id, answers=answers, judge=opened)
+        judgments = judging.judgments()
+        paired = _pair(run, paired_samples, answers, judgments, opened)
+    rows = [
+        *_rows("before", answers.before, by_id, judgments),
+        *_rows("after", answers.after, by_id, judgments),
+    ]
+    pairs = [_with_margin(pair, answers.rewards) for pair in paired.pairs]
+    metrics = measure(run, rows, pairs, paired.summary, judge=_judge_name(judgments))
+    write_answers(run.folder / FILE, rows)
+    write_jsonl(run.folder / PAIRS_FILE, pairs)
     write_metrics(run.folder / "metrics.json", metrics)
-    statuses = Counter(row.status for row in judgments.scored.values())
-    statuses.update(row.status for row in judgments.supported.values())
-    failed = statuses["failed"] + paired.summary.get("failed", 0)
-    failed += 0 if compared is None else compared.failed
+    run.tracker.log_table("answers", tracked_answers(rows))
+    num_of_status = statuses(judgments)
+    failed = num_of_status["failed"] + paired.summary.get("failed", 0)
     left = (
         f"{failed} judgments failed" if failed else "",
-        run.unread(dict.fromkeys(map(clip_key, run.heldout))),
+        run.unread(dict.fromkeys(clip_key(question.asked) for question in questions)),
     )
     return StageResult(
-        counts=_counts(metrics, unscored=statuses["unscored"], failed=failed),
+        counts=_counts(metrics, unscored=num_of_status["unscored"], failed=failed),
         incomplete_because="; ".join(filter(None, left)),
     )
 
 
-def _judge(run: Run, answers: HeldoutAnswers, opened: Judge) -> HeldoutJudgments:
-    """Score all answers, and the answers of both models for what the captions do not support."""
-    settings, scorer = run.recipe.judge, run.recipe.evaluate.hallucination_scorer
-    samples = {sample.id: sample for sample in run.heldout}
-    both_models = [(samples[row.sample_id], row) for row in (*answers.before, *answers.after)]
-    sampled = [(samples[row.sample_id], row) for row in answers.sampled]
-    scored = judge_candidates(
-        settings, load_scorer(settings.scorer), both_models + sampled, run.store, judge=opened
-    ).judgments
-    if scorer is None:
-        return HeldoutJudgments(scored, {})
-    supported = judge_candidates(
-        settings, load_scorer(scorer), both_models, run.store, judge=opened
-    ).judgments
-    return HeldoutJudgments(scored, supported)
+def _samples_to_pair(run: Run) -> list[Sample]:
+    """Return the held-out samples whose sampled answers can be judged, up to
+    `evaluate.pair_samples`.
+    """
+    scorer = load_scorer(run.recipe.judge.scorer)
+    judged = [sample for sample in run.heldout if can_be_judged(scorer, sample)]
+    return judged[: run.recipe.evaluate.pair_samples]
 
 
-def _pair(run: Run, answers: HeldoutAnswers, judgments: HeldoutJudgments, opened: Judge) -> Paired:
+def _pair(
+    run: Run,
+    samples: Sequence[Sample],
+    answers: ModelAnswers,
+    judgments: AnswerJudgments,
+    opened: Judge,
+) -> Paired:
     """Return the pairs of the base model's sampled answers, by the rule of the training pairs."""
     recipe = run.recipe
     return build_pairs(
-        run.heldout[: recipe.evaluate.pair_samples],
+        samples,
         answers.sampled,
-        [judgments.scored[candidate.id] for candidate in answers.sampled],
+        [judgments.quality.by_candidate[candidate.id] for candidate in answers.sampled],
         settings=with_noise(recipe.pair, run.folder),
-        threshold=load_scorer(recipe.judge.scorer).threshold,
+        threshold=judgments.quality.threshold,
         seed=recipe.seed,
         compare=tie_breaker(recipe, run.store, judge=opened),
     )
 
 
-def _compare_in_both_orders(
-    run: Run, answers: HeldoutAnswers, intervals: Intervals, opened: Judge
-) -> PairwiseWinRates | None:
-    """Return how answers before compare with answers after; None without a scorer for it."""
-    name = run.recipe.evaluate.pairwise_scorer
-    if name is None:
-        return None
-    scorer = pairwise_scorer(name, "evaluate.pairwise_scorer")
-    before = {candidate.sample_id: candidate.text for candidate in answers.before}
-    after = {candidate.sample_id: candidate.text for candidate in answers.after}
-    answered = [sample for sample in run.heldout if sample.id in before and sample.id in after]
-    comparisons = comparer(run.recipe.judge, scorer, run.store, judge=opened)(
-        [(sample, after[sample.id], before[sample.id]) for sample in answered]
-    )
-    clips = [file_name(sample.video) for sample in answered]
-    return pairwise_win_rates(comparisons, clips, intervals, scorer=scorer.version)
+def _rows(
+    model: Any,
+    candidates: Sequence[Candidate],
+    questions: Mapping[str, SetQuestion],
+    judgments: AnswerJudgments,
+) -> list[EvaluatedAnswer]:
+    """Return the rows of one model's answers."""
+    rows = []
+    for candidate in candidates:
+        question = questions[candidate.sample_id]
+        rows.append(
+            evaluated_answer(
+                candidate,
+                question.sample,
+                judgments,
+                set_name=question.set,
+                model=model,
+                prompt=question.asked.prompt,
+            )
+        )
+    return rows
 
 
-def _measure(
+def _with_margin(pair: Pair, rewards: Mapping[str, float]) -> Pair:
+    """Return a held-out pair with its implicit reward margin; one whose clip cannot be read has
+    none.
+    """
+    if pair.chosen_id not in rewards or pair.rejected_id not in rewards:
+        return pair
+    return replace(pair, implicit_margin=rewards[pair.chosen_id] - rewards[pair.rejected_id])
+
+
+def _judge_name(judgments: AnswerJudgments) -> str | None:
+    return next((row.judge for row in judgments.quality.by_candidate.values()), None)
+
+
+def measure(
     run: Run,
-    answers: HeldoutAnswers,
-    judgments: HeldoutJudgments,
-    paired: Paired,
-    compared: PairwiseWinRates | None,
-    intervals: Intervals,
+    rows: Sequence[EvaluatedAnswer],
+    pairs: Sequence[Pair],
+    pair_counts: Mapping[str, Any],
+    *,
+    judge: str | None,
 ) -> Metrics:
-    before = _grade(run, answers.before, judgments)
-    after = _grade(run, answers.after, judgments)
+    """Return all numbers of metrics.json, from the rows of answers.jsonl and the held-out pairs.
+
+    Args:
+        pair_counts: what pairing counted, as `Paired.summary`.
+        judge: the name of the judge that scored the answers.
+    """
+    recipe = run.recipe
+    intervals = Intervals(recipe.evaluate, recipe.seed)
+    by_set = answers_by_set(rows)
+    before, after = by_set.get(HELDOUT, ([], []))
+    margins = [
+        PairMargin(clip=file_name(pair.video), margin=pair.implicit_margin)
+        for pair in pairs
+        if pair.implicit_margin is not None
+    ]
     return Metrics(
         before=answer_metrics(before, intervals),
         after=answer_metrics(after, intervals),
@@ -157,67 +197,64 @@ def _measure(
             before,
             after,
             intervals,
-            tie_margin=with_noise(run.recipe.pair, run.folder).min_margin,
-            scorer=load_scorer(run.recipe.judge.scorer).version,
-            judge=next((row.judge for row in judgments.scored.values()), None),
+            tie_margin=with_noise(recipe.pair, run.folder).min_margin,
+            scorer=load_scorer(recipe.judge.scorer).version,
+            judge=judge,
         ),
-        compared=compared,
-        heldout_pairs=heldout_pair_metrics(
-            _margins(paired.pairs, answers.rewards), intervals, paired.summary
-        ),
+        compared=_compared(run, after, intervals),
+        heldout_pairs=heldout_pair_metrics(margins, intervals, pair_counts),
         heldout=HeldoutCounts(
             samples=len(run.heldout),
             clips=len({file_name(sample.video) for sample in run.heldout}),
-            unanswered=len(run.heldout) - len({answer.sample_id for answer in after}),
+            unanswered=len(run.heldout) - len(after),
         ),
-        exact_match_hidden=_why_hidden(run, answers),
+        sets=_set_metrics(run, by_set, intervals),
+        exact_match_hidden=_why_hidden([*before, *after]),
         adapter=content_hash(run.folder / "adapter"),
         seconds=_seconds(run) | {"evaluate": time.monotonic() - run.stage_began},
     )
 
 
-def _grade(
-    run: Run, candidates: Sequence[Candidate], judgments: HeldoutJudgments
-) -> list[GradedAnswer]:
-    name = run.recipe.evaluate.hallucination_scorer
-    threshold = load_scorer(name).threshold if name else 0.0
-    samples = {sample.id: sample for sample in run.heldout}
-    graded = []
-    for candidate in candidates:
-        sample = samples[candidate.sample_id]
-        gold = None if sample.answer is None else normalise_answer(sample.answer)
-        support = judgments.supported[candidate.id].score if name else None
-        graded.append(
-            GradedAnswer(
-                sample_id=sample.id,
-                clip=file_name(sample.video),
-                length=len(candidate.text),
-                exact_match=None if gold is None else normalise_answer(candidate.text) == gold,
-                score=judgments.scored[candidate.id].score,
-                supported=None if support is None else support >= threshold,
-            )
+def _compared(
+    run: Run, after: Sequence[EvaluatedAnswer], intervals: Intervals
+) -> PairwiseWinRates | None:
+    """Return how answers after compare with answers before; None without a scorer for it."""
+    name = run.recipe.evaluate.pairwise_scorer
+    if name is None:
+        return None
+    comparisons, clips = [], []
+    for row in after:
+        comparison = comparison_of(row)
+        if comparison is not None:
+            comparisons.append(comparison)
+            clips.append(row.clip)
+    return pairwise_win_rates(comparisons, clips, intervals, scorer=load_scorer(name).version)
+
+
+def _set_metrics(
+    run: Run,
+    by_set: Mapping[str, tuple[list[EvaluatedAnswer], list[EvaluatedAnswer]]],
+    intervals: Intervals,
+) -> dict[str, SetMetrics]:
+    metrics: dict[str, SetMetrics] = {}
+    for evaluation_set in evaluation_sets(run):
+        samples = evaluation_set.loaded.samples
+        before, after = by_set.get(evaluation_set.name, ([], []))
+        metrics[evaluation_set.name] = set_metrics(
+            before,
+            after,
+            intervals,
+            num_questions=len(samples),
+            num_clips=len({file_name(sample.video) for sample in samples}),
         )
-    return graded
+    return metrics
 
 
-def _why_hidden(run: Run, answers: HeldoutAnswers) -> str | None:
+def _why_hidden(rows: Sequence[EvaluatedAnswer]) -> str | None:
     """Return why the exact match is not shown: see `why_exact_match_misleads`."""
-    gold = {sample.id: sample.answer for sample in run.heldout if sample.answer is not None}
-    texts = [row.text for row in (*answers.before, *answers.after) if row.sample_id in gold]
-    return why_exact_match_misleads(list(gold.values()), texts)
-
-
-def _margins(pairs: Sequence[Pair], rewards: Mapping[str, float]) -> list[PairMargin]:
-    """Return each held-out pair's implicit reward margin; a pair whose clip cannot be read has
-    none.
-    """
-    return [
-        PairMargin(
-            clip=file_name(pair.video), margin=rewards[pair.chosen_id] - rewards[pair.rejected_id]
-        )
-        for pair in pairs
-        if pair.chosen_id in rewards and pair.rejected_id in rewards
-    ]
+    with_gold = [row for row in rows if row.kind == "text" and row.gold is not None]
+    gold = {row.sample_id: row.gold for row in with_gold if row.gold is not None}
+    return why_exact_match_misleads(list(gold.values()), [row.text for row in with_gold])
 
 
 def _seconds(run: Run) -> dict[str, float]:
@@ -232,12 +269,23 @@ def _counts(metrics: Metrics, *, unscored: int, failed: int) -> dict[str, Any]:
     """
     hidden = {"exact_match"} if metrics.exact_match_hidden else set()
     judged = metrics.judged
+    sets = {
+        name: {"questions": each.questions, "unparsed": each.after.unparsed}
+        | {
+            model: accuracy.accuracy.value
+            for model, accuracy in (("before", each.before), ("after", each.after))
+            if accuracy.accuracy.value is not None
+        }
+        for name, each in metrics.sets.items()
+        if name != HELDOUT
+    }
     return {
         "questions": metrics.heldout.samples,
         "unanswered": metrics.heldout.unanswered,
         "before": _values(metrics.before, hidden),
         "after": _values(metrics.after, hidden),
         "change": _values(metrics.change, hidden),
+        **({"sets": sets} if sets else {}),
         "judged": {
             "win": judged.win,
             "tie": judged.tie,

@@ -8,6 +8,7 @@ from typing import Any, Literal, NamedTuple
 
 from dpo_video.core.progress import log
 from dpo_video.core.records import Candidate, Sample
+from dpo_video.models.collate import TokenRow
 from dpo_video.models.load import Policy
 from dpo_video.models.sampling import Sampler
 from dpo_video.recipe import ModelSettings
@@ -22,6 +23,16 @@ the context.
 PEAK_CACHE = "peak_cache_bytes"
 """Count of the most bytes of keys and values held at a time: of several jobs the most, not the sum.
 """
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choose:
+    """How the likeliest of several choices is found."""
+
+    choices: Callable[[Sample], tuple[str, ...]]
+    """What a sample offers, as answers are written."""
+    logps: Callable[[Policy, Sequence[TokenRow]], list[float]]
+    """Log-prob of the answer of each row, in nats; rows of a clip are given together."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +56,8 @@ class GenerationJob:
     """Number of the first candidate of each sample."""
     sampler_name: str | None = None
     """Which sampler of a mix this is."""
+    choose: Choose | None = None
+    """Answers each sample that offers choices by the likeliest, and nothing is written."""
     load: Callable[[], Policy] | None = None
     """Returns the policy (with `adapter` on it) where several jobs share one; called only if an
     answer is missing.
@@ -66,6 +79,9 @@ class PendingCandidate:
     number: int
     seed: int
     key: str
+    sampler: Sampler
+    choices: tuple[str, ...] = ()
+    """What the likeliest is taken of; empty where an answer is written."""
 
 
 def add_counts(totals: Counter[str], counts: Mapping[str, int]) -> None:

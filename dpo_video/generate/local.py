@@ -1,7 +1,8 @@
 """Candidates from a policy that is loaded here: each clip decoded once and encoded once."""
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import torch
 
@@ -21,7 +22,8 @@ from dpo_video.models.collate import TokenRow
 from dpo_video.models.generation import generate_answers
 from dpo_video.models.load import Policy, load_policy
 from dpo_video.models.memory import answers_at_once
-from dpo_video.models.prompts import Prompt, encode_prompt
+from dpo_video.models.prompts import Prompt, answer_ids, encode_prompt
+from dpo_video.models.sampling import Sampler
 from dpo_video.models.shared_prefix.packed_rows import why_not_shared
 from dpo_video.models.tokens import pixel_kwargs
 from dpo_video.models.usage import PromptUsage
@@ -50,7 +52,10 @@ def answer_here(
     pixel_kwargs(
         policy.family, policy.frame_processor, run.recipe.video, num_frames=1
     )  # fail first
-    at_once = _at_once(run, job, policy)
+    longest = max(
+        candidate.sampler.max_new_tokens for pending in missing.values() for candidate in pending
+    )
+    at_once = _at_once(run, policy, answer_tokens=longest)
     counts: Counter[str] = Counter()
     batch: list[RowCandidate] = []
     usage = PromptUsage()
@@ -68,12 +73,16 @@ def answer_here(
             prompts = _fitting_prompts(policy, job, ready, pending, counts)
             answers = _rows(job, prompts, pending, source.encode(ready)) if prompts else []
             advance(len(pending) - len(answers))
+            choosing = [answer for answer in answers if answer[1].choices]
+            if choosing:
+                advance(_choose(run, job, policy, choosing))
+                answers = [answer for answer in answers if not answer[1].choices]
             if batch and len(batch) + len(answers) > at_once:
-                advance(_write(run, job, policy, batch, at_once, usage))
+                advance(_write(run, policy, batch, at_once, usage))
                 batch = []
             batch += answers
         if batch:
-            advance(_write(run, job, policy, batch, at_once, usage))
+            advance(_write(run, policy, batch, at_once, usage))
         counts.update({name: source.counts[name] for name in SCAN_COUNTS if source.counts[name]})
         counts.update(tell_notes(job, source.notes))
     counts.update(
@@ -86,7 +95,7 @@ def answer_here(
     return counts
 
 
-def _at_once(run: Run, job: GenerationJob, policy: Policy) -> int:
+def _at_once(run: Run, policy: Policy, *, answer_tokens: int) -> int:
     """Return how many answers are written at a time."""
     on_gpu = policy.device.type == "cuda"
     return answers_at_once(
@@ -94,7 +103,7 @@ def _at_once(run: Run, job: GenerationJob, policy: Policy) -> int:
         policy.spec,
         policy.settings,
         shared=why_not_shared(policy) is None,
-        answer_tokens=job.sampler.max_new_tokens,
+        answer_tokens=answer_tokens,
         free_bytes=torch.cuda.mem_get_info(policy.device)[0] if on_gpu else None,
     )
 
@@ -109,20 +118,20 @@ def _fitting_prompts(
     """Return the prompts about a clip by what is asked; those that are too long for the model are
     left out, and their samples counted.
     """
-    longest = policy.family.context_length(policy.bare.config) - job.sampler.max_new_tokens
+    context = policy.family.context_length(policy.bare.config)
     prompts: dict[str, Prompt] = {}
+    too_long: set[str] = set()
     over: set[str] = set()
     for candidate in pending:
         question = policy_prompt(job, candidate.sample)
         if question not in prompts:
             prompts[question] = encode_prompt(policy, question, clip.inputs)
-        if len(prompts[question].input_ids) > longest:
+        if len(prompts[question].input_ids) + candidate.sampler.max_new_tokens > context:
+            too_long.add(question)
             over.add(candidate.sample.id)
     if over:
         counts[OVER_CONTEXT] += len(over)
-    return {
-        question: prompt for question, prompt in prompts.items() if len(prompt.input_ids) <= longest
-    }
+    return {question: prompt for question, prompt in prompts.items() if question not in too_long}
 
 
 def _rows(
@@ -144,15 +153,57 @@ def _rows(
     return answers
 
 
+def _choose(
+    run: Run, job: GenerationJob, policy: Policy, candidates: Sequence[RowCandidate]
+) -> int:
+    """Store the likeliest choice of each question about a clip, of equal ones the first; return how
+    many questions.
+
+    The log-prob is that of the choice's own tokens, without an end of turn: all choices of all
+    questions go through the model together.
+    """
+    assert job.choose is not None, "the job says how choices are weighed"
+    choice_rows = [
+        replace(row, answer=tuple(answer_ids(policy, choice, ended=False)))
+        for row, candidate in candidates
+        for choice in candidate.choices
+    ]
+    logps = iter(job.choose.logps(policy, choice_rows))
+    for _, candidate in candidates:
+        choice_logps = dict(zip(candidate.choices, logps, strict=False))
+        stored = {
+            "text": max(choice_logps, key=lambda choice: choice_logps[choice]),
+            "finish": "stop",
+            "sample": candidate.sample.id,
+            "choice_logps": choice_logps,
+        }
+        run.store.put("candidate", candidate.key, stored)
+    run.store.flush()
+    return len(candidates)
+
+
 def _write(
+    run: Run, policy: Policy, batch: Sequence[RowCandidate], at_once: int, usage: PromptUsage
+) -> int:
+    """Write and store answers to the questions of whole clips, those of a sampler together; return
+    how many.
+    """
+    by_sampler: dict[Sampler, list[RowCandidate]] = defaultdict(list)
+    for row, candidate in batch:
+        by_sampler[candidate.sampler].append((row, candidate))
+    for sampler, answers in by_sampler.items():
+        _write_by(sampler, run, policy, answers, at_once, usage)
+    return len(batch)
+
+
+def _write_by(
+    sampler: Sampler,
     run: Run,
-    job: GenerationJob,
     policy: Policy,
     batch: Sequence[RowCandidate],
     at_once: int,
     usage: PromptUsage,
-) -> int:
-    """Write and store answers to the questions of whole clips; return how many."""
+) -> None:
     groups: dict[int, tuple[TokenRow, list[PendingCandidate]]] = {}
     for row, candidate in batch:
         groups.setdefault(id(row), (row, []))[1].append(candidate)
@@ -165,7 +216,7 @@ def _write(
             policy,
             rows,
             seeds=seeds,
-            sampler=job.sampler,
+            sampler=sampler,
             at_once=at_once,
             usage=usage,
         )
@@ -184,4 +235,3 @@ def _write(
                 {"text": answer.text, "finish": answer.finish, "sample": candidate.sample.id},
             )
     run.store.flush()
-    return len(batch)

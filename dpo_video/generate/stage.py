@@ -5,7 +5,7 @@ twice.
 """
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import asdict, replace
 from itertools import chain
 from pathlib import Path
@@ -125,49 +125,74 @@ def make_candidates(run: Run, job: GenerationJob) -> GenerationResult:
     whose prompt and longest answer do not fit the model's context is set aside too; UserError where
     that leaves no candidate.
     """
-    planned = plan_candidates(run, job)
-    keys = [candidate.key for candidate in planned]
-    reused = run.store.get("candidate", keys)
+    return make_candidates_together(run, [job])[0]
+
+
+def make_candidates_together(run: Run, jobs: Sequence[GenerationJob]) -> list[GenerationResult]:
+    """Return the candidates of several jobs, as `make_candidates` does of one: a clip is decoded
+    and encoded once for all of them.
+
+    The jobs may differ in samples, sampler and choices; model, adapter, engine, instruction, root
+    and title are those of the first.
+    """
+    first = jobs[0]
+    plans = [plan_candidates(run, job) for job in jobs]
+    reused = run.store.get("candidate", [row.key for row in chain.from_iterable(plans)])
     missing: dict[str, list[PendingCandidate]] = {}
-    for candidate in planned:
-        if candidate.key not in reused:
+    for job, planned in zip(jobs, plans, strict=True):
+        missing_of_job = [candidate for candidate in planned if candidate.key not in reused]
+        if missing_of_job:
+            _tell_earlier_rule(run, job, missing_of_job)
+        for candidate in missing_of_job:
             missing.setdefault(clip_key(candidate.sample), []).append(candidate)
     engine_counts: Counter[str] = Counter()
     if missing:
-        _tell_earlier_rule(run, job, missing)
-        engine_counts = choose(ENGINES, job.engine, "generate engine")(run, job, missing)
+        choosing = next((job.choose for job in jobs if job.choose is not None), None)
+        engine = choose(ENGINES, first.engine, "generate engine")
+        engine_counts = engine(run, replace(first, choose=choosing), missing)
         run.store.flush()
-    rows = run.store.get("candidate", keys)
+    results = [
+        _stored_result(run, job, planned, reused.keys())
+        for job, planned in zip(jobs, plans, strict=True)
+    ]
+    num_samples = sum(len(job.samples) for job in jobs)
+    is_answered = any(result.candidates for result in results)
+    _tell_over_context(
+        run, first, engine_counts[OVER_CONTEXT], num_samples=num_samples, is_answered=is_answered
+    )
+    results[0].counts.update(engine_counts)
+    return results
+
+
+def _stored_result(
+    run: Run, job: GenerationJob, planned: Sequence[PendingCandidate], reused: Container[str]
+) -> GenerationResult:
+    """Return the candidates of a job that are stored, in the order of its samples, and counts."""
+    rows = run.store.get("candidate", [candidate.key for candidate in planned])
     candidates = [
         _candidate(run, job, candidate, rows[candidate.key])
         for candidate in planned
         if candidate.key in rows
     ]
-    _tell_over_context(run, job, engine_counts[OVER_CONTEXT], answered=len(candidates))
-    truncated = sum(candidate.finish == "length" for candidate in candidates)
     unanswered = len(job.samples) - len({candidate.sample_id for candidate in candidates})
     return GenerationResult(
         candidates,
         {
             "samples": len(job.samples),
             "candidates": len(candidates),
-            "reused": len(reused),
-            "cut": truncated,
+            "reused": sum(candidate.key in reused for candidate in planned),
+            "cut": sum(candidate.finish == "length" for candidate in candidates),
             "samples_without": unanswered,
             "bad_clips": len(run.bad_clips),
-            **engine_counts,
         },
     )
 
 
-def _tell_earlier_rule(
-    run: Run, job: GenerationJob, missing: Mapping[str, Sequence[PendingCandidate]]
-) -> None:
+def _tell_earlier_rule(run: Run, job: GenerationJob, missing: Sequence[PendingCandidate]) -> None:
     """Say how many stored candidates are made anew because clips are now known by content."""
     if not any(True for _ in run.store.rows("candidate")):
         return
-    pending = chain.from_iterable(missing.values())
-    identifiers = {(candidate.sample.id, candidate.number) for candidate in pending}
+    identifiers = {(candidate.sample.id, candidate.number) for candidate in missing}
     stored = run.store.get(
         "candidate",
         [
@@ -183,19 +208,21 @@ def _tell_earlier_rule(
         )
 
 
-def _tell_over_context(run: Run, job: GenerationJob, samples: int, *, answered: int) -> None:
+def _tell_over_context(
+    run: Run, job: GenerationJob, samples: int, *, num_samples: int, is_answered: bool
+) -> None:
     if not samples:
         return
     config, family = load_config(job.model or run.recipe.model)
     message = (
-        f"{samples} of {len(job.samples)} samples: the tokens of the clip and the question, and "
+        f"{samples} of {num_samples} samples: the tokens of the clip and the question, and "
         f"{job.sampler.max_new_tokens} for the answer (max_new_tokens), are more than the "
         f"{family.context_length(config):,} of the model's context. Lower video.num_frames, "
         "video.max_pixels or max_new_tokens, or set video.policy=fit; `dpo-video check RECIPE` "
         "shows "
         "how many they are"
     )
-    if not answered:
+    if not is_answered:
         raise UserError(f"{job.title}: no answer can be written to {message}")
     log.info(f"{job.title}: set aside {message}")
 
@@ -218,10 +245,21 @@ def plan_candidates(
             clips[name] = _clip_identity(sample, job.root, by_content=by_content)
         clip = clips[name]
         prompt = policy_prompt(job, sample)
+        choices = () if job.choose is None else job.choose.choices(sample)
+        how = {**common, "sampler": {"choices": choices}} if choices else common
         for number in range(job.first_number, job.first_number + job.num_candidates):
             seed = candidate_seed(run.recipe.seed, sample.id, number)
-            key = row_key(**common, clip=clip, prompt=prompt, seed=seed)
-            planned.append(PendingCandidate(sample=sample, number=number, seed=seed, key=key))
+            key = row_key(**how, clip=clip, prompt=prompt, seed=seed)
+            planned.append(
+                PendingCandidate(
+                    sample=sample,
+                    number=number,
+                    seed=seed,
+                    key=key,
+                    sampler=job.sampler,
+                    choices=choices,
+                )
+            )
     return planned
 
 
@@ -272,6 +310,7 @@ def _candidate(
         settings=pending.key[:16],
         finish=row["finish"],
         sampler=job.sampler_name,
+        choice_logps=row.get("choice_logps"),
     )
 
 

@@ -9,10 +9,11 @@ from dpo_video.core.errors import UserError
 from dpo_video.core.jsonl import read_jsonl, read_object, read_rows
 from dpo_video.core.records import Candidate, Judgment, Pair, Sample
 from dpo_video.data.samples import load_samples
-from dpo_video.evaluate.answer_rows import FILE, HELDOUT, EvaluatedAnswer, read_answers
+from dpo_video.evaluate.answer_rows import FILE, EvaluatedAnswer, read_answers
 from dpo_video.evaluate.report import Metrics, read_metrics
 from dpo_video.judge.scorer import Scorer, load_scorer
 from dpo_video.recipe import Recipe
+from dpo_video.recipe.evaluate import HELDOUT
 from dpo_video.run import recipe_of
 
 T = TypeVar("T")

@@ -13,7 +13,7 @@ from dpo_video.recipe.affects import Affects
 from dpo_video.recipe.agree import AgreeSettings
 from dpo_video.recipe.clean import CleanSettings
 from dpo_video.recipe.data import DataSettings
-from dpo_video.recipe.evaluate import EvaluateSettings
+from dpo_video.recipe.evaluate import EvaluateSettings, EvaluationSetSettings
 from dpo_video.recipe.generate import GenerateSettings, SamplerSettings
 from dpo_video.recipe.judge import JudgeSettings
 from dpo_video.recipe.model import ModelSettings
@@ -28,6 +28,7 @@ __all__ = [
     "CleanSettings",
     "DataSettings",
     "EvaluateSettings",
+    "EvaluationSetSettings",
     "GenerateSettings",
     "JudgeSettings",
     "LoraSettings",

@@ -24,7 +24,7 @@ def answer(name: str, model: str = "before", of_set: str = "heldout") -> Evaluat
         prompt="What runs?",
         text="A dog.",
         exact_match=False,
-        unscored={"caption_support": "no verdict"},
+        unscored={"supported": "unscored: no verdict"},
     )
 
 

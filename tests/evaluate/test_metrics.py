@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 
 from dpo_video.core.report import Estimate
+from dpo_video.evaluate.answer_rows import EvaluatedAnswer
 from dpo_video.evaluate.metrics import (
-    GradedAnswer,
     Intervals,
     PairMargin,
     answer_metrics,
@@ -30,11 +30,15 @@ NO_COUNTS: dict[str, dict[str, int]] = {
 }
 
 
-def graded(name: str, **facts: Any) -> GradedAnswer:
-    return GradedAnswer(**{"sample_id": name, "clip": name[0], "length": 10, **facts})
+def graded(name: str, *, length: int = 10, **facts: Any) -> EvaluatedAnswer:
+    """An answer that both scorers were asked about."""
+    asked = ("score", "supported")
+    unscored = {field: "unscored: no verdict" for field in asked if facts.get(field) is None}
+    row = {"set": "heldout", "model": "before", "sample_id": name, "clip": name[0], "prompt": "p"}
+    return EvaluatedAnswer(**{**row, "text": "x" * length, "unscored": unscored, **facts})
 
 
-def wins(before: list[GradedAnswer], after: list[GradedAnswer]) -> WinRates:
+def wins(before: list[EvaluatedAnswer], after: list[EvaluatedAnswer]) -> WinRates:
     return win_rates(before, after, INTERVALS, tie_margin=0.5, scorer="s@1", judge="j")
 
 

@@ -9,8 +9,8 @@ import pytest
 from rich.console import Console
 
 from dpo_video.core.errors import UserError
+from dpo_video.evaluate.answer_rows import EvaluatedAnswer
 from dpo_video.evaluate.metrics import (
-    GradedAnswer,
     Intervals,
     PairMargin,
     answer_metrics,
@@ -38,10 +38,13 @@ def metrics(*, hallucination: str | None = "caption_support", missing: int = 0) 
         EvaluateSettings(bootstrap=50, hallucination_scorer=hallucination), seed=0
     )
     before = [
-        GradedAnswer(
+        EvaluatedAnswer(
             sample_id=str(n),
             clip=str(n // 2),
-            length=20,
+            set="heldout",
+            model="before",
+            prompt="p",
+            text="x" * 20,
             exact_match=n == 0,
             score=2.0,
             supported=n == 0,
@@ -49,13 +52,17 @@ def metrics(*, hallucination: str | None = "caption_support", missing: int = 0) 
         for n in range(4)
     ]
     after = [
-        GradedAnswer(
+        EvaluatedAnswer(
             sample_id=str(n),
             clip=str(n // 2),
-            length=30,
+            set="heldout",
+            model="after",
+            prompt="p",
+            text="x" * 30,
             exact_match=n > 0,
             score=4.0 if n >= missing else None,
             supported=True if n >= missing else None,
+            unscored=None if n >= missing else {"score": "no", "supported": "no"},
         )
         for n in range(4)
     ]
@@ -186,6 +193,7 @@ def test_the_layout_of_the_file_is_flat(tmp_path: Path) -> None:
         "judged",
         "heldout_pairs",
         "heldout",
+        "sets",
         "seconds",
     ]
     assert row["after"] == {
