@@ -380,7 +380,7 @@ def test_the_commands_import_list_and_train_on_what_was_imported(root, tmp_path)
         (["import", "ms_swfit", "x"], "Did you mean 'ms_swift'?"),
         (["import", "trl", "none.jsonl"], "no file at"),
         (["import", "table", "x", "--map", "prompt"], "write it as our_field=column"),
-        (["export", "trl", "none"], "no manifest.json"),
+        (["export", "trl", "none"], "no run folder 'none'"),
     ],
 )
 def test_mistakes_are_users_errors(arguments, said, tmp_path):
