@@ -43,9 +43,12 @@ def qwen(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_world(tmp_path_factory.mktemp("qwen"), "qwen2_5_vl")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    """A browser that pages are opened in; tests that need one are skipped without it."""
+    """A browser that pages are opened in; tests that need one are skipped without it.
+
+    Not of the session: while it is open an event loop runs, beside which `asyncio.run` fails.
+    """
     from browser import open_browser  # here: few tests need it
 
     with open_browser() as opened:

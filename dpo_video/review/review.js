@@ -7,7 +7,8 @@ const annotator = document.body.dataset.annotator;
 const address = (path) => `${path}?annotator=${encodeURIComponent(annotator)}`;
 
 let pair = null; // what is shown
-let state = "loading"; // voting | revealed | waiting | done
+let state = "waiting"; // for the server; or voting, revealed, done
+const enter = (next) => { state = next; document.body.dataset.state = next; };
 let shownAt = 0;
 let watched = 0;
 let frame = 1 / 25;
@@ -74,7 +75,7 @@ const showPair = (next) => {
   get("voting").hidden = !pair;
   document.querySelectorAll("input[name=reason]").forEach((box) => { box.checked = false; });
   if (!pair) {
-    state = "done";
+    enter("done");
     get("clip").replaceChildren();
     get("player").hidden = true;
     get("question").textContent = "Nothing is left to vote on.";
@@ -85,18 +86,18 @@ const showPair = (next) => {
   get("answers").replaceChildren(...pair.answers.map((text, side) => blindAnswer("AB"[side], text)));
   watched = 0;
   shownAt = performance.now();
-  state = "voting";
+  enter("voting");
   showClip(pair.clip);
 };
 
 const showNext = async () => {
-  state = "waiting";
+  enter("waiting");
   try {
     const answer = await ask("next");
     showProgress(answer.progress);
     showPair(answer.pair);
     showFault(null);
-  } catch (error) { state = "revealed"; showFault(error); }
+  } catch (error) { enter("revealed"); showFault(error); }
 };
 
 const WORDS = { A: "You prefer A.", B: "You prefer B.", tie: "You call it a tie.", both_bad: "You call both bad.", skip: "You skipped it." };
@@ -118,13 +119,13 @@ const reveal = (choice, revealed) => {
   get("caption").querySelector("p").textContent = revealed.caption || "";
   get("voting").hidden = true;
   get("revealed").hidden = false;
-  state = "revealed";
+  enter("revealed");
   get("next").focus({ preventScroll: true });
 };
 
 const vote = async (choice) => {
   if (state !== "voting") return;
-  state = "waiting";
+  enter("waiting");
   const reasons = [...document.querySelectorAll("input[name=reason]:checked")].map((box) => box.value);
   const content = { pair: pair.pair, repeat: pair.repeat, choice, reasons, seconds: (performance.now() - shownAt) / 1000, watched };
   try {
@@ -133,20 +134,20 @@ const vote = async (choice) => {
     showProgress(answer.progress);
     if (choice === "skip" || get("straight-on").checked) await showNext();
     else reveal(choice, answer.revealed);
-  } catch (error) { state = "voting"; showFault(error); }
+  } catch (error) { enter("voting"); showFault(error); }
 };
 
 const undo = async () => {
   if (state === "waiting") return;
   const before = state;
-  state = "waiting";
+  enter("waiting");
   try {
     const answer = await ask("undo", {});
     showFault(null);
     showProgress(answer.progress);
     if (answer.pair) showPair(answer.pair);
     else await showNext();
-  } catch (error) { state = before; showFault(error); }
+  } catch (error) { enter(before); showFault(error); }
 };
 
 const step = (by) => {

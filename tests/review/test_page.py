@@ -30,8 +30,14 @@ def open_page(served: Served, browser: Any, annotator: str = "ann", **options: A
     page.faults = []
     page.on("pageerror", lambda error: page.faults.append(str(error)))
     page.goto(f"{served.address}?annotator={annotator}")
-    page.wait_for_selector("#answers .answer")
+    page.wait_for_selector("[data-state=voting]")
     return page
+
+
+def press(page: Any, key: str, state: str) -> None:
+    """Press a key, and wait until the server has answered."""
+    page.keyboard.press(key)
+    wait_until(page, f"document.body.dataset.state === '{state}'")
 
 
 def question(page: Any) -> str:
@@ -49,22 +55,19 @@ def test_votes_by_keys_undo_and_a_reload_midway(
     assert question(page).startswith("What happens in clip 0?")
     for key, choice in (("1", "A"), ("2", "B"), ("3", "tie"), ("0", "both_bad")):
         page.keyboard.press("h")
-        page.keyboard.press(key)
-        page.wait_for_selector("#revealed:not([hidden])")
+        press(page, key, "revealed")
         assert "score" in page.inner_text("#answers")
         assert choices(run_folder)[-1] == choice
-        page.keyboard.press("Enter")
-        page.wait_for_selector("#voting:not([hidden])")
+        press(page, "Enter", "voting")
         assert "score" not in page.inner_text("#answers")
     fifth = question(page)
     page.reload()
-    page.wait_for_selector("#answers .answer")
+    page.wait_for_selector("[data-state=voting]")
     assert question(page) == fifth and "4 votes of yours" in page.inner_text("#progress")
-    page.keyboard.press("s")
-    wait_until(page, "document.getElementById('progress').textContent.includes('5 votes of yours')")
-    page.keyboard.press("u")
-    wait_until(page, "document.getElementById('progress').textContent.includes('4 votes of yours')")
-    assert question(page) == fifth
+    press(page, "s", "voting")
+    assert question(page) != fifth and "5 votes of yours" in page.inner_text("#progress")
+    press(page, "u", "voting")
+    assert question(page) == fifth and "4 votes of yours" in page.inner_text("#progress")
     assert choices(run_folder) == ["A", "B", "tie", "both_bad"]
     assert read_votes(run_folder / "votes.jsonl")[0].reasons == ["hallucinates"]
     assert page.faults == []
@@ -74,8 +77,7 @@ def test_votes_by_keys_undo_and_a_reload_midway(
 def test_hostile_texts_stay_texts(served: Served, browser: Any) -> None:
     page = open_page(served, browser)
     assert HOSTILE in page.inner_text("#answers")
-    page.keyboard.press("1")
-    page.wait_for_selector("#revealed:not([hidden])")
+    press(page, "1", "revealed")
     assert HOSTILE in page.inner_text("#caption") and HOSTILE in page.inner_text("#answers")
     assert page.evaluate("window.broken") is None
     assert page.locator("main script, #answers img, #caption img").count() == 0
@@ -88,8 +90,7 @@ def test_two_annotators_at_once_vote_on_different_pairs(
     ann, bob = open_page(served, browser, "ann"), open_page(served, browser, "bob")
     assert question(ann) != question(bob)
     for page in (ann, bob):
-        page.keyboard.press("1")
-        page.wait_for_selector("#revealed:not([hidden])")
+        press(page, "1", "revealed")
     votes = read_votes(run_folder / "votes.jsonl")
     assert [vote.annotator for vote in votes] == ["ann", "bob"]
     assert len({vote.sample_id for vote in votes}) == 2
@@ -107,7 +108,9 @@ def test_a_phone_in_the_dark_shows_all_of_it_and_the_clip_steps_and_seeks(
     assert max(int(part) for part in background[4:-1].split(",")[:3]) < 60
     video = "document.querySelector('#clip video')"
     wait_until(page, f"{video}.readyState >= 2")
+    page.evaluate(f"{video}.pause()")
     page.evaluate(f"{video}.currentTime = 1.0")
+    wait_until(page, f"!{video}.seeking && {video}.currentTime === 1")
     page.keyboard.press(".")
     wait_until(page, f"Math.abs({video}.currentTime - 1 - 1 / 12) < 0.001 && {video}.paused")
     page.keyboard.press("-")
@@ -123,7 +126,6 @@ def test_a_clip_that_cannot_play_says_so_and_can_be_skipped(
     page = open_page(served, browser)
     page.wait_for_selector("#clip .no-clip")
     assert "cannot be shown" in page.inner_text("#clip")
-    page.keyboard.press("s")
-    wait_until(page, "document.getElementById('progress').textContent.includes('1 votes of yours')")
+    press(page, "s", "voting")
     assert choices(run_folder) == ["skip"]
     page.close()
