@@ -49,6 +49,13 @@ def loads_foreign(text: str | bytes) -> Any:
     return _decode(FOREIGN_DECODER, text)
 
 
+def loads_earlier(text: str | bytes) -> Any:
+    """Return what JSON text of an earlier version of ours holds: NaN and Infinity, which it wrote,
+    are null. Raises ValueError.
+    """
+    return _decode(EARLIER_DECODER, text)
+
+
 def _decode(decoder: json.JSONDecoder, text: str | bytes) -> Any:
     try:
         return decoder.decode(text.decode() if isinstance(text, bytes) else text)
@@ -80,5 +87,6 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 DECODER = json.JSONDecoder(
     parse_constant=_no_number, parse_float=_finite, object_pairs_hook=_object
 )
+EARLIER_DECODER = json.JSONDecoder(parse_constant=lambda name: None)
 FOREIGN_DECODER = json.JSONDecoder()
 """Python's own: of a key that stands twice it takes the last."""

@@ -20,9 +20,12 @@ def write_body(kind: str, body: Mapping[str, Any]) -> str:
 
 
 def read_body(text: str, kind: str, key: str, folder: Path) -> dict[str, Any]:
-    """Return the body of a row; UserError where its text was damaged on the disk."""
+    """Return the body of a row; UserError where its text was damaged on the disk.
+
+    A diverged training of an earlier version stored NaN in its counts: it is None.
+    """
     try:
-        body = strict_json.loads(text)
+        body = strict_json.loads_earlier(text)
     except ValueError:
         body = None
     if not isinstance(body, dict):

@@ -134,7 +134,7 @@ def read_segments(folder: Path, into: Database) -> int:
                 if row is None:
                     torn += 1
                 elif row.kind == STAGE:
-                    into.finish(row.key, **strict_json.loads(row.body))
+                    into.finish(row.key, **strict_json.loads_earlier(row.body))
                 else:
                     batch.append(row)
                 if len(batch) == BATCH:

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from dpo_video.core.strict_json import TooDeep, dumps, loads, loads_foreign
+from dpo_video.core.strict_json import TooDeep, dumps, loads, loads_earlier, loads_foreign
 
 
 @pytest.mark.parametrize("value", [math.nan, [math.inf], {"a": {"b": -math.inf}}])
@@ -37,3 +37,7 @@ def test_endless_nesting_is_an_error_of_its_own(read):
 
 def test_other_programs_may_write_nan():
     assert math.isnan(loads_foreign('{"a": NaN}')["a"])
+
+
+def test_nan_of_an_earlier_version_is_null():
+    assert loads_earlier('{"a": [NaN, -Infinity, 1.5]}') == {"a": [None, None, 1.5]}
