@@ -298,9 +298,7 @@ class VideoDPOTrainer(DPOTrainer):
         return norm
 
     def _save_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:
-        """Write a checkpoint; where the disk refuses, remove what was written and say so in one
-        line.
-        """
+        """Write a checkpoint; where the disk refuses, remove what was written and say so."""
         try:
             super()._save_checkpoint(model, trial)
         except (OSError, RuntimeError, SafetensorError) as error:
