@@ -14,7 +14,7 @@ from collections.abc import Sequence
 
 from dpo_video.benchmarks.readings import Reading
 from dpo_video.core.records import Sample
-from dpo_video.data.choices import LETTERS, gold_choice, has_several
+from dpo_video.data.choices import LETTERS, gold_choice, has_several, labelled_options
 
 MARKUP = re.compile(r"[*_`\"“”]+")
 """Emphasis and quotation marks around an answer."""
@@ -62,15 +62,11 @@ def parse_choice(text: str, options: Sequence[str]) -> str | None:
         options: as shown, with the labels `A. ` or `(A) ` in their order, with labels of two words
             (`Caption A: a cat sleeps`), or without labels: the first is A then, too.
     """
-    matches = [LABEL.match(option) for option in options]
-    labels = "".join(match[1].upper() for match in matches if match is not None)
-    if labels == LETTERS[: len(options)]:
-        return parse_letter(text, options)
-    if all(NAMED_OPTION.match(option) for option in options):
+    labelled = labelled_options(options)
+    if labelled != tuple(options) and all(NAMED_OPTION.match(option) for option in options):
         named = parse_option(text, options)
         return None if named is None else LETTERS[options.index(named)]
-    numbered = zip(LETTERS, options, strict=False)
-    return parse_letter(text, [f"{letter}. {option}" for letter, option in numbered])
+    return parse_letter(text, labelled)
 
 
 def parse_letters(text: str, options: Sequence[str]) -> str | None:

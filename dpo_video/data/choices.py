@@ -7,7 +7,7 @@ from dpo_video.core.errors import UserError
 from dpo_video.core.records import Sample
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
-LABEL = re.compile(r"\(?([A-Z])[.):]\s+\S")
+LABEL = re.compile(r"\s*\(?([A-Z])[.):]\s*\S")
 YES_NO = ("yes", "no")
 SEVERAL = "several_letters"
 """In a sample's `meta`: the question may have several right options."""

@@ -112,6 +112,8 @@ def test_an_option_is_named_whole_by_label_or_by_text(text: str, parsed: int | N
         (("(A) a cat", "(B) a dog"), "(b) a dog", "B"),
         (("A. Smith", "B. Jones", "C. Brown"), "C", "C"),
         (("A. Smith waits", "C. Brown waits"), "B", "B"),
+        (("A. dancing", " B. singing", "C.Both happen"), "Both happen", "C"),
+        (("A. dancing", " B. singing", "C.Both happen"), "singing", "B"),
         (("A", "B"), "a", "A"),
         (("A", "B"), "A man walks", None),
         (("Option 1: It is slow.", "Option 2: It is fast."), "Option 2", "B"),
