@@ -103,6 +103,7 @@ LATE_ALLOWED = {
     "dpo_video.cli.data",
     "dpo_video.cli.lists",
     "dpo_video.cli.pages",
+    "dpo_video.cli.recipes",
     "dpo_video.cli.runs",
     "dpo_video.cli.serving",
     "dpo_video.generate.stage",

@@ -12,9 +12,12 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
+from dpo_video import __version__
 from dpo_video.cli.arguments import Overrides, RecipeName, RunFolder, run_path
 from dpo_video.cli.data import export, frames, import_, score
+from dpo_video.cli.examples import add_examples
 from dpo_video.cli.pages import report, review
+from dpo_video.cli.recipes import init, list_, show
 from dpo_video.cli.runs import status
 from dpo_video.cli.serving import merge, parity
 from dpo_video.core.errors import UserError
@@ -22,11 +25,11 @@ from dpo_video.core.library_warnings import quiet_libraries
 from dpo_video.core.progress import open_terminal, print_error, print_line
 from dpo_video.core.ranks import is_main_process, world_size
 from dpo_video.recipe import Recipe
-from dpo_video.recipe.file import dump_recipe, load_recipe
+from dpo_video.recipe.file import load_recipe
 
 app = typer.Typer(
     no_args_is_help=True,
-    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
     help="Preference tuning (DPO) for video language models: generate -> judge -> pair -> train -> "
@@ -39,6 +42,23 @@ Replace = Annotated[
         "--replace", help="Let training replace a finished adapter of other settings or data."
     ),
 ]
+
+
+def _version(is_wanted: bool) -> None:
+    """Print the version and end, where that is wanted."""
+    if is_wanted:
+        print_line(f"dpo-video {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def show_version(
+    version: Annotated[
+        bool,
+        typer.Option("--version", help="Print the version.", is_eager=True, callback=_version),
+    ] = False,
+) -> None:
+    """Take the options before the command."""
 
 
 def _do(
@@ -262,27 +282,6 @@ def check(recipe: RecipeName, overrides: Overrides = None) -> None:
 
 
 @app.command()
-def show(recipe: RecipeName, overrides: Overrides = None) -> None:
-    """Print all settings of a recipe, defaults included."""
-    print_line(dump_recipe(load_recipe(recipe, overrides or [])), end="")
-
-
-@app.command(name="list")
-def list_(
-    kind: Annotated[str, typer.Argument(help="What to list; everything when left out.")] = "",
-) -> None:
-    """List recipes, scorers, model families, frame presets, formats and losses."""
-    from dpo_video.cli.lists import LISTS
-    from dpo_video.core.names import choose
-
-    for name in [kind] if kind else LISTS:
-        rows = choose(LISTS, name, "list")()
-        print_line(f"{name}:")
-        for row, meaning in rows:
-            print_line(f"  {row:28} {meaning}")
-
-
-@app.command()
 def audit(
     run_folder: RunFolder,
 ) -> None:
@@ -331,8 +330,12 @@ app.command(name="import")(import_)
 app.command(name="export")(export)
 app.command(name="score")(score)
 app.command(name="status")(status)
+app.command(name="init")(init)
+app.command(name="show")(show)
+app.command(name="list")(list_)
 app.command(name="merge")(merge)
 app.command(name="parity")(parity)
+add_examples(app)
 
 
 def main() -> None:

@@ -15,7 +15,10 @@ Overrides = Annotated[
     ),
 ]
 RecipeName = Annotated[
-    str, typer.Argument(metavar="RECIPE", help="A shipped recipe, or a path ending in .yaml.")
+    str,
+    typer.Argument(
+        metavar="RECIPE", help="A shipped recipe, a path ending in .yaml, or NAME for NAME.yaml."
+    ),
 ]
 RunFolder = Annotated[
     str,

@@ -21,10 +21,7 @@ def status(
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Say what a run is at, from another shell: stage, done of total, rate, time left, last error.
-
-    Example: dpo-video status runs/mine --watch
-    """
+    """Say what a run is at, from another shell: stage, done of total, time left, last error."""
     from dpo_video.runs.status import read_run, status_row, status_text
 
     folder = run_path(run_folder)

@@ -57,8 +57,6 @@ def parity(
 ) -> None:
     """Ask a server the held-out questions and compare its answers with those of the tuned model
     here; the exit code is 1 where they are another model's.
-
-    Example: dpo-video parity runs/mine --base-url http://localhost:8000/v1 --model tuned
     """
     from dpo_video.recipe.file import change_recipe
     from dpo_video.run import open_run, recipe_of

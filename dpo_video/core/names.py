@@ -46,7 +46,9 @@ def shipped_names(kind: Literal["recipes", "scorers"]) -> list[str]:
 
 
 def find_yaml(kind: Literal["recipes", "scorers"], name: str) -> Path:
-    """Return the file of a recipe or scorer: a path when it ends in .yaml, else a shipped name."""
+    """Return the file of a recipe or scorer: a path when it ends in .yaml, else a shipped name, or
+    of a recipe `NAME.yaml` in the current folder.
+    """
     noun = kind.removesuffix("s")
     if name.endswith((".yaml", ".yml")):
         path = Path(name).expanduser()
@@ -57,4 +59,7 @@ def find_yaml(kind: Literal["recipes", "scorers"], name: str) -> Path:
             )
         return path
     table = {stem: shipped_folder(kind) / f"{stem}.yaml" for stem in shipped_names(kind)}
+    own = Path(f"{name}.yaml")
+    if name not in table and kind == "recipes" and own.is_file():
+        return own
     return choose(table, name, noun)
