@@ -25,7 +25,13 @@ def find_files(path: Path, names: Sequence[str], *, title: str, origin: str) -> 
     if path.is_dir():
         paths: list[Path] = []
         for name in names:
-            paths += sorted(file for file in path.rglob(name) if file.suffix in SUFFIXES)
+            matches = sorted(file for file in path.rglob(name) if file.suffix in SUFFIXES)
+            if len(matches) > 1 and "*" not in name:
+                raise UserError(
+                    f"{path}: {len(matches)} files in it are called {name!r}, such as {matches[0]} "
+                    f"and {matches[1]}: give the folder of the questions, or the file itself"
+                )
+            paths += matches
         if not paths:
             raise UserError(f"{path}: none of {', '.join(names)} in it. {get}")
         return paths

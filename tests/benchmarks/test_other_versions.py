@@ -128,3 +128,12 @@ def test_a_key_that_stands_twice_and_a_file_that_is_no_json_are_refused(tmp_path
     path.write_text("{")
     with pytest.raises(UserError, match=r"yes_no\.json: not JSON"):
         questions_of("tempcompass_yes_no", path)
+
+
+def test_a_folder_with_two_files_of_one_name_is_refused(tmp_path: Path) -> None:
+    """As the authors' repository is, where predictions are called like the questions."""
+    written(tmp_path, "questions/temporal.json", PAIRS)
+    written(tmp_path, "predictions/temporal.json", PAIRS)
+    with pytest.raises(UserError, match=r"2 files in it are called 'temporal\.json', such as .*: "):
+        questions_of("videohallucer", tmp_path)
+    assert len(questions_of("videohallucer", tmp_path / "questions")) == 4
