@@ -8,7 +8,7 @@ from dpo_video.core.errors import UserError
 from dpo_video.core.records import Sample
 from dpo_video.judge.modes.registry import calls_per_sample
 from dpo_video.judge.prompt import render
-from dpo_video.judge.scorer import load_scorer
+from dpo_video.judge.scorer import can_be_judged, load_scorer
 from dpo_video.judge.types import mode_of
 from dpo_video.recipe import Recipe
 
@@ -32,15 +32,17 @@ def evaluation_calls(recipe: Recipe, heldout: Sequence[Sample]) -> Calls | None:
     if recipe.data.heldout is None:
         return Calls(0, 0, 0)
     settings = recipe.evaluate
-    drawn = heldout[: settings.pair_samples]
     try:
+        judged = [s for s in heldout if can_be_judged(load_scorer(recipe.judge.scorer), s)]
         requests = [
             judge_calls(recipe, heldout, per_sample=2),
-            judge_calls(recipe, drawn, per_sample=settings.pair_candidates),
+            judge_calls(
+                recipe, judged[: settings.pair_samples], per_sample=settings.pair_candidates
+            ),
         ]
-        if settings.hallucination_scorer is not None:
-            scorer = settings.hallucination_scorer
-            requests.append(judge_calls(recipe, heldout, per_sample=2, scorer=scorer))
+        for scorer in (settings.hallucination_scorer, settings.correctness_scorer):
+            if scorer is not None:
+                requests.append(judge_calls(recipe, heldout, per_sample=2, scorer=scorer))
     except UserError:
         return None
     return Calls(
@@ -68,7 +70,8 @@ def judge_calls(
             reference=sample.answer,
         )
         for sample in samples
-        if sample.answer is not None or not loaded.needs_reference
+        if can_be_judged(loaded, sample)
+        and (sample.answer is not None or not loaded.needs_reference)
     ]
     messages = chain.from_iterable(prompts)
     prompt_tokens = sum(estimate_tokens(message["content"]) for message in messages)

@@ -15,7 +15,7 @@ from dpo_video.core.names import shipped_names
 from dpo_video.core.records import Pair, Sample
 from dpo_video.data.heldout import check_disjoint
 from dpo_video.data.removed import removal_counts
-from dpo_video.data.samples import load_samples
+from dpo_video.data.samples import load_samples, load_set
 from dpo_video.models.control_tokens import recipe_tokens
 from dpo_video.recipe import Recipe
 from dpo_video.recipe.file import load_recipe
@@ -67,12 +67,24 @@ def load_data(recipe: Recipe) -> Data:
     heldout_samples = () if heldout is None or heldout.root is None else heldout.samples
     load_train = partial(_load_split, recipe, "samples", heldout=heldout_samples)
     train, train_findings = attempt(load_train)
-    if train is None or heldout is None:
-        raise UserError("\n".join((train_findings + heldout_findings).problems))
+    sets = [attempt(load_set, recipe, each, recipe_tokens(recipe)) for each in recipe.evaluate.sets]
+    set_findings = sum((found for _, found in sets), Findings())
+    if train is None or heldout is None or set_findings.problems:
+        raise UserError("\n".join((train_findings + heldout_findings + set_findings).problems))
     findings = train.findings + heldout.findings
     if train.root is not None and heldout.root is not None:
         apart = partial(check_disjoint, video_root=train.root, heldout_root=heldout.root)
         findings += attempt(apart, train.samples, heldout.samples)[1]
+    for evaluation_set, _ in sets:
+        if evaluation_set is not None and train.root is not None:
+            loaded = evaluation_set.loaded
+            apart = partial(
+                check_disjoint,
+                video_root=train.root,
+                heldout_root=loaded.root,
+                name=f"set {evaluation_set.name!r}",
+            )
+            findings += attempt(apart, train.samples, loaded.samples)[1]
     return Data(train, heldout, findings)
 
 

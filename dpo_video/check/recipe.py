@@ -174,15 +174,15 @@ def _check_evaluation(recipe: Recipe, heldout: Sequence[Sample]) -> Findings:
     if settings.pairwise_scorer is not None:
         name = "evaluate.pairwise_scorer"
         findings += attempt(pairwise_scorer, settings.pairwise_scorer, name)[1]
+    for scorer_name in (settings.hallucination_scorer, settings.correctness_scorer):
+        if scorer_name is not None and (recipe.data.heldout is not None or settings.sets):
+            scorer, scorer_findings = attempt(load_scorer, scorer_name)
+            findings += scorer_findings
+            if scorer is not None:
+                findings += attempt(check_examples, scorer)[1]
     if recipe.data.heldout is None:
-        return findings + warn(
-            "data.heldout is not set: the run ends without numbers before and after"
-        )
-    if settings.hallucination_scorer is not None:
-        scorer, scorer_findings = attempt(load_scorer, settings.hallucination_scorer)
-        findings += scorer_findings
-        if scorer is not None:
-            findings += attempt(check_examples, scorer)[1]
+        warning = "data.heldout is not set: the run ends without numbers before and after"
+        return findings if settings.sets else findings + warn(warning)
     if not any(sample.answer is not None for sample in heldout):
         findings += warn("no held-out sample has a gold `answer`: accuracy cannot be measured")
     return findings

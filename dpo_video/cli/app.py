@@ -213,7 +213,7 @@ def run(recipe: RecipeName, overrides: Overrides = None, replace: Replace = Fals
 
     settings = load_recipe(recipe, overrides or [])
     _do(settings, stages_of(settings), replace_adapter=replace)
-    if settings.data.heldout:
+    if settings.data.heldout or settings.evaluate.sets:
         _show_metrics(settings)
 
 

@@ -13,7 +13,7 @@ from dpo_video.evaluate.answers import ModelAnswers
 from dpo_video.evaluate.grading import AnswerJudgments, ScorerJudgments
 from dpo_video.evaluate.questions import SetQuestion
 from dpo_video.judge.modes.pairwise import Comparison, comparer, pairwise_scorer
-from dpo_video.judge.scorer import Scorer, load_scorer
+from dpo_video.judge.scorer import Scorer, can_be_judged, load_scorer
 from dpo_video.judge.stage import judge_candidates
 from dpo_video.judge.types import Judge
 from dpo_video.recipe.evaluate import HELDOUT
@@ -83,14 +83,6 @@ class Judging:
             candidate.id: comparison
             for candidate, comparison in zip(compared, comparisons, strict=True)
         }
-
-
-def can_be_judged(scorer: Scorer, sample: Sample) -> bool:
-    """Return whether answers to a sample are judged: those to a text question, with a caption where
-    the scorer reads one.
-    """
-    has_evidence = sample.caption is not None or not scorer.reads_caption
-    return sample.answer_kind == "text" and has_evidence
 
 
 def statuses(judgments: AnswerJudgments) -> Counter[str]:

@@ -23,7 +23,7 @@ from dpo_video.evaluate.answer_rows import (
 )
 from dpo_video.evaluate.answers import ModelAnswers, model_answers
 from dpo_video.evaluate.grading import AnswerJudgments, comparison_of, evaluated_answer
-from dpo_video.evaluate.judging import Judging, can_be_judged, statuses
+from dpo_video.evaluate.judging import Judging, statuses
 from dpo_video.evaluate.metrics import (
     Intervals,
     PairMargin,
@@ -46,7 +46,7 @@ from dpo_video.evaluate.set_metrics import set_metrics
 from dpo_video.evaluate.set_report import SetMetrics
 from dpo_video.evaluate.tracked_answers import tracked_answers
 from dpo_video.judge.backends.registry import open_judge
-from dpo_video.judge.scorer import load_scorer
+from dpo_video.judge.scorer import can_be_judged, load_scorer
 from dpo_video.judge.types import Judge
 from dpo_video.models.adapter import check_adapter
 from dpo_video.pair.build import Paired, build_pairs

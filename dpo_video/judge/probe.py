@@ -46,6 +46,9 @@ def probes_of(recipe: Recipe) -> Iterator[JudgeProbe]:
         evaluate = recipe.evaluate
         used.append(("evaluate.hallucination_scorer", evaluate.hallucination_scorer, judges))
         used.append(("evaluate.pairwise_scorer", evaluate.pairwise_scorer, own))
+    if evaluates or recipe.evaluate.sets:
+        correctness = recipe.evaluate.correctness_scorer
+        used.append(("evaluate.correctness_scorer", correctness, judges))
     for where, name, settings_of_judges in used:
         if name is None:
             continue

@@ -45,6 +45,7 @@ from pydantic import Field, PositiveInt
 from dpo_video.core import strict_json
 from dpo_video.core.errors import UserError
 from dpo_video.core.names import did_you_mean, find_yaml
+from dpo_video.core.records import Sample
 from dpo_video.core.yaml_file import read, validate
 from dpo_video.recipe import Section
 from dpo_video.recipe.affects import Affects, names_that_affect
@@ -330,6 +331,14 @@ class Scorer(Section):
     def can_judge(self, reference: str | None) -> bool:
         """Return whether a sample with this gold answer, or none, can be judged."""
         return bool(reference) or not self.needs_reference
+
+
+def can_be_judged(scorer: Scorer, sample: Sample) -> bool:
+    """Return whether answers to a held-out sample are judged: those to a text question, with a
+    caption where the scorer reads one.
+    """
+    has_evidence = sample.caption is not None or not scorer.reads_caption
+    return sample.answer_kind == "text" and has_evidence
 
 
 def _scoring_keys(section: Section) -> dict[str, Any]:

@@ -1,38 +1,15 @@
 """Every model of the evaluate stage is loaded once, and none where all is stored."""
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
-from evaluation_runs import HELDOUT, PAIRWISE, opened
-from peft import PeftModel
+from evaluation_runs import HELDOUT, PAIRWISE, counted_loads, opened
 from tiny_judge import random_judge, write_scorer
-from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
 
 from dpo_video.evaluate.stage import evaluate
 from dpo_video.recipe import JudgeSettings
-
-
-@contextmanager
-def counted_loads(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
-    """Note every model whose weights are read, at the call that reads them, and every adapter."""
-    loads: list[str] = []
-    for loader in (AutoModelForImageTextToText, AutoModelForCausalLM, PeftModel):
-        read = loader.from_pretrained
-
-        def count(
-            *arguments: Any, read: Any = read, name: str = loader.__name__, **rest: Any
-        ) -> Any:
-            loads.append(name)
-            return read(*arguments, **rest)
-
-        monkeypatch.setattr(loader, "from_pretrained", count)
-    yield loads
-    monkeypatch.undo()
 
 
 def test_each_model_is_loaded_once_and_none_when_all_is_stored(

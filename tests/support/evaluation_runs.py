@@ -5,11 +5,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from clips import write_clip
 from judge_server import steady_score
-from peft import get_peft_model
+from peft import PeftModel, get_peft_model
 from tiny_models import tiny_policy
+from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
 
 from dpo_video.core.jsonl import write_jsonl
 from dpo_video.core.records import Candidate, Sample
@@ -157,3 +159,21 @@ def judge_score(sample: Sample, answer: str) -> int:
         reference=sample.answer,
     )
     return steady_score(message["content"])
+
+
+@contextmanager
+def counted_loads(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+    """Note every model whose weights are read, at the call that reads them, and every adapter."""
+    loads: list[str] = []
+    for loader in (AutoModelForImageTextToText, AutoModelForCausalLM, PeftModel):
+        read = loader.from_pretrained
+
+        def count(
+            *arguments: Any, read: Any = read, name: str = loader.__name__, **rest: Any
+        ) -> Any:
+            loads.append(name)
+            return read(*arguments, **rest)
+
+        monkeypatch.setattr(loader, "from_pretrained", count)
+    yield loads
+    monkeypatch.undo()
