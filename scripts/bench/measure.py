@@ -87,11 +87,11 @@ def measure_floor(case: Case, *, repeats: int = 3) -> dict[str, float]:
     for run in runs.values():
         run()
     times = {
-        name: min(seconds)
-        for name, seconds in zip(
+        name: min(measured)
+        for name, measured in zip(
             runs,
             zip(
-                *([_seconds(run, case.device) for run in runs.values()] for _ in range(repeats)),
+                *([seconds(run, case.device) for run in runs.values()] for _ in range(repeats)),
                 strict=True,
             ),
             strict=True,
@@ -118,12 +118,12 @@ def _times(
                 ("reference", trainer.reference),
             ):
                 times[name, timed] = min(
-                    times.get((name, timed), float("inf")), _seconds(run, device)
+                    times.get((name, timed), float("inf")), seconds(run, device)
                 )
     return times
 
 
-def _seconds(run: Callable[[], Any], device: str) -> float:
+def seconds(run: Callable[[], Any], device: str) -> float:
     """Return seconds; on the CPU those that this process computed, so that other load on the
     machine counts less.
     """
