@@ -39,6 +39,20 @@ class Loader(yaml.SafeLoader):
     string).
     """
 
+    depth = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        """Return the next node; RecursionError below the depth that is enough for settings.
+
+        PyYAML takes the square of the depth in time, so it is counted as nodes come.
+        """
+        self.depth += 1
+        if self.depth > MAX_DEPTH + 1:
+            raise RecursionError
+        node: yaml.Node | None = super().compose_node(parent, index)
+        self.depth -= 1
+        return node
+
     def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
         """Return a node's value; one that Python cannot hold, such as the date 2026-13-45, is an
         error with its line.

@@ -9,7 +9,7 @@ import yaml
 
 from dpo_video.core.errors import UserError
 from dpo_video.core.names import find_yaml
-from dpo_video.core.text import without_secrets
+from dpo_video.core.text import shortened, without_secrets
 from dpo_video.core.yaml_file import Location, Yaml, read, read_value, validate
 from dpo_video.recipe import JudgeSettings, Recipe, VideoSettings
 from dpo_video.recipe.presets import PRESETS
@@ -75,9 +75,10 @@ def _override(settings: Yaml, text: str) -> None:
     key, equals, value = text.partition("=")
     if not equals or not key or key.startswith("-"):
         raise UserError(
-            f"override {text!r}: write it as section.key=value, e.g. train.learning_rate=1e-5"
+            f"override {shortened(repr(text))}: write it as section.key=value, e.g. "
+            "train.learning_rate=1e-5"
         )
-    origin = without_secrets(f"override {text!r}")
+    origin = without_secrets(f"override {shortened(repr(text))}")
     location: Location = tuple(key.split("."))
     section = _section(settings, location, origin)
     section[location[-1]] = read_value(value, origin)

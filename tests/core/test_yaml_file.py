@@ -56,6 +56,7 @@ BOMB = "a0: &a0 [x, x, x, x, x, x, x, x, x]\n" + "".join(
         (BOMB, 6, "written out this stands for more than 100,000 values"),
         ("x: 1\ninner: &a\n  inner: *a\n", 2, "or it holds itself"),
         ("inner: " + "[" * 5000 + "]" * 5000, 1, "nested deeper than 50 levels"),
+        ("inner: " + "[" * 200_000, 1, "nested deeper than 50 levels"),
         ("inner: " + "[" * 60 + "]" * 60, 1, "nested deeper than 50 levels"),
         ("x: 1\ninner: " + "9" * 5000, 2, "not YAML: Exceeds the limit"),
         ("x: 1\ninner: 2026-13-45\n", 2, "not YAML: month must be in 1..12"),
