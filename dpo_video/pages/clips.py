@@ -11,7 +11,7 @@ from typing import Any
 from dpo_video.core.progress import progress
 from dpo_video.core.records import Pair, Sample
 from dpo_video.recipe import VideoSettings
-from dpo_video.video import ClipRequest, FramePool, VideoError, clip_key, clip_request
+from dpo_video.video import ClipRequest, FramePool, VideoError, clip_request
 from dpo_video.video.small_clip import SmallClip, SmallClipSettings
 
 MEGABYTE = 1_000_000
@@ -28,9 +28,14 @@ class ClipLimits:
     with_video: bool = True
 
 
-def clip_stem(key: str) -> str:
-    """Return the name of a small clip's files without suffix; it holds nothing of a path."""
-    return hashlib.sha256(key.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+def clip_name(request: ClipRequest) -> str:
+    """Return what a clip's small files are called, without suffix: a hash of its path and part, so
+    that a page tells nothing of where it lies, and clips of two folders keep apart.
+    """
+    paths = [request.video] if isinstance(request.video, Path) else request.video
+    whole = "\n".join(str(path.absolute()) for path in paths)
+    text = f"{whole}#t={request.start},{request.end}"
+    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()[:16]
 
 
 def request_of(record: Sample | Pair, root: Path) -> ClipRequest | str:
@@ -45,7 +50,7 @@ def make_clips(
     requests: Iterable[ClipRequest], folder: Path, limits: ClipLimits, video: VideoSettings
 ) -> dict[str, dict[str, Any]]:
     """Write the small clips of some requests, in their order, and return the row of each for the
-    page's script, by clip key: names of files, or `error`.
+    page's script, by `clip_name`: names of files, or `error`.
     """
     wanted = list(dict.fromkeys(requests))[: limits.most]
     rows: dict[str, dict[str, Any]] = {}
@@ -59,12 +64,13 @@ def make_clips(
         def make(request: ClipRequest) -> SmallClip | VideoError:
             with_video = limits.with_video and spent < limits.megabytes * MEGABYTE
             small = SmallClipSettings(with_video=with_video, timeout=video.timeout)
-            return pool.make_small(request, folder / clip_stem(request.key), small)
+            return pool.make_small(request, folder / clip_name(request), small)
 
         for request, reply in pool.each(wanted, make):
-            row = clip_row(request.key, reply, folder)
-            spent += sum((folder / row[name]).stat().st_size for name in FILES if row.get(name))
-            rows[request.key] = row
+            name = clip_name(request)
+            row = clip_row(name, reply, folder)
+            spent += sum((folder / row[kind]).stat().st_size for kind in FILES if row.get(kind))
+            rows[name] = row
             advance()
     return rows
 
@@ -72,14 +78,13 @@ def make_clips(
 FILES = ("video", "poster", "strip")
 
 
-def clip_row(key: str, reply: SmallClip | VideoError, folder: Path) -> dict[str, Any]:
+def clip_row(name: str, reply: SmallClip | VideoError, folder: Path) -> dict[str, Any]:
     """Return what a page's script is told of a clip."""
     if isinstance(reply, VideoError):
         return {"error": f"{reply.reason} [{reply.code}]"}
-    stem = clip_stem(key)
-    files = {"poster": f"{stem}.jpg", "strip": f"{stem}-strip.jpg"}
-    if (folder / f"{stem}.mp4").is_file():
-        files["video"] = f"{stem}.mp4"
+    files = {"poster": f"{name}.jpg", "strip": f"{name}-strip.jpg"}
+    if (folder / f"{name}.mp4").is_file():
+        files["video"] = f"{name}.mp4"
     return {
         **files,
         "seconds": round(reply.seconds, 3),
@@ -88,8 +93,3 @@ def clip_row(key: str, reply: SmallClip | VideoError, folder: Path) -> dict[str,
         "height": reply.height,
         "note": reply.note,
     }
-
-
-def key_of(record: Sample | Pair) -> str:
-    """Return the name of a record's clip."""
-    return clip_key(record)

@@ -50,7 +50,7 @@ const card = (row, titles, extra) => {
   return make(
     "article",
     { class: "card", "aria-label": `${row.kind} ${row.number}` },
-    make("div", { class: "card-clip" }, clipBox(DATA.clips[question.clip], CLIPS, question.clip)),
+    make("div", { class: "card-clip" }, clipBox(DATA.clips[question.clip], CLIPS, question.file)),
     make(
       "div",
       { class: "card-body" },

@@ -13,10 +13,10 @@ from dpo_video.core import strict_json
 from dpo_video.core.records import Candidate, Pair, Sample
 from dpo_video.evaluate.answer_rows import EvaluatedAnswer, answered_by_both, answers_by_set
 from dpo_video.pages.answer_rows import answer_row, claim_rows
-from dpo_video.pages.clips import key_of, request_of
+from dpo_video.pages.clips import clip_name, request_of
 from dpo_video.pages.doubt import judge_doubt
 from dpo_video.pages.run_files import RunFiles, Split
-from dpo_video.video import ClipRequest
+from dpo_video.video import ClipRequest, clip_key
 
 FEATURED = 10
 """Rows under each heading of the gallery."""
@@ -30,25 +30,30 @@ class Questions:
         self.rows: dict[str, Row] = {}
         """By split and sample id."""
         self.requests: dict[str, ClipRequest] = {}
-        """By clip key: the clips that have a file."""
+        """By `clip_name`: the clips that have a file."""
         self.unreadable: dict[str, str] = {}
-        """By clip key: why a clip has no file."""
+        """By what stands for the clip's name: why it has no file."""
 
     def note(self, sample: Sample | Pair, split: str, split_files: Split) -> str:
         """Note a question, and return the key that rows name it by."""
         sample_id = sample.sample_id if isinstance(sample, Pair) else sample.id
         key = f"{split}:{sample_id}"
         if key not in self.rows:
-            clip = key_of(sample)
-            row = {"id": sample_id, "prompt": sample.prompt, "clip": clip}
+            row = {"id": sample_id, "prompt": sample.prompt, "file": clip_key(sample)}
             known = split_files.samples.get(sample_id)
-            self.rows[key] = row if known is None else row | _known_facts(known)
-            request = request_of(sample, split_files.root)
-            if isinstance(request, str):
-                self.unreadable[clip] = request
-            else:
-                self.requests.setdefault(clip, request)
+            facts = {} if known is None else _known_facts(known)
+            clip = self._note_clip(request_of(sample, split_files.root), clip_key(sample))
+            self.rows[key] = row | facts | {"clip": clip}
         return key
+
+    def _note_clip(self, request: ClipRequest | str, file: str) -> str:
+        """Note a clip, or why it has no file, and return its name."""
+        if isinstance(request, str):
+            self.unreadable[file] = request
+            return file
+        name = clip_name(request)
+        self.requests.setdefault(name, request)
+        return name
 
     def note_evaluated(self, answer: EvaluatedAnswer, split: Split | None) -> str:
         """Note the question of an answer; one whose samples are not here has no clip."""
@@ -57,9 +62,8 @@ class Questions:
             key = self.note(sample, answer.set, split)
         else:
             key = f"{answer.set}:{answer.sample_id}"
-            clip = f"{answer.set}:{answer.clip}"
-            self.rows[key] = {"id": answer.sample_id, "clip": clip}
-            self.unreadable[clip] = "its samples file was not read"
+            clip = self._note_clip("its samples file was not read", f"{answer.set}:{answer.clip}")
+            self.rows[key] = {"id": answer.sample_id, "file": answer.clip, "clip": clip}
         facts = {"prompt": answer.prompt, "gold": answer.gold, "category": answer.category}
         self.rows[key] |= {name: value for name, value in facts.items() if value}
         return key

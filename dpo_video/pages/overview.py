@@ -3,10 +3,9 @@ trust in the judge, what was not checked.
 """
 
 import hashlib
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any
 from urllib.parse import quote
 
 from dpo_video.agree.requirements import MEASURES
@@ -14,7 +13,9 @@ from dpo_video.core import strict_json
 from dpo_video.core.charts import IntervalBar, interval_bar
 from dpo_video.core.report import Estimate, ReportVerdict, estimate_text, number_text
 from dpo_video.evaluate.report import Metrics
+from dpo_video.evaluate.set_verdict import SetVerdict
 from dpo_video.evaluate.summary import ROWS
+from dpo_video.evaluate.verdict import set_verdicts
 from dpo_video.pages.run_files import RunFiles
 from dpo_video.recipe.affects import key_settings
 
@@ -97,47 +98,54 @@ def direction(change: Estimate, higher_is_better: bool | None) -> str:
     return "better" if (change.value > 0) == higher_is_better else "worse"
 
 
-def report_verdict(run: RunFiles) -> ReportVerdict:
-    """Return what the run came to, regressions first."""
-    given = given_verdicts(run.metrics_row)
-    if given:
-        told = " ".join(given)
-        return ReportVerdict(text=told, mood=_mood(told.casefold()))
+def report_verdict(run: RunFiles, verdicts: Sequence[SetVerdict]) -> ReportVerdict:
+    """Return what the run came to, regressions first: by set where every answer is in the folder,
+    else by the measures of the held-out questions.
+    """
     if run.metrics is None:
         return ReportVerdict(
             text="Nothing was evaluated: whether the tuned model is better or worse is not known. "
             "Set data.heldout and run dpo-video evaluate.",
             mood="warn",
         )
-    rows = measure_rows(run.metrics)
-    worse = [f"{row.title} {row.change}" for row in rows if row.verdict == "worse"]
-    better = [f"{row.title} {row.change}" for row in rows if row.verdict == "better"]
-    same = [row.title for row in rows if row.verdict == "not distinguishable"]
-    clauses = [f"Worse: {'; '.join(worse)}."] if worse else []
-    clauses += [f"Better: {'; '.join(better)}."] if better else []
-    clauses += [f"Not distinguishable from no change: {', '.join(same)}."] if same else []
-    if not worse and better:
+    by_outcome: dict[str, list[str]] = {"worse": [], "better": [], "not distinguishable": []}
+    for verdict in verdicts:
+        by_outcome.setdefault(verdict.outcome, []).append(_in_short(verdict))
+    for row in measure_rows(run.metrics):
+        if row.verdict and (not verdicts or row.title in BESIDE_SETS):
+            by_outcome[row.verdict].append(f"{row.title} {row.change}")
+    worse, better = by_outcome["worse"], by_outcome["better"]
+    clauses = []
+    for outcome, names in by_outcome.items():
+        if names:
+            clauses.append(f"{outcome.capitalize()}: {'; '.join(names)}.")
+    if better and not worse:
         clauses.append("Nothing that was measured got worse.")
     text = " ".join(clauses) or "No measure has a value before and after."
     return ReportVerdict(text=text, mood="bad" if worse else "good" if better else "warn")
 
 
-def given_verdicts(metrics_row: Mapping[str, Any]) -> list[str]:
-    """Return the sentences that the evaluation itself came to, a set each, worst first; none in
-    files of earlier versions.
-    """
-    sentences = []
-    for row in metrics_row.get("verdicts") or ():
-        sentence = row.get("sentence") if isinstance(row, Mapping) else row
-        if isinstance(sentence, str) and sentence:
-            sentences.append(sentence)
-    return sentences
+BESIDE_SETS = ("judged score", "hallucination rate")
+"""Measures of the held-out questions that the sets' verdicts do not speak of."""
 
 
-def _mood(told: str) -> Literal["good", "warn", "bad"]:
-    if re.search(r"\bworse\b", told):
-        return "bad"
-    return "good" if re.search(r"\bbetter\b", told) else "warn"
+def _in_short(verdict: SetVerdict) -> str:
+    if verdict.before is None or verdict.after is None:
+        return verdict.set
+    share = verdict.measure != "judged score"
+    before, after = (number_text(end, share=share) for end in (verdict.before, verdict.after))
+    return f"{verdict.set}, {verdict.measure} {before} to {after}"
+
+
+def verdicts_of(run: RunFiles) -> list[SetVerdict]:
+    """Return what came of each set, worst first, from the rows of answers.jsonl; none without."""
+    return set_verdicts(
+        run.answers,
+        parser=run.recipe.evaluate.parser,
+        tie_margin=run.metrics.judged.tie_margin if run.metrics else 0.0,
+        resamples=run.recipe.evaluate.bootstrap,
+        seed=run.recipe.seed,
+    )
 
 
 def funnel_rows(run: RunFiles) -> list[FunnelRow]:
@@ -304,7 +312,7 @@ def unchecked(run: RunFiles) -> list[str]:
     lines = list(run.faults)
     if run.metrics is None:
         lines.append("The tuned model was not evaluated on held-out clips.")
-    elif len(run.metrics_row.get("sets") or {}) == 0:
+    elif not run.recipe.evaluate.sets:
         lines.append(
             "No published benchmark was run (evaluate.sets): what got worse outside of these "
             "held-out questions is not known."

@@ -15,12 +15,12 @@ from dpo_video.pages.gallery import Gallery, gallery_of, script_data
 from dpo_video.pages.overview import (
     fact_rows,
     funnel_rows,
-    given_verdicts,
     measure_rows,
     report_verdict,
     trust_rows,
     trust_sentence,
     unchecked,
+    verdicts_of,
 )
 from dpo_video.pages.run_files import RunFiles, read_run
 from dpo_video.tracking import start_tracking
@@ -50,13 +50,14 @@ def write_report(folder: Path, limits: ClipLimits) -> Path:
 
 def report_page(run: RunFiles, gallery: Gallery, clips: Mapping[str, Mapping[str, Any]]) -> str:
     """Return the page as text; it loads nothing but the files of its own folder."""
+    verdicts = verdicts_of(run)
     return render_page(
         "pages/report.html.jinja",
         title=f"Report of {run.folder.name}",
-        verdict=report_verdict(run),
+        verdict=report_verdict(run, verdicts),
         nonce=secrets.token_hex(16),
         facts=fact_rows(run),
-        sentences=given_verdicts(run.metrics_row),
+        verdicts=verdicts,
         changes=[] if run.metrics is None else measure_rows(run.metrics),
         metrics=run.metrics,
         funnel=funnel_rows(run),

@@ -2,13 +2,14 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from dpo_video.core.errors import UserError
 from dpo_video.core.jsonl import read_jsonl, read_object, read_rows
 from dpo_video.core.records import Candidate, Judgment, Pair, Sample
-from dpo_video.data.samples import load_samples
+from dpo_video.data.samples import LoadedSamples, load_samples, load_set
 from dpo_video.evaluate.answer_rows import FILE, EvaluatedAnswer, read_answers
 from dpo_video.evaluate.report import Metrics, read_metrics
 from dpo_video.judge.scorer import Scorer, load_scorer
@@ -48,8 +49,6 @@ class RunFiles:
     cleaned: Sequence[Mapping[str, Any]]
     train_log: Sequence[Mapping[str, Any]]
     metrics: Metrics | None
-    metrics_row: Mapping[str, Any]
-    """metrics.json as it is; empty without one."""
     agreement: Mapping[str, Any]
     audit: Mapping[str, Any]
     scorer: Scorer | None
@@ -76,7 +75,7 @@ def read_run(folder: Path) -> RunFiles:
         recipe=recipe,
         manifest=read_object(folder / "manifest.json"),
         train=reader.split(recipe, "samples"),
-        sets={HELDOUT: reader.split(recipe, "heldout")},
+        sets=reader.sets(recipe),
         answers=reader.read(FILE, read_answers, []),
         pairs=reader.records("pairs.jsonl", Pair),
         candidates={row.id: row for row in candidates},
@@ -85,7 +84,6 @@ def read_run(folder: Path) -> RunFiles:
         cleaned=reader.rows("cleaned.jsonl"),
         train_log=reader.rows("train_log.jsonl"),
         metrics=reader.read("metrics.json", read_metrics, None),
-        metrics_row=reader.read("metrics.json", read_object, {}),
         agreement=reader.read("agreement.json", read_object, {}),
         audit=reader.read("audit.json", read_object, {}),
         scorer=reader.attempt(lambda: load_scorer(recipe.judge.scorer), None),
@@ -126,9 +124,22 @@ class _FolderReader:
         """Return the objects of a file; none where there is no file."""
         return self.read(name, lambda path: [row for _, row in read_rows(path, "rows")], [])
 
+    def sets(self, recipe: Recipe) -> dict[str, Split]:
+        """Return the questions of every set that is evaluated; none of one that cannot be read."""
+        splits = {HELDOUT: self.split(recipe, "heldout")}
+        for settings in recipe.evaluate.sets:
+            loaded = self.attempt(partial(load_set, recipe, settings), None)
+            if loaded is not None:
+                splits[settings.name] = _split_of(loaded.loaded)
+        return splits
+
     def split(self, recipe: Recipe, name: Literal["samples", "heldout"]) -> Split:
         """Return the questions of a split; none where they cannot be read."""
         loaded = self.attempt(lambda: load_samples(recipe, name, clean=False), None)
         if loaded is None:
             return Split(samples={}, root=Path())
-        return Split(samples={sample.id: sample for sample in loaded.samples}, root=loaded.root)
+        return _split_of(loaded)
+
+
+def _split_of(loaded: LoadedSamples) -> Split:
+    return Split(samples={sample.id: sample for sample in loaded.samples}, root=loaded.root)

@@ -5,6 +5,7 @@ import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import cached_property
 from pathlib import Path
 from statistics import median
 from typing import Any, Literal, NamedTuple, cast, get_args
@@ -13,11 +14,11 @@ from uuid import uuid4
 from dpo_video.core.records import Judgment, Vote
 from dpo_video.data.votes import mutual_agreement, self_agreement, texts_hash
 from dpo_video.pages.answer_rows import answer_row
-from dpo_video.pages.clips import clip_row, clip_stem, key_of, request_of
+from dpo_video.pages.clips import clip_name, clip_row, request_of
 from dpo_video.pages.run_files import RunFiles
-from dpo_video.review.queue import PairTurn, ReviewQueue
+from dpo_video.review.queue import PairTurn, ReviewPair, ReviewQueue
 from dpo_video.review.vote_file import VoteFile
-from dpo_video.video import FramePool
+from dpo_video.video import ClipRequest, FramePool
 from dpo_video.video.small_clip import SmallClipSettings
 
 Choice = Literal["A", "B", "tie", "both_bad", "skip"]
@@ -57,6 +58,18 @@ class ReviewSession:
     clips_folder: Path
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _clip_rows: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    @cached_property
+    def _requests(self) -> dict[str, ClipRequest | str]:
+        """The clips of the pairs by the names that addresses have, or why one cannot be read."""
+        return {self._clip_name(row): self._request(row) for row in self.queue.pairs}
+
+    def _request(self, row: ReviewPair) -> ClipRequest | str:
+        return request_of(row.pair, self.run.train.root)
+
+    def _clip_name(self, row: ReviewPair) -> str:
+        request = self._request(row)
+        return f"no-file-{row.key}" if isinstance(request, str) else clip_name(request)
 
     def next_pair(self, annotator: str) -> dict[str, Any]:
         """Return what the page shows next, without a score; `pair` is None where all is done."""
@@ -118,18 +131,15 @@ class ReviewSession:
         with self._lock:
             if stem in self._clip_rows:
                 return self._clip_rows[stem]
-        pair = next(
-            (row.pair for row in self.queue.pairs if clip_stem(key_of(row.pair)) == stem), None
-        )
-        if pair is None:
+        request = self._requests.get(stem)
+        if request is None:
             return None
-        request = request_of(pair, self.run.train.root)
         if isinstance(request, str):
             row: dict[str, Any] = {"error": request}
         else:
             settings = SmallClipSettings(timeout=self.run.recipe.video.timeout)
             reply = self.pool.make_small(request, self.clips_folder / stem, settings)
-            row = clip_row(request.key, reply, self.clips_folder)
+            row = clip_row(stem, reply, self.clips_folder)
         with self._lock:
             self._clip_rows[stem] = row
         return row
@@ -179,7 +189,7 @@ class ReviewSession:
             "repeat": turn.repeat,
             "prompt": pair.prompt,
             "answers": [text for _, text in turn.answers],
-            "clip": clip_stem(key_of(pair)),
+            "clip": self._clip_name(turn.review_pair),
         }
 
     def _revealed(self, turn: PairTurn) -> dict[str, Any]:

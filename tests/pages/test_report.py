@@ -37,10 +37,16 @@ def rows_of(folder: Path) -> dict[str, Any]:
     return rows
 
 
+def clip_of(folder: Path, sample_id: str) -> dict[str, Any]:
+    rows = rows_of(folder)
+    clip: dict[str, Any] = rows["clips"][rows["questions"][f"train:{sample_id}"]["clip"]]
+    return clip
+
+
 def test_without_video_there_are_frames_only(tmp_path: Path) -> None:
     folder = make_shown_run(tmp_path, num_questions=2)
     write_report(folder, ClipLimits(with_video=False))
-    clip = rows_of(folder)["clips"]["clip0.mp4"]
+    clip = clip_of(folder, "s0")
     assert "video" not in clip and (folder / "report" / "clips" / clip["strip"]).is_file()
 
 
@@ -70,9 +76,8 @@ def test_a_regression_is_tagged(run_folder: Path) -> None:
 
 
 def test_a_clip_that_cannot_be_read_says_why(run_folder: Path) -> None:
-    clips = rows_of(run_folder)["clips"]
-    assert "[not_a_video]" in clips["clip5.mp4"]["error"]
-    small = clips["clip0.mp4"]
+    assert "[not_a_video]" in clip_of(run_folder, "s10")["error"]
+    small = clip_of(run_folder, "s0")
     folder = run_folder / "report" / "clips"
     assert all((folder / small[name]).is_file() for name in ("video", "poster", "strip"))
     assert small["seconds"] == pytest.approx(2.0) and small["fps"] == pytest.approx(12)

@@ -15,8 +15,9 @@ from shown_runs import BROKEN_CLIP, make_shown_run
 
 from dpo_video.core.errors import UserError
 from dpo_video.data.votes import read_votes
-from dpo_video.pages.clips import clip_stem
+from dpo_video.pages.clips import clip_name
 from dpo_video.review.command import ReviewOptions, open_session
+from dpo_video.video import ClipRequest
 
 
 @pytest.fixture(scope="module")
@@ -151,7 +152,7 @@ def test_another_token_is_refused_and_the_headers_bind_the_page(served: Served) 
 
 def test_clips_come_in_ranges_and_no_path_leads_out(served: Served, run_folder: Path) -> None:
     clips = f"{served.address}clips/"
-    stem = clip_stem("clip0.mp4")
+    stem = clip_name(ClipRequest(key="", video=run_folder.parent / "clip0.mp4"))
     facts = ask(f"{clips}{stem}.json").json()
     assert facts["video"] == f"{stem}.mp4" and facts["fps"] == pytest.approx(12)
     whole = ask(f"{clips}{stem}.mp4")
@@ -160,7 +161,8 @@ def test_clips_come_in_ranges_and_no_path_leads_out(served: Served, run_folder: 
     assert part.headers["content-range"] == f"bytes 10-19/{len(whole.body)}"
     for name in ("../votes.jsonl", "..%2f..%2fvotes.jsonl", "%2fetc%2fpasswd", f"{stem}.exe", "x"):
         assert ask(clips + name).status == 404
-    broken = ask(f"{clips}{clip_stem(BROKEN_CLIP)}.json").json()
+    broken_name = clip_name(ClipRequest(key="", video=run_folder.parent / BROKEN_CLIP))
+    broken = ask(f"{clips}{broken_name}.json").json()
     assert "not_a_video" in broken["error"]
 
 
