@@ -65,6 +65,8 @@ class Candidate:
     """Which of `generate.mix` drew it."""
     choice_logps: dict[str, float] | None = None
     """Log-prob of each choice in nats, where the likeliest one was taken for the answer."""
+    privileged: bool | None = None
+    """True where that sampler was shown the caption or the gold answer; else left out."""
 
 
 @with_config(STRICT)
@@ -140,8 +142,8 @@ class Pair:
     """Seconds into that file where it ends."""
     rejected_corruption: str | None = None
     """What is done to the clip of the rejected answer, its own or `rejected_video`: `reverse`,
-    `shuffle:N` or `drop:N`, N drawing the order of the frames, or those that stay (see
-    video/corrupt.py).
+    `shuffle:N` or `drop:N`, N drawing the order of the frames, or those that stay, each also with a
+    magnitude, `/M` (see video/corrupt.py).
     """
     extra: dict[str, Any] | None = None
     """Fields of an imported row that are kept as they are."""

@@ -67,6 +67,27 @@ Nor is it one to see no dog, or not to tell a colour: questions about what is no
 so.
 """
 
+SHOWN = r"(?:captions?|descriptions?|(?:reference|gold|ground[ -]truth|given|provided)\ answers?)"
+"""What a sampler may be shown beside the clip, as an answer would name it."""
+CITED = re.compile(
+    rf"""
+    \b(?:according\ to|based\ (?:up)?on|going\ by|judging\ (?:by|from)|as\ per|per
+        |(?:as\ )?(?:described|stated|mentioned|noted|written|given|shown|indicated|specified
+          |provided|said|reported|detailed|explained|outlined)\ (?:in|by)
+        |(?:matches|matching|follows|following|from|in|with))
+      \ (?:(?:the|this|that|your|its|an?)\ )?(?:[\w'-]+\ ){{0,2}}?{SHOWN}\b
+    | \b(?:the|this|that|your)\ (?:[\w'-]+\ ){{0,2}}?{SHOWN}\ (?:also\ |only\ |clearly\ )?
+      (?:says?|states?|tells?|describes?|mentions?|notes?|indicates?|specif(?:ies|y)|reports?
+        |explains?|confirms?|suggests?|gives?|does\ not|do\ not|doesn't|is\ (?:clear|about))\b
+    | \b(?:provided|given|supplied|above|reference)\ (?:[\w'-]+\ )?{SHOWN}\b
+    | \b(?:reference|gold|ground[ -]truth)\ answers?\b
+    """,
+    re.VERBOSE | re.IGNORECASE,
+)
+"""How an answer cites what its sampler was shown; a caption on the screen ("a caption reads 'Day
+1'") is no source.
+"""
+
 
 def filter_answers(
     question: Sequence[Candidate], settings: CleanSettings, tokens: ControlTokens
@@ -79,7 +100,11 @@ def filter_answers(
     """
     dropped: dict[str, str] = {}
     for candidate in question:
-        reason = why_dropped(candidate, settings) or _control_token(candidate, tokens)
+        reason = (
+            why_dropped(candidate, settings)
+            or _citation(candidate)
+            or _control_token(candidate, tokens)
+        )
         if reason is not None:
             dropped[candidate.id] = reason
     judged = (
@@ -143,6 +168,14 @@ def why_dropped(candidate: Candidate, settings: CleanSettings) -> str | None:
     if settings.max_repetition is not None and repetition(text) > settings.max_repetition:
         return f"repetition: {repetition(text):.2f} of its runs of {RUN_WORDS} words"
     return None
+
+
+def _citation(candidate: Candidate) -> str | None:
+    """Return why the answer of a sampler that was shown the caption or the gold answer cannot be
+    trained on: it cites what the policy will not have.
+    """
+    match = CITED.search(candidate.text) if candidate.privileged else None
+    return None if match is None else f"cites its source: {' '.join(match[0].split())}"
 
 
 def _control_token(candidate: Candidate, tokens: ControlTokens) -> str | None:

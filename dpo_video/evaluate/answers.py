@@ -67,12 +67,16 @@ def _base_answers(
     start = run.recipe.start_adapter
     load = cache(partial(load_policy, run.recipe.model, adapter=start))
     jobs = _answer_jobs(run, questions, adapter=start, title="answers before", load=load)
+    over = run.recipe.pair_sampler
     sampling = GenerationJob(
         samples=paired,
         adapter=start,
         root=run.heldout_root,
         num_candidates=run.recipe.evaluate.pair_candidates,
-        sampler=training_sampler(run.recipe.generate),
+        sampler=training_sampler(run.recipe.generate, over=over),
+        instruction="{prompt}" if over is None else over.instruction,
+        title="answers before",
+        load=load,
     )
     *answered, sampled = make_candidates_together(run, [*jobs, sampling])
     return [row for result in answered for row in result.candidates], sampled.candidates

@@ -1,7 +1,9 @@
-"""Candidates from a policy that is loaded here: each clip decoded once and encoded once."""
+"""Candidates from a policy that is loaded here: each clip decoded once, and encoded once as it is
+shown.
+"""
 
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
@@ -12,17 +14,20 @@ from dpo_video.generate.jobs import (
     OVER_CONTEXT,
     PEAK_CACHE,
     GenerationJob,
+    MissingCandidates,
     PendingCandidate,
     clip_requests,
     policy_prompt,
+    set_clip_aside,
     tell_notes,
+    title_of,
 )
-from dpo_video.models.clip_source import EncodedClip, ReadyClip, open_source
+from dpo_video.models.clip_source import EncodedClip, open_source
 from dpo_video.models.collate import TokenRow
 from dpo_video.models.generation import generate_answers
 from dpo_video.models.load import Policy, load_policy
 from dpo_video.models.memory import answers_at_once
-from dpo_video.models.prompts import Prompt, answer_ids, encode_prompt
+from dpo_video.models.prompts import ClipInputs, Prompt, answer_ids, encode_prompt
 from dpo_video.models.sampling import Sampler
 from dpo_video.models.shared_prefix.packed_rows import why_not_shared
 from dpo_video.models.tokens import pixel_kwargs
@@ -36,66 +41,89 @@ RowCandidate = tuple[TokenRow, PendingCandidate]
 
 
 def answer_here(
-    run: Run, job: GenerationJob, missing: Mapping[str, Sequence[PendingCandidate]]
+    run: Run, jobs: Sequence[GenerationJob], missing: MissingCandidates
 ) -> Counter[str]:
-    """Store the missing candidates; return counts, among them the samples that do not fit the
-    model's context.
+    """Store the missing candidates of jobs that share a policy; return counts, among them the
+    samples that do not fit the model's context.
 
-    The answers about a clip are written together, so that its prompts are read once; those about
-    several clips are, up to `generate.batch_size`.
+    A sampler's answers about a clip are written together, so that its prompts are read once; those
+    about several clips are, up to `generate.batch_size`.
     """
-    policy = (
-        job.load()
-        if job.load is not None
-        else load_policy(job.model or run.recipe.model, adapter=job.adapter)
-    )
-    pixel_kwargs(
-        policy.family, policy.frame_processor, run.recipe.video, num_frames=1
-    )  # fail first
-    longest = max(
-        candidate.sampler.max_new_tokens for pending in missing.values() for candidate in pending
-    )
-    at_once = _at_once(run, policy, answer_tokens=longest)
+    policy = _load(run, jobs[0])
+    # fail first
+    pixel_kwargs(policy.family, policy.frame_processor, run.recipe.video, num_frames=1)
     counts: Counter[str] = Counter()
-    batch: list[RowCandidate] = []
-    usage = PromptUsage()
-    requests = clip_requests(run, job, missing)
-    total = sum(len(missing[request.key]) for request in requests)
-    with open_source(policy, run.recipe) as source, progress(job.title, total=total) as advance:
+    over_context: set[str] = set()
+    writer = _Writer(run, jobs, policy)
+    requests = clip_requests(run, jobs[0].root, missing)
+    title, total = title_of(jobs), sum(len(missing[request.key]) for request in requests)
+    with open_source(policy, run.recipe) as source, progress(title, total=total) as advance:
         for request, ready in source.map(requests):
             pending = missing[request.key]
             if isinstance(ready, UserError):
-                run.set_aside(request.key, ready, request)
+                counts += set_clip_aside(run, pending, ready, request)
                 advance(len(pending), bad_clips=len(run.bad_clips))
                 continue
             lost = ready.frames_dropped
             counts.update({"clips_over_max_tokens": 1, "frames_dropped": lost} if lost else {})
-            prompts = _fitting_prompts(policy, job, ready, pending, counts)
-            answers = _rows(job, prompts, pending, source.encode(ready)) if prompts else []
-            advance(len(pending) - len(answers))
-            choosing = [answer for answer in answers if answer[1].choices]
-            if choosing:
-                advance(_choose(run, job, policy, choosing))
-                answers = [answer for answer in answers if not answer[1].choices]
-            if batch and len(batch) + len(answers) > at_once:
-                advance(_write(run, policy, batch, at_once, usage))
-                batch = []
-            batch += answers
-        if batch:
-            advance(_write(run, policy, batch, at_once, usage))
+            fitting, over = _encode_prompts(policy, jobs, pending, ready.inputs)
+            over_context |= over
+            advance(len(pending) - len(fitting))
+            if fitting:
+                advance(writer.add(_rows(fitting, source.encode(ready))))
+        advance(writer.finish())
         counts.update({name: source.counts[name] for name in SCAN_COUNTS if source.counts[name]})
-        counts.update(tell_notes(job, source.notes))
-    counts.update(
-        {
-            "prompt_tokens": usage.tokens_run,
-            "prompt_tokens_unshared": usage.tokens_alone,
-            PEAK_CACHE: usage.peak_cache,
-        }
-    )
+        counts.update(tell_notes(title, source.notes))
+    counts.update({OVER_CONTEXT: len(over_context)} if over_context else {})
+    counts.update(writer.counts())
     return counts
 
 
-def _at_once(run: Run, policy: Policy, *, answer_tokens: int) -> int:
+class _Writer:
+    """Writes answers in batches of whole clips, those of a sampler together, and stores them."""
+
+    def __init__(self, run: Run, jobs: Sequence[GenerationJob], policy: Policy) -> None:
+        self.run, self.jobs, self.policy = run, jobs, policy
+        self.usage = PromptUsage()
+        self.waiting: dict[Sampler, list[RowCandidate]] = {job.sampler: [] for job in jobs}
+        self.at_once = {job.sampler: _at_once(run, job, policy) for job in jobs}
+
+    def add(self, answers: Sequence[RowCandidate]) -> int:
+        """Take the answers to be given about a clip; return how many were given."""
+        choosing = [answer for answer in answers if answer[1].choices]
+        num_written = _choose(self.run, self.jobs, self.policy, choosing) if choosing else 0
+        by_sampler: dict[Sampler, list[RowCandidate]] = defaultdict(list)
+        for row, candidate in answers:
+            if not candidate.choices:
+                by_sampler[self.jobs[candidate.job].sampler].append((row, candidate))
+        for sampler, of_sampler in by_sampler.items():
+            num_waiting = len(self.waiting[sampler])
+            if num_waiting and num_waiting + len(of_sampler) > self.at_once[sampler]:
+                num_written += self._write(sampler)
+            self.waiting[sampler] += of_sampler
+        return num_written
+
+    def finish(self) -> int:
+        """Write what waits; return how many."""
+        return sum(self._write(sampler) for sampler, waiting in self.waiting.items() if waiting)
+
+    def counts(self) -> Counter[str]:
+        """Return what reading the prompts took."""
+        return Counter(
+            {
+                "prompt_tokens": self.usage.tokens_run,
+                "prompt_tokens_unshared": self.usage.tokens_alone,
+                PEAK_CACHE: self.usage.peak_cache,
+            }
+        )
+
+    def _write(self, sampler: Sampler) -> int:
+        batch, self.waiting[sampler] = self.waiting[sampler], []
+        _write_by(sampler, self.run, self.policy, batch, self.at_once[sampler], self.usage)
+        return len(batch)
+
+
+def _at_once(run: Run, job: GenerationJob, policy: Policy) -> int:
     """Return how many answers are written at a time."""
     on_gpu = policy.device.type == "cuda"
     return answers_at_once(
@@ -103,58 +131,56 @@ def _at_once(run: Run, policy: Policy, *, answer_tokens: int) -> int:
         policy.spec,
         policy.settings,
         shared=why_not_shared(policy) is None,
-        answer_tokens=answer_tokens,
+        answer_tokens=job.sampler.max_new_tokens,
         free_bytes=torch.cuda.mem_get_info(policy.device)[0] if on_gpu else None,
     )
 
 
-def _fitting_prompts(
+def _load(run: Run, job: GenerationJob) -> Policy:
+    if job.load is not None:
+        return job.load()
+    return load_policy(job.model or run.recipe.model, adapter=job.adapter)
+
+
+def _encode_prompts(
     policy: Policy,
-    job: GenerationJob,
-    clip: ReadyClip,
+    jobs: Sequence[GenerationJob],
     pending: Sequence[PendingCandidate],
-    counts: Counter[str],
-) -> dict[str, Prompt]:
-    """Return the prompts about a clip by what is asked; those that are too long for the model are
-    left out, and their samples counted.
+    clip: ClipInputs,
+) -> tuple[list[tuple[Prompt, PendingCandidate]], set[str]]:
+    """Return the candidates that fit the context, each with its prompt, and the samples of the
+    others; candidates with the same prompt share it.
     """
     context = policy.family.context_length(policy.bare.config)
     prompts: dict[str, Prompt] = {}
-    too_long: set[str] = set()
-    over: set[str] = set()
+    fitting, over_context = [], set()
     for candidate in pending:
+        job = jobs[candidate.job]
         question = policy_prompt(job, candidate.sample)
         if question not in prompts:
-            prompts[question] = encode_prompt(policy, question, clip.inputs)
-        if len(prompts[question].input_ids) + candidate.sampler.max_new_tokens > context:
-            too_long.add(question)
-            over.add(candidate.sample.id)
-    if over:
-        counts[OVER_CONTEXT] += len(over)
-    return {question: prompt for question, prompt in prompts.items() if question not in too_long}
+            prompts[question] = encode_prompt(policy, question, clip)
+        if len(prompts[question].input_ids) + job.sampler.max_new_tokens <= context:
+            fitting.append((prompts[question], candidate))
+        else:
+            over_context.add(candidate.sample.id)
+    return fitting, over_context
 
 
 def _rows(
-    job: GenerationJob,
-    prompts: Mapping[str, Prompt],
-    pending: Sequence[PendingCandidate],
-    clip: EncodedClip,
+    fitting: Sequence[tuple[Prompt, PendingCandidate]], clip: EncodedClip
 ) -> list[RowCandidate]:
-    """Return each candidate whose prompt fits, with the row that its answer goes on from."""
-    rows = {
-        question: TokenRow(prompt=prompt, clip=clip.inputs, features=clip.features)
-        for question, prompt in prompts.items()
-    }
-    answers: list[RowCandidate] = []
-    for candidate in pending:
-        row = rows.get(policy_prompt(job, candidate.sample))
-        if row is not None:
-            answers.append((row, candidate))
-    return answers
+    """Return each candidate with the row that its answer goes on from; those with one prompt share
+    it.
+    """
+    rows: dict[int, TokenRow] = {}
+    for prompt, _ in fitting:
+        if id(prompt) not in rows:
+            rows[id(prompt)] = TokenRow(prompt=prompt, clip=clip.inputs, features=clip.features)
+    return [(rows[id(prompt)], candidate) for prompt, candidate in fitting]
 
 
 def _choose(
-    run: Run, job: GenerationJob, policy: Policy, candidates: Sequence[RowCandidate]
+    run: Run, jobs: Sequence[GenerationJob], policy: Policy, candidates: Sequence[RowCandidate]
 ) -> int:
     """Store the likeliest choice of each question about a clip, of equal ones the first; return how
     many questions.
@@ -162,13 +188,14 @@ def _choose(
     The log-prob is that of the choice's own tokens, without an end of turn: all choices of all
     questions go through the model together.
     """
-    assert job.choose is not None, "the job says how choices are weighed"
+    choose = jobs[candidates[0][1].job].choose
+    assert choose is not None, "the job says how choices are weighed"
     choice_rows = [
         replace(row, answer=tuple(answer_ids(policy, choice, ended=False)))
         for row, candidate in candidates
         for choice in candidate.choices
     ]
-    logps = iter(job.choose.logps(policy, choice_rows))
+    logps = iter(choose.logps(policy, choice_rows))
     for _, candidate in candidates:
         choice_logps = dict(zip(candidate.choices, logps, strict=False))
         stored = {
@@ -180,20 +207,6 @@ def _choose(
         run.store.put("candidate", candidate.key, stored)
     run.store.flush()
     return len(candidates)
-
-
-def _write(
-    run: Run, policy: Policy, batch: Sequence[RowCandidate], at_once: int, usage: PromptUsage
-) -> int:
-    """Write and store answers to the questions of whole clips, those of a sampler together; return
-    how many.
-    """
-    by_sampler: dict[Sampler, list[RowCandidate]] = defaultdict(list)
-    for row, candidate in batch:
-        by_sampler[candidate.sampler].append((row, candidate))
-    for sampler, answers in by_sampler.items():
-        _write_by(sampler, run, policy, answers, at_once, usage)
-    return len(batch)
 
 
 def _write_by(

@@ -11,19 +11,28 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cache, partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from dpo_video.core import strict_json
 from dpo_video.core.progress import progress
 from dpo_video.core.ray_cluster import cluster, error_as_row, map_on_workers, workers_of
-from dpo_video.generate.jobs import GenerationJob, PendingCandidate, add_counts
+from dpo_video.generate.jobs import (
+    GenerationJob,
+    MissingCandidates,
+    PendingCandidate,
+    add_counts,
+    group_by_clip,
+    title_of,
+)
 from dpo_video.generate.local import answer_here
 from dpo_video.models.load import load_policy
 from dpo_video.recipe import ModelSettings, Recipe
 from dpo_video.run import Run
 from dpo_video.store import RunStore
 from dpo_video.tracking import Tracker
+from dpo_video.video import clip_key
 from dpo_video.video.bad_clips import bad_clip_of_row
 
 CLIPS = 4
@@ -34,7 +43,7 @@ COLUMNS = ("kind", "key", "body")
 
 
 def answer_on_cluster(
-    run: Run, job: GenerationJob, missing: Mapping[str, Sequence[PendingCandidate]]
+    run: Run, jobs: Sequence[GenerationJob], missing: MissingCandidates
 ) -> Counter[str]:
     """Store the missing candidates; return the counts of all workers together."""
     counts: Counter[str] = Counter()
@@ -44,27 +53,33 @@ def answer_on_cluster(
             "data": run.recipe.data.model_copy(update={"max_bad_fraction": 1.0}),
         }
     )
-    worker_job = replace(
-        job,
-        load=None,
-        samples=[],
-        engine="local",
-        root=job.root.absolute(),
-        model=job.model and located(job.model),
-        adapter=job.adapter and job.adapter.absolute(),
-    )
-    # pickled: a clip's requests stay together in one row, and Ray needs no schema of ours
+    worker_jobs = [
+        replace(
+            job,
+            load=None,
+            samples=[],
+            engine="local",
+            root=job.root.absolute(),
+            model=job.model and located(job.model),
+            adapter=job.adapter and job.adapter.absolute(),
+        )
+        for job in jobs
+    ]
+    # pickled: all that is asked of a clip stays in one row, and Ray needs no schema of ours
+    by_file: dict[str, list[PendingCandidate]] = {}
+    for candidate in chain.from_iterable(missing.values()):
+        by_file.setdefault(clip_key(candidate.shown.sample), []).append(candidate)
     rows = [
-        {"clip": clip, "candidates": pickle.dumps(list(candidates))}
-        for clip, candidates in missing.items()
+        {"clip": clip, "candidates": pickle.dumps(candidates)}
+        for clip, candidates in by_file.items()
     ]
     total = sum(map(len, missing.values()))
-    with cluster() as resources, progress(job.title, total=total) as advance:
+    with cluster() as resources, progress(title_of(jobs), total=total) as advance:
         workers, gpus = workers_of(resources)
         for row in map_on_workers(
             rows,
             GenerationWorker,
-            kwargs={"recipe": recipe.model_dump_json(), "job": worker_job},
+            kwargs={"recipe": recipe.model_dump_json(), "jobs": worker_jobs},
             workers=min(workers, len(rows)),
             batch_rows=CLIPS,
             gpus=gpus,
@@ -72,7 +87,8 @@ def answer_on_cluster(
             kind, key, body = row["kind"], row["key"], strict_json.loads(row["body"])
             if kind == "bad_clip":
                 run.set_aside(key, bad_clip_of_row(body))
-                advance(len(missing[key]), bad_clips=len(run.bad_clips))
+                lost = by_file.get(key) or missing.get(key, ())
+                advance(len(lost), bad_clips=len(run.bad_clips))
             elif kind == "counts":
                 add_counts(counts, body)
             else:
@@ -92,8 +108,8 @@ class GenerationWorker:
     for a batch.
     """
 
-    def __init__(self, recipe: str, job: GenerationJob) -> None:
-        self.recipe, self.job = Recipe.model_validate_json(recipe), job
+    def __init__(self, recipe: str, jobs: Sequence[GenerationJob]) -> None:
+        self.recipe, self.jobs = Recipe.model_validate_json(recipe), jobs
 
     def __call__(self, batch: Mapping[str, Sequence[Any]]) -> dict[str, list[Any]]:
         """Return `kind`, `key` and `body` (JSON) of stored rows, and one of kind `counts`, for
@@ -102,16 +118,12 @@ class GenerationWorker:
         return error_as_row(partial(self._answer, batch), COLUMNS)
 
     def _answer(self, batch: Mapping[str, Sequence[Any]]) -> dict[str, list[Any]]:
-        job = self.job
+        job = self.jobs[0]
         if job.load is None:
             model = job.model or self.recipe.model
             load = cache(partial(load_policy, model, adapter=job.adapter))
-            self.job = job = replace(job, load=load)
-        missing: dict[str, list[PendingCandidate]] = {}
-        samples = []
-        for clip, pickled in zip(batch["clip"], batch["candidates"], strict=True):
-            candidates = missing[str(clip)] = pickle.loads(pickled)
-            samples += [candidate.sample for candidate in candidates]
+            self.jobs = [replace(job, load=load) for job in self.jobs]
+        candidates = list(chain.from_iterable(map(pickle.loads, batch["candidates"])))
         with (
             tempfile.TemporaryDirectory(prefix="dpo-video-worker-") as folder,
             RunStore(Path(folder)) as store,
@@ -119,13 +131,13 @@ class GenerationWorker:
             run = Run(
                 recipe=self.recipe,
                 store=store,
-                samples=samples,
+                samples=[candidate.sample for candidate in candidates],
                 heldout=[],
                 video_root=job.root,
                 heldout_root=job.root,
                 tracker=Tracker(),
             )
-            counts = answer_here(run, job, missing)
+            counts = answer_here(run, self.jobs, group_by_clip(candidates))
             rows = [("counts", "", strict_json.dumps(counts))]
             for kind in KINDS:
                 rows += [(kind, key, strict_json.dumps(row)) for key, row in store.rows(kind)]

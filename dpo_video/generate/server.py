@@ -8,10 +8,11 @@ are those of the client that judges share, `client/pool.py`.
 import asyncio
 import os
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from dpo_video.client.endpoint import (
@@ -26,19 +27,24 @@ from dpo_video.core.control_tokens import ControlTokens
 from dpo_video.core.errors import UserError
 from dpo_video.core.progress import log, progress
 from dpo_video.generate.jobs import (
+    CORRUPTIONS,
     GenerationJob,
+    MissingCandidates,
     PendingCandidate,
     clip_requests,
     policy_prompt,
     served_name,
+    set_clip_aside,
     tell_notes,
+    title_of,
 )
 from dpo_video.generate.message_parts import Part, file_part, frame_images, image_parts
 from dpo_video.models.control_tokens import checkpoint_tokens
 from dpo_video.models.hub import ModelSpec, model_spec
 from dpo_video.models.tokens import fit_frames
+from dpo_video.recipe import Recipe
 from dpo_video.run import Run
-from dpo_video.video import ClipRequest, FramePool, Frames, VideoError
+from dpo_video.video import ClipRequest, FramePool, Frames, VideoError, corrupt
 
 
 @dataclass(kw_only=True)
@@ -46,7 +52,7 @@ class _Server:
     """The server while a run talks to it."""
 
     run: Run
-    job: GenerationJob
+    jobs: Sequence[GenerationJob]
     pool: Pool
     tokens: ControlTokens
     """Of the policy: an end token that closes an answer is none of its words."""
@@ -66,17 +72,41 @@ class ServerAnswer(NamedTuple):
 
 
 def answer_by_server(
-    run: Run, job: GenerationJob, missing: Mapping[str, Sequence[PendingCandidate]]
+    run: Run, jobs: Sequence[GenerationJob], missing: MissingCandidates
 ) -> Counter[str]:
     """Store the missing candidates; return the count of requests that failed; the next run tries
     them again.
     """
+    settings = run.recipe.generate
+    for job in jobs:
+        _check_servable(job, run.recipe)
+    if settings.base_url is None:
+        raise UserError(
+            "generate.engine is openai, and generate.base_url is not set: give the address of a "
+            "server that serves the policy with video, e.g. http://localhost:8000/v1"
+        )
+    service = Service(
+        section="generate",
+        urls=(settings.base_url,),
+        model=served_name(run, jobs[0]),
+        key=os.environ.get(settings.api_key_env) or "none",
+        key_variable=settings.api_key_env,
+        concurrency=settings.concurrency,
+        timeout=settings.timeout,
+        retries=settings.retries,
+    )
+    ask = partial(_answer_all, run, jobs, missing)
+    return ask_servers(service, ask, setting="generate.engine openai", say=log.info)
+
+
+def _check_servable(job: GenerationJob, recipe: Recipe) -> None:
+    """Raise UserError for what no server can do."""
     if job.adapter is not None:
         raise UserError(
             "generate.engine openai cannot serve an adapter from a folder: serve it under a name "
             "of its own, or use engine local"
         )
-    if run.recipe.model.adapter is not None and run.recipe.generate.served_model is None:
+    if recipe.model.adapter is not None and recipe.generate.served_model is None:
         raise UserError(
             "generate.engine is openai, and the policy starts with model.adapter, which the server "
             "must serve too: set generate.served_model to its name there"
@@ -86,62 +116,66 @@ def answer_by_server(
             "generate.first_temperature: servers take one temperature a request. Leave it out, or "
             "use generate.engine=local"
         )
-    settings = run.recipe.generate
-    if settings.base_url is None:
+    if job.clip in CORRUPTIONS and recipe.generate.video_as == "video_url":
         raise UserError(
-            "generate.engine is openai, and generate.base_url is not set: give the address of a "
-            "server that serves the policy with video, e.g. http://localhost:8000/v1"
+            f"generate.mix: the sampler {job.sampler_name!r} sees its clips under clip={job.clip}, "
+            "and generate.video_as=video_url sends whole files: set video_as to images"
         )
-    service = Service(
-        section="generate",
-        urls=(settings.base_url,),
-        model=served_name(run, job),
-        key=os.environ.get(settings.api_key_env) or "none",
-        key_variable=settings.api_key_env,
-        concurrency=settings.concurrency,
-        timeout=settings.timeout,
-        retries=settings.retries,
-    )
-    ask = partial(_answer_all, run, job, missing)
-    return ask_servers(service, ask, setting="generate.engine openai", say=log.info)
 
 
 async def _answer_all(
     run: Run,
-    job: GenerationJob,
-    missing: Mapping[str, Sequence[PendingCandidate]],
+    jobs: Sequence[GenerationJob],
+    missing: MissingCandidates,
     pool: Pool,
 ) -> Counter[str]:
     settings = run.recipe.generate
-    requests = clip_requests(run, job, missing)
-    total = sum(len(missing[request.key]) for request in requests)
+    requests = clip_requests(run, jobs[0].root, missing)
+    title, total = title_of(jobs), sum(len(missing[request.key]) for request in requests)
     as_file = settings.video_as == "video_url"
     spec = model_spec(run.recipe.model)
     frames = FramePool(run.recipe.video, multiple_of=spec.family.frames_per_step)
     notes: dict[str, str] = {}
     # twice as many as slots: one that sleeps holds none
     room = asyncio.Semaphore(2 * settings.concurrency)
-    server = _Server(run=run, job=job, pool=pool, tokens=checkpoint_tokens(run.recipe.model))
-    with nullcontext() if as_file else frames, progress(job.title, total=total) as advance:
-        clips = ((request, None) for request in requests) if as_file else frames.map(requests)
+    server = _Server(run=run, jobs=jobs, pool=pool, tokens=checkpoint_tokens(run.recipe.model))
+    with nullcontext() if as_file else frames, progress(title, total=total) as advance:
+        decoded = _decoded_once(requests, None if as_file else frames)
         async with asyncio.TaskGroup() as tasks:
-            while (clip := await asyncio.to_thread(next, clips, None)) is not None:
-                pending = missing[clip[0].key]
-                if isinstance(clip[1], Frames) and clip[1].note is not None:
-                    notes[clip[0].key] = clip[1].note
+            while (clip := await asyncio.to_thread(next, decoded, None)) is not None:
+                request, result = clip
+                pending = missing[request.key]
+                if isinstance(result, Frames) and result.note is not None:
+                    notes[request.key] = result.note
                 try:
-                    content = await asyncio.to_thread(_content, run, spec, *clip)
+                    content = await asyncio.to_thread(_content, run, spec, request, result)
                 except UserError as error:
-                    run.set_aside(clip[0].key, error, clip[0])
+                    server.counts += set_clip_aside(run, pending, error, request)
                     advance(len(pending), bad_clips=len(run.bad_clips))
                     continue
                 for candidate in pending:
                     await room.acquire()
                     task = tasks.create_task(_answer(server, candidate, content))
                     task.add_done_callback(_then(room.release, advance))
-    server.counts.update(tell_notes(job, notes))
+    server.counts.update(tell_notes(title, notes))
     _tell_thinking(server)
     return server.counts
+
+
+def _decoded_once(
+    requests: Sequence[ClipRequest], pool: FramePool | None
+) -> Iterator[tuple[ClipRequest, Frames | VideoError | None]]:
+    """Yield each request with its clip's frames, not yet corrupted; those of one clip, which stand
+    side by side, share them. Without a pool none is decoded.
+    """
+    corruptions: dict[ClipRequest, list[ClipRequest]] = {}
+    for request in requests:
+        clean = replace(request, key="", corruption=None)
+        corruptions.setdefault(clean, []).append(request)
+    decoded = ((clean, None) for clean in corruptions) if pool is None else pool.map(corruptions)
+    for clean, result in decoded:
+        for request in corruptions[clean]:
+            yield request, result
 
 
 def _then(release: Callable[[], None], advance: Callable[[], None]) -> Callable[[Any], None]:
@@ -156,8 +190,8 @@ async def _answer(server: _Server, candidate: PendingCandidate, content: Sequenc
     """Ask for one candidate and store it; a failure is counted, unless it is plain that all will
     fail.
     """
-    sampler = server.job.sampler
-    text = policy_prompt(server.job, candidate.sample)
+    job = server.jobs[candidate.job]
+    sampler, text = job.sampler, policy_prompt(job, candidate.sample)
     request = {
         "model": server.pool.service.model,
         "seed": candidate.seed,
@@ -200,8 +234,8 @@ def _tell_thinking(server: _Server) -> None:
     for name, count in server.thinking_fields.items():
         server.counts["only_thinking"] += count
         log.info(
-            f"{server.job.title}: {count} replies hold thinking in `{name}` and no answer: their "
-            "candidates are empty. Serve the policy without a reasoning parser, or raise "
+            f"{title_of(server.jobs)}: {count} replies hold thinking in `{name}` and no answer: "
+            "their candidates are empty. Serve the policy without a reasoning parser, or raise "
             "generate.max_new_tokens, so that it gets to its answer"
         )
 
@@ -215,4 +249,8 @@ def _content(
     if frames is None:
         return [file_part(request)]
     video = run.recipe.video
-    return image_parts(frame_images(spec, video, fit_frames(spec, video, frames)))
+    fitting = fit_frames(spec, video, frames)
+    if request.corruption is not None:
+        path = request.video if isinstance(request.video, Path) else request.key
+        fitting = corrupt(fitting, request.corruption, path)
+    return image_parts(frame_images(spec, video, fitting))

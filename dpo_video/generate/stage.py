@@ -5,8 +5,8 @@ twice.
 """
 
 from collections import Counter
-from collections.abc import Container, Mapping, Sequence
-from dataclasses import asdict, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -15,32 +15,34 @@ from dpo_video.core.errors import UserError
 from dpo_video.core.jsonl import write_jsonl
 from dpo_video.core.names import choose
 from dpo_video.core.progress import log
-from dpo_video.core.records import Candidate, Sample
+from dpo_video.core.records import Candidate
 from dpo_video.generate.jobs import (
+    NO_OTHER_CLIP,
+    NOTHING_TO_SHOW,
     OVER_CONTEXT,
     GenerationJob,
     GenerationResult,
+    MissingCandidates,
     PendingCandidate,
     add_counts,
-    policy_prompt,
-    served_name,
+    group_by_clip,
+    title_of,
 )
-from dpo_video.models.hub import load_config, revision_of
-from dpo_video.models.load import choose_dtype
-from dpo_video.models.sampling import Sampler, candidate_seed
+from dpo_video.generate.plan import plan_candidates
+from dpo_video.models.hub import load_config
+from dpo_video.models.sampling import Sampler
 from dpo_video.recipe import GenerateSettings, SamplerSettings
-from dpo_video.recipe.affects import Affects, settings_that_affect
 from dpo_video.run import Run, StageResult
-from dpo_video.store import content_hash, row_key
-from dpo_video.video import VideoError, clip_key, clip_request
-from dpo_video.video.cache import clip_identity
+from dpo_video.video import (
+    clip_key,
+)
 
 
 def generate(run: Run) -> StageResult:
     """Write candidates.jsonl; counts of samples, candidates, those reused, cut answers and bad
     clips; incomplete where a server failed to answer, or a clip may be read at the next try.
     """
-    results = [make_candidates(run, job) for job in _jobs(run)]
+    results = make_candidates_together(run, _jobs(run))
     positions = {sample.id: position for position, sample in enumerate(run.samples)}
     candidates = list(chain.from_iterable(result.candidates for result in results))
     candidates.sort(key=lambda candidate: positions[candidate.sample_id])
@@ -92,6 +94,9 @@ def _jobs(run: Run) -> list[GenerationJob]:
                 sampler_name=sampler.name,
                 title=f"generate ({sampler.name})",
                 first_number=sum(job.num_candidates for job in jobs),
+                clip=sampler.clip,
+                magnitude=sampler.magnitude,
+                privileges=sampler.privileges,
             )
         )
     return jobs or [plain]
@@ -111,7 +116,7 @@ def _total(
         **totals,
         "samples": len(run.samples),
         "samples_without": len(run.samples) - answered,
-        "bad_clips": len(run.bad_clips),
+        **_clip_counts(run),
     }
     if run.recipe.generate.mix:
         counts["samplers"] = dict(Counter(candidate.sampler for candidate in candidates))
@@ -119,87 +124,102 @@ def _total(
 
 
 def make_candidates(run: Run, job: GenerationJob) -> GenerationResult:
-    """Return the candidates of all samples: stored ones, and new ones for what is missing.
+    """Return the candidates of all samples of a job, as `make_candidates_together` does."""
+    (result,) = make_candidates_together(run, [job])
+    return result
+
+
+def make_candidates_together(run: Run, jobs: Sequence[GenerationJob]) -> list[GenerationResult]:
+    """Return the candidates of each job's samples: stored ones, and new ones for what is missing.
+
+    Jobs of one policy are done together: it is loaded once, and each clip is decoded once.
 
     A clip that cannot be read is set aside with its samples; a later run tries it again. A sample
     whose prompt and longest answer do not fit the model's context is set aside too; UserError where
     that leaves no candidate.
     """
-    return make_candidates_together(run, [job])[0]
+    results: dict[int, GenerationResult] = {}
+    for indices in _same_policy(jobs):
+        group = [jobs[index] for index in indices]
+        results.update(zip(indices, _make_together(run, group), strict=True))
+    return [results[index] for index in range(len(jobs))]
 
 
-def make_candidates_together(run: Run, jobs: Sequence[GenerationJob]) -> list[GenerationResult]:
-    """Return the candidates of several jobs, as `make_candidates` does of one: a clip is decoded
-    and encoded once for all of them.
+def _same_policy(jobs: Sequence[GenerationJob]) -> list[list[int]]:
+    """Return the indices of the jobs whose answers one policy writes, group by group."""
+    groups: dict[str, list[int]] = {}
+    for index, job in enumerate(jobs):
+        model = None if job.model is None else job.model.model_dump_json()
+        # a policy that is handed in is known by its loader alone
+        loader = None if job.load is None else id(job.load)
+        key = repr((model, job.adapter, job.engine, job.root, loader))
+        groups.setdefault(key, []).append(index)
+    return list(groups.values())
 
-    The jobs may differ in samples, sampler and choices; model, adapter, engine, instruction, root
-    and title are those of the first.
+
+def _make_together(run: Run, jobs: Sequence[GenerationJob]) -> list[GenerationResult]:
+    """Return the candidates of jobs that share a policy; what the engine counts stands with the
+    first.
     """
-    first = jobs[0]
-    plans = [plan_candidates(run, job) for job in jobs]
-    reused = run.store.get("candidate", [row.key for row in chain.from_iterable(plans)])
-    missing: dict[str, list[PendingCandidate]] = {}
-    for job, planned in zip(jobs, plans, strict=True):
-        missing_of_job = [candidate for candidate in planned if candidate.key not in reused]
-        if missing_of_job:
-            _tell_earlier_rule(run, job, missing_of_job)
-        for candidate in missing_of_job:
-            missing.setdefault(clip_key(candidate.sample), []).append(candidate)
+    planned = [plan_candidates(run, job, index=index) for index, job in enumerate(jobs)]
+    keys = [candidate.key for candidate in chain.from_iterable(planned)]
+    reused = run.store.get("candidate", keys)
+    missing = group_by_clip([row for row in chain.from_iterable(planned) if row.key not in reused])
     engine_counts: Counter[str] = Counter()
     if missing:
-        choosing = next((job.choose for job in jobs if job.choose is not None), None)
-        engine = choose(ENGINES, first.engine, "generate engine")
-        engine_counts = engine(run, replace(first, choose=choosing), missing)
+        _tell_earlier_rule(run, jobs, missing)
+        engine_counts = choose(ENGINES, jobs[0].engine, "generate engine")(run, jobs, missing)
         run.store.flush()
-    results = [
-        _stored_result(run, job, planned, reused.keys())
-        for job, planned in zip(jobs, plans, strict=True)
-    ]
-    num_samples = sum(len(job.samples) for job in jobs)
-    is_answered = any(result.candidates for result in results)
-    _tell_over_context(
-        run, first, engine_counts[OVER_CONTEXT], num_samples=num_samples, is_answered=is_answered
-    )
-    results[0].counts.update(engine_counts)
+    rows = run.store.get("candidate", keys)
+    results = []
+    for job, job_candidates in zip(jobs, planned, strict=True):
+        candidates = [
+            _candidate(run, job, candidate, rows[candidate.key])
+            for candidate in job_candidates
+            if candidate.key in rows
+        ]
+        num_reused = sum(candidate.key in reused for candidate in job_candidates)
+        counts = _job_counts(job, candidates, num_reused, num_planned=len(job_candidates))
+        results.append(GenerationResult(candidates, counts))
+    answered = sum(len(result.candidates) for result in results)
+    _tell_over_context(run, jobs, engine_counts[OVER_CONTEXT], answered=answered)
+    results[0].counts.update(_clip_counts(run), **engine_counts)
     return results
 
 
-def _stored_result(
-    run: Run, job: GenerationJob, planned: Sequence[PendingCandidate], reused: Container[str]
-) -> GenerationResult:
-    """Return the candidates of a job that are stored, in the order of its samples, and counts."""
-    rows = run.store.get("candidate", [candidate.key for candidate in planned])
-    candidates = [
-        _candidate(run, job, candidate, rows[candidate.key])
-        for candidate in planned
-        if candidate.key in rows
-    ]
+def _job_counts(
+    job: GenerationJob, candidates: Sequence[Candidate], num_reused: int, *, num_planned: int
+) -> dict[str, int]:
     unanswered = len(job.samples) - len({candidate.sample_id for candidate in candidates})
-    return GenerationResult(
-        candidates,
-        {
-            "samples": len(job.samples),
-            "candidates": len(candidates),
-            "reused": sum(candidate.key in reused for candidate in planned),
-            "cut": sum(candidate.finish == "length" for candidate in candidates),
-            "samples_without": unanswered,
-            "bad_clips": len(run.bad_clips),
-        },
-    )
+    lost = NOTHING_TO_SHOW if job.privileges else NO_OTHER_CLIP
+    num_lost = len(job.samples) * job.num_candidates - num_planned
+    return {
+        "samples": len(job.samples),
+        "candidates": len(candidates),
+        "reused": num_reused,
+        "cut": sum(candidate.finish == "length" for candidate in candidates),
+        "samples_without": unanswered,
+        **({lost: num_lost} if num_lost else {}),
+    }
 
 
-def _tell_earlier_rule(run: Run, job: GenerationJob, missing: Sequence[PendingCandidate]) -> None:
+def _clip_counts(run: Run) -> dict[str, int]:
+    """Return how many clips were set aside: not those that only their corruption leaves as they
+    are.
+    """
+    return {"bad_clips": sum(fault.code != "unchanged" for fault in run.bad_clips.values())}
+
+
+def _tell_earlier_rule(run: Run, jobs: Sequence[GenerationJob], missing: MissingCandidates) -> None:
     """Say how many stored candidates are made anew because clips are now known by content."""
     if not any(True for _ in run.store.rows("candidate")):
         return
-    identifiers = {(candidate.sample.id, candidate.number) for candidate in missing}
+    pending = chain.from_iterable(missing.values())
+    identifiers = {(candidate.sample.id, candidate.number) for candidate in pending}
+    earlier = chain.from_iterable(plan_candidates(run, job, by_content=False) for job in jobs)
     stored = run.store.get(
         "candidate",
-        [
-            earlier.key
-            for earlier in plan_candidates(run, job, by_content=False)
-            if (earlier.sample.id, earlier.number) in identifiers
-        ],
+        [row.key for row in earlier if (row.sample.id, row.number) in identifiers],
     )
     if stored:
         log.info(
@@ -209,11 +229,13 @@ def _tell_earlier_rule(run: Run, job: GenerationJob, missing: Sequence[PendingCa
 
 
 def _tell_over_context(
-    run: Run, job: GenerationJob, samples: int, *, num_samples: int, is_answered: bool
+    run: Run, jobs: Sequence[GenerationJob], samples: int, *, answered: int
 ) -> None:
     if not samples:
         return
+    job = jobs[0]
     config, family = load_config(job.model or run.recipe.model)
+    num_samples = len(set(chain.from_iterable(_sample_ids(job) for job in jobs)))
     message = (
         f"{samples} of {num_samples} samples: the tokens of the clip and the question, and "
         f"{job.sampler.max_new_tokens} for the answer (max_new_tokens), are more than the "
@@ -222,80 +244,13 @@ def _tell_over_context(
         "shows "
         "how many they are"
     )
-    if not is_answered:
-        raise UserError(f"{job.title}: no answer can be written to {message}")
-    log.info(f"{job.title}: set aside {message}")
+    if not answered:
+        raise UserError(f"{title_of(jobs)}: no answer can be written to {message}")
+    log.info(f"{title_of(jobs)}: set aside {message}")
 
 
-def plan_candidates(
-    run: Run, job: GenerationJob, *, by_content: bool = True
-) -> list[PendingCandidate]:
-    """Return every candidate of every sample, under a key of all that determines its text.
-
-    Without `by_content` under the key of version 0.1, for which a file of the same name, size and
-    time of change was the same clip.
-    """
-    frames = settings_that_affect(run.recipe.video, Affects.PIXELS | Affects.SIZE)
-    common = {"model": _identity(run, job), "frames": frames, "sampler": asdict(job.sampler)}
-    clips: dict[str, dict[str, Any] | None] = {}
-    planned = []
-    for sample in job.samples:
-        name = clip_key(sample)
-        if name not in clips:
-            clips[name] = _clip_identity(sample, job.root, by_content=by_content)
-        clip = clips[name]
-        prompt = policy_prompt(job, sample)
-        choices = () if job.choose is None else job.choose.choices(sample)
-        how = {**common, "sampler": {"choices": choices}} if choices else common
-        for number in range(job.first_number, job.first_number + job.num_candidates):
-            seed = candidate_seed(run.recipe.seed, sample.id, number)
-            key = row_key(**how, clip=clip, prompt=prompt, seed=seed)
-            planned.append(
-                PendingCandidate(
-                    sample=sample,
-                    number=number,
-                    seed=seed,
-                    key=key,
-                    sampler=job.sampler,
-                    choices=choices,
-                )
-            )
-    return planned
-
-
-def _clip_identity(sample: Sample, root: Path, *, by_content: bool) -> dict[str, Any] | None:
-    """Return what tells a sample's clip from all others; None where there is none to read."""
-    try:
-        identity = clip_identity(clip_request(sample, root))
-    except VideoError:  # the engine tells the reason
-        return None
-    if identity is not None and not by_content:
-        del identity["ends"]
-    return identity
-
-
-def _identity(run: Run, job: GenerationJob) -> dict[str, Any]:
-    """Return what identifies the model that answers: a server's by name, not address; ours by its
-    weights.
-    """
-    settings, server = job.model or run.recipe.model, run.recipe.generate
-    if job.engine == "openai":
-        return {
-            "served": served_name(run, job),
-            "revision": settings.revision,
-            "video_as": server.video_as,
-        }
-    config, _ = load_config(settings)
-    return {
-        "name": settings.name,
-        "revision": revision_of(settings, config),
-        "positions": settings.positions,
-        "adapter": None if job.adapter is None else content_hash(job.adapter),
-        "quantize": settings.quantize,
-        "dtype": str(choose_dtype(settings)),
-        "attention": settings.attention,
-        "rope": settings.rope_factor,
-    }
+def _sample_ids(job: GenerationJob) -> list[str]:
+    return [sample.id for sample in job.samples]
 
 
 def _candidate(
@@ -311,31 +266,32 @@ def _candidate(
         finish=row["finish"],
         sampler=job.sampler_name,
         choice_logps=row.get("choice_logps"),
+        privileged=True if job.privileges else None,
     )
 
 
 def _answer_here(
-    run: Run, job: GenerationJob, missing: Mapping[str, Sequence[PendingCandidate]]
+    run: Run, jobs: Sequence[GenerationJob], missing: MissingCandidates
 ) -> Counter[str]:
     from dpo_video.generate.local import answer_here  # here: it needs what stands above
 
-    return answer_here(run, job, missing)
+    return answer_here(run, jobs, missing)
 
 
 def _answer_by_server(
-    run: Run, job: GenerationJob, missing: Mapping[str, Sequence[PendingCandidate]]
+    run: Run, jobs: Sequence[GenerationJob], missing: MissingCandidates
 ) -> Counter[str]:
     from dpo_video.generate.server import answer_by_server  # here: openai is an extra
 
-    return answer_by_server(run, job, missing)
+    return answer_by_server(run, jobs, missing)
 
 
 def _answer_on_cluster(
-    run: Run, job: GenerationJob, missing: Mapping[str, Sequence[PendingCandidate]]
+    run: Run, jobs: Sequence[GenerationJob], missing: MissingCandidates
 ) -> Counter[str]:
     from dpo_video.generate.ray import answer_on_cluster  # here: Ray is an extra
 
-    return answer_on_cluster(run, job, missing)
+    return answer_on_cluster(run, jobs, missing)
 
 
 ENGINES = {"local": _answer_here, "openai": _answer_by_server, "ray": _answer_on_cluster}

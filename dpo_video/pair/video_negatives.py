@@ -6,19 +6,20 @@ A model that answers from the question alone finds both equally likely; such pai
 preference: mDPO, arXiv 2406.11839; on clips VistaDPO, arXiv 2504.13122).
 """
 
-import hashlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from dpo_video.core.records import Pair
-from dpo_video.video import clip_key, file_name, rejected_clip_key
+from dpo_video.video import (
+    clip_key,
+    draw_corruption,
+    draw_number,
+    file_name,
+    rejected_clip_key,
+)
 
 OTHER_CLIP = "other_clip"
-DRAWN = ("shuffle", "drop")
-"""Corruptions that take a number, drawn by seed and clip: all questions about a clip share its
-corrupted clips.
-"""
 NO_OTHER = "no other video file"
 
 
@@ -71,7 +72,6 @@ def _negative(pair: Pair, kind: str, pair_of_clip: Mapping[str, Pair], seed: int
     """Return the pair's chosen answer against itself with a negative clip; None where there is no
     other clip.
     """
-    drawn = _draw(seed, kind, clip_key(pair))
     negative = replace(
         pair,
         rejected=pair.chosen,
@@ -82,7 +82,8 @@ def _negative(pair: Pair, kind: str, pair_of_clip: Mapping[str, Pair], seed: int
         implicit_margin=None,
     )
     if kind != OTHER_CLIP:
-        return replace(negative, rejected_corruption=f"{kind}:{drawn}" if kind in DRAWN else kind)
+        corruption = draw_corruption(kind, seed=seed, clip=clip_key(pair))
+        return replace(negative, rejected_corruption=corruption)
     other_files = [
         other
         for _, other in sorted(pair_of_clip.items())
@@ -90,6 +91,7 @@ def _negative(pair: Pair, kind: str, pair_of_clip: Mapping[str, Pair], seed: int
     ]
     if not other_files:
         return None
+    drawn = draw_number(kind, seed=seed, clip=clip_key(pair))
     clip = other_files[drawn % len(other_files)]
     return replace(
         negative, rejected_video=clip.video, rejected_start=clip.start, rejected_end=clip.end
@@ -102,8 +104,3 @@ def _question(pair: Pair) -> tuple[str, str, str]:
 
 def _score(pair: Pair) -> float:
     return float("-inf") if pair.chosen_score is None else pair.chosen_score
-
-
-def _draw(seed: int, kind: str, clip: str) -> int:
-    """Return a number of 32 bits that depends on its arguments only."""
-    return int(hashlib.sha256(f"{seed}\n{kind}\n{clip}".encode()).hexdigest()[:8], 16)

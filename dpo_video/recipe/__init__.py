@@ -5,10 +5,11 @@ them changes.
 """
 
 from pathlib import Path, PurePosixPath
-from typing import Annotated
+from typing import Annotated, Self
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
+from dpo_video.core.names import did_you_mean
 from dpo_video.recipe.affects import Affects
 from dpo_video.recipe.agree import AgreeSettings
 from dpo_video.recipe.clean import CleanSettings
@@ -78,6 +79,32 @@ class Recipe(Section):
                 "slash"
             )
         return value
+
+    @model_validator(mode="after")
+    def _check_pair_sampler(self) -> Self:
+        name = self.evaluate.pair_sampler
+        if name is None:
+            return self
+        names = [sampler.name for sampler in self.generate.mix]
+        if name not in names:
+            raise ValueError(
+                f"evaluate.pair_sampler: no sampler of generate.mix is called {name!r}."
+                f"{did_you_mean(name, names)} Known: {', '.join(names) or 'none'}"
+            )
+        problem = self.generate.mix[names.index(name)].why_not_evaluated
+        if problem:
+            raise ValueError(
+                f"evaluate.pair_sampler: {name!r} {problem}. Name another, or leave it out"
+            )
+        return self
+
+    @property
+    def pair_sampler(self) -> SamplerSettings | None:
+        """The sampler of the mix that draws the answers behind held-out pairs; None for the plain
+        one.
+        """
+        name = self.evaluate.pair_sampler
+        return next((sampler for sampler in self.generate.mix if sampler.name == name), None)
 
     @property
     def run_folder(self) -> Path:

@@ -68,6 +68,10 @@ class EvaluateSettings(Section):
     """Held-out samples to build held-out pairs from."""
     pair_candidates: Annotated[int, Affects.METRICS] = Field(default=4, ge=0)
     """Answers of the base model per such sample."""
+    pair_sampler: Annotated[str | None, Affects.METRICS, ABSENT_AT_DEFAULT] = None
+    """Which sampler of `generate.mix` draws them; None draws as the `generate` section says. Never
+    one that is privileged, sees a corrupted clip or has a policy of its own.
+    """
     bootstrap: Annotated[PositiveInt, Affects.METRICS] = 2000
     """Resamples behind every 95 % interval; whole clips are resampled."""
 

@@ -1,12 +1,19 @@
 """Section `generate`."""
 
+import re
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, PositiveFloat, PositiveInt, field_validator, model_validator
 
-from dpo_video.recipe.affects import Affects
+from dpo_video.core.names import did_you_mean
+from dpo_video.recipe.affects import ABSENT_AT_DEFAULT, Affects
 from dpo_video.recipe.model import ModelSettings
 from dpo_video.recipe.section import Section, server_address
+
+PLACEHOLDERS = ("prompt", "caption", "answer")
+"""What an instruction may hold of a sample, in braces."""
+PRIVILEGES = ("caption", "answer")
+"""Those of them that a policy does not know when it is used."""
 
 
 class SamplerSettings(Section):
@@ -21,7 +28,25 @@ class SamplerSettings(Section):
     adapter: Annotated[str | None, Affects.ANSWERS] = None
     """Folder of a LoRA adapter on top of it."""
     instruction: Annotated[str, Affects.ANSWERS] = "{prompt}"
-    """What the policy is asked, with the question in it; pairs keep the question alone."""
+    """What the policy is asked, with the question in it; pairs keep the question alone. It may also
+    hold `{caption}` and `{answer}`: the sampler then knows more than the policy ever will, its
+    answers that cite what they were shown are kept from the judge, and evaluation never uses it.
+    """
+    clip: Annotated[
+        Literal["none", "drop", "reverse", "shuffle", "other_clip"],
+        Affects.ANSWERS,
+        ABSENT_AT_DEFAULT,
+    ] = "none"
+    """What is done to the clip that the policy sees; pairs keep the clip as it is. `drop`: all
+    frames but a fifth in a row are gone; `reverse` and `shuffle`: its frames in another order;
+    `other_clip`: the clip of another question's file.
+    """
+    magnitude: Annotated[int | None, Affects.ANSWERS, ABSENT_AT_DEFAULT] = Field(
+        default=None, ge=2, lt=1_000_000
+    )
+    """How strongly, as in TEMPLE: `drop` keeps one frame in this many, `reverse` and `shuffle`
+    exchange about this many groups of frames. None: a fifth stays, and every frame is a group.
+    """
     temperature: Annotated[float | None, Affects.ANSWERS] = Field(default=None, ge=0)
     """Sampling temperature; 0 is greedy."""
     first_temperature: Annotated[float | None, Affects.ANSWERS] = Field(default=None, gt=0)
@@ -42,10 +67,44 @@ class SamplerSettings(Section):
 
     @field_validator("instruction")
     @classmethod
-    def _holds_the_question(cls, value: str) -> str:
+    def _check_placeholders(cls, value: str) -> str:
         if value.count("{prompt}") != 1:
             raise ValueError("must contain {prompt} once: the sample's question goes there")
+        for name in re.findall(r"\{([A-Za-z_]+)\}", value):
+            hint = "" if name in PLACEHOLDERS else did_you_mean(name, PLACEHOLDERS)
+            if hint:
+                raise ValueError(f"unknown placeholder {{{name}}}.{hint}")
         return value
+
+    @model_validator(mode="after")
+    def _check_magnitude(self) -> Self:
+        if self.magnitude is not None and self.clip in ("none", "other_clip"):
+            raise ValueError(
+                f"`magnitude` says how strongly a clip is changed, and `clip` is {self.clip}: set "
+                "clip to drop, reverse or shuffle, or leave magnitude out"
+            )
+        return self
+
+    @property
+    def privileges(self) -> tuple[str, ...]:
+        """What the instruction shows that the policy does not know when it is used."""
+        return tuple(name for name in PRIVILEGES if f"{{{name}}}" in self.instruction)
+
+    @property
+    def why_not_evaluated(self) -> str:
+        """Why its answers to held-out questions would say nothing of the policy; empty where they
+        do.
+        """
+        if self.privileges:
+            shown = " and ".join(f"{{{name}}}" for name in self.privileges)
+            return f"is privileged: it is shown {shown}, which the policy never sees in use"
+        if self.clip != "none":
+            return (
+                f"sees its clips under `clip: {self.clip}`, and evaluation shows them as they are"
+            )
+        if self.model is not None or self.adapter is not None:
+            return "has a policy of its own, and held-out pairs are the base model's answers"
+        return ""
 
 
 class GenerateSettings(Section):

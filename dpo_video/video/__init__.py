@@ -2,7 +2,7 @@
 limit.
 """
 
-from dpo_video.video.corrupt import check_corruption, corrupt
+from dpo_video.video.corrupt import check_corruption, corrupt, draw_corruption, draw_number
 from dpo_video.video.frames import (
     ClipRequest,
     Frames,
@@ -34,6 +34,8 @@ __all__ = [
     "clip_key",
     "clip_request",
     "corrupt",
+    "draw_corruption",
+    "draw_number",
     "file_name",
     "frame_indices",
     "probe",

@@ -15,11 +15,17 @@ from hypothesis import strategies as st
 from judge_server import completion, judge_server
 from preferences import records
 
-from dpo_video.core.control_tokens import ControlTokens
+from dpo_video.core.control_tokens import NO_TOKENS, ControlTokens
 from dpo_video.core.jsonl import read_jsonl, write_jsonl
-from dpo_video.core.records import Judgment, Pair
+from dpo_video.core.records import Candidate, Judgment, Pair
 from dpo_video.core.text import normalise, shingles, similarity
-from dpo_video.data.answer_filters import is_refusal, repetition, same_answers, why_dropped
+from dpo_video.data.answer_filters import (
+    filter_answers,
+    is_refusal,
+    repetition,
+    same_answers,
+    why_dropped,
+)
 from dpo_video.judge.candidate_file import open_candidates
 from dpo_video.judge.stage import judge
 from dpo_video.pair.stage import pair
@@ -273,3 +279,27 @@ def test_the_judge_is_asked_once_per_text_and_pairs_count_what_was_merged_and_cl
     ]
     assert Counter(paired["answers_dropped"]) == {"duplicate": 2, "cleaned": 1}
     assert [(row.chosen_id, row.chosen_score) for row in pairs] == [("q#0", 5.0)]
+
+
+@pytest.mark.parametrize(
+    ("text", "cited"),
+    [
+        ("According to the caption, a man pours oil.", "According to the caption"),
+        ("Based on the provided description the dog runs.", "Based on the provided description"),
+        ("The caption says it is red.", "The caption says"),
+        ("She leaves, as stated in the video caption.", "as stated in the video caption"),
+        ("The reference answer is red.", "reference answer"),
+        ("The description does not mention a dog.", "The description does not"),
+        ("A caption on the screen reads 'Day 1'.", None),
+        ("The man gives a description of the car.", None),
+        ("The correct answer is red.", None),
+        ("He follows the man in the red hat.", None),
+    ],
+)
+def test_a_privileged_answer_that_cites_its_source_is_not_judged(text, cited):
+    plain = Candidate(id="s#0", sample_id="s", text=text, model="m", settings="h", seed=0)
+    knowing = replace(plain, id="s#1", privileged=True)
+    other = replace(plain, id="s#2", text="Something else.")
+    _, dropped = filter_answers([other, knowing], CleanSettings(), NO_TOKENS)
+    assert dropped == ({} if cited is None else {"s#1": f"cites its source: {cited}"})
+    assert filter_answers([other, plain], CleanSettings(), NO_TOKENS)[1] == {}

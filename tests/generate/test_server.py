@@ -295,6 +295,31 @@ def test_a_mix_asks_each_model_its_own_question_and_a_schedule_is_refused(tmp_pa
         )
 
 
+def test_a_corrupted_clip_is_sent_as_images_in_its_order_and_never_as_a_file(
+    data, tmp_path, server
+):
+    mix = [
+        {"name": "plain", "num_candidates": 1},
+        {"name": "reverse", "num_candidates": 1, "clip": "reverse"},
+        {"name": "drop", "num_candidates": 1, "clip": "drop", "magnitude": 4},
+    ]
+    run_generate(server_recipe(tmp_path, data, server, generate={"mix": mix}))
+    sent = []
+    for request in server.requests:
+        *images, _ = request["messages"][0]["content"]
+        urls = [part["image_url"]["url"].partition(",")[2] for part in images]
+        pictures = [Image.open(io.BytesIO(base64.b64decode(url))) for url in urls]
+        sent.append(tuple(read_number(np.asarray(picture)) for picture in pictures))
+    shown = Counter(sent)
+    for numbers, count in list(shown.items()):
+        if list(numbers) == sorted(set(numbers)):
+            assert shown[numbers[::-1]] == count, "each clip is sent backwards as often"
+    assert sum(len(set(numbers)) == 1 for numbers in sent) == 6, "one of four frames stays"
+    with pytest.raises(UserError, match="video_as=video_url sends whole files"):
+        recipe = {"mix": mix, "video_as": "video_url"}
+        run_generate(server_recipe(tmp_path / "file", data, server, generate=recipe))
+
+
 def test_a_clip_with_something_to_know_is_counted_and_told(data, tmp_path, server, capsys):
     (tmp_path / "frames").mkdir()
     for number in range(3):

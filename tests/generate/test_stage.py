@@ -22,7 +22,8 @@ from dpo_video.core.jsonl import read_jsonl, write_jsonl
 from dpo_video.core.records import Candidate, Sample
 from dpo_video.generate import stage
 from dpo_video.generate.jobs import GenerationJob
-from dpo_video.generate.stage import generate, make_candidates, plan_candidates
+from dpo_video.generate.plan import plan_candidates
+from dpo_video.generate.stage import generate, make_candidates
 from dpo_video.models.prompts import encode_prompt, video_inputs
 from dpo_video.models.sampling import Sampler
 from dpo_video.run import open_run

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from pydantic import ValidationError
 
 from dpo_video.core.errors import UserError
 from dpo_video.core.names import shipped_folder, shipped_names
@@ -271,3 +272,21 @@ def test_a_recipe_changed_afterwards_is_the_recipe_loaded_with_the_same_override
         UserError, match=r"unknown key `agree\.precison`\. Did you mean 'precision'\?"
     ):
         change_recipe(recipe, ["agree.precison=0.8"])
+
+
+@pytest.mark.parametrize(
+    ("sampler", "name", "message"),
+    [
+        ({"instruction": "{prompt} Hint: {caption}"}, "odd", "'odd' is privileged: it is shown {c"),
+        ({"clip": "reverse"}, "odd", "'odd' sees its clips under `clip: reverse`"),
+        ({"adapter": "elsewhere"}, "odd", "'odd' has a policy of its own"),
+        ({}, "ood", "no sampler of generate.mix is called 'ood'. Did you mean"),
+    ],
+)
+def test_a_sampler_that_evaluation_cannot_use_is_refused(sampler, name, message):
+    recipe = load_recipe("quickstart").model_dump()
+    recipe["generate"]["mix"] = [{"name": "odd", "num_candidates": 2, **sampler}]
+    recipe["evaluate"]["pair_sampler"] = name
+    with pytest.raises(ValidationError) as caught:
+        Recipe.model_validate(recipe)
+    assert message in str(caught.value)
