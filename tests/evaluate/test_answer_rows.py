@@ -13,6 +13,7 @@ from dpo_video.evaluate.answer_rows import (
     read_answers,
     write_answers,
 )
+from dpo_video.evaluate.tracked_answers import tracked_answers
 
 
 def answer(name: str, model: str = "before", of_set: str = "heldout") -> EvaluatedAnswer:
@@ -55,3 +56,10 @@ def test_a_wrong_row_is_told_with_file_and_line(
     with pytest.raises(UserError) as error:
         read_answers(tmp_path / "answers.jsonl")
     assert message in str(error.value)
+
+
+def test_the_tracked_table_has_a_row_a_question_with_both_answers() -> None:
+    rows = tracked_answers([answer("q1"), answer("q2"), answer("q1", "after")])
+    assert [row["sample"] for row in rows] == ["q1", "q2"]
+    assert [rows[0][f"text_{model}"] for model in ("before", "after")] == ["A dog.", "A dog."]
+    assert rows[1]["text_after"] is None and list(rows[0]) == list(rows[1])

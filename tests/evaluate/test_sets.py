@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from evaluation_runs import HELDOUT, counted_loads, opened, recipe_for
+from evaluation_runs import HELDOUT, TRAIN, counted_loads, opened, recipe_for
 
 from dpo_video.core.errors import UserError
 from dpo_video.core.jsonl import write_jsonl
@@ -111,8 +111,11 @@ def test_the_likeliest_choice_is_that_of_plain_forwards_of_each_choice(
     world: Path, tmp_path: Path
 ) -> None:
     """Each choice alone behind its own prompt, by a forward of its own, to 1e-5 nats."""
-    sets = two_sets(world, tmp_path)
-    with opened(world, tmp_path, [], sets=sets, choice="likelihood", pair_samples=0) as run:
+    recipe = recipe_for(world, tmp_path, sets=two_sets(world, tmp_path), choice="likelihood")
+    without_heldout = recipe.data.model_copy(update={"heldout": None})
+    write_jsonl(tmp_path / "train.jsonl", TRAIN)
+    with open_run(recipe.model_copy(update={"data": without_heldout})) as run:
+        (run.folder / "adapter").symlink_to(world / "adapter")
         evaluate(run)
         rows = read_answers(run.folder / "answers.jsonl")
         policies = {
