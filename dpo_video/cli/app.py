@@ -18,7 +18,7 @@ from dpo_video.cli.data import export, frames, import_, score
 from dpo_video.cli.examples import add_examples
 from dpo_video.cli.pages import report, review
 from dpo_video.cli.recipes import init, list_, show
-from dpo_video.cli.runs import status
+from dpo_video.cli.runs import clean, compare, runs, status
 from dpo_video.cli.serving import merge, parity
 from dpo_video.core.errors import UserError
 from dpo_video.core.library_warnings import quiet_libraries
@@ -330,6 +330,9 @@ app.command(name="import")(import_)
 app.command(name="export")(export)
 app.command(name="score")(score)
 app.command(name="status")(status)
+app.command(name="runs")(runs)
+app.command(name="compare")(compare)
+app.command(name="clean")(clean)
 app.command(name="init")(init)
 app.command(name="show")(show)
 app.command(name="list")(list_)

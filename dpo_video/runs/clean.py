@@ -1,0 +1,58 @@
+"""`dpo-video clean RUN`: what of a run folder can go, and how large it is."""
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from dpo_video.core.errors import UserError
+from dpo_video.store.lock import give_up_lock, take_lock
+
+REMOVABLE = {
+    "checkpoints": "checkpoints of training: a killed run goes on from them",
+    "cache": "decoded frames or features: made again when needed",
+    "stale": "reports about results that were replaced",
+}
+"""Folders of a run that no result needs, and what they are for."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RemovableFolder:
+    """A folder that can go."""
+
+    path: Path
+    meaning: str
+    num_bytes: int
+
+
+def removable_folders(run_folder: Path) -> list[RemovableFolder]:
+    """Return what of a run folder can go, largest first; UserError where it is no run's folder."""
+    if not (run_folder / "manifest.json").is_file():
+        raise UserError(f"no manifest.json in {str(run_folder)!r}: it is no run's folder")
+    folders = [
+        RemovableFolder(path=run_folder / name, meaning=meaning, num_bytes=_size(run_folder / name))
+        for name, meaning in REMOVABLE.items()
+        if (run_folder / name).is_dir() and not (run_folder / name).is_symlink()
+    ]
+    return sorted(folders, key=lambda folder: folder.num_bytes, reverse=True)
+
+
+def remove_folders(run_folder: Path, folders: list[RemovableFolder]) -> None:
+    """Remove folders of a run; UserError while a process works in it."""
+    lock = take_lock(run_folder)
+    try:
+        for folder in folders:
+            shutil.rmtree(folder.path)
+    finally:
+        give_up_lock(lock)
+
+
+def _size(folder: Path) -> int:
+    return sum(path.lstat().st_size for path in folder.rglob("*") if not path.is_dir())
+
+
+def size_text(num_bytes: int) -> str:
+    """Return a size as `12 kB`, `3.4 MB` or `1.2 GB`."""
+    for unit, scale in (("GB", 1e9), ("MB", 1e6)):
+        if num_bytes >= scale:
+            return f"{num_bytes / scale:.1f} {unit}"
+    return f"{num_bytes / 1e3:.0f} kB"
