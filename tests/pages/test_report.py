@@ -143,3 +143,16 @@ def test_a_link_of_the_funnel_leads_to_examples(tmp_path: Path, browser: Any) ->
     page.wait_for_selector("#drops .card")
     assert "1 to 1 of 1" in page.inner_text("#drops [role=status]")
     page.close()
+
+
+def test_with_tracking_on_the_page_and_its_folder_go_to_the_tracker(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    folder = make_shown_run(tmp_path, num_questions=2)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["recipe"]["tracking"]["to"] = "wandb"
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    write_report(folder, ClipLimits(with_video=False))
+    (logged,) = folder.glob("wandb/offline-run-*/files/media/html/report_*.html")
+    assert "Report of shown" in logged.read_text() and "stored as an artifact" in logged.read_text()
