@@ -271,6 +271,10 @@ def _most_pairs(recipe: Recipe, data: SplitData) -> int:
         per_sample = min(
             recipe.pair.max_pairs_per_sample, math.comb(recipe.generate.candidates_per_sample, 2)
         )
+    elif recipe.data.pairs is None and recipe.pair.rule == "across":
+        rejected = [row for row in recipe.generate.mix if row.name in recipe.pair.rejected_samplers]
+        num_rejected = sum(sampler.num_candidates for sampler in rejected)
+        per_sample = min(recipe.pair.max_pairs_per_sample, num_rejected)
     return len(data.samples) * (per_sample + len(set(recipe.pair.video_negatives)))
 
 

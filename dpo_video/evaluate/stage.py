@@ -52,6 +52,7 @@ from dpo_video.models.adapter import check_adapter
 from dpo_video.pair.build import Paired, build_pairs
 from dpo_video.pair.stage import with_noise
 from dpo_video.pair.tie_break import tie_breaker
+from dpo_video.recipe import PairSettings
 from dpo_video.recipe.evaluate import HELDOUT
 from dpo_video.run import Run, StageResult
 from dpo_video.store import content_hash
@@ -123,11 +124,18 @@ def _pair(
         samples,
         answers.sampled,
         [judgments.quality.by_candidate[candidate.id] for candidate in answers.sampled],
-        settings=with_noise(recipe.pair, run.folder),
+        settings=_heldout_rule(with_noise(recipe.pair, run.folder)),
         threshold=judgments.quality.threshold,
         seed=recipe.seed,
         compare=tie_breaker(recipe, run.store, judge=opened),
     )
+
+
+def _heldout_rule(settings: PairSettings) -> PairSettings:
+    """Return the rule of held-out pairs: under `across` the best against the worst, as one sampler
+    alone draws them.
+    """
+    return settings.model_copy(update={"rule": "best_worst"} if settings.rule == "across" else {})
 
 
 def _rows(

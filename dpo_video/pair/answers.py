@@ -17,6 +17,9 @@ from dpo_video.core.records import Candidate, Judgment, Sample
 from dpo_video.core.text import normalised_text
 from dpo_video.pair.rules import ScoredAnswer
 
+SURE = 0.5
+"""Probability of the likeliest label from which the judge is sure of an answer."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Drop:
@@ -186,7 +189,7 @@ def usable_answers(
             )
             number_of_text[text] = number
             rank = hashlib.sha256(strict_json.dumps([seed, sample_id, number]).encode()).hexdigest()
-            usable[number] = ScoredAnswer(candidate, judgment.score, rank)
+            usable[number] = ScoredAnswer(candidate, judgment.score, rank, _is_sure(judgment))
     drops = [
         Drop(
             sample_id=sample_id,
@@ -198,6 +201,11 @@ def usable_answers(
         for reason, texts in sorted(details.items())
     ]
     return [usable[number] for number in sorted(usable)], drops
+
+
+def _is_sure(judgment: Judgment) -> bool:
+    """Return whether a label has at least half of the judge's probability, where it gave any."""
+    return not judgment.distribution or max(judgment.distribution.values()) >= SURE
 
 
 def _why_unusable(candidate: Candidate, judgment: Judgment | None) -> tuple[str, str]:

@@ -31,12 +31,25 @@ from statistics import fmean, pstdev
 from typing import NamedTuple
 
 from dpo_video.core.records import Candidate
+from dpo_video.core.text import normalised_text
 from dpo_video.recipe import PairSettings
 
 TRUNCATED = "cut"
+ONE_SIDE, CHOSEN_WRONG, UNSURE = "one side only", "chosen is wrong", "both unsure"
+NOT_WORSE, CONTAINED, UNEQUAL = (
+    "rejected not worse",
+    "chosen inside rejected",
+    "lengths too unequal",
+)
 REASONS = (
     "uniform",
+    ONE_SIDE,
     TRUNCATED,
+    CHOSEN_WRONG,
+    UNSURE,
+    NOT_WORSE,
+    CONTAINED,
+    UNEQUAL,
     "below margin",
     "tie",
     "rejected scores too low",
@@ -56,6 +69,8 @@ class ScoredAnswer:
     score: float
     rank: str
     """Hash of seed, sample id and the answer's number: a fixed order among equals."""
+    is_sure: bool = True
+    """False where no label of the judge's verdict has half of its probability."""
 
     @property
     def truncated(self) -> bool:
@@ -183,6 +198,56 @@ def all_pairs(answers: Sequence[ScoredAnswer], settings: PairSettings, threshold
     return Ruling(choices[: settings.max_pairs_per_sample], dropped)
 
 
+def across(answers: Sequence[ScoredAnswer], settings: PairSettings, threshold: float) -> Ruling:
+    """Return the best answer of `chosen_samplers` against each one of `rejected_samplers`, where
+    the judge agrees; of these the `max_pairs_per_sample` with the widest margins.
+
+    TPO's rule (arXiv 2501.13919), whose filter drops a pair where the rejected answer is the better
+    one, the chosen one is wrong, or it cannot be told; here by score, threshold and the judge's
+    label probabilities. Of TEMPLE (convert_to_swift.py) are the drops for a chosen answer that
+    stands inside the rejected one, and for lengths too unequal.
+    """
+    chosen_side = [row for row in answers if row.candidate.sampler in settings.chosen_samplers]
+    rejected_side = [row for row in answers if row.candidate.sampler in settings.rejected_samplers]
+    if not chosen_side or not rejected_side:
+        return Ruling([], {ONE_SIDE: 1})
+    complete = [answer for answer in chosen_side if not answer.truncated]
+    if not complete:
+        return Ruling([], {TRUNCATED: 1})
+    best = _highest(complete)
+    if best.score < threshold:
+        return Ruling([], {CHOSEN_WRONG: 1})
+    dropped: Counter[str] = Counter()
+    choices = []
+    for rejected in rejected_side:
+        choice = Choice(best, rejected)
+        reason = _why_not_across(choice, settings)
+        if reason:
+            dropped[reason] += 1
+        else:
+            choices.append(choice)
+    choices.sort(key=lambda choice: (-choice.margin, choice.rejected.rank))
+    over_cap = choices[settings.max_pairs_per_sample :]
+    if over_cap:
+        dropped["over cap"] = len(over_cap)
+    return Ruling(choices[: settings.max_pairs_per_sample], dropped)
+
+
+def _why_not_across(choice: Choice, settings: PairSettings) -> str | None:
+    """Return why two answers of two sides are no pair, or None."""
+    if not choice.chosen.is_sure and not choice.rejected.is_sure:
+        return UNSURE
+    if choice.margin <= 0:
+        return NOT_WORSE
+    chosen, rejected = (normalised_text(answer.candidate.text) for answer in choice)
+    if chosen in rejected:
+        return CONTAINED
+    shorter, longer = sorted((len(chosen), len(rejected)))
+    if settings.max_length_ratio is not None and longer > settings.max_length_ratio * shorter:
+        return UNEQUAL
+    return why_too_close(choice.margin, settings) or why_below_floor(choice.rejected, settings)
+
+
 def why_too_close(margin: float, settings: PairSettings) -> str | None:
     """Return why two scores this far apart carry no preference, or None when they do."""
     if margin == 0:
@@ -271,4 +336,5 @@ PAIR_RULES: dict[str, Rule] = {
     "best_worst": best_worst,
     "best_vs_sigma": best_vs_sigma,
     "all_pairs": all_pairs,
+    "across": across,
 }

@@ -81,6 +81,39 @@ class Recipe(Section):
         return value
 
     @model_validator(mode="after")
+    def _check_sides(self) -> Self:
+        pair, names = self.pair, [sampler.name for sampler in self.generate.mix]
+        sides = {
+            "chosen_samplers": pair.chosen_samplers,
+            "rejected_samplers": pair.rejected_samplers,
+        }
+        for setting, samplers in sides.items():
+            if samplers and pair.rule != "across":
+                raise ValueError(
+                    f"pair.{setting} belongs to `pair.rule: across`, and the rule is {pair.rule}"
+                )
+            if self.data.pairs is not None or pair.rule != "across":
+                continue
+            if not samplers:
+                raise ValueError(
+                    f"pair.rule is across, and pair.{setting} names no sampler: pairs need both "
+                    f"sides. generate.mix has: {', '.join(names) or 'none'}"
+                )
+            for name in samplers:
+                if name not in names:
+                    raise ValueError(
+                        f"pair.{setting}: no sampler of generate.mix is called {name!r}."
+                        f"{did_you_mean(name, names)} Known: {', '.join(names) or 'none'}"
+                    )
+        both = sorted({*pair.chosen_samplers} & {*pair.rejected_samplers})
+        if both:
+            raise ValueError(
+                f"pair.chosen_samplers and pair.rejected_samplers both name {both[0]!r}: a sampler "
+                "is on one side"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _check_pair_sampler(self) -> Self:
         name = self.evaluate.pair_sampler
         if name is None:

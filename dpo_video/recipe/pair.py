@@ -11,11 +11,23 @@ from dpo_video.recipe.section import Section
 class PairSettings(Section):
     """Which candidates become chosen and rejected."""
 
-    rule: Annotated[Literal["hound", "best_worst", "best_vs_sigma", "all_pairs"], Affects.PAIRS] = (
-        "best_worst"
-    )
+    rule: Annotated[
+        Literal["hound", "best_worst", "best_vs_sigma", "all_pairs", "across"], Affects.PAIRS
+    ] = "best_worst"
     """`hound`: one at or above `threshold` against one below; `best_worst`; `best_vs_sigma`: the
-    best against the one nearest to `rejected_sigmas` below the mean; `all_pairs` by margin."""
+    best against the one nearest to `rejected_sigmas` below the mean; `all_pairs` by margin;
+    `across`: the best of `chosen_samplers` against those of `rejected_samplers`, where the judge
+    agrees."""
+    chosen_samplers: Annotated[list[str], Affects.PAIRS, ABSENT_AT_DEFAULT] = Field(default=[])
+    """Under `across`: samplers of `generate.mix` whose answers are chosen. One that scores below
+    the threshold is never."""
+    rejected_samplers: Annotated[list[str], Affects.PAIRS, ABSENT_AT_DEFAULT] = Field(default=[])
+    """Under `across`: samplers whose answers are rejected, where the judge scores them lower."""
+    max_length_ratio: Annotated[float | None, Affects.PAIRS, ABSENT_AT_DEFAULT] = Field(
+        default=None, gt=1
+    )
+    """Under `across`: drop a pair whose longer answer has more than this many times the characters
+    of the other; TEMPLE takes 1.5."""
     min_margin: Annotated[float, Affects.PAIRS] = Field(default=0.5, ge=0)
     """Least score difference, except under `hound`."""
     noise_margins: Annotated[PositiveFloat | None, Affects.PAIRS] = None
@@ -29,7 +41,7 @@ class PairSettings(Section):
     """Under `best_vs_sigma`, how many standard deviations of the question's scores the rejected
     answer is sought below their mean."""
     max_pairs_per_sample: Annotated[PositiveInt, Affects.PAIRS] = 2
-    """Cap under `all_pairs`; the widest margins stay."""
+    """Cap under `all_pairs` and `across`; the widest margins stay."""
     min_rejected_score: Annotated[float | None, Affects.PAIRS] = None
     """Drop pairs whose rejected answer scores lower: a question that draws such answers teaches
     little (RIP).
