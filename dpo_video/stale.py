@@ -12,7 +12,7 @@ from typing import Any
 from dpo_video.benchmarks.sets import BENCHMARK
 from dpo_video.core.errors import UserError
 from dpo_video.core.jsonl import as_row
-from dpo_video.core.records import Sample
+from dpo_video.core.records import AS_IT_STANDS, Sample
 from dpo_video.data.choices import SEVERAL
 from dpo_video.recipe import Recipe
 from dpo_video.run import Run
@@ -168,7 +168,7 @@ def sample_row(sample: Sample, *, with_choice: bool) -> dict[str, Any]:
     """
     row = as_row(sample)
     del row["meta"]
-    rules = {name: (sample.meta or {}).get(name) for name in (BENCHMARK, SEVERAL)}
+    rules = {name: (sample.meta or {}).get(name) for name in (AS_IT_STANDS, BENCHMARK, SEVERAL)}
     if with_choice and any(rules.values()):
         row["rules"] = rules
     row["caption"] = sample.caption or ""  # as samples of imported pairs had it once

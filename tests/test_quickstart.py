@@ -25,6 +25,7 @@ SMALL = [
     "train.save_steps=2",
     "evaluate.pair_samples=10",
     "evaluate.bootstrap=200",
+    "evaluate.sets=[]",  # their 720 questions would be asked in each of these runs
 ]
 
 

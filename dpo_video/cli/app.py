@@ -200,27 +200,39 @@ def train(recipe: RecipeName, overrides: Overrides = None, replace: Replace = Fa
 
 @app.command()
 def evaluate(recipe: RecipeName, overrides: Overrides = None) -> None:
-    """Compare the policy before and after on held-out clips."""
+    """Compare the policy before and after on held-out clips; the exit code is 1 where a condition
+    of evaluate.require does not hold.
+    """
     settings = load_recipe(recipe, overrides or [])
     _do(settings, ["evaluate"])
-    _show_metrics(settings)
+    show_verdict(settings)
 
 
 @app.command()
 def run(recipe: RecipeName, overrides: Overrides = None, replace: Replace = False) -> None:
-    """Do all five stages, skip what is finished, and end with the numbers before and after."""
+    """Do all five stages, skip what is finished, and end with the numbers before and after
+    and a verdict; the exit code is 1 where a condition of evaluate.require does not hold.
+    """
     from dpo_video.pipeline import stages_of
 
     settings = load_recipe(recipe, overrides or [])
     _do(settings, stages_of(settings), replace_adapter=replace)
     if settings.data.heldout or settings.evaluate.sets:
-        _show_metrics(settings)
+        show_verdict(settings)
 
 
-def _show_metrics(recipe: Recipe) -> None:
+def show_verdict(recipe: Recipe) -> None:
+    """Print the numbers and the verdicts, and exit with 1 where a requirement does not hold."""
+    from dpo_video.evaluate.report import read_metrics
+    from dpo_video.evaluate.require import unmet_requirements
     from dpo_video.evaluate.summary import print_summary
 
-    print_summary(recipe.run_folder / "metrics.json")
+    path = recipe.run_folder / "metrics.json"
+    print_summary(path)
+    metrics = read_metrics(path)
+    unmet = unmet_requirements(recipe.evaluate.require, metrics.sets, metrics.verdicts)
+    if unmet:
+        _fail("\ndpo-video: ".join(unmet), 1)
 
 
 @app.command()

@@ -11,6 +11,8 @@ STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 """How pydantic reads them: no other fields, no "3" for a number, no number that JSON lacks. Made by
 our own code they are plain dataclasses, which are not checked again.
 """
+AS_IT_STANDS = "ask_as_it_stands"
+"""In a sample's `meta`: its prompt is asked without its `options`."""
 
 
 @with_config(STRICT)

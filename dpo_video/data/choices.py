@@ -4,7 +4,7 @@ import re
 from collections.abc import Sequence
 
 from dpo_video.core.errors import UserError
-from dpo_video.core.records import Sample
+from dpo_video.core.records import AS_IT_STANDS, Sample
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 LABEL = re.compile(r"\s*\(?([A-Z])[.):]\s*\S")
@@ -59,6 +59,23 @@ def _check_letter(sample: Sample, where: str) -> None:
 def has_several(sample: Sample) -> bool:
     """Return whether a question may have several right options, whose letters are its answer."""
     return bool((sample.meta or {}).get(SEVERAL))
+
+
+def stands_alone(sample: Sample) -> bool:
+    """Return whether the prompt is asked as it stands, without the options: an answer in words
+    chooses the option that says the same.
+    """
+    return bool((sample.meta or {}).get(AS_IT_STANDS))
+
+
+def option_texts(options: Sequence[str]) -> tuple[str, ...]:
+    """Return what options say, without their letters."""
+    texts = []
+    for option in labelled_options(options):
+        label = LABEL.match(option)
+        assert label is not None, "every option has its letter"
+        texts.append(option[label.end() - 1 :])
+    return tuple(texts)
 
 
 def labelled_options(options: Sequence[str]) -> tuple[str, ...]:

@@ -16,7 +16,7 @@ import torch
 
 from dpo_video.core.records import Candidate, Sample
 from dpo_video.core.text import normalised_text
-from dpo_video.data.choices import LETTERS, has_several
+from dpo_video.data.choices import LETTERS, has_several, option_texts, stands_alone
 from dpo_video.evaluate.questions import SetQuestion
 from dpo_video.generate.jobs import Choose, GenerationJob
 from dpo_video.generate.stage import make_candidates_together, training_sampler
@@ -134,13 +134,15 @@ def _answer_jobs(
 
 
 def choices_of(sample: Sample) -> tuple[str, ...]:
-    """Return what a question offers, as an answer is written: letters, or Yes and No; nothing where
-    several options may be right together.
+    """Return what a question offers, as an answer is written: letters, Yes and No, or what the
+    options say where they are not shown; nothing where several may be right together.
     """
     if has_several(sample):
         return ()
     if sample.answer_kind == "yes_no":
         return ("Yes", "No")
+    if stands_alone(sample):
+        return option_texts(sample.options or [])
     return tuple(LETTERS[: len(sample.options or [])])
 
 

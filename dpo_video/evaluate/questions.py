@@ -7,7 +7,7 @@ from pathlib import Path
 
 from dpo_video.benchmarks.sets import benchmark_of
 from dpo_video.core.records import Sample
-from dpo_video.data.choices import LABEL, LETTERS, labelled_options
+from dpo_video.data.choices import LABEL, LETTERS, labelled_options, stands_alone
 from dpo_video.data.samples import EvaluationSet, LoadedSamples
 from dpo_video.recipe.evaluate import HELDOUT
 from dpo_video.run import Run
@@ -61,9 +61,10 @@ def asked_prompt(sample: Sample) -> str:
     A `letter` prompt that does not show its options with their letters gets them a line each, and
     `Answer with the option's letter from the given choices directly.` (the wording of LLaVA-1.5,
     which lmms-eval gives LongVideoBench); a `yes_no` prompt without the words yes and no gets
-    `Please answer yes or no.` What `dpo-video import` took from a benchmark is asked as published.
+    `Please answer yes or no.` What `dpo-video import` took from a benchmark is asked as published,
+    and a sample with `ask_as_it_stands` in its `meta` as it stands.
     """
-    if benchmark_of(sample) is not None:
+    if benchmark_of(sample) is not None or stands_alone(sample):
         return sample.prompt
     if sample.answer_kind == "letter":
         options = labelled_options(sample.options or [])

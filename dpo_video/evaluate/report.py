@@ -16,6 +16,7 @@ from dpo_video.evaluate.set_report import (
     set_of,
     set_row,
 )
+from dpo_video.evaluate.set_verdict import SetVerdict, verdict_of_row, verdict_row
 
 MEASURES = 3
 """Counts up where a number of metrics.json means something else than before: such files are made
@@ -124,6 +125,8 @@ class Metrics:
     heldout: HeldoutCounts
     sets: dict[str, SetMetrics] = field(default_factory=dict)
     """That of `data.heldout` and those of `evaluate.sets`; empty in files of earlier versions."""
+    verdicts: list[SetVerdict] = field(default_factory=list)
+    """What came of each set, worst first."""
     exact_match_hidden: str | None = None
     """Why tables leave the exact match out; None where they show it."""
     adapter: str | None = None
@@ -158,6 +161,8 @@ def metrics_row(metrics: Metrics) -> dict[str, Any]:
         value = getattr(metrics, entry.name)
         if entry.name == "sets":
             row["sets"] = {name: set_row(each) for name, each in metrics.sets.items()}
+        elif entry.name == "verdicts":
+            row["verdicts"] = [verdict_row(verdict) for verdict in metrics.verdicts]
         elif value is not None:
             row[entry.name] = _section_row(value) if entry.name in SECTIONS else value
     return row
@@ -175,6 +180,7 @@ def read_metrics(path: Path) -> Metrics:
         return Metrics(
             **sections,
             sets={name: set_of(each) for name, each in row.get("sets", {}).items()},
+            verdicts=[verdict_of_row(each) for each in row.get("verdicts", [])],
             exact_match_hidden=row.get("exact_match_hidden"),
             adapter=row.get("adapter"),
             seconds=row["seconds"],

@@ -34,7 +34,8 @@ class SetVerdict:
 
 def verdict_row(verdict: SetVerdict) -> dict[str, Any]:
     """Return a verdict as metrics.json holds it; what is None is left out."""
-    return {name: value for name, value in asdict(verdict).items() if value is not None}
+    row = {name: value for name, value in asdict(verdict).items() if value is not None}
+    return row | {"change_ci": list(verdict.change_ci)} if verdict.change_ci else row
 
 
 def verdict_of_row(row: Mapping[str, Any]) -> SetVerdict:

@@ -45,6 +45,7 @@ from dpo_video.evaluate.report import (
 from dpo_video.evaluate.set_metrics import set_metrics
 from dpo_video.evaluate.set_report import SetMetrics
 from dpo_video.evaluate.tracked_answers import tracked_answers
+from dpo_video.evaluate.verdict import set_verdicts
 from dpo_video.judge.backends.registry import open_judge
 from dpo_video.judge.scorer import can_be_judged, load_scorer
 from dpo_video.judge.types import Judge
@@ -217,6 +218,14 @@ def measure(
             unanswered=len(run.heldout) - len(after),
         ),
         sets=_set_metrics(run, by_set, intervals),
+        verdicts=set_verdicts(
+            rows,
+            sets=[evaluation_set.name for evaluation_set in evaluation_sets(run)],
+            parser=recipe.evaluate.parser,
+            tie_margin=with_noise(recipe.pair, run.folder).min_margin,
+            resamples=recipe.evaluate.bootstrap,
+            seed=recipe.seed,
+        ),
         exact_match_hidden=_why_hidden([*before, *after]),
         adapter=content_hash(run.folder / "adapter"),
         seconds=_seconds(run) | {"evaluate": time.monotonic() - run.stage_began},

@@ -1,5 +1,5 @@
-"""The table that a run ends with: before, after and change on held-out clips, with 95 %
-intervals.
+"""The tables that a run ends with, before, after and change with 95 % intervals, and what came of
+each set.
 """
 
 from dataclasses import replace
@@ -13,6 +13,8 @@ from rich.text import Text
 from dpo_video.core.progress import open_terminal
 from dpo_video.core.report import Estimate, estimate_text, number_text
 from dpo_video.evaluate.report import Metrics, read_metrics
+from dpo_video.evaluate.sets_table import sets_table, unparsed_lines
+from dpo_video.recipe.evaluate import HELDOUT
 from dpo_video.store import content_hash
 
 WIDTH = 110
@@ -38,6 +40,8 @@ def print_summary(path: Path, output: Console | None = None) -> None:
             Text(f"warning: {warning}. Make them anew: dpo-video evaluate RECIPE"), soft_wrap=True
         )
     output.print(Text(f"metrics: {path}"), soft_wrap=True)
+    if metrics.verdicts:
+        output.print(Text("\n".join(["", *verdict_lines(metrics)])))
 
 
 def _is_measured(adapter: Path, metrics: Metrics) -> bool:
@@ -65,7 +69,19 @@ def summary(metrics: Metrics) -> RenderableType:
             _cell(change, share=share, signed=True),
             str(change.n),
         )
-    return Group(table, Text("\n".join(summary_lines(metrics))))
+    sets = {name: each for name, each in metrics.sets.items() if name != HELDOUT}
+    tables = [table, sets_table(sets)] if sets else [table]
+    return Group(*tables, Text("\n".join(summary_lines(metrics))))
+
+
+def verdict_lines(metrics: Metrics) -> list[str]:
+    """Return what came of each set, worst first, a line each below a headline."""
+    num_sets = sum(verdict.outcome != "not compared" for verdict in metrics.verdicts)
+    corrected = f", p corrected over {num_sets} sets" if num_sets > 1 else ""
+    return [
+        f"verdict, worst first{corrected}:",
+        *(f"- {verdict.sentence}" for verdict in metrics.verdicts),
+    ]
 
 
 def summary_lines(metrics: Metrics) -> list[str]:
@@ -82,6 +98,7 @@ def summary_lines(metrics: Metrics) -> list[str]:
         f"{estimate_text(pairs.reward_accuracy, share=True)} of {pairs.n}; "
         f"mean margin {estimate_text(pairs.margin)}",
         *_unscored_lines(metrics),
+        *unparsed_lines(metrics.sets),
     ]
     if metrics.exact_match_hidden is not None:
         lines.append(f"exact match is not shown: {metrics.exact_match_hidden}")

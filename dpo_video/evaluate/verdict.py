@@ -39,6 +39,7 @@ class SetMeasure:
 def set_verdicts(
     answers: Iterable[EvaluatedAnswer],
     *,
+    sets: Iterable[str] = (),
     parser: Literal["strict", "published"] = "strict",
     tie_margin: float = 0.0,
     resamples: int,
@@ -48,13 +49,17 @@ def set_verdicts(
 
     Args:
         answers: the rows of answers.jsonl.
+        sets: that there are, with answers or without.
         parser: the rule by which a letter, yes or no is right; a set without a published rule is
             read by the strict one.
         tie_margin: scores that differ by less are equal.
     """
     results: dict[str, tuple[SetMeasure, PairedResult]] = {}
     verdicts: list[SetVerdict] = []
-    for name, (before, after) in answers_by_set(answers).items():
+    unanswered: dict[str, tuple[list[EvaluatedAnswer], list[EvaluatedAnswer]]] = {}
+    for name in sets:
+        unanswered[name] = ([], [])
+    for name, (before, after) in (unanswered | answers_by_set(answers)).items():
         joined = answered_by_both(before, after)
         measure = main_measure([*before, *after], parser)
         questions = paired_questions(joined, measure) if measure is not None else []

@@ -1,11 +1,12 @@
 """Section `evaluate`."""
 
 import re
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, PositiveInt, field_validator
+from pydantic import Field, PositiveInt, field_validator, model_validator
 
 from dpo_video.recipe.affects import ABSENT_AT_DEFAULT, Affects
+from dpo_video.recipe.requirement import NO_REGRESSION, parse_requirement
 from dpo_video.recipe.section import Section
 
 SET_NAME = re.compile(r"[A-Za-z0-9_-]+")
@@ -74,6 +75,17 @@ class EvaluateSettings(Section):
     """
     bootstrap: Annotated[PositiveInt, Affects.METRICS] = 2000
     """Resamples behind every 95 % interval; whole clips are resampled."""
+
+    require: Annotated[list[str], Affects.DISPLAY] = Field(default=[NO_REGRESSION])
+    """What must hold, else `run` and `evaluate` end with exit code 1: `no_regression` (no set came
+    out worse), `SET.METRIC >= before - 0.01`, `SET.METRIC <= 0.2`; [] demands nothing."""
+
+    @model_validator(mode="after")
+    def _check_requirements(self) -> Self:
+        names = [HELDOUT, *(settings.name for settings in self.sets)]
+        for text in self.require:
+            parse_requirement(text, sets=names)
+        return self
 
     @field_validator("sets")
     @classmethod

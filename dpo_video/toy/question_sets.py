@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from dpo_video.core import strict_json
 from dpo_video.core.jsonl import write_atomic
+from dpo_video.core.records import AS_IT_STANDS
 from dpo_video.toy.clips import read_scenes
 from dpo_video.toy.questions import GOES, NUMBERS, Kind, Question, all_questions, count_answer
 from dpo_video.toy.scene import COLOURS, SHAPES, Scene
@@ -57,6 +58,7 @@ def choices(scene: Scene, video: str, rng: random.Random) -> list[dict[str, Any]
                 "answer_kind": "letter",
                 "options": options,
                 "category": kind,
+                "meta": {AS_IT_STANDS: True},
             }
         )
     return rows

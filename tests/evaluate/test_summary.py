@@ -194,6 +194,7 @@ def test_the_layout_of_the_file_is_flat(tmp_path: Path) -> None:
         "heldout_pairs",
         "heldout",
         "sets",
+        "verdicts",
         "seconds",
     ]
     assert row["after"] == {
