@@ -18,7 +18,7 @@ from dpo_video.evaluate.set_report import (
 )
 from dpo_video.evaluate.set_verdict import SetVerdict, verdict_of_row, verdict_row
 
-MEASURES = 3
+MEASURES = 4
 """Counts up where a number of metrics.json means something else than before: such files are made
 anew, from the answers and verdicts that are stored.
 """

@@ -21,10 +21,12 @@ def unmet_requirements(
     """
     reasons: list[str] = []
     for text in requirements:
-        requirement = parse_requirement(text, sets=sets)
+        requirement = parse_requirement(text, sets=None)
         if requirement is None:
             worse = [verdict for verdict in verdicts if verdict.outcome == "worse"]
             reasons += [f"{text} not met: {verdict.sentence}" for verdict in worse]
+        elif requirement.set_name not in sets:
+            reasons.append(f"{text} not met: {requirement.set_name} was not evaluated")
         else:
             reasons += _unmet(requirement, sets[requirement.set_name])
     return reasons

@@ -58,11 +58,14 @@ class EvaluationRequirement:
 
 
 def parse_requirement(
-    text: str, *, sets: Collection[str], metrics: Collection[str] = METRICS
+    text: str, *, sets: Collection[str] | None, metrics: Collection[str] = METRICS
 ) -> EvaluationRequirement | None:
     """Return the condition that a text states, or None for `no_regression`.
 
     Raises ValueError for what is written otherwise, and for a set or a metric that is not known.
+
+    Args:
+        sets: that can be named; None for one that was read before.
     """
     if text.strip() == NO_REGRESSION:
         return None
@@ -73,7 +76,7 @@ def parse_requirement(
         ("set", match["set"], sets),
         ("metric", match["metric"], metrics),
     ):
-        if name not in names:
+        if names is not None and name not in names:
             near = did_you_mean(name, names)
             raise ValueError(f"{text!r}: no {noun} {name!r}.{near} {_known(sets, metrics)}")
     shift = float(f"{match['direction'] or ''}{match['shift'] or 0}")
@@ -87,5 +90,5 @@ def parse_requirement(
     )
 
 
-def _known(sets: Collection[str], metrics: Collection[str]) -> str:
-    return f"Sets: {', '.join(sets)}. Metrics: {', '.join(metrics)}"
+def _known(sets: Collection[str] | None, metrics: Collection[str]) -> str:
+    return f"Sets: {', '.join(sets or ())}. Metrics: {', '.join(metrics)}"

@@ -93,6 +93,7 @@ def test_a_condition_that_holds_is_not_told(text: str) -> None:
         ("heldout.hallucination_rate <= before + 0.02", "0.2 before, 0.23 after, off by 0.01"),
         ("heldout.all_of_group >= 0.1", "all_of_group was not measured after"),
         ("empty.accuracy >= before - 1", "accuracy was not measured after"),
+        ("gone.accuracy >= before - 1", "gone was not evaluated"),
     ],
 )
 def test_a_condition_that_does_not_hold_says_by_how_much(text: str, why: str) -> None:
