@@ -155,8 +155,18 @@ def _open_wandb(recipe: Recipe, mode: Literal["online", "offline"]) -> Any:
             init_timeout=INIT_SECONDS,
         ),
     )
+    _remove_import_hooks()
     wandb_run.define_metric("train/*", step_metric="train/global_step")
     return wandb_run
+
+
+def _remove_import_hooks() -> None:
+    """Have W&B not hear of imports: once its process is gone, its hook lets `import peft` fail."""
+    from wandb.sdk.lib import import_hooks
+
+    unregister = getattr(import_hooks, "unregister_all_post_import_hooks", None)
+    if unregister is not None:
+        unregister()
 
 
 def _log_table(wandb_run: Any, *, name: str, rows: Sequence[dict[str, Any]]) -> None:

@@ -95,7 +95,13 @@ def test_a_wrong_key_and_no_network_go_on_offline_with_one_line(
 def test_a_wandb_process_that_dies_costs_one_line_and_no_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In a process of its own: W&B's service belongs to the process."""
+    """In a process of its own: W&B's service belongs to the process.
+
+    Nor do imports fail of modules that W&B wants to hear of; these stand for peft and trl.
+    """
+    heard_of = ("sacred", "jina", "kornia", "dask", "hydra", "fairseq", "skorch", "metaflow")
+    for name in heard_of:
+        (tmp_path / f"{name}.py").touch()
     code = (
         "import sys, time\n"
         "from pathlib import Path\n"
@@ -109,6 +115,10 @@ def test_a_wandb_process_that_dies_costs_one_line_and_no_run(
         "    for service in services:\n"
         "        service.kill()\n"
         "    psutil.wait_procs(services)\n"
+        "    sys.path.insert(0, sys.argv[1])\n"
+        f"    for name in {heard_of}:\n"
+        "        __import__(name)\n"
+        "        time.sleep(0.2)\n"
         "    deadline = time.monotonic() + 120\n"  # W&B looks at its socket when it likes
         "    step = 2\n"
         "    while tracker.is_on and time.monotonic() < deadline:\n"
