@@ -163,7 +163,7 @@ const openGallery = (name, setting) => {
     );
   };
   root.append(bar, status, list, pager);
-  const first = ["regression", "least margin"].find((tag) => tags.includes(tag));
+  const first = ["regression", "gain", "least margin"].find((tag) => tags.includes(tag));
   if (first) controls.tag.value = first;
   show();
   return { controls, show: changed };

@@ -72,6 +72,8 @@ def report_page(run: RunFiles, gallery: Gallery, clips: Mapping[str, Mapping[str
             "pairs": len(gallery.pairs),
             "answers": len(gallery.answers),
             "drops": len(gallery.drops),
+            "worse": sum((row["gain"] or 0.0) < 0 for row in gallery.answers),
+            "better": sum((row["gain"] or 0.0) > 0 for row in gallery.answers),
         },
         data=script_data(gallery, {key: dict(row) for key, row in clips.items()}),
     )

@@ -72,6 +72,7 @@ def test_a_regression_is_tagged(run_folder: Path) -> None:
     answers = rows_of(run_folder)["answers"]
     worse = [row for row in answers if "regression" in row["tags"]]
     assert [row["question"] for row in worse] == ["heldout:h1"]
+    assert "Of 4 questions 1 got a worse answer and 0 a better one" in page_of(run_folder)
     assert worse[0]["outcome"] == "right before, wrong after" and worse[0]["change"] == -4
 
 
