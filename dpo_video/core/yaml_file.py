@@ -42,10 +42,7 @@ class Loader(yaml.SafeLoader):
     depth = 0
 
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
-        """Return the next node; RecursionError below the depth that is enough for settings.
-
-        PyYAML takes the square of the depth in time, so it is counted as nodes come.
-        """
+        """Return the next node; RecursionError at a depth where PyYAML would take its square."""
         self.depth += 1
         if self.depth > MAX_DEPTH + 1:
             raise RecursionError
