@@ -86,13 +86,13 @@ def review_pairs(run: RunFiles, order: Order, *, seed: int) -> list[ReviewPair]:
 def _in_turn(rows: Sequence[ReviewPair]) -> list[ReviewPair]:
     """Return rows, one of each stratum in turn."""
     by_doubt = sorted(rows, key=lambda row: row.doubt or 0.0)
-    fifth_of = {row.key: place * 5 // len(rows) for place, row in enumerate(by_doubt)}
+    fifth_of = {row.key: rank * 5 // len(rows) for rank, row in enumerate(by_doubt)}
     strata: dict[str, list[ReviewPair]] = {}
     for row in rows:
         strata.setdefault(row.category or f"fifth {fifth_of[row.key]}", []).append(row)
     ordered: list[ReviewPair] = []
-    for place in range(max(map(len, strata.values()), default=0)):
-        ordered += [stratum[place] for stratum in strata.values() if place < len(stratum)]
+    for index in range(max(map(len, strata.values()), default=0)):
+        ordered += [stratum[index] for stratum in strata.values() if index < len(stratum)]
     return ordered
 
 
@@ -125,9 +125,9 @@ class ReviewQueue:
         left.
         """
         first, again = _voted_by(annotator, votes)
-        taken = self._taken(annotator, votes)
+        reserved = self._reserved(annotator, votes)
         for row in self.pairs:
-            if row.votes_key not in first and (row.key in self.shared or row.key not in taken):
+            if row.votes_key not in first and (row.key in self.shared or row.key not in reserved):
                 if row.key not in self.shared:
                     self._leases[row.key] = (annotator, time.monotonic() + LEASE_SECONDS)
                 due = self._due(annotator, first, again, patient=True)
@@ -147,14 +147,14 @@ class ReviewQueue:
         """
         num_votes = len(first) + len(again)
         for row in self.pairs:
-            place = first.get(row.votes_key)
-            if row.key not in self.shared or place is None or row.votes_key in again:
+            vote_index = first.get(row.votes_key)
+            if row.key not in self.shared or vote_index is None or row.votes_key in again:
                 continue
-            if not patient or num_votes - place > AGAIN_AFTER:
+            if not patient or num_votes - vote_index > AGAIN_AFTER:
                 return self.turn(row, annotator, 1)
         return None
 
-    def _taken(self, annotator: str, votes: Sequence[Vote]) -> set[str]:
+    def _reserved(self, annotator: str, votes: Sequence[Vote]) -> set[str]:
         """Return the pairs that others have voted on, or are shown now."""
         by_others = {
             pair_key(vote.left_id, vote.right_id)
@@ -176,12 +176,12 @@ class ReviewQueue:
 def _voted_by(
     annotator: str, votes: Sequence[Vote]
 ) -> tuple[dict[PairKey, int], dict[PairKey, int]]:
-    """Return the places of an annotator's first and second votes among all his, by pair."""
-    own = [vote for vote in votes if vote.annotator == annotator]
-    places: tuple[dict[PairKey, int], dict[PairKey, int]] = ({}, {})
-    for place, vote in enumerate(own):
-        places[min(vote.repeat, 1)][pair_key(vote.left_id, vote.right_id)] = place
-    return places
+    """Return the indices of an annotator's first and second votes among all his, by pair."""
+    votes_of_annotator = [vote for vote in votes if vote.annotator == annotator]
+    vote_indices: tuple[dict[PairKey, int], dict[PairKey, int]] = ({}, {})
+    for index, vote in enumerate(votes_of_annotator):
+        vote_indices[min(vote.repeat, 1)][pair_key(vote.left_id, vote.right_id)] = index
+    return vote_indices
 
 
 def _by_id(pair: Pair) -> tuple[tuple[str, str], tuple[str, str]]:

@@ -101,10 +101,12 @@ class ReviewSession:
     def undo(self, annotator: str) -> dict[str, Any]:
         """Take an annotator's last standing vote back, and return its pair to be shown again."""
         with self._lock:
-            own = [vote for vote in self.file.standing() if vote.annotator == annotator]
-            if not own:
+            votes_of_annotator = [
+                vote for vote in self.file.standing() if vote.annotator == annotator
+            ]
+            if not votes_of_annotator:
                 raise RefusedRequest("there is no vote of yours to take back")
-            last = max(own, key=self.file.votes.index)
+            last = max(votes_of_annotator, key=self.file.votes.index)
             self.file.append(
                 Vote(
                     id=uuid4().hex,
@@ -162,13 +164,13 @@ class ReviewSession:
 
     def _record(self, turn: PairTurn, annotator: str, **facts: Any) -> Vote:
         pair = turn.review_pair.pair
-        (left, left_text), (right, right_text) = turn.answers
-        judgment = self.run.judgments.get(left)
+        (left_id, left_text), (right_id, right_text) = turn.answers
+        judgment = self.run.judgments.get(left_id)
         return Vote(
             id=uuid4().hex,
             sample_id=pair.sample_id,
-            left_id=left,
-            right_id=right,
+            left_id=left_id,
+            right_id=right_id,
             texts=texts_hash(left_text, right_text),
             annotator=annotator,
             at=_now(),
@@ -197,10 +199,10 @@ class ReviewSession:
         pair = turn.review_pair.pair
         sample = self.run.train.samples.get(pair.sample_id)
         answers = [self._judged(name, text) for name, text in turn.answers]
-        left, right = (answer.get("score") for answer in answers)
+        score_a, score_b = (answer.get("score") for answer in answers)
         prefers = None
-        if left is not None and right is not None and left != right:
-            prefers = "A" if left > right else "B"
+        if score_a is not None and score_b is not None and score_a != score_b:
+            prefers = "A" if score_a > score_b else "B"
         return {
             "answers": answers,
             "judge_prefers": prefers,
@@ -219,15 +221,15 @@ class ReviewSession:
         annotators agree.
         """
         votes = self.file.standing()
-        own = [vote for vote in votes if vote.annotator == annotator]
+        votes_of_annotator = [vote for vote in votes if vote.annotator == annotator]
         counted = {_key(vote) for vote in votes if vote.choice != "skip"}
-        seconds = [vote.seconds for vote in own if vote.seconds]
+        seconds = [vote.seconds for vote in votes_of_annotator if vote.seconds]
         return {
-            "yours": len(own),
+            "yours": len(votes_of_annotator),
             "voted": len(counted & {row.votes_key for row in self.queue.pairs}),
             "pairs": len(self.queue.pairs),
             "minutes": round(median(seconds) / 60, 2) if seconds else None,
-            "self": self_agreement(own)._asdict(),
+            "self": self_agreement(votes_of_annotator)._asdict(),
             "mutual": mutual_agreement(votes)._asdict(),
         }
 
