@@ -8,7 +8,7 @@ from typing import Any
 
 from dpo_video.core.errors import UserError
 from dpo_video.core.jsonl import read_jsonl
-from dpo_video.core.progress import log, print_line
+from dpo_video.core.progress import log, open_terminal, print_line
 from dpo_video.core.records import Judgment, Pair
 from dpo_video.evaluate.report import MEASURES
 from dpo_video.judge.probe import probe_judges
@@ -18,6 +18,7 @@ from dpo_video.pair.stage import pair, with_noise
 from dpo_video.recipe import Recipe
 from dpo_video.recipe.affects import key_settings
 from dpo_video.run import Run, StageResult, write_manifest
+from dpo_video.runs.stage_summary import stage_lines
 from dpo_video.stale import (
     check_replace,
     move_stale,
@@ -28,6 +29,9 @@ from dpo_video.stale import (
     tell_edited,
 )
 from dpo_video.store import content_hash, row_key
+
+WIDTH = 110
+"""Columns of what a stage says where the output is no terminal."""
 
 
 def _generate(run: Run) -> StageResult:
@@ -263,7 +267,9 @@ def _do_stage(
         run.forget_read_clips()
         run.store.finish(name, fingerprint=key, seconds=seconds, summary=result.counts)
     _track(run, name, result.counts, seconds)
-    print_line(f"{name}: {_counts(result.counts)}; {seconds:.0f} s; {output}")
+    width = open_terminal(width=WIDTH).width
+    for line in stage_lines(name, result.counts, seconds=seconds, output=str(output), width=width):
+        print_line(line)
     if not result.complete:
         print_line(f"{name}: not finished: {result.incomplete_because}; the same command goes on")
 
@@ -343,24 +349,6 @@ def _track(run: Run, name: str, summary: Mapping[str, Any], seconds: float) -> N
     if name in kinds:
         kind, uses = kinds[name]
         run.tracker.log_artifact(run.folder / STAGES[name].writes, kind=kind, uses=uses)
-
-
-def _counts(summary: Mapping[str, Any]) -> str:
-    """Return the counts of a summary on one line; nested ones in brackets, statistics stay in the
-    manifest.
-    """
-    parts = []
-    for name, value in summary.items():
-        if isinstance(value, dict):
-            inner = ", ".join(
-                f"{key} {count}" for key, count in value.items() if isinstance(count, int)
-            )
-            parts.extend([f"{name} ({inner})"] if inner else [])
-        elif isinstance(value, float):
-            parts.append(f"{name} {value:.3g}")
-        elif isinstance(value, int | str):
-            parts.append(f"{name} {value}")
-    return ", ".join(parts).replace("_", " ")
 
 
 def fingerprint(run: Run, name: str, *, defaults: bool = True) -> str:

@@ -68,7 +68,7 @@ class Approach:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ShownClip:
+class ClipParts:
     """A clip as messages show it, by way."""
 
     parts: Mapping[Way, Sequence[Part]]
@@ -93,7 +93,7 @@ def served_models(service: Service) -> list[str]:
         ) from None
 
 
-def shown_clip(run: Run, request: ClipRequest, frames: Frames, ways: Sequence[Way]) -> ShownClip:
+def shown_clip(run: Run, request: ClipRequest, frames: Frames, ways: Sequence[Way]) -> ClipParts:
     """Return a clip as the policy sees it, made into parts of a message for each way."""
     spec, video = model_spec(run.recipe.model), run.recipe.video
     fitting = fit_frames(spec, video, frames)
@@ -106,10 +106,10 @@ def shown_clip(run: Run, request: ClipRequest, frames: Frames, ways: Sequence[Wa
             parts[way] = image_parts(images, "PNG")
         elif is_whole_file(request):
             parts[way] = [file_part(request)]
-    return ShownClip(parts=parts)
+    return ClipParts(parts=parts)
 
 
-async def find_approach(pool: Pool, clip: ShownClip, prompt: str, *, max_tokens: int) -> Approach:
+async def find_approach(pool: Pool, clip: ClipParts, prompt: str, *, max_tokens: int) -> Approach:
     """Return how the server takes our frames and which fields it knows, by asking the first
     question in all ways until it answers; UserError where it answers in none.
     """
@@ -228,7 +228,7 @@ def readable_requests(run: Run, by_clip: Mapping[str, Sequence[Sample]]) -> list
 
 def _shown(
     run: Run, clip: tuple[ClipRequest, Frames | VideoError], ways: Sequence[Way]
-) -> ShownClip | None:
+) -> ClipParts | None:
     request, frames = clip
     if isinstance(frames, VideoError):
         run.set_aside(request.key, frames, request)
