@@ -40,7 +40,9 @@ class TrainSettings(Section):
     """DPO through TRL; any other DPOConfig field goes under `trl`."""
 
     loss: Annotated[list[str], Affects.WEIGHTS] = Field(default=["sigmoid"], min_length=1)
-    """TRL loss types, summed with `trl.loss_weights`."""
+    """TRL loss types, summed with `trl.loss_weights`. Anchors that keep the chosen answer likely:
+    `sft`, its mean token loss; `bco_pair`, whose first term, -log sigmoid(beta * log-ratio of the
+    chosen answer), is mDPO's anchor, and whose second pushes the rejected one down likewise."""
     beta: Annotated[PositiveFloat, Affects.WEIGHTS] = 0.1
     """Strength of the pull to the reference; higher stays closer."""
     reference: Annotated[str, Affects.WEIGHTS, CONTENTS_IN_KEYS] = "start"

@@ -36,6 +36,12 @@ from dpo_video.video import read_frames
         ("qwen2_5_vl_3b", 4032, 32),
         ("llava_next_video_7b", 2304, 16),
         ("llava_hound_dpo", 1152, 8),
+        ("mdpo", 4032, 32),
+        ("tpo", 4032, 32),
+        ("temple", 3780, 30),
+        ("opa_dpo", 4032, 32),
+        ("avc_dpo", 4032, 32),
+        ("iterative_dpo", 4032, 32),
     ],
 )
 def test_shipped_recipes_are_planned_without_data_or_weights(

@@ -290,3 +290,14 @@ def test_a_sampler_that_evaluation_cannot_use_is_refused(sampler, name, message)
     with pytest.raises(ValidationError) as caught:
         Recipe.model_validate(recipe)
     assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "name", ["mdpo", "tpo", "temple", "opa_dpo", "avc_dpo", "iterative_dpo", "llava_hound_dpo"]
+)
+def test_a_recipe_after_a_paper_is_short_and_names_its_sources(name: str) -> None:
+    lines = (shipped_folder("recipes") / f"{name}.yaml").read_text(encoding="utf-8").splitlines()
+    header = [line for line in lines if line.startswith("#")]
+    assert len(lines) <= 40
+    assert any("ource" in line or "published" in line for line in header)
+    assert any("Left out" in line for line in header)
