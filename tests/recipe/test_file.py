@@ -73,8 +73,8 @@ def test_numbers_read_as_yaml_1_2_floats(tmp_path: Path, text: str) -> None:
         ),
         (
             "pair: {rule: hond}\n",
-            "r.yaml:7: `pair.rule` must be one of 'hound', 'best_worst', 'best_vs_sigma' or "
-            "'all_pairs', got 'hond'. Did you mean 'hound'?",
+            "r.yaml:7: `pair.rule` must be one of 'hound', 'best_worst', 'best_vs_sigma', "
+            "'all_pairs' or 'across', got 'hond'. Did you mean 'hound'?",
         ),
         ("train:\n  epochs: two\n", "r.yaml:8: `train.epochs` must be a number, got 'two'"),
         ("train:\n  batch_size: '8'\n", "r.yaml:8: `train.batch_size` must be an integer, got '8'"),
