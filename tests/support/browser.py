@@ -16,8 +16,9 @@ def open_browser() -> Iterator[Any]:
         pytest.skip("no chromium here: apt-get install chromium")
     playwright = pytest.importorskip("playwright.sync_api")
     with playwright.sync_playwright() as driver:
-        # root has no sandbox; nothing but pages of ours is opened
-        opened = driver.chromium.launch(executable_path=program, args=["--no-sandbox"])
+        # root has no sandbox, a container little shared memory; only pages of ours are opened
+        arguments = ["--no-sandbox", "--disable-dev-shm-usage"]
+        opened = driver.chromium.launch(executable_path=program, args=arguments)
         yield opened
         opened.close()
 
