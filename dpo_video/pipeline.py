@@ -95,6 +95,11 @@ def _pair_inputs(run: Run) -> dict[str, Any]:
     if settings.votes != "ignore":
         votes = run.folder / "votes.jsonl"
         inputs["votes"] = content_hash(votes) if votes.is_file() else None
+    if settings.also is not None and run.recipe.data.pairs is None:
+        earlier = Path(settings.also).expanduser()
+        if not earlier.is_file():
+            raise UserError(f"pair.also: no file at {settings.also!r}. Give a JSONL of Pair")
+        inputs["also"] = content_hash(earlier)
     if settings.implicit_rewards:
         rewards = Path(settings.implicit_rewards).expanduser()
         inputs["rewards"] = content_hash(rewards) if rewards.is_file() else None
@@ -224,7 +229,8 @@ def do_stages(
             UserError where it would have to, and may not.
     """
     stages_done = []
-    if run.recipe.start_adapter or run.recipe.reference_adapter:
+    has_adapter = run.recipe.start_adapter or run.recipe.reference_adapter
+    if has_adapter and any("model" in STAGES[name].sections for name in names):
         from dpo_video.models.start import check_start  # here: it needs torch
 
         check_start(run.recipe)

@@ -27,6 +27,7 @@ from dpo_video.data.removed import removal_counts, write_removed
 from dpo_video.data.samples import EvaluationSet, LoadedSamples, load_samples, load_set
 from dpo_video.models.control_tokens import recipe_tokens
 from dpo_video.recipe import Recipe
+from dpo_video.recipe.file import dump_recipe
 from dpo_video.store import RunStore
 from dpo_video.tracking import Tracker, start_tracking
 from dpo_video.video import ClipRequest, clip_key
@@ -151,7 +152,9 @@ class Run:
 
     def _note(self, clip: str, fault: BadClip) -> None:
         key = f"{self.stage} {clip}" if self.stage else clip
-        self.store.put(BAD_CLIP, key, fault.as_row() | {"clip": clip, "stage": self.stage})
+        self.store.put(
+            self.store.own(BAD_CLIP), key, fault.as_row() | {"clip": clip, "stage": self.stage}
+        )
 
     def stored_bad_clips(self) -> dict[str, BadClip]:
         """Return the clips that this stage set aside when it was last done, also in another
@@ -159,7 +162,7 @@ class Run:
         """
         return {
             row["clip"]: bad_clip_of_row(row)
-            for _, row in self.store.rows(BAD_CLIP)
+            for _, row in self.store.rows(self.store.own(BAD_CLIP))
             if row.get("stage") == self.stage and row["reason"]
         }
 
@@ -172,6 +175,11 @@ class Run:
 def recipe_of(folder: Path) -> Recipe:
     """Return the resolved recipe that a run folder's manifest.json keeps."""
     path = folder / "manifest.json"
+    if (folder / "rounds").is_dir() and not path.is_file():
+        raise UserError(
+            f"the run {str(folder)!r} has rounds: give the folder of one of them, e.g. "
+            f"{str(folder / 'rounds' / '1')!r}"
+        )
     if not path.is_file():
         raise UserError(
             f"no manifest.json in {str(folder)!r}: it is no run's folder, or no stage has finished "
@@ -215,10 +223,17 @@ def open_run(recipe: Recipe) -> Iterator[Run]:
     A folder that is made for it goes again where the command fails before there is anything to
     keep.
     """
-    is_new = not recipe.run_folder.exists()
-    with ExitStack() as after, RunStore(recipe.run_folder) as store:
-        if is_new:
-            after.push(partial(_remove_unused, recipe.run_folder, store))
+    if recipe.rounds is not None:
+        recipe_file = recipe.run_folder / "rounds" / "N" / "recipe.yaml"
+        raise UserError(
+            f"the recipe {recipe.name!r} has rounds, which `dpo-video run` does. For a stage of one "
+            f"of them give its own recipe: {str(recipe_file)!r}"
+        )
+    folders = dict.fromkeys((recipe.store_folder, recipe.run_folder))
+    new_folders = [folder for folder in folders if not folder.exists()]
+    with ExitStack() as after, RunStore(recipe.run_folder, shared=recipe.store_folder) as store:
+        for folder in new_folders:
+            after.push(partial(_remove_unused, folder, store))
         status = after.enter_context(shown_status(recipe.run_folder))
         tokens = recipe_tokens(recipe)
         heldout = load_samples(recipe, "heldout", tokens=tokens)
@@ -228,6 +243,8 @@ def open_run(recipe: Recipe) -> Iterator[Run]:
         check_disjoint(
             loaded.samples, heldout.samples, video_root=loaded.root, heldout_root=heldout.root
         )
+        if recipe.store is not None:
+            _write_recipe(recipe)
         sets = [load_set(recipe, settings, tokens) for settings in recipe.evaluate.sets]
         for evaluation_set in sets:
             check_disjoint(
@@ -256,6 +273,13 @@ def open_run(recipe: Recipe) -> Iterator[Run]:
                 cleaned=Counter(row.reason for row in loaded.removed),
                 begin_stage=status.begin_stage,
             )
+
+
+def _write_recipe(recipe: Recipe) -> None:
+    """Write the recipe of a round into its folder, for the commands that take one."""
+    path, text = recipe.run_folder / "recipe.yaml", dump_recipe(recipe)
+    if not path.is_file() or path.read_text(encoding="utf-8") != text:
+        write_atomic(path, text)
 
 
 def _remove_unused(

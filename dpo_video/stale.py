@@ -33,7 +33,7 @@ those of earlier versions hold.
 
 def note_what_determined(run: Run, parts: Mapping[str, Any]) -> None:
     """Keep what a finished stage was done with, so that a change can be told by name."""
-    run.store.put(FINISHED_WITH, run.stage, dict(parts))
+    run.store.put(run.store.own(FINISHED_WITH), run.stage, dict(parts))
 
 
 def check_replace(run: Run, output: Path, parts: Mapping[str, Any]) -> None:
@@ -41,7 +41,7 @@ def check_replace(run: Run, output: Path, parts: Mapping[str, Any]) -> None:
     if run.store.finished(run.stage) is None or not output.exists():
         return
     mended = [clip for clip, fault in run.stored_bad_clips().items() if fault.is_changed()]
-    before = run.store.get(FINISHED_WITH, [run.stage]).get(run.stage)
+    before = run.store.get(run.store.own(FINISHED_WITH), [run.stage]).get(run.stage)
     changes = [f"the clip {clip}, which could not be read" for clip in mended]
     if before is not None:
         changes += _changes(before, parts)
@@ -85,12 +85,12 @@ def remember_output(run: Run, output: Path) -> None:
     """
     if not output.exists() or _hash_before(run) is not None:
         return
-    run.store.put(OUTPUT_BEFORE, run.stage, {"hash": content_hash(output)})
+    run.store.put(run.store.own(OUTPUT_BEFORE), run.stage, {"hash": content_hash(output)})
     run.store.flush()
 
 
 def _hash_before(run: Run) -> str | None:
-    row = run.store.get(OUTPUT_BEFORE, [run.stage]).get(run.stage)
+    row = run.store.get(run.store.own(OUTPUT_BEFORE), [run.stage]).get(run.stage)
     return None if row is None else row["hash"]
 
 
@@ -109,7 +109,7 @@ def move_stale(run: Run, output: Path, reports: Sequence[str]) -> None:
                 run.folder / "stale",
                 ", ".join(moved),
             )
-    run.store.put(OUTPUT_BEFORE, run.stage, {"hash": None})
+    run.store.put(run.store.own(OUTPUT_BEFORE), run.stage, {"hash": None})
 
 
 def note_output(run: Run, output: Path) -> None:

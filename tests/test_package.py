@@ -28,6 +28,7 @@ ORDER = [
     "runs",
     "stale",
     "pipeline",
+    "rounds",
     "cli",
     "__main__",
 ]

@@ -39,6 +39,14 @@ def check_recipe(recipe: Recipe, samples: Sequence[Sample], heldout: Sequence[Sa
     """
     pairs_given = recipe.data.pairs is not None
     findings = Findings()
+    if recipe.rounds is not None:
+        num_rounds = recipe.rounds.count
+        findings += Findings(
+            assumptions=(
+                f"all numbers are of one round, of {num_rounds} at most; a text that an earlier "
+                "round has judged is not judged again",
+            )
+        )
     if not pairs_given or recipe.data.heldout is not None:
         scorer, judge_findings = _check_judge(recipe)
         findings += judge_findings

@@ -216,6 +216,11 @@ def run(recipe: RecipeName, overrides: Overrides = None, replace: Replace = Fals
     from dpo_video.pipeline import stages_of
 
     settings = load_recipe(recipe, overrides or [])
+    if settings.rounds is not None:
+        from dpo_video.rounds import run_rounds
+
+        run_rounds(settings, lambda each: _do(each, stages_of(each), replace_adapter=replace))
+        return
     _do(settings, stages_of(settings), replace_adapter=replace)
     if settings.data.heldout or settings.evaluate.sets:
         show_verdict(settings)

@@ -22,7 +22,7 @@ from dpo_video.data.lines import (
 from dpo_video.data.removed import Removed
 from dpo_video.data.sample_filters import SampleLines, clean_samples, is_on, looks_at_frames
 from dpo_video.recipe import EvaluationSetSettings, Recipe
-from dpo_video.store import RunStore
+from dpo_video.store import RunStore, row_key
 from dpo_video.video.facts import probe_clips
 
 TOY_CLIPS: dict[str, int] = {"toy:train": 80, "toy:heldout": 120}
@@ -96,6 +96,8 @@ def load_samples(
         path, inside=_inside(recipe, root), needs_caption=split == "samples"
     )
     lines: SampleLines = read_samples(path, tokens)
+    if split == "samples" and recipe.data.part is not None:
+        lines = _part(lines, recipe.data.part)
     if clean and split == "samples" and is_on(recipe.clean):
         frames = recipe.clean.frames if looks_at_frames(recipe.clean) else None
         probe = probe_clips(recipe.video, frames=frames, store=store)
@@ -151,6 +153,16 @@ def _located(
         return path, path.parent
     path = Path(source).expanduser()
     return path, _video_root(video_root, path, setting)
+
+
+def _part(lines: SampleLines, part: str) -> SampleLines:
+    """Yield the lines whose clip is in a part `K/N`: clips are dealt by the hash of their file."""
+    number, count = map(int, part.split("/"))
+    if not 1 <= number <= count:
+        raise UserError(f"data.part is {part!r}: it is K/N, with K from 1 to N")
+    for line in lines:
+        if int(row_key(video=line.sample.video)[:8], 16) % count == number - 1:
+            yield line
 
 
 def _up_to(limit: int | None, lines: Iterable[Line]) -> list[Line]:
@@ -251,6 +263,6 @@ def _toy(source: str, recipe: Recipe) -> Path:
         )
     split: Literal["train", "heldout"] = "train" if source == "toy:train" else "heldout"
     num_clips = TOY_CLIPS[f"toy:{split}"]
-    folder = recipe.run_folder / "toy" / split
+    folder = recipe.store_folder / "toy" / split
     samples = write_split(split, folder, num_clips=num_clips, seed=recipe.seed)
     return write_question_set(TOY_SETS[source], folder) if source in TOY_SETS else samples

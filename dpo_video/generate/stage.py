@@ -75,6 +75,7 @@ def _jobs(run: Run) -> list[GenerationJob]:
         root=run.video_root,
         engine=settings.engine,
         num_candidates=settings.num_candidates,
+        first_number=settings.first_number,
         sampler=training_sampler(settings),
         adapter=None if settings.engine == "openai" else run.recipe.start_adapter,
     )
@@ -93,7 +94,7 @@ def _jobs(run: Run) -> list[GenerationJob]:
                 instruction=sampler.instruction,
                 sampler_name=sampler.name,
                 title=f"generate ({sampler.name})",
-                first_number=sum(job.num_candidates for job in jobs),
+                first_number=plain.first_number + sum(job.num_candidates for job in jobs),
                 clip=sampler.clip,
                 magnitude=sampler.magnitude,
                 privileges=sampler.privileges,

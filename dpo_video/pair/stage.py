@@ -10,15 +10,15 @@ order of candidates and judgments never changes a pair.
 import logging
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from dpo_video.core import strict_json
 from dpo_video.core.errors import UserError
-from dpo_video.core.jsonl import read_lines, read_object, write_atomic, write_jsonl
-from dpo_video.core.records import Reward
+from dpo_video.core.jsonl import read_jsonl, read_lines, read_object, write_atomic, write_jsonl
+from dpo_video.core.records import Pair, Reward
 from dpo_video.data.samples import load_pairs
 from dpo_video.judge.scorer import load_scorer
 from dpo_video.models.control_tokens import checkpoint_tokens
@@ -54,7 +54,8 @@ def pair(run: Run) -> StageResult:
     )
     paired = _with_votes(run, paired, {row.id: row.finish for row in candidates})
     negatives = add_negatives(paired.pairs, recipe.pair.video_negatives, seed=recipe.seed)
-    write_jsonl(run.folder / "pairs.jsonl", negatives.pairs)
+    earlier = _earlier_pairs(recipe.pair, negatives.pairs)
+    write_jsonl(run.folder / "pairs.jsonl", [*negatives.pairs, *earlier])
     drops = _write_drops(run.folder, paired.drops)
     if not paired.pairs:
         reasons = ", ".join(
@@ -78,6 +79,7 @@ def pair(run: Run) -> StageResult:
         counts={
             **paired.summary,
             **_negative_counts(negatives),
+            **({"earlier_pairs": len(earlier)} if recipe.pair.also else {}),
             "samplers": shares,
             "warnings": warnings,
         },
@@ -114,6 +116,25 @@ def _with_votes(run: Run, paired: Paired, finish_of: Mapping[str, str]) -> Paire
         **pair_statistics(voted.pairs),
     }
     return Paired(voted.pairs, [*paired.drops, *voted.drops], summary)
+
+
+def _earlier_pairs(settings: PairSettings, pairs: Sequence[Pair]) -> list[Pair]:
+    """Return the pairs of `pair.also` without those that are among `pairs`, whatever their ids."""
+    if settings.also is None:
+        return []
+    texts = {_texts(pair) for pair in pairs}
+    earlier = read_jsonl(Path(settings.also).expanduser(), Pair)
+    return [pair for pair in earlier if _texts(pair) not in texts]
+
+
+def _texts(pair: Pair) -> tuple[str | None, ...]:
+    return (
+        pair.sample_id,
+        pair.chosen,
+        pair.rejected,
+        str(pair.rejected_video),
+        pair.rejected_corruption,
+    )
 
 
 def _imported_pairs(run: Run) -> StageResult:

@@ -4,6 +4,7 @@
 them changes.
 """
 
+from os.path import normpath
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Self
 
@@ -19,6 +20,7 @@ from dpo_video.recipe.generate import GenerateSettings, SamplerSettings
 from dpo_video.recipe.judge import JudgeSettings
 from dpo_video.recipe.model import ModelSettings
 from dpo_video.recipe.pair import PairSettings
+from dpo_video.recipe.rounds import RoundsSettings
 from dpo_video.recipe.section import Section
 from dpo_video.recipe.tracking import TrackingSettings
 from dpo_video.recipe.train import LoraSettings, TrainSettings
@@ -36,6 +38,7 @@ __all__ = [
     "ModelSettings",
     "PairSettings",
     "Recipe",
+    "RoundsSettings",
     "SamplerSettings",
     "Section",
     "TrackingSettings",
@@ -57,6 +60,9 @@ class Recipe(Section):
     """Seeds sampling, pair rules, LoRA initialisation and data order."""
     runs_folder: Annotated[str, Affects.DISPLAY] = "runs"
     """Folder that holds the run folders."""
+    store: Annotated[str | None, Affects.SPEED] = None
+    """Run folder that keeps the working store, the toy clips and the cache of this run, too, as a
+    path from the run folder on; None is the run folder itself. Rounds share that of their run."""
     model: ModelSettings
     data: DataSettings
     clean: CleanSettings = CleanSettings()
@@ -68,6 +74,7 @@ class Recipe(Section):
     evaluate: EvaluateSettings = EvaluateSettings()
     agree: AgreeSettings = AgreeSettings()
     tracking: TrackingSettings = TrackingSettings()
+    rounds: RoundsSettings | None = None
 
     @field_validator("name")
     @classmethod
@@ -139,10 +146,40 @@ class Recipe(Section):
         name = self.evaluate.pair_sampler
         return next((sampler for sampler in self.generate.mix if sampler.name == name), None)
 
+    @model_validator(mode="after")
+    def _check_rounds(self) -> Self:
+        if self.rounds is None:
+            return self
+        if self.data.pairs is not None:
+            raise ValueError("`rounds` sample and judge anew each time, and `data.pairs` are fixed")
+        if self.generate.engine == "openai":
+            raise ValueError(
+                "`rounds` sample with another adapter each time, and `generate.engine` openai with "
+                "what the server holds: use local or ray"
+            )
+        if self.pair.implicit_rewards is not None:
+            raise ValueError(
+                "`rounds` have other candidates each time, and `pair.implicit_rewards` is a file "
+                "about those of one run"
+            )
+        if self.rounds.stop == "no_gain" and self.data.heldout is None:
+            raise ValueError(
+                "`rounds.stop` no_gain needs held-out samples to see a gain on: set data.heldout, "
+                "or stop to never"
+            )
+        return self
+
     @property
     def run_folder(self) -> Path:
         """The folder that holds everything of this run."""
         return Path(self.runs_folder).expanduser() / self.name
+
+    @property
+    def store_folder(self) -> Path:
+        """The folder whose store this run uses."""
+        return (
+            self.run_folder if self.store is None else Path(normpath(self.run_folder / self.store))
+        )
 
     @property
     def start_adapter(self) -> Path | None:

@@ -30,6 +30,9 @@ class DataSettings(Section):
     """Use the first N training samples."""
     heldout_limit: Annotated[PositiveInt | None, Affects.SAMPLES] = None
     """Use the first N held-out samples."""
+    part: Annotated[str | None, Affects.SAMPLES] = Field(default=None, pattern=r"^\d+/\d+$")
+    """`K/N`: of the training samples only those of the Kth of N parts, a clip's all in one; None
+    takes all."""
     max_bad_fraction: Annotated[float, Affects.SAMPLES] = Field(default=0.05, ge=0, le=1)
     """Stop when a larger share of the clips cannot be read."""
 

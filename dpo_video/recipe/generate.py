@@ -3,7 +3,14 @@
 import re
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, PositiveFloat, PositiveInt, field_validator, model_validator
+from pydantic import (
+    Field,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    field_validator,
+    model_validator,
+)
 
 from dpo_video.core.names import did_you_mean
 from dpo_video.recipe.affects import ABSENT_AT_DEFAULT, Affects
@@ -115,6 +122,9 @@ class GenerateSettings(Section):
     compatible server that takes video (vLLM, SGLang)."""
     num_candidates: Annotated[PositiveInt, Affects.ANSWERS] = 8
     """Answers per sample."""
+    first_number: Annotated[NonNegativeInt, Affects.ANSWERS, ABSENT_AT_DEFAULT] = 0
+    """Number of each sample's first candidate, which names it and seeds it: rounds count on, so
+    that no draw is repeated."""
     temperature: Annotated[float, Affects.ANSWERS] = Field(default=1.0, ge=0)
     """Sampling temperature; 0 is greedy."""
     first_temperature: Annotated[float | None, Affects.ANSWERS] = Field(default=None, gt=0)

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 
-from dpo_video.recipe.affects import ABSENT_AT_DEFAULT, Affects
+from dpo_video.recipe.affects import ABSENT_AT_DEFAULT, CONTENTS_IN_KEYS, Affects
 from dpo_video.recipe.section import Section
 
 
@@ -65,6 +65,9 @@ class PairSettings(Section):
     its frames in another order; `drop`: all frames but a fifth in a row are gone; `other_clip`: the
     clip of another question's file.
     """
+    also: Annotated[str | None, Affects.PAIRS, CONTENTS_IN_KEYS] = None
+    """JSONL of Pair to train on beside those that are built, e.g. RUN/pairs.jsonl of an earlier
+    round; what was built anew is not taken twice."""
     tie_break: Annotated[str | None, Affects.PAIRS] = None
     """Pairwise scorer for a question that would be dropped because its answers are a tie or less
     than `min_margin`

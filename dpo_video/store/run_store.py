@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from os.path import relpath
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -28,16 +29,23 @@ class RunStore:
 
     `kind` is SQLite, or append-only segments where the file system has no working locks; None finds
     out by trying.
+
+    `shared` is the folder of another run whose store and lock this one uses. All rows are then
+    common to both but those about stages: `finished`, `finish`, and the kinds that `own` names.
     """
 
-    def __init__(self, folder: Path, *, kind: Kind | None = None) -> None:
+    def __init__(
+        self, folder: Path, *, kind: Kind | None = None, shared: Path | None = None
+    ) -> None:
         self.folder = folder
+        self._prefix = "" if shared in (None, folder) else f"{relpath(folder, shared)}/"
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UserError(
                 f"cannot make the run folder {str(folder)!r}: {error.strerror}"
             ) from error
+        folder = shared or folder
         self.has_put = False
         """Whether a row was put since the store was opened."""
         self._lock = take_lock(folder)
@@ -116,16 +124,24 @@ class RunStore:
         """Wait until what was put is committed."""
         self._writer.flush()
 
+    def own(self, kind: str) -> str:
+        """Return the kind of rows that are about this run's stages, and none of another run's that
+        shares the store.
+        """
+        return self._prefix + kind
+
     def finished(self, stage: str) -> dict[str, Any] | None:
         """Return `{"fingerprint", "seconds", "summary"}` of a finished stage, or None."""
-        return self._rows.finished(stage)
+        return self._rows.finished(self._prefix + stage)
 
     def finish(
         self, stage: str, *, fingerprint: str, seconds: float, summary: Mapping[str, Any]
     ) -> None:
         """Record that a stage is done with the settings and inputs behind `fingerprint`."""
         self.flush()
-        self._rows.finish(stage, fingerprint=fingerprint, seconds=seconds, summary=summary)
+        self._rows.finish(
+            self._prefix + stage, fingerprint=fingerprint, seconds=seconds, summary=summary
+        )
 
     def _read(self, kind: str, key: str, text: str) -> dict[str, Any]:
         return read_body(text, kind, key, self.folder)

@@ -178,7 +178,7 @@ def open_cache(recipe: Recipe) -> DiskCache | None:
     if video.cache == "none":
         return None
     folder = (
-        recipe.run_folder / "cache"
+        recipe.store_folder / "cache"
         if video.cache_folder is None
         else Path(video.cache_folder).expanduser()
     )

@@ -1,0 +1,331 @@
+"""Several rounds: each from the adapter of the one before, over one store, resumed after kills."""
+
+import json
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from judge_server import JudgeServer, judge_server
+from typer.testing import CliRunner, Result
+
+from dpo_video.cli.app import app
+from dpo_video.core.errors import UserError
+from dpo_video.core.jsonl import read_jsonl
+from dpo_video.core.records import Candidate, Pair
+from dpo_video.data.samples import load_samples
+from dpo_video.evaluate.report import read_metrics
+from dpo_video.models.load import Policy, load_policy
+from dpo_video.models.prompts import prompt_text
+from dpo_video.recipe import Recipe
+from dpo_video.recipe.file import change_recipe, load_recipe
+from dpo_video.rounds import recipe_of_round, why_stop
+from dpo_video.toy.clips import write_split
+from dpo_video.video import read_frames, video_metadata
+
+SUPPORT = Path(__file__).parent / "support"
+
+
+def write_data(folder: Path) -> Path:
+    """Write toy clips to train on and to evaluate on, with questions about them."""
+    write_split("train", folder / "train", num_clips=4, seed=1)
+    write_split("heldout", folder / "heldout", num_clips=2, seed=1)
+    return folder
+
+
+def write_recipe(folder: Path, name: str, url: str, **rounds: Any) -> Path:
+    """Write a recipe of three rounds whose steps see all pairs each."""
+    settings = {
+        "name": name,
+        "runs_folder": str(folder / "runs"),
+        "model": {"name": "toy:qwen2_5_vl", "device": "cpu"},
+        "data": {
+            "samples": str(folder / "train" / "samples.jsonl"),
+            "heldout": str(folder / "heldout" / "samples.jsonl"),
+        },
+        "video": {"num_frames": 4, "workers": 1},
+        "generate": {"num_candidates": 4, "top_p": 1.0, "max_new_tokens": 32, "batch_size": 16},
+        "judge": {"backend": "openai", "model": "m", "base_url": url, "retries": 1},
+        "pair": {"min_margin": 1.0},
+        "train": {
+            "batch_size": 64,
+            "gradient_accumulation": 1,
+            "epochs": 2,
+            "learning_rate": 3e-3,
+            "save_steps": 1,
+            "logging_steps": 1,
+            "lora": {"rank": 4, "alpha": 8},
+        },
+        "evaluate": {
+            "max_new_tokens": 32,
+            "hallucination_scorer": None,
+            "pair_samples": 2,
+            "pair_candidates": 2,
+            "bootstrap": 50,
+        },
+        "tracking": {"to": "none"},
+        "rounds": {"count": 3, "keep_pairs": True, **rounds},
+    }
+    path = folder / f"{name}.yaml"
+    path.write_text(json.dumps(settings))
+    return path
+
+
+def call(*words: object) -> Result:
+    done = CliRunner().invoke(app, [str(word) for word in words])
+    if done.exception is not None and not isinstance(done.exception, UserError):
+        raise done.exception
+    return done
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[JudgeServer]:
+    with judge_server() as opened:
+        yield opened
+
+
+class World:
+    """Three rounds that nothing disturbed: two at first, and then one more."""
+
+    def __init__(self, folder: Path, server: JudgeServer) -> None:
+        self.folder = write_data(folder)
+        self.server = server
+        self.path = write_recipe(self.folder, "r", server.url)
+        self.recipe = load_recipe(str(self.path))
+        self.num_samples = len(load_samples(self.recipe, "samples").samples)
+        self.rounds = [self.recipe.run_folder / "rounds" / str(number) for number in (1, 2, 3)]
+        self.first_output = call("run", self.path, "rounds.count=2").output
+        self.output = call("run", self.path).output
+        self.prompts = list(server.prompts)
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory, server: JudgeServer) -> World:
+    return World(tmp_path_factory.mktemp("rounds"), server)
+
+
+def test_no_text_is_judged_twice_over_three_rounds_and_their_evaluations(world: World) -> None:
+    assert len(world.prompts) > 20
+    assert Counter(world.prompts).most_common(1)[0][1] == 1
+    again = call("run", world.path).output
+    assert again.count("finished before, nothing to do") == 15
+    assert world.server.prompts == world.prompts
+
+
+def test_one_more_round_leaves_those_before_as_they_are(world: World) -> None:
+    assert world.output.count("finished before, nothing to do") == 10
+    assert "round 3 of 3" in world.output and "round 3" not in world.first_output
+
+
+def test_a_round_samples_with_the_adapter_of_the_one_before_and_repeats_no_draw(
+    world: World,
+) -> None:
+    names: set[str] = set()
+    settings: list[set[str]] = []
+    for folder in world.rounds:
+        candidates = list(read_jsonl(folder / "candidates.jsonl", Candidate))
+        assert len(candidates) == 4 * world.num_samples and not names & {
+            row.id for row in candidates
+        }
+        names |= {row.id for row in candidates}
+        settings.append({row.settings for row in candidates})
+    assert not settings[0] & settings[1] and not settings[1] & settings[2]
+    before = [read_metrics(folder / "metrics.json").before for folder in world.rounds]
+    after = [read_metrics(folder / "metrics.json").after for folder in world.rounds]
+    assert before[1:] == after[:-1], "what a round began with is what the one before ended with"
+    assert len({str(metrics) for metrics in (*before, after[-1])}) > 1
+
+
+def test_pairs_of_earlier_rounds_are_kept_once(world: World) -> None:
+    texts = [
+        [
+            (row.sample_id, row.chosen, row.rejected)
+            for row in read_jsonl(folder / "pairs.jsonl", Pair)
+        ]
+        for folder in world.rounds
+    ]
+    assert set(texts[0]) < set(texts[1]) < set(texts[2])
+    assert all(len(set(rows)) == len(rows) for rows in texts)
+
+
+def test_the_first_margin_of_each_round_is_that_of_plain_forwards(world: World) -> None:
+    """Against the base, from the adapter of the round before."""
+    for number in (2, 3):
+        recipe = recipe_of_round(world.recipe, number)
+        policy = load_policy(recipe.model, adapter=recipe.start_adapter)
+        base = load_policy(recipe.model)
+        margins = []
+        for pair in read_jsonl(recipe.run_folder / "pairs.jsonl", Pair):
+            chosen, rejected = (
+                plain_logp(policy, recipe, world.folder / "train", pair, answer)
+                - plain_logp(base, recipe, world.folder / "train", pair, answer)
+                for answer in (pair.chosen, pair.rejected)
+            )
+            margins.append(recipe.train.beta * (chosen - rejected))
+        log = json.loads((recipe.run_folder / "train_log.jsonl").read_text().splitlines()[0])
+        assert log["rewards/margins"] == pytest.approx(sum(margins) / len(margins), abs=1e-5)
+        assert abs(log["rewards/margins"]) > 1e-4
+
+
+def plain_logp(policy: Policy, recipe: Recipe, root: Path, pair: Pair, answer: str) -> float:
+    """Return log p(answer | clip, question) in nats from one plain forward through pixels; a cut
+    answer has no end of turn.
+    """
+    frames = read_frames(
+        root / str(pair.video), recipe.video, multiple_of=policy.family.frames_per_step
+    )
+    tokenizer = policy.processor.tokenizer
+    is_cut = answer == pair.rejected and pair.rejected_finish == "length"
+    answer += "" if is_cut else tokenizer.eos_token
+    inputs = policy.processor(
+        text=[prompt_text(policy.processor, pair.prompt) + answer],
+        videos=[frames.pixels],
+        return_tensors="pt",
+        videos_kwargs={"video_metadata": [video_metadata(frames)], "do_sample_frames": False},
+    )
+    count = len(tokenizer(answer, add_special_tokens=False)["input_ids"])
+    with torch.no_grad():
+        logps = policy.model(**inputs).logits[0, -count - 1 : -1].log_softmax(-1)
+    return float(logps.gather(1, inputs["input_ids"][0, -count:, None]).sum())
+
+
+def test_every_command_takes_a_round_and_none_the_whole_run(world: World) -> None:
+    assert "audit:" in call("audit", world.rounds[1]).output
+    assert f"rewards {4 * world.num_samples}" in call("rewards", world.rounds[2]).output
+    recipe = world.rounds[1] / "recipe.yaml"
+    assert load_recipe(str(recipe)) == recipe_of_round(world.recipe, 2)
+    assert "train: finished before" in call("train", recipe).output
+    told = call("train", world.path).exception
+    assert "has rounds, which `dpo-video run` does" in str(told) and "\n" not in str(told)
+    told = call("rewards", world.recipe.run_folder).exception
+    assert "has rounds: give the folder of one of them" in str(told)
+
+
+def test_the_table_has_a_column_a_round(world: World) -> None:
+    [heading] = [line for line in world.output.splitlines() if "before   " in line]
+    assert heading.split() == ["before", *["round", "1", "round", "2", "round", "3"]]
+
+
+KILLS = ("1/generate", "1/judge", "2/train", "2/evaluate", "3/pair", "3/judge", "3/train")
+
+
+class Killed:
+    """The same three rounds, killed in every stage; and then what changed settings make of them."""
+
+    def __init__(self, world: World) -> None:
+        self.path = write_recipe(world.folder, "killed", world.server.url)
+        self.folder = load_recipe(str(self.path)).run_folder / "rounds"
+        done = subprocess.run(
+            [sys.executable, str(SUPPORT / "rounds_process.py"), str(self.path), *KILLS],
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=1800,
+        )
+        self.errors = done.stderr
+        self.files = {
+            path.relative_to(self.folder): path.read_bytes()
+            for path in self.folder.rglob("*")
+            if path.suffix in (".jsonl", ".safetensors") and "checkpoints" not in path.parts
+        }
+
+
+@pytest.fixture(scope="module")
+def killed(world: World) -> Killed:
+    return Killed(world)
+
+
+def test_killed_in_every_stage_and_round_it_ends_with_the_same_files(
+    world: World, killed: Killed
+) -> None:
+    ends = [line for line in killed.errors.splitlines() if line.endswith((": -9", ": 0"))]
+    assert ends == [*(f"{kill}: -9" for kill in KILLS), "end: 0"], killed.errors[-3000:]
+    names = ("candidates.jsonl", "judgments.jsonl", "pairs.jsonl", "drops.jsonl")
+    for folder in world.rounds:
+        for name in (*names, "adapter/adapter_model.safetensors"):
+            resumed = killed.files[Path(folder.name) / name]
+            assert resumed == (folder / name).read_bytes(), f"{folder.name}/{name}"
+
+
+def test_a_changed_setting_redoes_what_it_affects_from_that_round_on(killed: Killed) -> None:
+    words = ("run", killed.path, "rounds.count=2", "train.beta=0.3")
+    refused = call(*words)
+    assert "train.beta (0.1 before, 0.3 now) changed since" in str(refused.exception)
+    first, second = call(*words, "--replace").output.split("round 2 of 2")
+    assert [line.split(":")[0] for line in first.splitlines() if "finished before" in line] == [
+        "generate",
+        "judge",
+        "pair",
+    ]
+    assert "finished before" not in second
+
+
+def test_a_run_stops_after_a_round_that_gained_nothing(killed: Killed) -> None:
+    words = ("run", killed.path, "rounds.stop=no_gain", "train.learning_rate=1e-9", "--replace")
+    output = call(*words).output
+    assert "round 1 changed the judged score by +0.00 [+0.00, +0.00]" in output
+    assert "stopping after 1 of 3 rounds" in output and "round 2 of 3" not in output
+
+
+def test_a_round_without_a_gain_beyond_its_interval_is_the_last_and_says_what_it_saw(
+    world: World,
+) -> None:
+    stopping = change_recipe(world.recipe, ["rounds.stop=no_gain"])
+    metrics = json.loads((world.rounds[0] / "metrics.json").read_text())
+    for change, interval, told in (
+        (0.5, [0.2, 0.8], ""),
+        (0.5, [0.0, 0.8], r"round 1 changed the judged score by +0.50 [+0.00, +0.80], which may"),
+        (-0.5, [-0.8, -0.2], "stopping after 1 of 3 rounds"),
+        (0.5, None, "[no interval: one clip]"),
+    ):
+        metrics["change"] |= {"judged_score": change, "judged_score_ci": interval}
+        folder = world.folder / "told"
+        folder.mkdir(exist_ok=True)
+        (folder / "metrics.json").write_text(json.dumps(metrics))
+        reason = why_stop(stopping, [folder])
+        assert told in reason and bool(told) == bool(reason)
+        assert why_stop(world.recipe, [folder]) == "", "it was not asked for"
+        assert why_stop(stopping, [folder] * 3) == "", "there is none left to begin"
+
+
+def test_split_rounds_share_the_clips_out(world: World) -> None:
+    split = change_recipe(world.recipe, ["rounds.samples=split", "rounds.count=2"])
+    first, second = (
+        load_samples(recipe_of_round(split, number), "samples").samples for number in (1, 2)
+    )
+    every = {sample.id for sample in load_samples(world.recipe, "samples").samples}
+    assert {sample.id for sample in (*first, *second)} == every
+    assert not {sample.video for sample in first} & {sample.video for sample in second}
+
+
+def test_the_reference_of_a_round_is_that_of_the_first_or_the_round_before(world: World) -> None:
+    previous = change_recipe(world.recipe, ["rounds.reference=previous"])
+    started = change_recipe(world.recipe, ["model.adapter=sft"])
+    before = world.rounds[0] / "adapter"
+    assert recipe_of_round(world.recipe, 1).reference_adapter is None
+    assert recipe_of_round(world.recipe, 2).reference_adapter is None
+    assert recipe_of_round(previous, 2).reference_adapter == before
+    assert recipe_of_round(started, 1).start_adapter == Path("sft")
+    assert recipe_of_round(started, 2).reference_adapter == Path("sft")
+    assert recipe_of_round(started, 2).start_adapter == before
+
+
+@pytest.mark.parametrize(
+    ("overrides", "told"),
+    [
+        (["rounds.stop=no_gain", "data.heldout=null"], "needs held-out samples"),
+        (["data.pairs=pairs.jsonl"], "`data.pairs` are fixed"),
+        (["generate.engine=openai"], "what the server holds"),
+        (["pair.implicit_rewards=rewards.jsonl"], "a file about those of one run"),
+    ],
+)
+def test_rounds_that_cannot_be_are_refused_in_one_line(
+    world: World, overrides: list[str], told: str
+) -> None:
+    with pytest.raises(UserError, match=told) as error:
+        change_recipe(world.recipe, overrides)
+    assert "\n" not in str(error.value)
