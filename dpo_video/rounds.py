@@ -7,6 +7,7 @@ where a round comes out otherwise, all later ones are done again.
 """
 
 from collections.abc import Callable, Sequence
+from os.path import normpath
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +58,7 @@ def recipe_of_round(recipe: Recipe, number: int) -> Recipe:
     return recipe.model_copy(
         update={
             "name": f"{recipe.name}/rounds/{number}",
-            "store": "../..",
+            "store": normpath(Path("../..") / (recipe.store or "")),
             "rounds": None,
             **{
                 name: getattr(recipe, name).model_copy(update=changes)

@@ -115,7 +115,7 @@ def move_stale(run: Run, output: Path, reports: Sequence[str]) -> None:
 def note_output(run: Run, output: Path) -> None:
     """Keep the hash of what a stage has just written, so that an edit of it is told to the next."""
     if output.exists():
-        run.store.put(OUTPUT, run.stage, {"hash": content_hash(output)})
+        run.store.put(run.store.own(OUTPUT), run.stage, {"hash": content_hash(output)})
 
 
 def tell_edited(run: Run, maker: str, output: Path) -> None:
@@ -124,7 +124,7 @@ def tell_edited(run: Run, maker: str, output: Path) -> None:
     Such a file is read all the same, for an edit may be meant. Nothing is known of a file that an
     earlier version made, or another command.
     """
-    row = run.store.get(OUTPUT, [maker]).get(maker)
+    row = run.store.get(run.store.own(OUTPUT), [maker]).get(maker)
     if row is not None and row["hash"] != content_hash(output):
         log.warning(
             "warning: %s: %s is not as `%s` left it. What it holds now is taken as it is; to have "

@@ -172,16 +172,17 @@ def measure_positions(
     pairs: Sequence[Pair], candidates: Sequence[Candidate], clips: Sequence[str]
 ) -> Positions:
     """Return whether chosen answers stand earlier among the candidates, and how often each place is
-    on either side.
+    on either side; pairs of an earlier round, whose answers are not among them, are left out.
     """
+    begin = min((_number(candidate.id) or 0 for candidate in candidates), default=0)
     numbered: list[Pair] = []
     numbers: list[tuple[int, int]] = []
     numbered_clips: list[str] = []
     for pair, clip in zip(pairs, clips, strict=True):
         chosen, rejected = _number(pair.chosen_id), _number(pair.rejected_id)
-        if chosen is not None and rejected is not None:
+        if chosen is not None and rejected is not None and min(chosen, rejected) >= begin:
             numbered.append(pair)
-            numbers.append((chosen, rejected))
+            numbers.append((chosen - begin, rejected - begin))
             numbered_clips.append(clip)
     if not numbered:
         return Positions(n=0)
@@ -199,8 +200,8 @@ def measure_positions(
         chosen_earlier=_estimate(
             [float(chosen < rejected) for chosen, rejected in numbers], numbered_clips
         ),
-        chosen=_end_places([pair.chosen_id for pair in numbered], last),
-        rejected=_end_places([pair.rejected_id for pair in numbered], last),
+        chosen=_end_places([pair.chosen_id for pair in numbered], begin, last),
+        rejected=_end_places([pair.rejected_id for pair in numbered], begin, last),
     )
 
 
@@ -311,7 +312,7 @@ def _slope_per_100(values: Floats, weights: Floats) -> Floats:
     return slopes
 
 
-def _end_places(ids: Sequence[str], last: Mapping[str, int]) -> EndPlaces:
+def _end_places(ids: Sequence[str], begin: int, last: Mapping[str, int]) -> EndPlaces:
     """Return the shares of answers, named by the ids of numbered candidates, that are the first and
     the last of their question; no share of the last where no question's candidates are known.
     """
@@ -321,7 +322,7 @@ def _end_places(ids: Sequence[str], last: Mapping[str, int]) -> EndPlaces:
         if name.rpartition("#")[0] in last
     ]
     return EndPlaces(
-        first=float(np.mean([_number(name) == 0 for name in ids])),
+        first=float(np.mean([_number(name) == begin for name in ids])),
         last=float(np.mean(are_last)) if are_last else None,
     )
 

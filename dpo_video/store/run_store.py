@@ -39,12 +39,13 @@ class RunStore:
     ) -> None:
         self.folder = folder
         self._prefix = "" if shared in (None, folder) else f"{relpath(folder, shared)}/"
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UserError(
-                f"cannot make the run folder {str(folder)!r}: {error.strerror}"
-            ) from error
+        for needed in dict.fromkeys((folder, shared or folder)):
+            try:
+                needed.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise UserError(
+                    f"cannot make the run folder {str(needed)!r}: {error.strerror}"
+                ) from error
         folder = shared or folder
         self.has_put = False
         """Whether a row was put since the store was opened."""

@@ -209,8 +209,7 @@ class VideoDPOTrainer(DPOTrainer):
         """Return the reference's log-probs of the answers of a batch, by key, from the forward that
         training uses.
         """
-        pairs = self._read(positions)
-        logps: Logps = {}
+        pairs, logps = self._read(positions), Logps()
         assert self.model is not None
         self.model.eval()
         for micro_batch in split_batch(pairs) if pairs is not None else []:

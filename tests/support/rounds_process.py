@@ -2,7 +2,8 @@
 `python rounds_process.py RECIPE ROUND/STAGE...`, and once to the end.
 
 Each run is a fork of its own, as importing takes longer than all it does. It is killed by SIGKILL
-at the second row that the stage stores in that round, in `train` after its first checkpoint.
+at the second row that the stage stores in that round (the first in `pair`), in `train` after its
+first checkpoint.
 """
 
 import os
@@ -23,7 +24,7 @@ def run(recipe: str, kill_at: str) -> None:
     """Run the recipe, killed in one stage of one round; empty for none."""
     round_name, _, stage_name = kill_at.partition("/")
     do_stage, put = dpo_video.pipeline._do_stage, RunStore.put
-    rows_left = 2
+    rows_left = 1 if stage_name == "pair" else 2  # that one stores nothing before its end
     under_way = False
 
     def watched(run: Run, *args: Any, **kwargs: Any) -> StageResult | None:
