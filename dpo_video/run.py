@@ -226,8 +226,8 @@ def open_run(recipe: Recipe) -> Iterator[Run]:
     if recipe.rounds is not None:
         recipe_file = recipe.run_folder / "rounds" / "N" / "recipe.yaml"
         raise UserError(
-            f"the recipe {recipe.name!r} has rounds, which `dpo-video run` does. For a stage of one "
-            f"of them give its own recipe: {str(recipe_file)!r}"
+            f"the recipe {recipe.name!r} has rounds, which `dpo-video run` does. For a stage of "
+            f"one of them give its own recipe: {str(recipe_file)!r}"
         )
     folders = dict.fromkeys((recipe.store_folder, recipe.run_folder))
     new_folders = [folder for folder in folders if not folder.exists()]

@@ -210,7 +210,7 @@ def test_the_table_has_a_column_a_round(world: World) -> None:
     assert heading.split() == ["before", *["round", "1", "round", "2", "round", "3"]]
 
 
-KILLS = ("1/generate", "1/judge", "2/train", "2/evaluate", "3/judge", "3/pair", "3/train")
+KILLS = ("1/generate", "2/judge", "2/train", "3/pair", "3/evaluate")
 
 
 class Killed:
