@@ -23,12 +23,12 @@ sys.path[:0] = [str(ROOT)]
 
 from scipy.stats import t as student  # noqa: E402
 
+from dpo_video.cli.rounds import run_rounds  # noqa: E402
 from dpo_video.core.library_warnings import quiet_libraries  # noqa: E402
 from dpo_video.evaluate.report import read_metrics  # noqa: E402
 from dpo_video.pipeline import do_stages, stages_of  # noqa: E402
 from dpo_video.recipe import Recipe  # noqa: E402
 from dpo_video.recipe.file import load_recipe  # noqa: E402
-from dpo_video.rounds import run_rounds  # noqa: E402
 from dpo_video.run import open_run  # noqa: E402
 from dpo_video.toy.clips import read_scenes, write_split  # noqa: E402
 from dpo_video.toy.questions import all_questions  # noqa: E402

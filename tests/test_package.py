@@ -28,7 +28,6 @@ ORDER = [
     "runs",
     "stale",
     "pipeline",
-    "rounds",
     "cli",
     "__main__",
 ]

@@ -217,7 +217,7 @@ def run(recipe: RecipeName, overrides: Overrides = None, replace: Replace = Fals
 
     settings = load_recipe(recipe, overrides or [])
     if settings.rounds is not None:
-        from dpo_video.rounds import run_rounds
+        from dpo_video.cli.rounds import run_rounds
 
         run_rounds(settings, lambda each: _do(each, stages_of(each), replace_adapter=replace))
         return

@@ -75,6 +75,9 @@ class Recipe(Section):
     agree: AgreeSettings = AgreeSettings()
     tracking: TrackingSettings = TrackingSettings()
     rounds: RoundsSettings | None = None
+    """Do the stages several times, each from the adapter of the round before: `count`, `reference`
+    (`base` or `previous`), `samples` (`all` or `split`), `keep_pairs` and `stop` (`never` or
+    `no_gain`), as docs/rounds.md says. None does them once."""
 
     @field_validator("name")
     @classmethod

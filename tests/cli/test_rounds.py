@@ -14,6 +14,7 @@ from judge_server import JudgeServer, judge_server
 from typer.testing import CliRunner, Result
 
 from dpo_video.cli.app import app
+from dpo_video.cli.rounds import recipe_of_round, why_stop
 from dpo_video.core.errors import UserError
 from dpo_video.core.jsonl import read_jsonl
 from dpo_video.core.records import Candidate, Pair
@@ -23,11 +24,10 @@ from dpo_video.models.load import Policy, load_policy
 from dpo_video.models.prompts import prompt_text
 from dpo_video.recipe import Recipe
 from dpo_video.recipe.file import change_recipe, load_recipe
-from dpo_video.rounds import recipe_of_round, why_stop
 from dpo_video.toy.clips import write_split
 from dpo_video.video import read_frames, video_metadata
 
-SUPPORT = Path(__file__).parent / "support"
+SUPPORT = Path(__file__).parents[1] / "support"
 
 
 def write_data(folder: Path) -> Path:
