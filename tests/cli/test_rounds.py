@@ -224,7 +224,7 @@ class Killed:
             capture_output=True,
             text=True,
             check=False,
-            timeout=1800,
+            timeout=3600,
         )
         self.errors = done.stderr
         self.files = {
