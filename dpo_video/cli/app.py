@@ -211,7 +211,8 @@ def evaluate(recipe: RecipeName, overrides: Overrides = None) -> None:
 @app.command()
 def run(recipe: RecipeName, overrides: Overrides = None, replace: Replace = False) -> None:
     """Do all five stages, skip what is finished, and end with the numbers before and after
-    and a verdict; the exit code is 1 where a condition of evaluate.require does not hold.
+    and a verdict (of rounds, the last one's); the exit code is 1 where a condition of
+    evaluate.require does not hold.
     """
     from dpo_video.pipeline import stages_of
 
@@ -219,9 +220,11 @@ def run(recipe: RecipeName, overrides: Overrides = None, replace: Replace = Fals
     if settings.rounds is not None:
         from dpo_video.cli.rounds import run_rounds
 
-        run_rounds(settings, lambda each: _do(each, stages_of(each), replace_adapter=replace))
-        return
-    _do(settings, stages_of(settings), replace_adapter=replace)
+        settings = run_rounds(
+            settings, lambda each: _do(each, stages_of(each), replace_adapter=replace)
+        )
+    else:
+        _do(settings, stages_of(settings), replace_adapter=replace)
     if settings.data.heldout or settings.evaluate.sets:
         show_verdict(settings)
 

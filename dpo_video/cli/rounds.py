@@ -18,12 +18,13 @@ from dpo_video.evaluate.rounds_table import print_rounds
 from dpo_video.recipe import Recipe
 
 
-def run_rounds(recipe: Recipe, do: Callable[[Recipe], object]) -> None:
-    """Do the rounds of a recipe in order, each by `do`, until `rounds.stop` says so, and end with
-    the table of all.
+def run_rounds(recipe: Recipe, do: Callable[[Recipe], object]) -> Recipe:
+    """Do the rounds of a recipe in order, each by `do`, until `rounds.stop` says so, print the
+    table of all, and return the recipe of the last.
     """
     assert recipe.rounds is not None
     folders: list[Path] = []
+    settings = recipe
     for number in range(1, recipe.rounds.count + 1):
         settings = recipe_of_round(recipe, number)
         print_line(f"round {number} of {recipe.rounds.count}: {settings.run_folder}")
@@ -35,6 +36,7 @@ def run_rounds(recipe: Recipe, do: Callable[[Recipe], object]) -> None:
             break
     if recipe.data.heldout:
         print_rounds(folders)
+    return settings
 
 
 def recipe_of_round(recipe: Recipe, number: int) -> Recipe:

@@ -91,7 +91,7 @@ def summary_lines(metrics: Metrics) -> list[str]:
     judged, pairs, heldout = metrics.judged, metrics.heldout_pairs, metrics.heldout
     unscored = f", {judged.unscored} unscored" if judged.unscored else ""
     lines = [
-        f"tuned against base: {judged.win} won, {judged.tie} tied, {judged.loss} lost of "
+        f"after against before: {judged.win} won, {judged.tie} tied, {judged.loss} lost of "
         f"{judged.n}{unscored}; win rate {estimate_text(judged.win_rate, share=True)}, "
         f"at equal length {estimate_text(judged.length_controlled_win_rate, share=True)}",
         f"held-out pairs: the chosen answer has the higher implicit reward in "

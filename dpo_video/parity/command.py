@@ -17,6 +17,7 @@ from dpo_video.core.jsonl import write_atomic
 from dpo_video.core.progress import log
 from dpo_video.core.records import Sample
 from dpo_video.core.report import ReportVerdict
+from dpo_video.evaluate.questions import asked_prompt
 from dpo_video.models.control_tokens import checkpoint_tokens
 from dpo_video.models.hub import model_spec
 from dpo_video.models.load import load_policy
@@ -89,7 +90,10 @@ def parity(run: Run, options: ParityOptions) -> ParityReport:
     be asked about clips, or answers nothing.
     """
     adapter = adapter_folder(run)
-    samples = run.heldout[: options.limit or None]
+    samples = [
+        replace(sample, prompt=asked_prompt(sample))
+        for sample in run.heldout[: options.limit or None]
+    ]
     if not samples:
         raise UserError(
             "parity asks the held-out questions, and the run has none: set data.heldout"
