@@ -220,24 +220,31 @@ def run(recipe: RecipeName, overrides: Overrides = None, replace: Replace = Fals
     if settings.rounds is not None:
         from dpo_video.cli.rounds import run_rounds
 
-        settings = run_rounds(
+        last = run_rounds(
             settings, lambda each: _do(each, stages_of(each), replace_adapter=replace)
         )
-    else:
-        _do(settings, stages_of(settings), replace_adapter=replace)
+        if settings.data.heldout or settings.evaluate.sets:
+            hold_requirements(last)
+        return
+    _do(settings, stages_of(settings), replace_adapter=replace)
     if settings.data.heldout or settings.evaluate.sets:
         show_verdict(settings)
 
 
 def show_verdict(recipe: Recipe) -> None:
     """Print the numbers and the verdicts, and exit with 1 where a requirement does not hold."""
-    from dpo_video.evaluate.report import read_metrics
-    from dpo_video.evaluate.require import unmet_requirements
     from dpo_video.evaluate.summary import print_summary
 
-    path = recipe.run_folder / "metrics.json"
-    print_summary(path)
-    metrics = read_metrics(path)
+    print_summary(recipe.run_folder / "metrics.json")
+    hold_requirements(recipe)
+
+
+def hold_requirements(recipe: Recipe) -> None:
+    """Exit with 1 where a condition of evaluate.require does not hold."""
+    from dpo_video.evaluate.report import read_metrics
+    from dpo_video.evaluate.require import unmet_requirements
+
+    metrics = read_metrics(recipe.run_folder / "metrics.json")
     unmet = unmet_requirements(recipe.evaluate.require, metrics.sets, metrics.verdicts)
     if unmet:
         _fail("\ndpo-video: ".join(unmet), 1)

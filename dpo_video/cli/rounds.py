@@ -15,12 +15,13 @@ from dpo_video.core.progress import print_line
 from dpo_video.core.report import Estimate, estimate_text
 from dpo_video.evaluate.report import Metrics, read_metrics
 from dpo_video.evaluate.rounds_table import print_rounds
+from dpo_video.evaluate.summary import verdict_lines
 from dpo_video.recipe import Recipe
 
 
 def run_rounds(recipe: Recipe, do: Callable[[Recipe], object]) -> Recipe:
     """Do the rounds of a recipe in order, each by `do`, until `rounds.stop` says so, print the
-    table of all, and return the recipe of the last.
+    table of all and the verdict of the last, and return its recipe.
     """
     assert recipe.rounds is not None
     folders: list[Path] = []
@@ -36,6 +37,8 @@ def run_rounds(recipe: Recipe, do: Callable[[Recipe], object]) -> Recipe:
             break
     if recipe.data.heldout:
         print_rounds(folders)
+    if recipe.data.heldout or recipe.evaluate.sets:
+        print_line("\n".join(verdict_lines(read_metrics(folders[-1] / "metrics.json"))))
     return settings
 
 

@@ -210,6 +210,14 @@ def test_the_table_has_a_column_a_round(world: World) -> None:
     assert heading.split() == ["before", *["round", "1", "round", "2", "round", "3"]]
 
 
+def test_rounds_end_with_the_verdict_of_the_last_and_hold_what_is_required(world: World) -> None:
+    assert world.output.splitlines()[-1].startswith("- heldout:")
+    done = CliRunner().invoke(
+        app, ["run", str(world.path), "evaluate.require=[heldout.accuracy >= 1.01]"]
+    )
+    assert done.exit_code == 1
+
+
 KILLS = ("1/generate", "2/judge", "2/train", "3/pair", "3/evaluate")
 
 

@@ -161,7 +161,8 @@ def test_a_refused_prompt_has_no_score_and_the_stage_is_finished_without_it(tmp_
 
     with judge_server(answer) as server:
         recipe = write_run(tmp_path, items, server.url)
-        assert "scored 5, unscored 0, failed 0, refused 1" in judge_output(recipe, capsys)
+        told = judge_output(recipe, capsys)
+        assert "scored 5, unscored 0, failed 0;" in told and "  refused 1, " in told
         assert "finished before, nothing to do" in judge_output(recipe, capsys)
         judge_counts(recipe)
         assert server.prompts.count(refused) == 1
@@ -169,7 +170,7 @@ def test_a_refused_prompt_has_no_score_and_the_stage_is_finished_without_it(tmp_
         assert (row.status, row.score) == ("refused", None)
         assert row.reason.startswith("context length: maximum context length is 64")
         too_long.clear()
-        assert "scored 6, unscored 0, failed 0," in judge_output(
+        assert "scored 6, unscored 0, failed 0;" in judge_output(
             recipe, capsys, "judge.ask_refused_again=true"
         )
         assert len(server.requests) == 6 + 1

@@ -92,7 +92,7 @@ def test_scores_are_read_again_from_stored_replies_without_a_server(tmp_path):
     )
     assert (
         "candidates 6, scored 5, unscored 1" in done.stdout
-        and "reasons (no stored reply 1)" in done.stdout
+        and "reasons: no stored reply 1" in done.stdout
     )
     with RunStore(tmp_path / "runs" / "r") as store:
         assert len(list(store.rows("judgment"))) == 5, "what was not asked is not stored"
@@ -154,8 +154,8 @@ def test_a_batch_is_written_sent_and_taken_in(tmp_path):
         done = judge_command(recipe, "--batch-in", str(first))
         assert done.returncode == 0, done.stderr
         assert (
-            "batch (results 6, stored 2, duplicates 1, unknown ids 1, HTTP 500: server error 1, "
-            "batch expired 1)" in done.stdout
+            "batch: results 6, stored 2, duplicates 1, unknown ids 1, HTTP 500: server error 1, "
+            "batch expired 1" in done.stdout
         )
         assert len(server.requests) == sent + 3, "what the batch did not answer is asked as usual"
         assert lost["custom_id"] not in first.read_text()

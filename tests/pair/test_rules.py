@@ -77,8 +77,9 @@ def test_the_example_of_the_rules_holds() -> None:
     close: Sequence[Row] = [("a", 4.8), ("b", 4.5), ("c", 4.4)]
     for name in PAIR_RULES:
         paired = build({"q": close}, settings.model_copy(update={"rule": name}))
-        reason = "uniform" if name == "hound" else "below margin"
-        assert ids(paired) == [] and dropped(paired, "question") == {reason: 1}
+        reasons = {"hound": "uniform", "across": "one side only"}
+        assert ids(paired) == []
+        assert dropped(paired, "question") == {reasons.get(name, "below margin"): 1}
 
 
 def test_hound_pairs_one_answer_at_or_above_the_threshold_with_one_below() -> None:

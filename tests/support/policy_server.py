@@ -17,9 +17,10 @@ import numpy as np
 from peft import PeftModel
 
 from dpo_video.models.collate import TokenRow
+from dpo_video.models.generation import generate_answers
 from dpo_video.models.load import Policy
 from dpo_video.models.prompts import answer_ids
-from dpo_video.models.sampling import Sampler, generate_answers
+from dpo_video.models.sampling import Sampler
 from dpo_video.recipe import VideoSettings
 from dpo_video.train.logps import clip_rows, token_logps
 from dpo_video.video import Frames
