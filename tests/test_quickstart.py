@@ -19,6 +19,7 @@ SMALL = [
     "data.heldout_limit=30",
     "generate.num_candidates=4",
     "generate.batch_size=16",
+    "video.cache=none",  # so that what is resumed decodes and encodes again
     "judge.batch_size=8",
     "train.epochs=2",
     "train.batch_size=2",
