@@ -2,6 +2,7 @@
 beside the stages.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
@@ -117,11 +118,6 @@ def import_(  # noqa: PLR0913 - options of a command
     """
     from dpo_video.formats.import_file import ImportOptions, import_file
 
-    pairs = [pair.partition("=") for pair in columns.split(",") if pair]
-    if not all(ours and theirs for ours, _, theirs in pairs):
-        raise UserError(
-            f"--map is {columns!r}: write it as our_field=column, e.g. prompt=question,chosen=good"
-        )
     report = import_file(
         name,
         source,
@@ -130,7 +126,7 @@ def import_(  # noqa: PLR0913 - options of a command
             root=Path(video_root).expanduser() if video_root else None,
             captions=captions or None,
             samples=Path(samples).expanduser() if samples else None,
-            columns={ours: theirs for ours, _, theirs in pairs},
+            columns=_column_map(columns),
             skip_bad=skip_bad,
             check_videos=check_videos,
         ),
@@ -140,12 +136,28 @@ def import_(  # noqa: PLR0913 - options of a command
         f"{report.num_rows} rows read, {report.num_kept} {report.kind} kept; dropped: {reasons}; "
         f"{report.out_path}, reasons in {report.drops_path}"
     )
-    if report.unread:
-        shown = list(report.unread.items())[:MAX_UNREAD_FIELDS]
-        fields = ", ".join(f"{shortened(name)} ({count})" for name, count in shown)
-        if len(report.unread) > MAX_UNREAD_FIELDS:
-            fields += f" and {len(report.unread) - MAX_UNREAD_FIELDS} more"
-        print_line(f"not read, by field (rows): {fields}")
+    _tell_unread(report.unread)
+
+
+def _column_map(text: str) -> dict[str, str]:
+    """Return the columns that `--map` gives our fields."""
+    pairs = [pair.partition("=") for pair in text.split(",") if pair]
+    if not all(ours and theirs for ours, _, theirs in pairs):
+        raise UserError(
+            f"--map is {text!r}: write it as our_field=column, e.g. prompt=question,chosen=good"
+        )
+    return {ours: theirs for ours, _, theirs in pairs}
+
+
+def _tell_unread(counts: Mapping[str, int]) -> None:
+    """Say which fields nothing read, and in how many rows each stands."""
+    if not counts:
+        return
+    shown = list(counts.items())[:MAX_UNREAD_FIELDS]
+    fields = ", ".join(f"{shortened(name)} ({count})" for name, count in shown)
+    if len(counts) > MAX_UNREAD_FIELDS:
+        fields += f" and {len(counts) - MAX_UNREAD_FIELDS} more"
+    print_line(f"not read, by field (rows): {fields}")
 
 
 def export(
