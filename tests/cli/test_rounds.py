@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from judge_server import JudgeServer, judge_server
+from plain_forwards import plain_answer_logp
 from typer.testing import CliRunner, Result
 
 from dpo_video.cli.app import app
@@ -21,11 +21,9 @@ from dpo_video.core.records import Candidate, Pair
 from dpo_video.data.samples import load_samples
 from dpo_video.evaluate.report import read_metrics
 from dpo_video.models.load import Policy, load_policy
-from dpo_video.models.prompts import prompt_text
 from dpo_video.recipe import Recipe
 from dpo_video.recipe.file import change_recipe, load_recipe
 from dpo_video.toy.clips import write_split
-from dpo_video.video import read_frames, video_metadata
 
 SUPPORT = Path(__file__).parents[1] / "support"
 
@@ -175,22 +173,14 @@ def plain_logp(policy: Policy, recipe: Recipe, root: Path, pair: Pair, answer: s
     """Return log p(answer | clip, question) in nats from one plain forward through pixels; a cut
     answer has no end of turn.
     """
-    frames = read_frames(
-        root / str(pair.video), recipe.video, multiple_of=policy.family.frames_per_step
+    return plain_answer_logp(
+        policy,
+        recipe,
+        root / str(pair.video),
+        question=pair.prompt,
+        answer=answer,
+        is_cut=answer == pair.rejected and pair.rejected_finish == "length",
     )
-    tokenizer = policy.processor.tokenizer
-    is_cut = answer == pair.rejected and pair.rejected_finish == "length"
-    answer += "" if is_cut else tokenizer.eos_token
-    inputs = policy.processor(
-        text=[prompt_text(policy.processor, pair.prompt) + answer],
-        videos=[frames.pixels],
-        return_tensors="pt",
-        videos_kwargs={"video_metadata": [video_metadata(frames)], "do_sample_frames": False},
-    )
-    count = len(tokenizer(answer, add_special_tokens=False)["input_ids"])
-    with torch.no_grad():
-        logps = policy.model(**inputs).logits[0, -count - 1 : -1].log_softmax(-1)
-    return float(logps.gather(1, inputs["input_ids"][0, -count:, None]).sum())
 
 
 def test_every_command_takes_a_round_and_none_the_whole_run(world: World) -> None:

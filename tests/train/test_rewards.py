@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from peft import PeftModel, get_peft_model
+from plain_forwards import plain_answer_logp
 from tiny_world import ANSWERS, KINDS, make_recipe, make_world
 from typer.testing import CliRunner
 
@@ -21,12 +22,10 @@ from dpo_video.core.jsonl import read_jsonl, write_jsonl
 from dpo_video.core.records import Candidate, Reward, Sample
 from dpo_video.models.load import Policy, load_policy
 from dpo_video.models.lora import adapter_parameters, lora_config
-from dpo_video.models.prompts import prompt_text
 from dpo_video.pair.stage import read_rewards
 from dpo_video.recipe import DataSettings, PairSettings, Recipe, TrackingSettings
 from dpo_video.run import Run, open_run
 from dpo_video.train.rewards import write_rewards
-from dpo_video.video import read_frames, video_metadata
 
 SAMPLES = [
     Sample(id=f"s{number}", video=f"c{number % 2}.mp4", prompt=prompt, caption="a dog")
@@ -90,21 +89,14 @@ def slow_logp(policy: Policy, recipe: Recipe, world: Path, candidate: Candidate)
     no end of turn.
     """
     sample = next(sample for sample in SAMPLES if sample.id == candidate.sample_id)
-    frames = read_frames(
-        world / str(sample.video), recipe.video, multiple_of=policy.family.frames_per_step
+    return plain_answer_logp(
+        policy,
+        recipe,
+        world / str(sample.video),
+        question=sample.prompt,
+        answer=candidate.text,
+        is_cut=candidate.finish == "length",
     )
-    tokenizer = policy.processor.tokenizer
-    answer = candidate.text + ("" if candidate.finish == "length" else tokenizer.eos_token)
-    inputs = policy.processor(
-        text=[prompt_text(policy.processor, sample.prompt) + answer],
-        videos=[frames.pixels],
-        return_tensors="pt",
-        videos_kwargs={"video_metadata": [video_metadata(frames)], "do_sample_frames": False},
-    )
-    count = len(tokenizer(answer, add_special_tokens=False)["input_ids"])
-    with torch.no_grad():
-        logps = policy.model(**inputs).logits[0, -count - 1 : -1].log_softmax(-1)
-    return float(logps.gather(1, inputs["input_ids"][0, -count:, None]).sum())
 
 
 def test_rewards_are_beta_times_the_change_of_the_log_probs_of_plain_forwards(
