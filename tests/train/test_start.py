@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from peft import PeftModel, get_peft_model
+from plain_forwards import plain_answer_logp
 from safetensors.torch import load_file, save_file
 from tiny_world import adapter_weights, made_trainer, make_pairs, make_recipe, open_run
 from training import train_here
@@ -19,7 +20,6 @@ from dpo_video.core.records import Pair
 from dpo_video.models.adapter import add_reference, as_reference
 from dpo_video.models.load import Policy, load_policy
 from dpo_video.models.lora import adapter_parameters, lora_config
-from dpo_video.models.prompts import prompt_text
 from dpo_video.models.start import check_start
 from dpo_video.pipeline import do_stages, fingerprint
 from dpo_video.recipe import Recipe
@@ -27,7 +27,6 @@ from dpo_video.recipe.affects import key_settings
 from dpo_video.recipe.file import change_recipe
 from dpo_video.store import RunStore
 from dpo_video.train.trainer import VideoDPOTrainer
-from dpo_video.video import read_frames, video_metadata
 
 PAIRS = make_pairs(4)
 ONE_STEP = {"batch_size": 4, "gradient_accumulation": 1, "epochs": 1, "max_steps": 1}
@@ -57,20 +56,10 @@ def started(world: Path, start: Path, *overrides: str, **train: Any) -> Recipe:
 
 def plain_logp(policy: Policy, recipe: Recipe, world: Path, pair: Pair, answer: str) -> float:
     """Return log p(answer | clip, question) in nats from one plain forward through pixels."""
-    frames = read_frames(
-        world / str(pair.video), recipe.video, multiple_of=policy.family.frames_per_step
+    video = world / str(pair.video)
+    return plain_answer_logp(
+        policy, recipe, video, question=pair.prompt, answer=answer, is_cut=False
     )
-    answer += policy.processor.tokenizer.eos_token
-    inputs = policy.processor(
-        text=[prompt_text(policy.processor, pair.prompt) + answer],
-        videos=[frames.pixels],
-        return_tensors="pt",
-        videos_kwargs={"video_metadata": [video_metadata(frames)], "do_sample_frames": False},
-    )
-    count = len(policy.processor.tokenizer(answer, add_special_tokens=False)["input_ids"])
-    with torch.no_grad():
-        logps = policy.model(**inputs).logits[0, -count - 1 : -1].log_softmax(-1)
-    return float(logps.gather(1, inputs["input_ids"][0, -count:, None]).sum())
 
 
 def plain_margin(recipe: Recipe, world: Path, *, reference: Path | None) -> float:
