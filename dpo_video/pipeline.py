@@ -286,7 +286,7 @@ def _probe_judges(run: Run, names: Sequence[str]) -> None:
     """
     is_begun = any(run.store.finished(name) for name in names)
     if len(names) > 1 and not is_begun:
-        for warning in probe_judges(run.recipe, run.store):
+        for warning in probe_judges(run.recipe, run.store).warnings:
             log.info(f"warning: {warning}")
 
 

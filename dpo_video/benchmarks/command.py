@@ -57,6 +57,6 @@ def score_command(samples: Path, answer_files: Sequence[Path], options: ScoreOpt
         scored = score_answers(questions, answers, parser=rule, ratings=ratings)
         show, report = partial(print_score, scored), json_form(scored)
     if options.as_json:
-        print_line(strict_json.dumps(report, ensure_ascii=False, indent=2))
+        print_line(strict_json.dumps(report, indent=2))
     else:
         show()

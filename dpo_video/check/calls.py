@@ -2,15 +2,19 @@
 
 from collections.abc import Sequence
 from itertools import chain
+from pathlib import Path
 
-from dpo_video.check.plan import CHARACTERS_PER_TOKEN, Calls, estimate_tokens
+from dpo_video.check.findings import Findings, problem
+from dpo_video.check.plan import CHARACTERS_PER_TOKEN, Calls, dollars_text, estimate_tokens
 from dpo_video.core.errors import UserError
 from dpo_video.core.records import Sample
+from dpo_video.judge.modes.jury import jurors
 from dpo_video.judge.modes.registry import calls_per_sample
+from dpo_video.judge.prices import load_prices
 from dpo_video.judge.prompt import render
 from dpo_video.judge.scorer import can_be_judged, load_scorer
-from dpo_video.judge.types import mode_of
-from dpo_video.recipe import Recipe
+from dpo_video.judge.types import MILLION, mode_of
+from dpo_video.recipe import JudgeSettings, Recipe
 
 
 def candidate_calls(recipe: Recipe, samples: Sequence[Sample]) -> Calls | None:
@@ -50,6 +54,45 @@ def evaluation_calls(recipe: Recipe, heldout: Sequence[Sample]) -> Calls | None:
         tokens_in=sum(request.tokens_in for request in requests),
         tokens_out=sum(request.tokens_out for request in requests),
     )
+
+
+def most_dollars(recipe: Recipe, calls: Calls | None) -> float | None:
+    """Return the most that calls cost by `judge.prices`; None where there is no price of a judge,
+    or no calls are known. Several judges get the same share of the calls; a local one costs none.
+    """
+    if calls is None or recipe.judge.prices is None:
+        return None
+    prices = load_prices(Path(recipe.judge.prices).expanduser())
+    judges = judges_of(recipe)
+    dollars = 0.0
+    for judge in judges:
+        if judge.backend == "local":
+            continue
+        if judge.model not in prices:
+            return None
+        price, share = prices[judge.model], 1 / len(judges)
+        dollars += share * (calls.tokens_in * price.input + calls.tokens_out * price.output)
+    return dollars / MILLION
+
+
+def check_cost(recipe: Recipe, dollars: float | None, *, of: str) -> Findings:
+    """Return a problem where judging may cost more than `judge.max_cost` allows."""
+    limit = recipe.judge.max_cost
+    if dollars is None or limit is None or dollars <= limit:
+        return Findings()
+    return problem(
+        f"judging {of} may cost up to {dollars_text(dollars)}, and judge.max_cost is {limit:g}: "
+        "the run would stop there. Raise judge.max_cost, or lower judge.max_tokens, "
+        "generate.num_candidates, generate.max_new_tokens or data.limit"
+    )
+
+
+def judges_of(recipe: Recipe) -> list[JudgeSettings]:
+    """Return the settings of every judge that is asked: of the jury, the cascade, or the one."""
+    own = recipe.judge.model_copy(update={"jury": None, "cascade": None})
+    if recipe.judge.cascade is not None:
+        return [recipe.judge.first_judge(), own]
+    return jurors(recipe.judge) or [own]
 
 
 def judge_calls(

@@ -8,12 +8,17 @@ from pathlib import Path
 import numpy as np
 
 from dpo_video.check.data import NOMINAL_SAMPLE, SplitData
-from dpo_video.check.findings import Findings, problem, warn
+from dpo_video.check.findings import Findings, warn
+from dpo_video.core.errors import UserError
+from dpo_video.core.jsonl import try_rows
+from dpo_video.core.records import Pair, Sample
+from dpo_video.data.lines import MAX_SHOWN
 from dpo_video.models.hub import ModelSpec
-from dpo_video.recipe import Recipe
+from dpo_video.recipe import Recipe, VideoSettings
 from dpo_video.video import (
     ClipRequest,
     FramePool,
+    Frames,
     VideoError,
     clip_key,
     clip_request,
@@ -36,13 +41,17 @@ class Clip:
     num_frames: int
     height: int
     width: int
+    num_asked: int
+    """Frames that `video.policy` asks for, before its limits and those of the clip."""
+    num_there: int
+    """Frames of the file."""
 
 
 def read_clips(
     recipe: Recipe, spec: ModelSpec, data: SplitData
 ) -> tuple[list[Clip], int, Findings]:
-    """Return a few clips of the data as read, or the nominal one; how many were decoded; and what
-    cannot be read.
+    """Return a few clips of the data as read, or the nominal one where there are no data; how many
+    were decoded; and what cannot be read. UserError where none can.
     """
     if data.root is None:
         findings = Findings(
@@ -61,7 +70,7 @@ def read_clips(
             if isinstance(frames, VideoError):
                 errors.append(str(frames))
             else:
-                clips.append(Clip(*frames.pixels.shape[:3]))
+                clips.append(_clip(frames, recipe.video))
     if errors:
         findings += warn(
             f"{len(errors)} of {len(errors) + len(clips)} clips that were tried cannot be read; "
@@ -69,8 +78,24 @@ def read_clips(
         )
     if clips:
         return clips, len(clips), findings
-    nominal, assumed = _nominal_clip(recipe, spec)
-    return [nominal], 0, findings + problem("no clip could be decoded") + assumed
+    raise UserError("\n".join((*findings.problems, *findings.warnings, "no clip could be decoded")))
+
+
+def _clip(frames: Frames, video: VideoSettings) -> Clip:
+    num_frames, height, width = frames.pixels.shape[:3]
+    num_asked = _asked(
+        video, seconds=frames.duration, num_there=frames.total_frames, looked_at=frames.looked_at
+    )
+    return Clip(num_frames, height, width, num_asked, frames.total_frames)
+
+
+def _asked(video: VideoSettings, *, seconds: float, num_there: int, looked_at: int) -> int:
+    """Return how many frames the policy asks for."""
+    if video.policy == "uniform":
+        return video.num_frames
+    if video.policy in ("fps", "fit"):
+        return max(int(seconds * video.fps), video.min_frames)
+    return num_there if video.policy == "all" else looked_at
 
 
 def _nominal_clip(recipe: Recipe, spec: ModelSpec) -> tuple[Clip, Findings]:
@@ -86,36 +111,63 @@ def _nominal_clip(recipe: Recipe, spec: ModelSpec) -> tuple[Clip, Findings]:
         video = video.model_copy(update={"policy": "fps"})
     times = np.arange(round(seconds * rate)) / rate
     indices = frame_indices(times, video, multiple_of=spec.family.frames_per_step)
-    return Clip(len(indices), height, width), Findings(assumptions=tuple(assumptions))
+    num_asked = _asked(video, seconds=seconds, num_there=len(times), looked_at=len(indices))
+    clip = Clip(len(indices), height, width, num_asked, len(times))
+    return clip, Findings(assumptions=tuple(assumptions))
 
 
 def _requests(recipe: Recipe, data: SplitData, root: Path) -> tuple[list[ClipRequest], Findings]:
     """Return one request per clip whose files exist, and how many are missing; a pair's rejected
     answer may have a clip of its own.
     """
-    requests, missing = [], []
-    requests_of: dict[str, Callable[[], ClipRequest]] = {
-        clip_key(sample): partial(clip_request, sample, root) for sample in data.samples
-    }
+    requests: list[ClipRequest] = []
+    missing: list[tuple[str | tuple[str, ...], str]] = []
+    requests_of: dict[str, tuple[str | list[str], Callable[[], ClipRequest]]] = {}
+    records: list[Sample | Pair] = [*data.samples, *data.pairs]
+    for record in records:
+        requests_of[clip_key(record)] = (record.video, partial(clip_request, record, root))
     for pair in data.pairs:
-        requests_of[clip_key(pair)] = partial(clip_request, pair, root)
         if rejected_part(pair) != (pair.video, pair.start, pair.end):
-            requests_of[rejected_clip_key(pair)] = partial(rejected_clip_request, pair, root)
-    for make in requests_of.values():
+            requests_of[rejected_clip_key(pair)] = (
+                pair.rejected_video or pair.video,
+                partial(rejected_clip_request, pair, root),
+            )
+    for video, make in requests_of.values():
+        name = video if isinstance(video, str) else tuple(video)
         try:
             request = make()
         except VideoError as error:
-            missing.append(str(error))
+            missing.append((name, str(error)))
             continue
         files = request.video if isinstance(request.video, tuple) else (request.video,)
         lost = [path for path in files if not path.exists()]
         if lost:
-            missing.append(f"no file at {str(lost[0])!r}")
+            missing.append((name, f"no file at {str(lost[0])!r}"))
         else:
             requests.append(request)
     if not missing:
         return requests, Findings()
     total = len(requests) + len(missing)
-    sentence = f"{len(missing)} of {total} clips are missing; first: {missing[0]}"
+    lines = _lines_of(data.file)
+    told = [f"{lines[name]}: {why}" if name in lines else why for name, why in missing[:MAX_SHOWN]]
+    if len(missing) > MAX_SHOWN:
+        told.append(f"and {len(missing) - MAX_SHOWN} more clips")
+    sentence = f"{len(missing)} of {total} clips are missing: {told[0]}"
+    found = (sentence, *told[1:])
     stops = len(missing) > recipe.data.max_bad_fraction * total
-    return requests, problem(sentence) if stops else warn(sentence)
+    return requests, Findings(problems=found) if stops else Findings(warnings=found)
+
+
+def _lines_of(file: Path | None) -> dict[str | tuple[str, ...], str]:
+    """Return the first line (file:line) of a data file that names each video."""
+    lines: dict[str | tuple[str, ...], str] = {}
+    for number, row in () if file is None else try_rows(file, "records"):
+        if isinstance(row, UserError):
+            continue
+        for name in ("video", "rejected_video"):
+            video = row.get(name)
+            if isinstance(video, str):
+                lines.setdefault(video, f"{file}:{number}")
+            elif isinstance(video, list):
+                lines.setdefault(tuple(video), f"{file}:{number}")
+    return lines

@@ -3,15 +3,17 @@ generated, paid for or trained; and what stands in its way.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from dpo_video.check.calls import candidate_calls, evaluation_calls
-from dpo_video.check.clips import Clip, read_clips
+from dpo_video.check.calls import candidate_calls, check_cost, evaluation_calls, most_dollars
+from dpo_video.check.clips import read_clips
 from dpo_video.check.data import Data, SplitData, load_data
 from dpo_video.check.findings import Findings, attempt, join, problem, warn
-from dpo_video.check.plan import Plan, Spread, estimate_tokens
+from dpo_video.check.lengths import Lengths, lengths_of
+from dpo_video.check.plan import Calls, Plan
 from dpo_video.check.recipe import check_clusters, check_memory, check_recipe
+from dpo_video.check.times import TimeInputs, stage_times
 from dpo_video.core.errors import UserError
 from dpo_video.judge.probe import probe_judges
 from dpo_video.models.hub import ModelSpec, model_spec
@@ -22,22 +24,31 @@ from dpo_video.models.memory import (
     estimate_generation,
     estimate_training,
 )
-from dpo_video.models.tokens import frames_within, video_tokens, vision_patches
 from dpo_video.pair.video_negatives import add_negatives
 from dpo_video.recipe import Recipe
 
-TEMPLATE_TOKENS = 32
-"""Chat template around a question."""
 DEVICES = (2, 4, 8)
 """Numbers of devices that optimizer steps are planned for beside one."""
 
 
-def check(recipe: Recipe, data: Data | None = None, *, ask_judges: bool = False) -> Plan:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckOptions:
+    """What a check may do beside looking."""
+
+    ask_judges: bool = False
+    """Ask each judge one prompt by each scorer that the run will use."""
+    measure: bool = False
+    """Answer and train on a few samples, where the model is here and small enough."""
+    gpu: str = ""
+    """The GPU that times are estimated for; empty is the one here, else a common one."""
+
+
+LOOK_ONLY = CheckOptions()
+
+
+def check(recipe: Recipe, data: Data | None = None, options: CheckOptions = LOOK_ONLY) -> Plan:
     """Return what a run of the recipe would do, and all that stands in its way; train and generate
     nothing.
-
-    Args:
-        ask_judges: ask each judge one prompt by each scorer that the run will use.
 
     Raises UserError where nothing can be planned: the data are wrong, the model is unknown, or a
     frame cannot fit the settings.
@@ -48,16 +59,52 @@ def check(recipe: Recipe, data: Data | None = None, *, ask_judges: bool = False)
     if heldout.root is not None:
         findings += check_clusters(heldout.samples)
     spec = model_spec(recipe.model)
-    clips, decoded, clip_findings = read_clips(recipe, spec, train)
-    lengths = _lengths(recipe, spec, train, clips)
+    read, unreadable = attempt(read_clips, recipe, spec, train)
+    if read is None:
+        raise UserError("\n".join((*unreadable.problems, *findings.problems)))
+    clips, decoded, clip_findings = read
+    lengths = lengths_of(recipe, spec, train, clips)
     memory = _memory(recipe, spec, lengths.peak)
+    most_gib = max(sizes["total"] for sizes in memory.values())
     context, context_findings = _check_context(recipe, spec, lengths)
-    findings += clip_findings + lengths.findings + context_findings
-    if ask_judges and not findings.problems:
-        findings += _ask_judges(recipe)
-    findings += check_memory(max(sizes["total"] for sizes in memory.values()), recipe)
-    parameters = count_parameters(spec, recipe.train.tune)
     pairs = _most_pairs(recipe, train)
+    calls = candidate_calls(recipe, train.samples)
+    judged = evaluation_calls(recipe, heldout.samples)
+    dollars, cost_findings = _costs(recipe, calls, judged)
+    findings += clip_findings + lengths.findings + context_findings + cost_findings
+    ask_judges = options.ask_judges and not findings.problems
+    latencies, judge_findings = _ask_judges(recipe) if ask_judges else ((), Findings())
+    findings += judge_findings
+    inputs = TimeInputs(
+        recipe=recipe,
+        spec=spec,
+        data=data,
+        lengths=lengths,
+        pairs=pairs,
+        judge=calls,
+        evaluation_judge=judged,
+        latencies=latencies,
+        memory_gib=most_gib,
+        gpu=options.gpu,
+        may_measure=options.measure and not findings.problems,
+    )
+    return _plan(inputs, findings, decoded=decoded, memory=memory, context=context, dollars=dollars)
+
+
+def _plan(
+    inputs: TimeInputs,
+    findings: Findings,
+    *,
+    decoded: int,
+    memory: Mapping[str, Mapping[str, float]],
+    context: int,
+    dollars: tuple[float | None, float | None],
+) -> Plan:
+    recipe, spec, lengths, pairs = inputs.recipe, inputs.spec, inputs.lengths, inputs.pairs
+    train, heldout = inputs.data.train, inputs.data.heldout
+    times, time_findings = stage_times(inputs)
+    findings += check_memory(inputs.memory_gib, recipe) + time_findings
+    parameters = count_parameters(spec, recipe.train.tune)
     return Plan(
         recipe=recipe.name,
         model=recipe.model.name,
@@ -79,8 +126,12 @@ def check(recipe: Recipe, data: Data | None = None, *, ask_judges: bool = False)
         steps=optimizer_steps(recipe, pairs),
         steps_on={count: optimizer_steps(recipe, pairs, devices=count) for count in DEVICES},
         step_pairs=recipe.train.batch_size * recipe.train.gradient_accumulation,
-        judge=candidate_calls(recipe, train.samples),
-        evaluation_judge=evaluation_calls(recipe, heldout.samples),
+        judge=inputs.judge,
+        evaluation_judge=inputs.evaluation_judge,
+        dollars=dollars[0],
+        evaluation_dollars=dollars[1],
+        frame_classes=lengths.classes,
+        times=times,
         decoded=decoded,
         assumptions=findings.assumptions,
         problems=findings.problems,
@@ -88,104 +139,28 @@ def check(recipe: Recipe, data: Data | None = None, *, ask_judges: bool = False)
     )
 
 
-def _ask_judges(recipe: Recipe) -> Findings:
-    warnings, findings = attempt(probe_judges, recipe)
-    return findings + join(map(warn, warnings or ()))
+def _ask_judges(recipe: Recipe) -> tuple[tuple[float, ...], Findings]:
+    """Return the seconds of the judges' replies, and what is wrong with them."""
+    probed, findings = attempt(probe_judges, recipe)
+    if probed is None:
+        return (), findings
+    return tuple(probed.latencies), join(map(warn, probed.warnings))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Lengths:
-    """Frames and tokens of the clips that were looked at, with the data's questions and answers."""
-
-    frames: Spread
-    frames_taken: Spread
-    video_tokens: Spread
-    sequence: Spread
-    peak: PeakLoad
-    """The longest sequence there can be."""
-    findings: Findings
-
-
-def _lengths(recipe: Recipe, spec: ModelSpec, train: SplitData, clips: Sequence[Clip]) -> _Lengths:
-    sizes, findings = _sizes(recipe, spec, clips)
-    losing = [(size.num_taken, size.num_frames) for size in sizes if size.num_lost]
-    if losing:
-        num_taken, num_seen = max(losing)
-        findings += warn(
-            f"{len(losing)} of {len(clips)} clips looked at are over their budget of tokens and "
-            f"lose frames, evenly: of {num_taken} frames the model sees {num_seen}. Lower "
-            "video.max_pixels to show it more of them"
-        )
-    tokens = [size.tokens for size in sizes]
-    questions = [
-        estimate_tokens(record.prompt) + TEMPLATE_TOKENS for record in train.pairs or train.samples
-    ]
-    answers = [
-        max(estimate_tokens(pair.chosen), estimate_tokens(pair.rejected)) for pair in train.pairs
-    ] or [recipe.generate.max_new_tokens]
-    return _Lengths(
-        frames=Spread.of([size.num_frames for size in sizes]),
-        frames_taken=Spread.of([size.num_taken for size in sizes]),
-        video_tokens=Spread.of(tokens),
-        sequence=_added(tokens, questions, answers),
-        peak=PeakLoad(
-            sequences=1,
-            prompt_tokens=max(tokens) + max(questions),
-            answer_tokens=max(answers),
-            patches=max(size.patches for size in sizes),
-        ),
-        findings=findings,
-    )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Size:
-    """What a clip costs after `video.max_tokens`."""
-
-    num_taken: int
-    """Frames that the policy takes."""
-    num_frames: int
-    """Frames that are left within the budget of tokens."""
-    tokens: int
-    patches: int
-
-    @property
-    def num_lost(self) -> int:
-        """Frames that the budget has no room for."""
-        return self.num_taken - self.num_frames
-
-
-def _sizes(recipe: Recipe, spec: ModelSpec, clips: Sequence[Clip]) -> tuple[list[_Size], Findings]:
-    """Return the sizes of the clips that the model's processor takes; UserError where it takes
-    none.
+def _costs(
+    recipe: Recipe, calls: Calls | None, judged: Calls | None
+) -> tuple[tuple[float | None, float | None], Findings]:
+    """Return the most US dollars of judging the candidates and the evaluation, and where that is
+    more than is allowed.
     """
-    sizes, refusals = [], []
-    for clip in clips:
-        try:
-            sizes.append(_size(recipe, spec, clip))
-        except UserError as error:
-            refusals.append(error)
-    if not sizes:
-        raise refusals[0]
-    if not refusals:
-        return sizes, Findings()
-    return sizes, warn(
-        f"{len(refusals)} of {len(clips)} clips looked at will be set aside; first: {refusals[0]}"
-    )
+    dollars, findings = attempt(lambda: (most_dollars(recipe, calls), most_dollars(recipe, judged)))
+    if dollars is None:  # told of with the other problems of the judge
+        return (None, None), Findings()
+    findings = check_cost(recipe, dollars[0], of="the candidates")
+    return dollars, findings + check_cost(recipe, dollars[1], of="the evaluation")
 
 
-def _size(recipe: Recipe, spec: ModelSpec, clip: Clip) -> _Size:
-    shape = {"height": clip.height, "width": clip.width}
-    num_frames = frames_within(spec, recipe.video, num_frames=clip.num_frames, **shape)
-    return _Size(
-        num_taken=clip.num_frames,
-        num_frames=num_frames,
-        tokens=video_tokens(spec, recipe.video, num_frames=num_frames, **shape),
-        patches=vision_patches(spec, recipe.video, num_frames=num_frames, **shape),
-    )
-
-
-def _check_context(recipe: Recipe, spec: ModelSpec, lengths: _Lengths) -> tuple[int, Findings]:
+def _check_context(recipe: Recipe, spec: ModelSpec, lengths: Lengths) -> tuple[int, Findings]:
     """Return the longest sequence that training takes, and what does not fit it, or the context."""
     shortest_clip, longest = lengths.video_tokens.minimum, lengths.sequence.maximum
     context = spec.family.context_length(spec.config)
@@ -218,13 +193,6 @@ def _check_context(recipe: Recipe, spec: ModelSpec, lengths: _Lengths) -> tuple[
             "video.max_tokens, video.num_frames or generate.max_new_tokens"
         )
     return limit, findings
-
-
-def _added(*parts: Sequence[int]) -> Spread:
-    """Return the spread of sums of one value of each part."""
-    return Spread(
-        sum(map(min, parts)), sum(sum(part) / len(part) for part in parts), sum(map(max, parts))
-    )
 
 
 def _memory(recipe: Recipe, spec: ModelSpec, load: PeakLoad) -> dict[str, Mapping[str, float]]:

@@ -37,6 +37,8 @@ class SplitData:
     pairs: Sequence[Pair] = ()
     """Those of `data.pairs`, which the samples are the questions of."""
     findings: Findings = field(default_factory=Findings)
+    file: Path | None = None
+    """Where they stand; None where they are assumed, or of the toy world."""
 
     @property
     def num_clips(self) -> int:
@@ -54,6 +56,8 @@ class Data(NamedTuple):
     train: SplitData
     heldout: SplitData
     findings: Findings
+    sets: Sequence[Sequence[Sample]] = ()
+    """The questions of each of `evaluate.sets`."""
 
 
 def load_data(recipe: Recipe) -> Data:
@@ -85,7 +89,8 @@ def load_data(recipe: Recipe) -> Data:
                 name=f"set {evaluation_set.name!r}",
             )
             findings += attempt(apart, train.samples, loaded.samples)[1]
-    return Data(train, heldout, findings)
+    loaded_sets = [each.loaded.samples for each, _ in sets if each is not None]
+    return Data(train, heldout, findings, loaded_sets)
 
 
 def _load_split(
@@ -109,7 +114,17 @@ def _load_split(
     findings = Findings()
     if loaded.removed:
         findings = warn(f"cleaning: {removal_counts(loaded.num_records, loaded.removed)}")
-    return SplitData(loaded.samples, loaded.root, loaded.pairs or (), findings=findings)
+    return SplitData(
+        loaded.samples,
+        loaded.root,
+        loaded.pairs or (),
+        findings=findings,
+        file=_data_file(recipe.data.pairs if pairs_given else source),
+    )
+
+
+def _data_file(source: str | None) -> Path | None:
+    return None if source is None or source.startswith("toy:") else Path(source).expanduser()
 
 
 def _example_paths() -> set[str]:

@@ -3,11 +3,14 @@ paid for.
 """
 
 import math
+import textwrap
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import NamedTuple
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, NamedTuple
 
 CHARACTERS_PER_TOKEN = 4
+NAME_COLUMNS = 22
+"""Columns of the names of a plan's rows."""
 
 
 def estimate_tokens(text: str) -> int:
@@ -40,6 +43,35 @@ class Calls(NamedTuple):
     tokens_in: int
     tokens_out: int
     """At most: every written reply as long as `judge.max_tokens` allows."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FrameClass:
+    """What becomes of the frames of the clips of one size that were looked at."""
+
+    width: int
+    height: int
+    """Pixels on disk."""
+    clips: int
+    asked: Spread
+    """Frames that `video.policy` asks for."""
+    kept: Spread
+    """Frames that the model sees."""
+    why: tuple[str, ...]
+    """What the others are lost to."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StageTime:
+    """How long a stage takes."""
+
+    stage: str
+    seconds: float | None
+    """None where it cannot be told."""
+    device: str
+    basis: Literal["measured", "estimate", "unknown"]
+    note: str = ""
+    """What was measured, or why it cannot be told."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,6 +113,11 @@ class Plan:
     judge: Calls | None
     """None where the scorer cannot be loaded."""
     evaluation_judge: Calls | None
+    dollars: float | None
+    """Most US dollars that judging the candidates costs by `judge.prices`; None without them."""
+    evaluation_dollars: float | None
+    frame_classes: tuple[FrameClass, ...]
+    times: tuple[StageTime, ...]
     decoded: int
     """Clips that were decoded for this plan."""
     assumptions: tuple[str, ...] = ()
@@ -89,19 +126,46 @@ class Plan:
     warnings: tuple[str, ...] = ()
 
 
-def render(plan: Plan) -> str:
-    """Return the plan as text, problems last."""
+def render(plan: Plan, *, width: int | None = None) -> str:
+    """Return the plan as text, problems last, its lines broken at `width` columns."""
     lines = [f"plan of {plan.recipe}"]
     for name, text in _rows(plan):
-        lines.append(f"  {name:<22}{text}")
+        lines += _broken(f"  {name:<{NAME_COLUMNS}}", text, width)
     for title, sentences in (
         ("assumed", plan.assumptions),
         ("warnings", plan.warnings),
         ("problems", plan.problems),
     ):
         if sentences:
-            lines += [title, *(f"  - {sentence}" for sentence in sentences)]
+            lines.append(title)
+            for sentence in sentences:
+                lines += _broken("  - ", sentence, width)
     return "\n".join(lines)
+
+
+def _broken(start: str, text: str, width: int | None) -> list[str]:
+    if width is None or len(start) + len(text) <= width:
+        return [start + text]
+    return textwrap.wrap(
+        text,
+        width=max(width, len(start) + 20),
+        initial_indent=start,
+        subsequent_indent=" " * len(start),
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+
+
+def plan_row(plan: Plan) -> dict[str, Any]:
+    """Return the plan as a JSON object; spreads and calls are objects of their own."""
+    spreads = ("frames", "frames_taken", "video_tokens", "sequence")
+    row = asdict(plan) | {name: getattr(plan, name)._asdict() for name in spreads}
+    for name in ("judge", "evaluation_judge"):
+        calls: Calls | None = getattr(plan, name)
+        row[name] = None if calls is None else calls._asdict()
+    for group, group_row in zip(plan.frame_classes, row["frame_classes"], strict=True):
+        group_row |= {"asked": group.asked._asdict(), "kept": group.kept._asdict()}
+    return row
 
 
 def _rows(plan: Plan) -> list[tuple[str, str]]:
@@ -111,6 +175,7 @@ def _rows(plan: Plan) -> list[tuple[str, str]]:
         ("train on", f"{plan.questions:,} questions about {plan.clips:,} clips"),
         ("evaluate on", f"{plan.heldout_questions:,} questions about {plan.heldout_clips:,} clips"),
         ("frames per clip", _frames(plan)),
+        *_class_rows(plan),
         ("video tokens per clip", str(plan.video_tokens)),
         ("sequence in tokens", f"{plan.sequence}; room for {plan.context:,}"),
         ("trainable", f"{plan.trainable / 1e6:,.2f} M parameters in LoRA, {share:.2%} of all"),
@@ -119,15 +184,46 @@ def _rows(plan: Plan) -> list[tuple[str, str]]:
             f"at most {plan.pairs:,}" + (", given by data.pairs" if plan.pairs_given else ""),
         ),
         ("optimizer steps", _steps(plan)),
-        *([] if plan.pairs_given else [("judge the candidates", _calls(plan.judge))]),
-        ("judge the evaluation", _calls(plan.evaluation_judge)),
+        *([] if plan.pairs_given else [("judge the candidates", _calls(plan.judge, plan.dollars))]),
+        ("judge the evaluation", _calls(plan.evaluation_judge, plan.evaluation_dollars)),
     ]
     for stage, sizes in plan.memory.items():
         inner = ", ".join(
             f"{name} {size_text(size)}" for name, size in sizes.items() if name != "total"
         )
         rows.append((f"memory to {stage}", f"about {size_text(sizes['total'])}: {inner}"))
+    rows += [(f"time: {time.stage}", _time(time)) for time in plan.times]
     return rows
+
+
+def _class_rows(plan: Plan) -> list[tuple[str, str]]:
+    """Return a row for each size of clips that loses frames, or one for all of several sizes."""
+    rows = []
+    for group in plan.frame_classes:
+        if group.why or len(plan.frame_classes) > 1:
+            lost = f" ({'; '.join(group.why)})" if group.why else ""
+            text = f"{group.asked} asked for, {group.kept} kept{lost}"
+            rows.append((f"  {group.width}x{group.height}", text))
+    return rows
+
+
+def _time(time: StageTime) -> str:
+    if time.seconds is None:
+        return f"not known: {time.note}"
+    if time.basis == "measured":
+        return f"about {seconds_text(time.seconds)} on {time.device}, measured: {time.note}"
+    return f"about {seconds_text(time.seconds)} on {time.device}, an estimate"
+
+
+def seconds_text(seconds: float) -> str:
+    """Return a time in words, in the unit that it is read in."""
+    if seconds < 1:
+        return "1 s"
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    if seconds < 100 * 60:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:,.1f} h"
 
 
 def _frames(plan: Plan) -> str:
@@ -148,13 +244,18 @@ def _steps(plan: Plan) -> str:
     )
 
 
-def _calls(calls: Calls | None) -> str:
+def _calls(calls: Calls | None, dollars: float | None) -> str:
     if calls is None:
         return "unknown, see the problems"
     return (
         f"{calls.calls:,} calls, about {calls.tokens_in:,} tokens in (4 characters each), at most "
-        f"{calls.tokens_out:,} out"
+        f"{calls.tokens_out:,} out{'' if dollars is None else f', at most {dollars_text(dollars)}'}"
     )
+
+
+def dollars_text(dollars: float) -> str:
+    """Return US dollars in words."""
+    return f"{dollars:,.2f} US dollars"
 
 
 def size_text(gib: float) -> str:

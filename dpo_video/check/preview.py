@@ -4,6 +4,7 @@ F frames, H height, W width in pixels.
 """
 
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from dpo_video.video import Frames, read_frames, video_metadata
 COLUMNS = 8
 TILE = 160
 """Width of a picture on the sheet in pixels."""
-MARGIN, LABEL = 4, 16
+MARGIN, LABEL, TITLE = 4, 16, 26
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -132,25 +133,49 @@ def _as_bytes(pixels: Tensor) -> NDArray[np.uint8]:
     return np.ascontiguousarray(pixels.clamp(0, 255).byte().permute(0, 2, 3, 1).numpy())
 
 
-def contact_sheet(view: View) -> Image.Image:
-    """Return all frames that the model sees, in rows, each with its number in the file and its
-    time.
+def contact_sheet(views: Mapping[str, View]) -> Image.Image:
+    """Return the frames that a model sees of some clips, clip by clip, each with its number in the
+    file and its time; above them the clip's name, the family, frames and tokens.
     """
+    strips = [_strip(name, view) for name, view in views.items()]
+    sheet = Image.new(
+        "RGB",
+        (max(strip.width for strip in strips), sum(strip.height for strip in strips)),
+        "white",
+    )
+    top = 0
+    for strip in strips:
+        sheet.paste(strip, (0, top))
+        top += strip.height
+    return sheet
+
+
+def _strip(name: str, view: View) -> Image.Image:
     count, height, width = view.pixels.shape[:3]
-    columns = min(COLUMNS, count)
     tile = (TILE, max(1, round(TILE * height / width)))
     cell = (tile[0] + MARGIN, tile[1] + LABEL + MARGIN)
-    sheet = Image.new(
-        "RGB", (columns * cell[0] + MARGIN, math.ceil(count / columns) * cell[1] + MARGIN), "white"
+    title = f"{name}   {view.family}: {count} frames, {view.tokens:,} tokens"
+    title_font = ImageFont.load_default(size=14)
+    columns = min(COLUMNS, count)
+    text_width = math.ceil(title_font.getlength(title)) + 2 * MARGIN
+    strip = Image.new(
+        "RGB",
+        (
+            max(columns * cell[0] + MARGIN, text_width),
+            TITLE + math.ceil(count / columns) * cell[1] + MARGIN,
+        ),
+        "white",
     )
-    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=12)
+    draw, font = ImageDraw.Draw(strip), ImageFont.load_default(size=12)
+    draw.text((MARGIN, MARGIN), title, fill="black", font=title_font)
     for number, (pixels, time, index) in enumerate(
         zip(view.pixels, view.frames.times, view.frames.indices, strict=True)
     ):
-        left, top = MARGIN + number % columns * cell[0], MARGIN + number // columns * cell[1]
+        left = MARGIN + number % columns * cell[0]
+        top = TITLE + number // columns * cell[1]
         draw.text((left, top), f"{time:.2f} s  #{index}", fill="black", font=font)
-        sheet.paste(Image.fromarray(pixels).resize(tile), (left, top + LABEL))
-    return sheet
+        strip.paste(Image.fromarray(pixels).resize(tile), (left, top + LABEL))
+    return strip
 
 
 def describe(video: Path, view: View, settings: VideoSettings) -> list[tuple[str, str]]:
@@ -194,12 +219,35 @@ def _looked_at(frames: Frames, num_read: int) -> str:
     return f" of {frames.looked_at} looked at ({num_read / frames.looked_at:.1%} kept)"
 
 
-def frames_of_clip(
-    video: Path, model: ModelSettings, settings: VideoSettings, *, sheet: Path, **span: Any
-) -> list[tuple[str, str]]:
-    """Write the contact sheet of a clip, and return what is printed; `span` is `start` and `end` in
-    seconds.
+def frames_of_clips(
+    videos: Sequence[Path],
+    model: ModelSettings,
+    settings: VideoSettings,
+    *,
+    sheet: Path,
+    **span: Any,
+) -> list[list[tuple[str, str]]]:
+    """Write the contact sheet of some clips, and return what is printed of each; `span` is `start`
+    and `end` in seconds. UserError with all clips that cannot be read.
     """
-    view = view_clip(video, model, settings, **span)
-    contact_sheet(view).save(sheet)
-    return [*describe(video, view, settings), ("contact sheet", str(sheet))]
+    views, unreadable = {}, []
+    for video in videos:
+        try:
+            views[str(video)] = view_clip(video, model, settings, **span)
+        except UserError as error:
+            unreadable.append(str(error))
+    if unreadable:
+        raise UserError("\n".join(unreadable))
+    names = _short_names(videos)
+    contact_sheet({names[video]: view for video, view in views.items()}).save(sheet)
+    printed = [describe(Path(video), view, settings) for video, view in views.items()]
+    printed[-1].append(("contact sheet", str(sheet)))
+    return printed
+
+
+def _short_names(videos: Sequence[Path]) -> dict[str, str]:
+    """Return the files' names, whole paths where two clips have one name."""
+    names = [video.name for video in videos]
+    return {
+        str(video): video.name if names.count(video.name) == 1 else str(video) for video in videos
+    }

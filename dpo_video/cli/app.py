@@ -8,21 +8,24 @@ import sys
 from collections.abc import Callable, Mapping
 from io import TextIOWrapper
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any
 
 import typer
 
 from dpo_video import __version__
-from dpo_video.cli.arguments import Overrides, RecipeName, RunFolder, run_path
-from dpo_video.cli.data import export, frames, import_, score
+from dpo_video.cli.arguments import AsJson, Overrides, RecipeName
+from dpo_video.cli.data import export, import_, score
 from dpo_video.cli.examples import add_examples
+from dpo_video.cli.judging import agree, audit, rewards
+from dpo_video.cli.looking import check, frames
+from dpo_video.cli.output import fail, only_json, print_json_file
 from dpo_video.cli.pages import report, review
 from dpo_video.cli.recipes import init, list_, show
 from dpo_video.cli.runs import clean, compare, runs, status
 from dpo_video.cli.serving import merge, parity
 from dpo_video.core.errors import UserError
 from dpo_video.core.library_warnings import quiet_libraries
-from dpo_video.core.progress import open_terminal, print_error, print_line
+from dpo_video.core.progress import print_line
 from dpo_video.core.ranks import is_main_process, world_size
 from dpo_video.recipe import Recipe
 from dpo_video.recipe.file import load_recipe
@@ -79,7 +82,7 @@ def _do(
         with open_run(recipe) as run:
             stages_done = do_stages(run, names, instead=instead, replace_adapter=replace_adapter)
     except KeyboardInterrupt:
-        _fail("stopped; finished rows are kept, the same command goes on from there", 130)
+        fail("stopped; finished rows are kept, the same command goes on from there", 130)
     if not stages_done and len(names) > 1:
         print_line(
             f"nothing to do: all stages of {recipe.run_folder} are finished with these settings"
@@ -199,17 +202,23 @@ def train(recipe: RecipeName, overrides: Overrides = None, replace: Replace = Fa
 
 
 @app.command()
-def evaluate(recipe: RecipeName, overrides: Overrides = None) -> None:
+def evaluate(recipe: RecipeName, overrides: Overrides = None, as_json: AsJson = False) -> None:
     """Compare the policy before and after on held-out clips; the exit code is 1 where a condition
     of evaluate.require does not hold.
     """
     settings = load_recipe(recipe, overrides or [])
-    _do(settings, ["evaluate"])
-    show_verdict(settings)
+    with only_json(as_json):
+        _do(settings, ["evaluate"])
+    show_verdict(settings, as_json=as_json)
 
 
 @app.command()
-def run(recipe: RecipeName, overrides: Overrides = None, replace: Replace = False) -> None:
+def run(
+    recipe: RecipeName,
+    overrides: Overrides = None,
+    replace: Replace = False,
+    as_json: AsJson = False,
+) -> None:
     """Do all five stages, skip what is finished, and end with the numbers before and after
     and a verdict (of rounds, the last one's); the exit code is 1 where a condition of
     evaluate.require does not hold.
@@ -217,25 +226,35 @@ def run(recipe: RecipeName, overrides: Overrides = None, replace: Replace = Fals
     from dpo_video.pipeline import stages_of
 
     settings = load_recipe(recipe, overrides or [])
+    has_numbers = bool(settings.data.heldout or settings.evaluate.sets)
+    if as_json and not has_numbers:
+        raise UserError("--json prints the numbers before and after: set data.heldout for them")
     if settings.rounds is not None:
         from dpo_video.cli.rounds import run_rounds
 
-        last = run_rounds(
-            settings, lambda each: _do(each, stages_of(each), replace_adapter=replace)
-        )
-        if settings.data.heldout or settings.evaluate.sets:
+        with only_json(as_json):
+            last = run_rounds(
+                settings, lambda each: _do(each, stages_of(each), replace_adapter=replace)
+            )
+        if as_json:
+            print_json_file(last.run_folder / "metrics.json")
+        if has_numbers:
             hold_requirements(last)
         return
-    _do(settings, stages_of(settings), replace_adapter=replace)
-    if settings.data.heldout or settings.evaluate.sets:
-        show_verdict(settings)
+    with only_json(as_json):
+        _do(settings, stages_of(settings), replace_adapter=replace)
+    if has_numbers:
+        show_verdict(settings, as_json=as_json)
 
 
-def show_verdict(recipe: Recipe) -> None:
+def show_verdict(recipe: Recipe, *, as_json: bool = False) -> None:
     """Print the numbers and the verdicts, and exit with 1 where a requirement does not hold."""
     from dpo_video.evaluate.summary import print_summary
 
-    print_summary(recipe.run_folder / "metrics.json")
+    if as_json:
+        print_json_file(recipe.run_folder / "metrics.json")
+    else:
+        print_summary(recipe.run_folder / "metrics.json")
     hold_requirements(recipe)
 
 
@@ -247,109 +266,13 @@ def hold_requirements(recipe: Recipe) -> None:
     metrics = read_metrics(recipe.run_folder / "metrics.json")
     unmet = unmet_requirements(recipe.evaluate.require, metrics.sets, metrics.verdicts)
     if unmet:
-        _fail("\ndpo-video: ".join(unmet), 1)
+        fail("\ndpo-video: ".join(unmet), 1)
 
 
-@app.command()
-def agree(
-    run_folder: RunFolder,
-    overrides: Overrides = None,
-    gold: Annotated[
-        str, typer.Option(help="JSONL of gold labels, or toy:train, toy:heldout in the toy world.")
-    ] = "",
-    against: Annotated[
-        str,
-        typer.Option(
-            help="A second judge: judge.model=...,judge.scorer=..., or the folder of another run."
-        ),
-    ] = "",
-    require: Annotated[
-        str,
-        typer.Option(
-            help="What must hold, else the exit code is 1: 'pair_accuracy>=0.75,ece<=0.08'."
-        ),
-    ] = "",
-    precision: Annotated[float | None, typer.Option(help="In place of agree.precision.")] = None,
-) -> None:
-    """Measure the judge: against gold labels, against itself, and on probes made from the
-    captions.
-    """
-    from dpo_video.agree.command import agree_command
-
-    precision_override = [] if precision is None else [f"agree.precision={precision}"]
-    unmet = agree_command(
-        run_path(run_folder),
-        [*(overrides or []), *precision_override],
-        gold=gold or None,
-        against=against or None,
-        require=require,
-    )
-    if unmet:
-        _fail("; ".join(unmet), 1)
-
-
-@app.command()
-def check(recipe: RecipeName, overrides: Overrides = None) -> None:
-    """Validate everything and print tokens per clip, memory, steps and judge calls; train
-    nothing.
-    """
-    settings = load_recipe(recipe, overrides or [])
-    from dpo_video.check.data import load_data
-
-    data = load_data(settings)  # first: wrong data need no model to be seen
-    from dpo_video.check.command import check as make_plan
-    from dpo_video.check.plan import render
-
-    plan = make_plan(settings, data, ask_judges=True)
-    print_line(render(plan))
-    if plan.problems:
-        raise UserError(
-            f"{len(plan.problems)} problem(s) above stand in the way of `dpo-video run {recipe}`"
-        )
-
-
-@app.command()
-def audit(
-    run_folder: RunFolder,
-) -> None:
-    """Show length, position, sampler and margin statistics of a run's pairs; write RUN/audit.json
-    and audit.html.
-    """
-    from dpo_video.evaluate.summary import WIDTH
-    from dpo_video.pair.audit import audit as audit_run
-    from dpo_video.pair.audit_page import audit_table
-
-    folder = run_path(run_folder)
-    report = audit_run(folder)
-    terminal = open_terminal(width=WIDTH)
-    terminal.print(audit_table(report))
-    terminal.print(f"audit: {folder / 'audit.json'}, {folder / 'audit.html'}", soft_wrap=True)
-
-
-@app.command()
-def rewards(
-    run_folder: RunFolder,
-    adapter: Annotated[
-        str, typer.Option(help="Folder of the tuned adapter; RUN/adapter when left out.")
-    ] = "",
-    out_file: Annotated[
-        str, typer.Option("--out", help="JSONL to write; RUN/rewards.jsonl when left out.")
-    ] = "",
-) -> None:
-    """Compute the tuned policy's implicit reward of every candidate, for pair.implicit_rewards."""
-    from dpo_video.run import open_run, recipe_of
-    from dpo_video.train.rewards import write_rewards
-
-    folder = run_path(run_folder)
-    with open_run(recipe_of(folder)) as opened:
-        summary = write_rewards(
-            opened,
-            adapter=Path(adapter) if adapter else folder / "adapter",
-            out=Path(out_file) if out_file else folder / "rewards.jsonl",
-        )
-    print_line("rewards: " + ", ".join(f"{name} {value}" for name, value in summary.items()))
-
-
+app.command(name="agree")(agree)
+app.command(name="check")(check)
+app.command(name="audit")(audit)
+app.command(name="rewards")(rewards)
 app.command(name="report")(report)
 app.command(name="review")(review)
 app.command(name="frames")(frames)
@@ -377,18 +300,13 @@ def main() -> None:
         with quiet_libraries():
             app()
     except UserError as error:
-        _fail(str(error), 2)
+        fail(str(error), 2)
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES):
             raise
-        _fail(
+        fail(
             f"{os.strerror(error.errno)}: {error.filename or 'the run folder'}. Nothing stored is "
             f"lost; "
             "make room or allow writing there, and run the same command again",
             2,
         )
-
-
-def _fail(message: str, code: int) -> NoReturn:
-    print_error(f"dpo-video: {message}")
-    sys.exit(code)

@@ -26,12 +26,15 @@ RunFolder = Annotated[
         metavar="RUN", help="A run folder, e.g. runs/quickstart, or its name below runs/."
     ),
 ]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 def run_path(name: str, runs: Path = Path("runs")) -> Path:
-    """Return the folder of a run that is given by its path, or by its name below `runs`."""
+    """Return the folder of a run that is given by its path, or by its name below `runs`; a run goes
+    before another folder of its name.
+    """
     folder = Path(name).expanduser()
-    if not folder.exists() and len(folder.parts) == 1 and (runs / folder).is_dir():
+    if not (folder / "manifest.json").is_file() and (runs / folder).is_dir():
         return runs / folder
     if not folder.is_dir():
         raise UserError(

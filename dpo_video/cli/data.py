@@ -1,6 +1,4 @@
-"""Commands about data: the frames of a clip, formats in and out, answers scored. `app.py` puts them
-beside the stages.
-"""
+"""Commands about data: formats in and out, answers scored. `app.py` puts them beside the stages."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -8,83 +6,13 @@ from typing import Annotated
 
 import typer
 
-from dpo_video.cli.arguments import Overrides, RunFolder, run_path
+from dpo_video.cli.arguments import RunFolder, run_path
 from dpo_video.core.errors import UserError
-from dpo_video.core.names import choose
 from dpo_video.core.progress import print_line
 from dpo_video.core.text import shortened
-from dpo_video.recipe import ModelSettings
-from dpo_video.recipe.file import load_recipe, load_video_settings
 
 MAX_UNREAD_FIELDS = 20
 """Fields of imported rows that are named; of more the number is told."""
-
-
-def frames(
-    video: Annotated[
-        str, typer.Argument(metavar="VIDEO", help="A video file, or a folder of frames.")
-    ],
-    overrides: Overrides = None,
-    recipe: Annotated[str, typer.Option(help="Recipe whose model and video settings count.")] = "",
-    family: Annotated[
-        str, typer.Option(help="Model family, with a well-known checkpoint's numbers.")
-    ] = "",
-    model: Annotated[str, typer.Option(help="Checkpoint: a folder, a hub id or toy:NAME.")] = "",
-    start: Annotated[
-        float | None, typer.Option(help="Seconds into the file where the clip begins.")
-    ] = None,
-    end: Annotated[
-        float | None, typer.Option(help="Seconds into the file where the clip ends.")
-    ] = None,
-    sheet_file: Annotated[
-        str, typer.Option("--out", help="Contact sheet; <clip>.frames.png when left out.")
-    ] = "",
-) -> None:
-    """Show which frames of a clip a model will see, and what they cost; write them as a contact
-    sheet.
-    """
-    from dpo_video.models.names import FAMILY_NAMES, resolve_model
-
-    if sum(map(bool, (recipe, family, model))) != 1:
-        raise UserError(
-            "say whose eyes to look through: one of --family F, --model NAME, --recipe RECIPE"
-        )
-    if recipe:
-        loaded = load_recipe(recipe, overrides or [])
-        policy, settings = loaded.model, loaded.video
-    else:
-        settings = load_video_settings(overrides or [])
-        policy = ModelSettings(name=model)
-    if family:
-        choose(dict.fromkeys(FAMILY_NAMES), family, "family")
-    else:
-        resolve_model(policy.name)
-    sheet = _sheet_path(Path(video), sheet_file)
-    _check_clip(Path(video), start, end)
-    from dpo_video.check.preview import frames_of_clip, published_model
-
-    policy = published_model(family) if family else policy
-    rows = frames_of_clip(Path(video), policy, settings, sheet=sheet, start=start, end=end)
-    print_line("\n".join(f"{name:<15}{text}" for name, text in rows))
-
-
-def _sheet_path(video: Path, name: str) -> Path:
-    """Return where the sheet goes: as told, or into the current folder under the clip's name."""
-    from dpo_video.video.images import is_image
-
-    path = Path(name or f"{video.stem if video.is_file() else video.name}.frames.png")
-    if not is_image(path):
-        raise UserError(f"--out is {name!r}: name a picture, such as sheet.png")
-    if not path.parent.is_dir():
-        raise UserError(f"no folder {str(path.parent)!r} to write the sheet to")
-    return path
-
-
-def _check_clip(video: Path, start: float | None, end: float | None) -> None:
-    if not video.exists():
-        raise UserError(f"no clip at {str(video)!r}: name a video file or a folder of frames")
-    if (start or 0.0) < 0 or (end is not None and end <= (start or 0.0)):
-        raise UserError("--start must be 0 or later, and --end after it")
 
 
 def import_(  # noqa: PLR0913 - options of a command

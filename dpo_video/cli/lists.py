@@ -1,4 +1,4 @@
-"""What `dpo-video list` shows: recipes, scorers, families and losses, each with one line."""
+"""What `dpo-video list` shows: recipes, scorers, families, losses and GPUs, each with one line."""
 
 from collections.abc import Callable
 
@@ -58,6 +58,20 @@ def losses() -> Rows:
     return sorted(LOSSES.items())
 
 
+def gpus() -> Rows:
+    """GPUs that `check` estimates times for."""
+    from dpo_video.check.devices import GPUS
+
+    return [
+        (
+            name,
+            f"{gpu.title}: {gpu.tflops:,g} TFLOPS dense bfloat16, {gpu.terabytes:g} TB/s, "
+            f"{gpu.gigabytes:g} GB",
+        )
+        for name, gpu in GPUS.items()
+    ]
+
+
 LISTS: dict[str, Callable[[], Rows]] = {
     "recipes": recipes,
     "scorers": scorers,
@@ -65,4 +79,5 @@ LISTS: dict[str, Callable[[], Rows]] = {
     "presets": presets,
     "formats": formats,
     "losses": losses,
+    "gpus": gpus,
 }

@@ -9,15 +9,14 @@ import typer
 from rich import box
 from rich.table import Table
 
-from dpo_video.cli.arguments import RunFolder, run_path
+from dpo_video.cli.arguments import AsJson, RunFolder, run_path
+from dpo_video.cli.output import print_json
 from dpo_video.core import strict_json
 from dpo_video.core.progress import open_terminal, print_line
 
 WATCH_SECONDS = 2.0
 TABLE_WIDTH = 110
 """Columns of a table where the output is not a terminal."""
-
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 def status(
@@ -54,7 +53,7 @@ def runs(
 
     listed = list_runs(Path(folder).expanduser())
     if as_json:
-        print_line(strict_json.dumps([asdict(run) for run in listed], indent=2))
+        print_json([asdict(run) for run in listed])
         return
     table = Table(box=box.SIMPLE)
     for heading in ("run", "changed", "model", "stage", "pairs", "verdict"):
@@ -84,7 +83,7 @@ def compare(
             "verdicts": [verdict_row(verdict) for verdict in compared.verdicts],
             "only_one": compared.only_one,
         }
-        print_line(strict_json.dumps(row, indent=2, default=str))
+        print_json(row)
         return
     table = Table(box=box.SIMPLE, title="Settings that differ", title_justify="left")
     for heading in ("setting", first, second):

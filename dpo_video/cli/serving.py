@@ -1,14 +1,14 @@
 """Commands about serving a run: the merged model, and whether a server answers as the run does."""
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from dpo_video.cli.arguments import Overrides, RunFolder, run_path
+from dpo_video.cli.arguments import AsJson, Overrides, RunFolder, run_path
+from dpo_video.cli.output import fail, only_json, print_json_file
 from dpo_video.core.errors import UserError
-from dpo_video.core.progress import open_terminal, print_error, print_line
+from dpo_video.core.progress import open_terminal, print_line
 
 
 def merge(
@@ -34,7 +34,7 @@ def merge(
     print_line(f"\n{serving_text(settings, merged)}")
 
 
-def parity(
+def parity(  # noqa: PLR0913 - options of a command
     run_folder: RunFolder,
     base_url: Annotated[
         str, typer.Option(help="The server's address, e.g. http://localhost:8000/v1.")
@@ -54,6 +54,7 @@ def parity(
         float, typer.Option(min=0, max=1, help="Share of answers that must be equal.")
     ] = 0.9,
     timeout: Annotated[float, typer.Option(min=0.1, help="Seconds per request.")] = 300.0,
+    as_json: AsJson = False,
 ) -> None:
     """Ask a server the held-out questions and compare its answers with those of the tuned model
     here; the exit code is 1 where they are another model's.
@@ -77,9 +78,11 @@ def parity(
         min_equal=min_equal,
         timeout=timeout,
     )
-    with open_run(settings) as opened:
+    with only_json(as_json), open_run(settings) as opened:
         report = compare_with_server(opened, options)
-    open_terminal(width=110).print(parity_summary(report, str(folder)))
+    if as_json:
+        print_json_file(folder / "parity.json")
+    else:
+        open_terminal(width=110).print(parity_summary(report, str(folder)))
     if not report.holds:
-        print_error("dpo-video: the server does not answer as the tuned model does")
-        sys.exit(1)
+        fail("the server does not answer as the tuned model does", 1)

@@ -4,6 +4,7 @@ server that is away, or gives no label probabilities, is met now and not after t
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from typing import NamedTuple
 
 from dpo_video.core.errors import UserError
 from dpo_video.judge.backends.registry import check_labels, open_judge
@@ -57,15 +58,24 @@ def probes_of(recipe: Recipe) -> Iterator[JudgeProbe]:
             yield JudgeProbe(where=where, settings=settings, scorer=scorer)
 
 
-def probe_judges(recipe: Recipe, store: RowStore | None = None) -> list[str]:
-    """Ask each judge one prompt by each of its scorers; return a line for each that gives no score.
+class ProbedJudges(NamedTuple):
+    """What came of asking every judge one prompt by each of its scorers."""
+
+    warnings: list[str]
+    """A line for each that gives no score."""
+    latencies: list[float]
+    """Seconds of each reply of a server."""
+
+
+def probe_judges(recipe: Recipe, store: RowStore | None = None) -> ProbedJudges:
+    """Ask each judge one prompt by each of its scorers.
 
     Of a local judge only the tokens of its labels are looked at, and nothing is asked where the
     workers of a cluster ask. With a `store` no prompt is asked that was answered before.
 
     Raises UserError where a judge cannot be asked, or not by that scorer.
     """
-    warnings = []
+    warnings, latencies = [], []
     for probe in probes_of(recipe):
         settings, scorer = probe.settings, probe.scorer
         if settings.engine == "ray":
@@ -82,6 +92,7 @@ def probe_judges(recipe: Recipe, store: RowStore | None = None) -> list[str]:
                 f"{probe.where} {scorer.name!r}: judge {settings.model!r} does not answer: "
                 f"{reply.reason}"
             )
+        latencies.append(reply.seconds)
         reason = reply.reason
         if reply.status == "answered":
             verdict, _ = read_reply(settings, scorer, reply)
@@ -91,7 +102,7 @@ def probe_judges(recipe: Recipe, store: RowStore | None = None) -> list[str]:
                 f"{probe.where} {scorer.name!r}: judge {settings.model!r} gave the first prompt no "
                 f"score: {reason}"
             )
-    return warnings
+    return ProbedJudges(warnings, latencies)
 
 
 def _ask(settings: JudgeSettings, scorer: Scorer, store: RowStore | None) -> Reply:

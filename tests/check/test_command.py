@@ -152,22 +152,12 @@ POLICIES = get_args(VideoSettings.model_fields["policy"].annotation)
 
 @pytest.mark.parametrize(
     ("policy", "samples"),
-    [
-        *((policy, samples) for policy in POLICIES for samples in ("train", "none")),
-        ("scene", "broken"),
-    ],
+    [(policy, samples) for policy in POLICIES for samples in ("train", "none")],
 )
 def test_every_frame_policy_is_planned_for_with_data_and_without(
     world: Path, policy: str, samples: str
 ) -> None:
-    """Without a clip that can be read, one of 30 s is assumed: 2 frames a second are 60, and at
-    most 40 are taken.
-    """
-    (world / "broken.mp4").write_bytes(b"no video")
-    write_jsonl(
-        world / "broken.jsonl",
-        [Sample(id="a", video="broken.mp4", prompt="?", caption="a dog runs")],
-    )
+    """Without data a clip of 30 s is assumed: 2 frames a second are 60, at most 40 are taken."""
     plan = check(
         recipe_for(
             world,
@@ -211,12 +201,43 @@ def test_clips_that_are_missing_or_broken_are_counted_and_named(
         ],
     )
     plan = check(recipe_for(world, data={"samples": str(tmp_path / "s.jsonl")}))
-    assert len(plan.problems) == 1 and plan.problems[0].startswith(
-        "2 of 4 clips are missing; first: no file at "
-    )
+    file = tmp_path / "s.jsonl"
+    assert len(plan.problems) == 2
+    assert plan.problems[0].startswith(f"2 of 4 clips are missing: {file}:3: no file at ")
+    assert plan.problems[1].startswith(f"{file}:4: no file at ")
     assert any(
         "1 of 2 clips that were tried cannot be read" in warning for warning in plan.warnings
     )
+
+
+def test_of_many_missing_clips_twenty_are_named_and_the_others_counted(
+    world: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "good.mp4").write_bytes((world / "c0.mp4").read_bytes())
+    names = ["good", *(f"gone{number}" for number in range(23))]
+    write_jsonl(
+        tmp_path / "s.jsonl",
+        [Sample(id=name, video=f"{name}.mp4", prompt="p", caption="c") for name in names],
+    )
+    plan = check(recipe_for(world, data={"samples": str(tmp_path / "s.jsonl")}))
+    assert len(plan.problems) == 21 and plan.problems[-1] == "and 3 more clips"
+    lines = [problem.rpartition("s.jsonl:")[2].partition(":")[0] for problem in plan.problems[:-1]]
+    assert lines == [str(number) for number in range(2, 22)]
+
+
+def test_where_no_clip_can_be_read_no_plan_is_made_up(world: Path, tmp_path: Path) -> None:
+    (tmp_path / "broken.mp4").write_bytes(b"no video")
+    write_jsonl(
+        tmp_path / "s.jsonl",
+        [Sample(id="a", video="broken.mp4", prompt="?", caption="a dog runs")],
+    )
+    recipe = recipe_for(
+        world, data={"samples": str(tmp_path / "s.jsonl")}, generate={"temperature": 0}
+    )
+    with pytest.raises(UserError) as error:
+        check(recipe)
+    assert "no clip could be decoded" in str(error.value) and "broken.mp4" in str(error.value)
+    assert "generate.temperature is 0" in str(error.value)
 
 
 def test_a_clip_that_the_processor_refuses_leaves_the_plan_of_the_others(

@@ -101,4 +101,5 @@ def test_a_missing_clip_of_a_rejected_answer_is_found(world: Path) -> None:
     recipe = given_pairs(world)
     write_jsonl(world / "pairs.jsonl", [pair_of("a", chosen="a dog", other="gone.mp4")])
     plan = check(recipe)
-    assert [problem.partition(";")[0] for problem in plan.problems] == ["1 of 2 clips are missing"]
+    (problem,) = plan.problems
+    assert problem.startswith(f"1 of 2 clips are missing: {world / 'pairs.jsonl'}:1: no file at ")

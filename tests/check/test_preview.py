@@ -10,7 +10,15 @@ from PIL import Image
 from policies import policy
 from typer.testing import CliRunner
 
-from dpo_video.check.preview import MARGIN, TILE, as_seen, contact_sheet, published_model, view_clip
+from dpo_video.check.preview import (
+    MARGIN,
+    TILE,
+    TITLE,
+    as_seen,
+    contact_sheet,
+    published_model,
+    view_clip,
+)
 from dpo_video.cli.app import app
 from dpo_video.core.errors import UserError
 from dpo_video.models.families import FAMILIES
@@ -155,9 +163,60 @@ def test_the_sheet_shows_the_frames_as_they_enter_the_tower(clip):
     assert np.abs(expected - made).mean() < 2
     view = view_clip(clip, QWEN_7B, VideoSettings(num_frames=10))
     assert [read_number(pixels) for pixels in view.frames.pixels] == view.frames.indices
-    sheet = contact_sheet(view)
+    sheet = contact_sheet({clip.name: view})
     assert sheet.width == 8 * (TILE + MARGIN) + MARGIN
-    assert abs(sheet.height - 2 * (TILE * 180 / 320 + 20)) < 12, "two rows"
+    assert abs(sheet.height - TITLE - 2 * (TILE * 180 / 320 + 20)) < 12, "two rows"
+
+
+def test_several_clips_stand_on_one_sheet_each_under_its_title(clip, tmp_path):
+    """Two strips, as high as each alone; the second clip's title is drawn, and its folder where
+    both have one name.
+    """
+    other = tmp_path / "b=1.mp4"
+    other.write_bytes(clip.read_bytes())
+    done = CliRunner().invoke(
+        app,
+        [
+            "frames",
+            str(clip),
+            str(other),
+            "--family",
+            "llava_next_video",
+            "video.num_frames=4",
+            "--out",
+            str(tmp_path / "both.png"),
+        ],
+    )
+    assert done.exit_code == 0, done.output
+    assert done.output.count("video tokens") == 2 and done.output.count("contact sheet") == 1
+    view = view_clip(clip, published_model("llava_next_video"), VideoSettings(num_frames=4))
+    alone = contact_sheet({clip.name: view})
+    both = Image.open(tmp_path / "both.png")
+    assert both.height == 2 * alone.height
+    title = np.asarray(both.convert("L"))[alone.height : alone.height + TITLE]
+    assert title.min() < 128, "a title"
+    untitled = np.asarray(contact_sheet({"": view}).convert("L"))[:TITLE]
+    assert (untitled < 128).sum() < (np.asarray(alone.convert("L"))[:TITLE] < 128).sum()
+
+
+def test_clips_that_cannot_be_read_are_all_told(clip, tmp_path):
+    for name in ("a.mp4", "b.mp4"):
+        (tmp_path / name).write_bytes(b"none")
+    done = CliRunner().invoke(
+        app,
+        [
+            "frames",
+            str(clip),
+            str(tmp_path / "a.mp4"),
+            str(tmp_path / "b.mp4"),
+            "--family",
+            "llava_next_video",
+            "--out",
+            str(tmp_path / "sheet.png"),
+        ],
+    )
+    assert isinstance(done.exception, UserError)
+    assert "a.mp4" in str(done.exception) and "b.mp4" in str(done.exception)
 
 
 def test_the_command_prints_the_plan_and_writes_the_sheet(clip, tmp_path):

@@ -47,9 +47,9 @@ def test_every_scorer_that_a_run_will_use_is_asked_once_and_never_again(tmp_path
             ("evaluate.hallucination_scorer", "caption_support"),
             ("evaluate.pairwise_scorer", "caption_pairwise"),
         ]
-        assert probe_judges(recipe, store) == []
+        assert probe_judges(recipe, store).warnings == []
         assert len(server.requests) == 3
-        assert probe_judges(recipe, store) == []
+        assert probe_judges(recipe, store).warnings == []
         assert len(server.requests) == 3
 
 
