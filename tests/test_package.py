@@ -101,6 +101,8 @@ LATE_ALLOWED = {
     "dpo_video.pipeline",
     "dpo_video.cli.app",
     "dpo_video.cli.data",
+    "dpo_video.cli.judging",
+    "dpo_video.cli.looking",
     "dpo_video.cli.lists",
     "dpo_video.cli.pages",
     "dpo_video.cli.recipes",

@@ -10,7 +10,7 @@ from dpo_video.check.calls import candidate_calls, check_cost, evaluation_calls,
 from dpo_video.check.clips import read_clips
 from dpo_video.check.data import Data, SplitData, load_data
 from dpo_video.check.findings import Findings, attempt, join, problem, warn
-from dpo_video.check.lengths import Lengths, lengths_of
+from dpo_video.check.lengths import ClipLengths, lengths_of
 from dpo_video.check.plan import Calls, Plan
 from dpo_video.check.recipe import check_clusters, check_memory, check_recipe
 from dpo_video.check.times import TimeInputs, stage_times
@@ -160,7 +160,7 @@ def _costs(
     return dollars, findings + check_cost(recipe, dollars[1], of="the evaluation")
 
 
-def _check_context(recipe: Recipe, spec: ModelSpec, lengths: Lengths) -> tuple[int, Findings]:
+def _check_context(recipe: Recipe, spec: ModelSpec, lengths: ClipLengths) -> tuple[int, Findings]:
     """Return the longest sequence that training takes, and what does not fit it, or the context."""
     shortest_clip, longest = lengths.video_tokens.minimum, lengths.sequence.maximum
     context = spec.family.context_length(spec.config)

@@ -18,7 +18,7 @@ TEMPLATE_TOKENS = 32
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Lengths:
+class ClipLengths:
     """Frames and tokens of the clips that were looked at, with the data's questions and answers."""
 
     frames: Spread
@@ -37,7 +37,9 @@ class Lengths:
     findings: Findings
 
 
-def lengths_of(recipe: Recipe, spec: ModelSpec, train: SplitData, clips: Sequence[Clip]) -> Lengths:
+def lengths_of(
+    recipe: Recipe, spec: ModelSpec, train: SplitData, clips: Sequence[Clip]
+) -> ClipLengths:
     """Return the frames and tokens of the clips that were looked at; UserError where the model's
     processor takes none of them.
     """
@@ -57,7 +59,7 @@ def lengths_of(recipe: Recipe, spec: ModelSpec, train: SplitData, clips: Sequenc
     answers = [
         max(estimate_tokens(pair.chosen), estimate_tokens(pair.rejected)) for pair in train.pairs
     ] or [recipe.generate.max_new_tokens]
-    return Lengths(
+    return ClipLengths(
         frames=Spread.of([size.num_frames for size in sizes]),
         frames_taken=Spread.of([size.num_taken for size in sizes]),
         video_tokens=Spread.of(tokens),

@@ -25,7 +25,7 @@ from dpo_video.check.hours import (
     train_work,
     unknown,
 )
-from dpo_video.check.lengths import Lengths
+from dpo_video.check.lengths import ClipLengths
 from dpo_video.check.measure import MeasuredSample, can_be_measured, device_here, measure
 from dpo_video.check.plan import Calls, StageTime
 from dpo_video.check.work import ModelSize, model_size
@@ -51,7 +51,7 @@ class TimeInputs:
     recipe: Recipe
     spec: ModelSpec
     data: Data
-    lengths: Lengths
+    lengths: ClipLengths
     pairs: int
     judge: Calls | None
     evaluation_judge: Calls | None
