@@ -7,11 +7,18 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
+from torch import nn
+from transformers import (
+    AutoConfig,
+    AutoModelForImageTextToText,
+    AutoProcessor,
+    PretrainedConfig,
+)
 
 from dpo_video.core.records import Pair
 from dpo_video.models.families import FAMILIES
-from dpo_video.models.load import Policy
+from dpo_video.models.hub import ModelSpec
+from dpo_video.models.load import Policy, keep_weights_unpacked, language_linears
 from dpo_video.models.prompts import ClipInputs, encode_prompt, video_inputs
 from dpo_video.recipe import ModelSettings, VideoSettings
 from dpo_video.toy.models import checkpoint
@@ -32,6 +39,10 @@ class Case:
     device: str = "cpu"
     checkpointing: bool = False
     """Activations are computed again in the backward pass."""
+    quantize: str = "none"
+    """`nf4`: the language model's linear layers in 4 bit."""
+    attention: str = "sdpa"
+    """transformers' implementation under the trees, and of plain rows."""
 
     @property
     def num_pairs(self) -> int:
@@ -43,6 +54,24 @@ class Case:
 # vocabulary is small, since TRL's head scores every position on the CPU, which it does not do on a
 # GPU.
 SIZES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "tiny": (
+        {
+            "hidden_size": 64,
+            "intermediate_size": 128,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 4,
+            "num_key_value_heads": 2,
+            "vocab_size": 512,
+            "mrope_section": [2, 3, 3],
+        },
+        {
+            "depth": 2,
+            "hidden_size": 32,
+            "intermediate_size": 64,
+            "num_heads": 2,
+            "out_hidden_size": 64,
+        },
+    ),
     "spike": (
         {
             "hidden_size": 512,
@@ -80,14 +109,52 @@ SIZES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
         },
     ),
 }
-"""Text and vision configs over those of the toy checkpoint; 7b is Qwen2.5-VL-7B's."""
+"""Text and vision configs over those of the toy checkpoint; 7b is Qwen2.5-VL-7B's, and tiny tries
+a bench out."""
 
 
 def make_policy(case: Case) -> Policy:
     """Return a random model; equal for equal sizes."""
+    config = _config(case)
+    dtype = torch.float32 if case.device == "cpu" else torch.bfloat16
+    torch.manual_seed(0)
+    with torch.device(case.device):
+        model = AutoModelForImageTextToText.from_config(
+            config, dtype=dtype, attn_implementation=case.attention
+        )
+    family = FAMILIES["qwen2_5_vl"]
+    assert family.install_positions is not None
+    family.install_positions(model.requires_grad_(False).eval(), "checkpoint")
+    if case.quantize == "nf4":
+        _to_nf4(model, language_linears(model, family), dtype)
+    return Policy(
+        model=model,
+        processor=_processor(),
+        family=family,
+        dtype=dtype,
+        device=torch.device(case.device),
+        settings=ModelSettings(
+            name="random",
+            device=case.device,
+            dtype="float32" if dtype == torch.float32 else "bfloat16",
+            quantize=case.quantize,
+        ),
+        revision="random",
+    )
+
+
+def make_spec(case: Case) -> ModelSpec:
+    """Return what counting memory needs of the model, without its weights."""
+    return ModelSpec(
+        family=FAMILIES["qwen2_5_vl"],
+        config=_config(case),
+        video_processor=_processor().video_processor,
+    )
+
+
+def _config(case: Case) -> PretrainedConfig:
     text, vision = SIZES[case.size]
-    folder = checkpoint("qwen2_5_vl")
-    config = AutoConfig.from_pretrained(folder)
+    config = AutoConfig.from_pretrained(checkpoint("qwen2_5_vl"))
     section = text["mrope_section"]
     config.text_config.update(
         {
@@ -114,41 +181,60 @@ def make_policy(case: Case) -> Policy:
         }
     )
     config.tie_word_embeddings = False
-    dtype = torch.float32 if case.device == "cpu" else torch.bfloat16
-    torch.manual_seed(0)
-    with torch.device(case.device):
-        model = AutoModelForImageTextToText.from_config(config, dtype=dtype)
-    family = FAMILIES["qwen2_5_vl"]
-    assert family.install_positions is not None
-    family.install_positions(model.requires_grad_(False).eval(), "checkpoint")
-    processor = AutoProcessor.from_pretrained(folder)
+    return config
+
+
+def _processor() -> Any:
+    processor = AutoProcessor.from_pretrained(checkpoint("qwen2_5_vl"))
     processor.video_processor.patch_size = 14
     processor.tokenizer.model_max_length = 1 << 17
-    return Policy(
-        model=model,
-        processor=processor,
-        family=family,
-        dtype=dtype,
-        device=torch.device(case.device),
-        settings=ModelSettings(name="random", device=case.device),
-        revision="random",
-    )
+    return processor
+
+
+def _to_nf4(model: nn.Module, names: list[str], dtype: torch.dtype) -> None:
+    """Put 4-bit layers, with doubly quantised scales, in the place of linear ones."""
+    from bitsandbytes.nn import Linear4bit, Params4bit
+
+    for name in names:
+        linear = model.get_submodule(name)
+        device = linear.weight.device
+        with torch.device("meta"):
+            layer = Linear4bit(
+                linear.in_features,
+                linear.out_features,
+                bias=linear.bias is not None,
+                compute_dtype=dtype,
+                compress_statistics=True,
+                quant_type="nf4",
+            )
+        layer.weight = Params4bit(
+            linear.weight.data,
+            requires_grad=False,
+            compress_statistics=True,
+            quant_type="nf4",
+        ).to(device)
+        layer.bias = linear.bias
+        model.set_submodule(name, layer)
+    keep_weights_unpacked(model)
+
+
+def clip_size(video_tokens: int) -> tuple[int, int]:
+    """Return the side in pixels and the frames of a clip of so many video tokens: 64 or 256 of them
+    per two frames.
+    """
+    side = 16 if video_tokens % 256 == 0 and video_tokens >= 4096 else 8
+    steps, rest = divmod(video_tokens, side * side)
+    if rest or not steps:
+        raise SystemExit(
+            f"--video-tokens {video_tokens}: give a multiple of 64, from 4096 on of 256"
+        )
+    return side * 28, 2 * steps
 
 
 def make_clip(policy: Policy, case: Case) -> ClipInputs:
-    """Return a clip of noise with exactly the case's video tokens: 64 or 256 of them per two
-    frames.
-    """
-    side = 16 if case.video_tokens % 256 == 0 and case.video_tokens >= 4096 else 8
-    steps, rest = divmod(case.video_tokens, side * side)
-    if rest or not steps:
-        raise SystemExit(
-            f"--video-tokens {case.video_tokens}: give a multiple of 64, from 4096 on of 256"
-        )
-    count = 2 * steps
-    pixels = np.random.default_rng(0).integers(
-        0, 256, (count, side * 28, side * 28, 3), dtype=np.uint8
-    )
+    """Return a clip of noise with exactly the case's video tokens."""
+    side, count = clip_size(case.video_tokens)
+    pixels = np.random.default_rng(0).integers(0, 256, (count, side, side, 3), dtype=np.uint8)
     frames = Frames(
         pixels=pixels,
         times=np.arange(count) / 2,
@@ -158,8 +244,7 @@ def make_clip(policy: Policy, case: Case) -> ClipInputs:
         duration=count / 2,
         backend="pyav",
     )
-    area = (side * 28) ** 2
-    clip = video_inputs(policy, frames, VideoSettings(min_pixels=area, max_pixels=area))
+    clip = video_inputs(policy, frames, VideoSettings(min_pixels=side**2, max_pixels=side**2))
     tokens = int(
         (encode_prompt(policy, "", clip).input_ids == policy.bare.config.video_token_id).sum()
     )

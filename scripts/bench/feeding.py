@@ -7,11 +7,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import av
-import numpy as np
 from transformers import TrainerCallback
 
-from bench.case import Case, make_pairs, make_policy
+from bench.case import Case, clip_size, make_pairs, make_policy
+from bench.clips import write_clip
 from dpo_video.recipe import (
     DataSettings,
     JudgeSettings,
@@ -44,14 +43,21 @@ def waiting_share(case: Case) -> dict[str, float]:
     one.
     """
     policy = make_policy(case)
-    side = 8 if case.video_tokens < 4096 else 16
-    area = (side * 28) ** 2
+    side, frames = clip_size(case.video_tokens)
+    area = side**2
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         pairs, requests = [], {}
         for number in range(CLIPS):
             clip = f"c{number}.mp4"
-            _write_clip(folder / clip, seed=number)
+            write_clip(
+                folder / clip,
+                seed=number,
+                frames=SECONDS * RATE,
+                rate=RATE,
+                width=WIDTH,
+                height=HEIGHT,
+            )
             requests[clip] = ClipRequest(key=clip, video=folder / clip)
             pairs += [replace(pair, clip=clip, rejected_clip=clip) for pair in make_pairs(case)]
         recipe = Recipe(
@@ -62,7 +68,7 @@ def waiting_share(case: Case) -> dict[str, float]:
             judge=JudgeSettings(model="none"),
             model=policy.settings,
             video=VideoSettings(
-                num_frames=2 * case.video_tokens // side**2,
+                num_frames=frames,
                 min_pixels=area,
                 max_pixels=area,
                 workers=1,
@@ -100,26 +106,6 @@ def waiting_share(case: Case) -> dict[str, float]:
         "waiting": sum(step_seconds * share for step_seconds, share in logs.rows) / seconds,
         "worst_step": max(share for _, share in logs.rows),
     }
-
-
-def _write_clip(path: Path, *, seed: int) -> None:
-    """Write moving noise, coarse enough to be compressed as films are."""
-    draw = np.random.default_rng(seed)
-    tile = np.kron(
-        draw.integers(0, 256, (HEIGHT // 40 + 1, WIDTH // 40 + 1, 3), dtype=np.uint8),
-        np.ones((40, 40, 1), dtype=np.uint8),
-    )
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("libx264", rate=RATE)
-        stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, "yuv420p"
-        for number in range(SECONDS * RATE):
-            image = np.roll(tile, 2 * number, axis=1)[:HEIGHT, :WIDTH]
-            for packet in stream.encode(
-                av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24")
-            ):
-                container.mux(packet)
-        for packet in stream.encode():
-            container.mux(packet)
 
 
 def _fail(clip: str, error: Exception) -> None:

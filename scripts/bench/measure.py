@@ -2,18 +2,21 @@
 own.
 """
 
+import ctypes
+import gc
 import json
 import os
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from bench.case import Case
+from bench.case import Case, make_spec
 from bench.floor import floor_parts
 from bench.memory import predicted_peak
 from bench.trainers import TimedTrainer, make_trainer
@@ -24,7 +27,7 @@ MIB = float(1 << 20)
 CHILD = """
 import json, sys
 sys.path[:0] = {paths!r}
-from bench.case import Case
+from bench.case import Case, make_spec
 from bench.measure import peak_memory
 print(json.dumps(peak_memory(Case(**json.loads(sys.argv[1])), sys.argv[2])))
 """
@@ -75,7 +78,7 @@ def measure_memory(case: Case) -> dict[str, float]:
     would say of ours.
     """
     measured = {name: _in_child(case, name) / MIB for name in ("stock", "ours")}
-    return {**measured, "predicted": predicted_peak(case) / MIB}
+    return {**measured, "predicted": predicted_peak(case, make_spec(case)) / MIB}
 
 
 def measure_floor(case: Case, *, repeats: int = 3) -> dict[str, float]:
@@ -123,6 +126,35 @@ def _times(
     return times
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cost:
+    """What a run took."""
+
+    seconds: float
+    peak: float
+    """Bytes above what was there before."""
+
+
+def cost(run: Callable[[], Any], device: str) -> Cost:
+    """Return seconds, as `seconds` does, and the peak of memory.
+
+    On the CPU: resident memory of the process, its high-water mark (VmHWM) set back, after what
+    the allocator holds of freed blocks has gone back to the system. Linux only.
+    """
+    gc.collect()
+    if device == "cuda":
+        torch.cuda.synchronize()
+        torch.cuda.reset_peak_memory_stats()
+        before = float(torch.cuda.memory_allocated())
+        taken = seconds(run, device)
+        return Cost(seconds=taken, peak=torch.cuda.max_memory_allocated() - before)
+    ctypes.CDLL(None).malloc_trim(0)
+    Path("/proc/self/clear_refs").write_text("5")
+    before = _status("VmRSS")
+    taken = seconds(run, device)
+    return Cost(seconds=taken, peak=_status("VmHWM") - before)
+
+
 def seconds(run: Callable[[], Any], device: str) -> float:
     """Return seconds; on the CPU those that this process computed, so that other load on the
     machine counts less.
@@ -163,9 +195,8 @@ def _in_child(case: Case, name: str) -> float:
 def peak_memory(case: Case, name: str) -> float:
     """Return the bytes by which a step, the reference in it for stock, goes above what is loaded.
 
-    On the CPU: resident memory of the process, its high-water mark (VmHWM) set back once model and
-    clip are loaded and a small case has run (libraries load code and threads at their first call).
-    Linux only.
+    Model and clip are loaded and a small case has run (libraries load code and threads at their
+    first call).
     """
     torch.set_num_threads(1)
     make_trainer(
@@ -173,17 +204,7 @@ def peak_memory(case: Case, name: str) -> float:
     ).step()
     trainer = make_trainer(case, name)
     run = trainer.step if name == "stock" else trainer.cached_step
-    if case.device == "cuda":
-        torch.cuda.synchronize()
-        torch.cuda.reset_peak_memory_stats()
-        loaded = torch.cuda.memory_allocated()
-        run()
-        torch.cuda.synchronize()
-        return float(torch.cuda.max_memory_allocated() - loaded)
-    Path("/proc/self/clear_refs").write_text("5")
-    loaded = _status("VmRSS")
-    run()
-    return _status("VmHWM") - loaded
+    return cost(run, case.device).peak
 
 
 def _status(name: str) -> float:

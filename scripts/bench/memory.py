@@ -1,24 +1,77 @@
-"""What `check` would say that a step of the engine takes above the loaded model, for a case of the
-bench.
+"""What `check` would say that a case of the bench takes, and the largest clip that it would let
+through.
 """
 
-from bench.case import ANSWER_TOKENS, QUESTION_TOKENS, Case, make_clip, make_policy
+from bench.case import ANSWER_TOKENS, QUESTION_TOKENS, Case
 from dpo_video.models.activations import ForwardShape
-from dpo_video.models.memory import GIB, PeakLoad, estimate_training
-from dpo_video.models.prompts import encode_prompt
+from dpo_video.models.hub import ModelSpec
+from dpo_video.models.memory import GIB, PeakLoad, estimate_generation, estimate_training
 from dpo_video.recipe import LoraSettings, ModelSettings, TrainSettings
 
 LOADED = ("weights", "adapter", "optimizer")
 """Parts that are there before the step, or that the bench leaves out."""
+PATCHES = 4
+"""Of the tower in one video token."""
+STEM = 12
+"""Tokens of the chat template around a clip."""
+FREE = 0.9
+"""Share of a GPU that the count may fill: context and fragments are not counted."""
+LARGEST = 1 << 16
+"""Video tokens up to which the largest clip is looked for."""
 
 
-def predicted_peak(case: Case) -> float:
+def predicted_peak(case: Case, spec: ModelSpec) -> float:
     """Return bytes above the loaded model at the peak of a step with the reference at hand: one
     tree.
     """
-    policy = make_policy(case)
-    clip = make_clip(policy, case)
-    stem = len(encode_prompt(policy, "", clip).input_ids)
+    parts = _training(case, spec)
+    return (parts["total"] - sum(parts[name] for name in LOADED)) * GIB
+
+
+def predicted_generation(case: Case, spec: ModelSpec, *, new_tokens: int) -> float:
+    """Return bytes above the loaded model at the peak of writing all answers about the clip."""
+    load = PeakLoad(
+        sequences=case.questions * case.answers,
+        prompt_tokens=case.video_tokens + STEM + QUESTION_TOKENS,
+        answer_tokens=new_tokens,
+        patches=PATCHES * case.video_tokens,
+    )
+    parts = estimate_generation(
+        spec, _model(case), load, answers_per_clip=case.questions * case.answers
+    )
+    return (parts["total"] - parts["weights"]) * GIB
+
+
+def largest_clip(case: Case, spec: ModelSpec, *, gib: float) -> int:
+    """Return the most video tokens, by 256, at which `check` sees a pair about a clip train in so
+    much memory; LARGEST at most.
+    """
+    low, high = 0, LARGEST // 256
+    while low < high:
+        middle = (low + high + 1) // 2
+        tried = Case(
+            video_tokens=256 * middle,
+            questions=1,
+            answers=2,
+            size=case.size,
+            device=case.device,
+            checkpointing=case.checkpointing,
+            quantize=case.quantize,
+        )
+        if predicted_total(tried, spec) <= FREE * gib:
+            low = middle
+        else:
+            high = middle - 1
+    return 256 * low
+
+
+def predicted_total(case: Case, spec: ModelSpec) -> float:
+    """Return GiB at the peak of a training step, weights and optimizer included."""
+    return _training(case, spec)["total"]
+
+
+def _training(case: Case, spec: ModelSpec) -> dict[str, float]:
+    stem = case.video_tokens + STEM
     on_cpu = case.device == "cpu"
     question = QUESTION_TOKENS + 2
     lower = case.questions * (question + case.answers * ANSWER_TOKENS)
@@ -34,13 +87,22 @@ def predicted_peak(case: Case) -> float:
         masks=lower * (stem + lower) if on_cpu else 0,
         copied=0 if on_cpu else paths,
     )
-    patches = clip.pixels["pixel_values_videos"].shape[0]
-    load = PeakLoad(sequences=1, prompt_tokens=stem, answer_tokens=ANSWER_TOKENS, patches=patches)
+    load = PeakLoad(
+        sequences=1,
+        prompt_tokens=stem,
+        answer_tokens=ANSWER_TOKENS,
+        patches=PATCHES * case.video_tokens,
+    )
     train = TrainSettings(
         lora=LoraSettings(rank=16, alpha=32), gradient_checkpointing=case.checkpointing
     )
-    model = ModelSettings(
-        name="random", device=case.device, dtype="float32" if on_cpu else "bfloat16"
+    return estimate_training(spec, _model(case), train, load, shape=shape)
+
+
+def _model(case: Case) -> ModelSettings:
+    return ModelSettings(
+        name="random",
+        device=case.device,
+        dtype="float32" if case.device == "cpu" else "bfloat16",
+        quantize=case.quantize,
     )
-    parts = estimate_training(policy.spec, model, train, load, shape=shape)
-    return (parts["total"] - sum(parts[name] for name in LOADED)) * GIB

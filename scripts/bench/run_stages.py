@@ -11,7 +11,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from transformers import AutoTokenizer, GenerationConfig, Qwen2Config, Qwen2ForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, Qwen2Config
 
 from bench.case import SIZES, Case, make_clip, make_pairs, make_policy
 from bench.trainers import make_trainer
@@ -32,7 +32,7 @@ from dpo_video.models.prompts import ClipInputs, Prompt, encode_prompt
 from dpo_video.models.sampling import Sampler
 from dpo_video.models.usage import PromptUsage
 from dpo_video.toy.models import checkpoint
-from dpo_video.train.logps import ROWS_AT_ONCE, answer_logps
+from dpo_video.train.logps import answer_logps
 
 NEW_TOKENS = 32
 CAPTION_WORDS = 300
@@ -49,57 +49,76 @@ class Stage:
     """What the two results differ by, in words."""
 
 
-def run_stages(case: Case) -> tuple[list[Stage], dict[str, PromptUsage]]:
-    """Return the stages, and what reading prompts took under `rows` and `trees`."""
-    policy = make_policy(case)
-    clip = make_clip(policy, case)
-    usage = {"rows": PromptUsage(), "trees": PromptUsage()}
-    questions = list(dict.fromkeys(pair.pair.prompt for pair in make_pairs(case)))
-    prompts = [encode_prompt(policy, question, clip) for question in questions]
-    generation = partial(_ours_generate, policy, clip, prompts, usage["trees"])
-    stages = [
-        Stage(
-            name="generate",
-            stock=partial(_stock_generate, policy, clip, prompts, case.answers, sample=True),
-            ours=partial(generation, case.answers, sample=True),
-            difference=lambda stock, ours: "see evaluate",  # the two draw other noise
-        ),
-        _judge_stage(case),
-        _train_stage(case),
-        Stage(
-            name="evaluate",
-            stock=partial(_stock_evaluate, policy, clip, prompts, case),
-            ours=partial(_ours_evaluate, policy, clip, prompts, case, usage["trees"]),
-            difference=_evaluation_difference,
-        ),
-    ]
-    return stages, usage
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Subject:
+    """A model, a clip, and the questions about it."""
+
+    case: Case
+    policy: Policy
+    clip: ClipInputs
+    prompts: Sequence[Prompt]
 
 
-def earlier_generation(case: Case, usage: PromptUsage) -> Callable[[], Any]:
-    """Return generation as it was before trees: features once, each question's cache copied for its
-    answers.
-    """
+def make_subject(case: Case) -> Subject:
+    """Return what generation and evaluation read."""
     policy = make_policy(case)
     clip = make_clip(policy, case)
-    questions = list(dict.fromkeys(pair.pair.prompt for pair in make_pairs(case)))
-    prompts = [encode_prompt(policy, question, clip) for question in questions]
-    return partial(
-        _ours_generate, policy, clip, prompts, usage, case.answers, sample=True, share_prefix=False
+    questions = dict.fromkeys(pair.pair.prompt for pair in make_pairs(case))
+    return Subject(
+        case=case,
+        policy=policy,
+        clip=clip,
+        prompts=[encode_prompt(policy, question, clip) for question in questions],
     )
 
 
-def _stock_generate(
-    policy: Policy, clip: ClipInputs, prompts: Sequence[Prompt], count: int, *, sample: bool
-) -> list[list[str]]:
+def generate_stage(subject: Subject, usage: PromptUsage) -> Stage:
+    """Return sampling of the case's answers to each question; `usage` is told of ours."""
+    return Stage(
+        name="generate",
+        stock=partial(_stock_generate, subject, subject.case.answers, sample=True),
+        ours=partial(_ours_generate, subject, subject.case.answers, sample=True, usage=usage),
+        difference=lambda stock, ours: "see evaluate",  # the two draw other noise
+    )
+
+
+def earlier_generation(subject: Subject, usage: PromptUsage) -> Callable[[], Any]:
+    """Return generation as it was before trees: features once, each question's cache copied for its
+    answers.
+    """
+    return partial(
+        _ours_generate,
+        subject,
+        subject.case.answers,
+        sample=True,
+        usage=usage,
+        share_prefix=False,
+    )
+
+
+def evaluate_stage(subject: Subject) -> Stage:
+    """Return greedy answers of policy and reference, and the log-probs of the pairs' answers under
+    both.
+    """
+    return Stage(
+        name="evaluate",
+        stock=partial(_stock_evaluate, subject),
+        ours=partial(_ours_evaluate, subject),
+        difference=_evaluation_difference,
+    )
+
+
+def _stock_generate(subject: Subject, count: int, *, sample: bool) -> list[list[str]]:
+    policy, clip = subject.policy, subject.clip
     answers = []
-    for prompt in prompts:
+    for prompt in subject.prompts:
         torch.manual_seed(0)
         ids = prompt.input_ids[None].to(policy.device)
+        types = prompt.token_types
         written = policy.bare.generate(
             input_ids=ids,
             attention_mask=torch.ones_like(ids),
-            mm_token_type_ids=None if prompt.token_types is None else prompt.token_types[None],
+            mm_token_type_ids=None if types is None else types[None].to(policy.device),
             **{name: tensor.to(policy.device) for name, tensor in clip.pixels.items()},
             **{name: tensor.to(policy.device) for name, tensor in clip.clip_inputs.items()},
             generation_config=GenerationConfig(
@@ -120,19 +139,19 @@ def _stock_generate(
 
 
 def _ours_generate(
-    policy: Policy,
-    clip: ClipInputs,
-    prompts: Sequence[Prompt],
-    usage: PromptUsage,
+    subject: Subject,
     count: int,
     *,
     sample: bool,
+    usage: PromptUsage | None = None,
     share_prefix: bool = True,
 ) -> list[list[str]]:
-    features = encode_video(policy, clip)
-    rows = [TokenRow(prompt=prompt, clip=clip, features=features) for prompt in prompts]
+    features = encode_video(subject.policy, subject.clip)
+    rows = [
+        TokenRow(prompt=prompt, clip=subject.clip, features=features) for prompt in subject.prompts
+    ]
     answers = generate_answers(
-        policy,
+        subject.policy,
         rows,
         seeds=[list(range(count)) for _ in rows],
         sampler=Sampler(temperature=float(sample), max_new_tokens=NEW_TOKENS),
@@ -142,14 +161,19 @@ def _ours_generate(
     return [[answer.text for answer in row] for row in answers]
 
 
-def _judge_stage(case: Case) -> Stage:
+def judge_stage(case: Case) -> Stage:
+    """Return label probabilities of one prompt an answer, all about one caption."""
     text, _ = SIZES[case.size]
     folder = checkpoint("judge")
     tokenizer = AutoTokenizer.from_pretrained(folder, padding_side="left")
     torch.manual_seed(3)
     config = {name: value for name, value in text.items() if name != "mrope_section"}
     vocab_size = max(len(tokenizer), text["vocab_size"])
-    model = Qwen2ForCausalLM(Qwen2Config(**{**config, "vocab_size": vocab_size})).eval()
+    with torch.device(case.device):
+        model = AutoModelForCausalLM.from_config(
+            Qwen2Config(**{**config, "vocab_size": vocab_size}),
+            dtype=torch.float32 if case.device == "cpu" else torch.bfloat16,
+        ).eval()
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     model.generation_config = GenerationConfig(pad_token_id=tokenizer.pad_token_id)
@@ -160,7 +184,7 @@ def _judge_stage(case: Case) -> Stage:
         for index, messages in enumerate(_judge_messages(case, scorer))
     ]
     judge = LoadedJudge(
-        model=model.to(case.device),
+        model=model,
         tokenizer=tokenizer,
         context=1 << 17,
         control=control_tokens(tokenizer),
@@ -207,69 +231,55 @@ def _most_apart(stock: list[dict[str, float]], ours: list[dict[str, float]]) -> 
     return max(gaps)
 
 
-def _train_stage(case: Case) -> Stage:
+def train_stage(case: Case) -> Stage:
+    """Return one step over all pairs, the reference's pass in it."""
     trainers = {name: make_trainer(case, name) for name in ("stock", "ours")}
-
-    def ours() -> float:
-        return trainers["ours"].step()  # the reference's pass in it, as on stock's side
-
     return Stage(
         name="train",
         stock=trainers["stock"].step,
-        ours=ours,
+        ours=trainers["ours"].step,
         difference=lambda stock, own: f"loss by {abs(stock - own):.1e}",
     )
 
 
-def _stock_evaluate(
-    policy: Policy, clip: ClipInputs, prompts: Sequence[Prompt], case: Case
-) -> tuple[list[list[str]], list[float]]:
-    """Greedy answers of two models, and the log-probs of sampled answers under both: each row in a
-    forward of at most ROWS_AT_ONCE.
+def _stock_evaluate(subject: Subject) -> tuple[list[list[str]], list[float]]:
+    """Greedy answers of two models, and the log-probs of given answers under both: each row in a
+    forward of its own, with its clip's pixels.
     """
     greedy: list[list[str]] = []
     for _ in range(2):
-        greedy += _stock_generate(policy, clip, prompts, 1, sample=False)
+        greedy += _stock_generate(subject, 1, sample=False)
     logps: list[float] = []
     for _ in range(2):
-        rows = _answer_rows(policy, clip, prompts, case)
-        for begin in range(0, len(rows), ROWS_AT_ONCE):
-            encoded = [
-                replace(row, features=encode_video(policy, clip))
-                for row in rows[begin : begin + ROWS_AT_ONCE]
-            ]
-            logps += [answer_logps(policy, [row])[0] for row in encoded]
+        for row in _answer_rows(subject):
+            features = encode_video(subject.policy, subject.clip)
+            logps += answer_logps(subject.policy, [replace(row, features=features)])
     return greedy, logps
 
 
-def _ours_evaluate(
-    policy: Policy, clip: ClipInputs, prompts: Sequence[Prompt], case: Case, usage: PromptUsage
-) -> tuple[list[list[str]], list[float]]:
+def _ours_evaluate(subject: Subject) -> tuple[list[list[str]], list[float]]:
     greedy: list[list[str]] = []
     for _ in range(2):
-        greedy += _ours_generate(policy, clip, prompts, usage, 1, sample=False)
+        greedy += _ours_generate(subject, 1, sample=False)
     logps: list[float] = []
     for _ in range(2):
-        logps += answer_logps(policy, _answer_rows(policy, clip, prompts, case))
+        logps += answer_logps(subject.policy, _answer_rows(subject))
     return greedy, logps
 
 
-def _answer_rows(
-    policy: Policy, clip: ClipInputs, prompts: Sequence[Prompt], case: Case
-) -> list[TokenRow]:
-    """Return the rows of the pairs' answers."""
-    features = encode_video(policy, clip)
-    by_question = {
-        question: prompt
-        for question, prompt in zip(
-            dict.fromkeys(pair.pair.prompt for pair in make_pairs(case)), prompts, strict=True
-        )
-    }
+def _answer_rows(subject: Subject) -> list[TokenRow]:
+    """Return the rows of the pairs' answers, the clip encoded once."""
+    features = encode_video(subject.policy, subject.clip)
+    pairs = make_pairs(subject.case)
+    questions = dict.fromkeys(pair.pair.prompt for pair in pairs)
+    by_question = dict(zip(questions, subject.prompts, strict=True))
     rows = []
-    for pair in make_pairs(case):
+    for pair in pairs:
         for answer in (pair.chosen, pair.rejected):
             prompt = by_question[pair.pair.prompt]
-            rows.append(TokenRow(prompt=prompt, clip=clip, features=features, answer=answer))
+            rows.append(
+                TokenRow(prompt=prompt, clip=subject.clip, features=features, answer=answer)
+            )
     return rows
 
 

@@ -1,7 +1,7 @@
-"""The two trainers: stock TRL on pixels, one pair per micro-batch, and the engine on one tree per
-clip.
+"""The trainers: stock TRL on pixels, one pair per micro-batch; the engine on one tree per clip; and
+plain rows of features, one pair per micro-batch.
 
-Both are TRL's DPOTrainer with the same model, adapter, loss and pairs. A step is what an optimizer
+All are TRL's DPOTrainer with the same model, adapter, loss and pairs. A step is what an optimizer
 step takes of forwards and backwards; reading clips and the optimizer's own update, equal in both,
 are left out.
 """
@@ -24,7 +24,7 @@ from dpo_video.models.load import Policy
 from dpo_video.models.lora import adapter_parameters, lora_config
 from dpo_video.models.prompts import ClipInputs, encode_prompt
 from dpo_video.recipe import LoraSettings
-from dpo_video.train.forward import install_engine
+from dpo_video.train.forward import install_engine, rows_engine
 from dpo_video.train.pair_batches import PairBatch, PairTokens, loss_inputs, pair_rows
 from dpo_video.train.shared_prefix import shared_prefix_engine
 
@@ -58,7 +58,7 @@ class _Trainer(DPOTrainer):
 
 
 def make_trainer(case: Case, name: str) -> TimedTrainer:
-    """Return the trainer called `stock` or `ours`."""
+    """Return the trainer called `stock`, `ours` or `rows`."""
     policy = make_policy(case)
     clip = make_clip(policy, case)
     pairs = make_pairs(case)
@@ -105,13 +105,18 @@ def make_trainer(case: Case, name: str) -> TimedTrainer:
             policy, pair_rows(_pair_batch(clip, features, prompts, pairs), [features])
         )
 
-    if name == "ours":
-        install_engine(policy.bare, policy.family, shared_prefix_engine)
-    return _timed(
-        trainer,
-        stock_batches if name == "stock" else our_batches,
-        1 if name == "ours" else len(pairs),
-    )
+    def row_batches() -> Iterator[Batch]:
+        features = encode_video(policy, clip)
+        for pair in pairs:
+            prompt = encode_prompt(policy, pair.pair.prompt, clip)
+            batch = _pair_batch(clip, features, [prompt], [pair])
+            yield loss_inputs(policy, pair_rows(batch, [features]))
+
+    if name != "stock":
+        engine = shared_prefix_engine if name == "ours" else rows_engine
+        install_engine(policy.bare, policy.family, engine)
+    batches = {"stock": stock_batches, "ours": our_batches, "rows": row_batches}[name]
+    return _timed(trainer, batches, 1 if name == "ours" else len(pairs))
 
 
 def _pair_batch(
