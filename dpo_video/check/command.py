@@ -26,6 +26,7 @@ from dpo_video.models.memory import (
 )
 from dpo_video.pair.video_negatives import add_negatives
 from dpo_video.recipe import Recipe
+from dpo_video.recipe.file import settings_of_round
 
 DEVICES = (2, 4, 8)
 """Numbers of devices that optimizer steps are planned for beside one."""
@@ -53,7 +54,7 @@ def check(recipe: Recipe, data: Data | None = None, options: CheckOptions = LOOK
     Raises UserError where nothing can be planned: the data are wrong, the model is unknown, or a
     frame cannot fit the settings.
     """
-    data = data or load_data(recipe)
+    data, recipe = data or load_data(recipe), settings_of_round(recipe, 1)
     train, heldout = data.train, data.heldout
     findings = data.findings + check_recipe(recipe, train.samples, heldout.samples)
     if heldout.root is not None:

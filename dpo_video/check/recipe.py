@@ -43,8 +43,8 @@ def check_recipe(recipe: Recipe, samples: Sequence[Sample], heldout: Sequence[Sa
         num_rounds = recipe.rounds.count
         findings += Findings(
             assumptions=(
-                f"all numbers are of one round, of {num_rounds} at most; a text that an earlier "
-                "round has judged is not judged again",
+                f"all numbers are of the first round, of {num_rounds} at most; a text that an "
+                "earlier round has judged is not judged again",
             )
         )
     if not pairs_given or recipe.data.heldout is not None:

@@ -17,6 +17,7 @@ from dpo_video.evaluate.report import Metrics, read_metrics
 from dpo_video.evaluate.rounds_table import print_rounds
 from dpo_video.evaluate.summary import verdict_lines
 from dpo_video.recipe import Recipe
+from dpo_video.recipe.file import settings_of_round
 
 
 def run_rounds(recipe: Recipe, do: Callable[[Recipe], object]) -> Recipe:
@@ -44,11 +45,14 @@ def run_rounds(recipe: Recipe, do: Callable[[Recipe], object]) -> Recipe:
 
 def recipe_of_round(recipe: Recipe, number: int) -> Recipe:
     """Return the recipe of a round, counted from 1."""
-    rounds, generate = recipe.rounds, recipe.generate
+    earlier = [settings_of_round(recipe, each).generate for each in range(1, number)]
+    recipe = settings_of_round(recipe, number)
+    rounds = recipe.rounds
     assert rounds is not None
     sections: dict[str, dict[str, Any]] = {
         "generate": {
-            "first_number": generate.first_number + (number - 1) * generate.candidates_per_sample
+            "first_number": recipe.generate.first_number
+            + sum(settings.candidates_per_sample for settings in earlier)
         },
         "data": {"part": f"{number}/{rounds.count}" if rounds.samples == "split" else None},
     }

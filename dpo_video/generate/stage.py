@@ -32,6 +32,7 @@ from dpo_video.generate.plan import plan_candidates
 from dpo_video.models.hub import load_config
 from dpo_video.models.sampling import Sampler
 from dpo_video.recipe import GenerateSettings, SamplerSettings
+from dpo_video.recipe.generate import WITH_MAGNITUDE
 from dpo_video.run import Run, StageResult
 from dpo_video.video import (
     clip_key,
@@ -67,6 +68,13 @@ def training_sampler(settings: GenerateSettings, *, over: SamplerSettings | None
     return Sampler(**{**{name: getattr(settings, name) for name in names}, **overrides})
 
 
+def magnitude_of(settings: GenerateSettings, sampler: SamplerSettings) -> int | None:
+    """Return how strongly a sampler of the mix changes its clips; None where it has no degree."""
+    if sampler.clip not in WITH_MAGNITUDE:
+        return None
+    return settings.magnitude if sampler.magnitude is None else sampler.magnitude
+
+
 def _jobs(run: Run) -> list[GenerationJob]:
     """Return one job for each sampler of the mix, or the one there is without a mix."""
     settings = run.recipe.generate
@@ -96,7 +104,7 @@ def _jobs(run: Run) -> list[GenerationJob]:
                 title=f"generate ({sampler.name})",
                 first_number=plain.first_number + sum(job.num_candidates for job in jobs),
                 clip=sampler.clip,
-                magnitude=sampler.magnitude,
+                magnitude=magnitude_of(settings, sampler),
                 privileges=sampler.privileges,
             )
         )

@@ -161,33 +161,38 @@ def usable_answers(
     judgment_of: Mapping[str, Judgment],
     *,
     seed: int,
+    side_of: Mapping[str | None, str],
 ) -> tuple[list[ScoredAnswer], list[Drop]]:
     """Return a question's answers that a rule may use, and the others as drops.
 
-    Of answers with the same text one that was not cut stays, else the first.
+    Of answers with the same text, or judged as one, that are on one side, one that was not cut
+    stays, else the first.
+
+    Args:
+        side_of: by sampler, on which side of a pair its answers may be; the others have one in
+            common.
     """
     usable: dict[int, ScoredAnswer] = {}
     details: dict[str, list[str]] = defaultdict(list)  # by reason
-    number_of_text: dict[str, int] = {}
+    first_of: dict[tuple[str, str | int], int] = {}  # by side and text, or number that was judged
     complete_first = sorted(
         candidates, key=lambda candidate: (candidate.finish == "length", number_of(candidate))
     )
     for candidate in complete_first:
         number, text = number_of(candidate), normalised_text(candidate.text)
+        side = side_of.get(candidate.sampler, "")
         judgment = judgment_of.get(candidate.id)
         reason, detail = _why_unusable(candidate, judgment)
         if reason:
             details[reason].append(f"#{number}{detail}")
-        elif judgment is not None and judgment.taken_from is not None:
-            twin = judgment.taken_from.removeprefix(f"{sample_id}#")
-            details["duplicate"].append(f"#{number} of #{twin}")
-        elif text in number_of_text:
-            details["duplicate"].append(f"#{number} of #{number_of_text[text]}")
+            continue
+        assert judgment is not None and judgment.score is not None, "a usable answer has a score"
+        twin = _judged_number(candidate, judgment)
+        known_as = first_of.get((side, text), first_of.get((side, twin)))
+        if known_as is not None:
+            details["duplicate"].append(f"#{number} of #{known_as}")
         else:
-            assert judgment is not None and judgment.score is not None, (
-                "a usable answer has a score"
-            )
-            number_of_text[text] = number
+            first_of[side, text] = first_of[side, twin] = number
             rank = hashlib.sha256(strict_json.dumps([seed, sample_id, number]).encode()).hexdigest()
             usable[number] = ScoredAnswer(candidate, judgment.score, rank, _is_sure(judgment))
     drops = [
@@ -201,6 +206,13 @@ def usable_answers(
         for reason, texts in sorted(details.items())
     ]
     return [usable[number] for number in sorted(usable)], drops
+
+
+def _judged_number(candidate: Candidate, judgment: Judgment) -> int:
+    """Return the number of the answer that was judged for this one: its own, or one alike's."""
+    if judgment.taken_from is None:
+        return number_of(candidate)
+    return int(judgment.taken_from.removeprefix(f"{candidate.sample_id}#"))
 
 
 def _is_sure(judgment: Judgment) -> bool:

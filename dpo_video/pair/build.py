@@ -111,6 +111,12 @@ def build_pairs(
     )
 
 
+def _side_of(settings: PairSettings) -> dict[str | None, str]:
+    """Return the side of each sampler under `across`: a text may then stand on both."""
+    sides = {"chosen": settings.chosen_samplers, "rejected": settings.rejected_samplers}
+    return {name: side for side, names in sides.items() for name in names}
+
+
 def _pair_question(
     sample: Sample,
     candidates: Sequence[Candidate],
@@ -123,7 +129,9 @@ def _pair_question(
 ) -> _QuestionResult:
     """Return what the rule of the settings makes of one question's answers."""
     rule: Rule = choose(PAIR_RULES, settings.rule, "pair rule")
-    usable, drops = usable_answers(sample.id, candidates, judgment_of, seed=seed)
+    usable, drops = usable_answers(
+        sample.id, candidates, judgment_of, seed=seed, side_of=_side_of(settings)
+    )
     num_truncated = sum(answer.truncated for answer in usable)
     if len(usable) < 2:
         reason = "too few answers" if candidates else "no answers"

@@ -36,9 +36,10 @@ from dpo_video.recipe import PairSettings
 
 TRUNCATED = "cut"
 ONE_SIDE, CHOSEN_WRONG, UNSURE = "one side only", "chosen is wrong", "both unsure"
-NOT_WORSE, CONTAINED, UNEQUAL = (
+NOT_WORSE, CONTAINED, NOT_LONGER, UNEQUAL = (
     "rejected not worse",
     "chosen inside rejected",
+    "chosen not longer",
     "lengths too unequal",
 )
 REASONS = (
@@ -49,6 +50,7 @@ REASONS = (
     UNSURE,
     NOT_WORSE,
     CONTAINED,
+    NOT_LONGER,
     UNEQUAL,
     "below margin",
     "tie",
@@ -205,7 +207,8 @@ def across(answers: Sequence[ScoredAnswer], settings: PairSettings, threshold: f
     TPO's rule (arXiv 2501.13919), whose filter drops a pair where the rejected answer is the better
     one, the chosen one is wrong, or it cannot be told; here by score, threshold and the judge's
     label probabilities. Of TEMPLE (convert_to_swift.py) are the drops for a chosen answer that
-    stands inside the rejected one, and for lengths too unequal.
+    stands inside the rejected one, for lengths too unequal, and for one that is not the longer of
+    the two where frames were dropped.
     """
     chosen_side = [row for row in answers if row.candidate.sampler in settings.chosen_samplers]
     rejected_side = [row for row in answers if row.candidate.sampler in settings.rejected_samplers]
@@ -242,10 +245,23 @@ def _why_not_across(choice: Choice, settings: PairSettings) -> str | None:
     chosen, rejected = (normalised_text(answer.candidate.text) for answer in choice)
     if chosen in rejected:
         return CONTAINED
-    shorter, longer = sorted((len(chosen), len(rejected)))
-    if settings.max_length_ratio is not None and longer > settings.max_length_ratio * shorter:
-        return UNEQUAL
-    return why_too_close(choice.margin, settings) or why_below_floor(choice.rejected, settings)
+    reason = _why_wrong_length(choice, settings, len(chosen), len(rejected))
+    return (
+        reason
+        or why_too_close(choice.margin, settings)
+        or why_below_floor(choice.rejected, settings)
+    )
+
+
+def _why_wrong_length(
+    choice: Choice, settings: PairSettings, chosen: int, rejected: int
+) -> str | None:
+    """Return why answers of so many characters are no pair, or None."""
+    if choice.rejected.candidate.sampler in settings.chosen_longer_than:
+        return None if chosen > rejected else NOT_LONGER
+    shorter, longer = sorted((chosen, rejected))
+    limit = settings.max_length_ratio
+    return UNEQUAL if limit is not None and longer > limit * shorter else None
 
 
 def why_too_close(margin: float, settings: PairSettings) -> str | None:

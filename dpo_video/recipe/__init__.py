@@ -115,6 +115,13 @@ class Recipe(Section):
                         f"pair.{setting}: no sampler of generate.mix is called {name!r}."
                         f"{did_you_mean(name, names)} Known: {', '.join(names) or 'none'}"
                     )
+        for name in pair.chosen_longer_than:
+            if name not in pair.rejected_samplers:
+                raise ValueError(
+                    f"pair.chosen_longer_than: {name!r} is not among pair.rejected_samplers "
+                    f"({', '.join(pair.rejected_samplers) or 'none'}), whose answers it is about."
+                    f"{did_you_mean(name, pair.rejected_samplers)}"
+                )
         both = sorted({*pair.chosen_samplers} & {*pair.rejected_samplers})
         if both:
             raise ValueError(

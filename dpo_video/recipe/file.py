@@ -31,10 +31,26 @@ def change_recipe(recipe: Recipe, overrides: Sequence[str]) -> Recipe:
     return _with_overrides(Yaml(recipe.model_dump(), recipe.name), overrides)
 
 
+def settings_of_round(recipe: Recipe, number: int) -> Recipe:
+    """Return a recipe with what `rounds.each` says of a round, counted from 1, on top."""
+    if recipe.rounds is None or not recipe.rounds.each:
+        return recipe
+    settings = Yaml(recipe.model_dump(), f"`rounds.each` of round {number}")
+    for key, value in recipe.rounds.each[number - 1].items():
+        _put(settings, key, value, settings.path)
+    return validate(Recipe, settings)
+
+
 def _with_overrides(settings: Yaml, overrides: Sequence[str]) -> Recipe:
     for text in _preset_first(overrides):
         _override(settings, text)
-    return validate(Recipe, settings)
+    recipe = validate(Recipe, settings)
+    num_rounds = 0 if recipe.rounds is None else len(recipe.rounds.each)
+    for number in range(1, num_rounds + 1):
+        settings_of_round(
+            recipe, number
+        )  # wrong settings of a later round are told before the first
+    return recipe
 
 
 def load_video_settings(overrides: Sequence[str]) -> VideoSettings:
@@ -79,9 +95,13 @@ def _override(settings: Yaml, text: str) -> None:
             "train.learning_rate=1e-5"
         )
     origin = without_secrets(f"override {shortened(repr(text))}")
+    _put(settings, key, read_value(value, origin), origin)
+
+
+def _put(settings: Yaml, key: str, value: Any, origin: str) -> None:
     location: Location = tuple(key.split("."))
     section = _section(settings, location, origin)
-    section[location[-1]] = read_value(value, origin)
+    section[location[-1]] = value
     if location == ("video", "preset") and section["preset"] in PRESETS:
         for replaced in PRESETS[section["preset"]].video:  # it beats what the recipe file says
             section.pop(replaced, None)

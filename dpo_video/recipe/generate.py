@@ -21,6 +21,8 @@ PLACEHOLDERS = ("prompt", "caption", "answer")
 """What an instruction may hold of a sample, in braces."""
 PRIVILEGES = ("caption", "answer")
 """Those of them that a policy does not know when it is used."""
+WITH_MAGNITUDE = ("drop", "reverse", "shuffle")
+"""What is done to a clip more or less strongly."""
 
 
 class SamplerSettings(Section):
@@ -52,7 +54,8 @@ class SamplerSettings(Section):
         default=None, ge=2, lt=1_000_000
     )
     """How strongly, as in TEMPLE: `drop` keeps one frame in this many, `reverse` and `shuffle`
-    exchange about this many groups of frames. None: a fifth stays, and every frame is a group.
+    exchange about this many groups of frames. None is `generate.magnitude`; without that a fifth
+    stays, and every frame is a group.
     """
     temperature: Annotated[float | None, Affects.ANSWERS] = Field(default=None, ge=0)
     """Sampling temperature; 0 is greedy."""
@@ -85,7 +88,7 @@ class SamplerSettings(Section):
 
     @model_validator(mode="after")
     def _check_magnitude(self) -> Self:
-        if self.magnitude is not None and self.clip in ("none", "other_clip"):
+        if self.magnitude is not None and self.clip not in WITH_MAGNITUDE:
             raise ValueError(
                 f"`magnitude` says how strongly a clip is changed, and `clip` is {self.clip}: set "
                 "clip to drop, reverse or shuffle, or leave magnitude out"
@@ -142,6 +145,10 @@ class GenerateSettings(Section):
     mix: list[SamplerSettings] = Field(default=[])
     """Several samplers in place of one: other temperatures, instructions, policies or adapters,
     each with its own number of candidates. Empty draws `num_candidates` from the policy."""
+    magnitude: Annotated[int | None, Affects.ANSWERS, ABSENT_AT_DEFAULT] = Field(
+        default=None, ge=2, lt=1_000_000
+    )
+    """How strongly samplers of the mix change their clips that do not say it themselves."""
     max_new_tokens: Annotated[PositiveInt, Affects.ANSWERS] = 256
     """An answer is cut there, and marked as cut."""
     batch_size: Annotated[PositiveInt | Literal["auto"], Affects.SPEED] = "auto"
@@ -174,6 +181,17 @@ class GenerateSettings(Section):
             raise ValueError(
                 f"`base_url` names a server, but `engine` is {self.engine}, which asks none: set "
                 "generate.engine to openai, or leave generate.base_url out"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _check_magnitude(self) -> Self:
+        if self.magnitude is not None and not any(
+            sampler.clip in WITH_MAGNITUDE for sampler in self.mix
+        ):
+            raise ValueError(
+                "`magnitude` says how strongly clips are changed, and no sampler of `mix` has clip "
+                f"{' or '.join(WITH_MAGNITUDE)}: leave it out"
             )
         return self
 

@@ -28,6 +28,9 @@ class PairSettings(Section):
     )
     """Under `across`: drop a pair whose longer answer has more than this many times the characters
     of the other; TEMPLE takes 1.5."""
+    chosen_longer_than: Annotated[list[str], Affects.PAIRS, ABSENT_AT_DEFAULT] = Field(default=[])
+    """Under `across`: samplers of `rejected_samplers` whose answers make a pair only with a longer
+    one, in place of `max_length_ratio`; TEMPLE does so where frames were dropped."""
     min_margin: Annotated[float, Affects.PAIRS] = Field(default=0.5, ge=0)
     """Least score difference, except under `hound`."""
     noise_margins: Annotated[PositiveFloat | None, Affects.PAIRS] = None

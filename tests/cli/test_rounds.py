@@ -300,6 +300,29 @@ def test_split_rounds_share_the_clips_out(world: World) -> None:
     assert not {sample.video for sample in first} & {sample.video for sample in second}
 
 
+def test_rounds_may_have_settings_of_their_own_and_count_their_candidates() -> None:
+    """Of `each` only what it names changes; draws go on where the round before ended."""
+    each = "rounds.each=[{}, {generate.num_candidates: 2, train.beta: 0.3}, {pair.min_margin: 2}]"
+    plain = load_recipe("quickstart", ["rounds.count=3"])
+    recipe = change_recipe(plain, [each])
+    rounds = [recipe_of_round(recipe, number) for number in (1, 2, 3)]
+    assert rounds[0] == recipe_of_round(plain, 1)
+    assert [settings.generate.num_candidates for settings in rounds] == [8, 2, 8]
+    assert [settings.generate.first_number for settings in rounds] == [0, 8, 10]
+    assert [settings.train.beta for settings in rounds] == [0.1, 0.3, 0.1]
+    assert [settings.pair.min_margin for settings in rounds] == [1, 1, 2]
+    assert change_recipe(recipe, ["rounds.count=2"]).rounds is not None, "some may be left out"
+
+
+def test_the_rounds_of_temple_are_its_four_magnitudes_each_pulled_to_the_one_before() -> None:
+    recipe = load_recipe("temple")
+    rounds = [recipe_of_round(recipe, number) for number in (1, 2, 3, 4)]
+    assert [settings.generate.magnitude for settings in rounds] == [16, 8, 4, 2]
+    starts = [None, *(settings.run_folder / "adapter" for settings in rounds[:3])]
+    assert [settings.start_adapter for settings in rounds] == starts
+    assert [settings.reference_adapter for settings in rounds] == starts
+
+
 def test_the_reference_of_a_round_is_that_of_the_first_or_the_round_before(world: World) -> None:
     previous = change_recipe(world.recipe, ["rounds.reference=previous"])
     started = change_recipe(world.recipe, ["model.adapter=sft"])
@@ -319,11 +342,21 @@ def test_the_reference_of_a_round_is_that_of_the_first_or_the_round_before(world
         (["data.pairs=pairs.jsonl"], "`data.pairs` are fixed"),
         (["generate.engine=openai"], "what the server holds"),
         (["pair.implicit_rewards=rewards.jsonl"], "a file about those of one run"),
+        (["rounds.each=[{train.beta: 1}]"], "`each` has settings for 1 rounds, and `count` is 3"),
+        (["rounds.each=[{}, {}, {judge.model: m}]"], "`each` holds 'judge.model'"),
+        (["rounds.each=[{}, {}, {train: {beta: 1}}]"], "`each` holds 'train'"),
+        (["rounds.each=[{}, {}, {train.lora.rank: 8}]"], "must be the same in all rounds"),
+        (
+            ["rounds.each=[{}, {}, {train.bta: 1}]"],
+            "`rounds.each` of round 3: unknown key `train.bta`. Did you mean 'beta'?",
+        ),
+        (
+            ["rounds.each=[{}, {generate.engine: openai}, {}]"],
+            "`rounds.each` of round 2: .*what the server holds",
+        ),
     ],
 )
-def test_rounds_that_cannot_be_are_refused_in_one_line(
-    world: World, overrides: list[str], told: str
-) -> None:
+def test_rounds_that_cannot_be_are_refused_in_one_line(overrides: list[str], told: str) -> None:
     with pytest.raises(UserError, match=told) as error:
-        change_recipe(world.recipe, overrides)
+        load_recipe("quickstart", ["rounds.count=3", *overrides])
     assert "\n" not in str(error.value)

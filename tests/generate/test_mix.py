@@ -20,7 +20,8 @@ from dpo_video.models.features import encode_video
 from dpo_video.models.generation import generate_answers
 from dpo_video.models.prompts import encode_prompt, video_inputs
 from dpo_video.models.sampling import Sampler
-from dpo_video.recipe import SamplerSettings
+from dpo_video.recipe import GenerateSettings, SamplerSettings
+from dpo_video.recipe.generate import WITH_MAGNITUDE
 from dpo_video.video import draw_number, read_frames
 
 FRAMES = 8
@@ -138,6 +139,17 @@ def test_a_changed_magnitude_pays_for_its_own_sampler_alone(data, tmp_path):
     assert third["reused"] == 30, "the same number and seed, and another clip"
 
 
+def test_a_magnitude_of_the_section_is_that_of_each_sampler_that_names_none(data, tmp_path):
+    silent = [{key: row[key] for key in row if key != "magnitude"} for row in MIX]
+    said = [row | ({"magnitude": 8} if row.get("clip") in WITH_MAGNITUDE else {}) for row in silent]
+    _, before = run_generate(mixed(tmp_path, data, said))
+    counts, after = run_generate(mixed(tmp_path, data, silent, generate={"magnitude": 8}))
+    assert counts["reused"] == 36 and after == before
+    said[1]["magnitude"] = 4
+    counts, _ = run_generate(mixed(tmp_path, data, said, generate={"magnitude": 8}))
+    assert counts["reused"] == 30, "what a sampler says itself goes before"
+
+
 def test_a_clip_that_its_corruption_leaves_as_it_is_costs_that_answer_and_is_no_bad_clip(
     data, tmp_path
 ):
@@ -206,6 +218,11 @@ def test_a_sampler_that_cannot_be_is_refused_in_one_line(settings, message):
     with pytest.raises(ValidationError) as caught:
         SamplerSettings(name="x", num_candidates=1, **settings)
     assert message in str(caught.value)
+
+
+def test_a_magnitude_that_no_sampler_would_use_is_refused() -> None:
+    with pytest.raises(ValidationError, match="no sampler of `mix` has clip drop or reverse"):
+        GenerateSettings(magnitude=4, mix=[{"name": "x", "num_candidates": 1}])
 
 
 def test_an_instruction_may_hold_braces_of_its_own():

@@ -71,6 +71,41 @@ def test_what_the_judge_or_the_texts_speak_against_is_dropped_with_its_reason(
     assert paired.summary["questions_dropped"] == {reason: 1}
 
 
+@pytest.mark.parametrize("first", [0, 1])
+def test_a_text_that_both_sides_wrote_stands_on_both_whichever_was_drawn_first(first) -> None:
+    """Of one side only it would leave the other without its right answer, or its wrong one."""
+    rows = [
+        ("knowing", "olive oil", 4.0),
+        ("drop", "olive oil", 4.0),
+        ("reverse", "milk", 1.0),
+        ("clean", "Milk.", 1.0),
+        ("clean", "Olive oil!", 4.0),
+    ]
+    pairs, drops, paired = pair_across(*(rows if first else reversed(rows)))
+    assert [(chosen.strip("!").lower(), rejected) for chosen, rejected in pairs] == [
+        ("olive oil", "milk")
+    ]
+    assert drops == {"rejected not worse": 1}
+    assert paired.summary["answers_dropped"] == {"duplicate": 1}, "of the chosen side's three"
+
+
+def test_where_frames_were_dropped_the_chosen_answer_must_be_the_longer_one() -> None:
+    settings = ACROSS.model_copy(update={"max_length_ratio": 1.5, "chosen_longer_than": ["drop"]})
+    for chosen, drop, reverse, reasons in (
+        ("123456", "abcdef", "abcdefghi", {"chosen not longer": 1}),
+        ("123456", "abcde", "abcdefghij", {"lengths too unequal": 1}),
+        ("123456", "a", "abc", {"lengths too unequal": 1}),
+        ("123456", "a", "abcd", {}),
+    ):
+        _, drops, _ = pair_across(
+            ("clean", chosen, 4.0),
+            ("drop", drop, 1.0),
+            ("reverse", reverse, 1.0),
+            settings=settings,
+        )
+        assert drops == reasons
+
+
 def test_one_answer_that_the_judge_is_sure_of_is_enough() -> None:
     pairs, _, _ = pair_across(
         ("clean", "good answer", 4.0), ("drop", "unlike it", 1.0), unsure=(1,)
@@ -104,6 +139,15 @@ def test_pairs_over_the_cap_are_counted_and_the_widest_margins_stay() -> None:
             "both name 'clean'",
         ),
         ({"chosen_samplers": ["clean"]}, "belongs to `pair.rule: across`"),
+        (
+            {
+                "rule": "across",
+                "chosen_samplers": ["clean"],
+                "rejected_samplers": ["drop"],
+                "chosen_longer_than": ["clean"],
+            },
+            "pair.chosen_longer_than: 'clean' is not among pair.rejected_samplers (drop)",
+        ),
     ],
 )
 def test_a_mix_that_gives_one_side_only_is_refused_before_anything_is_paid(pair, message) -> None:
