@@ -27,9 +27,16 @@ def judge_doubt(
     if chances[0] and chances[1]:
         above = _chance_above(chances[0], chances[1])
         return min(above, 1 - above)
+    return score_doubt(first.score, second.score, scorer, noise_sigma=noise_sigma)
+
+
+def score_doubt(
+    first: float, second: float, scorer: Scorer | None, *, noise_sigma: float | None = None
+) -> float:
+    """Return the doubt where only the scores are known: that of two with normal noise."""
     span = scorer.high - scorer.low if scorer is not None else 1.0
     sigma = noise_sigma or span / 10
-    return 0.5 * (1 - erf(abs(first.score - second.score) / (2 * sigma)))
+    return 0.5 * (1 - erf(abs(first - second) / (2 * sigma)))
 
 
 def _by_value(

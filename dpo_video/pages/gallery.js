@@ -63,10 +63,11 @@ const card = (row, titles, extra) => {
   );
 };
 
+const inPerCent = (share) => (share === null || share === undefined ? null : `${(100 * share).toFixed(0)} %`);
 const pairCard = (row) =>
-  card(row, ["Chosen", "Rejected"], [["margin", row.margin === null ? null : shown(row.margin)], ["judge's doubt", row.doubt === null ? null : `${(100 * row.doubt).toFixed(0)} %`], ["made by", row.source], ["implicit margin", row.implicit === undefined ? null : shown(row.implicit)], ["", row.other_clip ? "the rejected answer goes with another or a corrupted clip" : ""]]);
+  card(row, ["Chosen", "Rejected"], [["margin", row.margin === null ? null : shown(row.margin)], ["judge's doubt", inPerCent(row.doubt)], ["made by", row.source], ["implicit margin", row.implicit === undefined ? null : shown(row.implicit)], ["", row.other_clip ? "the rejected answer goes with another or a corrupted clip" : ""]]);
 const answerCard = (row) =>
-  card(row, ["Before", "After"], [["set", row.set], ["change of score", row.change === null ? null : shown(row.change)], ["", row.outcome]]);
+  card(row, ["Before", "After"], [["set", row.set], ["change of score", row.change === null ? null : shown(row.change)], ["judge's doubt", inPerCent(row.doubt)], ["", row.outcome]]);
 const dropCard = (row) =>
   make(
     "article",
@@ -83,7 +84,7 @@ const GALLERIES = {
   },
   answers: {
     rows: DATA.answers, card: answerCard, empty: "No answer is like that.",
-    sorts: { "largest loss first": (row) => row.gain, "largest gain first": (row) => (row.gain === null ? null : -row.gain), "order of the file": (row) => row.number },
+    sorts: { "largest loss first": (row) => row.gain, "largest gain first": (row) => (row.gain === null ? null : -row.gain), "judge's doubt": (row) => (row.doubt === null ? null : -row.doubt), "order of the file": (row) => row.number },
     filters: { set: (row) => row.set, category: (row) => questionOf(row).category, outcome: (row) => row.outcome },
     numbers: { "change of score": (row) => row.change, "score after": (row) => row.second.score },
   },

@@ -14,7 +14,7 @@ from dpo_video.core.records import Candidate, Pair, Sample
 from dpo_video.evaluate.answer_rows import EvaluatedAnswer, answered_by_both, answers_by_set
 from dpo_video.pages.answer_rows import answer_row, claim_rows
 from dpo_video.pages.clips import clip_name, request_of
-from dpo_video.pages.doubt import judge_doubt
+from dpo_video.pages.doubt import judge_doubt, score_doubt
 from dpo_video.pages.run_files import RunFiles, Split
 from dpo_video.video import ClipRequest, clip_key
 
@@ -138,9 +138,13 @@ def pair_rows(run: RunFiles, questions: Questions) -> list[Row]:
 
 
 def answer_changes(run: RunFiles, questions: Questions) -> list[Row]:
-    """Return the answers before and after: the largest losses and gains, unscored and
-    random ones are tagged.
+    """Return the answers before and after: the largest losses and gains, those that the judge is
+    least sure of, unscored and random ones are tagged.
+
+    The doubt is that of two scores, `score_doubt`: label probabilities of evaluated answers are not
+    kept. Equal answers have none.
     """
+    sigma = run.agreement.get("noise_sigma")
     rows: list[Row] = []
     for name, (before, after) in answers_by_set(run.answers).items():
         split = run.sets.get(name)
@@ -154,15 +158,25 @@ def answer_changes(run: RunFiles, questions: Questions) -> list[Row]:
                     "first": _evaluated(first, run),
                     "second": _evaluated(second, run),
                     **_change(first, second),
+                    "doubt": _rounded(_doubt(first, second, run, noise_sigma=sigma)),
                 }
             )
     worse = [row for row in rows if row["gain"] is not None and row["gain"] < 0]
     better = [row for row in rows if row["gain"] is not None and row["gain"] > 0]
     _tag(worse, "regression", lambda row: row["gain"])
     _tag(better, "gain", lambda row: -row["gain"])
+    _tag(rows, "judge least sure", lambda row: _negative(row["doubt"]))
     _tag([row for row in rows if row["unscored"]], "unscored", lambda row: row["number"])
     _tag_random(rows, run.recipe.seed)
     return rows
+
+
+def _doubt(
+    first: EvaluatedAnswer, second: EvaluatedAnswer, run: RunFiles, *, noise_sigma: float | None
+) -> float | None:
+    if first.score is None or second.score is None or first.text == second.text:
+        return None
+    return score_doubt(first.score, second.score, run.scorer, noise_sigma=noise_sigma)
 
 
 def _evaluated(answer: EvaluatedAnswer, run: RunFiles) -> Row:

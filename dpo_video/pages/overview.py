@@ -31,7 +31,11 @@ TRUST = (
     "noise_sigma",
     "unscored",
 )
-"""Measures of agreement.json that the report repeats; the page of `agree` has all."""
+"""Measures of agreement.json that the report repeats, with those of swapped facts; the page of
+`agree` has all.
+"""
+SWAPS = "auc_"
+"""How the names of measures begin that say whether the judge notices a swapped fact."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,9 +82,9 @@ def measure_rows(metrics: Metrics) -> list[MeasuredChange]:
         rows.append(
             MeasuredChange(
                 title=title,
-                before=_text(getattr(metrics.before, name), share=share),
-                after=_text(getattr(metrics.after, name), share=share),
-                change=_text(change, share=share, signed=True),
+                before=words_of(getattr(metrics.before, name), share=share),
+                after=words_of(getattr(metrics.after, name), share=share),
+                change=words_of(change, share=share, signed=True),
                 n=change.n,
                 verdict=direction(change, HIGHER_IS_BETTER.get(name)),
                 bar=interval_bar(change, low=-reach, high=reach, mark=0.0),
@@ -204,8 +208,9 @@ class TrustRow:
 def trust_rows(run: RunFiles) -> list[TrustRow]:
     """Return the main measures of agreement.json."""
     rows = []
-    for name in TRUST:
-        measure = (run.agreement.get("measures") or {}).get(name)
+    measures = run.agreement.get("measures") or {}
+    for name in (*TRUST, *(name for name in MEASURES if name.startswith(SWAPS))):
+        measure = measures.get(name)
         if not isinstance(measure, Mapping):
             continue
         ends = measure.get("ci")
@@ -220,12 +225,12 @@ def trust_rows(run: RunFiles) -> list[TrustRow]:
         bar = None
         if name != "noise_sigma":
             low = -1.0 if name in ("kappa", "spearman") else 0.0
-            mark = 0.5 if name == "pair_accuracy" else 0.0
+            mark = 0.5 if name == "pair_accuracy" or name.startswith(SWAPS) else 0.0
             bar = interval_bar(estimate, low=low, high=1.0, mark=mark)
         rows.append(
             TrustRow(
-                title=meaning.title,
-                value=_text(estimate, share=meaning.share),
+                title=f"notices: {meaning.title}" if name.startswith(SWAPS) else meaning.title,
+                value=words_of(estimate, share=meaning.share),
                 n=estimate.n,
                 bar=bar,
             )
@@ -334,5 +339,5 @@ def unchecked(run: RunFiles) -> list[str]:
     return lines
 
 
-def _text(estimate: Estimate, *, share: bool, signed: bool = False) -> str:
+def words_of(estimate: Estimate, *, share: bool, signed: bool = False) -> str:
     return estimate_text(replace(estimate, bounds=None), share=share, signed=signed)

@@ -23,6 +23,7 @@ from dpo_video.pages.overview import (
     verdicts_of,
 )
 from dpo_video.pages.run_files import RunFiles, read_run
+from dpo_video.pages.why import category_rows, why_lines
 from dpo_video.tracking import start_tracking
 
 FOLDER, PAGE, CLIPS = "report", "report.html", "clips"
@@ -51,6 +52,7 @@ def write_report(folder: Path, limits: ClipLimits) -> Path:
 def report_page(run: RunFiles, gallery: Gallery, clips: Mapping[str, Mapping[str, Any]]) -> str:
     """Return the page as text; it loads nothing but the files of its own folder."""
     verdicts = verdicts_of(run)
+    categories = [] if run.metrics is None else category_rows(run.metrics)
     return render_page(
         "pages/report.html.jinja",
         title=f"Report of {run.folder.name}",
@@ -59,6 +61,8 @@ def report_page(run: RunFiles, gallery: Gallery, clips: Mapping[str, Mapping[str
         facts=fact_rows(run),
         verdicts=verdicts,
         changes=[] if run.metrics is None else measure_rows(run.metrics),
+        categories=categories,
+        why=why_lines(run, categories),
         metrics=run.metrics,
         funnel=funnel_rows(run),
         charts=training_charts(run.train_log),

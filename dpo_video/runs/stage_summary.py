@@ -37,10 +37,14 @@ def stage_lines(
     if scalars[MAX_IN_HEADLINE:]:
         lines += _row(", ".join(scalars[MAX_IN_HEADLINE:]), width)
     for key, value in counts.items():
-        inner = value if isinstance(value, Mapping) else {}
-        numbers = [f"{_words(part)} {n}" for part, n in inner.items() if isinstance(n, int)]
-        if numbers:
-            lines += _row(f"{_words(key)}: {', '.join(numbers)}", width)
+        group = value if isinstance(value, Mapping) else {}
+        words = [
+            f"{_words(inner_key)} {count}"
+            for inner_key, count in group.items()
+            if isinstance(count, int)
+        ]
+        if words:
+            lines += _row(f"{_words(key)}: {', '.join(words)}", width)
     warnings = stage_warnings(name, counts)
     lines += [line for warning in warnings for line in _row(f"warning: {warning}", width)]
     return lines
@@ -94,9 +98,9 @@ def _percent(share: float) -> str:
     return f"{share * 100:.0f} %"
 
 
-def _share(part: object, whole: object) -> float:
-    if isinstance(part, int) and isinstance(whole, int) and whole:
-        return part / whole
+def _share(count: object, total: object) -> float:
+    if isinstance(count, int) and isinstance(total, int) and total:
+        return count / total
     return 0.0
 
 

@@ -66,7 +66,7 @@ def status_row(view: RunView) -> dict[str, Any]:
     }
 
 
-def status_text(view: RunView, *, now: float | None = None) -> str:
+def status_text(view: RunView, *, clock: float | None = None) -> str:
     """Return a run as lines: a line a stage, then what went wrong."""
     status = view.status
     current = status.stage if status is not None and not status.is_over else ""
@@ -74,14 +74,14 @@ def status_text(view: RunView, *, now: float | None = None) -> str:
     for name in STAGE_NAMES:
         if name == current and status is not None:
             word = "running" if status.is_running else "killed"
-            lines.append(f"  {name:<9} {word:<9} {_progress(status, now or time.time())}")
+            lines.append(f"  {name:<9} {word:<9} {_progress(status, clock or time.time())}")
         elif name in view.finished:
             row = view.finished[name]
             lines.append(f"  {name:<9} finished  in {duration_text(row['seconds'])}")
         else:
             lines.append(f"  {name:<9} -")
     if status is not None and not current and status.is_running:
-        lines.append(f"  {_progress(status, now or time.time())}")
+        lines.append(f"  {_progress(status, clock or time.time())}")
     if status is not None and status.last_error:
         lines.append(f"last error: {status.last_error}")
     if current and status is not None and not status.is_running:
@@ -92,16 +92,16 @@ def status_text(view: RunView, *, now: float | None = None) -> str:
     return "\n".join(lines)
 
 
-def _progress(status: RunStatus, now: float) -> str:
+def _progress(status: RunStatus, clock: float) -> str:
     """Return how far a stage is: `judge (caption_score): 120 of 480 (25 %), 4.1/s, 1 min left`."""
     if not status.total:
-        return f"begun {duration_text(max(0.0, now - status.updated))} ago, nothing counted yet"
+        return f"begun {duration_text(max(0.0, clock - status.updated))} ago, nothing counted yet"
     share = 100 * status.done // status.total
     text = f"{status.title}: {status.done} of {status.total} ({share} %)"
     if status.rate:
         text += f", {rate_text(status.rate)}"
     if status.seconds_left is not None:
         text += f", {duration_text(status.seconds_left)} left"
-    if now - status.updated > QUIET_SECONDS:
-        text += f"; last seen {duration_text(now - status.updated)} ago"
+    if clock - status.updated > QUIET_SECONDS:
+        text += f"; last seen {duration_text(clock - status.updated)} ago"
     return text

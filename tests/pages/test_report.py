@@ -3,6 +3,8 @@
 import json
 import re
 from pathlib import Path
+from statistics import NormalDist
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,8 +14,11 @@ from typer.testing import CliRunner
 
 from dpo_video.cli.app import app
 from dpo_video.core.errors import UserError
+from dpo_video.core.report import Estimate
+from dpo_video.evaluate.set_report import CategoryAccuracy, SetAccuracy, SetMetrics
 from dpo_video.pages.clips import ClipLimits
 from dpo_video.pages.report import write_report
+from dpo_video.pages.why import blind_spots, category_rows, why_lines
 
 
 @pytest.fixture(scope="module")
@@ -74,6 +79,80 @@ def test_a_regression_is_tagged(run_folder: Path) -> None:
     assert [row["question"] for row in worse] == ["heldout:h1"]
     assert "Of 4 questions 1 got a worse answer and 0 a better one" in page_of(run_folder)
     assert worse[0]["outcome"] == "right before, wrong after" and worse[0]["change"] == -4
+
+
+def test_answers_carry_the_doubt_of_their_two_scores(run_folder: Path) -> None:
+    """Scores of 1 to 5 without measured noise: a tenth of the range of 4 is the noise of each."""
+    for row in rows_of(run_folder)["answers"]:
+        scores = row["first"].get("score"), row["second"].get("score")
+        if None in scores or row["first"]["text"] == row["second"]["text"]:
+            assert row["doubt"] is None
+            continue
+        noise = 0.4 * 2**0.5
+        chance = NormalDist(0, noise).cdf(-abs(scores[0] - scores[1]))
+        assert row["doubt"] == pytest.approx(chance, abs=1e-4)
+    assert any(row["doubt"] is not None for row in rows_of(run_folder)["answers"])
+
+
+def test_categories_of_the_sets_stand_with_the_smallest_gain_first() -> None:
+    def share(value: float, low: float, high: float) -> Estimate:
+        return Estimate(value=value, interval=(low, high), n=40)
+
+    accuracy = SetAccuracy(
+        n=80,
+        unparsed=0,
+        accuracy=share(0.5, 0.4, 0.6),
+        answer_length=share(9.0, 8.0, 10.0),
+    )
+    categories = {
+        name: CategoryAccuracy(
+            n=40,
+            unparsed_before=0,
+            unparsed_after=0,
+            before=share(0.5, 0.4, 0.6),
+            after=share(0.5 + change, 0.4, 0.7),
+            change=share(change, change - 0.1, change + 0.1),
+        )
+        for name, change in (("colour", 0.3), ("order", -0.2), ("count", 0.05))
+    }
+    measured = SetMetrics(
+        questions=80,
+        clips=40,
+        unanswered=0,
+        measured_by=["letter"],
+        parser="strict",
+        before=accuracy,
+        after=accuracy,
+        change=accuracy,
+        categories=categories,
+    )
+    rows = category_rows(SimpleNamespace(sets={"choices": measured}))  # type: ignore[arg-type]
+    assert [(row.title, row.verdict) for row in rows] == [
+        ("choices: order", "worse"),
+        ("choices: count", "not distinguishable"),
+        ("choices: colour", "better"),
+    ]
+    assert rows[0].change.startswith("-20.0 pts")
+    unmeasured = SimpleNamespace(agreement={})
+    assert why_lines(unmeasured, rows) == [  # type: ignore[arg-type]
+        "Not better by category: choices: order -20.0 pts [-30.0, -10.0], "
+        "choices: count +5.0 pts [-5.0, +15.0]."
+    ]
+
+
+def test_facts_whose_swap_the_judge_does_not_notice_are_named() -> None:
+    measures = {
+        "auc_colour": {"value": 0.9, "ci": [0.85, 0.93]},
+        "auc_number": {"value": 0.53, "ci": [0.43, 0.65], "n": 9},
+        "auc_order": {"value": 0.53, "ci": [0.48, 0.58], "n": 45},
+        "auc_actor": {"value": None, "ci": None},
+    }
+    run: Any = SimpleNamespace(agreement={"measures": measures})
+    assert blind_spots(run) == ["number (9 probes)", "order (45 probes)"]
+    assert why_lines(run, []) == [
+        "Not shown that the judge notices a swapped number (9 probes) or order (45 probes): its "
+        "pairs may teach little about that."
+    ]
 
 
 def test_a_clip_that_cannot_be_read_says_why(run_folder: Path) -> None:

@@ -36,7 +36,7 @@ def write(folder: Path, status: RunStatus) -> Path:
 
 def test_each_stage_has_a_line(tmp_path: Path) -> None:
     view = read_run(write(tmp_path, RUNNING))
-    assert status_text(view, now=NOW).splitlines() == [
+    assert status_text(view, clock=NOW).splitlines() == [
         str(tmp_path),
         "  generate  finished  in 2 min 5 s",
         "  judge     running   judge (caption_score): 120 of 480 (25 %), 4.0/s, 1 min 29 s left",
@@ -51,15 +51,15 @@ def test_each_stage_has_a_line(tmp_path: Path) -> None:
 
 def test_a_stage_that_is_quiet_says_for_how_long(tmp_path: Path) -> None:
     view = read_run(write(tmp_path, replace(RUNNING, updated=NOW - 185)))
-    assert "; last seen 3 min 5 s ago" in status_text(view, now=NOW)
+    assert "; last seen 3 min 5 s ago" in status_text(view, clock=NOW)
 
 
 def test_a_killed_process_and_a_last_error_are_told(tmp_path: Path) -> None:
     gone = replace(RUNNING, pid=2**22 + 1)
-    text = status_text(read_run(write(tmp_path, gone)), now=NOW)
+    text = status_text(read_run(write(tmp_path, gone)), clock=NOW)
     assert "  judge     killed" in text and "the same command goes on" in text
     over = replace(RUNNING, is_over=True, last_error="no judge")
-    text = status_text(read_run(write(tmp_path, over)), now=NOW)
+    text = status_text(read_run(write(tmp_path, over)), clock=NOW)
     assert text.splitlines()[2] == "  judge     -" and "last error: no judge" in text
 
 
