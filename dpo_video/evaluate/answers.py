@@ -5,8 +5,8 @@ Each model is loaded once, and not at all where everything it would be asked for
 """
 
 import gc
-from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
@@ -18,7 +18,7 @@ from dpo_video.core.records import Candidate, Sample
 from dpo_video.core.text import normalised_text
 from dpo_video.data.choices import LETTERS, has_several, option_texts, stands_alone
 from dpo_video.evaluate.questions import SetQuestion
-from dpo_video.generate.jobs import Choose, GenerationJob
+from dpo_video.generate.jobs import READ, Choose, GenerationJob, GenerationResult, add_counts
 from dpo_video.generate.stage import make_candidates_together, training_sampler
 from dpo_video.models.load import Policy, load_policy
 from dpo_video.models.sampling import Sampler
@@ -44,6 +44,10 @@ class ModelAnswers(NamedTuple):
     """Implicit reward of each sampled answer that can be paired, by candidate id; none where the
     clip cannot be read.
     """
+    read: Mapping[str, int]
+    """What reading the prompts of both models took, as the generate stage counts it; nothing where
+    all answers were stored.
+    """
 
 
 def model_answers(
@@ -56,14 +60,20 @@ def model_answers(
     """
     before, sampled = _base_answers(run, questions, paired)
     _free_memory()
-    after, rewards = _tuned_answers(run, questions, paired, sampled)
+    after, rewards = _tuned_answers(run, questions, paired, sampled.candidates)
     _free_memory()
-    return ModelAnswers(_rename(before, "before"), _rename(after, "after"), sampled, rewards)
+    return ModelAnswers(
+        before=_rename(_candidates(before), "before"),
+        after=_rename(_candidates(after), "after"),
+        sampled=sampled.candidates,
+        rewards=rewards,
+        read=_read([*before, sampled, *after]),
+    )
 
 
 def _base_answers(
     run: Run, questions: Sequence[SetQuestion], paired: Sequence[Sample]
-) -> tuple[list[Candidate], list[Candidate]]:
+) -> tuple[list[GenerationResult], GenerationResult]:
     start = run.recipe.start_adapter
     load = cache(partial(load_policy, run.recipe.model, adapter=start))
     jobs = _answer_jobs(run, questions, adapter=start, title="answers before", load=load)
@@ -79,7 +89,7 @@ def _base_answers(
         load=load,
     )
     *answered, sampled = make_candidates_together(run, [*jobs, sampling])
-    return [row for result in answered for row in result.candidates], sampled.candidates
+    return answered, sampled
 
 
 def _tuned_answers(
@@ -87,14 +97,13 @@ def _tuned_answers(
     questions: Sequence[SetQuestion],
     paired: Sequence[Sample],
     sampled: Sequence[Candidate],
-) -> tuple[list[Candidate], dict[str, float]]:
+) -> tuple[list[GenerationResult], dict[str, float]]:
     adapter = run.folder / "adapter"
     reference = run.recipe.reference_adapter
     load = cache(partial(load_policy, run.recipe.model, adapter=adapter, reference=reference))
     jobs = _answer_jobs(run, questions, adapter=adapter, title="answers after", load=load)
     answered = make_candidates_together(run, jobs)
-    candidates = [row for result in answered for row in result.candidates]
-    return candidates, _rewards(run, paired, sampled, load)
+    return answered, _rewards(run, paired, sampled, load)
 
 
 def _answer_jobs(
@@ -207,6 +216,17 @@ def _pairable(
         for candidate in sampled
         if candidate.text.strip() and len(texts[candidate.sample_id]) > 1
     ]
+
+
+def _candidates(results: Sequence[GenerationResult]) -> list[Candidate]:
+    return [candidate for result in results for candidate in result.candidates]
+
+
+def _read(results: Sequence[GenerationResult]) -> dict[str, int]:
+    totals: Counter[str] = Counter()
+    for result in results:
+        add_counts(totals, {name: result.counts.get(name, 0) for name in READ})
+    return {name: totals[name] for name in READ if totals[name]}
 
 
 def _rename(candidates: Sequence[Candidate], name: str) -> list[Candidate]:

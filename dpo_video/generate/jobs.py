@@ -31,6 +31,10 @@ the context.
 PEAK_CACHE = "peak_cache_bytes"
 """Count of the most bytes of keys and values held at a time: of several jobs the most, not the sum.
 """
+READ = ("prompt_tokens", "prompt_tokens_unshared", PEAK_CACHE)
+"""Counts of what reading the prompts took: tokens that went through the language model, those that
+would have, had each answer's prompt been read for itself, and bytes.
+"""
 CORRUPTIONS = ("drop", "reverse", "shuffle")
 """What `clip` does to a clip's own frames."""
 UNCHANGED = "clip_unchanged"

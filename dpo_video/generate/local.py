@@ -12,7 +12,7 @@ from dpo_video.core.errors import UserError
 from dpo_video.core.progress import progress
 from dpo_video.generate.jobs import (
     OVER_CONTEXT,
-    PEAK_CACHE,
+    READ,
     GenerationJob,
     MissingCandidates,
     PendingCandidate,
@@ -22,9 +22,10 @@ from dpo_video.generate.jobs import (
     tell_notes,
     title_of,
 )
+from dpo_video.models.answer_requests import AnswerRequest
 from dpo_video.models.clip_source import EncodedClip, open_source
 from dpo_video.models.collate import TokenRow
-from dpo_video.models.generation import generate_answers
+from dpo_video.models.generation import answer_requests
 from dpo_video.models.load import Policy, load_policy
 from dpo_video.models.memory import answers_at_once
 from dpo_video.models.prompts import ClipInputs, Prompt, answer_ids, encode_prompt
@@ -46,8 +47,8 @@ def answer_here(
     """Store the missing candidates of jobs that share a policy; return counts, among them the
     samples that do not fit the model's context.
 
-    A sampler's answers about a clip are written together, so that its prompts are read once; those
-    about several clips are, up to `generate.batch_size`.
+    Answers about a clip are written together, so that its prompts are read once for all samplers,
+    and those about several clips are, up to `generate.batch_size`.
     """
     policy = _load(run, jobs[0])
     # fail first
@@ -80,58 +81,70 @@ def answer_here(
 
 
 class _Writer:
-    """Writes answers in batches of whole clips, those of a sampler together, and stores them."""
+    """Writes answers in batches of whole clips and stores them.
+
+    All answers about a clip are written together, so that its prompts are read once; a language
+    model whose prefixes cannot be shared writes those of a sampler together, which have one length.
+    """
 
     def __init__(self, run: Run, jobs: Sequence[GenerationJob], policy: Policy) -> None:
         self.run, self.jobs, self.policy = run, jobs, policy
         self.usage = PromptUsage()
-        self.waiting: dict[Sampler, list[RowCandidate]] = {job.sampler: [] for job in jobs}
-        self.at_once = {job.sampler: _at_once(run, job, policy) for job in jobs}
+        self.shared = why_not_shared(policy) is None
+        self.waiting: dict[Sampler | None, list[RowCandidate]] = defaultdict(list)
+        self.at_once = {
+            kind: _at_once(run, own, policy, shared=self.shared)
+            for kind, own in self._by_kind().items()
+        }
+
+    def _by_kind(self) -> dict[Sampler | None, list[GenerationJob]]:
+        """Return the jobs whose answers may be written together."""
+        kinds: dict[Sampler | None, list[GenerationJob]] = defaultdict(list)
+        for job in self.jobs:
+            kinds[None if self.shared else job.sampler].append(job)
+        return kinds
 
     def add(self, answers: Sequence[RowCandidate]) -> int:
         """Take the answers to be given about a clip; return how many were given."""
         choosing = [answer for answer in answers if answer[1].choices]
         num_written = _choose(self.run, self.jobs, self.policy, choosing) if choosing else 0
-        by_sampler: dict[Sampler, list[RowCandidate]] = defaultdict(list)
+        by_kind: dict[Sampler | None, list[RowCandidate]] = defaultdict(list)
         for row, candidate in answers:
             if not candidate.choices:
-                by_sampler[self.jobs[candidate.job].sampler].append((row, candidate))
-        for sampler, of_sampler in by_sampler.items():
-            num_waiting = len(self.waiting[sampler])
-            if num_waiting and num_waiting + len(of_sampler) > self.at_once[sampler]:
-                num_written += self._write(sampler)
-            self.waiting[sampler] += of_sampler
+                sampler = self.jobs[candidate.job].sampler
+                by_kind[None if self.shared else sampler].append((row, candidate))
+        for kind, of_kind in by_kind.items():
+            num_waiting = len(self.waiting[kind])
+            if num_waiting and num_waiting + len(of_kind) > self.at_once[kind]:
+                num_written += self._write(kind)
+            self.waiting[kind] += of_kind
         return num_written
 
     def finish(self) -> int:
         """Write what waits; return how many."""
-        return sum(self._write(sampler) for sampler, waiting in self.waiting.items() if waiting)
+        return sum(self._write(kind) for kind, waiting in self.waiting.items() if waiting)
 
     def counts(self) -> Counter[str]:
         """Return what reading the prompts took."""
-        return Counter(
-            {
-                "prompt_tokens": self.usage.tokens_run,
-                "prompt_tokens_unshared": self.usage.tokens_alone,
-                PEAK_CACHE: self.usage.peak_cache,
-            }
-        )
+        usage = self.usage
+        numbers = usage.tokens_run, usage.tokens_alone, usage.peak_cache
+        return Counter(dict(zip(READ, numbers, strict=True)))
 
-    def _write(self, sampler: Sampler) -> int:
-        batch, self.waiting[sampler] = self.waiting[sampler], []
-        _write_by(sampler, self.run, self.policy, batch, self.at_once[sampler], self.usage)
+    def _write(self, kind: Sampler | None) -> int:
+        batch, self.waiting[kind] = self.waiting[kind], []
+        _write_batch(self.run, self.jobs, self.policy, batch, self.at_once[kind], self.usage)
         return len(batch)
 
 
-def _at_once(run: Run, job: GenerationJob, policy: Policy) -> int:
-    """Return how many answers are written at a time."""
+def _at_once(run: Run, jobs: Sequence[GenerationJob], policy: Policy, *, shared: bool) -> int:
+    """Return how many answers of jobs are written at a time."""
     on_gpu = policy.device.type == "cuda"
     return answers_at_once(
         run.recipe.generate.batch_size,
         policy.spec,
         policy.settings,
-        shared=why_not_shared(policy) is None,
-        answer_tokens=job.sampler.max_new_tokens,
+        shared=shared,
+        answer_tokens=max(job.sampler.max_new_tokens for job in jobs),
         free_bytes=torch.cuda.mem_get_info(policy.device)[0] if on_gpu else None,
     )
 
@@ -209,30 +222,25 @@ def _choose(
     return len(candidates)
 
 
-def _write_by(
-    sampler: Sampler,
+def _write_batch(
     run: Run,
+    jobs: Sequence[GenerationJob],
     policy: Policy,
     batch: Sequence[RowCandidate],
     at_once: int,
     usage: PromptUsage,
 ) -> None:
-    groups: dict[int, tuple[TokenRow, list[PendingCandidate]]] = {}
+    """Write a batch of answers and store them."""
+    groups: dict[tuple[int, Sampler], tuple[TokenRow, list[PendingCandidate]]] = {}
     for row, candidate in batch:
-        groups.setdefault(id(row), (row, []))[1].append(candidate)
-    rows, seeds = [], []
-    for row, candidates in groups.values():
-        rows.append(row)
-        seeds.append([candidate.seed for candidate in candidates])
+        key = id(row), jobs[candidate.job].sampler
+        groups.setdefault(key, (row, []))[1].append(candidate)
+    requests = [
+        AnswerRequest(row=row, sampler=sampler, seeds=[candidate.seed for candidate in candidates])
+        for (_, sampler), (row, candidates) in groups.items()
+    ]
     try:
-        answers = generate_answers(
-            policy,
-            rows,
-            seeds=seeds,
-            sampler=sampler,
-            at_once=at_once,
-            usage=usage,
-        )
+        answers = answer_requests(policy, requests, at_once=at_once, usage=usage)
     except torch.OutOfMemoryError as error:
         raise UserError(
             f"out of GPU memory with {min(len(batch), at_once)} answers at a time: lower "
@@ -240,8 +248,8 @@ def _write_by(
             "video.num_frames or video.max_pixels, or set model.quantize=nf4. Answers so far are "
             "stored"
         ) from error
-    for (_, candidates), row_answers in zip(groups.values(), answers, strict=True):
-        for candidate, answer in zip(candidates, row_answers, strict=True):
+    for (_, candidates), own_answers in zip(groups.values(), answers, strict=True):
+        for candidate, answer in zip(candidates, own_answers, strict=True):
             run.store.put(
                 "candidate",
                 candidate.key,

@@ -5,13 +5,14 @@ Shapes: R rows (one per answer), T tokens of the longest prompt.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from itertools import islice
+from dataclasses import dataclass, replace
+from itertools import chain, islice
 from typing import Any, Literal
 
 import torch
 from transformers import DynamicCache, GenerationConfig
 
+from dpo_video.models.answer_requests import AnswerRequest
 from dpo_video.models.collate import TokenRow, collate
 from dpo_video.models.kv_cache import CACHE_ARGUMENT, cache_bytes
 from dpo_video.models.load import Policy
@@ -43,9 +44,27 @@ def generate_answers(
     share_prefix: bool = True,
     usage: PromptUsage | None = None,
 ) -> list[list[Answer]]:
-    """Return one answer per seed for each row.
+    """Return one answer per seed for each row, all by one sampler: see `answer_requests`."""
+    requests = [
+        AnswerRequest(row=row, sampler=sampler, seeds=row_seeds)
+        for row, row_seeds in zip(rows, seeds, strict=True)
+    ]
+    return answer_requests(
+        policy, requests, at_once=at_once, share_prefix=share_prefix, usage=usage
+    )
 
-    At temperature 0 a row's answers are the same and are made once.
+
+def answer_requests(
+    policy: Policy,
+    requests: Sequence[AnswerRequest],
+    *,
+    at_once: int | None = None,
+    share_prefix: bool = True,
+    usage: PromptUsage | None = None,
+) -> list[list[Answer]]:
+    """Return one answer per seed for each request.
+
+    At temperature 0 a request's answers are the same and are made once.
 
     Args:
         at_once: most answers that are written together; None is all of them.
@@ -53,50 +72,55 @@ def generate_answers(
             its answers, as a language model does anyway whose prefixes cannot be shared.
         usage: is told what was run.
     """
-    greedy = sampler.temperature == 0
-    own_seeds = [row_seeds[:1] if greedy else row_seeds for row_seeds in seeds]
-    num_answers = sum(map(len, own_seeds))
+    own_requests = [
+        replace(request, seeds=request.seeds[:1]) if _is_greedy(request) else request
+        for request in requests
+    ]
+    num_answers = sum(len(request.seeds) for request in own_requests)
     if not num_answers:
-        return [[] for _ in rows]
+        return [[] for _ in requests]
     write = write_on_trees if share_prefix and why_not_shared(policy) is None else _write_rows
     written = write(
         policy,
-        rows,
-        seeds=own_seeds,
-        sampler=sampler,
+        own_requests,
         at_once=at_once or num_answers,
         usage=PromptUsage() if usage is None else usage,
     )
     answers = iter(_answer(policy, ids) for ids in written)
-    answers_by_row: list[list[Answer]] = []
-    for row_seeds, own in zip(seeds, own_seeds, strict=True):
-        row_answers = list(islice(answers, len(own)))
-        answers_by_row.append(row_answers * len(row_seeds) if greedy else row_answers)
-    return answers_by_row
+    answers_by_request: list[list[Answer]] = []
+    for request, own in zip(requests, own_requests, strict=True):
+        row_answers = list(islice(answers, len(own.seeds)))
+        answers_by_request.append(
+            row_answers * len(request.seeds) if _is_greedy(request) else row_answers
+        )
+    return answers_by_request
+
+
+def _is_greedy(request: AnswerRequest) -> bool:
+    return request.sampler.temperature == 0
 
 
 def _write_rows(
-    policy: Policy,
-    rows: Sequence[TokenRow],
-    *,
-    seeds: Sequence[Sequence[int]],
-    sampler: Sampler,
-    at_once: int,
-    usage: PromptUsage,
+    policy: Policy, requests: Sequence[AnswerRequest], *, at_once: int, usage: PromptUsage
 ) -> list[list[int]]:
-    """Return the token ids of one answer per seed and row, in order."""
-    requests: list[tuple[int, int]] = []
-    for row, row_seeds in enumerate(seeds):
-        requests += [(row, seed) for seed in row_seeds]
-    written: list[list[int]] = []
-    for begin in range(0, len(requests), at_once):
-        batch = requests[begin : begin + at_once]
-        batch_rows = sorted({row for row, _ in batch})
-        batch_seeds = [[seed for row, seed in batch if row == own] for own in batch_rows]
-        written += _write_batch(
-            policy, [rows[row] for row in batch_rows], batch_seeds, sampler, usage
-        )
-    return written
+    """Return the token ids of one answer per seed and request, in order; a batch has one sampler,
+    as `generate` takes one length.
+    """
+    by_sampler: dict[Sampler, list[int]] = {}
+    for index, request in enumerate(requests):
+        by_sampler.setdefault(request.sampler, []).append(index)
+    written: dict[int, list[list[int]]] = {index: [] for index in range(len(requests))}
+    for sampler, own in by_sampler.items():
+        answers = [(index, seed) for index in own for seed in requests[index].seeds]
+        for begin in range(0, len(answers), at_once):
+            batch = answers[begin : begin + at_once]
+            indices = sorted({index for index, _ in batch})
+            seeds = [[seed for index, seed in batch if index == one] for one in indices]
+            rows = [requests[index].row for index in indices]
+            ids = _write_batch(policy, rows, seeds, sampler, usage)
+            for (index, _), tokens in zip(batch, ids, strict=True):
+                written[index].append(tokens)
+    return list(chain.from_iterable(written.values()))
 
 
 @torch.no_grad()

@@ -69,13 +69,27 @@ def answer_noise(
     return AnswerNoise([*warpers, SeededGumbel(seeds, device)])
 
 
+def batch_noise(
+    samplers: Sequence[Sampler], seeds: Sequence[int], device: torch.device, *, prompt: int
+) -> "AnswerNoise":
+    """Return what makes a sample of logits where each row has a sampler of its own."""
+    rows: dict[Sampler, list[int]] = {}
+    for row, sampler in enumerate(samplers):
+        rows.setdefault(sampler, []).append(row)
+    noises = [
+        (own, answer_noise(sampler, [seeds[row] for row in own], device, prompt=prompt))
+        for sampler, own in rows.items()
+    ]
+    return noises[0][1] if len(noises) == 1 else AnswerNoise([RowSamplers(noises)])
+
+
 class AnswerNoise(LogitsProcessorList):
     """The processors of a batch of answers, any of which may end before the others."""
 
     def keep(self, rows: Sequence[int]) -> None:
         """Go on with these rows only, in this order."""
         for processor in self:
-            if isinstance(processor, SeededGumbel):
+            if isinstance(processor, SeededGumbel | RowSamplers):
                 processor.keep(rows)
 
 
@@ -112,3 +126,29 @@ class SeededGumbel(LogitsProcessor):
             row.exponential_(generator=generator)
         noisy: Tensor = scores.float() - waits.log()
         return noisy  # type: ignore[return-value]
+
+
+class RowSamplers(LogitsProcessor):
+    """Draw the rows of a batch by samplers of their own, those of a sampler together."""
+
+    def __init__(self, noises: Sequence[tuple[Sequence[int], AnswerNoise]]) -> None:
+        self.noises = noises
+
+    def keep(self, rows: Sequence[int]) -> None:
+        """Go on with these rows only, in this order."""
+        place = {row: index for index, row in enumerate(rows)}
+        noises: list[tuple[Sequence[int], AnswerNoise]] = []
+        for own, noise in self.noises:
+            kept = [index for index, row in enumerate(own) if row in place]
+            if kept:
+                noise.keep(kept)
+                noises.append(([place[own[index]] for index in kept], noise))
+        self.noises = noises
+
+    def __call__(self, input_ids: LongTensor, scores: FloatTensor) -> FloatTensor:
+        """Return (R, V) logits, each row as its sampler's processors make it."""
+        drawn = torch.empty_like(scores)
+        for own, noise in self.noises:
+            rows = torch.tensor(own, device=scores.device)
+            drawn[rows] = noise(input_ids[rows], scores[rows])  # type: ignore[arg-type]
+        return drawn  # type: ignore[return-value]

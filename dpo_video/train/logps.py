@@ -24,6 +24,8 @@ from dpo_video.train.pair_batches import loss_inputs
 from dpo_video.train.shared_prefix import IGNORED, shared_prefix_engine
 from dpo_video.video import Frames
 
+TREE_ROWS_AT_ONCE = 128
+"""Answers about a clip that run as one tree: it bounds the memory of a clip with many questions."""
 ROWS_AT_ONCE = 2
 """Of a model whose prefixes cannot be shared: as many as training has at least."""
 
@@ -41,13 +43,15 @@ def token_logps(
 ) -> list[list[float]]:
     """Return the log-prob of each token of each row's answer, end of turn included, in nats.
 
-    Rows of a clip run as one tree where the model allows it, else ROWS_AT_ONCE at a time.
+    Rows of a clip run as one tree where the model allows it, TREE_ROWS_AT_ONCE at a time, else
+    ROWS_AT_ONCE.
 
     Args:
         adapter: False for the log-probs of the policy's reference, of features that it made.
     """
-    shared = why_not_shared(policy) is None
-    engine, at_once = (shared_prefix_engine, len(rows)) if shared else (rows_engine, ROWS_AT_ONCE)
+    engine, at_once = shared_prefix_engine, TREE_ROWS_AT_ONCE
+    if why_not_shared(policy) is not None:
+        engine, at_once = rows_engine, ROWS_AT_ONCE
     logps: list[list[float]] = []
     with (
         nullcontext() if adapter else as_reference(policy.model),

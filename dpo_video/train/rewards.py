@@ -179,8 +179,9 @@ def implicit_rewards(
                     base = (
                         source.encode(ready, adapter=False) if tunes_tower(policy.model) else tuned
                     )
-                    for index in by_clip[request.key]:
-                        stored[index].complete(policy, questions[index], base=base, tuned=tuned)
+                    asked = [(questions[index], stored[index]) for index in by_clip[request.key]]
+                    _complete(policy, asked, base, adapter=False)
+                    _complete(policy, asked, tuned, adapter=True)
                 advance(len(by_clip[request.key]))
         rewards: dict[int, list[float]] = {}
         for index in range(len(questions)):
@@ -231,19 +232,19 @@ class _StoredLogps:
             for tuned_logp, base_logp in zip(tuned_logps, base_logps, strict=True)
         ]
 
-    def complete(
-        self,
-        policy: Policy,
-        question: QuestionTokens,
-        *,
-        base: EncodedClip,
-        tuned: EncodedClip,
-    ) -> None:
-        """Compute and store what is not stored, from the clip as the base's and as the tuned
-        tower encodes it.
-        """
-        _compute(policy, question, base, self.base_keys, self.base_rows, adapter=False)
-        _compute(policy, question, tuned, self.tuned_keys, self.tuned_rows, adapter=True)
+    def missing(self, question: QuestionTokens, *, adapter: bool) -> dict[str, tuple[int, ...]]:
+        """Return the answers whose log-probs are not stored, by their keys."""
+        keys = self.tuned_keys if adapter else self.base_keys
+        stored = self.rows_of(adapter=adapter).get(TUNED if adapter else KIND, set(keys))
+        return {
+            key: answer
+            for key, answer in zip(keys, question.answers, strict=True)
+            if key not in stored
+        }
+
+    def rows_of(self, *, adapter: bool) -> RowStore:
+        """Return the store of the log-probs under the adapter, or under the base."""
+        return self.tuned_rows if adapter else self.base_rows
 
 
 def _answer_logps(store: RowStore, kind: str, keys: Sequence[str]) -> list[float] | None:
@@ -254,26 +255,32 @@ def _answer_logps(store: RowStore, kind: str, keys: Sequence[str]) -> list[float
     return [math.fsum(rows[key]["logps"]) for key in keys]
 
 
-def _compute(
+def _complete(
     policy: Policy,
-    question: QuestionTokens,
+    questions: Sequence[tuple[QuestionTokens, _StoredLogps]],
     clip: EncodedClip,
-    keys: Sequence[str],
-    store: RowStore,
     *,
     adapter: bool,
 ) -> None:
-    """Store the log-probs of the answers that the store does not hold under their keys."""
-    kind = TUNED if adapter else KIND
-    stored = store.get(kind, set(keys))
-    answers = {
-        key: answer for key, answer in zip(keys, question.answers, strict=True) if key not in stored
-    }
-    if answers:
-        prompt = encode_prompt(policy, question.prompt, clip.inputs)
-        rows = [
-            TokenRow(prompt=prompt, clip=clip.inputs, features=clip.features, answer=answer)
-            for answer in answers.values()
-        ]
-        logps = token_logps(policy, rows, adapter=adapter)
-        keep_logps(store, dict(zip(answers, logps, strict=True)), kind=kind)
+    """Compute and store what is not stored of the questions about a clip, all together, so that the
+    clip is read once.
+
+    Args:
+        clip: as the tuned tower encodes it, or the base's.
+    """
+    rows: dict[str, TokenRow] = {}
+    store: RowStore | None = None
+    for question, stored in questions:
+        answers = stored.missing(question, adapter=adapter)
+        if answers:
+            store = stored.rows_of(adapter=adapter)
+            prompt = encode_prompt(policy, question.prompt, clip.inputs)
+            rows |= {
+                key: TokenRow(
+                    prompt=prompt, clip=clip.inputs, features=clip.features, answer=answer
+                )
+                for key, answer in answers.items()
+            }
+    if store is not None:
+        logps = token_logps(policy, list(rows.values()), adapter=adapter)
+        keep_logps(store, dict(zip(rows, logps, strict=True)), kind=TUNED if adapter else KIND)

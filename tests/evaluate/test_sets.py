@@ -1,7 +1,7 @@
 """Sets of questions beside data.heldout, with real tiny models and clips."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +18,10 @@ from dpo_video.evaluate.answers import choices_of
 from dpo_video.evaluate.questions import asked_prompt
 from dpo_video.evaluate.stage import evaluate
 from dpo_video.models.clip_source import ClipSource
-from dpo_video.models.load import load_policy
+from dpo_video.models.collate import TokenRow
+from dpo_video.models.load import Policy, load_policy
+from dpo_video.models.shared_prefix import decoding
+from dpo_video.models.shared_prefix.cascade import Prefix
 from dpo_video.recipe import EvaluateSettings
 from dpo_video.run import open_run
 from dpo_video.train.logps import clip_rows, token_logps
@@ -84,10 +87,21 @@ def test_all_sets_share_one_load_of_each_model_and_one_decoding_of_each_clip(
     """
     base, adapter = "AutoModelForImageTextToText", "PeftModel"
     settings = {"sets": two_sets(world, tmp_path), "choice_max_new_tokens": 4}
+    prefixes: list[Prefix] = []
+    read_prompts = decoding.read_prompts
+
+    def noted(policy: Policy, clips: Sequence[Sequence[TokenRow]]) -> list[Prefix]:
+        prefixes.extend(read_prompts(policy, clips))
+        return prefixes[-len(clips) :]
+
+    monkeypatch.setattr(decoding, "read_prompts", noted)
     with opened(world, tmp_path, HELDOUT, **settings) as run:
         with counted_loads(monkeypatch) as loads, counted_clips(monkeypatch) as counts:
-            evaluate(run)
+            summary = evaluate(run).counts
         assert loads == [base, base, adapter]
+        assert len(prefixes) == 6, "three clips, once a model, by three samplers in the base"
+        assert summary["prompt_tokens"] == sum(prefix.num_tokens for prefix in prefixes)
+        assert summary["prompt_tokens_unshared"] > 2 * summary["prompt_tokens"]
         assert counts[:4] == [3, 3, 3, 3] and max(counts[4:]) <= 3
         rows = read_answers(run.folder / "answers.jsonl")
         metrics = json.loads((run.folder / "metrics.json").read_text())

@@ -5,8 +5,9 @@ from dataclasses import replace
 import torch
 from family_cases import CLIPS, clip_of_rows, each_family, plain_policy
 
+from dpo_video.models.answer_requests import AnswerRequest
 from dpo_video.models.collate import TokenRow
-from dpo_video.models.generation import generate_answers
+from dpo_video.models.generation import answer_requests, generate_answers
 from dpo_video.models.load import Policy
 from dpo_video.models.prompts import encode_prompt
 from dpo_video.models.sampling import Sampler
@@ -46,6 +47,29 @@ def test_answers_are_those_of_prompts_read_one_by_one(family: str) -> None:
     if why_not_shared(policy) is None:
         assert shared.tokens_run < alone.tokens_run
         assert shared.peak_cache < alone.peak_cache
+
+
+@each_family
+def test_samplers_read_a_clip_once_and_draw_what_they_draw_alone(family: str) -> None:
+    policy = plain_policy(family)
+    rows = questions_about_two_clips(policy)
+    samplers = (GREEDY, replace(GREEDY, max_new_tokens=3), WARM, replace(WARM, top_k=0, min_p=0.01))
+    requests, expected, alone = [], [], PromptUsage()
+    for row, seeds in zip(rows, SEEDS, strict=True):
+        for sampler in samplers:
+            requests.append(AnswerRequest(row=row, sampler=sampler, seeds=seeds))
+            (answers,) = generate_answers(
+                policy, [row], seeds=[seeds], sampler=sampler, share_prefix=False, usage=alone
+            )
+            expected.append(answers)
+    together = PromptUsage()
+    assert answer_requests(policy, requests, usage=together) == expected
+    assert answer_requests(policy, requests, at_once=4) == expected
+    assert together.tokens_alone == alone.tokens_alone
+    if why_not_shared(policy) is None:
+        one_sampler = PromptUsage()
+        generate_answers(policy, rows, seeds=SEEDS, sampler=WARM, usage=one_sampler)
+        assert together.tokens_run == one_sampler.tokens_run
 
 
 @each_family

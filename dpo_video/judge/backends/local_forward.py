@@ -204,7 +204,7 @@ def _write_on_trees(
         plan=CascadePlan(readers=plans),
         noise=_noise(settings, in_order, judge.model.device),
         end_ids=ends,
-        max_new_tokens=settings.max_tokens,
+        max_new_tokens=[settings.max_tokens] * len(prompts),
     )
     replies: list[list[int]] = [[] for _ in prompts]
     indices = [index for tree in trees for index in tree]
