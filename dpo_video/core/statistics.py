@@ -3,7 +3,8 @@
 Legend: N observations, K columns, R resamples, C clips (clusters of observations).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -70,15 +71,10 @@ def bootstrap_ci(
     num_clips = len(names)
     if num_clips < 2:
         return Estimate(value=point, n=len(table), why_no_interval="one clip")
-    generator = np.random.default_rng(seed)
-    shares = np.full(num_clips, 1 / num_clips)
-    drawn = []
-    step = max(1, BLOCK // len(table))
-    for begin in range(0, resamples, step):
-        counts = generator.multinomial(
-            num_clips, shares, size=min(step, resamples - begin)
-        )  # (rows, C)
-        drawn.append(statistic(table, counts[:, clip_of].astype(np.float64)))
+    drawn = [
+        statistic(table, counts[:, clip_of])
+        for counts in _resampled(num_clips, resamples=resamples, seed=seed, num_values=len(table))
+    ]
     tail = (1 - CONFIDENCE) / 2
     defined = np.concatenate(drawn)
     defined = defined[~np.isnan(defined)]
@@ -86,6 +82,33 @@ def bootstrap_ci(
         return Estimate(value=point, n=len(table), why_no_interval="undefined without all clips")
     low, high = np.quantile(defined, [tail, 1 - tail])
     return Estimate(value=point, interval=(float(low), float(high)), n=len(table))
+
+
+def _resampled(num_clips: int, *, resamples: int, seed: int, num_values: int) -> Iterator[Floats]:
+    """Yield how often each clip is drawn in each resample, (rows, C), as many rows at a time as
+    BLOCK has room for the weights of all values; the numbers of one evaluation share their draws.
+    """
+    step = max(1, BLOCK // num_values)
+    if resamples * num_clips <= BLOCK:
+        counts = _draws(num_clips, resamples, seed)
+        for begin in range(0, resamples, step):
+            yield counts[begin : begin + step]
+        return
+    generator = np.random.default_rng(seed)
+    for begin in range(0, resamples, step):
+        yield _draw(generator, num_clips, min(step, resamples - begin))
+
+
+@lru_cache(maxsize=4)
+def _draws(num_clips: int, resamples: int, seed: int) -> Floats:
+    counts = _draw(np.random.default_rng(seed), num_clips, resamples)
+    counts.setflags(write=False)
+    return counts
+
+
+def _draw(generator: np.random.Generator, num_clips: int, resamples: int) -> Floats:
+    shares = np.full(num_clips, 1 / num_clips)
+    return generator.multinomial(num_clips, shares, size=resamples).astype(np.float64)
 
 
 def weighted_slope(values: Floats, weights: Floats) -> Floats:
