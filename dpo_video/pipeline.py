@@ -10,7 +10,9 @@ from dpo_video.core.errors import UserError
 from dpo_video.core.jsonl import read_jsonl
 from dpo_video.core.progress import log, open_terminal, print_line
 from dpo_video.core.records import Judgment, Pair
+from dpo_video.data.planned_answers import PlannedAnswers
 from dpo_video.evaluate.report import MEASURES
+from dpo_video.judge.ahead import overlapping_stages
 from dpo_video.judge.probe import probe_judges
 from dpo_video.judge.scorer import load_scorer
 from dpo_video.judge.stage import judge
@@ -38,6 +40,12 @@ def _generate(run: Run) -> StageResult:
     from dpo_video.generate.stage import generate  # here: it needs torch, as the next two do
 
     return generate(run)
+
+
+def _planned_answers(run: Run) -> Sequence[PlannedAnswers]:
+    from dpo_video.generate.stage import planned_answers
+
+    return planned_answers(run)
 
 
 def _train(run: Run) -> StageResult:
@@ -235,6 +243,7 @@ def do_stages(
 
         check_start(run.recipe)
     _probe_judges(run, names)
+    overlapping = overlapping_stages(run, names, generate=_generate, planned=_planned_answers)
     for name in names:
         stage = stage_of(run.recipe, name)
         stage_function = (instead or {}).get(name)
@@ -244,7 +253,8 @@ def do_stages(
             print_line(f"{name}: finished before, nothing to do ({run.folder / stage.writes})")
             continue
         run.begin_stage(name)
-        _do_stage(stage_run, stage_function or stage.run, replace_adapter=replace_adapter)
+        stage_function = stage_function or overlapping.get(name, stage.run)
+        _do_stage(stage_run, stage_function, replace_adapter=replace_adapter)
         run.bad_clips.update(stage_run.bad_clips)
         stages_done.append(name)
         write_manifest(run, STAGES)

@@ -5,8 +5,9 @@ twice.
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from dpo_video.core.jsonl import write_jsonl
 from dpo_video.core.names import choose
 from dpo_video.core.progress import log
 from dpo_video.core.records import Candidate
+from dpo_video.data.planned_answers import PlannedAnswers
 from dpo_video.generate.jobs import (
     NO_OTHER_CLIP,
     NOTHING_TO_SHOW,
@@ -59,6 +61,22 @@ def generate(run: Run) -> StageResult:
         run.unread(dict.fromkeys(map(clip_key, run.samples))),
     )
     return StageResult(counts=counts, incomplete_because="; ".join(filter(None, reasons)))
+
+
+def planned_answers(run: Run) -> list[PlannedAnswers]:
+    """Return the candidates of each sample as they will stand in candidates.jsonl, written or
+    not.
+    """
+    planned: dict[str, dict[str, Callable[[dict[str, Any]], Candidate]]] = {}
+    for index, job in enumerate(_jobs(run)):
+        for pending in plan_candidates(run, job, index=index):
+            of_sample = planned.setdefault(pending.sample.id, {})
+            of_sample[pending.key] = partial(_candidate, run, job, pending)
+    samples = {sample.id: sample for sample in run.samples}
+    return [
+        PlannedAnswers(sample=samples[name], candidates=candidates)
+        for name, candidates in planned.items()
+    ]
 
 
 def training_sampler(settings: GenerateSettings, *, over: SamplerSettings | None = None) -> Sampler:

@@ -10,14 +10,14 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
-from itertools import chain, islice
+from itertools import chain
 from typing import NamedTuple
 
 from dpo_video.core.errors import UserError
 from dpo_video.core.progress import Advance, log, progress
 from dpo_video.judge.reply_keys import draws_noise, key_maker
 from dpo_video.judge.scorer import Scorer
-from dpo_video.judge.types import Judge, Messages, Reply
+from dpo_video.judge.types import NOT_YET, Judge, Messages, Reply
 from dpo_video.judge.unscored import ReadReply, UnscoredGuard
 from dpo_video.recipe import JudgeSettings
 from dpo_video.store import RowStore
@@ -33,8 +33,11 @@ SHOWN_SECONDS = 0.2
 """The bar moves at most so often: at a thousand replies a second it would cost more than they do.
 """
 
+NOT_YET_SECONDS = 0.05
+"""So long is waited where the next prompt is still to be made."""
+
 Prompts = Iterable[tuple[str, Messages]]
-"""Keys with their prompts."""
+"""Keys with their prompts; NOT_YET is the prompt where the next is still to be made."""
 
 
 class Asked(NamedTuple):
@@ -121,6 +124,34 @@ def ask_missing(
     return asking.counts
 
 
+def ask_as_they_come(
+    settings: JudgeSettings, scorer: Scorer, prompts: Prompts, store: RowStore, *, judge: Judge
+) -> Counter[str]:
+    """Do as `ask_missing` with prompts that are made while the judge is asked, and show no bar."""
+
+    def advance(step: int = 1, *, note: str = "", **counts: int | float | str) -> None:
+        """Show nothing: the bar is that of the stage which makes the prompts."""
+
+    asking = _Asking(
+        settings=settings,
+        store=store,
+        judge=judge,
+        advance=advance,
+        counts=Counter(),
+        guard=UnscoredGuard(settings=settings, scorer=scorer),
+    )
+    missing = asking.missing(prompts)
+    try:
+        for messages in missing:
+            if messages is NOT_YET:
+                time.sleep(NOT_YET_SECONDS)
+            else:
+                judge.ask(scorer, chain([messages], missing), asking.keep)
+    finally:
+        store.flush()
+    return asking.counts
+
+
 def statuses_asked_again(settings: JudgeSettings) -> tuple[str, ...]:
     """Return the statuses of stored replies that count as none."""
     return ("failed", "refused") if settings.ask_refused_again else ("failed",)
@@ -160,9 +191,14 @@ class _Asking:
     _shown_at: float = 0.0
 
     def missing(self, prompts: Prompts) -> Iterator[Messages]:
-        """Yield the prompts that the store holds no reply to, until the money is spent."""
-        index, prompts = 0, iter(prompts)
-        while page := list(islice(prompts, PAGE_SIZE)):
+        """Yield the prompts that the store holds no reply to, until the money is spent; NOT_YET
+        where the next is still to be made.
+        """
+        index = 0
+        for page in _pages(prompts):
+            if not page:
+                yield NOT_YET
+                continue
             stored = self.store.known(
                 KIND, [key for key, _ in page], without=statuses_asked_again(self.settings)
             )
@@ -242,3 +278,20 @@ class _Asking:
         """
         cap = self.settings.max_cost
         return cap is not None and self.judge.spending.with_pending(len(self._pending) + 1) > cap
+
+
+def _pages(prompts: Prompts) -> Iterator[list[tuple[str, Messages]]]:
+    """Yield at most PAGE_SIZE prompts at a time, and an empty page where the next is still to be
+    made.
+    """
+    page: list[tuple[str, Messages]] = []
+    for key, messages in prompts:
+        if messages is not NOT_YET:
+            page.append((key, messages))
+        if page and (messages is NOT_YET or len(page) == PAGE_SIZE):
+            yield page
+            page = []
+        if messages is NOT_YET:
+            yield []
+    if page:
+        yield page

@@ -141,7 +141,7 @@ def _ask_missing(
     stored = store.keys(KIND, without=statuses_asked_again(settings))
     missing = keys.missing(candidates.order, stored)
     prompts = (
-        (keys.of(number), _prompt(scorer, sample, candidate))
+        (keys.of(number), candidate_prompt(scorer, sample, candidate))
         for number, sample, candidate in candidates.read(missing)
     )
     counts = ask_missing(
@@ -237,7 +237,7 @@ def judge_candidates(
     for sample, candidate in sorted(judge_items, key=lambda judge_item: ranks[judge_item[0].id]):
         if scorer.can_judge(sample.answer):
             candidate_ids.append(candidate.id)
-            prompts.append(_prompt(scorer, sample, candidate))
+            prompts.append(candidate_prompt(scorer, sample, candidate))
     with nullcontext(judge) if judge else open_judge(settings) as opened:
         replies, counts = ask_all(settings, scorer, prompts, store, judge=opened)
         by_id = dict(zip(candidate_ids, replies, strict=True))
@@ -309,7 +309,8 @@ def _check_references(scorer: Scorer, samples: Iterable[Sample]) -> None:
         )
 
 
-def _prompt(scorer: Scorer, sample: Sample, candidate: Candidate) -> Messages:
+def candidate_prompt(scorer: Scorer, sample: Sample, candidate: Candidate) -> Messages:
+    """Return what a judge is asked about a candidate."""
     return render(
         scorer,
         caption=sample.caption,

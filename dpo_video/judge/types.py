@@ -95,6 +95,10 @@ class Spending:
 
 Messages = list[dict[str, str]]
 """A chat prompt."""
+NOT_YET: Messages = []
+"""Stands among prompts, by identity, where the next is still to be made: a judge behind a server
+looks again after a while.
+"""
 JudgeItem = tuple[Sample, Candidate]
 """A question and an answer to it."""
 Mode = Literal["labels", "verdict"]
@@ -135,8 +139,8 @@ class Reply:
 
 
 Keep = Callable[[int, Reply], None]
-"""Called in the main thread with a prompt's index and its reply, as soon as it is there and in any
-order.
+"""Called in the thread that asks with a prompt's index and its reply, as soon as it is there and in
+any order.
 """
 
 

@@ -74,6 +74,10 @@ class JudgeSettings(Section):
     """Most requests in flight at each server under `openai`; it grows there from 32, and shrinks
     after 429.
     """
+    while_generating: Annotated[bool, Affects.SPEED] = True
+    """`dpo-video run` asks a judge behind a server about answers while the next are being written.
+    Not where a score takes several replies, nor under `max_cost`.
+    """
     timeout: Annotated[PositiveFloat, Affects.SPEED] = 120.0
     """Seconds per request."""
     retries: Annotated[int, Affects.SPEED] = Field(default=5, ge=0)

@@ -1,7 +1,8 @@
 """The working store of a run: rows by kind and key, finished stages, the folder's lock."""
 
 import shutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from os.path import relpath
 from pathlib import Path
 from types import TracebackType
@@ -47,6 +48,7 @@ class RunStore:
                     f"cannot make the run folder {str(needed)!r}: {error.strerror}"
                 ) from error
         folder = shared or folder
+        self._watching: dict[str, Callable[[str], None]] = {}
         self.has_put = False
         """Whether a row was put since the store was opened."""
         self._lock = take_lock(folder)
@@ -120,6 +122,20 @@ class RunStore:
         """Store a row, replacing the one under the same key."""
         self.has_put = True
         self._writer.put(Row(kind, key, write_body(kind, body)))
+        if kind in self._watching:
+            self._watching[kind](key)
+
+    @contextmanager
+    def watch(self, kind: str, tell: Callable[[str], None]) -> Iterator[None]:
+        """Call `tell` with the key of each row of a kind that is put while the block runs, in the
+        thread that puts it.
+        """
+        assert kind not in self._watching, f"rows of kind {kind!r} are watched already"
+        self._watching[kind] = tell
+        try:
+            yield
+        finally:
+            del self._watching[kind]
 
     def flush(self) -> None:
         """Wait until what was put is committed."""

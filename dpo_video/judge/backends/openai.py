@@ -30,13 +30,15 @@ from dpo_video.judge.backends.label_probabilities import (
 )
 from dpo_video.judge.prices import open_spending
 from dpo_video.judge.scorer import Scorer
-from dpo_video.judge.types import Judge, Keep, Messages, Mode, Reply, mode_of
+from dpo_video.judge.types import NOT_YET, Judge, Keep, Messages, Mode, Reply, mode_of
 from dpo_video.judge.verdict import log_prob_fault
 from dpo_video.recipe import JudgeSettings
 
 BACKEND = "judge.backend openai"
 TOP_LOGPROBS = 20
 """The most alternatives per token that the protocol allows."""
+NOT_YET_SECONDS = 0.05
+"""So long is waited where the next prompt is still to be made."""
 MAX_TOKENS = 10**9
 """No prompt or reply has as many tokens; a server that says so counts wrongly."""
 
@@ -143,7 +145,8 @@ async def _ask_all(
     one request.
     """
     mode = mode_of(settings, scorer)
-    waiting: Iterator[tuple[int, Messages]] = enumerate(prompts)
+    waiting = _numbered(prompts)
+    turn = asyncio.Lock()
     common_fields = request_fields(settings, mode)
 
     def read(endpoint: Endpoint, body: dict[str, Any]) -> Reply:
@@ -151,8 +154,17 @@ async def _ask_all(
             settings, scorer, mode, endpoint.url, body, verified=endpoint.verified
         )
 
+    async def next_prompt() -> tuple[int, Messages] | None:
+        async with turn:  # where the next is still to be made, one worker looks for it
+            for numbered in waiting:
+                if numbered is not None:
+                    return numbered
+                await asyncio.sleep(NOT_YET_SECONDS)
+        return None
+
     async def work(*, alone: bool = False) -> None:
-        for index, messages in waiting:
+        while (numbered := await next_prompt()) is not None:
+            index, messages = numbered
             keep(index, await _answer(pool, common_fields | {"messages": messages}, read))
             if alone and pool.verified:
                 return
@@ -162,6 +174,17 @@ async def _ask_all(
     async with asyncio.TaskGroup() as group:
         for _ in range(2 * pool.max_in_flight):  # twice the slots: a sleeping worker holds none
             group.create_task(work())
+
+
+def _numbered(prompts: Iterable[Messages]) -> Iterator[tuple[int, Messages] | None]:
+    """Yield each prompt with its index; None where the next is still to be made."""
+    index = 0
+    for messages in prompts:
+        if messages is NOT_YET:
+            yield None
+        else:
+            yield index, messages
+            index += 1
 
 
 def request_fields(settings: JudgeSettings, mode: Mode) -> dict[str, Any]:
