@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import PeftModel, set_peft_model_state_dict
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from dpo_video.core import strict_json
 from dpo_video.core.errors import UserError
 from dpo_video.core.seal import broken_seal, is_sealed
+from dpo_video.models.peft_library import PeftModel, set_peft_model_state_dict
 
 WEIGHTS = "adapter_model.safetensors"
 ADAPTER_FILES = (WEIGHTS, "adapter_config.json")

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import PeftModel
 from torch import nn
 from transformers import (
     AutoModelForImageTextToText,
@@ -35,6 +34,7 @@ from dpo_video.models.hub import (
 )
 from dpo_video.models.lora import keep_adapter_fp32
 from dpo_video.models.names import resolve_model
+from dpo_video.models.peft_library import PeftModel
 from dpo_video.recipe import JudgeSettings, ModelSettings
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}

@@ -7,11 +7,11 @@ from collections.abc import Collection
 from typing import Literal
 
 import torch
-from peft import LoraConfig
 from torch import nn
 
 from dpo_video.core.errors import UserError
 from dpo_video.models.families import LORA_TARGETS, Family
+from dpo_video.models.peft_library import LoraConfig
 from dpo_video.recipe import LoraSettings
 
 Part = Literal["language", "projector", "vision"]

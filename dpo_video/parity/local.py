@@ -10,7 +10,6 @@ from statistics import fmean
 from typing import NamedTuple
 
 import torch
-from peft import PeftModel
 
 from dpo_video.core.errors import UserError
 from dpo_video.core.progress import progress
@@ -19,6 +18,7 @@ from dpo_video.generate.jobs import GenerationJob
 from dpo_video.generate.message_parts import frame_images
 from dpo_video.generate.stage import make_candidates
 from dpo_video.models.load import Policy
+from dpo_video.models.peft_library import PeftModel
 from dpo_video.models.prompts import answer_ids
 from dpo_video.models.sampling import Sampler
 from dpo_video.models.tokens import fit_frames

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import PeftModel
 from torch import Tensor
 from transformers import GenerationConfig
 
@@ -22,6 +21,7 @@ from dpo_video.models.collate import collate
 from dpo_video.models.hub import load_config
 from dpo_video.models.load import DTYPES, Policy, load_policy
 from dpo_video.models.names import resolve_model
+from dpo_video.models.peft_library import PeftModel
 from dpo_video.models.tokens import fit_frames
 from dpo_video.recipe import ModelSettings
 from dpo_video.run import Run

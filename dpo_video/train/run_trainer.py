@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from peft import PeftModel
 from transformers import TrainerCallback
 
 from dpo_video.core.errors import UserError
@@ -21,6 +20,7 @@ from dpo_video.models.clip_source import ClipSource, EncodedClip, ReadyClip, mov
 from dpo_video.models.features import pending_features
 from dpo_video.models.load import Policy
 from dpo_video.models.lora import LANGUAGE_ONLY, adapter_parameters, lora_config, lora_targets
+from dpo_video.models.peft_library import PeftModel
 from dpo_video.recipe import Recipe, TrainSettings
 from dpo_video.train.callbacks import StepBar
 from dpo_video.train.checkpoints import WholeCheckpoints, is_done

@@ -16,7 +16,6 @@ from typing import Any
 import torch
 from accelerate.utils import DistributedType
 from datasets import Dataset
-from peft import PeftConfig, PeftModel
 from safetensors import SafetensorError
 from torch import Tensor
 from torch.utils.data import DataLoader
@@ -30,6 +29,7 @@ from dpo_video.models.adapter import load_weights
 from dpo_video.models.clip_source import move
 from dpo_video.models.load import Policy
 from dpo_video.models.lora import assert_fp32_adapter, keep_adapter_fp32, tunes_tower
+from dpo_video.models.peft_library import PeftConfig, PeftModel
 from dpo_video.train.callbacks import EpochStart, TrainBegin
 from dpo_video.train.forward import Engine, encode_rows, install_engine, rows_engine
 from dpo_video.train.fsdp import install_fsdp, is_fsdp, shard_language_only, whole_adapter
