@@ -98,7 +98,8 @@ def evaluate(run: Run) -> StageResult:
         run.unread(dict.fromkeys(clip_key(question.asked) for question in questions)),
     )
     return StageResult(
-        counts=_counts(metrics, unscored=num_of_status["unscored"], failed=failed) | answers.read,
+        counts=_counts(metrics, unscored=num_of_status["unscored"], failed=failed)
+        | dict(answers.read),
         incomplete_because="; ".join(filter(None, left)),
     )
 

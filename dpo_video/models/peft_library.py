@@ -21,7 +21,8 @@ def compiled_when_called() -> Iterator[None]:
     """Let what is decorated with `torch.compile` while the block runs be compiled when it is first
     called.
     """
-    compile_now: Any = torch.compile
+    library: Any = torch
+    compile_now = library.compile
 
     def compile_later(function: Callable[..., Any] | None = None, **options: Any) -> Any:
         if function is None:
@@ -34,11 +35,11 @@ def compiled_when_called() -> Iterator[None]:
 
         return call
 
-    torch.compile = compile_later
+    library.compile = compile_later
     try:
         yield
     finally:
-        torch.compile = compile_now
+        library.compile = compile_now
 
 
 if find_spec("bitsandbytes") is not None:

@@ -71,7 +71,10 @@ class VideoSettings(Section):
     frames; a clip over it is set aside before it is decoded."""
     cache: Annotated[Literal["none", "frames", "features"], Affects.SPEED] = "none"
     """What of a clip is kept on disk: `frames` saves decoding it again (uncompressed, exact),
-    `features` the vision tower as well. Every stage reads it."""
+    `features` the vision tower as well. Every stage reads it; without it each stage decodes anew,
+    and evaluation once a model. 1,000 clips of 8 frames of 640x360 take 5.2 GiB as frames (3 bytes
+    a pixel), 1,000 of 1,024 video tokens 6.8 GiB as features of Qwen2.5-VL-7B in bfloat16 (hidden
+    size x 2 bytes a token)."""
     cache_gb: Annotated[PositiveFloat, Affects.SPEED] = 50.0
     """Size limit of the cache in GiB; what was not read for longest goes first."""
     cache_folder: Annotated[str | None, Affects.SPEED] = None
