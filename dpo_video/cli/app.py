@@ -305,8 +305,8 @@ def main() -> None:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES):
             raise
         fail(
-            f"{os.strerror(error.errno)}: {error.filename or 'the run folder'}. Nothing stored is "
-            f"lost; "
+            f"{os.strerror(error.errno)}: "
+            f"{error.filename or 'the run folder, or where stdout goes'}. Nothing stored is lost; "
             "make room or allow writing there, and run the same command again",
             2,
         )

@@ -273,9 +273,8 @@ class Pool:
         endpoint = slot.endpoint
         if error.wait > MAX_RETRY_AFTER_SECONDS:
             raise UserError(
-                f"{endpoint.url} asks to come back in {error.wait:.0f} s: {error.reason}. Replies "
-                f"so far "
-                "are stored; run the same command later, or with another server"
+                f"{endpoint.url} asks to come back in {error.wait:.4g} s: {error.reason}. Replies "
+                "so far are stored; run the same command later, or with another server"
             ) from None
         endpoint.not_before = max(endpoint.not_before, time.monotonic() + error.wait)
         if error.kind == "throttled":

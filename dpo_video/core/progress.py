@@ -4,15 +4,18 @@ Everything is shown from here, so that no control character of a server's reply,
 recipe reaches the terminal.
 """
 
+import io
 import logging
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import Protocol, Self
+from typing import IO, Protocol, Self, TextIO, cast
 
 from rich.console import Console, ConsoleOptions, ConsoleRenderable, RenderHook, RenderResult
+from rich.file_proxy import FileProxy
 from rich.markup import escape
 from rich.progress import (
     BarColumn,
@@ -49,6 +52,36 @@ class _PrintableHook(RenderHook):
         return [_Printable(renderable) for renderable in renderables]
 
 
+class _Stderr(io.TextIOBase):
+    """stderr as it is at the time; what cannot be shown there, such as on a full disk or to a
+    reader that is gone, is lost, and the work goes on.
+    """
+
+    @property
+    def encoding(self) -> str:  # type: ignore[override]
+        return self._stream().encoding
+
+    def isatty(self) -> bool:
+        return self._stream().isatty()
+
+    def fileno(self) -> int:
+        return self._stream().fileno()
+
+    def write(self, text: str) -> int:
+        with suppress(OSError):
+            self._stream().write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with suppress(OSError):
+            self._stream().flush()
+
+    @staticmethod
+    def _stream() -> TextIO:
+        stream = sys.stderr
+        return stream.rich_proxied_file if isinstance(stream, FileProxy) else stream  # type: ignore[return-value]
+
+
 def open_terminal(*, stderr: bool = False, width: int | None = None) -> Console:
     """Return a console whose texts cannot steer the terminal, nor are read as rich's markup.
 
@@ -56,9 +89,10 @@ def open_terminal(*, stderr: bool = False, width: int | None = None) -> Console:
         stderr: print there instead of on stdout.
         width: columns where it is no terminal, so that files look the same everywhere.
     """
-    terminal = Console(stderr=stderr, highlight=False, markup=False)
+    file = cast(IO[str], _Stderr()) if stderr else None
+    terminal = Console(file=file, highlight=False, markup=False)
     if width is not None and not terminal.is_terminal:
-        terminal = Console(stderr=stderr, highlight=False, markup=False, width=width)
+        terminal = Console(file=file, highlight=False, markup=False, width=width)
     terminal.push_render_hook(_PrintableHook())
     return terminal
 

@@ -57,10 +57,20 @@ def loads_earlier(text: str | bytes) -> Any:
 
 
 def _decode(decoder: json.JSONDecoder, text: str | bytes) -> Any:
+    text = text.decode() if isinstance(text, bytes) else text
     try:
-        return decoder.decode(text.decode() if isinstance(text, bytes) else text)
+        return decoder.decode(text)
     except RecursionError:
         raise TooDeep("it is nested too deeply") from None
+    except json.JSONDecodeError:
+        raise
+    except ValueError as error:  # an integer of more digits than Python reads
+        raise ValueError(without_advice(error)) from None
+
+
+def without_advice(error: Exception) -> str:
+    """Return what Python says of a value, without what a program could do about it."""
+    return str(error).partition("; use sys.")[0]
 
 
 def _no_number(name: str) -> None:

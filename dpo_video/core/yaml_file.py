@@ -21,6 +21,7 @@ from pydantic_core import ErrorDetails
 
 from dpo_video.core.errors import UserError
 from dpo_video.core.names import did_you_mean
+from dpo_video.core.strict_json import without_advice
 from dpo_video.core.text import shortened, without_secrets
 
 T = TypeVar("T")
@@ -58,7 +59,7 @@ class Loader(yaml.SafeLoader):
             return super().construct_object(node, deep)
         except (ValueError, OverflowError) as error:
             raise yaml.constructor.ConstructorError(
-                None, None, str(error), node.start_mark
+                None, None, without_advice(error), node.start_mark
             ) from error
 
 

@@ -1,7 +1,10 @@
 """What is shown: nothing that a server, a file name or a recipe says can steer the terminal."""
 
 import logging
+import os
 import re
+import subprocess
+import sys
 import threading
 from dataclasses import replace
 from pathlib import Path
@@ -99,6 +102,31 @@ def test_without_a_terminal_a_line_tells_how_far_it_is_and_one_that_it_is_done(
     assert re.fullmatch(r"judge: 10 of 10, .*, done in 0 s; bad clips 1", lines[-1])
     assert sum("done in" in line for line in lines) == 1
     assert (seen[-1].done, seen[-1].is_over) == (10, True)
+
+
+NOTHING_IS_SHOWN = """
+from dpo_video.core.progress import CONSOLE, log, print_error, print_line, progress
+with progress("judge", total=2) as advance:
+    log.warning("a warning")
+    advance(2)
+with CONSOLE.status("loading"):
+    print_error("an error")
+print_line("worked")
+"""
+
+
+@pytest.mark.parametrize("stderr", ["full disk", "reader that is gone"])
+def test_work_goes_on_where_nothing_can_be_shown_on_stderr(stderr: str) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    if stderr == "full disk":
+        os.close(writer)
+        writer = os.open("/dev/full", os.O_WRONLY)
+    done = subprocess.run(
+        [sys.executable, "-c", NOTHING_IS_SHOWN], stdout=subprocess.PIPE, stderr=writer, check=False
+    )
+    os.close(writer)
+    assert (done.returncode, done.stdout) == (0, b"worked\n")
 
 
 def test_a_block_that_fails_is_not_told_as_done(capsys: pytest.CaptureFixture[str]) -> None:

@@ -167,6 +167,10 @@ def test_a_status_that_says_nothing_about_the_prompt_is_no_refusal(status):
             r"asks to come back in 4000 s: HTTP 429: later",
         ),
         (
+            failure(429, "later", headers={"retry-after": "1e300"}),
+            r"asks to come back in 1e\+300 s: HTTP 429: later",
+        ),
+        (
             failure(400, "model 'm' is not loaded"),
             r"refused each of the first 3 requests \(HTTP 400\): model 'm' is not",
         ),
