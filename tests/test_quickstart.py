@@ -3,16 +3,11 @@ in every stage.
 """
 
 import json
-import os
 import signal
-import sqlite3
-import subprocess
-import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from processes import dpo_video, forked_commands
 
 SMALL = [
     "data.limit=30",
@@ -30,48 +25,10 @@ SMALL = [
 ]
 
 
-def start(folder: Path, command: str = "run") -> subprocess.Popen[str]:
-    words = [
-        sys.executable,
-        "-m",
-        "dpo_video",
-        command,
-        "quickstart",
-        f"runs_folder={folder}",
-        *SMALL,
-    ]
-    return subprocess.Popen(
-        words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ}
-    )
-
-
-def finish(process: subprocess.Popen[str]) -> str:
-    out, errors = process.communicate(timeout=600)
-    assert process.returncode == 0, errors[-3000:]
-    return out
-
-
-def stored(run: Path, query: str) -> int:
-    """Return a count from the working store, 0 while there is none."""
-    if not (run / "store.sqlite").exists():
-        return 0
-    try:
-        with sqlite3.connect(f"file:{run / 'store.sqlite'}?mode=ro", uri=True) as database:
-            return int(database.execute(query).fetchone()[0])
-    except sqlite3.OperationalError:
-        return 0  # the tables are being made
-
-
-def rows(kind: str, least: int) -> Callable[[Path], bool]:
-    return lambda run: stored(run, f"select count(*) from rows where kind = '{kind}'") >= least
-
-
-def stage_done(name: str) -> Callable[[Path], bool]:
-    return lambda run: stored(run, f"select count(*) from stages where name = '{name}'") == 1
-
-
-def checkpointed(run: Path) -> bool:
-    return any((run / "checkpoints").rglob("checkpoint-*/trainer_state.json"))
+def run_whole(folder: Path) -> str:
+    done = dpo_video("run", "quickstart", f"runs_folder={folder}", *SMALL)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
 
 
 def numbers(run: Path) -> dict[str, float]:
@@ -95,7 +52,7 @@ def numbers(run: Path) -> dict[str, float]:
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("undisturbed")
-    finish(start(folder))
+    run_whole(folder)
     return folder / "quickstart"
 
 
@@ -122,40 +79,43 @@ def test_the_run_leaves_every_file_and_the_numbers(undisturbed: Path) -> None:
 
 def test_a_second_run_does_nothing_and_says_so(undisturbed: Path) -> None:
     before = {file: file.stat().st_mtime_ns for file in undisturbed.rglob("*.json*")}
-    out = finish(start(undisturbed.parent))
+    out = run_whole(undisturbed.parent)
     assert out.count("finished before, nothing to do") == 5
     assert "nothing to do: all stages" in out
     assert {file: file.stat().st_mtime_ns for file in before} == before
 
 
+KILLS = ("generate", "judge", "pair", "train", "evaluate")
+
+
+@pytest.fixture(scope="module")
+def resumed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two folders: `killed`, whose run was killed in every stage, and `fresh`, with the stages up
+    to the pairs, one by one.
+    """
+    folder = tmp_path_factory.mktemp("resumed")
+    killed, fresh = (
+        ["quickstart", f"runs_folder={folder / name}", *SMALL] for name in ("killed", "fresh")
+    )
+    codes, told = forked_commands(
+        *((f"quickstart/{stage}", "run", *killed) for stage in KILLS),
+        ("", "run", *killed),
+        *(("", stage, *fresh) for stage in ("generate", "judge", "pair")),
+    )
+    assert codes == [-signal.SIGKILL] * len(KILLS) + [0] * 4, told[-3000:]
+    return folder
+
+
 def test_killed_in_every_stage_it_ends_with_the_same_results(
-    undisturbed: Path, tmp_path: Path
+    undisturbed: Path, resumed: Path
 ) -> None:
-    run = tmp_path / "quickstart"
-    moments = [
-        rows("candidate", 16),
-        stage_done("generate"),
-        stage_done("judge"),
-        checkpointed,
-        stage_done("train"),
-    ]
-    for reached in moments:
-        process = start(tmp_path)
-        while not reached(run) and process.poll() is None:
-            time.sleep(0.02)
-        os.kill(process.pid, signal.SIGKILL)
-        process.communicate()
-        assert process.returncode == -signal.SIGKILL, "it ended before it could be killed"
-    finish(start(tmp_path))
+    run = resumed / "killed" / "quickstart"
     assert (run / "pairs.jsonl").read_bytes() == (undisturbed / "pairs.jsonl").read_bytes()
     # Kernels round by how buffers lie in memory, so a resumed adapter is equal to about 1e-5, not
     # to the bit.
     assert numbers(run) == pytest.approx(numbers(undisturbed), rel=1e-3, abs=1e-4)
 
 
-def test_two_fresh_runs_make_the_same_pairs(undisturbed: Path, tmp_path: Path) -> None:
-    for stage in ("generate", "judge", "pair"):
-        finish(start(tmp_path, stage))
-    assert (tmp_path / "quickstart" / "pairs.jsonl").read_bytes() == (
-        undisturbed / "pairs.jsonl"
-    ).read_bytes()
+def test_two_fresh_runs_make_the_same_pairs(undisturbed: Path, resumed: Path) -> None:
+    pairs = resumed / "fresh" / "quickstart" / "pairs.jsonl"
+    assert pairs.read_bytes() == (undisturbed / "pairs.jsonl").read_bytes()

@@ -1,8 +1,6 @@
 """Several rounds: each from the adapter of the one before, over one store, resumed after kills."""
 
 import json
-import subprocess
-import sys
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +9,7 @@ from typing import Any
 import pytest
 from judge_server import JudgeServer, judge_server
 from plain_forwards import plain_answer_logp
+from processes import forked_commands
 from typer.testing import CliRunner, Result
 
 from dpo_video.cli.app import app
@@ -24,8 +23,6 @@ from dpo_video.models.load import Policy, load_policy
 from dpo_video.recipe import Recipe
 from dpo_video.recipe.file import change_recipe, load_recipe
 from dpo_video.toy.clips import write_split
-
-SUPPORT = Path(__file__).parents[1] / "support"
 
 
 def write_data(folder: Path) -> Path:
@@ -217,14 +214,9 @@ class Killed:
     def __init__(self, world: World) -> None:
         self.path = write_recipe(world.folder, "killed", world.server.url)
         self.folder = load_recipe(str(self.path)).run_folder / "rounds"
-        done = subprocess.run(
-            [sys.executable, str(SUPPORT / "rounds_process.py"), str(self.path), *KILLS],
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=3600,
+        self.codes, self.errors = forked_commands(
+            *((kill, "run", str(self.path)) for kill in (*KILLS, ""))
         )
-        self.errors = done.stderr
         self.files = {
             path.relative_to(self.folder): path.read_bytes()
             for path in self.folder.rglob("*")
@@ -240,8 +232,7 @@ def killed(world: World) -> Killed:
 def test_killed_in_every_stage_and_round_it_ends_with_the_same_files(
     world: World, killed: Killed
 ) -> None:
-    ends = [line for line in killed.errors.splitlines() if line.endswith((": -9", ": 0"))]
-    assert ends == [*(f"{kill}: -9" for kill in KILLS), "end: 0"], killed.errors[-3000:]
+    assert killed.codes == [-9] * len(KILLS) + [0], killed.errors[-3000:]
     names = ("candidates.jsonl", "judgments.jsonl", "pairs.jsonl", "drops.jsonl")
     for folder in world.rounds:
         for name in (*names, "adapter/adapter_model.safetensors"):

@@ -1,9 +1,11 @@
 """Python code and the command line as processes of their own."""
 
+import json
 import os
 import subprocess
 import sys
 import textwrap
+from pathlib import Path
 
 
 def python(code: str, *arguments: object) -> subprocess.Popen[str]:
@@ -14,6 +16,21 @@ def python(code: str, *arguments: object) -> subprocess.Popen[str]:
         stderr=subprocess.PIPE,
         text=True,
     )
+
+
+def forked_commands(*commands: tuple[str, ...]) -> tuple[list[int], str]:
+    """Run commands, each with where it is killed (see forked_commands.py), in forks of one process
+    that has imported all; returns their exit codes and what was told on the way.
+    """
+    done = subprocess.run(
+        [sys.executable, str(Path(__file__).with_name("forked_commands.py")), json.dumps(commands)],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=3600,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads(done.stdout.splitlines()[-1]), done.stderr
 
 
 def dpo_video(*arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:

@@ -1,10 +1,11 @@
-"""A process that trains: `python train_process.py RECIPE.json WORLD [KILL_AT_STEP [STOP_AT_STEP]]`.
+"""A process that trains: `python train_process.py RECIPES.json WORLD [KILL_AT_STEP
+[STOP_AT_STEP]]`, one recipe of the list after the other.
 
 Also under accelerate launch. Stopped at a step, before its checkpoint, every process begins anew,
-as a second launch
-would: importing takes most of a launch's time.
+as a second launch would: importing takes most of a launch's time.
 """
 
+import json
 import os
 import signal
 import sys
@@ -46,10 +47,11 @@ class Stopped(Exception):
 
 class KeepWeights(WholeCheckpoints):
     """Also writes each process's adapter, and the names of sharded weights, at the end, to
-    WORLD/rank<R>.pt.
+    WORLD/<recipe>-rank<R>.pt.
     """
 
     folder: Path
+    recipe_name = ""
     stop_at = 0
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -68,20 +70,27 @@ class KeepWeights(WholeCheckpoints):
             for name, weight in kwargs["model"].named_parameters()
             if isinstance(weight, DTensor)
         ]
-        torch.save({"weights": whole, "sharded": sharded}, self.folder / f"rank{rank()}.pt")
+        torch.save(
+            {"weights": whole, "sharded": sharded},
+            self.folder / f"{self.recipe_name}-rank{rank()}.pt",
+        )
 
 
-def main(recipe_file: str, world: str, kill_at: str = "0", stop_at: str = "0") -> None:
-    recipe = Recipe.model_validate_json(Path(recipe_file).read_text())
+def main(recipes_file: str, world: str, kill_at: str = "0", stop_at: str = "0") -> None:
+    recipes = [
+        Recipe.model_validate(values) for values in json.loads(Path(recipes_file).read_text())
+    ]
     dpo_video.train.run_trainer.StepBar = lambda bars: KillAt(int(kill_at))  # type: ignore[assignment,misc]
     KeepWeights.folder = Path(world)
     dpo_video.train.run_trainer.WholeCheckpoints = KeepWeights  # type: ignore[misc]
-    KeepWeights.stop_at = int(stop_at)
-    if KeepWeights.stop_at > 0:
-        with suppress(Stopped):
-            work(recipe, Path(world))
-        KeepWeights.stop_at = 0
-    work(recipe, Path(world))
+    for recipe in recipes:
+        KeepWeights.recipe_name = recipe.name
+        KeepWeights.stop_at = int(stop_at)
+        if KeepWeights.stop_at > 0:
+            with suppress(Stopped):
+                work(recipe, Path(world))
+            KeepWeights.stop_at = 0
+        work(recipe, Path(world))
 
 
 def work(recipe: Recipe, world: Path) -> None:

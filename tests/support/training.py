@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,11 +39,13 @@ def train_here(
 
 
 def train_apart(
-    recipe: Recipe, world: Path, *arguments: str, launcher: tuple[str, ...] = ()
+    recipes: Sequence[Recipe], world: Path, *arguments: str, launcher: tuple[str, ...] = ()
 ) -> tuple[int, str]:
-    """Train in processes of their own; return the exit code and what they said."""
-    file = world / f"{recipe.name}.json"
-    file.write_text(recipe.model_dump_json())
+    """Train one recipe after the other in processes of their own; return the exit code and what
+    they said.
+    """
+    file = world / f"{recipes[0].name}.json"
+    file.write_text(json.dumps([recipe.model_dump(mode="json") for recipe in recipes]))
     done = subprocess.run(
         [
             sys.executable,

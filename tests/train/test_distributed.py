@@ -16,6 +16,7 @@ from training import read_log, train_apart, train_here
 
 from dpo_video.core.jsonl import write_jsonl
 from dpo_video.models.load import load_policy
+from dpo_video.recipe import Recipe
 from dpo_video.train.sampler import ClipSampler
 
 
@@ -78,16 +79,20 @@ CPUs with gloo.
 """
 
 
-def test_two_processes_stop_once_for_all_clips_that_cannot_be_read(qwen: Path) -> None:
-    """c1 and c2 are on different ranks or the same; one launch meets both, the next trains on
-    c0.
+BUDGETS = (None, 150)
+
+
+@pytest.fixture(scope="module")
+def shared(qwen: Path) -> dict[str, Recipe]:
+    """Runs by name, done by two processes of one launch, as starting them takes longer than
+    training: one whose launch before had to stop for its clips, and one a token budget.
     """
     pairs = make_pairs(6)
     gone = [
         replace(pair, video=pair.video.replace("c", "gone")) if pair.video != "c0.mp4" else pair
         for pair in pairs
     ]
-    recipe = make_recipe(
+    stopped = make_recipe(
         qwen,
         name="both-gone",
         epochs=1,
@@ -95,37 +100,47 @@ def test_two_processes_stop_once_for_all_clips_that_cannot_be_read(qwen: Path) -
         batch_size=1,
         trl={"ddp_timeout": 120},
     )
-    recipe.run_folder.mkdir(parents=True)
-    write_jsonl(recipe.run_folder / "pairs.jsonl", gone)
-    code, said = train_apart(recipe, qwen, launcher=TWO)
+    cut = [
+        make_recipe(
+            qwen, name=f"two-{budget}", epochs=1, gradient_accumulation=1, tokens_per_batch=budget
+        )
+        for budget in BUDGETS
+    ]
+    for recipe, rows in ((stopped, gone), *((recipe, make_pairs()) for recipe in cut)):
+        recipe.run_folder.mkdir(parents=True)
+        write_jsonl(recipe.run_folder / "pairs.jsonl", rows)
+    code, said = train_apart([stopped], qwen, launcher=TWO)
     assert code != 0 and "(and 1 more clips)" in said, said[-3000:]
-    code, said = train_apart(recipe, qwen, launcher=TWO)
+    code, said = train_apart([stopped, *cut], qwen, launcher=TWO)
     assert code == 0, said[-3000:]
-    assert [row["step"] for row in read_log(recipe)] == [1]
+    return {recipe.name: recipe for recipe in (stopped, *cut)}
 
 
-@pytest.mark.parametrize(("budget", "largest_margin"), [(None, 0.0), (150, 1e-6)])
+def test_two_processes_stop_once_for_all_clips_that_cannot_be_read(
+    shared: dict[str, Recipe],
+) -> None:
+    """c1 and c2 are on different ranks or the same; one launch meets both, the next trains on
+    c0.
+    """
+    assert [row["step"] for row in read_log(shared["both-gone"])] == [1]
+
+
+@pytest.mark.parametrize(("budget", "largest_margin"), zip(BUDGETS, (0.0, 1e-6), strict=True))
 def test_two_processes_end_with_the_weights_of_one_that_takes_both_shares(
-    qwen: Path, budget: int | None, largest_margin: float
+    qwen: Path, shared: dict[str, Recipe], budget: int | None, largest_margin: float
 ) -> None:
     """7 pairs in shares of 4 and 4 (one comes again): both ranks hold the same weights, those of a
     single process with two batches a step, also where forwards are cut by tokens, on both alike;
     rank 0 alone writes the run folder.
     """
-    recipe = make_recipe(
-        qwen, name=f"two-{budget}", epochs=1, gradient_accumulation=1, tokens_per_batch=budget
-    )
-    recipe.run_folder.mkdir(parents=True)
-    write_jsonl(recipe.run_folder / "pairs.jsonl", make_pairs())
-    code, said = train_apart(recipe, qwen, launcher=TWO)
-    assert code == 0, said[-3000:]
+    recipe = shared[f"two-{budget}"]
     log = read_log(recipe)
     assert [row["step"] for row in log] == [1, 2]
     # cut by tokens, an answer's stored reference may come from a forward of another shape:
     # rounding, 1.9e-7 seen
     assert abs(log[0]["rewards/margins"]) <= largest_margin
     assert not (recipe.run_folder / "lock").exists()
-    ranks = [torch.load(qwen / f"rank{rank}.pt")["weights"] for rank in (0, 1)]
+    ranks = [torch.load(qwen / f"{recipe.name}-rank{rank}.pt")["weights"] for rank in (0, 1)]
     for name, weight in both_shares_in_one_process(qwen).items():
         assert torch.equal(ranks[0][name], ranks[1][name])
         torch.testing.assert_close(ranks[0][name], weight, atol=1e-6, rtol=1e-4)
@@ -158,7 +173,7 @@ def test_fsdp_ends_with_the_weights_of_one_process_also_when_stopped(qwen: Path)
     )
     train_here(recipe, qwen, [pairs[place] for batch in share for place in batch])
     write_jsonl(recipe.run_folder / "pairs.jsonl", pairs)
-    code, said = train_apart(recipe, qwen, "0", "2", launcher=launcher)
+    code, said = train_apart([recipe], qwen, "0", "2", launcher=launcher)
     assert code == 0, said[-3000:]
     assert re.search(r"train: going on from \S+checkpoint-1\b", said), said[-3000:]
     log = read_log(recipe)
@@ -166,7 +181,7 @@ def test_fsdp_ends_with_the_weights_of_one_process_also_when_stopped(qwen: Path)
     assert (
         abs(log[0]["rewards/margins"]) <= 1e-6
     )  # stored log-probs come from forwards of another shape
-    ranks = [torch.load(qwen / f"rank{rank}.pt") for rank in (0, 1)]
+    ranks = [torch.load(qwen / f"fsdp-rank{rank}.pt") for rank in (0, 1)]
     names = [name for name, _ in load_policy(recipe.model).model.named_parameters()]
     sharded = {
         name.removeprefix("base_model.model.").replace("base_layer.", "")

@@ -67,7 +67,7 @@ def killed_at(recipe: Recipe, qwen: Path, step: int) -> Recipe:
     """Return the recipe of a run that was killed after a step."""
     recipe.run_folder.mkdir(parents=True)
     write_jsonl(recipe.run_folder / "pairs.jsonl", make_pairs())
-    code, _ = train_apart(recipe, qwen, str(step))
+    code, _ = train_apart([recipe], qwen, str(step))
     assert code == -signal.SIGKILL
     return recipe
 
