@@ -21,10 +21,27 @@ if (
 ):  # a suite in the background of a shell: its children inherit that
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
+LONGEST_FILES = (
+    "test_distributed.py",
+    "test_rounds.py",
+    "test_quickstart.py",
+    "test_policy.py",
+    "test_judge.py",
+)
+"""Few tests of minutes each. They begin first, so that no process is left alone with one."""
+
 settings.register_profile(
     "untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow]
 )  # on a busy machine
 settings.load_profile("untimed")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the longest files first, all else in its order (pytest-xdist's own puts them last, as
+    they hold few tests: `--no-loadscope-reorder`).
+    """
+    rank = {name: place for place, name in enumerate(LONGEST_FILES)}
+    items.sort(key=lambda item: rank.get(item.path.name, len(rank)))
 
 
 @pytest.fixture(scope="module", params=["qwen2_5_vl", "llava_next_video"])
