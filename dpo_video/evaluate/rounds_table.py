@@ -14,6 +14,9 @@ from dpo_video.core.report import Estimate, estimate_text
 from dpo_video.evaluate.report import Metrics, read_metrics
 from dpo_video.evaluate.summary import ROWS, WIDTH
 
+MOST_IN_A_LINE = 3
+"""Of more rounds each interval stands below its change: there is no room beside it."""
+
 
 def print_rounds(folders: Sequence[Path], output: Console | None = None) -> None:
     """Print the numbers of the rounds in some run folders side by side, and where they lie."""
@@ -45,10 +48,13 @@ def rounds_table(rounds: Sequence[Metrics]) -> Table:
             continue
         columns = [rounds[0].before, *(metrics.after for metrics in rounds)]
         table.add_row(title, *(_value(getattr(column, name), share=share) for column in columns))
-        changes = [getattr(metrics.change, name) for metrics in rounds]
-        table.add_row(
-            "", "", *(estimate_text(change, share=share, signed=True) for change in changes)
-        )
+        changes = [
+            estimate_text(getattr(metrics.change, name), share=share, signed=True)
+            for metrics in rounds
+        ]
+        if len(rounds) > MOST_IN_A_LINE:
+            changes = [change.replace(" [", "\n[", 1) for change in changes]
+        table.add_row("", "", *changes)
     return table
 
 

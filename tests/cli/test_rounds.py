@@ -209,7 +209,7 @@ KILLS = ("1/generate", "1/pair", "2/judge", "2/train", "2/evaluate")
 
 
 class Killed:
-    """Two of the same rounds, killed in every stage; and then what changed settings make of them."""
+    """Two such rounds, killed in every stage; and then what changed settings make of them."""
 
     def __init__(self, world: World) -> None:
         self.path = write_recipe(world.folder, "killed", world.server.url, count=2)

@@ -25,6 +25,7 @@ from dpo_video.evaluate.report import (
     read_metrics,
     write_metrics,
 )
+from dpo_video.evaluate.rounds_table import print_rounds
 from dpo_video.evaluate.summary import WIDTH, print_summary
 from dpo_video.recipe import EvaluateSettings
 from dpo_video.store import content_hash
@@ -117,6 +118,22 @@ def test_the_table_shows_before_after_and_change_with_intervals(tmp_path: Path) 
     ):
         assert part in text, text
     assert f"metrics: {path}" in text and "unscored" not in text and "not shown" not in text
+
+
+@pytest.mark.parametrize(("num_rounds", "intervals"), [(3, [3, 0]), (4, [0, 4])])
+def test_intervals_of_rounds_stand_beside_the_changes_or_of_many_rounds_below_them(
+    tmp_path: Path, num_rounds: int, intervals: list[int]
+) -> None:
+    folders = [tmp_path / str(number) for number in range(num_rounds)]
+    for folder in folders:
+        folder.mkdir()
+        write_metrics(folder / "metrics.json", metrics())
+    console = Console(record=True, width=WIDTH, markup=False)
+    print_rounds(folders, console)
+    lines = console.export_text().splitlines()
+    start = next(index for index, line in enumerate(lines) if "judged score" in line)
+    assert lines[start].count("4.00") == lines[start + 1].count(" +2.00 ") == num_rounds
+    assert [lines[start + step].count("[+2.00, +2.00]") for step in (1, 2)] == intervals
 
 
 def test_what_is_missing_is_said(tmp_path: Path) -> None:
