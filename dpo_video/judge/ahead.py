@@ -77,7 +77,8 @@ class JudgingAhead:
     @contextmanager
     def beside(self, run: Run, planned: Sequence[PlannedAnswers]) -> Iterator[None]:
         """Ask about each sample's answers once all are stored, for as long as the block runs; what
-        was stored before is asked about first. An error of the judge lets the block go on.
+        was stored before is asked about first. An error of the judge lets the block go on, and what
+        is not asked for when it ends is the judge stage's.
         """
         asking = _JudgeThread(run=run, planned=planned, outcome=self)
         log.info(
@@ -103,10 +104,11 @@ class JudgingAhead:
         if self.error is not None:
             raise self.error
         result = judge(run)
-        asked = self.counts["asked"]
         counts = dict(result.counts)
-        counts["asked"] += asked
-        counts["answered_before"] -= asked
+        total = counts["asked"] + counts["answered_before"]
+        # not below 0: what failed meanwhile was asked again by the stage
+        counts["answered_before"] = max(counts["answered_before"] - self.counts["asked"], 0)
+        counts["asked"] = total - counts["answered_before"]
         return replace(result, counts=counts)
 
 
@@ -117,8 +119,12 @@ class _JudgeThread:
     run: Run
     planned: Sequence[PlannedAnswers]
     outcome: JudgingAhead
-    stored: SimpleQueue[str | None] = field(default_factory=SimpleQueue)
-    """Keys of candidates as they are stored; None behind the last."""
+    stored: SimpleQueue[str] = field(default_factory=SimpleQueue)
+    """Keys of candidates as they are stored."""
+    ended: threading.Event = field(default_factory=threading.Event)
+    """Set where the block has ended: what is under way is waited for, and the judge stage asks the
+    rest.
+    """
     stopped: threading.Event = field(default_factory=threading.Event)
     """Set where the block ended by an error: no more prompts are asked, and none is waited for."""
 
@@ -128,7 +134,7 @@ class _JudgeThread:
 
     @contextmanager
     def in_thread(self) -> Iterator[None]:
-        """Ask for as long as the block runs, and until all is answered that it stored."""
+        """Ask for as long as the block runs, and until what is under way then is answered."""
         thread = threading.Thread(target=self._work, name="judge-ahead", daemon=True)
         thread.start()
         try:
@@ -137,7 +143,7 @@ class _JudgeThread:
             self.stopped.set()
             raise
         finally:
-            self.stored.put(None)
+            self.ended.set()
             thread.join()
 
     def _work(self) -> None:
@@ -151,6 +157,7 @@ class _JudgeThread:
                     self._prompts(scorer, opened),
                     self.run.store,
                     judge=opened,
+                    is_over=self.ended.is_set,
                 )
         except BaseException as error:  # noqa: BLE001 - raised again where the judge stage begins
             self.outcome.error = error
@@ -196,13 +203,13 @@ class _JudgeThread:
         while True:
             if self.stopped.is_set():
                 raise _Stopped
+            if self.ended.is_set():
+                return
             try:
                 key = self.stored.get_nowait()
             except Empty:
                 yield None
                 continue
-            if key is None:
-                return
             index = sample_of.pop(key, -1)  # -1: another stage's, or stored before and now again
             if index >= 0:
                 missing[index].discard(key)

@@ -125,9 +125,17 @@ def ask_missing(
 
 
 def ask_as_they_come(
-    settings: JudgeSettings, scorer: Scorer, prompts: Prompts, store: RowStore, *, judge: Judge
+    settings: JudgeSettings,
+    scorer: Scorer,
+    prompts: Prompts,
+    store: RowStore,
+    *,
+    judge: Judge,
+    is_over: Callable[[], bool],
 ) -> Counter[str]:
-    """Do as `ask_missing` with prompts that are made while the judge is asked, and show no bar."""
+    """Do as `ask_missing` with prompts that are made while the judge is asked, and show no bar;
+    once it `is_over` no more are asked.
+    """
 
     def advance(step: int = 1, *, note: str = "", **counts: int | float | str) -> None:
         """Show nothing: the bar is that of the stage which makes the prompts."""
@@ -139,6 +147,7 @@ def ask_as_they_come(
         advance=advance,
         counts=Counter(),
         guard=UnscoredGuard(settings=settings, scorer=scorer),
+        is_over=is_over,
     )
     missing = asking.missing(prompts)
     try:
@@ -167,6 +176,8 @@ class _Asking:
     advance: Advance
     counts: Counter[str]
     guard: UnscoredGuard
+    is_over: Callable[[], bool] = lambda: False
+    """Tells whether no more prompts are to be asked, though there are some."""
     earlier_key: Callable[[Messages], str] | None = None
     """The key under which an earlier version stored the reply to a prompt, drawn otherwise."""
     num_drawn_anew: int = 0
@@ -212,6 +223,8 @@ class _Asking:
                     self.counts["answered_before" if key in stored else "same_text"] += 1
                     self._move()
                     continue
+                if self.is_over():
+                    return
                 if self._spent():
                     self.stopped = True
                     return
