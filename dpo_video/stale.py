@@ -168,6 +168,8 @@ def sample_row(sample: Sample, *, with_choice: bool) -> dict[str, Any]:
     """
     row = as_row(sample)
     del row["meta"]
+    if not sample.history:  # as samples had it before there were turns
+        del row["history"]
     rules = {name: (sample.meta or {}).get(name) for name in (AS_IT_STANDS, BENCHMARK, SEVERAL)}
     if with_choice and any(rules.values()):
         row["rules"] = rules

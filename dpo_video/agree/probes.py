@@ -169,8 +169,9 @@ def make_probes(
     count: Counter[str] = Counter()
     without: Counter[str] = Counter()
     for sample, text in texts:
-        prompt = QUESTION if source == "caption" else sample.prompt
-        question = replace(sample, prompt=prompt, answer=None)
+        question = replace(sample, answer=None)
+        if source == "caption":
+            question = replace(question, prompt=QUESTION, history=None)
         swapped = {
             kind: swap(kind, text, caption=sample.caption or "", vocabulary=vocabulary, seed=seed)
             for kind in SWAPS

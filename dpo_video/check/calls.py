@@ -11,7 +11,7 @@ from dpo_video.core.records import Sample
 from dpo_video.judge.modes.jury import jurors
 from dpo_video.judge.modes.registry import calls_per_sample
 from dpo_video.judge.prices import load_prices
-from dpo_video.judge.prompt import render
+from dpo_video.judge.prompt import question_of, render
 from dpo_video.judge.scorer import can_be_judged, load_scorer
 from dpo_video.judge.types import MILLION, mode_of
 from dpo_video.recipe import JudgeSettings, Recipe
@@ -107,7 +107,7 @@ def judge_calls(
         render(
             loaded,
             caption=sample.caption,
-            question=sample.prompt,
+            question=question_of(sample),
             answer=answer,
             other=answer,
             reference=sample.answer,

@@ -8,6 +8,7 @@ from dpo_video.check.data import SplitData
 from dpo_video.check.findings import Findings, warn
 from dpo_video.check.plan import FrameClass, Spread, estimate_tokens
 from dpo_video.core.errors import UserError
+from dpo_video.core.turns import num_turns, whole_question
 from dpo_video.models.hub import ModelSpec
 from dpo_video.models.memory import PeakLoad
 from dpo_video.models.tokens import frames_within, token_budget, video_tokens, vision_patches
@@ -54,7 +55,8 @@ def lengths_of(
         )
     tokens = [size.tokens for size in sizes]
     questions = [
-        estimate_tokens(record.prompt) + TEMPLATE_TOKENS for record in train.pairs or train.samples
+        estimate_tokens(whole_question(record)) + TEMPLATE_TOKENS * num_turns(record)
+        for record in train.pairs or train.samples
     ]
     answers = [
         max(estimate_tokens(pair.chosen), estimate_tokens(pair.rejected)) for pair in train.pairs

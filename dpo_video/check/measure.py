@@ -18,7 +18,7 @@ from dpo_video.core.records import Candidate, Pair, Sample
 from dpo_video.generate.jobs import GenerationJob
 from dpo_video.generate.stage import make_candidates, training_sampler
 from dpo_video.judge.backends.registry import open_judge
-from dpo_video.judge.prompt import render
+from dpo_video.judge.prompt import question_of, render
 from dpo_video.judge.scorer import can_be_judged, load_scorer
 from dpo_video.models.load import Policy, load_policy
 from dpo_video.models.names import local_file
@@ -171,7 +171,7 @@ def _judge(run: Run, candidates: Sequence[Candidate]) -> tuple[int, float]:
         render(
             scorer,
             caption=sample.caption,
-            question=sample.prompt,
+            question=question_of(sample),
             answer=candidate.text,
             other=candidates[0].text,
             reference=sample.answer,
@@ -205,6 +205,7 @@ def _pairs(samples: Sequence[Sample], candidates: Sequence[Candidate]) -> list[P
             start=sample.start,
             end=sample.end,
             prompt=sample.prompt,
+            history=sample.history,
             chosen=answers[0],
             rejected=answers[1],
             source="sample",

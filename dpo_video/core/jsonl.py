@@ -4,7 +4,7 @@ import json
 import os
 import re
 from codecs import BOM_UTF8
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
@@ -16,8 +16,9 @@ from pydantic_core import from_json
 from dpo_video.core import strict_json
 from dpo_video.core.errors import UserError
 from dpo_video.core.names import did_you_mean
-from dpo_video.core.records import Judgment, Pair, Record, Sample
+from dpo_video.core.records import EarlierTurn, Judgment, Pair, Record, Sample
 from dpo_video.core.text import replace_lone_surrogates, shortened
+from dpo_video.core.turns import turn_rows
 
 ADAPTERS: dict[type, TypeAdapter[Any]] = {}
 WRITTEN_BY_PEOPLE = (Sample, Pair)
@@ -59,6 +60,7 @@ def _in_words(hint: Any) -> str:
         bool: "true or false",
         NoneType: "null",
         list: "a list",
+        tuple: "a list",
         dict: "an object",
     }
     return words[get_origin(hint) or hint]
@@ -80,10 +82,13 @@ def _problem(kind: type, row: Mapping[str, Any], error: ValidationError) -> str:
     """
     details = error.errors(include_url=False)
     unknown = [row for row in details if row["type"] == "unexpected_keyword_argument"]
+    unknown.sort(key=lambda row: len(row["loc"]))
     detail = (unknown or details)[0]
     if not detail["loc"]:  # no field, but the JSON of the row
         return "not JSON of ours: it is nested too deeply"
     name = str(detail["loc"][0])
+    if name == "history" and len(detail["loc"]) > 1:
+        return _turn_problem(row["history"], detail)
     if unknown:
         names = _field_names(kind)
         return (
@@ -96,6 +101,29 @@ def _problem(kind: type, row: Mapping[str, Any], error: ValidationError) -> str:
     if detail["type"] == "finite_number":
         return f"`{name}` must be a finite number, got {value}"
     return f"`{name}` must be {_in_words(get_type_hints(kind)[name])}, got {value}"
+
+
+def _turn_problem(history: Sequence[Any], detail: Mapping[str, Any]) -> str:
+    """Return what is wrong with one turn of a `history`."""
+    index, *names = detail["loc"][1:]
+    where = f"`history`, turn {index + 1}"
+    if not names:
+        return (
+            f"{where} must be an object with `question` and `answer`, got "
+            f"{shortened(repr(history[index]))}"
+        )
+    if detail["type"] == "unexpected_keyword_argument":
+        known = _field_names(EarlierTurn)
+        return (
+            f"{where}: unknown field `{names[0]}`.{did_you_mean(str(names[0]), known)} A turn has: "
+            f"{', '.join(known)}"
+        )
+    if detail["type"] == "missing":
+        return f"{where}: missing `{names[0]}`. Every turn needs a question and its answer"
+    return (
+        f"{where}: `{names[0]}` must be a string in quotes, got "
+        f"{shortened(repr(history[index][names[0]]))}"
+    )
 
 
 def read_jsonl(path: Path, kind: type[Record]) -> Iterator[Record]:
@@ -230,8 +258,13 @@ def _carefully(line: bytes, where: str) -> Any:
 
 
 def as_row(record: Any) -> dict[str, Any]:
-    """Return a record's fields in declared order; values are not copied."""
-    return {name: getattr(record, name) for name in _field_names(type(record))}
+    """Return a record's fields in declared order, earlier turns as objects; other values are not
+    copied.
+    """
+    row = {name: getattr(record, name) for name in _field_names(type(record))}
+    if row.get("history") is not None:
+        row["history"] = turn_rows(row["history"])
+    return row
 
 
 def to_json(record: Any) -> str:

@@ -17,6 +17,19 @@ AS_IT_STANDS = "ask_as_it_stands"
 
 @with_config(STRICT)
 @dataclass(frozen=True, slots=True, kw_only=True)
+class EarlierTurn:
+    """What was asked about a clip before the question of a record, and what was answered."""
+
+    question: str
+    answer: str
+
+
+History = tuple[EarlierTurn, ...] | None
+"""The turns before a question, the first one first."""
+
+
+@with_config(STRICT)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Sample:
     """One question about one clip, with the caption that the judge reads as evidence.
 
@@ -28,6 +41,8 @@ class Sample:
     video: str | list[str]
     """A video file, a folder of frames, or a list of frame files; relative to `data.video_root`."""
     prompt: str
+    history: History = None
+    """Earlier turns about the clip, which the prompt goes on from; only its answer is judged."""
     caption: str | None = None
     """None where nothing is judged against it, as of the questions of a benchmark."""
     answer: str | None = None
@@ -125,6 +140,8 @@ class Pair:
     sample_id: str
     video: str | list[str]
     prompt: str
+    history: History = None
+    """Earlier turns about the clip; both answers go on from them."""
     chosen: str
     rejected: str
     chosen_score: float | None = None

@@ -13,8 +13,9 @@ from typing import Any, NamedTuple
 from dpo_video.core.control_tokens import ControlTokens
 from dpo_video.core.errors import UserError
 from dpo_video.core.jsonl import as_row, from_dict, try_rows
-from dpo_video.core.records import Pair, Sample
+from dpo_video.core.records import EarlierTurn, History, Pair, Sample
 from dpo_video.core.text import TAG
+from dpo_video.core.turns import texts_before
 from dpo_video.data.choices import check_choice
 from dpo_video.data.removed import Removed
 from dpo_video.video.sources import check_inside
@@ -154,10 +155,13 @@ def read_pairs(path: Path, tokens: ControlTokens) -> Iterator[PairLine]:
             raise row
         pair = from_dict(Pair, row, where)
         chosen, rejected = tokens.without_end(pair.chosen), tokens.without_end(pair.rejected)
+        history = _without_ends(pair.history, tokens)
         num_stripped = (chosen != pair.chosen) + (rejected != pair.rejected)
-        if num_stripped:
-            pair = replace(pair, chosen=chosen, rejected=rejected)
-        texts = {"prompt": pair.prompt, "chosen": chosen, "rejected": rejected}
+        num_stripped += _num_changed(pair.history, history)
+        if num_stripped or history != pair.history:
+            pair = replace(pair, chosen=chosen, rejected=rejected, history=history)
+        texts = texts_before(history)
+        texts |= {"prompt": pair.prompt, "chosen": chosen, "rejected": rejected}
         yield PairLine(where, pair, control_fault(texts, tokens), num_stripped)
 
 
@@ -191,16 +195,37 @@ def control_fault(texts: Mapping[str, str], tokens: ControlTokens) -> Fault | No
 
 
 def _screen_sample(line: SampleLine, tokens: ControlTokens) -> SampleLine:
-    """Return a line with its answer's end token stripped, or marked where another control token
+    """Return a line with its answers' end tokens stripped, or marked where another control token
     stands in it.
     """
     sample = line.sample
     answer = tokens.without_end(sample.answer or "")
-    num_stripped = int(answer != (sample.answer or ""))
-    if num_stripped:
+    history = _without_ends(sample.history, tokens)
+    is_stripped = answer != (sample.answer or "")
+    num_stripped = is_stripped + _num_changed(sample.history, history)
+    if is_stripped:
         sample = replace(sample, answer=answer)
-    fault = control_fault({"prompt": sample.prompt, "answer": answer}, tokens)
+    if history != sample.history:
+        sample = replace(sample, history=history)
+    fault = control_fault(
+        {**texts_before(history), "prompt": sample.prompt, "answer": answer}, tokens
+    )
     return SampleLine(line.where, sample, fault, num_stripped)
+
+
+def _without_ends(history: History, tokens: ControlTokens) -> History:
+    """Return earlier turns without the end tokens that close their answers."""
+    if not history:
+        return None
+    return tuple(
+        EarlierTurn(question=turn.question, answer=tokens.without_end(turn.answer))
+        for turn in history
+    )
+
+
+def _num_changed(history: History, stripped: History) -> int:
+    turns = zip(history or (), stripped or (), strict=True)
+    return sum(turn != other for turn, other in turns)
 
 
 def _check_lines(path: Path, content: str, check: Callable[[int, Mapping[str, Any]], None]) -> None:
@@ -246,12 +271,14 @@ def _check_content(record: Sample | Pair, where: str, *, required: Sequence[str]
                 f"{where}: `video` holds the clip itself ({len(video):,} characters, beginning "
                 f"{video[:40]!r}), and must be the path of a file. Save the clip, and name its file"
             )
-    if (tag := TAG.search(record.prompt)) is not None:
-        raise UserError(
-            f"{where}: `prompt` contains {tag[0].strip()!r}, which other projects write for the "
-            "clip; the model would read it as text, or as its own video token. Remove it: the chat "
-            "template puts the clip of `video` into the prompt"
-        )
+    _check_history(record.history, where)
+    for name, question in _questions(record):
+        if (tag := TAG.search(question)) is not None:
+            raise UserError(
+                f"{where}: {name} contains {tag[0].strip()!r}, which other projects write for the "
+                "clip; the model would read it as text, or as its own video token. Remove it: the "
+                "chat template puts the clip of `video` into the first question"
+            )
     start, end = record.start or 0.0, record.end
     if not 0 <= start < math.inf or (end is not None and not start < end < math.inf):
         raise UserError(
@@ -259,6 +286,24 @@ def _check_content(record: Sample | Pair, where: str, *, required: Sequence[str]
             f"{end if end is None else format(end, 'g')} "
             "seconds: `start` must be 0 or later, and `end` after it"
         )
+
+
+def _check_history(history: History, where: str) -> None:
+    """Refuse an earlier turn that asks or answers nothing."""
+    for number, turn in enumerate(history or (), start=1):
+        for name, text in (("question", turn.question), ("answer", turn.answer)):
+            if not text.strip():
+                raise UserError(
+                    f"{where}: `history`, turn {number}: `{name}` is empty. Every turn needs a "
+                    "question and its answer: fill it in, or leave the turns out"
+                )
+
+
+def _questions(record: Sample | Pair) -> Iterator[tuple[str, str]]:
+    """Yield all that is asked, by what errors call it."""
+    for number, turn in enumerate(record.history or (), start=1):
+        yield f"`history`, turn {number}: `question`", turn.question
+    yield "`prompt`", record.prompt
 
 
 def _video_names(record: Sample | Pair) -> Iterator[str]:

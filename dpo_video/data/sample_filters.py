@@ -9,6 +9,7 @@ from collections.abc import Generator, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from dpo_video.core.records import Sample
+from dpo_video.core.turns import whole_question
 from dpo_video.data.answer_filters import is_refusal
 from dpo_video.data.lines import Fault, SampleLine
 from dpo_video.data.near_duplicates import is_near, near_index
@@ -118,10 +119,13 @@ class _KnownSamples:
         self._samples.append(sample)
 
     def find(self, sample: Sample) -> Sample | None:
-        """Return the first sample whose question and caption are near those of this one."""
+        """Return the first sample whose question, with the turns before it, and caption are near
+        those of this one.
+        """
         for index in self._find(sample.caption or ""):
-            if is_near(sample.prompt, self._samples[index].prompt, self._min_similarity):
-                return self._samples[index]
+            other = self._samples[index]
+            if is_near(whole_question(sample), whole_question(other), self._min_similarity):
+                return other
         return None
 
 

@@ -243,6 +243,7 @@ def samples_of(pairs: Sequence[Pair]) -> list[Sample]:
             id=pair.sample_id,
             video=pair.video,
             prompt=pair.prompt,
+            history=pair.history,
             start=pair.start,
             end=pair.end,
         )

@@ -13,7 +13,7 @@ from pydantic import with_config
 
 from dpo_video.core.errors import UserError
 from dpo_video.core.jsonl import from_dict, read_rows, write_jsonl
-from dpo_video.core.records import STRICT
+from dpo_video.core.records import STRICT, History
 
 FILE = "answers.jsonl"
 """Its name in a run folder."""
@@ -37,6 +37,8 @@ class EvaluatedAnswer:
     kind: Literal["text", "letter", "yes_no"] = "text"
     prompt: str
     """As the model was asked, options included."""
+    history: History = None
+    """Earlier turns that it was asked behind."""
     options: list[str] | None = None
     gold: str | None = None
     text: str

@@ -73,6 +73,7 @@ def evaluated_answer(
         group=sample.group,
         kind=sample.answer_kind,
         prompt=prompt,
+        history=sample.history or None,
         options=sample.options,
         gold=sample.answer,
         text=candidate.text,

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+from dpo_video.core.turns import texts_before
 from dpo_video.evaluate.answer_rows import EvaluatedAnswer
 
 MAX_ROWS = 10_000
@@ -19,7 +20,7 @@ def tracked_answers(answers: Sequence[EvaluatedAnswer]) -> list[dict[str, Any]]:
             "sample": answer.sample_id,
             "clip": answer.clip,
             "category": answer.category,
-            "prompt": answer.prompt,
+            "prompt": "\n".join([*texts_before(answer.history).values(), answer.prompt]),
             "gold": answer.gold,
         } | {f"{name}_{model}": None for name in MEASURED for model in ("before", "after")}
         row = rows.setdefault((answer.set, answer.sample_id), empty)

@@ -1,11 +1,11 @@
 """What an importer has beside a row, and the pairs and samples that rows become."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from dpo_video.core.records import Pair, Sample
-from dpo_video.formats.fields import Dropped, clean, float_of
+from dpo_video.core.records import EarlierTurn, History, Pair, Sample
+from dpo_video.formats.fields import Dropped, Turn, clean, float_of, question_text
 from dpo_video.formats.ids import id_of
 from dpo_video.formats.rows import ForeignRow
 
@@ -67,7 +67,29 @@ def make_pair(
     )
 
 
-def exact_prompt(row: ForeignRow, prompt: str) -> str:
+def asked(row: ForeignRow, dialogue: Sequence[Turn], video: Video) -> dict[str, Any]:
+    """Return `prompt`, the last question of a dialogue, and `history`, the turns before it: as
+    arguments of `make_pair` and `make_sample`.
+
+    Questions have no tags for the clip, and the space around them only where an export of ours
+    keeps it beside them; answers stand as they are.
+    """
+    num_frames = 1 if isinstance(video, str) else len(video)
+    first, *later = dialogue[::2]
+    questions = [question_text(first.text, num_frames=num_frames)]
+    questions += [question_text(turn.text) for turn in later]
+    *earlier, prompt = questions
+    exact = row.get("exact_history")
+    if isinstance(exact, list) and [clean(str(text)) for text in exact] == earlier:
+        earlier = [str(text) for text in exact]
+    history: History = tuple(
+        EarlierTurn(question=question, answer=turn.text)
+        for question, turn in zip(earlier, dialogue[1::2], strict=True)
+    )
+    return {"prompt": _exact_prompt(row, prompt), "history": history or None}
+
+
+def _exact_prompt(row: ForeignRow, prompt: str) -> str:
     """Return a question with the space around it that an export of ours keeps beside it."""
     exact = row.get("exact_prompt")
     return exact if isinstance(exact, str) and clean(exact) == prompt else prompt

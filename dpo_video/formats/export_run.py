@@ -145,6 +145,7 @@ def best_answers(source: ExportSource) -> Iterator[BestAnswer | Dropped]:
                 sample_id=identity,
                 video=sample.video,
                 prompt=sample.prompt,
+                history=sample.history,
                 answer=candidate.text,
                 score=score,
             )

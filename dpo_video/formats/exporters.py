@@ -1,12 +1,17 @@
 """Exporters: what a pair, or a best answer, is in each format, one function a format."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from dpo_video.core.records import Pair
+from dpo_video.core.records import History, Pair
+from dpo_video.core.turns import chat_messages, texts_before
 from dpo_video.formats.context import Video
 from dpo_video.formats.fields import Dropped, clean
+
+SHAREGPT = ("from", "value", "human", "gpt")
+MESSAGES = ("role", "content", "user", "assistant")
+"""Keys of a turn's role and text, and what the user and the assistant are called."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -16,6 +21,7 @@ class BestAnswer:
     sample_id: str
     video: Video
     prompt: str
+    history: History = None
     answer: str
     score: float
 
@@ -33,6 +39,7 @@ def _facts(pair: Pair) -> dict[str, Any]:
     """Return what readers of these formats pass over, and ours reads again: id and scores, and a
     question that its reader would strip.
     """
+    earlier = [turn.question for turn in pair.history or ()]
     facts = {
         "id": pair.sample_id,
         "chosen_score": pair.chosen_score,
@@ -40,6 +47,7 @@ def _facts(pair: Pair) -> dict[str, Any]:
         "rejected_finish": None if pair.rejected_finish == "stop" else pair.rejected_finish,
         "implicit_margin": pair.implicit_margin,
         "exact_prompt": None if clean(pair.prompt) == pair.prompt else pair.prompt,
+        "exact_history": None if earlier == list(map(clean, earlier)) else earlier,
     }
     return {name: value for name, value in facts.items() if value is not None}
 
@@ -61,11 +69,25 @@ def _uncorrupted(pair: Pair) -> None:
         raise Dropped("corrupted clip for the rejected answer", "the format has files only")
 
 
+def _turns(
+    record: Pair | BestAnswer, tag: str, *further: str, names: Sequence[str]
+) -> list[dict[str, str]]:
+    """Return a conversation in turn: earlier turns, the question, and what follows it; the clip's
+    tag stands in the first of them.
+
+    Args:
+        names: keys of a turn's role and text, then what the user and the assistant are called.
+    """
+    role, text, user, assistant = names
+    texts = [*texts_before(record.history).values(), record.prompt, *further]
+    texts[0] = f"{tag}{texts[0]}"
+    return [{role: (user, assistant)[index % 2], text: said} for index, said in enumerate(texts)]
+
+
 def _trl(pair: Pair) -> dict[str, Any]:
     _same_clip(pair)
-    question = [{"type": "video"}, {"type": "text", "text": pair.prompt}]
     return {
-        "prompt": [{"role": "user", "content": question}],
+        "prompt": chat_messages(pair.history, pair.prompt, [{"type": "video"}]),
         "chosen": [{"role": "assistant", "content": [{"type": "text", "text": pair.chosen}]}],
         "rejected": [{"role": "assistant", "content": [{"type": "text", "text": pair.rejected}]}],
         "videos": [pair.video],
@@ -76,7 +98,7 @@ def _trl(pair: Pair) -> dict[str, Any]:
 def _llama_factory(pair: Pair) -> dict[str, Any]:
     _same_clip(pair)
     return {
-        "conversations": [{"from": "human", "value": f"<video>{pair.prompt}"}],
+        "conversations": _turns(pair, "<video>", names=SHAREGPT),
         "chosen": {"from": "gpt", "value": pair.chosen},
         "rejected": {"from": "gpt", "value": pair.rejected},
         "videos": [pair.video],
@@ -87,10 +109,7 @@ def _llama_factory(pair: Pair) -> dict[str, Any]:
 def _ms_swift(pair: Pair) -> dict[str, Any]:
     _uncorrupted(pair)
     row: dict[str, Any] = {
-        "messages": [
-            {"role": "user", "content": f"<video>{pair.prompt}"},
-            {"role": "assistant", "content": pair.chosen},
-        ],
+        "messages": _turns(pair, "<video>", pair.chosen, names=MESSAGES),
         "videos": [pair.video],
         "rejected_response": pair.rejected,
         **_facts(pair),
@@ -100,6 +119,8 @@ def _ms_swift(pair: Pair) -> dict[str, Any]:
 
 def _hound(pair: Pair) -> dict[str, Any]:
     _same_clip(pair)
+    if pair.history:
+        raise Dropped("earlier turns", "the format has one question a row")
     return {
         "video": _one_file(pair.video),
         "prompt": f"<video>\n{pair.prompt}",
@@ -114,10 +135,7 @@ def _sharegpt(best: BestAnswer) -> dict[str, Any]:
         "id": best.sample_id,
         "video": _one_file(best.video),
         "score": best.score,
-        "conversations": [
-            {"from": "human", "value": f"<video>\n{best.prompt}"},
-            {"from": "gpt", "value": best.answer},
-        ],
+        "conversations": _turns(best, "<video>\n", best.answer, names=SHAREGPT),
     }
 
 
@@ -126,10 +144,7 @@ def _messages(best: BestAnswer) -> dict[str, Any]:
         "id": best.sample_id,
         "videos": [best.video],
         "score": best.score,
-        "messages": [
-            {"role": "user", "content": f"<video>{best.prompt}"},
-            {"role": "assistant", "content": best.answer},
-        ],
+        "messages": _turns(best, "<video>", best.answer, names=MESSAGES),
     }
 
 

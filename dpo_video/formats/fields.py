@@ -3,10 +3,12 @@
 `BadRow`: it is not of the format. `Dropped`: it is, and cannot be used; counted by reason.
 """
 
+import json
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+from dpo_video.core import strict_json
 from dpo_video.core.text import TAG, shortened
 from dpo_video.formats.rows import ForeignRow
 
@@ -91,9 +93,15 @@ class Turn(NamedTuple):
         return clean(self.text)
 
 
-def check_unsupported(row: ForeignRow) -> None:
-    """Raise Dropped where a row says what changes its question and our records cannot say."""
+def check_unsupported(row: ForeignRow, *, reads_history: bool = False) -> None:
+    """Raise Dropped where a row says what changes its question and our records cannot say.
+
+    Args:
+        reads_history: the format has turns in a field `history`, which is read apart.
+    """
     for name, reason in CHANGES_QUESTION.items():
+        if name == "history" and reads_history:
+            continue
         value = row.get(name)
         if value is None or value in ("", [], {}, "[]", "{}"):
             continue
@@ -151,7 +159,7 @@ def float_of(row: ForeignRow, name: str) -> float | None:
     return None if math.isnan(number) else number
 
 
-def span_of(row: ForeignRow) -> dict[str, float | None]:
+def span_of(row: ForeignRow) -> dict[str, Any]:
     """Return where in its file a clip starts and ends, in seconds: from the row, the arguments of
     its chat template (ms-swift), or the object that names the clip.
     """
@@ -218,16 +226,45 @@ def _turn_of_parts(role: str, parts: Sequence[Any], name: str) -> Turn:
     return Turn(role, " ".join(texts), tuple(videos))
 
 
-def only_user_turn(turns: Sequence[Turn]) -> Turn:
-    """Return the one question of a conversation; one with more turns, or with instructions, is
-    dropped.
+def dialogue_of(turns: Sequence[Turn]) -> list[Turn]:
+    """Return the turns of a conversation up to its last question: user and assistant in turn. One
+    with instructions, or in another order, is dropped, and one that shows its clip later than in
+    the first question.
     """
     if any(turn.role == "system" and turn.question for turn in turns):
         raise Dropped("system prompt", "the chat template of the model tuned writes its own")
     dialogue = [turn for turn in turns if turn.role != "system"]
-    if [turn.role for turn in dialogue] != ["user"]:
-        raise Dropped("several turns", " ".join(turn.role for turn in dialogue))
-    return dialogue[0]
+    expected = [("user", "assistant")[index % 2] for index in range(len(dialogue))]
+    if len(dialogue) % 2 == 0 or [turn.role for turn in dialogue] != expected:
+        raise Dropped("turns do not alternate", " ".join(turn.role for turn in dialogue))
+    for turn in dialogue[2::2]:
+        if turn.videos or TAG.search(turn.text):
+            raise Dropped("clip in a later turn", turn.text[:80])
+    if any(not turn.question for turn in dialogue[:-1]):
+        raise Dropped("empty turn")
+    return dialogue
+
+
+def history_of(row: ForeignRow) -> list[Turn]:
+    """Return the turns of a field `history`: pairs of question and answer, in lists or in objects,
+    or JSON of these (CSV); none where there is none.
+    """
+    value = row.get("history")
+    if isinstance(value, str) and value.strip():
+        try:
+            value = strict_json.loads_foreign(value)
+        except (json.JSONDecodeError, strict_json.TooDeep) as error:
+            raise BadRow(f"`history` is a text, and no JSON of turns: {error}") from error
+    turns: list[Turn] = []
+    for turn in value if isinstance(value, list) else []:
+        texts = [turn.get("question"), turn.get("answer")] if isinstance(turn, dict) else turn
+        is_pair = isinstance(texts, list) and len(texts) == 2
+        if not is_pair or not all(isinstance(text, str) for text in texts):
+            raise BadRow(f"`history` must hold a question and an answer a turn, got {turn!r:.60}")
+        turns += [Turn("user", str(texts[0])), Turn("assistant", str(texts[1]))]
+    if not turns and value not in (None, "", []):
+        raise BadRow(f"`history` must be a list of turns, {_in_field(value)}")
+    return turns
 
 
 def one_video(row: ForeignRow, *names: str) -> str | list[str]:

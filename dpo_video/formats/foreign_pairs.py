@@ -11,14 +11,15 @@ from typing import Any
 
 from dpo_video.core import strict_json
 from dpo_video.core.records import Pair
-from dpo_video.formats.context import ImportContext, Video, exact_prompt, make_pair, row_id
+from dpo_video.formats.context import ImportContext, asked, make_pair, row_id
 from dpo_video.formats.fields import (
     BadRow,
     Dropped,
     Turn,
     check_unsupported,
+    dialogue_of,
+    history_of,
     one_video,
-    only_user_turn,
     question_text,
     span_of,
     text_of,
@@ -30,23 +31,19 @@ from dpo_video.formats.rows import ForeignRow
 
 def plain_pairs(row: ForeignRow, context: ImportContext) -> Iterator[Pair]:
     """Yield the pair of a row with `video`, `prompt`, `chosen` and `rejected`."""
-    check_unsupported(row)
+    check_unsupported(row, reads_history=True)
     video = one_video(row, "video", "videos")
+    dialogue = dialogue_of([*history_of(row), Turn("user", text_of(row, "prompt"))])
     yield make_pair(
         row,
         identity=row_id(row, context),
         video=video,
-        prompt=_question(row, text_of(row, "prompt"), video),
+        **asked(row, dialogue, video),
         chosen=text_of(row, "chosen"),
         rejected=text_of(row, "rejected"),
         source="hound_pairs",
         **span_of(row),
     )
-
-
-def _question(row: ForeignRow, text: str, video: Video) -> str:
-    num_frames = 1 if isinstance(video, str) else len(video)
-    return exact_prompt(row, question_text(text, num_frames=num_frames))
 
 
 def llama_factory(row: ForeignRow, context: ImportContext) -> Iterator[Pair]:
@@ -58,7 +55,7 @@ def llama_factory(row: ForeignRow, context: ImportContext) -> Iterator[Pair]:
         row,
         identity=row_id(row, context),
         video=video,
-        prompt=_question(row, only_user_turn(turns).text, video),
+        **asked(row, dialogue_of(turns), video),
         chosen=turn_of(row.get("chosen"), "chosen").text,
         rejected=turn_of(row.get("rejected"), "rejected").text,
         source="llama_factory",
@@ -68,16 +65,15 @@ def llama_factory(row: ForeignRow, context: ImportContext) -> Iterator[Pair]:
 
 def ms_swift(row: ForeignRow, context: ImportContext) -> Iterator[Pair]:
     """Yield a pair of a row with `rejected_response`, `rejected_messages` or `rejected_videos`."""
-    check_unsupported(row)
     turns = _swift_turns(row)
     chosen = _last_answer(turns, "messages")
     video = one_video(row, "videos", "video")
-    prompt = _question(row, only_user_turn(turns[:-1]).text, video)
+    dialogue = dialogue_of(turns[:-1])
     optional: dict[str, Any] = {}
     if row.get("rejected_messages"):
         rejected_turns = turns_of(row, "rejected_messages")
         rejected = _last_answer(rejected_turns, "rejected_messages")
-        if only_user_turn(rejected_turns[:-1]).question != only_user_turn(turns[:-1]).question:
+        if _said(dialogue_of(rejected_turns[:-1])) != _said(dialogue):
             raise Dropped("another question for the rejected answer")
     elif row.get("rejected_response") is not None:
         rejected = text_of(row, "rejected_response")
@@ -93,7 +89,7 @@ def ms_swift(row: ForeignRow, context: ImportContext) -> Iterator[Pair]:
         row,
         identity=row_id(row, context),
         video=video,
-        prompt=prompt,
+        **asked(row, dialogue, video),
         chosen=chosen,
         rejected=rejected,
         source="ms_swift",
@@ -103,10 +99,19 @@ def ms_swift(row: ForeignRow, context: ImportContext) -> Iterator[Pair]:
 
 
 def _swift_turns(row: ForeignRow) -> list[Turn]:
-    """Return a row's conversation; older rows have `query` and `response` for `messages`."""
-    if "messages" in row or "query" not in row:
+    """Return a row's conversation; older rows have `history`, `query` and `response` for
+    `messages`.
+    """
+    is_older = "messages" not in row and "query" in row
+    check_unsupported(row, reads_history=is_older)
+    if not is_older:
         return turns_of(row, "messages")
-    return [Turn("user", text_of(row, "query")), Turn("assistant", text_of(row, "response"))]
+    query, response = text_of(row, "query"), text_of(row, "response")
+    return [*history_of(row), Turn("user", query), Turn("assistant", response)]
+
+
+def _said(dialogue: Sequence[Turn]) -> list[str]:
+    return [turn.question for turn in dialogue]
 
 
 def _last_answer(turns: Sequence[Turn], name: str) -> str:
@@ -125,18 +130,19 @@ def trl(row: ForeignRow, context: ImportContext) -> Iterator[Pair]:
     if "prompt" not in row and chosen_context != rejected_context:
         raise Dropped("another question for the rejected answer")
     if isinstance(row.get("prompt"), str):
-        turn = Turn("user", text_of(row, "prompt"))
+        dialogue = [Turn("user", text_of(row, "prompt"))]
     elif "prompt" in row:
-        turn = only_user_turn(turns_of(row, "prompt"))
+        dialogue = dialogue_of(turns_of(row, "prompt"))
     else:
-        turn = only_user_turn(chosen_context)
-    clips = row if row.get("videos") or row.get("video") else {"videos": list(turn.videos)}
+        dialogue = dialogue_of(chosen_context)
+    has_clip = row.get("videos") or row.get("video")
+    clips = row if has_clip else {"videos": list(dialogue[0].videos)}
     video = one_video(clips, "videos", "video")
     yield make_pair(
         row,
         identity=row_id(row, context),
         video=video,
-        prompt=_question(row, turn.text, video),
+        **asked(row, dialogue, video),
         chosen=chosen,
         rejected=rejected,
         source="trl",
@@ -173,7 +179,7 @@ def vista_dpo(row: ForeignRow, context: ImportContext) -> Iterator[Pair]:
                 row,
                 identity=pair_id,
                 video=video,
-                prompt=_question(row, text_of(row, "prompt"), video),
+                **asked(row, [Turn("user", text_of(row, "prompt"))], video),
                 chosen=text_of(row, "chosen"),
                 rejected=text_of(row, name),
                 source="vista_dpo",

@@ -9,12 +9,15 @@ from collections.abc import Iterator
 
 from dpo_video.core.records import Candidate, Judgment, Pair, Sample
 from dpo_video.core.text import shortened
-from dpo_video.formats.context import ImportContext, exact_prompt, make_pair, make_sample, row_id
+from dpo_video.formats.context import ImportContext, asked, make_pair, make_sample, row_id
 from dpo_video.formats.fields import (
     BadRow,
     Dropped,
     ReadRow,
+    Turn,
     check_unsupported,
+    dialogue_of,
+    history_of,
     one_video,
     question_text,
     span_of,
@@ -30,6 +33,7 @@ TABLE_FIELDS = (
     "id",
     "video",
     "prompt",
+    "history",
     "caption",
     "answer",
     "start",
@@ -44,30 +48,22 @@ TABLE_FIELDS = (
 """What a column of a table can be."""
 
 
-def conversation_samples(row: ForeignRow, context: ImportContext) -> Iterator[Sample | Dropped]:
-    """Yield the first question of a conversation as a sample; what follows it leans on the turns
-    before, and is dropped.
-    """
+def conversation_samples(row: ForeignRow, context: ImportContext) -> Iterator[Sample]:
+    """Yield the last question of a conversation as a sample, the turns before it as its history."""
     check_unsupported(row)
     video = one_video(row, "video", "videos")
     turns = turns_of(row, "conversations")
-    if any(turn.role == "system" and turn.question for turn in turns):
-        raise Dropped("system prompt", "the chat template of the model tuned writes its own")
-    turns = [turn for turn in turns if turn.role != "system"]
-    if not turns or [turn.role for turn in turns] != ["user", "assistant"] * (len(turns) // 2):
+    if turns[-1].role != "assistant":
         raise Dropped("turns do not alternate", " ".join(turn.role for turn in turns))
-    num_frames = 1 if isinstance(video, str) else len(video)
     yield make_sample(
         row,
         context,
         identity=row_id(row, context),
         video=video,
-        prompt=question_text(turns[0].text, num_frames=num_frames),
-        answer=turns[1].text,
+        **asked(row, dialogue_of(turns[:-1]), video),
+        answer=turns[-1].text,
         **span_of(row),
     )
-    for turn in turns[2::2]:
-        yield Dropped("follow-up turn", turn.text[:80])
 
 
 def video_chatgpt(row: ForeignRow, context: ImportContext) -> Iterator[Sample]:
@@ -153,13 +149,14 @@ def table(row: ForeignRow, context: ImportContext) -> Iterator[Pair | Sample]:
             by_field[name] = row[name]
     values = ReadRow(by_field)
     video = one_video(values, "video")
-    prompt = exact_prompt(row, question_text(text_of(values, "prompt")))
+    turns = [*history_of(values), Turn("user", text_of(values, "prompt"))]
+    question = asked(row, dialogue_of(turns), video)
     if "chosen" in values or "rejected" in values:
         yield make_pair(
             values,
             identity=row_id(values, context),
             video=video,
-            prompt=prompt,
+            **question,
             chosen=text_of(values, "chosen"),
             rejected=text_of(values, "rejected"),
             source="table",
@@ -171,7 +168,7 @@ def table(row: ForeignRow, context: ImportContext) -> Iterator[Pair | Sample]:
         context,
         identity=row_id(values, context, "id"),
         video=video,
-        prompt=prompt,
+        **question,
         answer=text_of(values, "answer") if values.get("answer") else None,
         meta=row["meta"] if isinstance(row.get("meta"), dict) else None,
         **span_of(values),

@@ -121,7 +121,7 @@ def _mark(record: AnyRecord) -> int:
     """
     if not isinstance(record, Pair):
         return 0
-    question = repr((record.video, record.prompt, record.start, record.end))
+    question = repr((record.video, record.history, record.prompt, record.start, record.end))
     answers = repr((record.chosen, record.rejected, record.rejected_video))
     return _digest(question) >> 32 << 32 | _digest(answers) >> 32
 

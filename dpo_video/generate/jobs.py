@@ -156,8 +156,8 @@ def add_counts(totals: Counter[str], counts: Mapping[str, int]) -> None:
 
 
 def policy_prompt(job: GenerationJob, sample: Sample) -> str:
-    """Return what the policy is asked about a clip: the instruction, with the sample's texts in it;
-    braces in these stay text.
+    """Return what the policy is asked about a clip, behind earlier turns: the instruction, with the
+    sample's texts in it; braces in these stay text.
     """
     texts = {
         "prompt": sample.prompt,

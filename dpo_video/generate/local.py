@@ -10,6 +10,7 @@ import torch
 
 from dpo_video.core.errors import UserError
 from dpo_video.core.progress import progress
+from dpo_video.core.records import History
 from dpo_video.generate.jobs import (
     OVER_CONTEXT,
     READ,
@@ -165,15 +166,16 @@ def _encode_prompts(
     others; candidates with the same prompt share it.
     """
     context = policy.family.context_length(policy.bare.config)
-    prompts: dict[str, Prompt] = {}
+    prompts: dict[tuple[str, History], Prompt] = {}
     fitting, over_context = [], set()
     for candidate in pending:
         job = jobs[candidate.job]
-        question = policy_prompt(job, candidate.sample)
-        if question not in prompts:
-            prompts[question] = encode_prompt(policy, question, clip)
-        if len(prompts[question].input_ids) + job.sampler.max_new_tokens <= context:
-            fitting.append((prompts[question], candidate))
+        question, history = policy_prompt(job, candidate.sample), candidate.sample.history
+        if (question, history) not in prompts:
+            prompts[question, history] = encode_prompt(policy, question, clip, history=history)
+        prompt = prompts[question, history]
+        if len(prompt.input_ids) + job.sampler.max_new_tokens <= context:
+            fitting.append((prompt, candidate))
         else:
             over_context.add(candidate.sample.id)
     return fitting, over_context

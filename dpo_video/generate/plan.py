@@ -9,6 +9,7 @@ from typing import Any
 
 from dpo_video.core.control_tokens import NO_TOKENS
 from dpo_video.core.records import Sample
+from dpo_video.core.turns import turn_rows
 from dpo_video.generate.jobs import (
     GenerationJob,
     PendingCandidate,
@@ -63,6 +64,8 @@ def plan_candidates(
             "clip": clips[name],
             "prompt": policy_prompt(job, sample),
         }
+        if sample.history:
+            parts["history"] = turn_rows(sample.history)
         if choices:
             parts["sampler"] = {"choices": choices}
         if shown.corruption is not None:

@@ -26,6 +26,7 @@ from dpo_video.client.pool import Pool, RetriesExhausted, ask_servers
 from dpo_video.core.control_tokens import ControlTokens
 from dpo_video.core.errors import UserError
 from dpo_video.core.progress import log, progress
+from dpo_video.core.turns import chat_messages
 from dpo_video.generate.jobs import (
     CORRUPTIONS,
     GenerationJob,
@@ -192,11 +193,12 @@ async def _answer(server: _Server, candidate: PendingCandidate, content: Sequenc
     """
     job = server.jobs[candidate.job]
     sampler, text = job.sampler, policy_prompt(job, candidate.sample)
+    history = candidate.sample.history
     request = {
         "model": server.pool.service.model,
         "seed": candidate.seed,
         "temperature": sampler.temperature,
-        "messages": [{"role": "user", "content": [*content, {"type": "text", "text": text}]}],
+        "messages": chat_messages(history, text, content, in_parts=False),
         "top_p": sampler.top_p,
         "max_tokens": sampler.max_new_tokens,
         # vLLM and SGLang otherwise take these from the checkpoint's generation_config

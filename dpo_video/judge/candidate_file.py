@@ -16,6 +16,7 @@ from dpo_video.core.errors import UserError
 from dpo_video.core.jsonl import json_object, read_lines, read_places
 from dpo_video.core.records import Candidate, Sample
 from dpo_video.data.answer_filters import AnswerPlan
+from dpo_video.judge.prompt import question_of
 from dpo_video.judge.reply_keys import Keys, KeysOfSample
 from dpo_video.recipe import CleanSettings
 
@@ -155,8 +156,11 @@ def caption_ranks(samples: Iterable[Sample]) -> dict[str, int]:
     questions: dict[tuple[str | None, str], int] = {}
     for index, sample in enumerate(unique):
         captions.setdefault(sample.caption, index)
-        questions.setdefault((sample.caption, sample.prompt), index)
+        questions.setdefault((sample.caption, question_of(sample)), index)
     unique.sort(
-        key=lambda sample: (captions[sample.caption], questions[sample.caption, sample.prompt])
+        key=lambda sample: (
+            captions[sample.caption],
+            questions[sample.caption, question_of(sample)],
+        )
     )
     return {sample.id: rank for rank, sample in enumerate(unique)}

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from dpo_video.core.records import Candidate, Sample
 from dpo_video.data.answer_filters import AnswerPlan
-from dpo_video.judge.prompt import prompt_pieces, quote_answer, user_turn
+from dpo_video.judge.prompt import prompt_pieces, question_of, quote_answer, user_turn
 from dpo_video.judge.scorer import Scorer
 from dpo_video.judge.types import Judge, Messages, mode_of
 from dpo_video.recipe import JudgeSettings
@@ -85,7 +85,7 @@ def answer_keys(settings: JudgeSettings, scorer: Scorer, judge: Judge) -> KeysOf
         if not scorer.can_judge(sample.answer):
             return None
         pieces = prompt_pieces(
-            scorer, caption=sample.caption, question=sample.prompt, reference=sample.answer
+            scorer, caption=sample.caption, question=question_of(sample), reference=sample.answer
         )
         first, *rest = (
             ENCODE(piece)[1:-1] for piece in pieces

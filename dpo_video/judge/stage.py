@@ -28,7 +28,7 @@ from dpo_video.judge.candidate_file import (
 )
 from dpo_video.judge.modes.jury import family_warnings
 from dpo_video.judge.modes.registry import judge_with_mode, needs_several_replies
-from dpo_video.judge.prompt import render
+from dpo_video.judge.prompt import question_of, render
 from dpo_video.judge.reply_keys import KeysOfSample, answer_keys
 from dpo_video.judge.scorer import Scorer, load_scorer
 from dpo_video.judge.types import Judge, Judged, JudgeItem, Messages, OpenJudge, Reply, Spending
@@ -314,7 +314,7 @@ def candidate_prompt(scorer: Scorer, sample: Sample, candidate: Candidate) -> Me
     return render(
         scorer,
         caption=sample.caption,
-        question=sample.prompt,
+        question=question_of(sample),
         answer=candidate.text,
         reference=sample.answer,
     )

@@ -9,9 +9,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from jinja2 import TemplateError
 from torch import Tensor
 
 from dpo_video.core.errors import UserError
+from dpo_video.core.records import EarlierTurn, History
+from dpo_video.core.turns import chat_messages, texts_before
 from dpo_video.models.families import Family
 from dpo_video.models.load import Policy
 from dpo_video.models.tokens import pixel_kwargs
@@ -21,6 +24,9 @@ from dpo_video.video.frames import Frames, video_metadata
 Content = Sequence[Mapping[str, str]]
 """The clip's part of a chat message."""
 VIDEO: Content = ({"type": "video"},)
+PROBE: History = (EarlierTurn(question="first question", answer="first answer"),)
+"""Turns whose texts any template that takes turns writes as they stand."""
+PROBE_QUESTION = "second question"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -60,12 +66,38 @@ def clip_content(family: Family, num_items: int) -> Content:
     return VIDEO if family.frames_as == "video" else [{"type": "image"}] * num_items
 
 
-def prompt_text(processor: Any, question: str, content: Content = VIDEO) -> str:
+def prompt_text(
+    processor: Any, question: str, content: Content = VIDEO, *, history: History = None
+) -> str:
     """Return the chat prompt for one clip and a question, its placeholders unexpanded, open for the
     answer.
+
+    Args:
+        history: earlier turns, which go before the question as the checkpoint's template writes
+            turns; the clip stands in the first of them.
     """
-    message = {"role": "user", "content": [*content, {"type": "text", "text": question}]}
-    return str(processor.apply_chat_template([message], tokenize=False, add_generation_prompt=True))
+    messages = chat_messages(history, question, content)
+    return str(processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
+
+
+def check_turns(policy: Policy) -> None:
+    """Raise UserError for a checkpoint whose chat template refuses earlier turns, or leaves any of
+    their texts out.
+    """
+    texts = [*texts_before(PROBE).values(), PROBE_QUESTION]
+    why = "leaves some of them out"
+    try:
+        content = clip_content(policy.family, 1)
+        prompt = prompt_text(policy.processor, PROBE_QUESTION, content, history=PROBE)
+    except TemplateError as error:
+        prompt, why = "", f"refuses them: {error}"
+    places = [prompt.find(text) for text in texts]
+    if -1 in places or places != sorted(places):
+        raise UserError(
+            f"the chat template of {policy.settings.name!r} takes no earlier turns ({why}), and "
+            "there are questions with a `history`: leave them out, or use a checkpoint whose "
+            "template has turns"
+        )
 
 
 def process_frames(
@@ -123,16 +155,20 @@ def video_inputs(policy: Policy, frames: Frames, settings: VideoSettings) -> Cli
     )
 
 
-def encode_prompt(policy: Policy, question: str, clip: ClipInputs) -> Prompt:
-    """Return the prompt of a question about a clip; equal to the processor's own call on text and
-    video together.
+def encode_prompt(
+    policy: Policy, question: str, clip: ClipInputs, *, history: History = None
+) -> Prompt:
+    """Return the prompt of a question about a clip, earlier turns before it; equal to the
+    processor's own call on text and video together.
     """
     processor = policy.processor
     placeholder = policy.family.prompt_token(processor)
-    _refuse(policy, "question", question)
-    pieces = prompt_text(
-        processor, question, clip_content(policy.family, len(clip.expansions))
-    ).split(placeholder)
+    for name, text in {**texts_before(history), "question": question}.items():
+        _refuse(policy, name, text)
+    if history:
+        check_turns(policy)
+    content = clip_content(policy.family, len(clip.expansions))
+    pieces = prompt_text(processor, question, content, history=history).split(placeholder)
     if len(pieces) != len(clip.expansions) + 1:
         raise UserError(
             f"the chat template of {policy.settings.name!r} writes {placeholder!r} "

@@ -12,7 +12,8 @@ const questionOf = (row) => DATA.questions[row.question];
 const textOf = (row) => {
   if (row.haystack === undefined) {
     const question = row.question ? questionOf(row) : {};
-    const parts = [question.id, question.prompt, question.caption, row.first?.text, row.second?.text, row.sample, row.prompt, row.detail];
+    const before = (question.before || []).flatMap((turn) => [turn.question, turn.answer]);
+    const parts = [question.id, ...before, question.prompt, question.caption, row.first?.text, row.second?.text, row.sample, row.prompt, row.detail];
     row.haystack = parts.filter(Boolean).join("\n").toLowerCase();
   }
   return row.haystack;
@@ -54,6 +55,7 @@ const card = (row, titles, extra) => {
     make(
       "div",
       { class: "card-body" },
+      turnsBefore(question.before),
       make("h3", { dir: "auto" }, question.prompt),
       facts([["", `${row.kind} ${row.number.toLocaleString("en")}`], ["sample", question.id], ["category", question.category], ...extra, ["gold answer", question.gold]]),
       row.tags.length ? make("p", { class: "tags" }, ...row.tags.map((tag) => make("span", {}, tag))) : "",

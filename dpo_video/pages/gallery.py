@@ -11,6 +11,7 @@ from markupsafe import Markup
 
 from dpo_video.core import strict_json
 from dpo_video.core.records import Candidate, Pair, Sample
+from dpo_video.core.turns import turn_rows
 from dpo_video.evaluate.answer_rows import EvaluatedAnswer, answered_by_both, answers_by_set
 from dpo_video.pages.answer_rows import answer_row, claim_rows
 from dpo_video.pages.clips import clip_name, request_of
@@ -39,7 +40,9 @@ class Questions:
         sample_id = sample.sample_id if isinstance(sample, Pair) else sample.id
         key = f"{split}:{sample_id}"
         if key not in self.rows:
-            row = {"id": sample_id, "prompt": sample.prompt, "file": clip_key(sample)}
+            row: Row = {"id": sample_id, "prompt": sample.prompt, "file": clip_key(sample)}
+            if sample.history:
+                row["before"] = turn_rows(sample.history)
             known = split_files.samples.get(sample_id)
             facts = {} if known is None else _known_facts(known)
             clip = self._note_clip(request_of(sample, split_files.root), clip_key(sample))
@@ -64,7 +67,12 @@ class Questions:
             key = f"{answer.set}:{answer.sample_id}"
             clip = self._note_clip("its samples file was not read", f"{answer.set}:{answer.clip}")
             self.rows[key] = {"id": answer.sample_id, "file": answer.clip, "clip": clip}
-        facts = {"prompt": answer.prompt, "gold": answer.gold, "category": answer.category}
+        facts = {
+            "prompt": answer.prompt,
+            "before": turn_rows(answer.history),
+            "gold": answer.gold,
+            "category": answer.category,
+        }
         self.rows[key] |= {name: value for name, value in facts.items() if value}
         return key
 

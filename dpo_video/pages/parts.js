@@ -49,6 +49,19 @@ const wordDifference = (first, second) => {
   return differing;
 };
 
+// The turns of a conversation that a question goes on from.
+const turnsBefore = (turns) =>
+  (turns || []).length
+    ? make(
+        "div",
+        { class: "turns", role: "group", "aria-label": "Earlier turns" },
+        ...turns.flatMap((turn) => [
+          make("p", { dir: "auto", class: "turn-question" }, turn.question),
+          make("p", { dir: "auto", class: "turn-answer" }, turn.answer),
+        ]),
+      )
+    : "";
+
 // Where claims stand in a text word for word, as [begin, end, kind].
 const claimPlaces = (text, claims) => {
   const places = [];

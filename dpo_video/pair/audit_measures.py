@@ -22,6 +22,7 @@ from dpo_video.core.statistics import (
     weighted_slope,
 )
 from dpo_video.core.text import normalised_text
+from dpo_video.core.turns import whole_question
 from dpo_video.pair.answers import sampler_of
 from dpo_video.pair.audit_report import (
     Duplicates,
@@ -98,7 +99,7 @@ def count_duplicates(
             file_name(pair.video),
             pair.start,
             pair.end,
-            normalised_text(pair.prompt),
+            normalised_text(whole_question(pair)),
             normalised_text(pair.chosen),
             normalised_text(pair.rejected),
         )

@@ -275,6 +275,7 @@ def _to_pair(
         sample_id=sample.id,
         video=sample.video,
         prompt=sample.prompt,
+        history=sample.history,
         chosen=chosen.candidate.text,
         rejected=rejected.candidate.text,
         chosen_score=chosen.score,

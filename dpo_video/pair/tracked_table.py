@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from dpo_video.core.records import Judgment, Pair
+from dpo_video.core.turns import whole_question
 from dpo_video.recipe import VideoSettings
 from dpo_video.video import Frames, VideoError, read_frames, resolve_video
 
@@ -46,7 +47,7 @@ def tracked_rows(
         rows.append(
             {
                 "sample": pair.sample_id,
-                "prompt": pair.prompt,
+                "prompt": whole_question(pair),
                 "frames": strip,
                 "note": note,
                 "chosen": pair.chosen,

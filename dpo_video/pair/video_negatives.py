@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from dpo_video.core.records import Pair
+from dpo_video.core.turns import whole_question
 from dpo_video.video import (
     clip_key,
     draw_corruption,
@@ -99,7 +100,7 @@ def _negative(pair: Pair, kind: str, pair_of_clip: Mapping[str, Pair], seed: int
 
 
 def _question(pair: Pair) -> tuple[str, str, str]:
-    return pair.sample_id, clip_key(pair), pair.prompt
+    return pair.sample_id, clip_key(pair), whole_question(pair)
 
 
 def _score(pair: Pair) -> float:

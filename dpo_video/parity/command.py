@@ -17,6 +17,7 @@ from dpo_video.core.jsonl import write_atomic
 from dpo_video.core.progress import log
 from dpo_video.core.records import Sample
 from dpo_video.core.report import ReportVerdict
+from dpo_video.core.turns import whole_question
 from dpo_video.evaluate.questions import asked_prompt
 from dpo_video.models.control_tokens import checkpoint_tokens
 from dpo_video.models.hub import model_spec
@@ -170,7 +171,7 @@ async def _find(run: Run, pool: Pool, samples: Sequence[Sample], shown_as: Shown
                     continue
                 clip = shown_clip(run, request, decoded, ways)
                 approach = await find_approach(
-                    pool, clip, sample.prompt, max_tokens=run.recipe.evaluate.max_new_tokens
+                    pool, clip, sample, max_tokens=run.recipe.evaluate.max_new_tokens
                 )
                 takes_video = approach.ways == ("film",)
                 return replace(approach, ways=("film", "file") if takes_video else approach.ways)
@@ -254,7 +255,7 @@ def _row(
     return AnswerParity(
         sample_id=sample.id,
         video=sample.video if isinstance(sample.video, str) else clip_key(sample),
-        prompt=sample.prompt,
+        prompt=whole_question(sample),
         shown_as=way,
         tuned=tuned,
         base=local.base[sample.id],

@@ -14,6 +14,7 @@ import torch
 from dpo_video.core.errors import UserError
 from dpo_video.core.progress import progress
 from dpo_video.core.records import Sample
+from dpo_video.core.turns import chat_messages
 from dpo_video.generate.jobs import GenerationJob
 from dpo_video.generate.message_parts import frame_images
 from dpo_video.generate.stage import make_candidates
@@ -71,9 +72,9 @@ def image_answers(run: Run, policy: Policy, samples: Sequence[Sample]) -> LocalA
     base: dict[str, str] = {}
     with progress("answers to images", total=len(samples)) as advance:
         for sample, frames in _clips(run, policy, samples):
-            tuned[sample.id] = _answer_to_images(run, policy, frames, sample.prompt)
+            tuned[sample.id] = _answer_to_images(run, policy, frames, sample)
             with _base(policy):
-                base[sample.id] = _answer_to_images(run, policy, frames, sample.prompt)
+                base[sample.id] = _answer_to_images(run, policy, frames, sample)
             advance()
     return LocalAnswers(tuned=tuned, base=base)
 
@@ -93,9 +94,14 @@ def logp_gaps(
             advance()
             answer = served[sample.id]
             try:
-                row = clip_rows(
-                    policy, frames, run.recipe.video, question=sample.prompt, answers=[answer.text]
-                )[0]
+                (row,) = clip_rows(
+                    policy,
+                    frames,
+                    run.recipe.video,
+                    question=sample.prompt,
+                    history=sample.history,
+                    answers=[answer.text],
+                )
             except UserError:  # control tokens in the answer: no text of this model's
                 continue
             if answer.finish == "length":
@@ -142,12 +148,11 @@ def _base(policy: Policy) -> AbstractContextManager[None]:
 
 
 @torch.no_grad()
-def _answer_to_images(run: Run, policy: Policy, frames: Frames, prompt: str) -> str:
+def _answer_to_images(run: Run, policy: Policy, frames: Frames, sample: Sample) -> str:
     images = frame_images(policy.spec, run.recipe.video, frames)
     content = [{"type": "image", "image": image} for image in images]
-    message = {"role": "user", "content": [*content, {"type": "text", "text": prompt}]}
     inputs = policy.processor.apply_chat_template(
-        [message],
+        chat_messages(sample.history, sample.prompt, content),
         add_generation_prompt=True,
         tokenize=True,
         return_dict=True,

@@ -19,6 +19,7 @@ from dpo_video.client.pool import Pool, RetriesExhausted
 from dpo_video.core.errors import UserError
 from dpo_video.core.progress import progress
 from dpo_video.core.records import Sample
+from dpo_video.core.turns import chat_messages
 from dpo_video.generate.message_parts import (
     Part,
     file_part,
@@ -109,7 +110,9 @@ def shown_clip(run: Run, request: ClipRequest, frames: Frames, ways: Sequence[Wa
     return ClipParts(parts=parts)
 
 
-async def find_approach(pool: Pool, clip: ClipParts, prompt: str, *, max_tokens: int) -> Approach:
+async def find_approach(
+    pool: Pool, clip: ClipParts, sample: Sample, *, max_tokens: int
+) -> Approach:
     """Return how the server takes our frames and which fields it knows, by asking the first
     question in all ways until it answers; UserError where it answers in none.
     """
@@ -119,7 +122,7 @@ async def find_approach(pool: Pool, clip: ClipParts, prompt: str, *, max_tokens:
         for fields in REQUEST_FORMS:
             approach = Approach(ways=(way,), fields=fields)
             try:
-                await ask(pool, approach, clip.parts[way], prompt, max_tokens=max_tokens)
+                await ask(pool, approach, clip.parts[way], sample, max_tokens=max_tokens)
                 return Approach(ways=(way,), fields=fields, refused=tuple(reasons))
             except (RequestRefused, RetriesExhausted) as error:
                 refused = error.reason
@@ -133,12 +136,12 @@ async def find_approach(pool: Pool, clip: ClipParts, prompt: str, *, max_tokens:
 
 
 async def ask(
-    pool: Pool, approach: Approach, parts: Sequence[Part], prompt: str, *, max_tokens: int
+    pool: Pool, approach: Approach, parts: Sequence[Part], sample: Sample, *, max_tokens: int
 ) -> ServedAnswer:
     """Return the greedy answer to one question about a clip."""
     request = {
         "model": pool.service.model,
-        "messages": [{"role": "user", "content": [*parts, {"type": "text", "text": prompt}]}],
+        "messages": chat_messages(sample.history, sample.prompt, parts, in_parts=False),
         "temperature": 0.0,
         "max_tokens": max_tokens,
         **approach.fields,
@@ -193,7 +196,7 @@ async def ask_all(
         async def answer(way: Way, parts: Sequence[Part], sample: Sample) -> None:
             try:
                 answers[way][sample.id] = await ask(
-                    pool, approach, parts, sample.prompt, max_tokens=max_tokens
+                    pool, approach, parts, sample, max_tokens=max_tokens
                 )
             except (RequestRefused, RetriesExhausted):
                 pass  # counted by its absence

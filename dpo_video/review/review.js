@@ -78,10 +78,12 @@ const showPair = (next) => {
     enter("done");
     get("clip").replaceChildren();
     get("player").hidden = true;
+    get("before").replaceChildren();
     get("question").textContent = "Nothing is left to vote on.";
     get("answers").replaceChildren();
     return;
   }
+  get("before").replaceChildren(turnsBefore(pair.before));
   get("question").textContent = pair.prompt;
   get("answers").replaceChildren(...pair.answers.map((text, side) => blindAnswer("AB"[side], text)));
   watched = 0;

@@ -12,6 +12,7 @@ from typing import Any, Literal, NamedTuple, cast, get_args
 from uuid import uuid4
 
 from dpo_video.core.records import Judgment, Vote
+from dpo_video.core.turns import turn_rows
 from dpo_video.data.votes import mutual_agreement, self_agreement, texts_hash
 from dpo_video.pages.answer_rows import answer_row
 from dpo_video.pages.clips import clip_name, clip_row, request_of
@@ -190,6 +191,7 @@ class ReviewSession:
             "pair": turn.review_pair.key,
             "repeat": turn.repeat,
             "prompt": pair.prompt,
+            "before": turn_rows(pair.history),
             "answers": [text for _, text in turn.answers],
             "clip": self._clip_name(turn.review_pair),
         }

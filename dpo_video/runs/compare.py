@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from dpo_video.core.errors import UserError
+from dpo_video.core.records import History
 from dpo_video.evaluate.answer_rows import FILE, EvaluatedAnswer, read_answers
 from dpo_video.evaluate.set_verdict import SetVerdict
 from dpo_video.evaluate.verdict import set_verdicts
@@ -74,13 +75,13 @@ def _flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
             yield f"{prefix}{name}", value
 
 
-def _tuned_answers(folder: Path) -> dict[tuple[str, str, str], EvaluatedAnswer]:
-    """Return a run's tuned answers by set, question and what was asked."""
+def _tuned_answers(folder: Path) -> dict[tuple[str, str, str, History], EvaluatedAnswer]:
+    """Return a run's tuned answers by set, question and what was asked, earlier turns too."""
     path = folder / FILE
     if not path.is_file():
         raise UserError(f"no {FILE} in {str(folder)!r}; make it first: dpo-video evaluate RECIPE")
     return {
-        (answer.set, answer.sample_id, answer.prompt): answer
+        (answer.set, answer.sample_id, answer.prompt, answer.history): answer
         for answer in read_answers(path)
         if answer.model == "after"
     }

@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 from trl.trainer.utils import add_fused_lm_head
 
 from dpo_video.core.errors import UserError
+from dpo_video.core.records import History
 from dpo_video.models.adapter import as_reference
 from dpo_video.models.collate import TokenRow
 from dpo_video.models.features import encode_video
@@ -106,11 +107,12 @@ def clip_rows(
     *,
     question: str,
     answers: Sequence[str],
+    history: History = None,
 ) -> list[TokenRow]:
-    """Return a row for each answer to one question about a clip."""
+    """Return a row for each answer to one question about a clip, behind earlier turns."""
     clip = video_inputs(policy, frames, settings)
     features = encode_video(policy, clip)
-    prompt = encode_prompt(policy, question, clip)
+    prompt = encode_prompt(policy, question, clip, history=history)
     return [
         TokenRow(
             prompt=prompt, clip=clip, features=features, answer=tuple(answer_ids(policy, answer))

@@ -148,6 +148,7 @@ def _logits(policy: Policy, run: Run, example: ComparedExample) -> Tensor:
         frames,
         run.recipe.video,
         question=example.pair.prompt,
+        history=example.pair.history,
         answers=[example.pair.chosen],
     )
     with torch.autocast(policy.device.type, policy.dtype, enabled=policy.dtype != torch.float32):

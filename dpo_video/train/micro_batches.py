@@ -15,6 +15,7 @@ from torch import Tensor
 
 from dpo_video.core.errors import UserError
 from dpo_video.core.ranks import world_size
+from dpo_video.core.turns import whole_question
 from dpo_video.models.prompts import Prompt
 from dpo_video.train.pair_batches import PairBatch, PairTokens
 
@@ -37,6 +38,7 @@ class PairCost:
 
     clip: str
     question: str
+    """Earlier turns and the question."""
     prompt: int
     """Tokens before the answer."""
     stem: int
@@ -174,7 +176,7 @@ def pair_costs(pairs: PairBatch) -> list[PairCost]:
     def cost(clip: str, prompt: Prompt, pair: PairTokens, *answers: tuple[int, ...]) -> PairCost:
         return PairCost(
             clip=clip,
-            question=pair.pair.prompt,
+            question=whole_question(pair.pair),
             prompt=len(prompt.input_ids),
             stem=stems[clip][1],
             answers=answers,

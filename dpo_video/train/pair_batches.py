@@ -156,8 +156,13 @@ def pair_prompts(
     """Return a pair's question with the chosen and with the rejected answer's clip; one object
     where it is the same.
     """
-    prompts = {key: encode_prompt(policy, pair.pair.prompt, clips[key]) for key in pair.clips}
+    prompts = {key: pair_prompt(policy, pair, clips[key]) for key in pair.clips}
     return prompts[pair.clip], prompts[pair.rejected_clip]
+
+
+def pair_prompt(policy: Policy, pair: PairTokens, clip: ClipInputs) -> Prompt:
+    """Return a pair's question, behind its earlier turns, with a clip."""
+    return encode_prompt(policy, pair.pair.prompt, clip, history=pair.pair.history)
 
 
 def pair_length(pair: PairTokens, prompt: Prompt, rejected_prompt: Prompt) -> int:

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from dpo_video.core.progress import progress
 from dpo_video.core.ranks import is_main_process, world_size
+from dpo_video.core.records import History
 from dpo_video.models.load import Policy
 from dpo_video.models.prompts import clip_content, prompt_text
 from dpo_video.models.tokens import size_identity
@@ -57,34 +58,41 @@ class ReferenceLogps:
         self._requests = requests
         self._common = reference_identity(policy, settings)
         self._adapter = None if adapter is None else content_hash(adapter)
-        self._prompts: dict[tuple[str, str], str] = {}
+        self._prompts: dict[tuple[str, str, History], str] = {}
         self._known: dict[str, Tensor] = {}
 
-    def key(self, clip: str, question: str, answer: Sequence[int]) -> str:
+    def key(
+        self, clip: str, question: str, answer: Sequence[int], *, history: History = None
+    ) -> str:
         """Return the key of an answer's row; it names no engine and no training setting."""
-        if (clip, question) not in self._prompts:
+        asked = clip, question, history
+        if asked not in self._prompts:
             frames = frames_identity(
                 self._requests[clip],
                 self._settings,
                 multiple_of=self._policy.family.frames_per_step,
             )
-            self._prompts[clip, question] = (
+            self._prompts[asked] = (
                 row_key(  # a clip that cannot be read now has no key to be found by
                     **self._common,
                     frames=frames or uuid4().hex,
                     prompt=prompt_text(
-                        self._policy.processor, question, clip_content(self._policy.family, 1)
+                        self._policy.processor,
+                        question,
+                        clip_content(self._policy.family, 1),
+                        history=history,
                     ),
                 )
             )
-        base_key = row_key(prompt=self._prompts[clip, question], answer=list(answer))
+        base_key = row_key(prompt=self._prompts[asked], answer=list(answer))
         return base_key if self._adapter is None else row_key(base=base_key, adapter=self._adapter)
 
     def keys(self, pair: PairTokens) -> tuple[str, str]:
         """Return the keys of a pair's answers, the chosen one first."""
+        question, history = pair.pair.prompt, pair.pair.history
         return (
-            self.key(pair.clip, pair.pair.prompt, pair.chosen),
-            self.key(pair.rejected_clip, pair.pair.prompt, pair.rejected),
+            self.key(pair.clip, question, pair.chosen, history=history),
+            self.key(pair.rejected_clip, question, pair.rejected, history=history),
         )
 
     def add(self, logps: Mapping[str, Sequence[float]]) -> None:

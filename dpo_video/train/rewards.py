@@ -15,7 +15,7 @@ from typing import Any
 from dpo_video.core.errors import UserError
 from dpo_video.core.jsonl import write_jsonl
 from dpo_video.core.progress import progress
-from dpo_video.core.records import Candidate, Reward, Sample
+from dpo_video.core.records import Candidate, History, Reward, Sample
 from dpo_video.judge.candidate_file import open_candidates
 from dpo_video.models.clip_source import EncodedClip, open_source
 from dpo_video.models.collate import TokenRow
@@ -44,6 +44,7 @@ class QuestionTokens:
 
     clip: ClipRequest
     prompt: str
+    history: History = None
     answers: tuple[tuple[int, ...], ...]
     """As tokens, the end of turn included unless an answer was truncated."""
 
@@ -118,6 +119,7 @@ def candidate_rewards(
             questions[name] = QuestionTokens(
                 clip=clip_request(sample, root),
                 prompt=sample.prompt,
+                history=sample.history,
                 answers=tuple(tokens[name].values()),
             )
         except VideoError as error:  # an address
@@ -212,7 +214,8 @@ class _StoredLogps:
     ) -> "_StoredLogps":
         """Return the keys of a question's answers; `weights` is the hash of the adapter."""
         base_keys = [
-            reference.key(question.clip.key, question.prompt, answer) for answer in question.answers
+            reference.key(question.clip.key, question.prompt, answer, history=question.history)
+            for answer in question.answers
         ]
         return cls(
             base_keys=base_keys,
@@ -274,7 +277,7 @@ def _complete(
         answers = stored.missing(question, adapter=adapter)
         if answers:
             store = stored.rows_of(adapter=adapter)
-            prompt = encode_prompt(policy, question.prompt, clip.inputs)
+            prompt = encode_prompt(policy, question.prompt, clip.inputs, history=question.history)
             rows |= {
                 key: TokenRow(
                     prompt=prompt, clip=clip.inputs, features=clip.features, answer=answer

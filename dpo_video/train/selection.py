@@ -11,13 +11,14 @@ from pathlib import Path
 from dpo_video.core.errors import UserError
 from dpo_video.core.progress import progress
 from dpo_video.core.records import Pair
+from dpo_video.core.turns import texts_before
 from dpo_video.models.clip_source import open_source
 from dpo_video.models.load import Policy
-from dpo_video.models.prompts import clip_content, encode_prompt, prompt_text
+from dpo_video.models.prompts import check_turns, clip_content, prompt_text
 from dpo_video.models.tokens import token_budget, video_tokens
 from dpo_video.recipe import Recipe, VideoSettings
 from dpo_video.run import Run
-from dpo_video.train.pair_batches import PairTokens, tokenize_pair
+from dpo_video.train.pair_batches import PairTokens, pair_prompt, tokenize_pair
 from dpo_video.train.prefetch import OnBadClip
 from dpo_video.video import (
     ClipRequest,
@@ -76,6 +77,8 @@ def select_pairs(
         root: where relative video paths start.
         on_bad_clip: told of each clip that cannot be read.
     """
+    if any(pair.history for pair in pairs):
+        check_turns(policy)
     dropped: Counter[str] = Counter()
     usable: dict[int, PairTokens] = {}  # by position in `pairs`
     requests = clip_requests(pairs, root, on_bad_clip)
@@ -111,7 +114,8 @@ def _control_token(policy: Policy, pair: Pair) -> str | None:
     """
     tokens = policy.control_tokens
     answers = (tokens.without_end(pair.chosen), tokens.without_end(pair.rejected))
-    return next(filter(None, map(tokens.first_in, (pair.prompt, *answers))), None)
+    texts = (*texts_before(pair.history).values(), pair.prompt, *answers)
+    return next(filter(None, map(tokens.first_in, texts)), None)
 
 
 def read_selection(
@@ -205,10 +209,9 @@ def _longest_possible(policy: Policy, settings: VideoSettings, pair: PairTokens)
     if budget is not None:
         clip = min(clip, budget * SLACK)
     content = clip_content(policy.family, frames)
-    text = policy.processor.tokenizer(prompt_text(policy.processor, pair.pair.prompt, content))[
-        "input_ids"
-    ]
-    return clip + len(text) + max(len(pair.chosen), len(pair.rejected))
+    text = prompt_text(policy.processor, pair.pair.prompt, content, history=pair.pair.history)
+    tokens = policy.processor.tokenizer(text)["input_ids"]
+    return clip + len(tokens) + max(len(pair.chosen), len(pair.rejected))
 
 
 def _lengths(
@@ -242,7 +245,7 @@ def _lengths(
                 if recipe.video.cache == "features":
                     source.encode(clip)  # so that it is not decoded again
                 for index, num_answer_tokens in rows[request.key]:
-                    prompt = encode_prompt(policy, pairs[index].pair.prompt, clip.inputs)
+                    prompt = pair_prompt(policy, pairs[index], clip.inputs)
                     row_lengths[index].append(len(prompt.input_ids) + num_answer_tokens)
             advance()
     return [

@@ -11,6 +11,7 @@ from sample_filters import caption_words, load_filtered, make_sample
 
 from dpo_video.check.command import check
 from dpo_video.core.jsonl import write_jsonl
+from dpo_video.core.records import EarlierTurn
 from dpo_video.core.text import shingles, similarity
 from dpo_video.data.near_duplicates import is_near, near_index, num_bands
 from dpo_video.data.removed import write_removed
@@ -76,6 +77,18 @@ def test_captions_are_judged_by_length_language_and_refusal(tmp_path: Path) -> N
     )  # without spaces it is one word
     assert load_filtered(tmp_path, rows, languages=["en", "zh"])[1] == {"german": "language"}
     assert (language_of(rows[2].caption), language_of(rows[3].caption)) == ("de", "zh")
+
+
+def test_one_question_behind_other_turns_repeats_nothing(tmp_path: Path) -> None:
+    caption, turn = caption_words(1), EarlierTurn(question="Who is there?", answer="A woman.")
+    histories = [None, (turn,), (EarlierTurn(question="Who is there?", answer="A man."),), (turn,)]
+    rows = [
+        make_sample(f"s{number}", caption=caption, history=history)
+        for number, history in enumerate(histories)
+    ]
+    assert load_filtered(tmp_path, rows, sample_similarity=1.0)[1] == {
+        "s3": "repeats another sample"
+    }
 
 
 def test_repeated_samples_are_found_by_question_and_caption_together(tmp_path: Path) -> None:

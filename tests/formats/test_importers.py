@@ -179,7 +179,7 @@ def test_what_cannot_be_used_is_dropped_counted_and_written_down(row, reason, ro
     assert [drop["where"] for drop in drops] == [f"{source}:2", f"{source}:3"]
 
 
-def test_conversations_that_say_more_than_one_question_are_dropped(tmp_path):
+def test_conversations_with_instructions_or_a_clip_in_a_later_turn_are_dropped(tmp_path):
     answer = {"role": "assistant", "content": GOOD}
     rows = [
         {"messages": [{"role": "system", "content": "Be brief."}, TURN, answer]},
@@ -190,7 +190,7 @@ def test_conversations_that_say_more_than_one_question_are_dropped(tmp_path):
     report, _ = imported(
         "ms_swift", write_rows(tmp_path / "in.jsonl", rows), tmp_path / "out.jsonl"
     )
-    assert report.dropped == {"system prompt": 1, "several turns": 1}
+    assert report.dropped == {"system prompt": 1, "clip in a later turn": 1}
 
 
 @pytest.mark.parametrize(

@@ -60,18 +60,18 @@ def test_an_empty_field_changes_nothing(field, tmp_path):
     assert reasons("ms_swift", {**ROWS["ms_swift"][0], field: []}, tmp_path) == {}
 
 
-def test_a_system_turn_and_follow_up_turns_of_questions_are_dropped(tmp_path):
+def test_a_system_turn_of_questions_drops_the_row(tmp_path):
     answer = {"from": "gpt", "value": GOOD}
     row = {"video": "v1", "caption": "A woman cooks."}
     system = {"from": "system", "value": "Answer with a letter."}
     rows = [
         {**row, "id": "a", "conversations": [system, FROM, answer]},
-        {**row, "id": "b", "conversations": [FROM, answer, {**FROM, "value": "And then?"}, answer]},
+        {**row, "id": "b", "conversations": [FROM, answer]},
     ]
     source = write_rows(tmp_path / "in.jsonl", rows)
     report, samples = imported("hound_qa", source, tmp_path / "out.jsonl")
     assert [(sample.id, sample.prompt) for sample in samples] == [("b", ASKED)]
-    assert report.dropped == {"system prompt": 1, "follow-up turn": 1}
+    assert report.dropped == {"system prompt": 1}
 
 
 @pytest.mark.parametrize(
@@ -146,7 +146,6 @@ def test_ms_swift_rows_of_the_older_form(tmp_path):
     source = write_rows(tmp_path / "in.jsonl", [row])
     _, (pair,) = imported("ms_swift", source, tmp_path / "out.jsonl")
     assert (pair.prompt, pair.chosen, pair.rejected) == (ASKED, GOOD, BAD)
-    assert reasons("ms_swift", {**row, "history": [["a", "b"]]}, tmp_path) == {"several turns": 1}
 
 
 @pytest.mark.parametrize("column", ["video", "videos"])

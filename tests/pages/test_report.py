@@ -200,6 +200,13 @@ def test_the_page_opens_filters_and_plays(run_folder: Path, browser: Any) -> Non
     page.fill("#pairs input[type=search]", "clip 3?")
     assert "of 1 pairs" in page.inner_text("#pairs [role=status]")
     assert HOSTILE in page.inner_text("#pairs .card h3")
+    turns = page.inner_text("#pairs .card .turns").splitlines()
+    assert [line for line in turns if line] == [
+        "Who is there?",
+        "A dog.",
+        f"Where? {HOSTILE}",
+        f"On the grass. {HOSTILE}",
+    ]
     video = page.locator("#pairs video")
     video.evaluate("element => element.play()")
     wait_until(page, "document.querySelector('#pairs video').currentTime > 0.1")

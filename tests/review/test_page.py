@@ -53,6 +53,9 @@ def test_votes_by_keys_undo_and_a_reload_midway(
 ) -> None:
     page = open_page(served, browser)
     assert question(page).startswith("What happens in clip 0?")
+    assert page.inner_text("#before").splitlines()[0] == "Who is there?"
+    assert f"On the grass. {HOSTILE}" in page.inner_text("#before")
+    assert page.evaluate("window.broken") is None
     for key, choice in (("1", "A"), ("2", "B"), ("3", "tie"), ("0", "both_bad")):
         page.keyboard.press("h")
         press(page, key, "revealed")
@@ -60,6 +63,7 @@ def test_votes_by_keys_undo_and_a_reload_midway(
         assert choices(run_folder)[-1] == choice
         press(page, "Enter", "voting")
         assert "score" not in page.inner_text("#answers")
+    assert page.inner_text("#before") == "", "that question goes on from nothing"
     fifth = question(page)
     page.reload()
     page.wait_for_selector("[data-state=voting]")

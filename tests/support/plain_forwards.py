@@ -4,6 +4,7 @@ from pathlib import Path
 
 import torch
 
+from dpo_video.core.records import History
 from dpo_video.models.load import Policy
 from dpo_video.models.prompts import prompt_text
 from dpo_video.recipe import Recipe
@@ -12,14 +13,23 @@ from dpo_video.video.frames import video_metadata
 
 
 def plain_answer_logp(
-    policy: Policy, recipe: Recipe, video: Path, *, question: str, answer: str, is_cut: bool
+    policy: Policy,
+    recipe: Recipe,
+    video: Path,
+    *,
+    question: str,
+    answer: str,
+    is_cut: bool,
+    history: History = None,
 ) -> float:
-    """Return log p(answer | clip, question) in nats; a cut answer has no end of turn."""
+    """Return log p(answer | clip, earlier turns, question) in nats; a cut answer has no end of
+    turn.
+    """
     frames = read_frames(video, recipe.video, multiple_of=policy.family.frames_per_step)
     tokenizer = policy.processor.tokenizer
     answer += "" if is_cut else tokenizer.eos_token
     inputs = policy.processor(
-        text=[prompt_text(policy.processor, question) + answer],
+        text=[prompt_text(policy.processor, question, history=history) + answer],
         videos=[frames.pixels],
         return_tensors="pt",
         videos_kwargs={"video_metadata": [video_metadata(frames)], "do_sample_frames": False},

@@ -8,7 +8,7 @@ from pathlib import Path
 from clips import draw_frame, write_clip
 
 from dpo_video.core.jsonl import write_jsonl
-from dpo_video.core.records import Candidate, Judgment, Sample
+from dpo_video.core.records import Candidate, EarlierTurn, Judgment, Sample
 from dpo_video.evaluate.answer_rows import EvaluatedAnswer, write_answers
 from dpo_video.pipeline import do_stages
 from dpo_video.recipe import Recipe
@@ -17,6 +17,11 @@ from dpo_video.run import open_run
 NUM_QUESTIONS = 12
 HOSTILE = "</script><script>window.broken = 1</script><img src=x onerror='window.broken = 2'>"
 """Stands in captions, answers and questions."""
+HISTORY = (
+    EarlierTurn(question="Who is there?", answer="A dog."),
+    EarlierTurn(question=f"Where? {HOSTILE}", answer=f"On the grass. {HOSTILE}"),
+)
+"""Turns before the questions 0 and 3."""
 BROKEN_CLIP = "clip5.mp4"
 """Is no video."""
 
@@ -39,6 +44,7 @@ def make_shown_run(folder: Path, *, num_questions: int = NUM_QUESTIONS) -> Path:
             id=f"s{number}",
             video=f"clip{number // 2}.mp4",
             prompt=f"What happens in clip {number}? {HOSTILE if number == 3 else ''}",
+            history=HISTORY if number in (0, 3) else None,
             caption=f"A dog runs over the grass {number}. {HOSTILE}",
             answer="A dog runs.",
             category=("action", "objects")[number % 2],

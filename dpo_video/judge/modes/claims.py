@@ -25,7 +25,7 @@ from typing import Any, Protocol
 from dpo_video.core.errors import UserError
 from dpo_video.core.records import Judgment, Sample
 from dpo_video.judge.ask import Asked, ask_all
-from dpo_video.judge.prompt import render
+from dpo_video.judge.prompt import question_of, render
 from dpo_video.judge.scorer import Scorer
 from dpo_video.judge.thinking import thinking_end
 from dpo_video.judge.types import Judge, Judged, JudgeItem, Messages, Reply
@@ -174,7 +174,7 @@ def _split(
         update={"mode": "verdict", "prompt": scorer.claims.prompt, "name": f"{scorer.name}, claims"}
     )
     prompts = [
-        render(writer, caption=sample.caption, question=sample.prompt, answer=candidate.text)
+        render(writer, caption=sample.caption, question=question_of(sample), answer=candidate.text)
         for sample, candidate in judge_items
     ]
     replies, counts = ask(writer, prompts, read=partial(_unreadable, scorer))
@@ -239,7 +239,7 @@ def _prompt(scorer: Scorer, sample: Sample, answer: str) -> Messages:
     return render(
         scorer,
         caption=sample.caption,
-        question=sample.prompt,
+        question=question_of(sample),
         answer=answer,
         reference=sample.answer,
     )

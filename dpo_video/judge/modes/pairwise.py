@@ -21,7 +21,7 @@ from dpo_video.core.errors import UserError
 from dpo_video.core.records import Candidate, Judgment, Sample
 from dpo_video.judge.ask import ask_all
 from dpo_video.judge.backends.registry import open_judge
-from dpo_video.judge.prompt import render
+from dpo_video.judge.prompt import question_of, render
 from dpo_video.judge.scorer import Scorer, load_scorer
 from dpo_video.judge.types import Judge, Judged, JudgeItem, Reply
 from dpo_video.judge.verdict import check_examples, read_reply
@@ -131,7 +131,7 @@ def compare(
                     render(
                         scorer,
                         caption=sample.caption,
-                        question=sample.prompt,
+                        question=question_of(sample),
                         answer=answer,
                         other=other,
                         reference=sample.answer,
