@@ -14,6 +14,7 @@ from dpo_video.core.errors import UserError
 from dpo_video.core.jsonl import as_row
 from dpo_video.core.records import AS_IT_STANDS, Sample
 from dpo_video.data.choices import SEVERAL
+from dpo_video.pair.stage import noise_file
 from dpo_video.recipe import Recipe
 from dpo_video.run import Run
 from dpo_video.store import content_hash
@@ -154,7 +155,7 @@ def _read_by(recipe: Recipe) -> set[Path]:
     if recipe.pair.implicit_rewards is not None:
         paths.add(Path(recipe.pair.implicit_rewards).expanduser().resolve())
     if recipe.pair.noise_margins is not None:
-        paths.add((recipe.run_folder / "agreement.json").resolve())
+        paths.add(noise_file(recipe.pair, recipe.run_folder).resolve())
     return paths
 
 

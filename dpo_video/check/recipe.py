@@ -20,7 +20,7 @@ from dpo_video.judge.scorer import Scorer, load_scorer
 from dpo_video.judge.verdict import check_examples
 from dpo_video.models.names import resolve_model
 from dpo_video.models.start import check_start
-from dpo_video.pair.stage import read_rewards
+from dpo_video.pair.stage import noise_file, read_rewards
 from dpo_video.recipe import Recipe
 from dpo_video.train.dpo_config import dpo_config
 
@@ -133,12 +133,19 @@ def _check_pairing(recipe: Recipe, scorer: Scorer) -> Findings:
             f"pair.min_rejected_score {floor:g} leaves no rejected answer: {scorer.name} scores "
             f"from {scorer.low:g} to {scorer.high:g}"
         )
-    if settings.noise_margins is not None and not (recipe.run_folder / "agreement.json").is_file():
-        findings += warn(
-            "pair.noise_margins needs the judge's measured noise: once the candidates are judged, "
-            f"run dpo-video agree {recipe.run_folder}"
-        )
-    return findings
+    return findings + _check_noise(recipe)
+
+
+def _check_noise(recipe: Recipe) -> Findings:
+    """Warn where the judge's noise is still to be measured: of several rounds in the first."""
+    folder = recipe.run_folder if recipe.rounds is None else recipe.run_folder / "rounds" / "1"
+    file = noise_file(recipe.pair, folder)
+    if recipe.pair.noise_margins is None or file.is_file():
+        return Findings()
+    return warn(
+        "pair.noise_margins needs the judge's measured noise: once the candidates are judged, "
+        f"run dpo-video agree {file.parent}, and then this run again"
+    )
 
 
 def _check_rewards(recipe: Recipe) -> Findings:

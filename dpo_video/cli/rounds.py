@@ -46,6 +46,7 @@ def run_rounds(recipe: Recipe, do: Callable[[Recipe], object]) -> Recipe:
 def recipe_of_round(recipe: Recipe, number: int) -> Recipe:
     """Return the recipe of a round, counted from 1."""
     earlier = [settings_of_round(recipe, each).generate for each in range(1, number)]
+    first_judge = settings_of_round(recipe, 1).judge
     recipe = settings_of_round(recipe, number)
     rounds = recipe.rounds
     assert rounds is not None
@@ -64,6 +65,9 @@ def recipe_of_round(recipe: Recipe, number: int) -> Recipe:
             "reference": "start" if rounds.reference == "previous" else str(reference or "base")
         }
         sections["pair"] = {"also": str(before / "pairs.jsonl") if rounds.keep_pairs else None}
+        if recipe.pair.noise_from is None and recipe.judge == first_judge:  # measured once
+            first = recipe.run_folder / "rounds" / "1"
+            sections["pair"]["noise_from"] = str(first / "agreement.json")
     return recipe.model_copy(
         update={
             "name": f"{recipe.name}/rounds/{number}",

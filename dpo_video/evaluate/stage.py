@@ -303,6 +303,7 @@ def _counts(metrics: Metrics, *, unscored: int, failed: int) -> dict[str, Any]:
         "before": _values(metrics.before, hidden),
         "after": _values(metrics.after, hidden),
         "change": _values(metrics.change, hidden),
+        **_length_change(metrics),
         **({"sets": sets} if sets else {}),
         "judged": {
             "win": judged.win,
@@ -314,6 +315,19 @@ def _counts(metrics: Metrics, *, unscored: int, failed: int) -> dict[str, Any]:
         "reward_accuracy": metrics.heldout_pairs.reward_accuracy.value,
         "unscored": unscored,
         "failed": failed,
+    }
+
+
+def _length_change(metrics: Metrics) -> dict[str, dict[str, float]]:
+    """Return how much longer the answers became in characters, with the ends of its interval; empty
+    without one.
+    """
+    before, change = metrics.before.answer_length, metrics.change.answer_length
+    if before.value is None or change.value is None or change.interval is None:
+        return {}
+    low, high = change.interval
+    return {
+        "length_change": {"before": before.value, "change": change.value, "low": low, "high": high}
     }
 
 

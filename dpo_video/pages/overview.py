@@ -12,6 +12,7 @@ from dpo_video.agree.requirements import MEASURES
 from dpo_video.core import strict_json
 from dpo_video.core.charts import IntervalBar, interval_bar
 from dpo_video.core.report import Estimate, ReportVerdict, estimate_text, number_text
+from dpo_video.core.stage_warnings import stage_warnings
 from dpo_video.evaluate.report import Metrics
 from dpo_video.evaluate.set_verdict import SetVerdict
 from dpo_video.evaluate.summary import ROWS
@@ -150,6 +151,23 @@ def verdicts_of(run: RunFiles) -> list[SetVerdict]:
         resamples=run.recipe.evaluate.bootstrap,
         seed=run.recipe.seed,
     )
+
+
+def warning_lines(run: RunFiles) -> dict[str, list[str]]:
+    """Return what should not be missed of the pairs (their audit's warnings too), of training and
+    of evaluation.
+    """
+    pairs = [line for name in ("generate", "judge", "pair") for line in _warnings(run, name)]
+    pairs += run.audit.get("warnings") or []
+    return {
+        "pairs": list(dict.fromkeys(pairs)),
+        "train": _warnings(run, "train"),
+        "evaluate": _warnings(run, "evaluate"),
+    }
+
+
+def _warnings(run: RunFiles, stage: str) -> list[str]:
+    return stage_warnings(stage, run.stage(stage))
 
 
 def funnel_rows(run: RunFiles) -> list[FunnelRow]:

@@ -21,6 +21,7 @@ from dpo_video.pages.overview import (
     trust_sentence,
     unchecked,
     verdicts_of,
+    warning_lines,
 )
 from dpo_video.pages.run_files import RunFiles, read_run
 from dpo_video.pages.why import category_rows, why_lines
@@ -70,7 +71,7 @@ def report_page(run: RunFiles, gallery: Gallery, clips: Mapping[str, Mapping[str
         trust_sentence=trust_sentence(run),
         has_agreement_page=(run.folder / "agreement.html").is_file(),
         has_audit_page=(run.folder / "audit.html").is_file(),
-        warnings=run.audit.get("warnings") or [],
+        warnings=warning_lines(run),
         unchecked=unchecked(run),
         counts={
             "pairs": len(gallery.pairs),

@@ -19,6 +19,7 @@ from dpo_video.core import strict_json
 from dpo_video.core.errors import UserError
 from dpo_video.core.jsonl import read_jsonl, read_lines, read_object, write_atomic, write_jsonl
 from dpo_video.core.records import Pair, Reward
+from dpo_video.core.stage_warnings import remedy_of
 from dpo_video.data.samples import load_pairs
 from dpo_video.judge.scorer import load_scorer
 from dpo_video.models.control_tokens import checkpoint_tokens
@@ -63,10 +64,8 @@ def pair(run: Run) -> StageResult:
         )
         raise UserError(
             f"no pairs: all {len(run.samples)} questions were dropped ({reasons}); {str(drops)!r} "
-            f"lists "
-            "each. More `generate.num_candidates`, a higher `generate.temperature` or another "
-            "`pair.rule` "
-            "give more contrast between answers"
+            f"lists each. To get some, {remedy_of(paired.summary['questions_dropped'])}, or take "
+            "another pair.rule"
         )
     shares = sampler_shares(
         paired.pairs, {candidate.id: sampler_of(candidate) for candidate in candidates}
@@ -175,11 +174,11 @@ def with_noise(settings: PairSettings, folder: Path) -> PairSettings:
     """
     if settings.noise_margins is None:
         return settings
-    path = folder / "agreement.json"
+    path = noise_file(settings, folder)
     requirement = (
         f"pair.noise_margins {settings.noise_margins:g} takes the judge's noise from {str(path)!r}"
     )
-    remedy = f"Measure it first: dpo-video agree {folder}; or leave pair.noise_margins out"
+    remedy = f"Measure it first: dpo-video agree {path.parent}; or leave pair.noise_margins out"
     if not path.is_file():
         raise UserError(f"{requirement}, which is not there. {remedy}")
     try:
@@ -198,6 +197,13 @@ def with_noise(settings: PairSettings, folder: Path) -> PairSettings:
     return settings.model_copy(
         update={"min_margin": max(settings.min_margin, settings.noise_margins * sigma)}
     )
+
+
+def noise_file(settings: PairSettings, folder: Path) -> Path:
+    """Return where the judge's noise of a run stands."""
+    if settings.noise_from is None:
+        return folder / "agreement.json"
+    return Path(settings.noise_from).expanduser()
 
 
 def read_rewards(settings: PairSettings) -> dict[str, float] | None:

@@ -38,6 +38,9 @@ class PairSettings(Section):
     standard deviation of a score when the same answer is judged again, as `dpo-video agree RUN`
     measures it.
     """
+    noise_from: Annotated[str | None, Affects.PAIRS, CONTENTS_IN_KEYS] = None
+    """An agreement.json to take that noise from, of another run with the same judge and scorer;
+    None: the run's own, in later rounds that of the first."""
     threshold: Annotated[float | None, Affects.PAIRS] = None
     """Score from which an answer counts as good under `hound`; None takes the scorer's."""
     rejected_sigmas: Annotated[PositiveFloat, Affects.PAIRS] = 2.0

@@ -315,4 +315,15 @@ def _summary(
         "resumed_from": None if job.resume is None else job.resume.name,
         "first": {name: first[name] for name in names if name in first},
         "last": {name: last[name] for name in names if name in last},
+        **_chosen_reward(steps),
     }
+
+
+def _chosen_reward(steps: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
+    """Return the chosen answers' reward at the last logged step, and the highest after the first,
+    where policy and reference may be one; empty where too little was logged to tell.
+    """
+    rewards = [row["rewards/chosen"] for row in steps if "rewards/chosen" in row][1:]
+    if len(rewards) < 2:
+        return {}
+    return {"chosen_reward": {"highest": max(rewards), "last": rewards[-1]}}

@@ -192,6 +192,29 @@ def test_every_command_takes_a_round_and_none_the_whole_run(world: World) -> Non
     assert "has rounds: give the folder of one of them" in str(told)
 
 
+def test_the_judges_noise_is_measured_once_for_all_rounds(world: World) -> None:
+    settings = (
+        "name=noisy",
+        "rounds.count=2",
+        "pair.noise_margins=0.1",
+        "data.limit=6",
+        "data.heldout_limit=3",
+        "train.epochs=1",
+        "agree.probes=2",
+        "agree.repeats=2",
+        "agree.bootstrap=20",
+    )
+    first = world.recipe.run_folder.with_name("noisy") / "rounds" / "1"
+    told = str(call("run", world.path, *settings).exception)
+    assert f"takes the judge's noise from '{first / 'agreement.json'}', which is not there" in told
+    assert f"dpo-video agree {first}" in told
+    call("agree", first)
+    output = call("run", world.path, *settings).output
+    assert "round 2 of 2" in output
+    assert (first.with_name("2") / "adapter").is_dir()
+    assert not (first.with_name("2") / "agreement.json").exists()
+
+
 def test_the_table_has_a_column_a_round(world: World) -> None:
     [heading] = [line for line in world.output.splitlines() if "before   " in line]
     assert heading.split() == ["before", *["round", "1", "round", "2", "round", "3"]]

@@ -57,6 +57,13 @@ def test_the_stage_measures_both_models_on_the_same_questions_and_repeats_nothin
             list(run.store.rows(kind)) for kind in ("candidate", "judgment", "reference")
         ] == stored
     assert {**again, "seconds": metrics["seconds"]} == metrics
+    low, high = metrics["change"]["answer_length_ci"]
+    assert summary["length_change"] == {
+        "before": metrics["before"]["answer_length"],
+        "change": metrics["change"]["answer_length"],
+        "low": low,
+        "high": high,
+    }
 
     scores: dict[str, list[int]] = {}
     for side, answers in (("before", base), ("after", tuned)):

@@ -169,6 +169,28 @@ def test_a_falling_reward_of_chosen_answers_is_told(run_folder: Path) -> None:
     assert "chosen" in page and "rejected" in page
 
 
+def test_warnings_of_the_stages_stand_in_their_sections(tmp_path: Path) -> None:
+    folder = make_shown_run(tmp_path, num_questions=2)
+    add_evaluation(folder)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    stages = manifest["stages"]
+    reward = {"highest": -0.25, "last": -0.5}
+    stages["train"] = {"summary": {"chosen_reward": reward}, "seconds": 1.0}
+    length = {"before": 10.0, "change": 5.0, "low": 4.0, "high": 6.0}
+    stages["evaluate"] = {"summary": {"length_change": length}, "seconds": 1.0}
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    write_report(folder, ClipLimits(most=0))
+    page = page_of(folder)
+    pairs, training = (
+        re.search(rf'<section id="{name}">.*?</section>', page, re.DOTALL)
+        for name in ("funnel", "training")
+    )
+    assert pairs is not None and "only 2 pairs from 2 questions" in pairs[0]
+    assert training is not None and "rewards/chosen stayed below 0" in training[0]
+    assert "train.loss=[sigmoid,sft]" in training[0]
+    assert "longer by 5 characters" in page
+
+
 def test_what_was_not_checked_is_listed(run_folder: Path) -> None:
     page = page_of(run_folder)
     for sentence in ("was not held against labels", "No person has voted", "was not evaluated on"):

@@ -22,6 +22,7 @@ from dpo_video.pair.stage import pair, read_rewards, with_noise
 from dpo_video.pair.statistics import sampler_shares, uneven_samplers
 from dpo_video.pipeline import do_stages
 from dpo_video.recipe import PairSettings, Recipe
+from dpo_video.recipe.affects import key_settings
 from dpo_video.run import open_run
 
 SIGMA = PairSettings(rule="best_vs_sigma", min_margin=0.5)
@@ -126,6 +127,19 @@ def test_the_margin_floor_is_the_larger_of_the_setting_and_of_times_the_judges_n
     for times, floor in ((None, 0.5), (1.0, 0.5), (2.0, 0.8)):
         settings = PairSettings(noise_margins=times)
         assert with_noise(settings, tmp_path) == settings.model_copy(update={"min_margin": floor})
+
+
+def test_the_noise_may_be_that_of_another_run(tmp_path: Path) -> None:
+    other = tmp_path / "first" / "agreement.json"
+    other.parent.mkdir()
+    settings = PairSettings(noise_margins=2.0, noise_from=str(other))
+    with pytest.raises(UserError, match=re.escape(f"dpo-video agree {other.parent}; or leave")):
+        with_noise(settings, tmp_path)
+    other.write_text(json.dumps({"noise_sigma": 0.4}))
+    assert with_noise(settings, tmp_path).min_margin == pytest.approx(0.8)
+    assert key_settings(settings) == key_settings(PairSettings(noise_margins=2.0)), (
+        "the number counts, not where it stands"
+    )
 
 
 @pytest.mark.parametrize(

@@ -60,7 +60,10 @@ def test_training_writes_an_adapter_that_loads_and_changes_the_model(
         for name, weight in adapter_weights(recipe.run_folder / "adapter").items()
         if "lora_B" in name
     )
-    assert [row["step"] for row in read_log(recipe)] == [1, 2, 3, 4, 5, 6]
+    log = read_log(recipe)
+    assert [row["step"] for row in log] == [1, 2, 3, 4, 5, 6]
+    rewards = [row["rewards/chosen"] for row in log]
+    assert summary["chosen_reward"] == {"highest": max(rewards[1:]), "last": rewards[-1]}
 
 
 def killed_at(recipe: Recipe, qwen: Path, step: int) -> Recipe:
