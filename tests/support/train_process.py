@@ -1,8 +1,9 @@
-"""A process that trains: `python train_process.py RECIPES.json WORLD [KILL_AT_STEP
-[STOP_AT_STEP]]`, one recipe of the list after the other.
+"""A process that trains: `python train_process.py RECIPES.json WORLD [KILL_AT_STEPS
+[STOP_AT_STEP]]`, one recipe of the list after the other, as importing takes most of a start's time.
 
-Also under accelerate launch. Stopped at a step, before its checkpoint, every process begins anew,
-as a second launch would: importing takes most of a launch's time.
+Also under accelerate launch. With steps, as in 5,3, each recipe is trained in a fork, which is
+killed there. Stopped at a step, before its checkpoint, every process begins anew, as a second
+launch would. An error of a recipe is told, and ends the process after the last recipe.
 """
 
 import json
@@ -76,13 +77,18 @@ class KeepWeights(WholeCheckpoints):
         )
 
 
-def main(recipes_file: str, world: str, kill_at: str = "0", stop_at: str = "0") -> None:
+def main(recipes_file: str, world: str, kill_at: str = "", stop_at: str = "0") -> None:
     recipes = [
         Recipe.model_validate(values) for values in json.loads(Path(recipes_file).read_text())
     ]
-    dpo_video.train.run_trainer.StepBar = lambda bars: KillAt(int(kill_at))  # type: ignore[assignment,misc]
     KeepWeights.folder = Path(world)
     dpo_video.train.run_trainer.WholeCheckpoints = KeepWeights  # type: ignore[misc]
+    if kill_at:
+        for recipe, step in zip(recipes, kill_at.split(","), strict=True):
+            train_until_killed(recipe, Path(world), int(step))
+        return
+    dpo_video.train.run_trainer.StepBar = lambda bars: TrainerCallback()  # type: ignore[assignment,misc]
+    told = []
     for recipe in recipes:
         KeepWeights.recipe_name = recipe.name
         KeepWeights.stop_at = int(stop_at)
@@ -90,7 +96,23 @@ def main(recipes_file: str, world: str, kill_at: str = "0", stop_at: str = "0") 
             with suppress(Stopped):
                 work(recipe, Path(world))
             KeepWeights.stop_at = 0
-        work(recipe, Path(world))
+        try:
+            work(recipe, Path(world))
+        except UserError as error:
+            told.append(f"dpo-video: {error}")
+    if told:
+        sys.exit("\n".join(told))
+
+
+def train_until_killed(recipe: Recipe, world: Path, step: int) -> None:
+    """Train in a fork that is killed after a step."""
+    process = os.fork()
+    if process == 0:
+        dpo_video.train.run_trainer.StepBar = lambda bars: KillAt(step)  # type: ignore[assignment,misc]
+        work(recipe, world)
+        os._exit(0)
+    _, status = os.waitpid(process, 0)
+    assert os.waitstatus_to_exitcode(status) == -signal.SIGKILL
 
 
 def work(recipe: Recipe, world: Path) -> None:
@@ -117,7 +139,4 @@ def work(recipe: Recipe, world: Path) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main(*sys.argv[1:])
-    except UserError as error:
-        sys.exit(f"dpo-video: {error}")
+    main(*sys.argv[1:])

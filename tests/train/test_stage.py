@@ -3,7 +3,6 @@ several processes.
 """
 
 import math
-import signal
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -66,20 +65,23 @@ def test_training_writes_an_adapter_that_loads_and_changes_the_model(
     assert summary["chosen_reward"] == {"highest": max(rewards[1:]), "last": rewards[-1]}
 
 
-def killed_at(recipe: Recipe, qwen: Path, step: int) -> Recipe:
-    """Return the recipe of a run that was killed after a step."""
-    recipe.run_folder.mkdir(parents=True)
-    write_jsonl(recipe.run_folder / "pairs.jsonl", make_pairs())
-    code, _ = train_apart([recipe], qwen, str(step))
-    assert code == -signal.SIGKILL
-    return recipe
+@pytest.fixture(scope="module")
+def killed(qwen: Path) -> dict[str, Recipe]:
+    """Runs by name, killed by SIGKILL after steps 5 and 3."""
+    recipes = {name: make_recipe(qwen, name=name) for name in ("killed", "oftener")}
+    for recipe in recipes.values():
+        recipe.run_folder.mkdir(parents=True)
+        write_jsonl(recipe.run_folder / "pairs.jsonl", make_pairs())
+    code, said = train_apart(list(recipes.values()), qwen, "5,3")
+    assert code == 0, said[-3000:]
+    return recipes
 
 
 def test_a_run_killed_between_checkpoints_ends_as_one_that_was_not(
-    qwen: Path, straight: tuple[Recipe, dict[str, Any]]
+    qwen: Path, straight: tuple[Recipe, dict[str, Any]], killed: dict[str, Recipe]
 ) -> None:
     """SIGKILL after step 5: step 4 is the last whole checkpoint, a torn one lies beside it."""
-    recipe = killed_at(make_recipe(qwen, name="killed"), qwen, 5)
+    recipe = killed["killed"]
     key = training_key(
         recipe, make_pairs(), revision=load_policy(recipe.model).revision, num_processes=1
     )
@@ -187,9 +189,9 @@ def test_a_run_killed_behind_steps_without_a_readable_clip_goes_on(qwen: Path, m
 
 
 def test_how_often_is_saved_and_logged_may_change_within_a_run(
-    qwen: Path, straight: tuple[Recipe, dict[str, Any]]
+    qwen: Path, straight: tuple[Recipe, dict[str, Any]], killed: dict[str, Recipe]
 ) -> None:
-    recipe = killed_at(make_recipe(qwen, name="oftener"), qwen, 3)
+    recipe = killed["oftener"]
     summary, run = train_here(
         make_recipe(qwen, name="oftener", save_steps=1, logging_steps=2), qwen, make_pairs()
     )
