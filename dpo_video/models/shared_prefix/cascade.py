@@ -131,6 +131,8 @@ def _attend(scores: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
     """Return the attention of scores (..., queries, keys) to value (..., keys, D), and its
     log-sum-exp (..., queries); `scores` is used up.
     """
-    lse = scores.logsumexp(-1)
-    weights = scores.sub_(lse[..., None]).exp_().to(value.dtype)
-    return weights @ value, lse
+    top = scores.amax(-1, keepdim=True)
+    weights = scores.sub_(top).exp_()  # each score's exponential once: it is most of the time
+    total = weights.sum(-1, keepdim=True)
+    weights = weights.mul_(total.reciprocal()).to(value.dtype)
+    return weights @ value, (top + total.log())[..., 0]
