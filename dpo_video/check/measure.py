@@ -2,6 +2,7 @@
 machine's: a few answers, a few judged prompts, two steps of training.
 """
 
+import gc
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -14,6 +15,7 @@ import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from dpo_video.check.data import SplitData
+from dpo_video.core.errors import UserError
 from dpo_video.core.records import Candidate, Pair, Sample
 from dpo_video.generate.jobs import GenerationJob
 from dpo_video.generate.stage import make_candidates, training_sampler
@@ -70,7 +72,14 @@ def can_be_measured(recipe: Recipe, num_parameters: int, *, gib: float) -> bool:
 
 
 def measure(recipe: Recipe, data: SplitData) -> MeasuredSample:
-    """Do a sample of the run in a folder that is removed again."""
+    """Do a sample of the run in a folder that is removed again; UserError where that fails."""
+    try:
+        return _measure(recipe, data)
+    except torch.OutOfMemoryError as error:
+        raise UserError("out of GPU memory in a sample of a few questions") from error
+
+
+def _measure(recipe: Recipe, data: SplitData) -> MeasuredSample:
     assert data.root is not None, "a sample needs data"
     samples = list(data.samples[:QUESTIONS])
     with TemporaryDirectory(prefix="dpo-video-check-") as folder:
@@ -79,7 +88,8 @@ def measure(recipe: Recipe, data: SplitData) -> MeasuredSample:
             policy = load_policy(recipe.model, adapter=recipe.start_adapter)
             answer_seconds, candidates = _answer(run, policy)
             prompts, prompt_seconds = _judge(run, candidates)
-            del policy  # training changes it
+            del policy  # training changes it, and loads its own
+            _free()
             pairs = list(data.pairs) or _pairs(samples, candidates)
             pairs = pairs[: STEPS * recipe.train.batch_size * recipe.train.gradient_accumulation]
             step_seconds = _train(run, pairs) if pairs else 0.0
@@ -102,6 +112,12 @@ def device_here(recipe: Recipe) -> str:
     if recipe.model.device == "cpu" or not torch.cuda.is_available():
         return "this CPU"
     return f"this {torch.cuda.get_device_name(0)}"
+
+
+def _free() -> None:
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 def _weights_are_here(model: ModelSettings) -> bool:

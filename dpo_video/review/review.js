@@ -28,7 +28,7 @@ const showFault = (error) => {
 };
 
 const showProgress = (progress) => {
-  const parts = [`${progress.voted.toLocaleString("en")} of ${progress.pairs.toLocaleString("en")} pairs voted on`, `${progress.yours} votes of yours`];
+  const parts = [`${progress.voted.toLocaleString("en")} of ${progress.pairs.toLocaleString("en")} pairs voted on`, `${progress.yours} ${progress.yours === 1 ? "vote" : "votes"} of yours`];
   if (progress.minutes !== null) parts.push(progress.minutes < 1 ? `${Math.round(60 * progress.minutes)} s a vote` : `${progress.minutes} minutes a vote`);
   if (progress.self.of) parts.push(`the same as before ${progress.self.same} of ${progress.self.of}`);
   if (progress.mutual.of) parts.push(`the same as others ${progress.mutual.same} of ${progress.mutual.of}`);

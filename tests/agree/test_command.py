@@ -8,12 +8,14 @@ import pytest
 from agree_runs import asked, coin, follower, measured, perfect, served, values, write_run
 from judge_server import Answer, completion, judge_server
 from processes import dpo_video
+from typer.testing import CliRunner
 
 from dpo_video.agree.agreement import agreement_row
 from dpo_video.agree.command import agree, agree_command, judge_of
 from dpo_video.agree.requirements import MEASURES
 from dpo_video.agree.table import print_report, sentences
 from dpo_video.agree.toy_gold import toy_gold
+from dpo_video.cli.app import app
 from dpo_video.core.errors import UserError
 from dpo_video.core.jsonl import write_jsonl
 from dpo_video.core.records import Candidate, Sample
@@ -95,6 +97,7 @@ def test_exit_codes_of_the_command(tmp_path):
         )
         missed = dpo_video(*off, "--require", "pair_accuracy>=0.75,ece<=-1")
         unknown = dpo_video(*off, "--require", "pair_acc>=0.75")
+        printed = CliRunner().invoke(app, [*map(str, off), "--json"]).stdout
     assert (missed.returncode, unknown.returncode) == (1, 2)
     assert re.fullmatch(
         r"dpo-video: ece<=-1 not met: it is [\d.e-]+, short by [\d.]+",
@@ -105,6 +108,9 @@ def test_exit_codes_of_the_command(tmp_path):
     )
     assert "pair accuracy (a tie of the judge counts half)" in missed.stdout
     assert len(unknown.stderr.splitlines()) == 1
+    report = json.loads(printed)
+    assert report == json.loads((tmp_path / "runs" / "r" / "agreement.json").read_text())
+    assert report["measures"]["pair_accuracy"]["n"] > 0
 
 
 def test_the_toy_world_has_gold_for_real_answers_and_for_written_ones(tmp_path):

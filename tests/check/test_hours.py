@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from check_runs import recipe_for
 from clips import write_clip
+from judge_server import Answer, judge_server
 from typer.testing import CliRunner
 
 from dpo_video.check.calls import judge_calls, most_dollars
@@ -211,6 +212,28 @@ def test_more_than_max_cost_is_a_problem_with_exit_code_2(world: Path, tmp_path:
     assert plan["dollars"] > 0.5 and plan["judge"]["calls"] == 6 * recipe.generate.num_candidates
     assert plan["problems"][0].startswith("judging the candidates may cost up to ")
     assert "judge.max_cost is 0.5" in plan["problems"][0]
+
+
+def test_without_the_judge_nothing_is_asked_and_with_it_its_pace_is_measured(
+    world: Path, tmp_path: Path
+) -> None:
+    with judge_server(lambda prompt, _: Answer()) as server:
+        recipe = recipe_for(world, judge={"base_url": server.url, "concurrency": 4})
+        path = tmp_path / "recipe.yaml"
+        path.write_text(json.dumps(recipe.model_dump(exclude_unset=True)))
+        words = ["check", str(path), "--no-sample", "--json"]
+        plan = json.loads(CliRunner().invoke(app, [*words, "--no-judge"]).stdout)
+        assert server.requests == []
+        asked = json.loads(CliRunner().invoke(app, words).stdout)
+        assert len(server.requests) == 2  # by judge.scorer and evaluate.hallucination_scorer
+    times = {time["stage"]: time for time in plan["times"]}
+    assert times["judge"]["seconds"] is None and times["judge"]["note"] == "no judge was asked"
+    times = {time["stage"]: time for time in asked["times"]}
+    assert times["judge"]["device"] == "the judge's server" and times["judge"]["seconds"] > 0
+    calls = asked["judge"]["calls"], asked["evaluation_judge"]["calls"]
+    assert times["evaluate, judge"]["seconds"] / times["judge"]["seconds"] == pytest.approx(
+        calls[1] / calls[0]
+    )
 
 
 def test_json_of_wrong_data_holds_the_problems_and_nothing_else(world: Path) -> None:

@@ -8,7 +8,9 @@ from click.testing import Result
 from typer.testing import CliRunner
 
 from dpo_video.cli.app import app
+from dpo_video.cli.output import only_json, print_json
 from dpo_video.core.errors import UserError
+from dpo_video.core.progress import open_terminal, print_line
 from dpo_video.evaluate.answer_rows import EvaluatedAnswer, write_answers
 from dpo_video.recipe.file import load_recipe
 
@@ -49,6 +51,16 @@ def write_run(name: str, *overrides: str, right: int) -> Path:
     ]
     write_answers(folder / "answers.jsonl", answers)
     return folder
+
+
+def test_where_json_is_wanted_all_else_goes_to_stderr(capsys: pytest.CaptureFixture[str]) -> None:
+    with only_json(wanted=True):
+        print_line("a stage is done")
+        open_terminal().print("a table")
+    print_json({"name": "a\x9b[31mé"})
+    printed = capsys.readouterr()
+    assert json.loads(printed.out) == {"name": "a\x9b[31mé"}
+    assert "a stage is done" in printed.err and "a table" in printed.err
 
 
 @pytest.fixture

@@ -2,6 +2,8 @@
 that do not.
 """
 
+import json
+from contextlib import suppress
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -180,6 +182,10 @@ def test_a_command_ends_with_its_verdict_and_exits_with_1_where_a_condition_does
     assert "- heldout: not compared: no question of it is answered by both models" in ending
     assert "- pairs: " in ending
     assert printed.err.startswith(said) and bool(printed.err) == bool(said)
+    with suppress(SystemExit):
+        show_verdict(run.recipe, as_json=True)
+    row = json.loads(capsys.readouterr().out)
+    assert row == json.loads((run.folder / "metrics.json").read_text())
 
 
 def test_a_condition_that_cannot_be_read_is_told_with_file_and_line(tmp_path: Path) -> None:

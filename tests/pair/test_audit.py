@@ -222,6 +222,8 @@ def test_the_command_prints_the_table_and_writes_a_page_that_fetches_nothing(
     done = CliRunner().invoke(app, ["audit", str(folder)])
     assert done.exit_code == 0, done.output
     assert re.search(r"chosen answer is the longer one +\d+\.\d % \[", done.output)
+    printed = CliRunner().invoke(app, ["audit", str(folder), "--json"]).stdout
+    assert json.loads(printed) == json.loads((folder / "audit.json").read_text())
     text = (folder / "audit.html").read_text()
     page = Page()
     page.feed(text)
