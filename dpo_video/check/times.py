@@ -239,7 +239,7 @@ def _judge_time(
     if any(judge.engine == "ray" for judge in judges_of(inputs.recipe)):
         return unknown(stage, "judge.engine is ray: its workers set the pace")
     if settings.backend == "openai":
-        if not inputs.latencies or not sum(inputs.latencies):
+        if not inputs.latencies:
             return unknown(stage, "no judge was asked")
         servers = settings.base_url if isinstance(settings.base_url, list) else [""]
         return served(
