@@ -189,9 +189,7 @@ def _count_values(node: yaml.Node, sizes: dict[int, int], where: Any, depth: int
 
 
 def _remember(node: yaml.Node, location: Location, settings: Yaml) -> None:
-    """Note file:line of every key, and refuse a key that stands twice (YAML would keep the
-    last).
-    """
+    """Note file:line of every key, and refuse one that stands twice, which YAML would not."""
     if isinstance(node, yaml.SequenceNode):
         for index, element in enumerate(node.value):
             settings.origins[*location, str(index)] = (
