@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from dpo_video.cards.model_card import renew_documents
 from dpo_video.core.errors import UserError
 from dpo_video.core.jsonl import read_jsonl
 from dpo_video.core.progress import log, open_terminal, print_line
@@ -258,6 +259,7 @@ def do_stages(
         run.bad_clips.update(stage_run.bad_clips)
         stages_done.append(name)
         write_manifest(run, STAGES)
+        renew_documents(run, name)
     return stages_done
 
 

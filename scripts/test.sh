@@ -13,4 +13,7 @@ command -v chromium >/dev/null || echo "test: no chromium here; the tests in a b
 .venv/bin/ruff check .
 .venv/bin/ruff format --check .
 .venv/bin/mypy
+site="$(mktemp -d)"
+NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs build --strict --site-dir "$site"  # a broken link fails; --quiet would hide it
+rm -rf "$site"
 OMP_NUM_THREADS=1 .venv/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder "$@"

@@ -3,12 +3,18 @@ in every stage.
 """
 
 import json
+import os
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+import yaml
 from processes import dpo_video, forked_commands
 
+ROOT = Path(__file__).parents[1]
+TUTORIAL = ROOT / "tutorials" / "first_run.py"
 SMALL = [
     "data.limit=30",
     "data.heldout_limit=30",
@@ -119,3 +125,85 @@ def test_killed_in_every_stage_it_ends_with_the_same_results(
 def test_two_fresh_runs_make_the_same_pairs(undisturbed: Path, resumed: Path) -> None:
     pairs = resumed / "fresh" / "quickstart" / "pairs.jsonl"
     assert pairs.read_bytes() == (undisturbed / "pairs.jsonl").read_bytes()
+
+
+def test_the_tutorial_reads_the_run(undisturbed: Path) -> None:
+    words = [str(TUTORIAL), f"runs_folder={undisturbed.parent}", *SMALL]
+    done = subprocess.run([sys.executable, *words], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    stored_metrics = json.loads((undisturbed / "metrics.json").read_text())
+    assert f"exact match after: {stored_metrics['after']['exact_match']:.1%}" in done.stdout
+    first = json.loads((undisturbed / "answers.jsonl").read_text().splitlines()[0])
+    told = done.stdout.splitlines()[-1]
+    assert told.startswith(first["prompt"]) and len(told) > len(first["prompt"]) + 1
+
+
+def test_the_snippet_of_the_card_answers_as_the_evaluation_did(
+    undisturbed: Path, tmp_path: Path
+) -> None:
+    """The code of README.md as it stands, but for the clip and the question."""
+    card = (undisturbed / "adapter" / "README.md").read_text()
+    assert "model-index" in card
+    answers = [
+        json.loads(line) for line in (undisturbed / "answers.jsonl").read_text().splitlines()
+    ]
+    asked = [row for row in answers if row["model"] == "after"][:2]
+    manifest = json.loads((undisturbed / "manifest.json").read_text())
+    assert manifest["recipe"]["data"]["heldout"] == "toy:heldout"
+    code = card.split("```python\n")[1].split("```")[0]
+    load, ask = code.split("print(")
+    code_lines = [load] + [
+        "print("
+        + ask.replace('"clip.mp4"', repr(str(clip_of(undisturbed, row)))).replace(
+            '"What happens in this clip?"', repr(row["prompt"])
+        )
+        for row in asked
+    ]
+    script = tmp_path / "snippet.py"
+    body = "".join(f"    {line}\n" for text in code_lines for line in text.splitlines())
+    script.write_text(f"if __name__ == '__main__':\n{body}")
+    done = subprocess.run(
+        [sys.executable, str(script)], capture_output=True, text=True, check=False
+    )
+    assert done.stdout.splitlines() == [row["text"] for row in asked], done.stderr[-3000:]
+
+
+def clip_of(run: Path, row: dict[str, str]) -> Path:
+    """Return the file of an evaluated answer's clip, in the run's toy world."""
+    (path,) = (run / "toy").rglob(Path(row["clip"]).name)
+    return path
+
+
+def test_a_trial_of_the_shipped_sweep_makes_no_answer_judgment_or_reference_again(
+    undisturbed: Path, tmp_path: Path
+) -> None:
+    """Its command, called as W&B's agent calls it, with this run in the place of `mine`."""
+    sweep = yaml.safe_load((ROOT / "recipes" / "sweeps" / "wandb_beta_lr.yaml").read_text())
+    words = []
+    for word in sweep["command"]:
+        arguments = ["train.beta=0.3", "train.learning_rate=1e-4", *SMALL]
+        arguments.append(f"runs_folder={undisturbed.parent}")
+        named = word.replace("mine.yaml", "quickstart").replace("name=mine", "name=quickstart")
+        words += {"${env}": ["/usr/bin/env"], "${args_no_hyphens}": arguments}.get(word, [named])
+    command = tmp_path / "dpo-video"
+    command.write_text(f'#!/bin/sh\nexec {sys.executable} -m dpo_video "$@"\n')
+    command.chmod(0o755)
+    trial = {"WANDB_RUN_ID": "trial1", "WANDB_SWEEP_ID": "sweep1", "WANDB_MODE": "offline"}
+    path = f"{tmp_path}:{os.environ['PATH']}"
+    done = subprocess.run(
+        words,
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, **trial, "PATH": path},
+    )
+    folder = undisturbed / "sweep" / "trial1"
+    assert done.returncode == 0, done.stderr[-3000:]
+    stages = json.loads((folder / "manifest.json").read_text())["stages"]
+    generated, judged = stages["generate"]["summary"], stages["judge"]["summary"]
+    assert generated["reused"] == generated["candidates"] > 0
+    assert judged["asked"] == 0 and judged["scored"] > 0
+    assert "reference:" not in done.stderr, "log-probs of the reference were made again"
+    assert (folder / "pairs.jsonl").read_bytes() == (undisturbed / "pairs.jsonl").read_bytes()
+    assert stages["evaluate"]["summary"]["change"]
+    assert (folder / "wandb_id").read_text() == "trial1"

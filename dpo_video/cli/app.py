@@ -15,11 +15,13 @@ import typer
 from dpo_video import __version__
 from dpo_video.cli.arguments import AsJson, Overrides, RecipeName
 from dpo_video.cli.data import export, import_, score
+from dpo_video.cli.doctor import doctor
 from dpo_video.cli.examples import add_examples
 from dpo_video.cli.judging import agree, audit, rewards
 from dpo_video.cli.looking import check, frames
 from dpo_video.cli.output import fail, only_json, print_json_file
 from dpo_video.cli.pages import report, review
+from dpo_video.cli.publishing import push
 from dpo_video.cli.recipes import init, list_, show
 from dpo_video.cli.runs import clean, compare, runs, status
 from dpo_video.cli.serving import merge, parity
@@ -273,11 +275,13 @@ app.command(name="agree")(agree)
 app.command(name="check")(check)
 app.command(name="audit")(audit)
 app.command(name="rewards")(rewards)
+app.command(name="doctor")(doctor)
 app.command(name="report")(report)
 app.command(name="review")(review)
 app.command(name="frames")(frames)
 app.command(name="import")(import_)
 app.command(name="export")(export)
+app.command(name="push")(push)
 app.command(name="score")(score)
 app.command(name="status")(status)
 app.command(name="runs")(runs)

@@ -6,10 +6,11 @@ from typing import Annotated
 
 import typer
 
-from dpo_video.cli.arguments import RunFolder, run_path
+from dpo_video.cli.arguments import Overrides, RunFolder, run_path
 from dpo_video.core.errors import UserError
 from dpo_video.core.progress import print_line
 from dpo_video.core.text import shortened
+from dpo_video.recipe.file import change_recipe
 
 MAX_UNREAD_FIELDS = 20
 """Fields of imported rows that are named; of more the number is told."""
@@ -94,34 +95,40 @@ def export(
     out_file: Annotated[
         str,
         typer.Option(
-            "--out", help="File to write: .json is a JSON list, any other has an object a line."
+            "--out",
+            help="File to write: .json is a JSON list, any other has an object a line. With "
+            "--with-clips a new folder.",
         ),
     ],
+    overrides: Overrides = None,
     threshold: Annotated[
         float | None, typer.Option(help="Least score of a best answer; else the scorer's.")
     ] = None,
+    with_clips: Annotated[
+        bool,
+        typer.Option("--with-clips", help="Write a folder with the clips, as `datasets` loads it."),
+    ] = False,
 ) -> None:
-    """Export a run's pairs for another trainer, or its best answers as SFT data."""
-    from dpo_video.data.samples import load_samples
-    from dpo_video.formats.export_run import ExportSource, export_run
-    from dpo_video.judge.scorer import load_scorer
+    """Export a run's pairs for another trainer or for votes, or its best answers as SFT data, with
+    a card that tells what they are.
+    """
+    from dpo_video.cards.export import export_with_card
     from dpo_video.run import recipe_of
 
     folder = run_path(run_folder)
-    settings = recipe_of(folder)
-    if threshold is None:
-        threshold = load_scorer(settings.judge.scorer).threshold
-    result = export_run(
+    made = export_with_card(
+        folder,
+        change_recipe(recipe_of(folder), overrides or []),
         name,
-        ExportSource(
-            folder=folder,
-            threshold=threshold,
-            samples=lambda: load_samples(settings, "samples", clean=False).samples,
-        ),
         Path(out_file),
+        threshold=threshold,
+        with_clips=with_clips,
     )
-    reasons = ", ".join(f"{reason} {count}" for reason, count in result.dropped.items()) or "none"
-    print_line(f"{result.num_rows} rows written; dropped: {reasons}; {out_file}")
+    dropped = made.report.dropped
+    reasons = ", ".join(f"{reason} {count}" for reason, count in dropped.items()) or "none"
+    print_line(
+        f"{made.report.num_rows} rows written; dropped: {reasons}; {out_file}; card: {made.card}"
+    )
 
 
 def score(

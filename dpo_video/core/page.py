@@ -28,6 +28,28 @@ def unbroken_brackets(text: str) -> Markup:
     )
 
 
+def render_document(template: str, **values: Any) -> str:
+    """Return a Markdown file as text; `template` is a file of the package.
+
+    Its filter `cell` makes a text fit for a table's cell: one line, and no column of its own.
+    """
+    return _document_environment().get_template(template).render(**values)
+
+
+@cache
+def _document_environment() -> Environment:
+    environment = Environment(
+        loader=FileSystemLoader(PACKAGE),
+        autoescape=False,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters["cell"] = lambda text: " ".join(str(text).split()).replace("|", "\\|")
+    return environment
+
+
 @cache
 def _environment() -> Environment:
     environment = Environment(

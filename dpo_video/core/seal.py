@@ -11,6 +11,11 @@ from dpo_video.core import strict_json
 from dpo_video.core.jsonl import write_atomic
 
 SEAL = "complete.json"
+CARD, RECIPE = "README.md", "recipe.yaml"
+DOCUMENTS = frozenset({CARD, RECIPE})
+"""What tells of a sealed folder: it is renewed at will, so it stands in no seal and in no hash of
+the folder.
+"""
 
 
 def seal(folder: Path, **facts: Any) -> None:
@@ -22,7 +27,7 @@ def seal(folder: Path, **facts: Any) -> None:
     """
     files = {}
     for path in sorted(folder.rglob("*")):
-        if path.is_file() and path.name != SEAL:
+        if path.is_file() and path.name != SEAL and path.name not in DOCUMENTS:
             with path.open("rb") as content:
                 # a seal must not survive a power cut that a file did not
                 os.fsync(content.fileno())

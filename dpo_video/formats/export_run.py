@@ -4,7 +4,7 @@ sampling).
 
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from dpo_video.core import strict_json
@@ -12,6 +12,7 @@ from dpo_video.core.errors import UserError
 from dpo_video.core.jsonl import read_jsonl, write_atomic
 from dpo_video.core.names import choose
 from dpo_video.core.records import Candidate, Judgment, Pair, Sample
+from dpo_video.formats.context import Video
 from dpo_video.formats.exporters import EXPORTERS, BestAnswer, Exporter
 from dpo_video.formats.fields import Dropped
 
@@ -25,6 +26,8 @@ class ExportSource:
     """The run's samples, for questions and clips of best answers."""
     threshold: float
     """Least score of a best answer."""
+    clips: Callable[[Video], str] | None = None
+    """Returns the new address of a clip that goes along; None leaves clips where they are."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,13 +82,17 @@ class _ExportLog:
 
 def _written(exporter: Exporter, source: ExportSource) -> Iterator[str | Dropped]:
     """Yield each record as a row of JSON in the format, or why it cannot say it."""
-    records = _pairs(source) if exporter.of == "pairs" else best_answers(source)
+    records = best_answers(source) if exporter.of == "best" else _pairs(source)
     for record in records:
         if isinstance(record, Dropped):
             yield record
             continue
         try:
-            yield strict_json.dumps(exporter.write(record), ensure_ascii=False)
+            row = exporter.write(record)  # first: what the format cannot say needs no clip
+            if source.clips is not None:
+                clip = source.clips(record.video)
+                row = {"clip_file_name": clip, **exporter.write(replace(record, video=clip))}
+            yield strict_json.dumps(row, ensure_ascii=False)
         except Dropped as error:
             yield error
 

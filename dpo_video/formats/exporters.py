@@ -1,11 +1,13 @@
 """Exporters: what a pair, or a best answer, is in each format, one function a format."""
 
+import hashlib
+import html
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from dpo_video.core.records import History, Pair
-from dpo_video.core.turns import chat_messages, texts_before
+from dpo_video.core.turns import chat_messages, texts_before, whole_question
 from dpo_video.formats.context import Video
 from dpo_video.formats.fields import Dropped, clean
 
@@ -31,7 +33,8 @@ class Exporter:
     """A format: what it is for, what goes into it, and a row of it."""
 
     meaning: str
-    of: Literal["pairs", "best"]
+    of: Literal["pairs", "best", "votes"]
+    """Pairs to train on, best answers, or pairs to be voted on, which nothing imports again."""
     write: Callable[[Any], dict[str, Any]]
 
 
@@ -148,6 +151,46 @@ def _messages(best: BestAnswer) -> dict[str, Any]:
     }
 
 
+def shown_answers(pair: Pair) -> tuple[str, str, str]:
+    """Return a pair's answers as A and B, and which of them is the chosen one: half of the pairs
+    have it first, drawn by the sample's id, so that its place tells nothing.
+    """
+    is_first = hashlib.sha256(pair.sample_id.encode()).digest()[0] % 2 == 0
+    first, second = (pair.chosen, pair.rejected) if is_first else (pair.rejected, pair.chosen)
+    return first, second, "a" if is_first else "b"
+
+
+def _argilla(pair: Pair) -> dict[str, Any]:
+    _same_clip(pair)
+    video = _one_file(pair.video)
+    first, second, chosen = shown_answers(pair)
+    return {
+        "id": f"{pair.chosen_id}|{pair.rejected_id}",
+        "clip": f'<video controls width="480" src="{html.escape(video)}"></video>',
+        "question": whole_question(pair),
+        "answer_a": first,
+        "answer_b": second,
+        "judge_prefers": chosen,
+        "chosen_score": pair.chosen_score,
+        "rejected_score": pair.rejected_score,
+    }
+
+
+def _label_studio(pair: Pair) -> dict[str, Any]:
+    _same_clip(pair)
+    first, second, chosen = shown_answers(pair)
+    return {
+        "data": {
+            "id": f"{pair.chosen_id}|{pair.rejected_id}",
+            "video": _one_file(pair.video),
+            "question": whole_question(pair),
+            "answer_a": first,
+            "answer_b": second,
+            "judge_prefers": chosen,
+        }
+    }
+
+
 EXPORTERS: dict[str, Exporter] = {
     "trl": Exporter(
         meaning="TRL conversational preference rows with `videos`", of="pairs", write=_trl
@@ -172,5 +215,15 @@ EXPORTERS: dict[str, Exporter] = {
         meaning="SFT messages of the best answers (rejection sampling), as ms-swift reads them",
         of="best",
         write=_messages,
+    ),
+    "argilla": Exporter(
+        meaning="records for Argilla: clip, question, two answers in drawn order, to be voted on",
+        of="votes",
+        write=_argilla,
+    ),
+    "label_studio": Exporter(
+        meaning="tasks for Label Studio's Pairwise: the same",
+        of="votes",
+        write=_label_studio,
     ),
 }

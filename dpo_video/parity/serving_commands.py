@@ -5,25 +5,22 @@ installed beside this package: each pins a stack of its own.
 """
 
 from pathlib import Path
-from typing import NamedTuple
 
 from dpo_video.core import strict_json
 from dpo_video.models.hub import model_spec
+from dpo_video.parity.server_commands import CommandBlock, num_frames, server_commands
 from dpo_video.recipe import Recipe
 
 TASKS = "videomme,mvbench,tempcompass,mlvu_dev,longvideobench_val_v,tvbench"
 
 
-class CommandBlock(NamedTuple):
-    """Commands for one purpose."""
-
-    title: str
-    lines: list[str]
-
-
 def serving_commands(recipe: Recipe, merged: Path) -> list[CommandBlock]:
     """Return how to serve and measure a run: merged at `merged`, and as base and adapter."""
-    return [*_servers(recipe, merged), *_lmms_eval(recipe, merged), *_vlmevalkit(recipe, merged)]
+    return [
+        *server_commands(recipe, merged),
+        *_lmms_eval(recipe, merged),
+        *_vlmevalkit(recipe, merged),
+    ]
 
 
 def serving_text(recipe: Recipe, merged: Path) -> str:
@@ -34,54 +31,8 @@ def serving_text(recipe: Recipe, merged: Path) -> str:
     return "\n\n".join(blocks)
 
 
-def _servers(recipe: Recipe, merged: Path) -> list[CommandBlock]:
-    adapter = recipe.run_folder / "adapter"
-    tunes_tower = bool({"projector", "vision"} & set(recipe.train.tune))
-    tower = " --enable-tower-connector-lora" if tunes_tower else ""
-    images = _num_frames(recipe)
-    limits = strict_json.dumps({"video": 1, "image": images})
-    kwargs = strict_json.dumps({"video": {"num_frames": images}})
-    frames = f"--limit-mm-per-prompt '{limits}' --media-io-kwargs '{kwargs}'"
-    return [
-        CommandBlock(
-            "the merged model, under the name `tuned`",
-            [
-                f"vllm serve {merged} --served-model-name tuned {frames}",
-                f"python -m sglang.launch_server --model-path {merged} --served-model-name tuned",
-                f"transformers serve {merged}",
-            ],
-        ),
-        CommandBlock(
-            "base and adapter; vLLM refuses ranks above its default of 16 without --max-lora-rank",
-            [
-                f"vllm serve {recipe.model.name} --enable-lora --max-lora-rank "
-                f"{_served_rank(recipe.train.lora.rank)} --lora-modules tuned={adapter} "
-                f"{frames}{tower}"
-            ],
-        ),
-        CommandBlock(
-            "is what it serves what was trained?",
-            [
-                f"dpo-video parity {recipe.run_folder} --base-url http://localhost:8000/v1 "
-                "--model tuned"
-            ],
-        ),
-    ]
-
-
-def _num_frames(recipe: Recipe) -> int:
-    """Return the most frames that the recipe takes of a clip."""
-    video = recipe.video
-    return video.num_frames if video.policy == "uniform" else video.max_frames
-
-
-def _served_rank(rank: int) -> int:
-    """Return the least rank that vLLM takes which holds an adapter of this one."""
-    return next((size for size in (8, 16, 32, 64, 128, 256, 320, 512) if size >= rank), rank)
-
-
 def _lmms_eval(recipe: Recipe, merged: Path) -> list[CommandBlock]:
-    frames, pixels = _num_frames(recipe), recipe.video.max_pixels
+    frames, pixels = num_frames(recipe), recipe.video.max_pixels
     rate = f",fps={recipe.video.fps:g}" if recipe.video.policy in ("fps", "fit") else ""
     bounds = "" if pixels is None else f",max_pixels={pixels}"
     if model_spec(recipe.model).family.name == "qwen2_5_vl":

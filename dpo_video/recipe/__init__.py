@@ -13,6 +13,7 @@ from pydantic import Field, field_validator, model_validator
 from dpo_video.core.names import did_you_mean
 from dpo_video.recipe.affects import Affects
 from dpo_video.recipe.agree import AgreeSettings
+from dpo_video.recipe.card import CardSettings
 from dpo_video.recipe.clean import CleanSettings
 from dpo_video.recipe.data import DataSettings
 from dpo_video.recipe.evaluate import EvaluateSettings, EvaluationSetSettings
@@ -28,6 +29,7 @@ from dpo_video.recipe.video import VideoSettings
 
 __all__ = [
     "AgreeSettings",
+    "CardSettings",
     "CleanSettings",
     "DataSettings",
     "EvaluateSettings",
@@ -74,6 +76,7 @@ class Recipe(Section):
     evaluate: EvaluateSettings = EvaluateSettings()
     agree: AgreeSettings = AgreeSettings()
     tracking: TrackingSettings = TrackingSettings()
+    card: Annotated[CardSettings, Affects.DISPLAY] = CardSettings()
     rounds: RoundsSettings | None = None
     """Do the stages several times, each from the adapter of the round before: `count`, `reference`
     (`base` or `previous`), `samples` (`all` or `split`), `keep_pairs` and `stop` (`never` or

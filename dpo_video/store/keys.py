@@ -7,6 +7,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from dpo_video.core.seal import DOCUMENTS, SEAL
+
 ENCODE = json.JSONEncoder(
     sort_keys=True, ensure_ascii=True, separators=(",", ":"), allow_nan=False
 ).encode
@@ -44,9 +46,11 @@ def content_hash(path: Path) -> str:
 
     A file over 1 GiB counts by size and time of change instead of content: weights would take
     minutes to read. A copy of it then counts as another file, which costs a repetition and never
-    reuses a wrong row.
+    reuses a wrong row. The documents of a sealed folder count for nothing.
     """
     files = sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
+    if (path / SEAL).is_file():
+        files = [file for file in files if file.name not in DOCUMENTS]
     facts = [(file, file.stat()) for file in files]
     return _hash_files(tuple((file, stat.st_size, stat.st_mtime_ns) for file, stat in facts))
 

@@ -59,23 +59,17 @@ def both_shares_in_one_process(qwen: Path) -> dict[str, torch.Tensor]:
         }
 
 
+CONFIGS = Path(__file__).parents[2] / "recipes" / "accelerate"
 TWO = (
     "-m",
     "accelerate.commands.launch",
-    "--multi_gpu",
-    "--num_processes",
-    "2",
-    "--num_machines",
-    "1",
-    "--mixed_precision",
-    "no",
-    "--dynamo_backend",
-    "no",
+    "--config_file",
+    str(CONFIGS / "ddp.yaml"),
     "--main_process_port",
     "0",
 )
-"""accelerate's --cpu starts a single process unless there is mpirun; --multi_gpu is torchrun, on
-CPUs with gloo.
+"""The shipped file: torchrun, on CPUs with gloo; accelerate's --cpu starts a single process unless
+there is mpirun.
 """
 
 
@@ -149,7 +143,7 @@ def test_fsdp_ends_with_the_weights_of_one_process_also_when_stopped(qwen: Path)
     """The language model's weights lie in shares in two processes, the tower whole in both. One of
     them knows the reference of all its pairs beforehand and must join the other's forwards; both
     are stopped after step 2, before its checkpoint, and resume from step 1."""
-    config = Path(__file__).parents[2] / "recipes" / "accelerate" / "fsdp2.yaml"
+    config = CONFIGS / "fsdp2.yaml"
     launcher = (
         "-m",
         "accelerate.commands.launch",

@@ -45,10 +45,10 @@ def test_an_offline_run_keeps_its_id_and_no_secret(
     for _ in range(2):
         with start_tracking(settings) as tracker:
             assert tracker.is_on
-            ids.append(tracker.wandb_run.id)
-            assert tracker.wandb_run.config["judge"]["base_url"] == "http://127.0.0.1:9/v1"
+            ids.append(tracker.tracked_run.opened.id)
+            assert tracker.tracked_run.opened.config["judge"]["base_url"] == "http://127.0.0.1:9/v1"
             tracker.log_stage("pair", {"pairs": 3, "dropped": {"tie": 2}}, 1.5)
-            assert tracker.wandb_run.summary["pair/dropped/tie"] == 2
+            assert tracker.tracked_run.opened.summary["pair/dropped/tie"] == 2
             tracker.log_table("pairs", [{"prompt": "p", "frames": np.zeros((8, 16, 3), np.uint8)}])
             tracker.log_artifact(tmp_path / "pairs.jsonl", kind="pairs")
     assert ids[0] == ids[1] == (settings.run_folder / "wandb_id").read_text()
@@ -83,11 +83,11 @@ def test_a_wrong_key_and_no_network_go_on_offline_with_one_line(
     monkeypatch.delenv("WANDB_MODE", raising=False)
     monkeypatch.setenv("WANDB_API_KEY", key)
     monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
-    monkeypatch.setattr("dpo_video.tracking.INIT_SECONDS", 3)
+    monkeypatch.setattr("dpo_video.tracking.wandb_run.INIT_SECONDS", 3)
     with start_tracking(recipe(tmp_path, "wandb")) as tracker:
         tracker.log_stage("pair", {"pairs": 3}, 1.0)
         tracker.log_step({"loss": 0.5}, 1)
-    told = [row.message for row in caplog.records if row.name == "dpo_video.tracking"]
+    told = [row.message for row in caplog.records if row.name.startswith("dpo_video.tracking")]
     assert len(told) == 1 and "wandb sync" in told[0] and key not in told[0]
     assert offline_runs(tmp_path)
 
@@ -107,7 +107,7 @@ def test_a_wandb_process_that_dies_costs_one_line_and_no_run(
         "from pathlib import Path\n"
         "import psutil\n"
         "sys.path.insert(0, sys.argv[2])\n"
-        "from test_tracking import recipe\n"
+        "from test_wandb import recipe\n"
         "from dpo_video.tracking import start_tracking\n"
         "with start_tracking(recipe(Path(sys.argv[1]), 'wandb')) as tracker:\n"
         "    tracker.log_step({'loss': 0.5}, 1)\n"
