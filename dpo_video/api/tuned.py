@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dpo_video.core.errors import UserError
-from dpo_video.core.records import Sample, Turn
+from dpo_video.core.records import EarlierTurn, Sample
 from dpo_video.core.seal import RECIPE
 from dpo_video.models.clip_source import ClipSource
 from dpo_video.models.collate import TokenRow
@@ -56,7 +56,7 @@ class TunedModel:
             if isinstance(ready, UserError):
                 raise ready
             clip = source.encode(ready)
-        turns = [Turn(question=asked, answer=answer) for asked, answer in history]
+        turns = tuple(EarlierTurn(question=asked, answer=answer) for asked, answer in history)
         row = TokenRow(
             prompt=encode_prompt(self.policy, question, clip.inputs, history=turns or None),
             clip=clip.inputs,
