@@ -62,7 +62,8 @@ def test_datasets_loads_the_folder_with_its_clips(run: Path, tmp_path: Path, nam
     export(name, str(run), "--with-clips", "--out", str(out))
     rows = load_dataset(str(out), split="train", cache_dir=str(tmp_path / "cache"))
     rows = rows.cast_column("clip", Video(decode=False))
-    pairs = pairs_of(run)
+    takes_turns = name == "trl"  # the other has one question a row
+    pairs = [pair for pair in pairs_of(run) if takes_turns or not pair.get("history")]
     assert len(rows) == len(pairs) > 0
     for row, pair in zip(rows, pairs, strict=True):
         assert row["id"] == pair["sample_id"]
