@@ -1,7 +1,7 @@
 """Measure the judge client against a server of known capacity on loopback: throughput, CPU per
-call, memory, resume.
+call, memory, resume, and generate and judge beside one another.
 
-    python scripts/bench_judge.py [--quick] [--json] [--parts throughput,memory,resume]
+    python scripts/bench_judge.py [--quick] [--json] [--parts throughput,memory,resume,beside]
 
 CPU milliseconds and memory hold on a busy machine; rates and seconds need idle cores. Client and
 server share the machine, so the capacities are what two cores carry. Rates are the server's, over
@@ -35,7 +35,7 @@ def main() -> None:
     parser.add_argument(
         "--json", action="store_true", help="print one line of JSON and nothing else"
     )
-    parser.add_argument("--parts", default="throughput,memory,resume")
+    parser.add_argument("--parts", default="throughput,memory,resume,beside")
     given = parser.parse_args()
     result: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as folder:
@@ -133,7 +133,30 @@ def resume(folder: Path, *, quick: bool, say: bool) -> list[dict[str, Any]]:
     return rows
 
 
-PARTS = {"throughput": throughput, "memory": memory, "resume": resume}
+def beside(folder: Path, *, quick: bool, say: bool) -> list[dict[str, Any]]:
+    """Return seconds of generate and judge, one after the other and beside one another: answers
+    that are written as fast as the server judges.
+    """
+    number, rate = (80 if quick else 240), 5.0
+    rows = []
+    for together in (False, True):
+        with judging.server(rate, 1.0) as url:
+            recipe = judging.write_run(folder / f"beside-{together}", number, url, 32)
+            done = judging.in_process("write_and_judge", str(recipe), rate, together)
+        rows.append({"answers": number, "beside": together, **done})
+        if say:
+            print(
+                f"{number} answers written and judged at {rate:g} a second, "
+                f"{'beside one another' if together else 'one after the other'}: "
+                f"generate {done['generate_s']:.1f} s, then judge {done['judge_s']:.1f} s, "
+                f"together {done['together_s']:.1f} s",
+                flush=True,
+            )
+    assert rows[0]["judgments"] == rows[1]["judgments"], "the same file"
+    return rows
+
+
+PARTS = {"throughput": throughput, "memory": memory, "resume": resume, "beside": beside}
 
 if __name__ == "__main__":
     main()

@@ -3,6 +3,7 @@ plain client.
 """
 
 import asyncio
+import hashlib
 import json
 import os
 import subprocess
@@ -16,8 +17,10 @@ from typing import Any
 
 import psutil
 
-from dpo_video.core.jsonl import write_jsonl
+from dpo_video.core.jsonl import read_jsonl, write_jsonl
 from dpo_video.core.records import Candidate, Sample
+from dpo_video.data.planned_answers import PlannedAnswers
+from dpo_video.judge.ahead import overlapping_stages
 from dpo_video.judge.ask import KIND
 from dpo_video.judge.backends.registry import open_judge
 from dpo_video.judge.candidate_file import open_candidates
@@ -26,7 +29,7 @@ from dpo_video.judge.reply_keys import key_maker
 from dpo_video.judge.scorer import load_scorer
 from dpo_video.judge.stage import judge
 from dpo_video.recipe.file import load_recipe
-from dpo_video.run import open_run
+from dpo_video.run import Run, StageResult, open_run
 from dpo_video.store.database import Database
 
 HERE = Path(__file__).parent
@@ -119,6 +122,56 @@ def judge_run(recipe: str) -> dict[str, Any]:
         begin = time.process_time()
         summary = judge(run).counts
         return {"calls": summary["asked"], "cpu_s": time.process_time() - begin}
+
+
+def write_and_judge(recipe: str, per_second: float, beside: bool) -> dict[str, Any]:
+    """Do both stages of a run whose answers are written at a steady rate; return the seconds of
+    each and of both, and a hash of judgments.jsonl.
+
+    Args:
+        beside: ask the judge while answers are written.
+    """
+    import openai  # noqa: F401
+
+    settings = load_recipe(recipe, [f"judge.while_generating={'true' if beside else 'false'}"])
+    path = settings.run_folder / "candidates.jsonl"
+    candidates = list(read_jsonl(path, Candidate))
+    path.unlink()
+
+    def write(run: Run) -> StageResult:
+        for candidate in candidates:
+            time.sleep(1 / per_second)
+            run.store.put("candidate", candidate.id, {"text": candidate.text})
+        write_jsonl(path, candidates)
+        return StageResult(counts={})
+
+    def planned(run: Run) -> list[PlannedAnswers]:
+        return [
+            PlannedAnswers(
+                sample=sample,
+                candidates={
+                    candidate.id: lambda row, written=candidate: written
+                    for candidate in candidates
+                    if candidate.sample_id == sample.id
+                },
+            )
+            for sample in run.samples
+        ]
+
+    with open_run(settings) as run:
+        stages = overlapping_stages(run, ["generate", "judge"], generate=write, planned=planned)
+        begin = time.monotonic()
+        stages.get("generate", write)(run)
+        written = time.monotonic()
+        stages.get("judge", judge)(run)
+        end = time.monotonic()
+    digest = hashlib.sha256((settings.run_folder / "judgments.jsonl").read_bytes()).hexdigest()
+    return {
+        "generate_s": written - begin,
+        "judge_s": end - written,
+        "together_s": end - begin,
+        "judgments": digest,
+    }
 
 
 def ask_plainly(url: str, number: int, concurrency: int) -> dict[str, Any]:
