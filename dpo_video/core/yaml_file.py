@@ -270,7 +270,6 @@ def _explain_all(
     for detail in sorted(details, key=lambda detail: detail["type"] == "missing"):
         location = _location(detail, kind)
         key = ".".join((*at, *location))
-        # of settings that contradict each other none is the wrong one
         problem = _explain(detail, kind, location, key, hidden).removeprefix("`` is wrong: ")
         start, separator, problem_text = (
             f"{settings.origin((*at, *location))}: {problem}".partition(f"`{key}` ")

@@ -79,8 +79,8 @@ class Recipe(Section):
     card: Annotated[CardSettings, Affects.DISPLAY] = CardSettings()
     rounds: RoundsSettings | None = None
     """Do the stages several times, each from the adapter of the round before: `count`, `reference`
-    (`base` or `previous`), `samples` (`all` or `split`), `keep_pairs` and `stop` (`never` or
-    `no_gain`), as docs/rounds.md says. None does them once."""
+    (`base` or `previous`), `samples` (`all` or `split`), `keep_pairs`, `each` (settings of single
+    rounds) and `stop` (`never` or `no_gain`), as docs/rounds.md says. None does them once."""
 
     @field_validator("name")
     @classmethod
