@@ -1,7 +1,7 @@
 """PEFT, imported without torch's compiler.
 
 PEFT imports bitsandbytes, and bitsandbytes 0.50 hands four functions to `torch.compile` as it is
-imported (backends/default/ops.py), which imports the compiler: two seconds of CPU time in each
+imported (backends/default/ops.py), which imports the compiler: seconds of CPU time in each
 command, for kernels that a CPU without 4-bit weights never calls. Here they are handed over when
 they are first called.
 """
