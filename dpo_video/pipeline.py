@@ -390,9 +390,11 @@ def determining_parts(run: Run, name: str, *, defaults: bool = True) -> dict[str
     """
     stage = stage_of(run.recipe, name)
     settings, start = key_settings(run.recipe, defaults=defaults), run.recipe.start_adapter
+    family = run.recipe.family_file
     return {
         **{section: settings[section] for section in stage.sections},
         **({"start": content_hash(start)} if start and "model" in stage.sections else {}),
+        **({"family": content_hash(family)} if family and "model" in stage.sections else {}),
         "data": {"max_bad_fraction": run.recipe.data.max_bad_fraction},
         "files": {file: content_hash(run.folder / file) for file in stage.reads},
         **stage.inputs(run),

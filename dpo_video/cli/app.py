@@ -17,6 +17,7 @@ from dpo_video.cli.arguments import AsJson, Overrides, RecipeName
 from dpo_video.cli.data import export, import_, score
 from dpo_video.cli.doctor import doctor
 from dpo_video.cli.examples import add_examples
+from dpo_video.cli.family import family
 from dpo_video.cli.judging import agree, audit, rewards
 from dpo_video.cli.looking import check, frames
 from dpo_video.cli.output import fail, only_json, print_json_file
@@ -292,6 +293,7 @@ app.command(name="show")(show)
 app.command(name="list")(list_)
 app.command(name="merge")(merge)
 app.command(name="parity")(parity)
+app.command(name="family")(family)
 add_examples(app)
 
 

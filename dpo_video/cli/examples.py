@@ -29,6 +29,7 @@ EXAMPLES = {
     "show": "dpo-video show quickstart --explain",
     "list": "dpo-video list scorers",
     "merge": "dpo-video merge runs/mine --out merged",
+    "family": "dpo-video family test my_family.py --model ./checkpoint --trust-remote-code",
     "parity": "dpo-video parity runs/mine --base-url http://localhost:8000/v1 --model tuned",
 }
 

@@ -83,6 +83,11 @@ class ClipSource:
 
         Raises UserError for a cache of features with an adapter that has tuned what makes them.
         """
+        if settings.cache == "features" and policy.family.encode == "in_forward":
+            raise UserError(
+                f"`video.cache` is 'features', and those of the family {policy.family.name!r} "
+                "depend on the question. Set it to 'frames' or 'none'"
+            )
         if settings.cache == "features" and tunes_tower(policy.model):
             raise UserError(
                 "`video.cache` is 'features', and this adapter has tuned the vision tower or the "
@@ -143,6 +148,10 @@ class ClipSource:
                 frames_dropped=clip.frames_dropped,
             )
         features = encode_video(self._policy, clip.inputs, adapter=adapter)
+        if self._policy.family.encode == "in_forward":
+            return EncodedClip(
+                inputs=clip.inputs, features=features, frames_dropped=clip.frames_dropped
+            )
         self.counts["encoded"] += 1
         clip_features = EncodedClip(
             inputs=replace(clip.inputs, pixels={}),

@@ -5,14 +5,15 @@ Shapes: B rows, T tokens of the longest row, P prompt tokens, axes 3 under M-RoP
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
+from dpo_video.core.errors import UserError
 from dpo_video.models.families import ClipFeatures
-from dpo_video.models.features import pack_features
+from dpo_video.models.features import pack_features, video_features
 from dpo_video.models.load import Policy
 from dpo_video.models.prompts import ClipInputs, Prompt
 
@@ -44,8 +45,27 @@ def row_positions(row: TokenRow) -> Tensor:
     return torch.cat([row.prompt.positions, last + 1 + torch.arange(len(row.answer))], dim=1)
 
 
+def encode_rows(policy: Policy, rows: Sequence[TokenRow]) -> list[TokenRow]:
+    """Return rows whose clips still have their pixels with features in this forward's graph: each
+    clip once, or each question about it where features depend on that.
+    """
+    by_question = policy.family.encode == "in_forward"
+    features: dict[tuple[int, int], ClipFeatures] = {}
+    encoded = []
+    for row in rows:
+        key = (id(row.features), id(row.prompt) if by_question else 0)
+        if key not in features:
+            features[key] = video_features(policy, row.clip, row.prompt.inputs)
+        encoded.append(replace(row, features=features[key]))
+    return encoded
+
+
 def collate(
-    policy: Policy, rows: Sequence[TokenRow], side: Literal["left", "right"]
+    policy: Policy,
+    rows: Sequence[TokenRow],
+    side: Literal["left", "right"],
+    *,
+    with_features: bool = True,
 ) -> dict[str, Any]:
     """Return the forward's keyword arguments for rows of any lengths and frame counts, on the
     policy's device.
@@ -53,6 +73,9 @@ def collate(
     `input_ids` and `attention_mask` (B, T), `position_ids` (B, T) or (3, B, T) under M-RoPE, the
     family's per-clip inputs, `mm_token_type_ids` (B, T) where it has them, and `mm_encoder_outputs`
     in place of pixels.
+
+    Args:
+        with_features: False leaves these out, for an engine that packs its own.
     """
     for row in rows:
         _check_features(policy, row)
@@ -75,6 +98,10 @@ def collate(
     for name in policy.family.clip_inputs:
         batch[name] = torch.cat([row.clip.clip_inputs[name] for row in rows])
     moved: dict[str, Any] = {name: tensor.to(policy.device) for name, tensor in batch.items()}
+    if not with_features:
+        return moved
+    if policy.family.encode == "in_forward":
+        rows = encode_rows(policy, rows)
     return {
         **moved,
         "mm_encoder_outputs": pack_features(policy.family, [row.features for row in rows]),
@@ -86,9 +113,12 @@ def _check_features(policy: Policy, row: TokenRow) -> None:
         (row.prompt.input_ids == policy.family.placeholder(policy.bare.config)).sum()
     )
     num_features = row.features.embeddings.shape[0]
-    assert num_placeholders == num_features, (
-        f"a prompt has {num_placeholders} video tokens and its clip {num_features} rows of features"
-    )
+    if num_placeholders != num_features:
+        raise UserError(
+            f"the family {policy.family.name!r}: `features` makes {num_features} rows of a clip, "
+            f"and its prompt has {num_placeholders} placeholders (`placeholder`): they must be as "
+            "many"
+        )
 
 
 def _pad(rows: Sequence[Tensor], side: Literal["left", "right"], value: int) -> Tensor:

@@ -2,10 +2,11 @@
 reference of that clip.
 """
 
-from collections.abc import Sequence
-from contextlib import nullcontext
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 
 import torch
+from torch import Tensor
 from transformers.utils.generic import ModelOutput
 
 from dpo_video.models.adapter import as_reference
@@ -24,26 +25,53 @@ def encode_video(policy: Policy, clip: ClipInputs, *, adapter: bool = True) -> C
     Args:
         adapter: False for the reference's features: an adapter may have tuned what makes them.
     """
+    if policy.family.encode == "in_forward":
+        return pending_features(policy, clip)
     with nullcontext() if adapter else as_reference(policy.model):
         return video_features(policy, clip)
 
 
-def video_features(policy: Policy, clip: ClipInputs) -> ClipFeatures:
+def video_features(
+    policy: Policy, clip: ClipInputs, prompt: Mapping[str, Tensor] | None = None
+) -> ClipFeatures:
     """Return a clip's features with gradients of what is tuned in tower and projector.
 
     Without autocast, so that training sees the very features that generation sees.
+
+    Args:
+        prompt: what the family reads of the question, see `Family.prompt_inputs`.
     """
     inputs = {
         name: tensor.to(policy.device)
-        for name, tensor in {**clip.pixels, **clip.clip_inputs}.items()
+        for name, tensor in {**clip.pixels, **clip.clip_inputs, **(prompt or {})}.items()
     }
-    with torch.autocast(policy.device.type, enabled=False):
+    with torch.autocast(policy.device.type, enabled=False), _without_dropout(policy):
         return policy.family.features(policy.bare, inputs)
+
+
+@contextmanager
+def _without_dropout(policy: Policy) -> Iterator[None]:
+    """Have what stands beside the language model run as in evaluation, where a forward in training
+    makes features: a Q-Former's attention has dropout that TRL does not switch off.
+    """
+    language = set(policy.bare.get_decoder().modules())
+    training = [
+        module
+        for module in policy.bare.modules()
+        if policy.family.encode == "in_forward" and module.training and module not in language
+    ]
+    for module in training:
+        module.training = False
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
 
 
 def pending_features(policy: Policy, clip: ClipInputs) -> ClipFeatures:
     """Return the stand-in (n, 0) of features that each forward makes anew, because what makes them
-    is being tuned.
+    is being tuned, or reads the question too.
     """
     placeholder = policy.family.placeholder(policy.bare.config)
     tokenized = (

@@ -168,7 +168,8 @@ def _read_prompts(policy: Policy, rows: Sequence[TokenRow]) -> tuple[dict[str, A
     almost = {
         name: value[..., :-1] if name in PER_TOKEN else value for name, value in inputs.items()
     }
-    model.model(
+    body: Any = model.base_model
+    body(
         **almost, **{CACHE_ARGUMENT: cache}, use_cache=True
     )  # without the head: no logits are needed
     return inputs, cache

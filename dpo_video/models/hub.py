@@ -1,5 +1,6 @@
 """Find a checkpoint: its folder or hub id, config, family and revision, without loading weights."""
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,11 +12,13 @@ from transformers import AutoConfig, AutoImageProcessor, AutoVideoProcessor, Pre
 from dpo_video.core.errors import UserError
 from dpo_video.core.names import did_you_mean
 from dpo_video.models.families import FAMILIES, Family, VideoProcessor, family_of
+from dpo_video.models.families.own_file import is_family_file, load_family_file
 from dpo_video.models.names import resolve_model
 from dpo_video.models.published import PUBLISHED
 from dpo_video.recipe import ModelSettings
 from dpo_video.store import content_hash
 
+COMMIT = re.compile(r"[0-9a-f]{40}")
 PICKLED = frozenset({".bin", ".pt", ".pth", ".ckpt", ".pkl"})
 """How files of weights end that Python's pickle reads."""
 
@@ -29,6 +32,22 @@ class ModelSpec:
     family: Family
     config: PretrainedConfig
     video_processor: VideoProcessor
+
+
+def frame_processor(family: Family, processor: Any) -> VideoProcessor:
+    """Return what resizes frames: the processor's part for videos, or for images where frames are
+    images.
+    """
+    return processor.video_processor if family.frames_as == "video" else processor.image_processor
+
+
+def build_model(spec: ModelSpec) -> Any:
+    """Return a model of random weights, on the device that torch puts new tensors on.
+
+    A config of a repository's own code was read by it, so that was allowed to run.
+    """
+    own_code = {"trust_remote_code": True} if spec.config.to_dict().get("auto_map") else {}
+    return spec.family.auto_model.from_config(spec.config, **own_code)
 
 
 def refuse_pickled_weights(folder: Path, *, setting: str) -> None:
@@ -70,6 +89,8 @@ def load_config(
     UserError.
     """
     name = resolve_model(settings.name)
+    own = own_family(settings)
+    check_own_code(settings)
     with one_line_errors(settings.name):
         raw, _ = PretrainedConfig.get_config_dict(
             name, revision=settings.revision, local_files_only=local_only
@@ -87,9 +108,36 @@ def load_config(
             local_files_only=local_only,
             trust_remote_code=settings.trust_remote_code,
         )
-    family = family_of(config, settings.family)
+    family = own or family_of(config, settings.family)
+    refusal = family.refuses(config)
+    if refusal is not None:
+        raise UserError(f"cannot train the model {settings.name!r}: {refusal}")
     stretch_context(config, family, settings.rope_factor)
     return config, family
+
+
+def own_family(settings: ModelSettings) -> Family | None:
+    """Return the row in the user's file that `model.family` names; None where it names none."""
+    if settings.family is None or not is_family_file(settings.family):
+        return None
+    if not settings.trust_remote_code:
+        raise UserError(
+            f"model.family is {settings.family!r}, a Python file, and to read it is to run it: set "
+            "model.trust_remote_code=true once you have read it"
+        )
+    return load_family_file(Path(settings.family).expanduser())
+
+
+def check_own_code(settings: ModelSettings) -> None:
+    """Raise UserError where code of a repository may run that nobody pinned; say which may."""
+    if not settings.trust_remote_code or Path(resolve_model(settings.name)).is_dir():
+        return
+    if settings.revision is None or not COMMIT.fullmatch(settings.revision):
+        raise UserError(
+            f"model.trust_remote_code is true, and model.revision is {settings.revision!r}: the "
+            f"code of {settings.name!r} may change at any time. Set model.revision to the commit "
+            "that you have read (40 hexadecimal digits)"
+        )
 
 
 def stretch_context(config: PretrainedConfig, family: Family, factor: float | None) -> None:
@@ -126,13 +174,18 @@ def _unsupported(name: str, kind: str) -> str:
 
 
 def revision_of(settings: ModelSettings, config: PretrainedConfig) -> str:
-    """Return what identifies the weights: the hub commit, or a content hash of a local folder."""
+    """Return what identifies the weights: the hub commit, or a content hash of a local folder; with
+    a family of the user's own, the hash of its file too.
+    """
     name = resolve_model(settings.name)
+    own = ""
+    if settings.family is not None and is_family_file(settings.family):
+        own = f"+family:{content_hash(Path(settings.family).expanduser())[:16]}"
     if Path(name).is_dir():
-        return f"sha256:{content_hash(Path(name))[:16]}"
+        return f"sha256:{content_hash(Path(name))[:16]}{own}"
     # Set by from_pretrained for hub checkpoints; transformers records no other trace of what was
     # resolved.
-    return str(config._commit_hash or settings.revision or "unknown")
+    return str(config._commit_hash or settings.revision or "unknown") + own
 
 
 def model_spec(settings: ModelSettings) -> ModelSpec:
@@ -165,6 +218,12 @@ def published_names(family: Family) -> list[str]:
 def _from_files(settings: ModelSettings, *, local_only: bool) -> ModelSpec:
     config, family = load_config(settings, local_only=local_only)
     with one_line_errors(settings.name):
+        if family.load_processor is not None:
+            source = {"revision": settings.revision, "local_files_only": local_only}
+            whole = family.load_processor(resolve_model(settings.name), source)
+            return ModelSpec(
+                family=family, config=config, video_processor=frame_processor(family, whole)
+            )
         loader: Any = AutoVideoProcessor if family.frames_as == "video" else AutoImageProcessor
         processor = loader.from_pretrained(
             resolve_model(settings.name),
@@ -178,9 +237,9 @@ def _from_files(settings: ModelSettings, *, local_only: bool) -> ModelSpec:
 OWN_CODE = (
     "Its repository's own code cannot be trained here, not with model.trust_remote_code either"
 )
-PER_QUESTION = (
-    "Its vision features depend on the question's text, and it has no chat template; here a clip's "
-    "features are made once and serve every question"
+IMAGES_ONLY = (
+    "It takes one image; the same weights load as InstructBlipVideoForConditionalGeneration, whose "
+    "save_pretrained writes a checkpoint for clips"
 )
 SUCCESSORS: dict[str, tuple[str, str, str]] = {
     "qwen": ("Qwen-VL 1, or a Qwen 1 text model", "qwen2_5_vl", OWN_CODE),
@@ -197,8 +256,7 @@ SUCCESSORS: dict[str, tuple[str, str, str]] = {
         "llava_onevision",
         OWN_CODE,
     ),
-    "instructblip": ("InstructBLIP", "video_llava", PER_QUESTION),
-    "instructblipvideo": ("InstructBLIP for video", "video_llava", PER_QUESTION),
+    "instructblip": ("InstructBLIP for images", "instructblipvideo", IMAGES_ONLY),
     "molmo": ("Molmo 1", "molmo2", OWN_CODE),
 }
 """Systems that cannot be trained here, by model type: what they are, the nearest family, and why.

@@ -12,7 +12,6 @@ from typing import Any
 import torch
 from torch import nn
 from transformers import (
-    AutoModelForImageTextToText,
     AutoProcessor,
     BitsAndBytesConfig,
     GenerationConfig,
@@ -25,8 +24,10 @@ from dpo_video.core.progress import loading
 from dpo_video.core.ranks import local_rank
 from dpo_video.models.adapter import add_reference, check_adapter
 from dpo_video.models.families import Family, Model, VideoProcessor
+from dpo_video.models.families.own_file import is_family_file
 from dpo_video.models.hub import (
     ModelSpec,
+    frame_processor,
     load_config,
     one_line_errors,
     refuse_pickled_weights,
@@ -35,6 +36,7 @@ from dpo_video.models.hub import (
 from dpo_video.models.lora import keep_adapter_fp32
 from dpo_video.models.names import resolve_model
 from dpo_video.models.peft_library import PeftModel
+from dpo_video.models.takes_features import take_features
 from dpo_video.recipe import JudgeSettings, ModelSettings
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -68,14 +70,8 @@ class Policy:
 
     @property
     def frame_processor(self) -> VideoProcessor:
-        """What resizes frames: the processor's part for videos, or for images where frames are
-        images.
-        """
-        return (
-            self.processor.video_processor
-            if self.family.frames_as == "video"
-            else self.processor.image_processor
-        )
+        """What resizes frames, see hub.frame_processor."""
+        return frame_processor(self.family, self.processor)
 
     @property
     def pad_id(self) -> int:
@@ -141,7 +137,7 @@ def load_policy(
     refuse_pickled_weights(Path(name), setting=f"model.name {settings.name!r}")
     with one_line_errors(settings.name), loading(settings.name):
         processor = _load_processor(settings, family, source)
-        model = AutoModelForImageTextToText.from_pretrained(
+        model = family.auto_model.from_pretrained(
             name,
             config=config,
             dtype=dtype,
@@ -154,12 +150,7 @@ def load_policy(
     model.requires_grad_(False).eval()
     if to_shard:
         move_all_but_language(model, device)
-    if settings.quantize == "nf4":
-        assert_quantized(model, family)
-        keep_weights_unpacked(model)
-    if family.install_positions is not None:
-        family.install_positions(model, settings.positions)
-    forget_sampling(model)
+    _prepare(model, family, settings)
     policy = Policy(
         model=_with_adapter(model, adapter, reference),
         processor=processor,
@@ -171,6 +162,41 @@ def load_policy(
     )
     assert not any(parameter.requires_grad for parameter in policy.model.parameters())
     return policy
+
+
+def _prepare(model: Model, family: Family, settings: ModelSettings) -> None:
+    """Make of a checkpoint's model what the other parts expect of any, in place."""
+    if settings.quantize == "nf4":
+        assert_quantized(model, family)
+        keep_weights_unpacked(model)
+    if family.install_positions is not None:
+        family.install_positions(model, settings.positions)
+    forget_sampling(model)
+    if family.language is not None:
+        take_features(model, family)
+    if settings.family is not None and is_family_file(settings.family):
+        check_lora_targets(model, family)
+
+
+def check_lora_targets(model: Model, family: Family) -> None:
+    """Raise UserError where a user's `lora_targets` matches no layer, or one outside the language
+    model.
+    """
+    inside = {id(module) for module in model.get_decoder().modules()}
+    matched = {
+        name: module
+        for name, module in model.named_modules()
+        if re.fullmatch(family.lora_targets, name)
+    }
+    outside = [name for name, module in matched.items() if id(module) not in inside]
+    if not matched or outside:
+        what = (
+            f"matches {outside[0]!r}, outside the language model" if outside else "matches no layer"
+        )
+        raise UserError(
+            f"FAMILY.lora_targets {what}: it must match the full names of the linear layers of "
+            f"{type(model).__name__}'s language model, and no others"
+        )
 
 
 def forget_sampling(model: PreTrainedModel) -> None:
@@ -185,7 +211,11 @@ def forget_sampling(model: PreTrainedModel) -> None:
 
 def _load_processor(settings: ModelSettings, family: Family, source: Mapping[str, Any]) -> Any:
     """Return the checkpoint's processor, with the family's chat template where it has none."""
-    processor = AutoProcessor.from_pretrained(resolve_model(settings.name), **source)
+    load = family.load_processor
+    name = resolve_model(settings.name)
+    processor = (
+        AutoProcessor.from_pretrained(name, **source) if load is None else load(name, source)
+    )
     if processor.chat_template is None:
         processor.chat_template = family.chat_template
     if processor.chat_template is None:
@@ -314,6 +344,11 @@ def _attention(settings: ModelSettings) -> dict[str, Any]:
 def _quantization(settings: ModelSettings, family: Family, dtype: torch.dtype) -> dict[str, Any]:
     if settings.quantize == "none":
         return {}
+    if family.no_4_bit is not None:
+        raise UserError(
+            f"model.quantize is 'nf4', and in the family {family.name!r} {family.no_4_bit}. Set "
+            "model.quantize to none"
+        )
     return {
         "quantization_config": BitsAndBytesConfig(
             load_in_4bit=True,

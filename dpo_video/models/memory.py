@@ -13,7 +13,7 @@ from typing import Literal
 
 import torch
 from torch import nn
-from transformers import AutoModelForImageTextToText, PretrainedConfig
+from transformers import PretrainedConfig
 
 from dpo_video.models.activations import (
     ForwardShape,
@@ -23,7 +23,7 @@ from dpo_video.models.activations import (
     one_layer,
     passing_in_backward,
 )
-from dpo_video.models.hub import ModelSpec
+from dpo_video.models.hub import ModelSpec, build_model
 from dpo_video.models.load import DTYPES
 from dpo_video.models.lora import LANGUAGE_ONLY, Part, lora_targets
 from dpo_video.recipe import ModelSettings, TrainSettings
@@ -89,7 +89,7 @@ class PeakLoad:
 def count_parameters(spec: ModelSpec, tune: Sequence[Part] = LANGUAGE_ONLY) -> Parameters:
     """Return the parameters of a checkpoint by part, without allocating them."""
     with torch.device("meta"):
-        model = AutoModelForImageTextToText.from_config(spec.config)
+        model = build_model(spec)
     targets = lora_targets(model, spec.family, tune)
     language = embeddings = vision = norms = per_rank = 0
     seen: set[int] = set()

@@ -11,10 +11,17 @@ FAMILY_NAMES = (
     "qwen2_vl",
     "qwen2_5_vl",
     "qwen3_vl",
+    "qwen3_vl_moe",
+    "qwen3_5",
+    "qwen3_5_moe",
     "llava_next_video",
     "llava_onevision",
     "video_llama_3",
     "glm4v",
+    "glm46v",
+    "glm4v_moe",
+    "exaone4_5",
+    "lfm3_vl",
     "molmo2",
     "perception_lm",
     "video_llava",
@@ -25,6 +32,7 @@ FAMILY_NAMES = (
     "pixtral",
     "mistral3",
     "minicpmv4_6",
+    "instructblipvideo",
 )
 """The rows of `models.families`, by name."""
 

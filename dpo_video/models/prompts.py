@@ -5,7 +5,7 @@ Shapes: P prompt tokens; a clip's processor outputs carry a leading axis of 1 cl
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -59,6 +59,8 @@ class Prompt:
     """(axes, P) int64; axes is 3 under M-RoPE, else 1."""
     token_types: Tensor | None
     """(P,) int64: 0 text, 1 image, 2 video; None where the family has none."""
+    inputs: Mapping[str, Tensor] = field(default_factory=dict)
+    """What the vision part reads of the question; see `Family.prompt_inputs`."""
 
 
 def clip_content(family: Family, num_items: int) -> Content:
@@ -178,13 +180,7 @@ def encode_prompt(
             f"{policy.family.frames_as}"
         )
     text = pieces[0] + "".join(map("".join, zip(clip.expansions, pieces[1:], strict=True)))
-    # As apply_chat_template (transformers 5.23): a template that writes BOS itself must not get a
-    # second one.
-    bos = processor.tokenizer.bos_token
-    ids = processor.tokenizer(
-        policy.family.finish_prompt(processor, text),
-        add_special_tokens=bos is None or not text.startswith(bos),
-    )["input_ids"]
+    ids = _prompt_ids(policy.family, processor, text)
     input_ids = torch.tensor(ids, dtype=torch.long)
     types = torch.tensor(processor.create_mm_token_type_ids([ids])[0]) if clip.typed else None
     inputs = {**clip.clip_inputs, **({} if types is None else {"mm_token_type_ids": types})}
@@ -192,7 +188,24 @@ def encode_prompt(
         input_ids=input_ids,
         token_types=types,
         positions=policy.family.positions(policy.bare, input_ids, inputs),
+        inputs=policy.family.prompt_inputs(processor, question)
+        if policy.family.prompt_inputs
+        else {},
     )
+
+
+def _prompt_ids(family: Family, processor: Any, text: str) -> list[int]:
+    """Return the ids of a prompt whose placeholders are expanded."""
+    if family.tokenize is not None:
+        return family.tokenize(processor, text)
+    # As apply_chat_template (transformers 5.23): a template that writes BOS itself must not get a
+    # second one.
+    bos = processor.tokenizer.bos_token
+    ids: list[int] = processor.tokenizer(
+        family.finish_prompt(processor, text),
+        add_special_tokens=bos is None or not text.startswith(bos),
+    )["input_ids"]
+    return ids
 
 
 def answer_ids(policy: Policy, text: str, *, ended: bool = True) -> list[int]:

@@ -8,12 +8,11 @@ from typing import Any
 import torch
 from safetensors import safe_open
 from torch import nn
-from transformers import AutoModelForImageTextToText
 
 from dpo_video.core import strict_json
 from dpo_video.core.errors import UserError
 from dpo_video.models.adapter import WEIGHTS
-from dpo_video.models.hub import load_config, model_spec, revision_of
+from dpo_video.models.hub import build_model, load_config, model_spec, revision_of
 from dpo_video.models.load import find_adapter
 from dpo_video.models.lora import lora_targets
 from dpo_video.models.names import resolve_model
@@ -99,7 +98,7 @@ def _lora_shapes(recipe: Recipe) -> dict[str, tuple[int, ...]]:
     """Return the shapes of the adapter that `train` would make, by PEFT's names in its file."""
     spec = model_spec(recipe.model)
     with torch.device("meta"):
-        model = AutoModelForImageTextToText.from_config(spec.config)
+        model = build_model(spec)
     targets, rank = lora_targets(model, spec.family, recipe.train.tune), recipe.train.lora.rank
     shapes: dict[str, tuple[int, ...]] = {}
     for name, module in model.named_modules():

@@ -200,6 +200,12 @@ class Recipe(Section):
         return None if self.model.adapter is None else Path(self.model.adapter).expanduser()
 
     @property
+    def family_file(self) -> Path | None:
+        """The Python file of a family of the user's own; None where `model.family` names none."""
+        family = self.model.family
+        return Path(family).expanduser() if family and family.endswith(".py") else None
+
+    @property
     def reference_adapter(self) -> Path | None:
         """The adapter of the reference; None where that is the model alone."""
         if self.train.reference == "start":

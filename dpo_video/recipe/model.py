@@ -22,7 +22,8 @@ class ModelSettings(Section):
     with it, training goes on from it, and evaluation compares with it. Its rank, alpha and layers
     must be those of `train`. None starts from the model alone."""
     family: Annotated[str | None, ANSWERS_AND_WEIGHTS] = None
-    """Row of FAMILIES; None reads it from the checkpoint's `model_type`."""
+    """Row of FAMILIES, or a Python file that holds one of your own (docs/families.md); None reads
+    it from the checkpoint's `model_type`."""
     dtype: Annotated[Literal["auto", "float32", "bfloat16", "float16"], ANSWERS_AND_WEIGHTS] = (
         "auto"
     )
@@ -40,6 +41,7 @@ class ModelSettings(Section):
     """Linear RoPE scaling: positions are divided by it, and the context is that much longer.
     LLaVA-NeXT-Video uses 2 for long clips. None leaves the checkpoint's positions."""
     trust_remote_code: Annotated[bool, ANSWERS_AND_WEIGHTS] = False
-    """Allow code from the checkpoint's repository to run."""
+    """Allow code that is not ours to run: the checkpoint's repository's, of a commit that
+    `model.revision` pins, or that of the file in `model.family`."""
     device: Annotated[Literal["auto", "cpu", "cuda"], Affects.ANSWERS] = "auto"
     """auto is cuda when there is one."""

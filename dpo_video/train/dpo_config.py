@@ -171,6 +171,9 @@ def _training_fields(train: TrainSettings, num_parameters: int | None) -> dict[s
     checkpointing = {"use_reentrant": False, **trl.pop("activation_checkpointing_kwargs", {})}
     return {
         "save_total_limit": 2,
+        # Of a mixture of experts: no router is tuned, and a loss about its choices would bend what
+        # is, to balance what cannot be.
+        "router_aux_loss_coef": 0.0,
         # No parameter of a frozen tower awaits a gradient, so DDP need not look for unused ones as
         # TRL would have it. In a tuned one there may be: LLaVA takes the features before the
         # tower's last layer.

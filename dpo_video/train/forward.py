@@ -5,7 +5,6 @@ B pairs, R = 2B rows (chosen, then rejected), T tokens.
 
 import types
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from functools import wraps
 from typing import Any
 
@@ -13,9 +12,8 @@ from transformers import PreTrainedModel
 from trl.trainer.utils import FusedCausalLMOutput
 
 from dpo_video.models.collate import TokenRow
-from dpo_video.models.families import ClipFeatures, Family
-from dpo_video.models.features import pack_features, video_features
-from dpo_video.models.load import Policy
+from dpo_video.models.families import Family
+from dpo_video.models.features import pack_features
 
 Fused = Callable[..., FusedCausalLMOutput]
 """The bare model's forward with TRL's fused head."""
@@ -33,17 +31,6 @@ def rows_engine(
     return fused(**batch, fused_lm_head=True, mm_encoder_outputs=packed)
 
 
-def encode_rows(policy: Policy, rows: Sequence[TokenRow]) -> list[TokenRow]:
-    """Return rows whose clips still have their pixels with features in this forward's graph, each
-    clip once.
-    """
-    features: dict[int, ClipFeatures] = {}
-    for row in rows:
-        if id(row.features) not in features:
-            features[id(row.features)] = video_features(policy, row.clip)
-    return [replace(row, features=features[id(row.features)]) for row in rows]
-
-
 def install_engine(
     base: PreTrainedModel,
     family: Family,
@@ -56,7 +43,8 @@ def install_engine(
 
     Args:
         base: the bare model to which `trl.trainer.utils.add_fused_lm_head` was applied.
-        encode: puts features into the rows, where tower or projector are tuned. It runs inside the
+        encode: puts features into the rows, where tower or projector are tuned, or features depend
+            on the question. It runs inside the
             model's forward: what DDP and FSDP do around one holds for the tower too, and so does an
             adapter that is off.
     """

@@ -14,7 +14,7 @@ from trl.trainer.utils import add_fused_lm_head
 from dpo_video.core.errors import UserError
 from dpo_video.core.records import History
 from dpo_video.models.adapter import as_reference
-from dpo_video.models.collate import TokenRow
+from dpo_video.models.collate import TokenRow, encode_rows
 from dpo_video.models.features import encode_video
 from dpo_video.models.load import Policy
 from dpo_video.models.prompts import answer_ids, encode_prompt, video_inputs
@@ -61,6 +61,8 @@ def token_logps(
     ):
         for begin in range(0, len(rows), at_once):
             batch = loss_inputs(policy, rows[begin : begin + at_once])
+            if policy.family.encode == "in_forward":
+                batch["rows"] = encode_rows(policy, batch["rows"])
             answered = batch.pop("completion_mask").bool()  # (R, T)
             labels = batch["input_ids"].masked_fill(~answered, IGNORED)
             log_probs = engine(

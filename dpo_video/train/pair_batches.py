@@ -198,10 +198,8 @@ def loss_inputs(policy: Policy, rows: Sequence[TokenRow]) -> dict[str, Any]:
     `completion_mask` (R, T): 1 on the answer's tokens, 0 on prompt and padding.
     """
     check_rows(policy, rows)
-    batch = collate(policy, rows, "right")
-    del batch[
-        "mm_encoder_outputs"
-    ]  # models write into it, so each forward packs its own from `rows`
+    # models write into features, so each forward packs its own from `rows`
+    batch = collate(policy, rows, "right", with_features=False)
     return {**batch, "completion_mask": completion_mask(rows, batch), "rows": rows}
 
 

@@ -181,7 +181,7 @@ def _encode(
     """Return what becomes of a clip that was read: its features, or, where each forward makes
     these, its pixels.
     """
-    if set(settings.tune) != set(LANGUAGE_ONLY):
+    if set(settings.tune) != set(LANGUAGE_ONLY) or policy.family.encode == "in_forward":
         return lambda clip: EncodedClip(
             inputs=clip.inputs,
             features=pending_features(policy, clip.inputs),

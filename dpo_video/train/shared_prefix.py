@@ -55,10 +55,12 @@ class _AnswerStates:
 
     model: PreTrainedModel
     positions: Tensor
+    attend: dict[str, Any]
+    """Who sees whom: TRL takes an `attention_mask` for one of padding, and there is none."""
 
     def base_model(self, **kwargs: Any) -> Any:
         """Run the backbone on the packed sequence; its last hidden states become (1, S, D)."""
-        output = self.model.base_model(**kwargs)
+        output = self.model.base_model(**kwargs, **self.attend)
         output.last_hidden_state = output.last_hidden_state[:, self.positions]
         return output
 
@@ -84,8 +86,11 @@ def shared_prefix_engine(
     labels = batch.pop("labels")  # (R, T)
     packing, inputs = pack_batch(model, family, rows, batch, dense=dense)
     scored = _scored(packing, labels)
+    attend: dict[str, Any] = {"attention_mask": inputs.pop("attention_mask")}
+    if "tree_plan" in inputs:
+        attend["tree_plan"] = inputs.pop("tree_plan")
     output = fused.__func__(
-        _AnswerStates(model, scored.states),
+        _AnswerStates(model, scored.states, attend),
         shift_labels=scored.labels[None],
         fused_lm_head=True,
         **inputs,

@@ -27,11 +27,12 @@ from trl.trainer.utils import FusedCausalLMOutput
 from dpo_video.core.errors import UserError
 from dpo_video.models.adapter import load_weights
 from dpo_video.models.clip_source import move
+from dpo_video.models.collate import encode_rows
 from dpo_video.models.load import Policy
 from dpo_video.models.lora import assert_fp32_adapter, keep_adapter_fp32, tunes_tower
 from dpo_video.models.peft_library import PeftConfig, PeftModel
 from dpo_video.train.callbacks import EpochStart, TrainBegin
-from dpo_video.train.forward import Engine, encode_rows, install_engine, rows_engine
+from dpo_video.train.forward import Engine, install_engine, rows_engine
 from dpo_video.train.fsdp import install_fsdp, is_fsdp, shard_language_only, whole_adapter
 from dpo_video.train.guards import (
     check_reference,
@@ -123,11 +124,12 @@ class VideoDPOTrainer(DPOTrainer):
         assert_fp32_adapter(self.model)
         if start is not None:
             load_weights(self.model, start)
+        in_forward = self._policy.family.encode == "in_forward" or tunes_tower(self.model)
         install_engine(
             self._base,
             self._policy.family,
             self._watch(self.engine),
-            encode=partial(encode_rows, self._policy) if tunes_tower(self.model) else None,
+            encode=partial(encode_rows, self._policy) if in_forward else None,
         )
         # read in _compute_loss (dpo_trainer.py:1318): take the reference's log-probs from the
         # batch, where `reference_logps` puts them

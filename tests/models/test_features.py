@@ -5,6 +5,7 @@ import torch
 from peft import get_peft_model
 from policies import each_kind, make_frames, make_row, policy, tiny_folder
 
+from dpo_video.core.errors import UserError
 from dpo_video.models.collate import TokenRow, collate, row_ids, row_positions
 from dpo_video.models.families import ClipFeatures
 from dpo_video.models.features import encode_video
@@ -122,7 +123,7 @@ def test_a_row_whose_video_tokens_and_features_differ_in_number_is_refused(kind)
     short = TokenRow(
         prompt=row.prompt, clip=row.clip, features=ClipFeatures(row.features.embeddings[:-1])
     )
-    with pytest.raises(AssertionError, match="video tokens and its clip"):
+    with pytest.raises(UserError, match="rows of a clip, and its prompt has"):
         collate(model, [short], "left")
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from trees import LONG, rows_of, run_engine, tuned_policy
 
 from dpo_video.models.activations import ForwardShape, decoder_activations, kept_by_tower
-from dpo_video.models.collate import TokenRow
+from dpo_video.models.collate import TokenRow, encode_rows
 from dpo_video.models.hub import model_spec
 from dpo_video.models.load import Policy
 from dpo_video.models.lora import keep_adapter_fp32
@@ -27,7 +27,7 @@ from dpo_video.models.memory import (
 from dpo_video.models.shared_prefix.packed_rows import _clips, _tokens
 from dpo_video.models.shared_prefix.tree import Packing, pack_rows
 from dpo_video.recipe import LoraSettings, ModelSettings, TrainSettings
-from dpo_video.train.forward import Engine, encode_rows, rows_engine
+from dpo_video.train.forward import Engine, rows_engine
 from dpo_video.train.pair_batches import loss_inputs
 from dpo_video.train.shared_prefix import shared_prefix_engine
 

@@ -5,10 +5,10 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from tiny_models import Kind, tiny_policy
 
+from dpo_video.family.subject import noise_frames as make_frames
 from dpo_video.models.collate import TokenRow
 from dpo_video.models.features import encode_video
 from dpo_video.models.load import Policy, load_policy
@@ -16,6 +16,7 @@ from dpo_video.models.prompts import answer_ids, encode_prompt, video_inputs
 from dpo_video.recipe import ModelSettings, VideoSettings
 from dpo_video.video import Frames
 
+__all__ = ["KINDS", "each_kind", "make_frames", "make_row", "policy", "tiny_folder"]
 KINDS: tuple[Kind, ...] = ("qwen2_5_vl", "llava_next_video")
 each_kind = pytest.mark.parametrize("kind", KINDS)
 _FOLDERS = tempfile.TemporaryDirectory()
@@ -31,24 +32,6 @@ def tiny_folder(kind: Kind) -> Path:
 def policy(kind: Kind, **settings: Any) -> Policy:
     """Return a loaded tiny policy; tests share it and leave it as it is."""
     return load_policy(ModelSettings(name=str(tiny_folder(kind)), device="cpu", **settings))
-
-
-def make_frames(
-    count: int, *, height: int = 100, width: int = 150, seconds_apart: float = 1.0
-) -> Frames:
-    """Return `count` noise frames, at a constant distance in a film of 10 frames per second."""
-    noise = np.random.default_rng(count * height + width)
-    step = round(10 * seconds_apart)
-    indices = [step * place for place in range(count)]
-    return Frames(
-        pixels=noise.integers(0, 256, (count, height, width, 3), dtype=np.uint8),
-        indices=indices,
-        times=np.array(indices) / 10,
-        fps=10.0,
-        total_frames=step * count,
-        duration=step * count / 10,
-        backend="pyav",
-    )
 
 
 def make_row(

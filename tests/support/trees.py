@@ -8,24 +8,32 @@ from typing import Any
 
 import torch
 from peft import get_peft_model
-from policies import make_frames, tiny_folder
+from policies import tiny_folder
 from tiny_models import Kind
-from torch import Tensor
-from trl.trainer.utils import FusedCausalLMOutput, add_fused_lm_head
+from trl.trainer.utils import add_fused_lm_head
 
-from dpo_video.models.collate import TokenRow, collate
+from dpo_video.family.subject import rows_of
+from dpo_video.family.training_checks import (
+    LONG,
+    adapter_grads,
+    answer_part,
+    plain_logps,
+    run_engine,
+)
 from dpo_video.models.load import Policy, load_policy
 from dpo_video.models.lora import LANGUAGE_ONLY, Part, adapter_parameters, lora_config, lora_targets
-from dpo_video.recipe import LoraSettings, ModelSettings, VideoSettings
-from dpo_video.train.forward import Engine, encode_rows
-from dpo_video.train.logps import clip_rows
-from dpo_video.train.pair_batches import completion_mask, loss_inputs
+from dpo_video.recipe import LoraSettings, ModelSettings
 from dpo_video.train.shared_prefix import PER_TOKEN
 
-LONG = (
-    "the man is cooking pasta in a kitchen and talks to the camera about a red square moving right "
-    * 3
-)
+__all__ = [
+    "LONG",
+    "adapter_grads",
+    "answer_part",
+    "plain_logps",
+    "rows_of",
+    "run_engine",
+    "tuned_policy",
+]
 
 
 def tuned_policy(kind: Kind, *, tune: Sequence[Part] = LANGUAGE_ONLY, **settings: Any) -> Policy:
@@ -47,66 +55,3 @@ def tuned_policy(kind: Kind, *, tune: Sequence[Part] = LANGUAGE_ONLY, **settings
             if "lora_B" in name:
                 torch.nn.init.normal_(parameter, std=0.1)
     return replace(policy, model=model)
-
-
-def rows_of(
-    policy: Policy, *clips: tuple[dict[str, Any], dict[str, Sequence[str]]]
-) -> list[TokenRow]:
-    """Return rows of clips, each given as make_frames' arguments and answers by question."""
-    rows = []
-    for frames, questions in clips:
-        made = [
-            row
-            for question, answers in questions.items()
-            for row in clip_rows(
-                policy, make_frames(**frames), VideoSettings(), question=question, answers=answers
-            )
-        ]
-        rows += [replace(row, clip=made[0].clip, features=made[0].features) for row in made]
-    return rows
-
-
-def run_engine(
-    policy: Policy, engine: Engine, rows: Sequence[TokenRow], *, encode: bool = False, **kwargs: Any
-) -> FusedCausalLMOutput:
-    """Return an engine's results for rows, called as `install_engine` does for TRL; `encode`: from
-    their pixels.
-    """
-    batch = loss_inputs(policy, rows)
-    if encode:
-        batch["rows"] = encode_rows(policy, rows)
-    labels = batch["input_ids"].masked_fill(batch.pop("completion_mask") == 0, -100)
-    return engine(
-        policy.bare.forward, family=policy.family, labels=labels, use_cache=False, **batch, **kwargs
-    )
-
-
-def plain_logps(policy: Policy, row: TokenRow) -> Tensor:
-    """Return (answer tokens,) log-probs of a row, run alone in a plain forward with logits,
-    nats.
-    """
-    batch = collate(policy, [row], "right")
-    logits = policy.bare(**batch, use_cache=False).logits[0, :-1].float()
-    scored = completion_mask([row], batch)[0, 1:].bool()
-    return logits.log_softmax(-1).gather(1, batch["input_ids"][0, 1:, None])[:, 0][scored]
-
-
-def answer_part(rows: Sequence[TokenRow], values: Tensor) -> list[Tensor]:
-    """Return of per-token values (R, T - 1) each row's answer's."""
-    return [
-        values[number, len(row.prompt.input_ids) - 1 : len(row) - 1]
-        for number, row in enumerate(rows)
-    ]
-
-
-def adapter_grads(policy: Policy, loss: Tensor) -> dict[str, Tensor]:
-    """Return the gradients of the adapter by name, and clear them."""
-    policy.model.zero_grad()
-    loss.backward()
-    grads = {
-        name: parameter.grad.clone()
-        for name, parameter in adapter_parameters(policy.model)
-        if parameter.grad is not None
-    }
-    policy.model.zero_grad()
-    return grads

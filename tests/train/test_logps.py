@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 import torch
-from blindness import shuffled_video_changes_logps
 from peft import get_peft_model
 from tiny_world import ANSWERS, KINDS, make_recipe, make_world
 from torch import nn
 
+from dpo_video.family.blindness import shuffled_video_changes_logps
 from dpo_video.models.collate import TokenRow
 from dpo_video.models.load import Policy, load_policy
 from dpo_video.models.lora import adapter_parameters, lora_config

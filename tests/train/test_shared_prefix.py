@@ -18,6 +18,7 @@ from trees import LONG, adapter_grads, answer_part, plain_logps, rows_of, run_en
 
 from dpo_video.models.collate import TokenRow, row_positions
 from dpo_video.models.families import FAMILIES
+from dpo_video.models.families.family import RECURRENT
 from dpo_video.models.load import Policy
 from dpo_video.models.shared_prefix import attention
 from dpo_video.models.shared_prefix.packed_rows import why_not_shared
@@ -290,12 +291,12 @@ def test_a_family_whose_prefixes_cannot_be_shared_runs_rows_and_says_so(
 ) -> None:
     policy = tuned_policy("qwen2_5_vl")
     assert choose_engine(policy) is shared_prefix_engine
-    recurrent = replace(policy, family=replace(FAMILIES["qwen2_5_vl"], shared_prefix=False))
+    recurrent = replace(policy, family=replace(FAMILIES["qwen2_5_vl"], shared_prefix=False, why_not_shared=RECURRENT))
     with caplog.at_level(logging.WARNING):
         assert choose_engine(recurrent) is rows_engine
     assert len(caplog.records) == 1
-    assert "train.share_prefix: the language model of Qwen2.5-VL" in caplog.text
-    assert "recurrent" in caplog.text
+    assert "train.share_prefix: Qwen2.5-VL" in caplog.text
+    assert "recurrent layers of its language model" in caplog.text
     with caplog.at_level(logging.WARNING):
         assert choose_engine(recurrent, share_prefix=False) is rows_engine
     assert len(caplog.records) == 1, "who asked for rows is told nothing"

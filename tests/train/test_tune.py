@@ -22,7 +22,7 @@ from trees import LONG, adapter_grads, answer_part, run_engine, tuned_policy
 from dpo_video.core.errors import UserError
 from dpo_video.core.records import Pair
 from dpo_video.models.clip_source import ClipSource
-from dpo_video.models.collate import TokenRow, collate
+from dpo_video.models.collate import TokenRow, collate, encode_rows
 from dpo_video.models.features import encode_video, pending_features
 from dpo_video.models.load import Policy, load_policy
 from dpo_video.models.lora import Part, lora_targets, part_of_module
@@ -31,7 +31,7 @@ from dpo_video.recipe import ModelSettings, VideoSettings
 from dpo_video.run import Run
 from dpo_video.store import RunStore
 from dpo_video.train.dpo_config import check_train_settings
-from dpo_video.train.forward import encode_rows, rows_engine
+from dpo_video.train.forward import rows_engine
 from dpo_video.train.logps import answer_logps, clip_rows
 from dpo_video.train.merge import merge
 from dpo_video.train.pair_batches import completion_mask

@@ -6,6 +6,7 @@ from transformers import PretrainedConfig
 
 from dpo_video.core.errors import UserError
 from dpo_video.core.names import choose
+from dpo_video.models.families.exaone import EXAONE4_5, LFM3_VL
 from dpo_video.models.families.family import (
     KEEP_UNQUANTIZED,
     LORA_TARGETS,
@@ -16,7 +17,8 @@ from dpo_video.models.families.family import (
     VideoProcessor,
     pack_list,
 )
-from dpo_video.models.families.glm import GLM4V
+from dpo_video.models.families.glm import GLM4V, GLM4V_MOE, GLM46V
+from dpo_video.models.families.instructblip import INSTRUCTBLIPVIDEO
 from dpo_video.models.families.internvl import INTERNVL
 from dpo_video.models.families.llava import LLAVA_NEXT_VIDEO
 from dpo_video.models.families.llava_images import LLAVA, LLAVA_NEXT
@@ -25,7 +27,14 @@ from dpo_video.models.families.molmo import MOLMO2
 from dpo_video.models.families.onevision import LLAVA_ONEVISION
 from dpo_video.models.families.perception import PERCEPTION_LM
 from dpo_video.models.families.pixtral import MISTRAL3, PIXTRAL
-from dpo_video.models.families.qwen import QWEN2_5_VL, QWEN2_VL, QWEN3_VL
+from dpo_video.models.families.qwen import (
+    QWEN2_5_VL,
+    QWEN2_VL,
+    QWEN3_5,
+    QWEN3_5_MOE,
+    QWEN3_VL,
+    QWEN3_VL_MOE,
+)
 from dpo_video.models.families.smolvlm import SMOLVLM
 from dpo_video.models.families.video_llama import VIDEO_LLAMA_3
 from dpo_video.models.families.video_llava import VIDEO_LLAVA
@@ -66,10 +75,17 @@ FAMILIES: dict[str, Family] = {
         QWEN2_VL,
         QWEN2_5_VL,
         QWEN3_VL,
+        QWEN3_VL_MOE,
+        QWEN3_5,
+        QWEN3_5_MOE,
         LLAVA_NEXT_VIDEO,
         LLAVA_ONEVISION,
         VIDEO_LLAMA_3,
         GLM4V,
+        GLM46V,
+        GLM4V_MOE,
+        EXAONE4_5,
+        LFM3_VL,
         MOLMO2,
         PERCEPTION_LM,
         VIDEO_LLAVA,
@@ -80,5 +96,6 @@ FAMILIES: dict[str, Family] = {
         PIXTRAL,
         MISTRAL3,
         MINICPMV4_6,
+        INSTRUCTBLIPVIDEO,
     )
 }

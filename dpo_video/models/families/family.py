@@ -4,13 +4,14 @@ all.
 Shapes: P prompt tokens, n video tokens of a clip, D hidden size, F frames.
 """
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
-from transformers import PretrainedConfig
+from transformers import AutoModelForImageTextToText, PretrainedConfig
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.utils.generic import ModelOutput
 
@@ -27,12 +28,22 @@ VideoProcessor = Any
 declare no sizes.
 """
 
-LORA_TARGETS = (
-    r".*(language_model|text_model)\.(model\.)?layers\.\d+\."
-    r"(self_attn\.(q|k|v|o)_proj|mlp\.(gate|up|down|gate_up)_proj|linear_attn\.(in_proj_\w+|out_proj))"
+LINEAR_PATH = r".*(language_model|text_model)\.(model\.)?layers\.\d+\."
+"""Where a layer of the language model stands, as a regular expression."""
+LORA_TARGETS = LINEAR_PATH + (
+    r"(self_attn\.(q|k|v|o)_proj|mlp\.(shared_experts?\.)?(gate|up|down|gate_up)_proj|"
+    r"linear_attn\.(in_proj_\w+|out_proj))"
 )
-"""Matches every linear layer of the language model of all 15 known families, and no other module.
+"""Matches every linear layer of the language model of most families, and no other module; of a
+mixture of experts those that every token runs through.
 """
+ROUTER = re.compile(r".*\.(mlp\.gate|shared_expert_gate)$")
+"""Names of what decides between experts: never tuned."""
+FUSED_EXPERTS = (
+    "the experts' weights are fused in tensors that bitsandbytes cannot put in 4 bit, and they are "
+    "most of the model"
+)
+"""Why nf4 is refused for a mixture of experts."""
 
 # transformers >= 5 matches these by re.match from the start of a module's full name, and a list
 # given replaces the default protection of lm_head (transformers/quantizers/base.py,
@@ -48,6 +59,14 @@ KEEP_UNQUANTIZED = (
     r".*language_projection",
     r".*lm_head",
 )
+
+
+RECURRENT = (
+    "recurrent layers of its language model read one token after another, whatever a mask says"
+)
+"""Why a prefix cannot be shared in most families where it cannot."""
+SLIDING = "layers of its language model see a window of the last tokens only, not the whole prefix"
+"""The same, for a mask that trees do not follow."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +97,11 @@ class Tower:
     """Of the MLP."""
     patch: int
     """Pixels on a patch's side."""
+
+
+def is_router(name: str) -> bool:
+    """Return whether a linear layer decides between experts."""
+    return ROUTER.fullmatch(name) is not None
 
 
 def vision_tower(config: PretrainedConfig) -> Tower:
@@ -117,6 +141,28 @@ class Family:
     It returns the processor's outputs, `text_replacement_offsets` among them; None is
     `process_frames` in prompts.py.
     """
+    encode: Literal["once", "in_forward"] = "once"
+    """`in_forward` where features depend on the question: no two questions share them, and each
+    forward makes its rows' own.
+    """
+    prompt_inputs: Callable[[Any, str], Mapping[str, Tensor]] | None = None
+    """What `features` reads of the question, from the processor and its text: only under
+    `encode="in_forward"`.
+    """
+    language: Callable[[Model], Model] | None = None
+    """The language model with its head, where the model's own forward takes pixels only.
+
+    Features are then put in the place of the placeholders' embeddings here, and it runs on these.
+    None where the forward takes `mm_encoder_outputs`.
+    """
+    auto_model: Any = AutoModelForImageTextToText
+    """The transformers class by which a checkpoint is loaded."""
+    load_processor: Callable[[str, Mapping[str, Any]], Any] | None = None
+    """Makes the processor from a folder or hub id and `from_pretrained`'s keywords; None is
+    AutoProcessor.
+    """
+    refuses: Callable[[PretrainedConfig], str | None] = field(default=lambda config: None)
+    """Why a checkpoint of this model type cannot be trained here; None where it can."""
     pixel_inputs: tuple[str, ...] = ("pixel_values_videos",)
     """Processor outputs that only the tower reads; they are dropped once a clip is encoded."""
     clip_inputs: tuple[str, ...] = ()
@@ -139,10 +185,28 @@ class Family:
     """Applies `model.positions`; None where there is only one rule."""
     end_of_turn: str | None = None
     """Token that ends an answer, where the tokenizer has it; None is the tokenizer's EOS."""
+    open_prompt: bool = False
+    """Whether an answer follows the prompt's text without a mark: the ids of both are joined, as
+    the text of both might be read as other words.
+    """
+    stock_logits: Callable[[Model, Mapping[str, Tensor]], Tensor] = field(
+        default=lambda model, inputs: model(**inputs, use_cache=False).logits
+    )
+    """(1, T, V) logits of the model's own call on the processor's outputs: what features are held
+    against.
+    """
     lora_targets: str = LORA_TARGETS
+    untuned: Callable[[str], bool] = field(default=lambda name: False)
+    """Whether a linear layer of the text decoder, by its name there, is left out of `lora_targets`
+    on purpose, such as a router of experts.
+    """
+    no_4_bit: str | None = None
+    """Why `model.quantize=nf4` is refused; None where it is not."""
     keep_unquantized: tuple[str, ...] = KEEP_UNQUANTIZED
     shared_prefix: bool = True
-    """False where the language model is recurrent or otherwise ignores a 4-D mask."""
+    """False where answers cannot share their prompt's computation."""
+    why_not_shared: str = ""
+    """The reason then: what follows "because"."""
     block_type: int | None = None
     """Value of `mm_token_type_ids` whose tokens see each other, later ones too; None: all attention
     is causal.
@@ -172,6 +236,8 @@ class Family:
     """Sizes of the vision tower, for the memory estimate."""
     finish_prompt: Callable[[Any, str], str] = field(default=lambda processor, text: text)
     """What the processor does to a prompt's text before it tokenizes it."""
+    tokenize: Callable[[Any, str], list[int]] | None = None
+    """Ids of a prompt's text, from the processor; None is the tokenizer's own call."""
     compresses: bool = False
     """Whether near-duplicate tokens are dropped by content: `video_tokens` is then the most that a
     clip takes.

@@ -1,13 +1,22 @@
-"""GLM-4.1V: a grid of patches of any size, M-RoPE positions, a time stamp in whole seconds a pair
-of frames.
+"""GLM-4.1V, 4.5V and 4.6V: a grid of patches of any size, M-RoPE positions, a time stamp
+a pair of frames.
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from transformers.models.glm4v.video_processing_glm4v import smart_resize
 
-from dpo_video.models.families.family import Family, FrameSize, VideoProcessor, pack_list
+from dpo_video.models.families.family import (
+    FUSED_EXPERTS,
+    LINEAR_PATH,
+    Family,
+    FrameSize,
+    VideoProcessor,
+    is_router,
+    pack_list,
+)
 from dpo_video.models.families.qwen import grid_features, grid_patches, grid_tokens, pixel_bounds
 from dpo_video.models.positions import mrope_positions
 
@@ -55,4 +64,21 @@ GLM4V = Family(
     "ends with `<|user|>`, not with the tokenizer's EOS. -Thinking writes its reasoning before the "
     "answer: all "
     "of it is judged, and `generate.max_new_tokens` (256) cuts it. -9B-Base is no chat model.",
+)
+GLM46V = replace(
+    GLM4V,
+    name="glm46v",
+    title="GLM-4.6V-Flash (zai-org/GLM-4.6V-Flash)",
+    quirks="As GLM-4.1V, with time stamps in tenths of a second. GLM-4.6V itself is of experts and "
+    "of model type `glm4v_moe`.",
+)
+GLM4V_MOE = replace(
+    GLM4V,
+    name="glm4v_moe",
+    title="GLM-4.5V and GLM-4.6V, of experts (zai-org/GLM-4.5V, zai-org/GLM-4.6V)",
+    lora_targets=LINEAR_PATH + r"self_attn\.(q|k|v|o)_proj",
+    untuned=lambda name: is_router(name) or ".mlp." in name,
+    no_4_bit=FUSED_EXPERTS,
+    quirks="As GLM-4.1V. LoRA tunes attention alone: PEFT (0.21) takes a dense layer or shared "
+    "expert of this model type, named as a target, for its fused experts.",
 )

@@ -8,6 +8,7 @@ from torch import Tensor
 from transformers import PretrainedConfig
 
 from dpo_video.models.families.family import (
+    RECURRENT,
     ClipFeatures,
     Family,
     FrameSize,
@@ -90,6 +91,7 @@ MINICPMV4_6 = Family(
     pack=pack_list,
     pixel_inputs=("pixel_values_videos", "target_sizes_videos"),
     shared_prefix=False,
+    why_not_shared=RECURRENT,
     frame_size=_size,
     video_tokens=_tokens,
     vision_patches=_patches,

@@ -15,12 +15,15 @@ from transformers.utils.generic import ModelOutput
 
 from dpo_video.core.errors import UserError
 from dpo_video.models.families.family import (
+    FUSED_EXPERTS,
+    RECURRENT,
     ClipFeatures,
     Family,
     FrameSize,
     Model,
     Tower,
     VideoProcessor,
+    is_router,
     pack_list,
 )
 from dpo_video.models.positions import install_mrope_rule, mrope_positions
@@ -201,4 +204,31 @@ QWEN3_VL = replace(
     "Features also enter early layers of the language model. The prompt keeps an outer pair of "
     "vision marks, as "
     "transformers >= 5.10 and vLLM with it have them; at release there was none.",
+)
+QWEN3_VL_MOE = replace(
+    QWEN3_VL,
+    name="qwen3_vl_moe",
+    title="Qwen3-VL of experts (Qwen/Qwen3-VL-30B-A3B-Instruct, -235B-A22B-)",
+    untuned=is_router,
+    no_4_bit=FUSED_EXPERTS,
+    quirks="As Qwen3-VL. LoRA tunes attention; experts only by `train.tune: [language, experts]`.",
+)
+QWEN3_5 = replace(
+    QWEN3_VL,
+    name="qwen3_5",
+    title="Qwen3.5 (Qwen/Qwen3.5-27B and the dense others)",
+    features=grid_features,
+    pack=pack_list,
+    shared_prefix=False,
+    why_not_shared=RECURRENT,
+    quirks="Frames, time stamps and bounds as Qwen3-VL's. Three of four layers are recurrent.",
+)
+QWEN3_5_MOE = replace(
+    QWEN3_5,
+    name="qwen3_5_moe",
+    title="Qwen3.5 of experts (Qwen/Qwen3.5-35B-A3B and the larger ones)",
+    untuned=is_router,
+    no_4_bit=FUSED_EXPERTS,
+    quirks="As Qwen3.5. LoRA tunes attention, the recurrent layers and the expert that all tokens "
+    "share; the others only by `train.tune: [language, experts]`.",
 )

@@ -130,10 +130,7 @@ def _packed_features(
 def why_not_shared(policy: Policy) -> str | None:
     """Return why a policy's prefixes cannot be shared; None where they can."""
     if not policy.family.shared_prefix:
-        return (
-            f"the language model of {policy.family.title} is recurrent or masks attention in its "
-            f"own way"
-        )
+        return f"{policy.family.title}: {policy.family.why_not_shared}"
     return why_no_tree(policy.bare.get_decoder(), setting="model.attention")
 
 

@@ -10,16 +10,23 @@ from typing import Any
 import tiny_models
 from transformers import PreTrainedModel
 
-from tiny_families import grids, images, qwen, squares, videos
+from tiny_families import grids, images, qformer, qwen, squares, videos
 
 BUILDERS: dict[str, Callable[[], tuple[PreTrainedModel, Any]]] = {
     "qwen2_5_vl": tiny_models.qwen2_5_vl,
     "llava_next_video": tiny_models.llava_next_video,
     "qwen2_vl": qwen.qwen2_vl,
     "qwen3_vl": qwen.qwen3_vl,
+    "qwen3_vl_moe": qwen.qwen3_vl_moe,
+    "qwen3_5": qwen.qwen3_5,
+    "qwen3_5_moe": qwen.qwen3_5_moe,
     "llava_onevision": squares.llava_onevision,
     "video_llama_3": grids.video_llama_3,
     "glm4v": grids.glm4v,
+    "glm46v": grids.glm46v,
+    "glm4v_moe": grids.glm4v_moe,
+    "exaone4_5": qwen.exaone4_5,
+    "lfm3_vl": qwen.lfm3_vl,
     "video_llava": videos.video_llava,
     "internvl": videos.internvl,
     "smolvlm": videos.smolvlm,
@@ -30,6 +37,7 @@ BUILDERS: dict[str, Callable[[], tuple[PreTrainedModel, Any]]] = {
     "minicpmv4_6": images.minicpmv4_6,
     "molmo2": squares.molmo2,
     "perception_lm": squares.perception_lm,
+    "instructblipvideo": qformer.instructblipvideo,
 }
 
 

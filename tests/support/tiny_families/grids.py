@@ -1,13 +1,23 @@
 """Tiny models whose towers take a grid of patches of any size: VideoLLaMA 3 and GLM-4.1V."""
 
+from typing import Any
+
 from tiny_models import make_tokenizer
 from transformers import (
     Glm4vConfig,
     Glm4vForConditionalGeneration,
     Glm4vImageProcessor,
+    Glm4vMoeConfig,
+    Glm4vMoeForConditionalGeneration,
     Glm4vProcessor,
     Glm4vVideoProcessor,
+    Glm46VConfig,
+    Glm46VForConditionalGeneration,
+    Glm46VImageProcessor,
+    Glm46VProcessor,
+    Glm46VVideoProcessor,
     PreTrainedModel,
+    PreTrainedTokenizerFast,
     VideoLlama3Config,
     VideoLlama3ForConditionalGeneration,
     VideoLlama3ImageProcessor,
@@ -60,21 +70,64 @@ def video_llama_3() -> tuple[PreTrainedModel, VideoLlama3Processor]:
 
 def glm4v() -> tuple[PreTrainedModel, Glm4vProcessor]:
     """Return a tiny GLM-4.1V and its processor."""
-    special = [
-        "<|endoftext|>",
-        "<|user|>",
-        "<|assistant|>",
-        "[gMASK]",
-        "<sop>",
-        "<|begin_of_image|>",
-        "<|end_of_image|>",
-        "<|begin_of_video|>",
-        "<|end_of_video|>",
-        "<|image|>",
-        "<|video|>",
-    ]
+    tokenizer, text, marks = _glm_parts()
+    config = Glm4vConfig(text_config=text, vision_config=GLM_TOWER, **marks)
+    return Glm4vForConditionalGeneration(config), _glm_processor(tokenizer)
+
+
+def glm46v() -> tuple[PreTrainedModel, Glm46VProcessor]:
+    """Return a tiny GLM-4.6V-Flash and its processor."""
+    tokenizer, text, marks = _glm_parts()
+    config = Glm46VConfig(
+        text_config={"model_type": "glm4v_text", **text},
+        vision_config={"model_type": "glm4v_vision", **GLM_TOWER},
+        **marks,
+    )
+    processor = Glm46VProcessor(
+        image_processor=Glm46VImageProcessor(
+            size={"shortest_edge": 4 * FRAME, "longest_edge": 32 * FRAME}
+        ),
+        tokenizer=tokenizer,
+        chat_template=GLM_TEMPLATE,
+        video_processor=Glm46VVideoProcessor(
+            size={"shortest_edge": 4 * FRAME, "longest_edge": 96 * FRAME}
+        ),
+    )
+    return Glm46VForConditionalGeneration(config), processor
+
+
+def glm4v_moe() -> tuple[PreTrainedModel, Glm4vProcessor]:
+    """Return a tiny GLM-4.5V: a dense layer and one of 4 experts beside a shared one."""
+    tokenizer, text, marks = _glm_parts()
+    experts = {
+        "moe_intermediate_size": 64,
+        "n_routed_experts": 4,
+        "num_experts_per_tok": 2,
+        "first_k_dense_replace": 1,
+    }
+    config = Glm4vMoeConfig(text_config={**text, **experts}, vision_config=GLM_TOWER, **marks)
+    return Glm4vMoeForConditionalGeneration(config), _glm_processor(tokenizer)
+
+
+GLM_TOWER = {
+    "depth": 2,
+    "hidden_size": 64,
+    "intermediate_size": 128,
+    "num_heads": 2,
+    "out_hidden_size": 128,
+    "image_size": 56,
+    "patch_size": 14,
+    "spatial_merge_size": 2,
+    "temporal_patch_size": 2,
+}
+
+
+def _glm_parts() -> tuple[PreTrainedTokenizerFast, dict[str, Any], dict[str, int]]:
+    """Return a tokenizer, the config of a language model, and the ids of the marks."""
+    special = ["<|endoftext|>", "<|user|>", "<|assistant|>", "[gMASK]", "<sop>"]
+    special += ["<|begin_of_image|>", "<|end_of_image|>", "<|begin_of_video|>", "<|end_of_video|>"]
     tokenizer = make_tokenizer(
-        special,
+        [*special, "<|image|>", "<|video|>"],
         eos="<|endoftext|>",
         pad="<|endoftext|>",
         extra={"image_token": "<|image|>", "video_token": "<|video|>"},
@@ -107,18 +160,11 @@ def glm4v() -> tuple[PreTrainedModel, Glm4vProcessor]:
         "eos_token_id": tokenizer.eos_token_id,
         "pad_token_id": tokenizer.pad_token_id,
     }
-    vision = {
-        "depth": 2,
-        "hidden_size": 64,
-        "intermediate_size": 128,
-        "num_heads": 2,
-        "out_hidden_size": 128,
-        "image_size": 56,
-        "patch_size": 14,
-        "spatial_merge_size": 2,
-        "temporal_patch_size": 2,
-    }
-    processor = Glm4vProcessor(
+    return tokenizer, text, marks
+
+
+def _glm_processor(tokenizer: PreTrainedTokenizerFast) -> Glm4vProcessor:
+    return Glm4vProcessor(
         image_processor=Glm4vImageProcessor(
             size={"shortest_edge": 4 * FRAME, "longest_edge": 32 * FRAME}
         ),
@@ -128,6 +174,3 @@ def glm4v() -> tuple[PreTrainedModel, Glm4vProcessor]:
             size={"shortest_edge": 4 * FRAME, "longest_edge": 96 * FRAME}
         ),
     )
-    return Glm4vForConditionalGeneration(
-        Glm4vConfig(text_config=text, vision_config=vision, **marks)
-    ), processor
