@@ -15,7 +15,11 @@ from dpo_video.models.families.family import (
     FrameSize,
     Model,
     VideoProcessor,
+    no_pixel_bounds,
     pack_list,
+    pack_tensor,
+    square_size,
+    whole_patches,
 )
 from dpo_video.models.families.glm import GLM4V, GLM4V_MOE, GLM46V
 from dpo_video.models.families.instructblip import INSTRUCTBLIPVIDEO
@@ -49,7 +53,11 @@ __all__ = [
     "Model",
     "VideoProcessor",
     "family_of",
+    "no_pixel_bounds",
     "pack_list",
+    "pack_tensor",
+    "square_size",
+    "whole_patches",
 ]
 
 
