@@ -291,7 +291,10 @@ def test_a_family_whose_prefixes_cannot_be_shared_runs_rows_and_says_so(
 ) -> None:
     policy = tuned_policy("qwen2_5_vl")
     assert choose_engine(policy) is shared_prefix_engine
-    recurrent = replace(policy, family=replace(FAMILIES["qwen2_5_vl"], shared_prefix=False, why_not_shared=RECURRENT))
+    recurrent = replace(
+        policy,
+        family=replace(FAMILIES["qwen2_5_vl"], shared_prefix=False, why_not_shared=RECURRENT),
+    )
     with caplog.at_level(logging.WARNING):
         assert choose_engine(recurrent) is rows_engine
     assert len(caplog.records) == 1
