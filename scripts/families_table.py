@@ -7,15 +7,12 @@ Tokens, context and memory are planned from the configs of published checkpoints
 (dpo_video/models/published/).
 """
 
-import re
 import sys
-from collections import defaultdict
-from dataclasses import dataclass, field
 from pathlib import Path
+from textwrap import fill
 from typing import Any
 
-import pytest
-
+from dpo_video.family.run import CHECKS, Outcome, check_name, run_checks
 from dpo_video.models.families import FAMILIES, Family
 from dpo_video.models.hub import model_spec, published_names
 from dpo_video.models.memory import PeakLoad, count_parameters, estimate_training
@@ -23,7 +20,6 @@ from dpo_video.models.tokens import video_tokens, vision_patches
 from dpo_video.recipe import ModelSettings, TrainSettings, VideoSettings
 
 ROOT = Path(__file__).parent.parent
-SUITE = ("tests/models/test_families.py", "tests/models/test_families_training.py")
 PAGE = ROOT / "docs" / "families.md"
 BEGIN = "<!-- begin: scripts/families_table.py --write -->"
 END = "<!-- end -->"
@@ -31,41 +27,29 @@ FRAMES, HEIGHT, WIDTH = 16, 720, 1280
 TEXT_TOKENS, ANSWER_TOKENS = 100, 128
 
 
-@dataclass
-class Outcomes:
-    """A pytest plugin that keeps what came of each check of each family."""
+def run_suite() -> dict[str, list[Outcome]]:
+    """Return what came of each family's checks, run here."""
+    sys.path.insert(0, str(ROOT / "tests" / "support"))  # where the tiny models are
+    from family_cases import subject_of
 
-    by_family: dict[str, dict[str, str]] = field(default_factory=lambda: defaultdict(dict))
-
-    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        """Keep the worst outcome of a check's variants."""
-        found = re.fullmatch(r".*::test_(\w+)\[(.+)\]", report.nodeid)
-        if found is None or (report.when != "call" and report.passed):
-            return
-        check = found[1].replace("_", " ")
-        family = next((part for part in found[2].split("-") if part in FAMILIES), None)
-        if family is not None and self.by_family[family].get(check, "passed") == "passed":
-            self.by_family[family][check] = report.outcome
-
-
-def run_suite() -> Outcomes:
-    """Return the outcomes of the suite, run here."""
-    outcomes = Outcomes()
-    code = pytest.main(
-        [*(str(ROOT / path) for path in SUITE), "-q", "-p", "no:cacheprovider"], plugins=[outcomes]
-    )
-    if code not in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED):
-        sys.exit(f"the conformance suite did not run: pytest exited with {code!r}")
+    outcomes = {}
+    for name in sorted(FAMILIES):
+        outcomes[name] = list(run_checks(subject_of(name)))
+        subject_of.cache_clear()
     return outcomes
 
 
-def works(checks: dict[str, str]) -> str:
+def works(checks: list[Outcome]) -> str:
     """Return how many checks passed, and which did not."""
-    passed = sum(outcome == "passed" for outcome in checks.values())
-    others = [
-        f"{check} {outcome}" for check, outcome in sorted(checks.items()) if outcome != "passed"
-    ]
-    return "; ".join([f"{passed} of {len(checks)}", *others])
+    failed = [outcome.check for outcome in checks if outcome.reason is not None]
+    return "; ".join([f"{len(checks) - len(failed)} of {len(checks)}", *failed])
+
+
+def shared(family: Family) -> str:
+    """Return which stages read a prompt once for its answers, or why none does."""
+    if family.shared_prefix:
+        return "training, generation, evaluation"
+    return f"no: {family.why_not_shared}"
 
 
 def planned(family: Family) -> list[str]:
@@ -104,33 +88,37 @@ def table(rows: list[list[str]]) -> str:
     return "\n".join(f"| {' | '.join(row)} |" for row in [head, ["---"] * len(head), *body])
 
 
-def page(outcomes: Outcomes) -> str:
+def page(outcomes: dict[str, list[Outcome]]) -> str:
     """Return what stands between the markers."""
     families = [FAMILIES[name] for name in sorted(FAMILIES)]
-    checks = sorted({check for found in outcomes.by_family.values() for check in found})
+    checks = sorted(map(check_name, CHECKS))
     head = [
         "family",
         "checks passed",
+        "a prompt is read once for all its answers in",
         f"video tokens of a clip: for {FRAMES} frames of {WIDTH}x{HEIGHT}",
         "context",
         "planned for",
         "GiB to train, 4 bit / 16 bit",
     ]
     rows = [
-        [f"`{row.name}`", works(outcomes.by_family[row.name]), *planned(row)] for row in families
+        [f"`{row.name}`", works(outcomes[row.name]), shared(row), *planned(row)] for row in families
     ]
     quirks = [
-        f"- `{row.name}`: {row.title}. {row.quirks}{'' if row.shared_prefix else NOT_SHARED}"
+        fill(f"- `{row.name}`: {row.title}. {row.quirks}", 100, subsequent_indent="  ")
         for row in families
     ]
     return "\n\n".join(
         [
             table([head, *rows]),
-            f"F frames of H x W pixels after resizing. GiB: the estimate of `dpo-video check` for "
-            f"one pair, LoRA of rank "
-            f"{TrainSettings().lora.rank}, questions of {TEXT_TOKENS} and answers of "
-            f"{ANSWER_TOKENS} tokens. The checks: "
-            f"{'; '.join(checks)}.",
+            fill(
+                "F frames of H x W pixels after resizing. GiB: the estimate of `dpo-video check` "
+                f"for one pair, LoRA of rank "
+                f"{TrainSettings().lora.rank}, questions of {TEXT_TOKENS} and answers of "
+                f"{ANSWER_TOKENS} tokens. The checks: "
+                f"{'; '.join(checks)}.",
+                100,
+            ),
             "\n".join(quirks),
         ]
     )
@@ -142,10 +130,6 @@ def write(text: str) -> None:
     after = rest.split(END, maxsplit=1)[1]
     PAGE.write_text(f"{before}{BEGIN}\n{text}\n{END}{after}", encoding="utf-8")
 
-
-NOT_SHARED = (
-    " Answers do not share their prompt's computation (`train.share_prefix` has no effect)."
-)
 
 if __name__ == "__main__":
     made = page(run_suite())

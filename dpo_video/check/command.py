@@ -13,6 +13,7 @@ from dpo_video.check.findings import Findings, attempt, join, problem, warn
 from dpo_video.check.lengths import ClipLengths, lengths_of
 from dpo_video.check.plan import Calls, Plan
 from dpo_video.check.recipe import check_clusters, check_memory, check_recipe
+from dpo_video.check.sharing import check_sharing
 from dpo_video.check.times import TimeInputs, stage_times
 from dpo_video.core.errors import UserError
 from dpo_video.judge.probe import probe_judges
@@ -73,6 +74,7 @@ def check(recipe: Recipe, data: Data | None = None, options: CheckOptions = LOOK
     judged = evaluation_calls(recipe, heldout.samples)
     dollars, cost_findings = _costs(recipe, calls, judged)
     findings += clip_findings + lengths.findings + context_findings + cost_findings
+    findings += check_sharing(recipe, spec, lengths.peak)
     ask_judges = options.ask_judges and not findings.problems
     latencies, judge_findings = _ask_judges(recipe) if ask_judges else ((), Findings())
     findings += judge_findings

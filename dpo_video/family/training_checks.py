@@ -279,7 +279,7 @@ def train_steps(
         trainer = VideoDPOTrainer(
             policy,
             args=args,
-            peft_config=lora_config(recipe.train.lora, targets=targets),
+            peft_config=lora_config(recipe.train.lora, policy.family, targets=targets),
             data=TrainingData(
                 order=order,
                 engine=choose_engine(policy),

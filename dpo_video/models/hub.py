@@ -1,7 +1,7 @@
 """Find a checkpoint: its folder or hub id, config, family and revision, without loading weights."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +11,7 @@ from transformers import AutoConfig, AutoImageProcessor, AutoVideoProcessor, Pre
 
 from dpo_video.core.errors import UserError
 from dpo_video.core.names import did_you_mean
-from dpo_video.models.families import FAMILIES, Family, VideoProcessor, family_of
+from dpo_video.models.families import FAMILIES, Family, VideoProcessor, family_of, row_name
 from dpo_video.models.families.own_file import is_family_file, load_family_file
 from dpo_video.models.names import resolve_model
 from dpo_video.models.published import PUBLISHED
@@ -100,7 +100,7 @@ def load_config(
             raise UserError(
                 f"cannot load the model {settings.name!r}: its config.json has no `model_type`"
             )
-        if settings.family is None and kind not in FAMILIES:
+        if settings.family is None and row_name(kind) not in FAMILIES:
             raise UserError(_unsupported(settings.name, kind))
         config = AutoConfig.from_pretrained(
             name,
@@ -109,11 +109,31 @@ def load_config(
             trust_remote_code=settings.trust_remote_code,
         )
     family = own or family_of(config, settings.family)
+    config = trained_part(config, family)
     refusal = family.refuses(config)
     if refusal is not None:
         raise UserError(f"cannot train the model {settings.name!r}: {refusal}")
     stretch_context(config, family, settings.rope_factor)
     return config, family
+
+
+def trained_part(config: PretrainedConfig, family: Family) -> PretrainedConfig:
+    """Return the part of a checkpoint's config that is trained: all of it in most families."""
+    part = None if family.config_part is None else config.to_dict().get(family.config_part)
+    if part is None:
+        return config
+    trained: PretrainedConfig = AutoConfig.for_model(**part)
+    trained._commit_hash = config._commit_hash
+    return trained
+
+
+def weight_names(raw: Mapping[str, Any], family: Family) -> dict[str, str]:
+    """Return patterns of the names of a checkpoint's weights, with what stands for them in the part
+    that is trained; none where the checkpoint is that part.
+    """
+    if family.config_part is None or family.config_part not in raw:
+        return {}
+    return {f"^{family.config_part.removesuffix('_config')}\\.": ""}
 
 
 def own_family(settings: ModelSettings) -> Family | None:
@@ -235,7 +255,12 @@ def _from_files(settings: ModelSettings, *, local_only: bool) -> ModelSpec:
 
 
 OWN_CODE = (
-    "Its repository's own code cannot be trained here, not with model.trust_remote_code either"
+    "Its repository's own code has no row here, with model.trust_remote_code neither: write one "
+    "(docs/families.md, a family of your own)"
+)
+TYPED_EXPERTS = (
+    "Its experts are chosen by a second kind of token type, which no batch here carries, and its "
+    "processor draws the time into the frames"
 )
 IMAGES_ONLY = (
     "It takes one image; the same weights load as InstructBlipVideoForConditionalGeneration, whose "
@@ -258,6 +283,9 @@ SUCCESSORS: dict[str, tuple[str, str, str]] = {
     ),
     "instructblip": ("InstructBLIP for images", "instructblipvideo", IMAGES_ONLY),
     "molmo": ("Molmo 1", "molmo2", OWN_CODE),
+    "internvl_chat": ("InternVL in its authors' own code", "internvl", OWN_CODE),
+    "minicpmv": ("MiniCPM-V 2.6 or earlier", "minicpmv4_6", OWN_CODE),
+    "ernie4_5_vl_moe": ("ERNIE 4.5 VL", "glm4v_moe", TYPED_EXPERTS),
 }
 """Systems that cannot be trained here, by model type: what they are, the nearest family, and why.
 """

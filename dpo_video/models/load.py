@@ -15,6 +15,7 @@ from transformers import (
     AutoProcessor,
     BitsAndBytesConfig,
     GenerationConfig,
+    PretrainedConfig,
     PreTrainedModel,
 )
 
@@ -32,6 +33,7 @@ from dpo_video.models.hub import (
     one_line_errors,
     refuse_pickled_weights,
     revision_of,
+    weight_names,
 )
 from dpo_video.models.lora import keep_adapter_fp32
 from dpo_video.models.names import resolve_model
@@ -144,6 +146,7 @@ def load_policy(
             use_safetensors=True,
             device_map={"": torch.device("cpu") if to_shard else device},
             **source,
+            **_weights_of_part(settings, family),
             **_attention(settings),
             **_quantization(settings, family, dtype),
         )
@@ -335,6 +338,16 @@ def choose_dtype(settings: ModelSettings | JudgeSettings, section: str = "model"
     ):
         return torch.bfloat16
     return torch.float32
+
+
+def _weights_of_part(settings: ModelSettings, family: Family) -> dict[str, Any]:
+    if family.config_part is None:
+        return {}
+    raw, _ = PretrainedConfig.get_config_dict(
+        resolve_model(settings.name), revision=settings.revision
+    )
+    names = weight_names(raw, family)
+    return {"key_mapping": names} if names else {}
 
 
 def _attention(settings: ModelSettings) -> dict[str, Any]:

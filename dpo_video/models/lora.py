@@ -34,6 +34,7 @@ def lora_config(
         lora_dropout=settings.dropout,
         bias="none",
         target_modules=targets or (family.lora_targets if family else LORA_TARGETS),
+        exclude_modules=family.lora_excludes if family else None,
         task_type="CAUSAL_LM",
     )
 

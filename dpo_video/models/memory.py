@@ -136,6 +136,8 @@ def estimate_training(
         shape: of the largest forward, where it is known; None is that of pairs about clips of their
             own.
     """
+    if not spec.family.shared_prefix:
+        train = train.model_copy(update={"share_prefix": False})
     parameters = count_parameters(spec, train.tune)
     adapter = parameters.lora_per_rank * train.lora.rank
     pairs = forward_pairs(train, load)

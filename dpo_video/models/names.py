@@ -14,6 +14,8 @@ FAMILY_NAMES = (
     "qwen3_vl_moe",
     "qwen3_5",
     "qwen3_5_moe",
+    "qwen2_5_omni",
+    "qwen3_omni_moe",
     "llava_next_video",
     "llava_onevision",
     "video_llama_3",
@@ -32,6 +34,9 @@ FAMILY_NAMES = (
     "pixtral",
     "mistral3",
     "minicpmv4_6",
+    "minicpmv4_7",
+    "gemma4",
+    "kimi_k25",
     "instructblipvideo",
 )
 """The rows of `models.families`, by name."""

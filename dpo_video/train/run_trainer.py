@@ -99,7 +99,7 @@ def train_adapter(
         trainer = VideoDPOTrainer(
             policy,
             args=args,
-            peft_config=lora_config(recipe.train.lora, targets=targets),
+            peft_config=lora_config(recipe.train.lora, policy.family, targets=targets),
             data=_training_data(policy, recipe, job, order, reader),
             callbacks=[WholeCheckpoints()],
             reference=lambda trainer: _reference(

@@ -21,13 +21,16 @@ from dpo_video.models.families.family import (
     square_size,
     whole_patches,
 )
+from dpo_video.models.families.gemma import GEMMA4
 from dpo_video.models.families.glm import GLM4V, GLM4V_MOE, GLM46V
 from dpo_video.models.families.instructblip import INSTRUCTBLIPVIDEO
 from dpo_video.models.families.internvl import INTERNVL
+from dpo_video.models.families.kimi import KIMI_K25
 from dpo_video.models.families.llava import LLAVA_NEXT_VIDEO
 from dpo_video.models.families.llava_images import LLAVA, LLAVA_NEXT
-from dpo_video.models.families.minicpm import MINICPMV4_6
+from dpo_video.models.families.minicpm import MINICPMV4_6, MINICPMV4_7
 from dpo_video.models.families.molmo import MOLMO2
+from dpo_video.models.families.omni import QWEN2_5_OMNI, QWEN3_OMNI_MOE
 from dpo_video.models.families.onevision import LLAVA_ONEVISION
 from dpo_video.models.families.perception import PERCEPTION_LM
 from dpo_video.models.families.pixtral import MISTRAL3, PIXTRAL
@@ -56,6 +59,7 @@ __all__ = [
     "no_pixel_bounds",
     "pack_list",
     "pack_tensor",
+    "row_name",
     "square_size",
     "whole_patches",
 ]
@@ -63,7 +67,7 @@ __all__ = [
 
 def family_of(config: PretrainedConfig, name: str | None = None) -> Family:
     """Return the row for a checkpoint's config, or the row called `name`."""
-    kind = str(config.model_type)
+    kind = row_name(str(config.model_type))
     if kind == "llava" and config.vision_config.model_type == "pixtral":
         kind = PIXTRAL.name  # published as `llava` with another tower and another processor
     if name is None:
@@ -77,6 +81,11 @@ def family_of(config: PretrainedConfig, name: str | None = None) -> Family:
     return family
 
 
+def row_name(model_type: str) -> str:
+    """Return the name of the row for a model type, or the type where there is none."""
+    return ALSO.get(model_type, model_type)
+
+
 FAMILIES: dict[str, Family] = {
     row.name: row
     for row in (
@@ -86,6 +95,8 @@ FAMILIES: dict[str, Family] = {
         QWEN3_VL_MOE,
         QWEN3_5,
         QWEN3_5_MOE,
+        QWEN2_5_OMNI,
+        QWEN3_OMNI_MOE,
         LLAVA_NEXT_VIDEO,
         LLAVA_ONEVISION,
         VIDEO_LLAMA_3,
@@ -104,6 +115,11 @@ FAMILIES: dict[str, Family] = {
         PIXTRAL,
         MISTRAL3,
         MINICPMV4_6,
+        MINICPMV4_7,
+        GEMMA4,
+        KIMI_K25,
         INSTRUCTBLIPVIDEO,
     )
 }
+ALSO: dict[str, str] = {kind: name for name, row in FAMILIES.items() for kind in row.also}
+"""Rows by their further model types."""

@@ -119,6 +119,12 @@ class Family:
     """The checkpoint's `model_type`."""
     title: str
     """What people call it, with its known checkpoints."""
+    also: tuple[str, ...] = ()
+    """Other model types that the row is for."""
+    config_part: str | None = None
+    """The section of a whole checkpoint's config that is trained, its weights named by it: that of
+    `thinker_config` are `thinker.*`.
+    """
     features: Callable[[Model, Mapping[str, Tensor]], ClipFeatures]
     """Tower and projector on one clip's processor outputs."""
     pack: Callable[[Sequence[ClipFeatures]], ModelOutput]
@@ -196,6 +202,10 @@ class Family:
     against.
     """
     lora_targets: str = LORA_TARGETS
+    lora_excludes: str | None = None
+    """What PEFT must leave alone though no pattern matches it: for some models of experts
+    PEFT (0.21) turns a pattern into bare names (`q_proj`), which stand in a tower too.
+    """
     untuned: Callable[[str], bool] = field(default=lambda name: False)
     """Whether a linear layer of the text decoder, by its name there, is left out of `lora_targets`
     on purpose, such as a router of experts.

@@ -1,6 +1,7 @@
-"""MiniCPM-V 4.6: frames cut into slices, and a language model with recurrent layers."""
+"""MiniCPM-V 4.6 and 4.7: frames cut into slices, and a language model with recurrent layers."""
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -104,4 +105,27 @@ MINICPMV4_6 = Family(
     "runs with its own copy of the clip. Large frames are cut into up to 9 slices of 448 x 448 or "
     "so: one of "
     "1280 x 720 takes 444 tokens, one of 320 x 240 takes 63. Frames carry no times.",
+)
+
+
+def _canvas_positions(model: Model, input_ids: Tensor, inputs: Mapping[str, Tensor]) -> Tensor:
+    """Return (3, P) positions: a frame's slices stand where they are on its canvas."""
+    positions: Tensor = model.model.get_rope_index(
+        input_ids[None],
+        inputs["mm_token_type_ids"][None],
+        target_sizes_videos=inputs["target_sizes_videos"],
+        attention_mask=torch.ones_like(input_ids)[None],
+    )[0][:, 0]
+    return positions
+
+
+MINICPMV4_7 = replace(
+    MINICPMV4_6,
+    name="minicpmv4_7",
+    title="MiniCPM-V 4.7 (openbmb/MiniCPM-V-4.7-1B)",
+    pixel_inputs=("pixel_values_videos",),
+    clip_inputs=("target_sizes_videos",),
+    position_axes=3,
+    positions=_canvas_positions,
+    quirks="As MiniCPM-V 4.6, but tokens of a frame and its slices have positions on one canvas.",
 )

@@ -10,7 +10,7 @@ from typing import Any
 import tiny_models
 from transformers import PreTrainedModel
 
-from tiny_families import grids, images, qformer, qwen, squares, videos
+from tiny_families import grids, images, omni, qformer, qwen, shapes, squares, videos
 
 BUILDERS: dict[str, Callable[[], tuple[PreTrainedModel, Any]]] = {
     "qwen2_5_vl": tiny_models.qwen2_5_vl,
@@ -20,6 +20,8 @@ BUILDERS: dict[str, Callable[[], tuple[PreTrainedModel, Any]]] = {
     "qwen3_vl_moe": qwen.qwen3_vl_moe,
     "qwen3_5": qwen.qwen3_5,
     "qwen3_5_moe": qwen.qwen3_5_moe,
+    "qwen2_5_omni": omni.qwen2_5_omni,
+    "qwen3_omni_moe": omni.qwen3_omni_moe,
     "llava_onevision": squares.llava_onevision,
     "video_llama_3": grids.video_llama_3,
     "glm4v": grids.glm4v,
@@ -35,6 +37,9 @@ BUILDERS: dict[str, Callable[[], tuple[PreTrainedModel, Any]]] = {
     "pixtral": images.pixtral,
     "mistral3": images.mistral3,
     "minicpmv4_6": images.minicpmv4_6,
+    "minicpmv4_7": images.minicpmv4_7,
+    "gemma4": shapes.gemma4,
+    "kimi_k25": shapes.kimi_k25,
     "molmo2": squares.molmo2,
     "perception_lm": squares.perception_lm,
     "instructblipvideo": qformer.instructblipvideo,

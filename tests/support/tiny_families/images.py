@@ -17,6 +17,9 @@ from transformers import (
     MiniCPMV4_6ImageProcessor,
     MiniCPMV4_6Processor,
     MiniCPMV4_6VideoProcessor,
+    MiniCPMV4_7Config,
+    MiniCPMV4_7ForConditionalGeneration,
+    MiniCPMV4_7Processor,
     Mistral3Config,
     Mistral3ForConditionalGeneration,
     PixtralImageProcessor,
@@ -166,6 +169,31 @@ def minicpmv4_6() -> tuple[PreTrainedModel, MiniCPMV4_6Processor]:
     """Return a MiniCPM-V with a recurrent layer and one of attention; frames above 112 pixels are
     sliced.
     """
+    tokenizer = _minicpm_tokenizer()
+    config = MiniCPMV4_6Config(**_minicpm_parts(tokenizer))
+    processor = MiniCPMV4_6Processor(**_minicpm_processor(tokenizer))
+    return MiniCPMV4_6ForConditionalGeneration(config), processor
+
+
+def minicpmv4_7() -> tuple[PreTrainedModel, MiniCPMV4_7Processor]:
+    """Return the same with positions on a canvas."""
+    tokenizer = _minicpm_tokenizer()
+    marks = {
+        name: tokenizer.convert_tokens_to_ids(token)
+        for name, token in (
+            ("image_start_id", "<image>"),
+            ("image_end_id", "</image>"),
+            ("slice_start_id", "<slice>"),
+            ("slice_end_id", "</slice>"),
+            ("newline_id", "\u010a"),  # a line's end in byte-level tokens
+        )
+    }
+    config = MiniCPMV4_7Config(**_minicpm_parts(tokenizer), **marks)
+    processor = MiniCPMV4_7Processor(**_minicpm_processor(tokenizer))
+    return MiniCPMV4_7ForConditionalGeneration(config), processor
+
+
+def _minicpm_tokenizer() -> PreTrainedTokenizerFast:
     named = {
         "image_token": "<|image_pad|>",
         "video_token": "<|video_pad|>",
@@ -176,12 +204,15 @@ def minicpmv4_6() -> tuple[PreTrainedModel, MiniCPMV4_6Processor]:
         "image_id_start_token": "<image_id>",
         "image_id_end_token": "</image_id>",
     }
-    tokenizer = make_tokenizer(
+    return make_tokenizer(
         ["<|endoftext|>", "<|im_start|>", "<|im_end|>", *named.values()],
         eos="<|im_end|>",
         pad="<|endoftext|>",
         extra=named,
     )
+
+
+def _minicpm_parts(tokenizer: PreTrainedTokenizerFast) -> dict[str, Any]:
     rope = {
         "rope_type": "default",
         "rope_theta": 10000.0,
@@ -200,21 +231,23 @@ def minicpmv4_6() -> tuple[PreTrainedModel, MiniCPMV4_6Processor]:
         rope_parameters=rope,
         layer_types=["linear_attention", "full_attention"],
     )
-    config = MiniCPMV4_6Config(
-        text_config=text,
-        vision_config=tower(""),
-        insert_layer_id=0,
-        image_size=56,
-        image_token_id=tokenizer.convert_tokens_to_ids("<|image_pad|>"),
-        video_token_id=tokenizer.convert_tokens_to_ids("<|video_pad|>"),
-    )
+    return {
+        "text_config": text,
+        "vision_config": tower(""),
+        "insert_layer_id": 0,
+        "image_size": 56,
+        "image_token_id": tokenizer.convert_tokens_to_ids("<|image_pad|>"),
+        "video_token_id": tokenizer.convert_tokens_to_ids("<|video_pad|>"),
+    }
+
+
+def _minicpm_processor(tokenizer: PreTrainedTokenizerFast) -> dict[str, Any]:
     sizes = {"scale_resolution": 112, "max_slice_nums": 9, "slice_mode": True}
-    processor = MiniCPMV4_6Processor(
-        image_processor=MiniCPMV4_6ImageProcessor(**sizes),
-        tokenizer=tokenizer,
-        video_processor=MiniCPMV4_6VideoProcessor(**sizes),
-        chat_template=CHATML.replace("<image>", "<|image_pad|>").replace(
+    return {
+        "image_processor": MiniCPMV4_6ImageProcessor(**sizes),
+        "tokenizer": tokenizer,
+        "video_processor": MiniCPMV4_6VideoProcessor(**sizes),
+        "chat_template": CHATML.replace("<image>", "<|image_pad|>").replace(
             "<video>", "<|video_pad|>"
         ),
-    )
-    return MiniCPMV4_6ForConditionalGeneration(config), processor
+    }

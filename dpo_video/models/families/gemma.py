@@ -1,0 +1,99 @@
+"""Gemma 4: frames of their own shape in a budget of tokens each, a time stamp a frame."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PretrainedConfig
+from transformers.models.gemma4.video_processing_gemma4 import get_aspect_ratio_preserving_size
+
+from dpo_video.models.families.family import (
+    KEEP_UNQUANTIZED,
+    LINEAR_PATH,
+    SLIDING,
+    ClipFeatures,
+    Family,
+    FrameSize,
+    Model,
+    VideoProcessor,
+    no_pixel_bounds,
+    pack_list,
+    whole_patches,
+)
+
+
+def _features(model: Model, inputs: Mapping[str, Tensor]) -> ClipFeatures:
+    output = model.model.get_video_features(
+        inputs["pixel_values_videos"],
+        inputs["video_position_ids"],
+        num_frames_per_video=inputs["num_frames_per_video"],
+        return_dict=True,
+    )
+    return ClipFeatures(torch.cat(list(output.pooler_output)))
+
+
+def _size(
+    processor: VideoProcessor, num_frames: int, size: FrameSize, kwargs: Mapping[str, Any]
+) -> FrameSize:
+    """As Gemma4VideoProcessor (transformers 5.24): the largest frame of its shape in the budget."""
+    height, width = get_aspect_ratio_preserving_size(
+        size.height,
+        size.width,
+        processor.patch_size,
+        processor.max_soft_tokens * processor.pooling_kernel_size**2,
+        processor.pooling_kernel_size,
+    )
+    return FrameSize(height, width)
+
+
+def _patches(
+    processor: VideoProcessor, config: PretrainedConfig, num_frames: int, size: FrameSize
+) -> int:
+    return num_frames * whole_patches(size, processor.patch_size)
+
+
+def _tokens(
+    processor: VideoProcessor, config: PretrainedConfig, num_frames: int, size: FrameSize
+) -> int:
+    return _patches(processor, config, num_frames, size) // processor.pooling_kernel_size**2
+
+
+def _is_untuned(name: str) -> bool:
+    """Return whether a layer mixes in the embeddings that each layer has of its own."""
+    return "per_layer" in name
+
+
+def _refuses(config: PretrainedConfig) -> str | None:
+    if config.vision_config is None:
+        return "it has no vision tower. Use a Gemma 4 that takes images"
+    if config.get_text_config().enable_moe_block:
+        return (
+            "its layers hold experts beside a dense part, which were not tried. The nearest are a "
+            "dense Gemma 4 and, of experts, qwen3_vl_moe"
+        )
+    return None
+
+
+GEMMA4 = Family(
+    name="gemma4",
+    title="Gemma 4 (google/gemma-4-e2b-it, -e4b-it and the larger ones)",
+    features=_features,
+    pack=pack_list,
+    pixel_inputs=("pixel_values_videos", "video_position_ids", "num_frames_per_video"),
+    end_of_turn="<turn|>",
+    lora_targets=LINEAR_PATH + r"(self_attn\.(q|k|v|o)_proj|mlp\.(gate|up|down)_proj)",
+    untuned=_is_untuned,
+    keep_unquantized=(*KEEP_UNQUANTIZED, r".*per_layer", r".*embed_vision", r".*embed_audio"),
+    shared_prefix=False,
+    why_not_shared=SLIDING,
+    refuses=_refuses,
+    frame_size=_size,
+    video_tokens=_tokens,
+    vision_patches=_patches,
+    pixel_kwargs=no_pixel_bounds,
+    formula="F x (H/48) x (W/48), at most 70 a frame, and a time stamp a frame",
+    quirks="A frame takes at most 70 tokens, in whatever shape it has. Sound is not read. Five of "
+    "six layers see a window of the last tokens. LoRA leaves out the layers' own embeddings. The "
+    "one of experts (-26B-A4B) is refused.",
+)
