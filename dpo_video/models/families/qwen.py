@@ -211,7 +211,8 @@ QWEN3_VL_MOE = replace(
     title="Qwen3-VL of experts (Qwen/Qwen3-VL-30B-A3B-Instruct, -235B-A22B-)",
     untuned=is_router,
     no_4_bit=FUSED_EXPERTS,
-    quirks="As Qwen3-VL. LoRA tunes attention; experts only by `train.tune: [language, experts]`.",
+    quirks="As Qwen3-VL. LoRA tunes attention: the experts are fused tensors, which it leaves "
+    "alone.",
 )
 QWEN3_5 = replace(
     QWEN3_VL,
@@ -230,5 +231,5 @@ QWEN3_5_MOE = replace(
     untuned=is_router,
     no_4_bit=FUSED_EXPERTS,
     quirks="As Qwen3.5. LoRA tunes attention, the recurrent layers and the expert that all tokens "
-    "share; the others only by `train.tune: [language, experts]`.",
+    "share; the others are fused tensors, which it leaves alone.",
 )
