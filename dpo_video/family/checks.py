@@ -8,7 +8,6 @@ import re
 from pathlib import Path
 
 import torch
-from peft import PeftModel
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -30,6 +29,7 @@ from dpo_video.models.collate import TokenRow, collate
 from dpo_video.models.generation import generate_answers
 from dpo_video.models.load import load_policy
 from dpo_video.models.lora import adapter_parameters
+from dpo_video.models.peft_library import PeftModel
 from dpo_video.models.prompts import answer_ids, encode_prompt, video_inputs
 from dpo_video.models.sampling import Sampler
 from dpo_video.models.tokens import video_tokens, vision_patches

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from peft import get_peft_model
 from torch import Tensor, nn
 from trl.trainer.utils import add_fused_lm_head
 
@@ -17,6 +16,7 @@ from dpo_video.models.collate import TokenRow, collate
 from dpo_video.models.families import Family
 from dpo_video.models.load import Policy, load_policy
 from dpo_video.models.lora import adapter_parameters, lora_config
+from dpo_video.models.peft_library import get_peft_model
 from dpo_video.models.prompts import clip_content, process_frames, prompt_text
 from dpo_video.recipe import LoraSettings, ModelSettings, VideoSettings
 from dpo_video.train.logps import clip_rows

@@ -46,6 +46,18 @@ if find_spec("bitsandbytes") is not None:
     with compiled_when_called():
         import_module("bitsandbytes")
 
-from peft import LoraConfig, PeftConfig, PeftModel, set_peft_model_state_dict  # noqa: E402
+from peft import (  # noqa: E402
+    LoraConfig,
+    PeftConfig,
+    PeftModel,
+    get_peft_model,
+    set_peft_model_state_dict,
+)
 
-__all__ = ["LoraConfig", "PeftConfig", "PeftModel", "set_peft_model_state_dict"]
+__all__ = [
+    "LoraConfig",
+    "PeftConfig",
+    "PeftModel",
+    "get_peft_model",
+    "set_peft_model_state_dict",
+]
