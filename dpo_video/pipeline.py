@@ -389,12 +389,11 @@ def determining_parts(run: Run, name: str, *, defaults: bool = True) -> dict[str
     the inputs of the stage's own.
     """
     stage = stage_of(run.recipe, name)
-    settings, start = key_settings(run.recipe, defaults=defaults), run.recipe.start_adapter
-    family = run.recipe.family_file
+    settings = key_settings(run.recipe, defaults=defaults)
+    named = {"start": run.recipe.start_adapter, "family": run.recipe.family_file}.items()
     return {
         **{section: settings[section] for section in stage.sections},
-        **({"start": content_hash(start)} if start and "model" in stage.sections else {}),
-        **({"family": content_hash(family)} if family and "model" in stage.sections else {}),
+        **{part: content_hash(path) for part, path in named if path and "model" in stage.sections},
         "data": {"max_bad_fraction": run.recipe.data.max_bad_fraction},
         "files": {file: content_hash(run.folder / file) for file in stage.reads},
         **stage.inputs(run),
