@@ -6,7 +6,7 @@
 Under ten minutes on one 80 GB GPU: random weights of Qwen2.5-VL-7B's size in bf16 and nf4, clips of
 noise of 4,096 and 16,384 video tokens. A step is a forward and backward over two questions with one
 pair each, gradient checkpointing on, the reference's pass in it. Peaks are above the loaded model.
-What there is no time or memory for is a row that says so.
+What there is no time or memory for, or fails, is a row that says so.
 """
 
 import argparse
@@ -26,6 +26,7 @@ sys.path.insert(0, str(ROOT))
 import torch  # noqa: E402
 from bench.case import SIZES, Case  # noqa: E402
 from bench.gpu import (  # noqa: E402
+    FAILED,
     PRECISIONS,
     Clock,
     Row,
@@ -72,6 +73,9 @@ def main() -> None:
         print(text, end="")
     else:
         given.out.write_text(text)
+    told = [row.get("left_out") or row.get("tried") for row in trained + answers + judged + clips]
+    if any(FAILED in str(reason) for reason in told):
+        raise SystemExit("not all was measured: see the rows that failed")
 
 
 def _cases(given: argparse.Namespace, questions: int, answers: int) -> list[Case]:

@@ -22,7 +22,7 @@ import logging
 import sys
 import warnings
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -99,12 +99,12 @@ def measure_run(case: Case, names: Sequence[str], *, repeats: int) -> dict[str, 
     generation.
     """
     usage = {"rows": PromptUsage(), "trees": PromptUsage()}
-    subject = make_subject(case)
+    subject = cache(lambda: make_subject(case))
     makers: dict[str, Callable[[], Stage]] = {
-        "generate": lambda: generate_stage(subject, usage["trees"]),
+        "generate": lambda: generate_stage(subject(), usage["trees"]),
         "judge": lambda: judge_stage(case),
         "train": lambda: train_stage(case),
-        "evaluate": lambda: evaluate_stage(subject),
+        "evaluate": lambda: evaluate_stage(subject()),
     }
     rows = []
     for name in names:
@@ -125,7 +125,7 @@ def measure_run(case: Case, names: Sequence[str], *, repeats: int) -> dict[str, 
         rows.append(whole)
     result["stages"] = [{**row, "ratio": row["stock"] / row["ours"]} for row in rows]
     if "generate" in names:
-        earlier = earlier_generation(subject, usage["rows"])
+        earlier = earlier_generation(subject(), usage["rows"])
         seconds = min(cost(earlier, case.device).seconds for _ in range(repeats))
         generate = next(row for row in rows if row["stage"] == "generate")
         result["generate_by_rows"] = {

@@ -28,6 +28,10 @@ PRECISIONS = {"bf16": "none", "nf4": "nf4"}
 """What tables call them, and `Case.quantize`."""
 CARDS = {"nf4": (24, 80), "none": (80,)}
 """By `Case.quantize`, GiB of the cards for which the largest clip is looked for."""
+FAILURES = (RuntimeError, ValueError, TypeError, AssertionError, ImportError)
+"""What kernels and libraries raise where they cannot do something: a row says so, and the others
+are measured."""
+FAILED = "failed"
 Row = dict[str, Any]
 
 
@@ -149,8 +153,8 @@ def _step(case: Case, trainer: str, *, warm: bool = True) -> Cost | str:
         if warm:
             timed.step()
         return cost(timed.step, case.device)
-    except torch.OutOfMemoryError:
-        return "out of memory"
+    except FAILURES as error:
+        return _why(error)
     finally:
         timed = None
         _release(case.device)
@@ -167,8 +171,8 @@ def _timed(case: Case, runs: dict[str, Callable[[], Any]], clock: Clock) -> Iter
         try:
             run()
             measured = cost(run, case.device)
-        except torch.OutOfMemoryError:
-            yield {**row, "left_out": "out of memory"}
+        except FAILURES as error:
+            yield {**row, "left_out": _why(error)}
             continue
         first = measured.seconds if name.endswith("stock") else first
         yield {
@@ -177,6 +181,14 @@ def _timed(case: Case, runs: dict[str, Callable[[], Any]], clock: Clock) -> Iter
             "ratio": None if first is None else first / measured.seconds,
             "peak_mib": measured.peak / MIB,
         }
+
+
+def _why(error: Exception) -> str:
+    """Return what a row says in the place of a time; a table has no line breaks and no bars."""
+    if isinstance(error, torch.OutOfMemoryError):
+        return "out of memory"
+    lines = str(error).strip().splitlines() or [""]
+    return f"{FAILED}: {type(error).__name__}: {lines[0][:120]}".replace("|", "/")
 
 
 @contextmanager

@@ -77,6 +77,9 @@ def compare(
         side: {key: min(row[key] for row in rows) for key in rows[0]}
         for side, rows in measured.items()
     }
+    tokens = {side: row["tokens_of_first_row"] for side, row in sides.items()}
+    if len(set(tokens.values())) > 1:
+        raise SystemExit(f"the sides read the first row as other numbers of tokens: {tokens}")
     return {
         "peer": peer,
         "video_tokens": case.video_tokens,

@@ -132,7 +132,7 @@ def _attend(scores: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
     log-sum-exp (..., queries); `scores` is used up.
     """
     top = scores.amax(-1, keepdim=True)
-    weights = scores.sub_(top).exp_()  # each score's exponential once: it is most of the time
+    weights = scores.sub_(top).exp_()  # once, not for the sum and again for the weights
     total = weights.sum(-1, keepdim=True)
     weights = weights.mul_(total.reciprocal()).to(value.dtype)
     return weights @ value, (top + total.log())[..., 0]
