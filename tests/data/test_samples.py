@@ -11,7 +11,6 @@ from dpo_video.core.control_tokens import ControlTokens
 from dpo_video.core.errors import UserError
 from dpo_video.core.jsonl import to_json
 from dpo_video.core.records import Sample
-from dpo_video.core.turns import turn_rows
 from dpo_video.data.choices import gold_choice
 from dpo_video.data.heldout import check_disjoint
 from dpo_video.data.samples import TOY_CLIPS, load_pairs, load_samples
@@ -67,9 +66,6 @@ def recipe(folder: Path, **data: object) -> Recipe:
     )
 
 
-TURN = {"question": "Who is there?", "answer": "A woman."}
-
-
 def test_the_limit_keeps_the_first_samples_and_paths_start_beside_the_file(tmp_path: Path) -> None:
     rows = [{"id": str(n), "video": "a.mp4", "prompt": "p", "caption": "c"} for n in range(5)]
     (tmp_path / "s.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -101,25 +97,6 @@ def test_a_file_without_samples_is_named(tmp_path: Path) -> None:
             "s.jsonl:3: `prompt` contains '<video>', which other projects write for the clip",
         ),
         ({"prompt": "Why? <image>"}, "s.jsonl:3: `prompt` contains '<image>'"),
-        ({"history": "Who?"}, "s.jsonl:3: `history` must be a list or null, got 'Who?'"),
-        ({"history": ["Who?"]}, "s.jsonl:3: `history`, turn 1 must be an object with `question`"),
-        ({"history": [TURN, {"question": "Who?"}]}, "s.jsonl:3: `history`, turn 2: missing `ans"),
-        (
-            {"history": [{**TURN, "anser": "x"}]},
-            "s.jsonl:3: `history`, turn 1: unknown field `anser`. Did you mean 'answer'?",
-        ),
-        (
-            {"history": [{**TURN, "answer": 3}]},
-            "s.jsonl:3: `history`, turn 1: `answer` must be a string in quotes, got 3",
-        ),
-        (
-            {"history": [TURN, {**TURN, "answer": " "}]},
-            "s.jsonl:3: `history`, turn 2: `answer` is empty. Every turn needs a question and its",
-        ),
-        (
-            {"history": [{**TURN, "question": "<video>Who?"}]},
-            "s.jsonl:3: `history`, turn 1: `question` contains '<video>'",
-        ),
         ({"caption": None}, "s.jsonl:3: missing `caption`. Every sample to train on needs"),
         (
             {"answer_kind": "letter", "answer": "A"},
@@ -345,38 +322,6 @@ def test_control_tokens_drop_a_sample_and_an_end_token_leaves_its_answer(tmp_pat
         ("/s.jsonl:2", "control token", "<|image_pad|> in `prompt`"),
         ("/s.jsonl:3", "control token", "<|im_start|> in `answer`"),
     ]
-
-
-def test_control_tokens_in_earlier_turns_drop_a_sample_and_a_pair(tmp_path: Path) -> None:
-    ended = {"question": "Who is there?", "answer": "A woman.<|im_end|>"}
-    asked = {"question": "Who is <|image_pad|>?", "answer": "A woman."}
-    answered = {"question": "Who?", "answer": "<|im_start|>A woman."}
-    turns = [[ended], [TURN, asked], [TURN, answered], []]
-    write(tmp_path, *({"history": history} for history in turns))
-    loaded = load_samples(recipe(tmp_path), "samples", tokens=TOKENS)
-    assert [(row.id, turn_rows(row.history)) for row in loaded.samples] == [
-        ("0", [TURN]),
-        ("3", []),
-    ]
-    assert loaded.num_stripped == 1
-    assert [(row.where[-10:], row.detail) for row in loaded.removed] == [
-        ("/s.jsonl:2", "<|image_pad|> in `history, question 2`"),
-        ("/s.jsonl:3", "<|im_start|> in `history, answer 2`"),
-    ]
-    pair = {"video": "a.mp4", "source": "x", "chosen_id": "c", "rejected_id": "r", "prompt": "Why?"}
-    rows = [
-        {**pair, "sample_id": str(n), "chosen": "Yes.", "rejected": "No.", "history": history}
-        for n, history in enumerate(turns)
-    ]
-    (tmp_path / "p.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    loaded = load_pairs(recipe(tmp_path, pairs=str(tmp_path / "p.jsonl")), TOKENS)
-    assert [row.id for row in loaded.removed] == ["1", "2"]
-    assert [turn_rows(sample.history) for sample in loaded.samples] == [[TURN], []]
-    with pytest.raises(UserError, match=r"p.jsonl:1: `history`, turn 1: `answer` is empty"):
-        (tmp_path / "p.jsonl").write_text(
-            json.dumps({**rows[0], "history": [{**TURN, "answer": ""}]})
-        )
-        load_pairs(recipe(tmp_path, pairs=str(tmp_path / "p.jsonl")), TOKENS)
 
 
 def test_control_tokens_drop_a_given_pair(tmp_path: Path) -> None:
