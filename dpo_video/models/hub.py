@@ -123,7 +123,7 @@ def trained_part(config: PretrainedConfig, family: Family) -> PretrainedConfig:
     if part is None:
         return config
     trained: PretrainedConfig = AutoConfig.for_model(**part)
-    trained._commit_hash = config._commit_hash
+    trained._commit_hash = vars(config).get("_commit_hash")  # of a folder there is none
     return trained
 
 
