@@ -8,6 +8,7 @@ import torch
 from clips import read_number, write_clip
 from PIL import Image
 from policies import policy
+from transformers import AutoConfig
 from typer.testing import CliRunner
 
 from dpo_video.check.preview import (
@@ -21,9 +22,10 @@ from dpo_video.check.preview import (
 )
 from dpo_video.cli.app import app
 from dpo_video.core.errors import UserError
-from dpo_video.models.families import FAMILIES
+from dpo_video.models.families import family_of
 from dpo_video.models.hub import model_spec
 from dpo_video.models.load import load_policy
+from dpo_video.models.published import PUBLISHED
 from dpo_video.models.tokens import video_tokens
 from dpo_video.recipe import ModelSettings, VideoSettings
 from dpo_video.recipe.file import load_recipe, load_video_settings
@@ -93,7 +95,12 @@ def test_presets_cost_what_the_families_say(clip, name, model, frames, tokens):
     )
 
 
-@pytest.mark.parametrize("family", sorted(FAMILIES))
+PUBLISHED_FAMILIES = sorted(
+    {family_of(AutoConfig.from_pretrained(folder)).name for folder in PUBLISHED.values()}
+)
+
+
+@pytest.mark.parametrize("family", PUBLISHED_FAMILIES)
 def test_every_family_with_a_published_checkpoint_shows_its_frames(clip, family):
     if family == "perception_lm":
         pytest.importorskip("timm", reason="the tower of perception_lm is built by timm")
