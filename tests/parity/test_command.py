@@ -4,6 +4,7 @@ adapter, one with wrong answers, and `transformers serve`.
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,8 @@ from typer.testing import CliRunner
 
 from dpo_video.cli.app import app
 from dpo_video.core.errors import UserError
-from dpo_video.core.jsonl import write_jsonl
+from dpo_video.core.jsonl import read_jsonl, write_jsonl
+from dpo_video.core.records import EarlierTurn, Sample
 from dpo_video.models.load import Policy, load_policy
 from dpo_video.models.lora import adapter_parameters, lora_config
 from dpo_video.parity.command import ParityOptions, ParityReport, parity
@@ -27,6 +29,8 @@ from dpo_video.recipe import LoraSettings, Recipe
 from dpo_video.run import open_run, recipe_of
 from dpo_video.toy.clips import write_split
 from dpo_video.train.merge import merge
+
+TURN = EarlierTurn(question="How many objects move?", answer="One moves, and the others stay.")
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +60,7 @@ def make_recipe(folder: Path) -> Recipe:
             "model": {"name": "toy:qwen2_5_vl", "device": "cpu"},
             "data": {
                 "samples": str(write_split("train", folder / "train", num_clips=1, seed=3)),
-                "heldout": str(write_split("heldout", folder / "heldout", num_clips=2, seed=3)),
+                "heldout": str(write_heldout(folder)),
             },
             "video": {"num_frames": 8, "workers": 1},
             "judge": {"model": "none"},
@@ -66,6 +70,14 @@ def make_recipe(folder: Path) -> Recipe:
             "tracking": {"to": "none"},
         }
     )
+
+
+def write_heldout(folder: Path) -> Path:
+    """Write three questions about each of two toy clips, the second of them behind TURN."""
+    path = write_split("heldout", folder / "heldout", num_clips=2, seed=3)
+    samples = list(read_jsonl(path, Sample))
+    write_jsonl(path, [samples[0], replace(samples[1], history=(TURN,)), *samples[2:]])
+    return path
 
 
 @pytest.fixture(scope="module")
@@ -91,6 +103,20 @@ def test_a_server_that_answers_as_the_tuned_model_is_told_from_its_own_choice_of
     assert (file.shown_as, file.n) == ("file", 6) and file.equal < 6
     assert report.holds and report.model == "tuned"
     assert "That is its sampling, not the model" in report.verdict.text
+    (behind,) = [
+        sample
+        for sample in read_jsonl(Path(recipe_of(run_folder).data.heldout or ""), Sample)
+        if sample.history
+    ]
+    asked = [request["messages"] for request in server.requests if len(request["messages"]) > 1]
+    assert len(asked) == 2, "as a film and as a file"
+    for first, *later in asked:
+        assert first["role"] == "user" and first["content"][0]["type"] == "video_url"
+        assert first["content"][1:] == [{"type": "text", "text": TURN.question}]
+        assert later == [
+            {"role": "assistant", "content": TURN.answer},
+            {"role": "user", "content": behind.prompt},
+        ]
     stored = json.loads((run_folder / "parity.json").read_text())
     assert [way["share_equal"] for way in stored["ways"]] == [1.0, file.share_equal]
     rows = [json.loads(line) for line in (run_folder / "parity.jsonl").read_text().splitlines()]
@@ -184,8 +210,6 @@ def served_folders(run_folder: Path) -> Iterator[tuple[str, Path]]:
 
 def toy_pairs(video: str | list[str]) -> list[Any]:
     """Return one pair about a clip, for merge to compare logits on."""
-    from dataclasses import replace
-
     return [replace(make_pairs(1)[0], video=video)]
 
 

@@ -16,6 +16,7 @@ import av
 import numpy as np
 from peft import PeftModel
 
+from dpo_video.core.records import EarlierTurn
 from dpo_video.models.collate import TokenRow
 from dpo_video.models.generation import generate_answers
 from dpo_video.models.load import Policy
@@ -55,17 +56,26 @@ class PolicyServer:
         if unknown:
             return 422, error(f"unexpected fields {sorted(unknown)}")
         *clip, text = request["messages"][0]["content"]
+        later = [message["content"] for message in request["messages"][1:]]
         if not self.video and any(part["type"] == "video_url" for part in clip):
             return 400, error("At most 0 video(s) may be provided in one prompt")
         with self.lock:
-            return 200, self._complete(request, decode(clip[0], self.max_frames), text["text"])
+            frames = decode(clip[0], self.max_frames)
+            return 200, self._complete(request, frames, [text["text"], *later])
 
-    def _complete(self, request: dict[str, Any], frames: Frames, prompt: str) -> dict[str, Any]:
+    def _complete(
+        self, request: dict[str, Any], frames: Frames, texts: list[str]
+    ) -> dict[str, Any]:
+        *earlier, prompt = texts
+        turns = zip(earlier[::2], earlier[1::2], strict=True)
+        history = tuple(EarlierTurn(question=asked, answer=said) for asked, said in turns)
         uses_adapter = self.models[request["model"]]
         model, settings = self.policy.model, VideoSettings(workers=1)
         off = nullcontext() if uses_adapter else disabled(model)
         with off:
-            row = clip_rows(self.policy, frames, settings, question=prompt, answers=[""])[0]
+            (row,) = clip_rows(
+                self.policy, frames, settings, question=prompt, history=history, answers=[""]
+            )
             sampler = Sampler(temperature=0, max_new_tokens=request["max_tokens"])
             ((answer,),) = generate_answers(
                 self.policy, [replace(row, answer=())], seeds=[[0]], sampler=sampler

@@ -7,16 +7,19 @@ from pathlib import Path
 import pytest
 import torch
 from peft import PeftModel, get_peft_model
+from plain_forwards import plain_answer_logp
 from tiny_world import KINDS, make_pairs, make_recipe, make_world, open_run
 from torch import nn
 
 from dpo_video.core.errors import UserError
+from dpo_video.core.records import EarlierTurn
 from dpo_video.models.load import load_policy
 from dpo_video.models.lora import adapter_parameters, lora_config
+from dpo_video.models.prompts import answer_ids
 from dpo_video.recipe import Recipe
 from dpo_video.store import RunStore
 from dpo_video.train.logps import answer_logps, clip_rows
-from dpo_video.train.merge import merge
+from dpo_video.train.merge import _example, _logits, merge
 from dpo_video.video import read_frames
 
 
@@ -76,6 +79,39 @@ def test_the_merged_model_answers_as_base_and_adapter(
     )
     assert got == pytest.approx(wanted, abs=1e-3)
     assert abs(wanted - base) > 0.02, "far above the tolerance"
+
+
+def test_models_are_compared_on_the_logits_of_a_pair_behind_its_earlier_turns(
+    tmp_path: Path,
+) -> None:
+    make_world(tmp_path, "qwen2_5_vl")
+    recipe = make_recipe(tmp_path)
+    turn = EarlierTurn(question="what is it ?", answer="a red square")
+    (pair,) = make_pairs(1)
+    policy = load_policy(recipe.model)
+    logits = []
+    with RunStore(recipe.run_folder) as store:
+        for history in ((turn,), None):
+            run = open_run(recipe, store, tmp_path, [replace(pair, history=history)])
+            example = _example(run, multiple_of=policy.family.frames_per_step)
+            logits.append(_logits(policy, run, example))
+            logps = logits[-1].log_softmax(-1)
+            answer = answer_ids(policy, pair.chosen)
+            found = sum(
+                float(logps[place, token])
+                for place, token in enumerate(answer, start=len(logps) - len(answer) - 1)
+            )
+            wanted = plain_answer_logp(
+                policy,
+                recipe,
+                tmp_path / str(pair.video),
+                question=pair.prompt,
+                answer=pair.chosen,
+                is_cut=False,
+                history=history,
+            )
+            assert found == pytest.approx(wanted, abs=1e-4)
+    assert len(logits[0]) > len(logits[1])
 
 
 def test_a_folder_that_holds_something_is_not_overwritten(tmp_path: Path) -> None:

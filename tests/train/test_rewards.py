@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 from dpo_video.cli.app import app
 from dpo_video.core.errors import UserError
 from dpo_video.core.jsonl import read_jsonl, write_jsonl
-from dpo_video.core.records import Candidate, Reward, Sample
+from dpo_video.core.records import Candidate, EarlierTurn, Reward, Sample
 from dpo_video.models.load import Policy, load_policy
 from dpo_video.models.lora import adapter_parameters, lora_config
 from dpo_video.pair.stage import read_rewards
@@ -33,6 +33,7 @@ SAMPLES = [
         ("what happens in the clip ?", "describe the video", "is it red ?")
     )
 ]
+SAMPLES[2] = replace(SAMPLES[2], history=(EarlierTurn(question="what is it ?", answer="a dog"),))
 CANDIDATES = [
     Candidate(
         id=f"{sample.id}#{number}",
@@ -84,9 +85,16 @@ def rewards_of(path: Path) -> dict[str, float]:
     return {row.candidate_id: row.reward for row in read_jsonl(path, Reward)}
 
 
-def slow_logp(policy: Policy, recipe: Recipe, world: Path, candidate: Candidate) -> float:
-    """Return log p(answer | clip, question) from one plain forward through pixels; a cut answer has
-    no end of turn.
+def slow_logp(
+    policy: Policy,
+    recipe: Recipe,
+    world: Path,
+    candidate: Candidate,
+    *,
+    is_alone: bool = False,
+) -> float:
+    """Return log p(answer | clip, earlier turns, question) from one plain forward through pixels; a
+    cut answer has no end of turn. `is_alone` leaves the earlier turns out.
     """
     sample = next(sample for sample in SAMPLES if sample.id == candidate.sample_id)
     return plain_answer_logp(
@@ -96,6 +104,7 @@ def slow_logp(policy: Policy, recipe: Recipe, world: Path, candidate: Candidate)
         question=sample.prompt,
         answer=candidate.text,
         is_cut=candidate.finish == "length",
+        history=None if is_alone else sample.history,
     )
 
 
@@ -114,6 +123,11 @@ def test_rewards_are_beta_times_the_change_of_the_log_probs_of_plain_forwards(
             base = slow_logp(policy, recipe, world, candidate)
         assert found[candidate.id] == pytest.approx(0.5 * (tuned - base), abs=1e-4)
     assert min(map(abs, found.values())) > 1e-3
+    behind = CANDIDATES[-1]
+    alone = slow_logp(policy, recipe, world, behind, is_alone=True)
+    with policy.model.disable_adapter():
+        alone -= slow_logp(policy, recipe, world, behind, is_alone=True)
+    assert abs(found[behind.id] - 0.5 * alone) > 1e-3, "earlier turns change it"
     assert found["s0#0"] == found["s0#3"] != found["s1#0"], "equal answers to a question are one"
     assert (summary["candidates"], summary["rewards"], summary["bad clips"]) == (12, 12, 0)
     settings = PairSettings(implicit_rewards=str(tmp_path / "rewards.jsonl"), keep_hardest=0.5)
