@@ -27,6 +27,7 @@ from dpo_video.pair.audit_measures import (
 )
 from dpo_video.pair.audit_page import audit_page
 from dpo_video.pair.audit_report import Audit
+from dpo_video.pair.statistics import has_given_sides
 from dpo_video.run import recipe_of
 from dpo_video.video import clip_key, file_name, rejected_clip_key
 
@@ -70,7 +71,7 @@ def audit(folder: Path) -> Audit:
         length=length,
         position=position,
         samplers=samplers,
-        warnings=warnings(length, position, samplers, duplicates),
+        warnings=warnings(length, position, {} if has_given_sides(pairs) else samplers, duplicates),
     )
     write_atomic(
         folder / "audit.json",

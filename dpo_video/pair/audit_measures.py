@@ -237,7 +237,11 @@ def warnings(
     samplers: Mapping[str, SamplerAudit],
     duplicates: Duplicates,
 ) -> list[str]:
-    """Return what a reader should look at before training."""
+    """Return what a reader should look at before training.
+
+    Args:
+        samplers: those whose answers might have come to stand on either side.
+    """
     lines = [
         *_one_sided(
             length.chosen_longer,
@@ -256,15 +260,20 @@ def warnings(
             "more than half of the margin goes with length: pair.balance_length drops the worst "
             "offenders"
         )
-    lines += uneven_samplers(
-        {name: {"chosen": row.chosen, "rejected": row.rejected} for name, row in samplers.items()}
-    )
+    lines += uneven_samplers(shares_of(samplers))
     if duplicates.pairs:
         lines.append(
             f"{duplicates.pairs} pairs repeat an earlier pair: clean.sample_similarity=1 leaves "
             "repeated samples out"
         )
     return lines
+
+
+def shares_of(samplers: Mapping[str, SamplerAudit]) -> dict[str, dict[str, int]]:
+    """Return by sampler how often its answers are chosen and rejected."""
+    return {
+        name: {"chosen": row.chosen, "rejected": row.rejected} for name, row in samplers.items()
+    }
 
 
 def histogram(values: Mapping[str, Sequence[float]]) -> Histogram:

@@ -8,7 +8,9 @@ from rich.text import Text
 from dpo_video.core.charts import Chart, bar_chart
 from dpo_video.core.page import render_page
 from dpo_video.core.report import Estimate, ReportVerdict, estimate_text, number_text
+from dpo_video.pair.audit_measures import shares_of
 from dpo_video.pair.audit_report import Audit, EndPlaces, Histogram, Positions
+from dpo_video.pair.statistics import uneven_samplers
 
 Cells = list[tuple[str, str]]
 """What a number is, and the number as text."""
@@ -37,11 +39,13 @@ def audit_verdict(report: Audit) -> ReportVerdict:
             mood="warn",
         )
     if not count:
+        samplers = "no sampler wins or loses nearly always"
+        if uneven_samplers(shares_of(report.samplers)):  # else it were a warning
+            samplers = "samplers stand on the sides that pair.rule gives them"
         return ReportVerdict(
             text="Nothing stands out in these pairs beside the preference: the chosen answer is "
-            "the "
-            f"longer one in {estimate_text(longer, share=True)} of them, no sampler wins or loses "
-            "nearly always, and no pair repeats another.",
+            f"the longer one in {estimate_text(longer, share=True)} of them, {samplers}, and no "
+            "pair repeats another.",
             mood="good",
         )
     if count == 1:

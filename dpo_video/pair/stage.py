@@ -25,7 +25,12 @@ from dpo_video.judge.scorer import load_scorer
 from dpo_video.models.control_tokens import checkpoint_tokens
 from dpo_video.pair.answers import Drop, read_answers, sampler_of
 from dpo_video.pair.build import Paired, build_pairs
-from dpo_video.pair.statistics import pair_statistics, sampler_shares, uneven_samplers
+from dpo_video.pair.statistics import (
+    has_given_sides,
+    pair_statistics,
+    sampler_shares,
+    uneven_samplers,
+)
 from dpo_video.pair.tie_break import tie_breaker
 from dpo_video.pair.video_negatives import Negatives, add_negatives
 from dpo_video.pair.votes import apply_votes, votes_on_pairs
@@ -70,7 +75,7 @@ def pair(run: Run) -> StageResult:
     shares = sampler_shares(
         paired.pairs, {candidate.id: sampler_of(candidate) for candidate in candidates}
     )
-    warnings = uneven_samplers(shares)
+    warnings = [] if has_given_sides(paired.pairs) else uneven_samplers(shares)
     for warning in warnings:
         log.warning("pair: %s", warning)
     failed = paired.summary.get("failed")

@@ -51,6 +51,13 @@ def sampler_shares(pairs: Sequence[Pair], samplers: Mapping[str, str]) -> dict[s
     return shares
 
 
+def has_given_sides(pairs: Sequence[Pair]) -> bool:
+    """Return whether the rule that made the pairs gives each sampler its side, so that its shares
+    say nothing; some pairs may since have been changed by votes.
+    """
+    return any(pair.source == "across" for pair in pairs)
+
+
 def uneven_samplers(shares: Mapping[str, Mapping[str, int]]) -> list[str]:
     """Return a warning for every sampler whose answers are mostly chosen or mostly rejected.
 

@@ -17,6 +17,9 @@ from preferences import Row, records
 from dpo_video.core.errors import UserError
 from dpo_video.core.jsonl import from_dict, read_jsonl, to_json, write_jsonl
 from dpo_video.core.records import Candidate, Pair, Reward
+from dpo_video.pair.audit import audit
+from dpo_video.pair.audit_measures import shares_of
+from dpo_video.pair.audit_page import audit_verdict
 from dpo_video.pair.build import Paired, build_pairs
 from dpo_video.pair.stage import pair, read_rewards, with_noise
 from dpo_video.pair.statistics import sampler_shares, uneven_samplers
@@ -291,6 +294,30 @@ def test_a_sampler_whose_answers_are_mostly_chosen_is_warned_about(
         len(summary["warnings"]) == 2
         and "13 of the 20 paired answers of 'b' are chosen (65%)" in caplog.text
     )
+
+
+def test_sides_that_a_rule_gives_to_samplers_are_no_warning(tmp_path: Path) -> None:
+    """All 20 answers of each sampler are on one side."""
+    rows: dict[str, Sequence[Row]] = {
+        f"q{number}": [("a dog runs", 4.0), ("a cat sits", 1.0)] for number in range(20)
+    }
+    candidates = write_run(tmp_path, rows)
+    named = [replace(row, sampler="ab"[int(row.id[-1])]) for row in candidates]
+    write_jsonl(tmp_path / "r" / "candidates.jsonl", named)
+    settings = recipe(tmp_path).model_dump(exclude_unset=True)
+    settings["generate"] = {"mix": [{"name": name, "num_candidates": 1} for name in "ab"]}
+    settings["pair"] = {"rule": "across", "chosen_samplers": ["a"], "rejected_samplers": ["b"]}
+    with open_run(Recipe.model_validate(settings)) as run:
+        do_stages(run, ["pair"])
+    stages = json.loads((tmp_path / "r" / "manifest.json").read_text())["stages"]
+    summary = stages["pair"]["summary"]
+    shares = {"a": {"chosen": 20, "rejected": 0}, "b": {"chosen": 0, "rejected": 20}}
+    assert summary["samplers"] == shares and summary["warnings"] == []
+    report = audit(tmp_path / "r")
+    assert not any("paired answers" in warning for warning in report.warnings)
+    assert shares_of(report.samplers) == shares
+    told = audit_verdict(replace(report, warnings=[])).text
+    assert "samplers stand on the sides that pair.rule gives them" in told
 
 
 def test_a_share_of_sixty_percent_and_few_answers_give_no_warning() -> None:
