@@ -15,6 +15,7 @@ from dpo_video.check.plan import Calls, Plan
 from dpo_video.check.recipe import check_clusters, check_memory, check_recipe
 from dpo_video.check.sharing import check_sharing
 from dpo_video.check.times import TimeInputs, stage_times
+from dpo_video.check.turns import check_history
 from dpo_video.core.errors import UserError
 from dpo_video.judge.probe import probe_judges
 from dpo_video.models.hub import ModelSpec, model_spec
@@ -58,6 +59,7 @@ def check(recipe: Recipe, data: Data | None = None, options: CheckOptions = LOOK
     data, recipe = data or load_data(recipe), settings_of_round(recipe, 1)
     train, heldout = data.train, data.heldout
     findings = data.findings + check_recipe(recipe, train.samples, heldout.samples)
+    findings += check_history(recipe, data)
     if heldout.root is not None:
         findings += check_clusters(heldout.samples)
     spec = model_spec(recipe.model)

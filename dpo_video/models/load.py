@@ -138,7 +138,7 @@ def load_policy(
     }
     refuse_pickled_weights(Path(name), setting=f"model.name {settings.name!r}")
     with one_line_errors(settings.name), loading(settings.name):
-        processor = _load_processor(settings, family, source)
+        processor = load_processor(settings, family, source)
         model = family.auto_model.from_pretrained(
             name,
             config=config,
@@ -212,8 +212,12 @@ def forget_sampling(model: PreTrainedModel) -> None:
     )
 
 
-def _load_processor(settings: ModelSettings, family: Family, source: Mapping[str, Any]) -> Any:
-    """Return the checkpoint's processor, with the family's chat template where it has none."""
+def load_processor(settings: ModelSettings, family: Family, source: Mapping[str, Any]) -> Any:
+    """Return the checkpoint's processor, with the family's chat template where it has none.
+
+    Args:
+        source: what `from_pretrained` takes beside the name.
+    """
     load = family.load_processor
     name = resolve_model(settings.name)
     processor = (

@@ -82,21 +82,21 @@ def prompt_text(
     return str(processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
 
 
-def check_turns(policy: Policy) -> None:
+def check_turns(processor: Any, family: Family, name: str) -> None:
     """Raise UserError for a checkpoint whose chat template refuses earlier turns, or leaves any of
-    their texts out.
+    their texts out; `name` is the checkpoint's.
     """
     texts = [*texts_before(PROBE).values(), PROBE_QUESTION]
     why = "leaves some of them out"
     try:
-        content = clip_content(policy.family, 1)
-        prompt = prompt_text(policy.processor, PROBE_QUESTION, content, history=PROBE)
+        content = clip_content(family, 1)
+        prompt = prompt_text(processor, PROBE_QUESTION, content, history=PROBE)
     except TemplateError as error:
         prompt, why = "", f"refuses them: {error}"
     places = [prompt.find(text) for text in texts]
     if -1 in places or places != sorted(places):
         raise UserError(
-            f"the chat template of {policy.settings.name!r} takes no earlier turns ({why}), and "
+            f"the chat template of {name!r} takes no earlier turns ({why}), and "
             "there are questions with a `history`: leave them out, or use a checkpoint whose "
             "template has turns"
         )
@@ -168,7 +168,7 @@ def encode_prompt(
     for name, text in {**texts_before(history), "question": question}.items():
         _refuse(policy, name, text)
     if history:
-        check_turns(policy)
+        check_turns(processor, policy.family, policy.settings.name)
     content = clip_content(policy.family, len(clip.expansions))
     pieces = prompt_text(processor, question, content, history=history).split(placeholder)
     if len(pieces) != len(clip.expansions) + 1:

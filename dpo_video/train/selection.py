@@ -78,7 +78,7 @@ def select_pairs(
         on_bad_clip: told of each clip that cannot be read.
     """
     if any(pair.history for pair in pairs):
-        check_turns(policy)
+        check_turns(policy.processor, policy.family, policy.settings.name)
     dropped: Counter[str] = Counter()
     usable: dict[int, PairTokens] = {}  # by position in `pairs`
     requests = clip_requests(pairs, root, on_bad_clip)

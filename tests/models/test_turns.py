@@ -93,7 +93,7 @@ def test_a_template_without_turns_is_refused_in_a_line() -> None:
             encode_prompt(policy, "where to ?", clip)
     finally:
         policy.processor.chat_template = template
-    check_turns(policy)
+    check_turns(policy.processor, policy.family, policy.settings.name)
 
 
 def test_control_tokens_in_a_turn_are_refused() -> None:
