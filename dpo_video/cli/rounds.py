@@ -11,6 +11,7 @@ from os.path import normpath
 from pathlib import Path
 from typing import Any
 
+from dpo_video.core.errors import UserError
 from dpo_video.core.progress import print_line
 from dpo_video.core.report import Estimate, estimate_text
 from dpo_video.evaluate.report import Metrics, read_metrics
@@ -23,6 +24,8 @@ from dpo_video.recipe.file import settings_of_round
 def run_rounds(recipe: Recipe, do: Callable[[Recipe], object]) -> Recipe:
     """Do the rounds of a recipe in order, each by `do`, until `rounds.stop` says so, print the
     table of all and the verdict of the last, and return its recipe.
+
+    A UserError of a later round is told once the table and the verdict of those before it are.
     """
     assert recipe.rounds is not None
     folders: list[Path] = []
@@ -30,17 +33,31 @@ def run_rounds(recipe: Recipe, do: Callable[[Recipe], object]) -> Recipe:
     for number in range(1, recipe.rounds.count + 1):
         settings = recipe_of_round(recipe, number)
         print_line(f"round {number} of {recipe.rounds.count}: {settings.run_folder}")
-        do(settings)
+        try:
+            do(settings)
+        except UserError as error:
+            if not folders:
+                raise
+            _print_end(recipe, folders)
+            raise UserError(
+                f"round {number} of {recipe.rounds.count}: {error}. What the rounds before it made "
+                f"stays as it is; rounds.count={number - 1} ends the run with it"
+            ) from error
         folders.append(settings.run_folder)
         reason = why_stop(recipe, folders)
         if reason:
             print_line(reason)
             break
+    _print_end(recipe, folders)
+    return settings
+
+
+def _print_end(recipe: Recipe, folders: Sequence[Path]) -> None:
+    """Print the table of the rounds in some folders, and the verdict of the last."""
     if recipe.data.heldout:
         print_rounds(folders)
     if recipe.data.heldout or recipe.evaluate.sets:
         print_line("\n".join(verdict_lines(read_metrics(folders[-1] / "metrics.json"))))
-    return settings
 
 
 def recipe_of_round(recipe: Recipe, number: int) -> Recipe:

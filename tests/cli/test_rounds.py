@@ -12,7 +12,7 @@ from plain_forwards import plain_answer_logp
 from processes import forked_commands
 from typer.testing import CliRunner, Result
 
-from dpo_video.cli.app import app
+from dpo_video.cli.app import app, main
 from dpo_video.cli.rounds import recipe_of_round, why_stop
 from dpo_video.core.errors import UserError
 from dpo_video.core.jsonl import read_jsonl
@@ -281,6 +281,24 @@ def test_a_run_stops_after_a_round_that_gained_nothing(killed: Killed) -> None:
     output = call(*words).output
     assert "round 1 changed the judged score by +0.00 [+0.00, +0.00]" in output
     assert "stopping after 1 of 2 rounds" in output and "round 2 of 2" not in output
+
+
+def test_a_later_round_without_pairs_ends_with_the_numbers_of_those_before_it(
+    killed: Killed, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = ("train.learning_rate=1e-9", "rounds.each=[{}, {pair.min_margin: 9}]", "--replace")
+    monkeypatch.setattr("sys.argv", ["dpo-video", "run", str(killed.path), *settings])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    output, told = capsys.readouterr()
+    assert ended.value.code == 2
+    [heading] = [line for line in output.splitlines() if "before   " in line]
+    assert heading.split() == ["before", "round", "1"]
+    assert output.splitlines()[-1].startswith("- heldout:"), "the verdict of round 1"
+    [line] = [line for line in told.splitlines() if line.startswith("dpo-video: ")]
+    assert line.startswith("dpo-video: round 2 of 2: no pairs: all ")
+    assert "or take another pair.rule. " in line, "what to do"
+    assert line.endswith("rounds.count=1 ends the run with it")
 
 
 def test_a_round_without_a_gain_beyond_its_interval_is_the_last_and_says_what_it_saw(
