@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -100,7 +101,8 @@ def load_config(
             raise UserError(
                 f"cannot load the model {settings.name!r}: its config.json has no `model_type`"
             )
-        if settings.family is None and row_name(kind) not in FAMILIES:
+        own = own or own_code_family(settings, kind)
+        if settings.family is None and own is None and row_name(kind) not in FAMILIES:
             raise UserError(_unsupported(settings.name, kind))
         config = AutoConfig.from_pretrained(
             name,
@@ -110,6 +112,14 @@ def load_config(
         )
     family = own or family_of(config, settings.family)
     config = trained_part(config, family)
+    if family.read_config is not None:
+        source = {
+            "revision": settings.revision,
+            "local_files_only": local_only,
+            "trust_remote_code": settings.trust_remote_code,
+        }
+        with one_line_errors(settings.name):
+            config = family.read_config(config, name, source)
     refusal = family.refuses(config)
     if refusal is not None:
         raise UserError(f"cannot train the model {settings.name!r}: {refusal}")
@@ -146,6 +156,14 @@ def own_family(settings: ModelSettings) -> Family | None:
             "model.trust_remote_code=true once you have read it"
         )
     return load_family_file(Path(settings.family).expanduser())
+
+
+def own_code_family(settings: ModelSettings, kind: str) -> Family | None:
+    """Return the row of a system in its authors' own code, where that may run; None elsewhere."""
+    if settings.family is not None or kind not in OWN_CODE_ROWS or not settings.trust_remote_code:
+        return None
+    row: Family = import_module(OWN_CODE_ROWS[kind]).ROW
+    return row
 
 
 def check_own_code(settings: ModelSettings) -> None:
@@ -239,7 +257,11 @@ def _from_files(settings: ModelSettings, *, local_only: bool) -> ModelSpec:
     config, family = load_config(settings, local_only=local_only)
     with one_line_errors(settings.name):
         if family.load_processor is not None:
-            source = {"revision": settings.revision, "local_files_only": local_only}
+            source = {
+                "revision": settings.revision,
+                "local_files_only": local_only,
+                "trust_remote_code": settings.trust_remote_code,
+            }
             whole = family.load_processor(resolve_model(settings.name), source)
             return ModelSpec(
                 family=family, config=config, video_processor=frame_processor(family, whole)
@@ -258,6 +280,12 @@ OWN_CODE = (
     "Its repository's own code has no row here, with model.trust_remote_code neither: write one "
     "(docs/families.md, a family of your own)"
 )
+NOT_TRUSTED = (
+    "Its repository's own code runs only with model.trust_remote_code=true, for a hub id with the "
+    "commit that you have read as model.revision"
+)
+OWN_CODE_ROWS = {"internvl_chat": "dpo_video.models.families.own_code.internvl_chat"}
+"""Modules with the rows of systems in their authors' own code, by model type."""
 TYPED_EXPERTS = (
     "Its experts are chosen by a second kind of token type, which no batch here carries, and its "
     "processor draws the time into the frames"
@@ -283,7 +311,7 @@ SUCCESSORS: dict[str, tuple[str, str, str]] = {
     ),
     "instructblip": ("InstructBLIP for images", "instructblipvideo", IMAGES_ONLY),
     "molmo": ("Molmo 1", "molmo2", OWN_CODE),
-    "internvl_chat": ("InternVL in its authors' own code", "internvl", OWN_CODE),
+    "internvl_chat": ("InternVL in its authors' own code", "internvl", NOT_TRUSTED),
     "minicpmv": ("MiniCPM-V 2.6 or earlier", "minicpmv4_6", OWN_CODE),
     "ernie4_5_vl_moe": ("ERNIE 4.5 VL", "glm4v_moe", TYPED_EXPERTS),
 }

@@ -59,6 +59,13 @@ class TakesFeatures:
         own = GenerationMixin.generate if language is self else type(language).generate
         return own(language, **inputs)
 
+    def prepare_inputs_for_generation(self, *values: Any, **named: Any) -> Any:
+        """Return a step's inputs as the language model does; PEFT asks each causal model for it."""
+        language = _language(self)
+        if language is self:
+            return super().prepare_inputs_for_generation(*values, **named)  # type: ignore[misc]
+        return language.prepare_inputs_for_generation(*values, **named)
+
 
 class Body:
     """The language model without its head, on features and ids."""

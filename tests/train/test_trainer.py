@@ -3,118 +3,24 @@ blind training.
 """
 
 import math
-from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
-from peft import get_peft_model, get_peft_model_state_dict
+from peft import get_peft_model_state_dict
+from slow_dpo import slow_dpo
 from tiny_world import FRAMES, adapter_weights, made_trainer, make_pairs, make_recipe
 from torch import nn
-from transformers import get_scheduler, set_seed
 
-from dpo_video.core.records import Pair
 from dpo_video.models.collate import TokenRow
 from dpo_video.models.load import Policy, load_policy
-from dpo_video.models.lora import adapter_parameters, lora_config
-from dpo_video.models.prompts import prompt_text
-from dpo_video.recipe import Recipe
+from dpo_video.models.lora import adapter_parameters
 from dpo_video.train.dpo_config import LOSSES
 from dpo_video.train.pair_batches import PairTokens, loss_inputs, tokenize_pair
 from dpo_video.train.sampler import ClipSampler
-from dpo_video.video import read_frames, video_metadata
-
-
-def slow_dpo(
-    world: Path, recipe: Recipe, pairs: Sequence[Pair]
-) -> tuple[list[dict[str, float]], dict[str, Any]]:
-    """Run DPO in the plainest way: a forward through pixels for each answer, policy and reference
-    apart.
-    """
-    policy = load_policy(recipe.model)
-    set_seed(recipe.seed)  # as DPOTrainer.__init__ does before it makes the adapter
-    model = get_peft_model(policy.model, lora_config(recipe.train.lora, policy.family))
-    weights = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    order = ClipSampler(
-        [pair.video for pair in pairs], batch_size=recipe.train.batch_size, seed=recipe.seed
-    )
-    accumulate = recipe.train.gradient_accumulation
-    steps = math.ceil(len(order) / accumulate) * int(recipe.train.epochs)
-    optimizer = torch.optim.AdamW(weights, lr=recipe.train.learning_rate, weight_decay=0.0)
-    schedule = get_scheduler(
-        "linear", optimizer, num_warmup_steps=math.ceil(0.1 * steps), num_training_steps=steps
-    )
-    log = []
-    for epoch in range(int(recipe.train.epochs)):
-        order.set_epoch(epoch)
-        batches = list(order)
-        for begin in range(0, len(batches), accumulate):
-            micro = batches[begin : begin + accumulate]
-            losses, margins = [], []
-            for batch in micro:
-                margin = torch.stack(
-                    [
-                        recipe.train.beta
-                        * (
-                            ratio(policy, model, world, recipe, pairs[place], pairs[place].chosen)
-                            - ratio(
-                                policy, model, world, recipe, pairs[place], pairs[place].rejected
-                            )
-                        )
-                        for place in batch
-                    ]
-                )
-                loss = -nn.functional.logsigmoid(margin).mean()
-                (loss / len(micro)).backward()
-                losses.append(loss.item())
-                margins.append(margin.mean().item())
-            nn.utils.clip_grad_norm_(weights, 1.0)
-            optimizer.step()
-            schedule.step()
-            optimizer.zero_grad()
-            log.append(
-                {"loss": sum(losses) / len(losses), "rewards/margins": sum(margins) / len(margins)}
-            )
-    return log, get_peft_model_state_dict(model)
-
-
-def ratio(
-    policy: Policy, model: nn.Module, world: Path, recipe: Recipe, pair: Pair, answer: str
-) -> torch.Tensor:
-    """Return log p(answer) - log p_ref(answer), nats."""
-    inputs, answered = pixel_inputs(policy, world, recipe, pair, answer)
-    with torch.no_grad(), model.disable_adapter():
-        reference = answer_logp(model, inputs, answered)
-    return answer_logp(model, inputs, answered) - reference
-
-
-def pixel_inputs(
-    policy: Policy, world: Path, recipe: Recipe, pair: Pair, answer: str
-) -> tuple[dict[str, Any], int]:
-    """Return the processor's own inputs for prompt + answer, and the number of tokens of the
-    answer.
-    """
-    frames = read_frames(
-        world / pair.video, recipe.video, multiple_of=policy.family.frames_per_step
-    )
-    processor = policy.processor
-    text = prompt_text(processor, pair.prompt)
-    answer += processor.tokenizer.eos_token
-    out = processor(
-        text=[text + answer],
-        videos=[frames.pixels],
-        return_tensors="pt",
-        videos_kwargs={"video_metadata": [video_metadata(frames)], "do_sample_frames": False},
-    )
-    return dict(out), len(processor.tokenizer(answer, add_special_tokens=False)["input_ids"])
-
-
-def answer_logp(model: nn.Module, inputs: Mapping[str, Any], answered: int) -> torch.Tensor:
-    logits = model(**inputs).logits[0, -answered - 1 : -1]
-    return logits.log_softmax(-1).gather(1, inputs["input_ids"][0, -answered:, None]).sum()
+from dpo_video.video import read_frames
 
 
 def test_losses_margins_and_adapter_equal_plain_dpo_through_pixels(world: Path) -> None:

@@ -167,6 +167,12 @@ class Family:
     """Makes the processor from a folder or hub id and `from_pretrained`'s keywords; None is
     AutoProcessor.
     """
+    read_config: Callable[[PretrainedConfig, str, Mapping[str, Any]], PretrainedConfig] | None = (
+        None
+    )
+    """Completes a config, from the folder or hub id and `from_pretrained`'s keywords, where a
+    repository's own says less than the others.
+    """
     refuses: Callable[[PretrainedConfig], str | None] = field(default=lambda config: None)
     """Why a checkpoint of this model type cannot be trained here; None where it can."""
     pixel_inputs: tuple[str, ...] = ("pixel_values_videos",)

@@ -1,0 +1,1 @@
+"""Rows of systems whose repositories bring their own model code: read only where that may run."""

@@ -1,0 +1,179 @@
+"""InternVL 2, 2.5, 3 and 3.5 in their authors' own code (model type `internvl_chat`): frames in one
+tile each, a prompt by the repository's own conversation template.
+
+Published code: OpenGVLab/InternVL, internvl_chat/internvl/model/internvl_chat/.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import (
+    AutoConfig,
+    AutoTokenizer,
+    GotOcr2ImageProcessor,
+    InternVLProcessor,
+    InternVLVideoProcessor,
+    PretrainedConfig,
+)
+
+from dpo_video.core.errors import UserError
+from dpo_video.models.families.family import (
+    KEEP_UNQUANTIZED,
+    ClipFeatures,
+    Family,
+    FrameSize,
+    Model,
+    VideoProcessor,
+    no_pixel_bounds,
+    pack_tensor,
+    square_size,
+    whole_patches,
+)
+from dpo_video.models.families.own_code.loading import OwnCodeModel, own_function, text_config_at
+
+START, END, CONTEXT, VIDEO = "<img>", "</img>", "<IMG_CONTEXT>", "<video>"
+NORMALIZE = {"image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225]}
+"""ImageNet's, as the published `build_transform` has them."""
+RUNS = ("LlamaForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM")
+"""Language models that are transformers' own; the others are the repository's code too."""
+
+
+def _side(config: PretrainedConfig) -> int:
+    return int(config.force_image_size or config.vision_config.image_size)
+
+
+def _read_config(
+    config: PretrainedConfig, name: str, source: Mapping[str, Any]
+) -> PretrainedConfig:
+    """Complete a config by the id of a placeholder, which published ones leave to the tokenizer."""
+    tokenizer = AutoTokenizer.from_pretrained(name, **source)
+    config.image_token_id = tokenizer.convert_tokens_to_ids(CONTEXT)
+    return text_config_at(config, "llm_config")
+
+
+def _refuses(config: PretrainedConfig) -> str | None:
+    architecture = config.llm_config.architectures[0]
+    if architecture in RUNS:
+        return None
+    return (
+        f"its language model, {architecture}, is code of its repository for transformers 4.37, "
+        "with a cache and masks of its own. Use a checkpoint on Qwen2, Qwen3 or Llama, or the "
+        "nearest family, 'internvl' (OpenGVLab/InternVL3-1B-hf and larger)"
+    )
+
+
+def _processor(name: str, source: Mapping[str, Any]) -> InternVLProcessor:
+    """Return transformers' InternVL processor with a repository's tokenizer, sizes and template.
+
+    It writes a clip as the repository's model card does: `Frame1: <img>...</img>`, a line a frame.
+    """
+    config = AutoConfig.from_pretrained(name, **source)
+    tokenizer = AutoTokenizer.from_pretrained(name, **source)
+    tokens = {"start_image": START, "end_image": END, "context_image": CONTEXT}
+    for role, token in tokens.items():
+        setattr(tokenizer, f"{role}_token", token)
+        setattr(tokenizer, f"{role}_token_id", tokenizer.convert_tokens_to_ids(token))
+    tokenizer.video_token = VIDEO
+    side = _side(config)
+    frames: dict[str, Any] = {
+        "size": {"height": side, "width": side},
+        "do_center_crop": False,
+        **NORMALIZE,
+    }
+    patches = (side // config.vision_config.patch_size) ** 2
+    conversation = own_function("conversation.get_conv_template", name, source)(config.template)
+    return InternVLProcessor(
+        image_processor=GotOcr2ImageProcessor(**frames),
+        tokenizer=tokenizer,
+        video_processor=InternVLVideoProcessor(**frames),
+        image_seq_length=int(patches * config.downsample_ratio**2),
+        chat_template=chat_template(conversation),
+    )
+
+
+def chat_template(conversation: Any) -> str:
+    """Return the Jinja template that writes turns as a conversation of the repository's code does.
+
+    Raises UserError for one that does not just put each turn between a mark and a separator.
+    """
+    head = conversation.get_prompt()
+    user, assistant = conversation.roles
+    end = conversation.sep
+    probe = conversation.copy()
+    texts = ((user, "first"), (assistant, "second"), (user, "third"), (assistant, None))
+    for role, text in texts:
+        probe.append_message(role, text)
+    written = head + "".join(role if text is None else role + text + end for role, text in texts)
+    if probe.get_prompt() != written:
+        raise UserError(
+            f"the conversation template {conversation.name!r} of the repository's code is none of "
+            "those that this family writes: turns between a mark and a separator"
+        )
+    return (
+        f"{{{{ {head!r} }}}}{{% for message in messages %}}"
+        f"{{{{ {user!r} if message['role'] == 'user' else {assistant!r} }}}}"
+        "{% if message['content'] is string %}{{ message['content'] }}{% else %}"
+        "{% for c in message['content'] %}"
+        f"{{% if c['type'] == 'video' %}}{{{{ {VIDEO + chr(10)!r} }}}}"
+        "{% elif c['type'] == 'text' %}{{ c['text'] }}{% endif %}{% endfor %}{% endif %}"
+        f"{{{{ {end!r} }}}}{{% endfor %}}"
+        f"{{% if add_generation_prompt %}}{{{{ {assistant!r} }}}}{{% endif %}}"
+    )
+
+
+def _features(model: Model, inputs: Mapping[str, Tensor]) -> ClipFeatures:
+    return ClipFeatures(model.extract_feature(inputs["pixel_values"]).flatten(0, 1))
+
+
+def _stock_logits(model: Model, inputs: Mapping[str, Tensor]) -> Tensor:
+    """As the repository's `chat` calls its forward: every tile is one of an image."""
+    model.img_context_token_id = model.config.image_token_id
+    flags = torch.ones(len(inputs["pixel_values"]), 1, dtype=torch.long, device=model.device)
+    logits: Tensor = model(**inputs, image_flags=flags, use_cache=False, return_dict=True).logits
+    return logits
+
+
+def _tokens(
+    processor: VideoProcessor, config: PretrainedConfig, num_frames: int, size: FrameSize
+) -> int:
+    """As InternVLChatModel's `num_image_token`, a frame in one tile."""
+    return num_frames * int(
+        whole_patches(size, config.vision_config.patch_size) * config.downsample_ratio**2
+    )
+
+
+def _patches(
+    processor: VideoProcessor, config: PretrainedConfig, num_frames: int, size: FrameSize
+) -> int:
+    return num_frames * (whole_patches(size, config.vision_config.patch_size) + 1)
+
+
+ROW = Family(
+    name="internvl_chat",
+    title="InternVL 2, 2.5, 3 and 3.5 in their authors' own code, on Qwen2, Qwen3 or Llama "
+    "(OpenGVLab/InternVL2-1B, InternVL2_5-4B, InternVL3-8B)",
+    features=_features,
+    pack=pack_tensor,
+    modality="image",
+    placeholder=lambda config: int(config.image_token_id),
+    pixel_inputs=("pixel_values",),
+    language=lambda model: model.language_model,
+    auto_model=OwnCodeModel,
+    load_processor=_processor,
+    read_config=_read_config,
+    refuses=_refuses,
+    stock_logits=_stock_logits,
+    end_of_turn="<|im_end|>",
+    lora_targets=r"language_model\.model\.layers\.\d+\."
+    r"(self_attn\.(q|k|v|o)_proj|mlp\.(gate|up|down)_proj)",
+    keep_unquantized=(*KEEP_UNQUANTIZED, r".*mlp1"),
+    frame_size=square_size,
+    video_tokens=_tokens,
+    vision_patches=_patches,
+    pixel_kwargs=no_pixel_bounds,
+    formula="F x (H/28) x (W/28)",
+    quirks="A frame in one tile of 256 tokens at the published 448 pixels, squeezed to a square. "
+    "The prompt, its system message included, is that of the repository's own conversation.py.",
+)

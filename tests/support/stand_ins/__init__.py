@@ -1,0 +1,1 @@
+"""Stand-ins for systems in their authors' own code: our code, with published call signatures."""
