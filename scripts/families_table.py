@@ -8,6 +8,7 @@ Tokens, context and memory are planned from the configs of published checkpoints
 """
 
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from textwrap import fill
 from typing import Any
@@ -16,6 +17,7 @@ from dpo_video.family.run import CHECKS, Outcome, check_name, run_checks
 from dpo_video.models.families import FAMILIES, Family
 from dpo_video.models.hub import model_spec, published_names
 from dpo_video.models.memory import PeakLoad, count_parameters, estimate_training
+from dpo_video.models.shared_prefix.packed_rows import why_answered_alone
 from dpo_video.models.tokens import video_tokens, vision_patches
 from dpo_video.recipe import ModelSettings, TrainSettings, VideoSettings
 
@@ -27,16 +29,29 @@ FRAMES, HEIGHT, WIDTH = 16, 720, 1280
 TEXT_TOKENS, ANSWER_TOKENS = 100, 128
 
 
-def run_suite() -> dict[str, list[Outcome]]:
+@dataclass(frozen=True, kw_only=True)
+class Suite:
+    """What came of the suite for a family."""
+
+    outcomes: list[Outcome]
+    why_answered_alone: str | None
+    """Why its answers are not written on trees."""
+
+
+def run_suite() -> dict[str, Suite]:
     """Return what came of each family's checks, run here."""
     sys.path.insert(0, str(ROOT / "tests" / "support"))  # where the tiny models are
     from family_cases import subject_of
 
-    outcomes = {}
+    suites = {}
     for name in sorted(FAMILIES):
-        outcomes[name] = list(run_checks(subject_of(name)))
+        subject = subject_of(name)
+        suites[name] = Suite(
+            outcomes=list(run_checks(subject)),
+            why_answered_alone=why_answered_alone(subject.plain),
+        )
         subject_of.cache_clear()
-    return outcomes
+    return suites
 
 
 def works(checks: list[Outcome]) -> str:
@@ -45,11 +60,13 @@ def works(checks: list[Outcome]) -> str:
     return "; ".join([f"{len(checks) - len(failed)} of {len(checks)}", *failed])
 
 
-def shared(family: Family) -> str:
+def shared(family: Family, suite: Suite) -> str:
     """Return which stages read a prompt once for its answers, or why none does."""
-    if family.shared_prefix:
-        return "training, generation, evaluation"
-    return f"no: {family.why_not_shared}"
+    if not family.shared_prefix:
+        return f"no: {family.why_not_shared}"
+    if suite.why_answered_alone is not None:
+        return f"training; not in generation: {suite.why_answered_alone}"
+    return "training, generation, evaluation"
 
 
 def planned(family: Family) -> list[str]:
@@ -88,7 +105,7 @@ def table(rows: list[list[str]]) -> str:
     return "\n".join(f"| {' | '.join(row)} |" for row in [head, ["---"] * len(head), *body])
 
 
-def page(outcomes: dict[str, list[Outcome]]) -> str:
+def page(suites: dict[str, Suite]) -> str:
     """Return what stands between the markers."""
     families = [FAMILIES[name] for name in sorted(FAMILIES)]
     checks = sorted(map(check_name, CHECKS))
@@ -102,7 +119,13 @@ def page(outcomes: dict[str, list[Outcome]]) -> str:
         "GiB to train, 4 bit / 16 bit",
     ]
     rows = [
-        [f"`{row.name}`", works(outcomes[row.name]), shared(row), *planned(row)] for row in families
+        [
+            f"`{row.name}`",
+            works(suites[row.name].outcomes),
+            shared(row, suites[row.name]),
+            *planned(row),
+        ]
+        for row in families
     ]
     quirks = [
         fill(f"- `{row.name}`: {row.title}. {row.quirks}", 100, subsequent_indent="  ")

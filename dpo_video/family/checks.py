@@ -255,6 +255,26 @@ def generates_as_teacher_forced(subject: Subject, folder: Path) -> None:
         )
 
 
+def answers_together_are_those_alone(subject: Subject, folder: Path) -> None:
+    """Answers that are written together, on trees where the language model allows it, are those of
+    prompts of other lengths read one by one.
+    """
+    policy = subject.plain
+    rows = [prompt_only(row) for rows in subject.rows for row in rows]
+    seeds = [[number, number + 100] for number in range(len(rows))]
+    sampler = Sampler(temperature=1.0, max_new_tokens=5)
+    together = generate_answers(policy, rows, seeds=seeds, sampler=sampler)
+    for row, row_seeds, answers in zip(rows, seeds, together, strict=True):
+        (alone,) = generate_answers(
+            policy, [row], seeds=[row_seeds], sampler=sampler, share_prefix=False
+        )
+        require(
+            answers == alone,
+            "shared_prefix",
+            f"written together: {answers[0].text!r}, alone: {alone[0].text!r}",
+        )
+
+
 def shuffled_frames_are_noticed(subject: Subject, folder: Path) -> None:
     """Answers' log-probs move when frames change order, and when they turn grey."""
     clip = CLIPS[0]

@@ -22,6 +22,7 @@ CHECKS: tuple[Check, ...] = (
     checks.batched_equals_unbatched,
     checks.shuffled_frames_are_noticed,
     checks.generates_as_teacher_forced,
+    checks.answers_together_are_those_alone,
     checks.saves_and_reloads,
     checks.lora_is_on_all_language_layers,
     checks.adapter_has_the_names_of_peft,

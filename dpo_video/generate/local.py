@@ -31,7 +31,7 @@ from dpo_video.models.load import Policy, load_policy
 from dpo_video.models.memory import answers_at_once
 from dpo_video.models.prompts import ClipInputs, Prompt, answer_ids, encode_prompt
 from dpo_video.models.sampling import Sampler
-from dpo_video.models.shared_prefix.packed_rows import why_not_shared
+from dpo_video.models.shared_prefix.packed_rows import why_answered_alone
 from dpo_video.models.tokens import pixel_kwargs
 from dpo_video.models.usage import PromptUsage
 from dpo_video.run import Run
@@ -91,7 +91,7 @@ class _Writer:
     def __init__(self, run: Run, jobs: Sequence[GenerationJob], policy: Policy) -> None:
         self.run, self.jobs, self.policy = run, jobs, policy
         self.usage = PromptUsage()
-        self.shared = why_not_shared(policy) is None
+        self.shared = why_answered_alone(policy) is None
         self.waiting: dict[Sampler | None, list[RowCandidate]] = defaultdict(list)
         self.at_once = {
             kind: _at_once(run, own, policy, shared=self.shared)

@@ -4,13 +4,15 @@ transformers' `generate`.
 Shapes: R rows (one per answer), T tokens of the longest prompt.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import chain, islice
 from typing import Any, Literal
 
 import torch
-from transformers import DynamicCache, GenerationConfig
+from torch import Tensor
+from transformers import DynamicCache, GenerationConfig, PreTrainedModel
 
 from dpo_video.models.answer_requests import AnswerRequest
 from dpo_video.models.collate import TokenRow, collate
@@ -18,7 +20,7 @@ from dpo_video.models.kv_cache import CACHE_ARGUMENT, cache_bytes
 from dpo_video.models.load import Policy
 from dpo_video.models.sampling import Sampler, answer_noise
 from dpo_video.models.shared_prefix.decoding import write_on_trees
-from dpo_video.models.shared_prefix.packed_rows import why_not_shared
+from dpo_video.models.shared_prefix.packed_rows import why_answered_alone
 from dpo_video.models.usage import PromptUsage
 
 PER_TOKEN = frozenset({"input_ids", "attention_mask", "position_ids", "mm_token_type_ids"})
@@ -79,7 +81,7 @@ def answer_requests(
     num_answers = sum(len(request.seeds) for request in own_requests)
     if not num_answers:
         return [[] for _ in requests]
-    write = write_on_trees if share_prefix and why_not_shared(policy) is None else _write_rows
+    write = write_on_trees if share_prefix and why_answered_alone(policy) is None else _write_rows
     written = write(
         policy,
         own_requests,
@@ -139,23 +141,45 @@ def _write_batch(
     ids, mask, positions = inputs["input_ids"], inputs["attention_mask"], inputs["position_ids"]
     usage.add_prefixes(run=int(mask.sum()), alone=int(mask[owner].sum()))
     flat_seeds = [seed for row_seeds in seeds for seed in row_seeds]
-    generated = policy.bare.generate(
-        input_ids=ids[owner],
-        attention_mask=mask[owner],
-        position_ids=positions[..., owner, :],
-        **{CACHE_ARGUMENT: cache},
-        logits_processor=answer_noise(sampler, flat_seeds, policy.device, prompt=ids.shape[1]),
-        generation_config=GenerationConfig(
-            do_sample=False,
-            max_new_tokens=sampler.max_new_tokens,
-            use_cache=True,
-            eos_token_id=policy.end_ids,
-            pad_token_id=policy.pad_id,
-        ),
-    )
+    with _kept_positions(policy.bare, positions[..., owner, -1:], length=ids.shape[1]):
+        generated = policy.bare.generate(
+            input_ids=ids[owner],
+            attention_mask=mask[owner],
+            position_ids=positions[..., owner, :],
+            **{CACHE_ARGUMENT: cache},
+            logits_processor=answer_noise(sampler, flat_seeds, policy.device, prompt=ids.shape[1]),
+            generation_config=GenerationConfig(
+                do_sample=False,
+                max_new_tokens=sampler.max_new_tokens,
+                use_cache=True,
+                eos_token_id=policy.end_ids,
+                pad_token_id=policy.pad_id,
+            ),
+        )
     usage.see_cache(cache_bytes(cache))
     written: list[list[int]] = generated[:, ids.shape[1] :].tolist()
     return written
+
+
+@contextmanager
+def _kept_positions(model: PreTrainedModel, last: Tensor, *, length: int) -> Iterator[None]:
+    """Go on from the prompts' `last` positions (..., R, 1) where a model's own `generate` drops
+    them: EXAONE 4.5's (transformers 5.24) counts padding on the left as tokens.
+    """
+
+    def fill(
+        module: Any, arguments: tuple[Any, ...], inputs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        if "position_ids" in inputs and inputs["position_ids"] is None:
+            num_written = inputs[CACHE_ARGUMENT].get_seq_length() - (length - 1)
+            inputs = {**inputs, "position_ids": last + num_written}
+        return arguments, inputs
+
+    hook = model.register_forward_pre_hook(fill, with_kwargs=True)
+    try:
+        yield
+    finally:
+        hook.remove()
 
 
 def _read_prompts(policy: Policy, rows: Sequence[TokenRow]) -> tuple[dict[str, Any], DynamicCache]:

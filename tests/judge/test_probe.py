@@ -84,12 +84,14 @@ def test_a_server_that_is_away_or_fails_is_told_and_a_reply_without_a_score_is_a
         probe_judges(recipe_for(server.url))
     with judge_server(lambda *_: completion("Nice.")) as server, RunStore(tmp_path) as store:
         recipe = recipe_for(server.url, "evaluate.hallucination_scorer=null")
-        (warning,) = probe_judges(recipe, store)
+        warnings, latencies = probe_judges(recipe, store)
+        (warning,) = warnings
         assert "gave the first prompt no score: no verdict line: 'Nice.'" in warning
+        assert len(latencies) == 1 and latencies[0] > 0
 
 
 def test_a_local_judge_is_known_by_its_labels_without_its_weights():
     recipe = load_recipe("quickstart", [])
-    assert probe_judges(recipe) == []
+    assert probe_judges(recipe) == ([], [])
     with pytest.raises(UserError, match=r"judge.scorer 'caption_score': no judge model 'nosuch'"):
         probe_judges(load_recipe("quickstart", ["judge.model=nosuch"]))

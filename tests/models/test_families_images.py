@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 import torch
 from family_cases import (
-    Clip,
     clip_of_rows,
     family_settings,
     plain_policy,
@@ -33,6 +32,7 @@ from transformers.models.pixtral.image_processing_pixtral import get_resize_outp
 from trees import answer_part, run_engine
 
 from dpo_video.core.errors import UserError
+from dpo_video.family.subject import CheckClip
 from dpo_video.models.clip_source import EncodedClip, read_features, write_features
 from dpo_video.models.collate import TokenRow
 from dpo_video.models.families import FAMILIES, FrameSize
@@ -258,7 +258,7 @@ def test_a_template_that_writes_bos_itself_gets_one_bos() -> None:
     assert ids == stock["input_ids"][0].tolist()
 
 
-CLIP = Clip(
+CLIP = CheckClip(
     count=3,
     height=64,
     width=80,
@@ -305,7 +305,7 @@ def test_a_shared_prefix_would_leak_minicpms_chosen_answer_into_the_rejected_one
     they cannot.
     """
     policy = tuned_family("minicpmv4_6")
-    assert "is recurrent" in str(why_not_shared(policy))
+    assert "recurrent layers" in str(why_not_shared(policy))
 
     def rejected(chosen: str) -> torch.Tensor:
         prompt = make_row(policy, make_frames(2, height=56, width=56))

@@ -11,7 +11,7 @@ from dpo_video.models.generation import answer_requests, generate_answers
 from dpo_video.models.load import Policy
 from dpo_video.models.prompts import encode_prompt
 from dpo_video.models.sampling import Sampler
-from dpo_video.models.shared_prefix.packed_rows import why_not_shared
+from dpo_video.models.shared_prefix.packed_rows import why_answered_alone
 from dpo_video.models.usage import PromptUsage
 
 GREEDY = Sampler(temperature=0, max_new_tokens=6)
@@ -44,7 +44,7 @@ def test_answers_are_those_of_prompts_read_one_by_one(family: str) -> None:
     assert in_threes == expected
     assert len({answer.text for row in expected for answer in row}) > 4, "seeds differ"
     assert alone.tokens_alone == shared.tokens_alone
-    if why_not_shared(policy) is None:
+    if why_answered_alone(policy) is None:
         assert shared.tokens_run < alone.tokens_run
         assert shared.peak_cache < alone.peak_cache
 
@@ -66,7 +66,7 @@ def test_samplers_read_a_clip_once_and_draw_what_they_draw_alone(family: str) ->
     assert answer_requests(policy, requests, usage=together) == expected
     assert answer_requests(policy, requests, at_once=4) == expected
     assert together.tokens_alone == alone.tokens_alone
-    if why_not_shared(policy) is None:
+    if why_answered_alone(policy) is None:
         one_sampler = PromptUsage()
         generate_answers(policy, rows, seeds=SEEDS, sampler=WARM, usage=one_sampler)
         assert together.tokens_run == one_sampler.tokens_run
@@ -100,6 +100,6 @@ def test_an_answer_that_has_ended_leaves_the_others_as_they_are(family: str) -> 
         bend.remove()
     assert answers == expected
     assert len({len(answer.text) for row in answers for answer in row}) > 1
-    if why_not_shared(policy) is None:
+    if why_answered_alone(policy) is None:
         batch_sizes = [len(ids) for ids in fed]
         assert batch_sizes[-1] < max(batch_sizes), "what has ended is not fed again"

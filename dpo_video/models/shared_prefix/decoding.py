@@ -211,7 +211,7 @@ def read_prefix(model: PreTrainedModel, packing: Packing, inputs: Mapping[str, A
     visible = torch.zeros(len(packing.packed_index), packing.num_tokens, dtype=torch.bool)
     for prompt, index in enumerate(packing.packed_index):
         visible[prompt, torch.from_numpy(index)] = True
-    layers: list[Any] = cache.layers  # full attention in each: see why_not_shared
+    layers: list[Any] = cache.layers  # full attention in each: see why_answered_alone
     return Prefix(
         keys=[layer.keys[0] for layer in layers],
         values=[layer.values[0] for layer in layers],

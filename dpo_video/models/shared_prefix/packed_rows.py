@@ -134,6 +134,17 @@ def why_not_shared(policy: Policy) -> str | None:
     return why_no_tree(policy.bare.get_decoder(), setting="model.attention")
 
 
+def why_answered_alone(policy: Policy) -> str | None:
+    """Return why a policy's answers cannot be written on trees; None where they can.
+
+    Beyond what speaks against trees as such: they read the cache, which holds other keys than
+    attention sees under multi-head latent attention (DeepSeek-V2, arXiv 2405.04434, sec. 2.1).
+    """
+    if policy.bare.get_decoder().config.to_dict().get("kv_lora_rank") is not None:
+        return "the language model's cache holds compressed keys (multi-head latent attention)"
+    return why_not_shared(policy)
+
+
 def why_no_tree(decoder: PreTrainedModel, *, setting: str) -> str | None:
     """Return why a text model's attention cannot follow a tree; None where nothing in its
     configuration speaks against it.
