@@ -6,7 +6,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from dpo_video.cards.model_card import renew_documents
 from dpo_video.core.errors import UserError
 from dpo_video.core.jsonl import read_jsonl
 from dpo_video.core.progress import log, open_terminal, print_line
@@ -33,8 +32,7 @@ from dpo_video.stale import (
 )
 from dpo_video.store import content_hash, row_key
 
-WIDTH = 110
-"""Columns of what a stage says where the output is no terminal."""
+WIDTH = 110  # columns of what a stage says where the output is no terminal
 
 
 def _generate(run: Run) -> StageResult:
@@ -259,6 +257,8 @@ def do_stages(
         run.bad_clips.update(stage_run.bad_clips)
         stages_done.append(name)
         write_manifest(run, STAGES)
+        from dpo_video.cards.model_card import renew_documents  # here: it needs agreement and pages
+
         renew_documents(run, name)
     return stages_done
 

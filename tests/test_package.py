@@ -116,9 +116,12 @@ LATE_ALLOWED = {
     "dpo_video.judge.backends.registry",
     "dpo_video.judge.backends.local",
     "dpo_video.data.samples",
+    "dpo_video.check.times",
+    "dpo_video.models.lora",
+    "dpo_video.models.start",
 }
 """The command line, the pipeline, and the tables that open something heavy: engines, backends, toy
-names.
+names, and what only a run needs of a plan.
 """
 
 

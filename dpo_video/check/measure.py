@@ -6,7 +6,6 @@ import gc
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -15,6 +14,7 @@ import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from dpo_video.check.data import SplitData
+from dpo_video.check.measured import MeasuredSample, device_here, weights_are_here
 from dpo_video.core.errors import UserError
 from dpo_video.core.records import Candidate, Pair, Sample
 from dpo_video.generate.jobs import GenerationJob
@@ -23,7 +23,6 @@ from dpo_video.judge.backends.registry import open_judge
 from dpo_video.judge.prompt import question_of, render
 from dpo_video.judge.scorer import can_be_judged, load_scorer
 from dpo_video.models.load import Policy, load_policy
-from dpo_video.models.names import local_file
 from dpo_video.recipe import ModelSettings, Recipe
 from dpo_video.run import Run
 from dpo_video.store import RunStore
@@ -37,38 +36,6 @@ QUESTIONS = 12
 PROMPTS = 16
 """Prompts that a judge reads."""
 STEPS = 2
-LARGEST_ON_CPU = 300_000_000
-"""Parameters of a model that answers a few questions within a minute on a CPU."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class MeasuredSample:
-    """How long the parts of a sample took, and of what; loading is not counted."""
-
-    questions: int
-    clips: int
-    answers: int
-    answer_seconds: float
-    pairs: int
-    pair_clips: int
-    step_seconds: float
-    """Of the steps over `pairs`, without the reference's forwards."""
-    prompts: int
-    prompt_seconds: float
-    """Of the local judge; 0 prompts where there is none here."""
-    device: str
-
-
-def can_be_measured(recipe: Recipe, num_parameters: int, *, gib: float) -> bool:
-    """Return whether the policy can be run here for a minute: its weights are on this disk, and it
-    is small, or a GPU has room for `gib`.
-    """
-    if not _weights_are_here(recipe.model):
-        return False
-    if recipe.model.device == "cpu" or not torch.cuda.is_available():
-        return num_parameters <= LARGEST_ON_CPU
-    free, _ = torch.cuda.mem_get_info(0)
-    return gib * (1 << 30) <= free
 
 
 def measure(recipe: Recipe, data: SplitData) -> MeasuredSample:
@@ -107,22 +74,10 @@ def _measure(recipe: Recipe, data: SplitData) -> MeasuredSample:
     )
 
 
-def device_here(recipe: Recipe) -> str:
-    """Return the device that the policy runs on here, in words."""
-    if recipe.model.device == "cpu" or not torch.cuda.is_available():
-        return "this CPU"
-    return f"this {torch.cuda.get_device_name(0)}"
-
-
 def _free() -> None:
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
-
-
-def _weights_are_here(model: ModelSettings) -> bool:
-    names = ("model.safetensors", "model.safetensors.index.json")
-    return any(local_file(model, name) is not None for name in names)
 
 
 def _small_recipe(recipe: Recipe, folder: Path) -> Recipe:
@@ -179,7 +134,7 @@ def _judge(run: Run, candidates: Sequence[Candidate]) -> tuple[int, float]:
     settings = run.recipe.judge
     if settings.backend != "local" or settings.engine != "here" or settings.jury:
         return 0, 0.0
-    if not _weights_are_here(ModelSettings(name=settings.model, revision=settings.revision)):
+    if not weights_are_here(ModelSettings(name=settings.model, revision=settings.revision)):
         return 0, 0.0
     scorer = load_scorer(settings.scorer)
     samples = {sample.id: sample for sample in run.samples}

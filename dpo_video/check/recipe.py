@@ -3,13 +3,13 @@ without a model.
 """
 
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 
 import torch
 
 from dpo_video.check.findings import Findings, attempt, join, problem, warn
 from dpo_video.check.plan import size_text
+from dpo_video.check.training import check_dpo_config
 from dpo_video.core.records import Sample
 from dpo_video.judge.backends.openai import api_key
 from dpo_video.judge.modes.claims import check_split_examples
@@ -22,7 +22,6 @@ from dpo_video.models.names import resolve_model
 from dpo_video.models.start import check_start
 from dpo_video.pair.stage import noise_file, read_rewards
 from dpo_video.recipe import Recipe
-from dpo_video.train.dpo_config import dpo_config
 
 FEW_CLIPS = 30
 """Held-out clips below which an interval over clips is wide and unsteady."""
@@ -56,14 +55,7 @@ def check_recipe(recipe: Recipe, samples: Sequence[Sample], heldout: Sequence[Sa
             findings += attempt(pairwise_scorer, recipe.pair.tie_break, "pair.tie_break")[1]
     if not pairs_given:
         findings += _check_rewards(recipe) + _check_sampling(recipe)
-    make_config = partial(
-        dpo_config,
-        recipe,
-        output_dir=recipe.run_folder / "checkpoints",
-        precision="no",
-        use_cpu=recipe.model.device == "cpu",
-    )
-    findings += attempt(make_config)[1] + attempt(check_start, recipe)[1]
+    findings += attempt(check_dpo_config, recipe)[1] + attempt(check_start, recipe)[1]
     return findings + _check_evaluation(recipe, heldout)
 
 

@@ -26,12 +26,12 @@ from dpo_video.check.hours import (
     unknown,
 )
 from dpo_video.check.lengths import ClipLengths
-from dpo_video.check.measure import MeasuredSample, can_be_measured, device_here, measure
+from dpo_video.check.measured import MeasuredSample, can_be_measured, device_here
 from dpo_video.check.plan import Calls, StageTime
 from dpo_video.check.work import ModelSize, model_size
 from dpo_video.core.names import choose
+from dpo_video.models.dtypes import DTYPES
 from dpo_video.models.hub import ModelSpec
-from dpo_video.models.load import DTYPES
 from dpo_video.models.memory import (
     NF4_BYTES,
     Parameters,
@@ -182,6 +182,8 @@ def _sample(inputs: TimeInputs, parameters: Parameters) -> tuple[MeasuredSample 
         return None, Findings()
     if not can_be_measured(recipe, parameters.total, gib=inputs.memory_gib):
         return None, Findings()
+    from dpo_video.check.measure import measure  # here: it needs all that trains
+
     sample, findings = attempt(measure, recipe, train)
     if sample is None:
         return None, warn(f"no sample could be measured: {findings.problems[0]}")

@@ -24,6 +24,7 @@ from dpo_video.core.errors import UserError
 from dpo_video.core.progress import loading
 from dpo_video.core.ranks import local_rank
 from dpo_video.models.adapter import add_reference, check_adapter
+from dpo_video.models.dtypes import DTYPES
 from dpo_video.models.families import Family, Model, VideoProcessor
 from dpo_video.models.families.own_file import is_family_file
 from dpo_video.models.hub import (
@@ -40,8 +41,6 @@ from dpo_video.models.names import resolve_model
 from dpo_video.models.peft_library import PeftModel
 from dpo_video.models.takes_features import take_features
 from dpo_video.recipe import JudgeSettings, ModelSettings
-
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)

@@ -4,15 +4,17 @@ float32.
 
 import re
 from collections.abc import Collection
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import nn
 
 from dpo_video.core.errors import UserError
 from dpo_video.models.families import LORA_TARGETS, Family
-from dpo_video.models.peft_library import LoraConfig
 from dpo_video.recipe import LoraSettings
+
+if TYPE_CHECKING:
+    from peft import LoraConfig
 
 Part = Literal["language", "projector", "vision"]
 LANGUAGE_ONLY: tuple[Part, ...] = ("language",)
@@ -24,10 +26,12 @@ VISION = re.compile(r"visual|vision|_tower|image_vit|vpm")
 
 def lora_config(
     settings: LoraSettings, family: Family | None = None, *, targets: str | None = None
-) -> LoraConfig:
+) -> "LoraConfig":
     """Return PEFT's settings: every linear layer of the language model, or those that `targets`
     matches.
     """
+    from dpo_video.models.peft_library import LoraConfig  # here: a plan needs no PEFT
+
     return LoraConfig(
         r=settings.rank,
         lora_alpha=settings.alpha,

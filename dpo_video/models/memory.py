@@ -23,8 +23,8 @@ from dpo_video.models.activations import (
     one_layer,
     passing_in_backward,
 )
+from dpo_video.models.dtypes import DTYPES
 from dpo_video.models.hub import ModelSpec, build_model
-from dpo_video.models.load import DTYPES
 from dpo_video.models.lora import LANGUAGE_ONLY, Part, lora_targets
 from dpo_video.recipe import ModelSettings, TrainSettings
 

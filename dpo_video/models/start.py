@@ -11,9 +11,7 @@ from torch import nn
 
 from dpo_video.core import strict_json
 from dpo_video.core.errors import UserError
-from dpo_video.models.adapter import WEIGHTS
 from dpo_video.models.hub import build_model, load_config, model_spec, revision_of
-from dpo_video.models.load import find_adapter
 from dpo_video.models.lora import lora_targets
 from dpo_video.models.names import resolve_model
 from dpo_video.recipe import ModelSettings, Recipe
@@ -28,6 +26,10 @@ def check_start(recipe: Recipe) -> None:
     is loaded but the shapes.
     """
     adapters = {"model.adapter": recipe.start_adapter, "train.reference": recipe.reference_adapter}
+    if not any(adapters.values()):
+        return
+    from dpo_video.models.load import find_adapter  # here: it needs PEFT, as WEIGHTS below
+
     for setting, folder in adapters.items():
         if folder is not None:
             find_adapter(folder)
@@ -109,6 +111,8 @@ def _lora_shapes(recipe: Recipe) -> dict[str, tuple[int, ...]]:
 
 
 def _stored_shapes(adapter: Path) -> dict[str, tuple[int, ...]]:
+    from dpo_video.models.adapter import WEIGHTS
+
     with safe_open(adapter / WEIGHTS, framework="pt") as weights:
         names = list(weights.keys())
         return {name: tuple(weights.get_slice(name).get_shape()) for name in names}

@@ -3,6 +3,7 @@ are refused.
 """
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -19,13 +20,9 @@ def check_train_settings(recipe: Recipe) -> None:
     """Raise UserError for a loss or a `train.trl` key that cannot be used, naming what to use
     instead.
     """
-    from trl.trainer.dpo_config import DPOConfig
-
     _check_losses(recipe.train)
-    fields = {field.name: field.type for field in dataclasses.fields(DPOConfig)}
-    for key, value in recipe.train.trl.items():
-        _check_field(key, in_trl=key in fields)
-        _check_kind(key, value, fields[key])
+    if recipe.train.trl:
+        _check_trl(recipe.train.trl)
     tuned = [module for module in recipe.train.tune if module != "language"]
     if tuned and recipe.video.cache == "features":
         raise UserError(
@@ -46,6 +43,15 @@ def check_train_settings(recipe: Recipe) -> None:
             f"all. The "
             "last one may be half written when a run is killed"
         )
+
+
+def _check_trl(settings: Mapping[str, object]) -> None:
+    from trl.trainer.dpo_config import DPOConfig
+
+    fields = {field.name: field.type for field in dataclasses.fields(DPOConfig)}
+    for key, value in settings.items():
+        _check_field(key, in_trl=key in fields)
+        _check_kind(key, value, fields[key])
 
 
 def _check_field(key: str, *, in_trl: bool) -> None:

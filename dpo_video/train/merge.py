@@ -18,8 +18,9 @@ from dpo_video.core.errors import UserError
 from dpo_video.core.jsonl import read_jsonl
 from dpo_video.core.records import Pair
 from dpo_video.models.collate import collate
+from dpo_video.models.dtypes import DTYPES
 from dpo_video.models.hub import load_config
-from dpo_video.models.load import DTYPES, Policy, load_policy
+from dpo_video.models.load import Policy, load_policy
 from dpo_video.models.names import resolve_model
 from dpo_video.models.peft_library import PeftModel
 from dpo_video.models.tokens import fit_frames
