@@ -5,13 +5,14 @@ from pathlib import Path
 
 import pytest
 from click.testing import Result
+from letter_answers import letter_answers
 from typer.testing import CliRunner
 
 from dpo_video.cli.app import app
 from dpo_video.cli.output import only_json, print_json
 from dpo_video.core.errors import UserError
 from dpo_video.core.progress import open_terminal, print_line
-from dpo_video.evaluate.answer_rows import EvaluatedAnswer, write_answers
+from dpo_video.evaluate.answer_rows import write_answers
 from dpo_video.recipe.file import load_recipe
 
 
@@ -32,24 +33,7 @@ def write_run(name: str, *overrides: str, right: int) -> Path:
     (folder / "manifest.json").write_text(
         json.dumps({"recipe": recipe.model_dump(), "stages": stages})
     )
-    answers = [
-        EvaluatedAnswer(
-            set="heldout",
-            model=model,
-            sample_id=f"q{number}",
-            clip=f"{number}.mp4",
-            kind="letter",
-            prompt="which?",
-            options=["a", "b"],
-            gold="A",
-            text="A",
-            parsed="A",
-            correct=number < right if model == "after" else False,
-        )
-        for number in range(60)
-        for model in ("before", "after")
-    ]
-    write_answers(folder / "answers.jsonl", answers)
+    write_answers(folder / "answers.jsonl", letter_answers(60, right=right))
     return folder
 
 

@@ -4,9 +4,10 @@ import json
 from pathlib import Path
 
 import pytest
+from letter_answers import letter_answers
 
 from dpo_video.core.errors import UserError
-from dpo_video.evaluate.answer_rows import EvaluatedAnswer, write_answers
+from dpo_video.evaluate.answer_rows import write_answers
 from dpo_video.recipe.file import load_recipe
 from dpo_video.runs.compare import compare_runs
 
@@ -18,26 +19,8 @@ def write_run(folder: Path, *overrides: str, right: int, extra: int = 0) -> Path
     folder.mkdir(parents=True)
     recipe = load_recipe("quickstart", [f"name={folder.name}", *overrides])
     (folder / "manifest.json").write_text(json.dumps({"recipe": recipe.model_dump()}))
-    write_answers(
-        folder / "answers.jsonl",
-        [
-            EvaluatedAnswer(
-                set="heldout",
-                model=model,
-                sample_id=f"q{number}",
-                clip=f"{number}.mp4",
-                kind="letter",
-                prompt="which?",
-                options=["a", "b"],
-                gold="A",
-                text="A",
-                parsed="A",
-                correct=number < right if model == "after" else False,
-            )
-            for number in range(NUM_QUESTIONS + extra)
-            for model in ("before", "after")
-        ],
-    )
+    answers = letter_answers(NUM_QUESTIONS + extra, right=right)
+    write_answers(folder / "answers.jsonl", answers)
     return folder
 
 

@@ -23,20 +23,21 @@ def _features(model: Model, inputs: Mapping[str, Tensor]) -> ClipFeatures:
     return ClipFeatures(output.pooler_output.flatten(0, 1))
 
 
-def _tokens(
+def shuffled_tokens(
     processor: VideoProcessor, config: PretrainedConfig, num_frames: int, size: FrameSize
 ) -> int:
-    """As InternVLProcessor: image_seq_length is patches x downsample_ratio^2, from the size of the
-    frames.
+    """Return a clip's tokens as InternVLProcessor, and InternVLChatModel's `num_image_token`, count
+    them: patches x downsample_ratio^2 a frame in one tile.
     """
     return num_frames * int(
         whole_patches(size, config.vision_config.patch_size) * config.downsample_ratio**2
     )
 
 
-def _with_class_token(
+def patches_with_class_token(
     processor: VideoProcessor, config: PretrainedConfig, num_frames: int, size: FrameSize
 ) -> int:
+    """Return the patches that the tower reads, a class token with each frame."""
     return num_frames * (whole_patches(size, config.vision_config.patch_size) + 1)
 
 
@@ -50,8 +51,8 @@ INTERNVL = Family(
     placeholder=lambda config: int(config.image_token_id),
     pixel_inputs=("pixel_values",),
     frame_size=square_size,
-    video_tokens=_tokens,
-    vision_patches=_with_class_token,
+    video_tokens=shuffled_tokens,
+    vision_patches=patches_with_class_token,
     pixel_kwargs=no_pixel_bounds,
     formula="F x (H/28) x (W/28)",
     quirks="Its processor returns a video as images (`pixel_values`), a frame in one tile of 256 "

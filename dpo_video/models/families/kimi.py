@@ -6,8 +6,6 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-import torch
-from torch import Tensor
 from transformers import PretrainedConfig
 from transformers.models.kimi_k25.video_processing_kimi_k25 import navit_resize
 
@@ -15,22 +13,14 @@ from dpo_video.core.errors import UserError
 from dpo_video.models.families.family import (
     FUSED_EXPERTS,
     LINEAR_PATH,
-    ClipFeatures,
     Family,
     FrameSize,
-    Model,
     Tower,
     VideoProcessor,
     is_router,
     pack_list,
 )
-
-
-def _features(model: Model, inputs: Mapping[str, Tensor]) -> ClipFeatures:
-    output = model.get_video_features(
-        inputs["pixel_values_videos"], inputs["video_grid_thw"], return_dict=True
-    )
-    return ClipFeatures(torch.cat(list(output.pooler_output)))
+from dpo_video.models.families.qwen import grid_features
 
 
 def _size(
@@ -86,7 +76,7 @@ def _tower(config: PretrainedConfig) -> Tower:
 KIMI_K25 = Family(
     name="kimi_k25",
     title="Kimi K2.5 and K2.6 (moonshotai/Kimi-K2.5, Kimi-K2.6)",
-    features=_features,
+    features=grid_features,
     pack=pack_list,
     pixel_inputs=("pixel_values_videos", "video_grid_thw"),
     frames_per_step=4,

@@ -23,14 +23,12 @@ from dpo_video.models.families.family import (
     KEEP_UNQUANTIZED,
     ClipFeatures,
     Family,
-    FrameSize,
     Model,
-    VideoProcessor,
     no_pixel_bounds,
     pack_tensor,
     square_size,
-    whole_patches,
 )
+from dpo_video.models.families.internvl import patches_with_class_token, shuffled_tokens
 from dpo_video.models.families.own_code.loading import OwnCodeModel, own_function, text_config_at
 
 START, END, CONTEXT, VIDEO = "<img>", "</img>", "<IMG_CONTEXT>", "<video>"
@@ -135,21 +133,6 @@ def _stock_logits(model: Model, inputs: Mapping[str, Tensor]) -> Tensor:
     return logits
 
 
-def _tokens(
-    processor: VideoProcessor, config: PretrainedConfig, num_frames: int, size: FrameSize
-) -> int:
-    """As InternVLChatModel's `num_image_token`, a frame in one tile."""
-    return num_frames * int(
-        whole_patches(size, config.vision_config.patch_size) * config.downsample_ratio**2
-    )
-
-
-def _patches(
-    processor: VideoProcessor, config: PretrainedConfig, num_frames: int, size: FrameSize
-) -> int:
-    return num_frames * (whole_patches(size, config.vision_config.patch_size) + 1)
-
-
 ROW = Family(
     name="internvl_chat",
     title="InternVL 2, 2.5, 3 and 3.5 in their authors' own code, on Qwen2, Qwen3 or Llama "
@@ -170,8 +153,8 @@ ROW = Family(
     r"(self_attn\.(q|k|v|o)_proj|mlp\.(gate|up|down)_proj)",
     keep_unquantized=(*KEEP_UNQUANTIZED, r".*mlp1"),
     frame_size=square_size,
-    video_tokens=_tokens,
-    vision_patches=_patches,
+    video_tokens=shuffled_tokens,
+    vision_patches=patches_with_class_token,
     pixel_kwargs=no_pixel_bounds,
     formula="F x (H/28) x (W/28)",
     quirks="A frame in one tile of 256 tokens at the published 448 pixels, squeezed to a square. "
