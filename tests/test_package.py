@@ -117,6 +117,7 @@ LATE_ALLOWED = {
     "dpo_video.judge.backends.local",
     "dpo_video.data.samples",
     "dpo_video.check.times",
+    "dpo_video.check.turns",
     "dpo_video.models.lora",
     "dpo_video.models.start",
 }

@@ -11,9 +11,7 @@ from dpo_video.core.jsonl import try_rows
 from dpo_video.core.records import Pair, Sample
 from dpo_video.models.families import Family
 from dpo_video.models.hub import load_config, one_line_errors
-from dpo_video.models.load import load_processor
 from dpo_video.models.names import local_file, resolve_model
-from dpo_video.models.prompts import check_turns
 from dpo_video.recipe import ModelSettings, Recipe
 
 
@@ -29,6 +27,8 @@ def check_history(recipe: Recipe, data: Data) -> Findings:
 
 
 def _check_model(settings: ModelSettings, where: str) -> Findings:
+    from dpo_video.models.prompts import check_turns  # here: it needs PEFT, as what loads models
+
     processor_here, findings = attempt(_processor_here, settings)
     if findings.problems:
         return findings
@@ -49,6 +49,8 @@ def _check_model(settings: ModelSettings, where: str) -> Findings:
 
 def _processor_here(settings: ModelSettings) -> tuple[Any, Family] | None:
     """Return a checkpoint's processor and its family; None where its files are still on the hub."""
+    from dpo_video.models.load import load_processor
+
     if any(local_file(settings, name) is None for name in ("config.json", "tokenizer_config.json")):
         return None
     source = {
