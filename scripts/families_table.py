@@ -2,18 +2,21 @@
 
     python scripts/families_table.py            prints the tables
     python scripts/families_table.py --write    puts them between the markers in docs/families.md
+    python scripts/families_table.py --own-code [--write]    only that of repositories' own code
 
 Tokens, context and memory are planned from the configs of published checkpoints
 (dpo_video/models/published/).
 """
 
 import sys
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from textwrap import fill
 from typing import Any
 
 from dpo_video.family.run import CHECKS, Outcome, check_name, run_checks
+from dpo_video.family.subject import Subject
 from dpo_video.models.families import FAMILIES, Family
 from dpo_video.models.hub import model_spec, published_names
 from dpo_video.models.memory import PeakLoad, count_parameters, estimate_training
@@ -24,15 +27,18 @@ from dpo_video.recipe import ModelSettings, TrainSettings, VideoSettings
 ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs" / "families.md"
 BEGIN = "<!-- begin: scripts/families_table.py --write -->"
+BEGIN_OWN_CODE = "<!-- begin: scripts/families_table.py --own-code --write -->"
 END = "<!-- end -->"
 FRAMES, HEIGHT, WIDTH = 16, 720, 1280
 TEXT_TOKENS, ANSWER_TOKENS = 100, 128
+READ_ONCE = "a prompt is read once for all its answers in"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Suite:
     """What came of the suite for a family."""
 
+    family: Family
     outcomes: list[Outcome]
     why_answered_alone: str | None
     """Why its answers are not written on trees."""
@@ -45,13 +51,35 @@ def run_suite() -> dict[str, Suite]:
 
     suites = {}
     for name in sorted(FAMILIES):
-        subject = subject_of(name)
-        suites[name] = Suite(
-            outcomes=list(run_checks(subject)),
-            why_answered_alone=why_answered_alone(subject.plain),
-        )
+        suites[name] = suite_of(subject_of(name))
         subject_of.cache_clear()
     return suites
+
+
+def run_own_code() -> dict[str, Suite]:
+    """Return what came of the checks on each stand-in of a system in its authors' own code."""
+    sys.path.insert(0, str(ROOT / "tests" / "support"))
+    from stand_ins.checkpoints import STAND_INS
+    from tiny_models import write_tiny
+
+    suites = {}
+    for name in sorted(STAND_INS):
+        with tempfile.TemporaryDirectory() as folder:
+            write_tiny(STAND_INS[name], Path(folder) / name)
+            settings = ModelSettings(
+                name=str(Path(folder) / name), device="cpu", trust_remote_code=True
+            )
+            suites[name] = suite_of(Subject(settings=settings))
+    return suites
+
+
+def suite_of(subject: Subject) -> Suite:
+    """Return what came of a checkpoint's checks."""
+    return Suite(
+        family=subject.family,
+        outcomes=list(run_checks(subject)),
+        why_answered_alone=why_answered_alone(subject.plain),
+    )
 
 
 def works(checks: list[Outcome]) -> str:
@@ -60,10 +88,10 @@ def works(checks: list[Outcome]) -> str:
     return "; ".join([f"{len(checks) - len(failed)} of {len(checks)}", *failed])
 
 
-def shared(family: Family, suite: Suite) -> str:
+def shared(suite: Suite) -> str:
     """Return which stages read a prompt once for its answers, or why none does."""
-    if not family.shared_prefix:
-        return f"no: {family.why_not_shared}"
+    if not suite.family.shared_prefix:
+        return f"no: {suite.family.why_not_shared}"
     if suite.why_answered_alone is not None:
         return f"training; not in generation: {suite.why_answered_alone}"
     return "training, generation, evaluation"
@@ -107,29 +135,19 @@ def table(rows: list[list[str]]) -> str:
 
 def page(suites: dict[str, Suite]) -> str:
     """Return what stands between the markers."""
-    families = [FAMILIES[name] for name in sorted(FAMILIES)]
     checks = sorted(map(check_name, CHECKS))
     head = [
         "family",
         "checks passed",
-        "a prompt is read once for all its answers in",
+        READ_ONCE,
         f"video tokens of a clip: for {FRAMES} frames of {WIDTH}x{HEIGHT}",
         "context",
         "planned for",
         "GiB to train, 4 bit / 16 bit",
     ]
     rows = [
-        [
-            f"`{row.name}`",
-            works(suites[row.name].outcomes),
-            shared(row, suites[row.name]),
-            *planned(row),
-        ]
-        for row in families
-    ]
-    quirks = [
-        fill(f"- `{row.name}`: {row.title}. {row.quirks}", 100, subsequent_indent="  ")
-        for row in families
+        [f"`{name}`", works(suite.outcomes), shared(suite), *planned(suite.family)]
+        for name, suite in suites.items()
     ]
     return "\n\n".join(
         [
@@ -142,21 +160,49 @@ def page(suites: dict[str, Suite]) -> str:
                 f"{'; '.join(checks)}.",
                 100,
             ),
-            "\n".join(quirks),
+            quirks([suite.family for suite in suites.values()]),
         ]
     )
 
 
-def write(text: str) -> None:
+def own_code_page(suites: dict[str, Suite]) -> str:
+    """Return what stands between the markers of repositories' own code."""
+    head = ["stand-in", "family", "checks passed", READ_ONCE, "video tokens of a clip"]
+    rows = [
+        [
+            f"`{name}`",
+            f"`{suite.family.name}`",
+            works(suite.outcomes),
+            shared(suite),
+            suite.family.formula,
+        ]
+        for name, suite in suites.items()
+    ]
+    families = {suite.family.name: suite.family for suite in suites.values()}
+    return "\n\n".join([table([head, *rows]), quirks(list(families.values()))])
+
+
+def quirks(families: list[Family]) -> str:
+    """Return a list of what users of the families should know."""
+    return "\n".join(
+        fill(f"- `{row.name}`: {row.title}. {row.quirks}", 100, subsequent_indent="  ")
+        for row in families
+    )
+
+
+def write(text: str, begin: str) -> None:
     """Put the text between the page's markers."""
-    before, rest = PAGE.read_text(encoding="utf-8").split(BEGIN)
+    before, rest = PAGE.read_text(encoding="utf-8").split(begin)
     after = rest.split(END, maxsplit=1)[1]
-    PAGE.write_text(f"{before}{BEGIN}\n{text}\n{END}{after}", encoding="utf-8")
+    PAGE.write_text(f"{before}{begin}\n{text}\n{END}{after}", encoding="utf-8")
 
 
 if __name__ == "__main__":
-    made = page(run_suite())
-    if "--write" in sys.argv[1:]:
-        write(made)
-    else:
-        print(made)
+    made = {BEGIN_OWN_CODE: own_code_page(run_own_code())}
+    if "--own-code" not in sys.argv[1:]:
+        made[BEGIN] = page(run_suite())
+    for begin, text in made.items():
+        if "--write" in sys.argv[1:]:
+            write(text, begin)
+        else:
+            print(text)

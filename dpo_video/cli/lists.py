@@ -29,10 +29,17 @@ def scorers() -> Rows:
 
 
 def families() -> Rows:
-    """Model families."""
+    """Model families, those in their authors' own code last."""
     from dpo_video.models.families import FAMILIES
+    from dpo_video.models.hub import own_code_rows
 
-    return [(name, family.title) for name, family in sorted(FAMILIES.items())]
+    return [
+        *((name, family.title) for name, family in sorted(FAMILIES.items())),
+        *(
+            (name, f"{family.title}: with model.trust_remote_code")
+            for name, family in sorted(own_code_rows().items())
+        ),
+    ]
 
 
 def presets() -> Rows:

@@ -166,6 +166,14 @@ def own_code_family(settings: ModelSettings, kind: str) -> Family | None:
     return row
 
 
+def own_code_rows() -> dict[str, Family]:
+    """Return the rows of systems in their authors' own code, by name; to read them runs no code
+    but ours.
+    """
+    rows = [import_module(module).ROW for module in dict.fromkeys(OWN_CODE_ROWS.values())]
+    return {row.name: row for row in rows}
+
+
 def check_own_code(settings: ModelSettings) -> None:
     """Raise UserError where code of a repository may run that nobody pinned; say which may."""
     if not settings.trust_remote_code or Path(resolve_model(settings.name)).is_dir():
@@ -285,7 +293,9 @@ NOT_TRUSTED = (
     "commit that you have read as model.revision"
 )
 OWN_CODE_ROWS = {"internvl_chat": "dpo_video.models.families.own_code.internvl_chat"}
-"""Modules with the rows of systems in their authors' own code, by model type."""
+"""Modules with the rows of systems in their authors' own code, by model type; several types may
+share one.
+"""
 TYPED_EXPERTS = (
     "Its experts are chosen by a second kind of token type, which no batch here carries, and its "
     "processor draws the time into the frames"

@@ -2,6 +2,7 @@
 repositories publish them.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 from tiny_families.parts import text_config
@@ -33,3 +34,11 @@ def internvl_chat(**more: Any) -> tuple[PreTrainedModel, PreTrainedTokenizerFast
     InternVLChatModel.register_for_auto_class("AutoModel")
     finish(InternVLChatModel)
     return InternVLChatModel(config), tokenizer
+
+
+STAND_INS: dict[str, Callable[[], tuple[PreTrainedModel, Any]]] = {
+    "internvl_chat": internvl_chat,
+}
+"""By the model type of the checkpoint; further ones of a type by what follows a dash, such as
+their language model.
+"""

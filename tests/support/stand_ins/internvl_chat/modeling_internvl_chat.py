@@ -132,12 +132,13 @@ class InternVLChatModel(PreTrainedModel):
         frames = self.extract_feature(pixel_values)[flags == 1]
         holes = input_ids == self.img_context_token_id
         embeddings[holes] = embeddings[holes] * 0.0 + frames.reshape(-1, embeddings.shape[-1])
+        cached = {} if past_key_values is None else {"past_key_values": past_key_values}
         output = self.language_model(
             inputs_embeds=embeddings,
             attention_mask=attention_mask,
             position_ids=position_ids,
-            past_key_values=past_key_values,
             use_cache=use_cache,
+            **cached,
         )
         loss = None
         if labels is not None:
