@@ -30,10 +30,11 @@ from dpo_video.core.jsonl import read_jsonl, write_atomic  # noqa: E402
 from dpo_video.core.library_warnings import quiet_libraries  # noqa: E402
 from dpo_video.core.records import Candidate  # noqa: E402
 from dpo_video.evaluate.answer_rows import FILE, EvaluatedAnswer  # noqa: E402
-from dpo_video.pipeline import do_stages, stages_of  # noqa: E402
+from dpo_video.pipeline import do_stages  # noqa: E402
 from dpo_video.recipe import Recipe  # noqa: E402
 from dpo_video.recipe.file import load_recipe  # noqa: E402
 from dpo_video.run import open_run  # noqa: E402
+from dpo_video.stages import stages_of  # noqa: E402
 from dpo_video.toy.clips import read_scenes, write_split  # noqa: E402
 from dpo_video.toy.question_sets import write_question_set  # noqa: E402
 from dpo_video.toy.questions import all_questions  # noqa: E402

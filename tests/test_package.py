@@ -27,6 +27,7 @@ ORDER = [
     "cards review",
     "runs",
     "stale",
+    "stages",
     "pipeline",
     "api",
     "cli",
@@ -100,6 +101,7 @@ def test_no_module_imports_itself_in_a_circle() -> None:
 
 LATE_ALLOWED = {
     "dpo_video.pipeline",
+    "dpo_video.stages",
     "dpo_video.cli.app",
     "dpo_video.cli.data",
     "dpo_video.cli.doctor",

@@ -19,10 +19,11 @@ from dpo_video.core.errors import UserError
 from dpo_video.core.jsonl import read_jsonl
 from dpo_video.core.names import shipped_folder
 from dpo_video.core.records import Candidate, Pair, Sample
-from dpo_video.pipeline import do_stages, fingerprint
+from dpo_video.pipeline import do_stages
 from dpo_video.recipe import Recipe
 from dpo_video.recipe.file import change_recipe, load_recipe
 from dpo_video.run import Run, open_run
+from dpo_video.stages import fingerprint
 from dpo_video.store import RunStore
 
 REPORTS = ("metrics.json", "rewards.jsonl", "audit.html", "agreement.html")

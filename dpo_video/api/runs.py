@@ -10,8 +10,9 @@ from dpo_video.core.records import Pair
 from dpo_video.evaluate.answer_rows import FILE, EvaluatedAnswer
 from dpo_video.evaluate.answer_rows import read_answers as read_answer_file
 from dpo_video.pages.run_files import RunFiles, read_run
-from dpo_video.pipeline import STAGES, do_stages, stages_of
+from dpo_video.pipeline import do_stages
 from dpo_video.recipe import Recipe
+from dpo_video.stages import STAGES, stages_of
 
 
 def open_run(folder: str | Path) -> RunFiles:

@@ -226,7 +226,7 @@ def run(
     and a verdict (of rounds, the last one's); the exit code is 1 where a condition of
     evaluate.require does not hold.
     """
-    from dpo_video.pipeline import stages_of
+    from dpo_video.stages import stages_of
 
     settings = load_recipe(recipe, overrides or [])
     has_numbers = bool(settings.data.heldout or settings.evaluate.sets)

@@ -22,9 +22,10 @@ from dpo_video.core.jsonl import write_jsonl
 from dpo_video.core.records import Judgment, Sample
 from dpo_video.formats.importers import IMPORTERS
 from dpo_video.pair.build import build_pairs
-from dpo_video.pipeline import do_stages, stages_of
+from dpo_video.pipeline import do_stages
 from dpo_video.recipe import PairSettings, Recipe
 from dpo_video.run import open_run
+from dpo_video.stages import stages_of
 
 
 @pytest.fixture

@@ -16,9 +16,9 @@ from dpo_video.core.records import Pair
 from dpo_video.pair.audit import audit, audit_row
 from dpo_video.pair.stage import pair
 from dpo_video.pair.video_negatives import NO_OTHER, add_negatives
-from dpo_video.pipeline import fingerprint
 from dpo_video.recipe import DataSettings, JudgeSettings, ModelSettings, PairSettings, Recipe
 from dpo_video.run import open_run
+from dpo_video.stages import fingerprint
 from dpo_video.video import (
     Frames,
     VideoError,

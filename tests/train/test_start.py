@@ -21,10 +21,11 @@ from dpo_video.models.adapter import add_reference, as_reference
 from dpo_video.models.load import Policy, load_policy
 from dpo_video.models.lora import adapter_parameters, lora_config
 from dpo_video.models.start import check_start
-from dpo_video.pipeline import do_stages, fingerprint
+from dpo_video.pipeline import do_stages
 from dpo_video.recipe import Recipe
 from dpo_video.recipe.affects import key_settings
 from dpo_video.recipe.file import change_recipe
+from dpo_video.stages import fingerprint
 from dpo_video.store import RunStore
 from dpo_video.train.trainer import VideoDPOTrainer
 
