@@ -121,20 +121,19 @@ def decisions(votes: Iterable[Vote]) -> dict[PairKey, Decision]:
 
 def _majority(votes: Sequence[Vote]) -> Decision:
     counts = Counter(vote.preferred_id or vote.choice for vote in votes)
-    (first, most), *rest = counts.most_common()
-    if rest and rest[0][1] == most:
+    (choice, num_votes), *fewer = counts.most_common()
+    if choice == "tie" or (fewer and fewer[0][1] == num_votes):
         return Decision("tie")
-    if first == "both_bad" or first == "tie":
-        return Decision("both_bad" if first == "both_bad" else "tie")
-    return Decision("prefers", first)
+    return Decision("both_bad") if choice == "both_bad" else Decision("prefers", choice)
 
 
 def self_agreement(votes: Sequence[Vote]) -> SameChoices:
     """Return how often annotators, asked a second time, chose the same."""
-    first = {_voter(vote): _meaning(vote) for vote in votes if not vote.repeat and _counts(vote)}
-    again = {_voter(vote): _meaning(vote) for vote in votes if vote.repeat and _counts(vote)}
-    both = first.keys() & again.keys()
-    return SameChoices(sum(first[key] == again[key] for key in both), len(both))
+    counted = [vote for vote in votes if _counts(vote)]
+    choices = {_voter(vote): _meaning(vote) for vote in counted if not vote.repeat}
+    repeats = {_voter(vote): _meaning(vote) for vote in counted if vote.repeat}
+    voters = choices.keys() & repeats.keys()
+    return SameChoices(sum(choices[voter] == repeats[voter] for voter in voters), len(voters))
 
 
 def mutual_agreement(votes: Sequence[Vote]) -> SameChoices:
@@ -143,12 +142,12 @@ def mutual_agreement(votes: Sequence[Vote]) -> SameChoices:
     for vote in votes:
         if not vote.repeat and _counts(vote):
             by_pair[pair_key(vote.left_id, vote.right_id)].append(_meaning(vote))
-    same = num_two = 0
+    num_same = num_twos = 0
     for meanings in by_pair.values():
-        for number, meaning in enumerate(meanings):
-            num_two += len(meanings) - number - 1
-            same += meanings[number + 1 :].count(meaning)
-    return SameChoices(same, num_two)
+        for index, meaning in enumerate(meanings):
+            num_twos += len(meanings) - index - 1
+            num_same += meanings[index + 1 :].count(meaning)
+    return SameChoices(num_same, num_twos)
 
 
 def _counts(vote: Vote) -> bool:

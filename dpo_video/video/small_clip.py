@@ -69,17 +69,20 @@ def write_small_clip(request: ClipRequest, stem: Path, settings: SmallClipSettin
     if isinstance(video, Path) and not video.is_dir() and not is_image(video):
         index = probe(video, deadline=deadline)
         path, times, fps = video, index.times, index.fps
-        shown = _shown(times, request, settings, path)
-        pictures = _file_pictures(index, shown, deadline)
+        positions = _shown_positions(times, request, settings, path)
+        pictures = _file_pictures(index, positions, deadline)
     else:
-        found = find_pictures(video)
-        path, times, fps = found.path, found.times, found.fps
-        shown = _shown(times, request, settings, path)
-        pictures = ((times[place], decode_pictures(found, [place])[0]) for place in shown)
-    seconds = float(times[shown[-1]] - times[shown[0]]) + 1 / fps
-    width, height = _write(pictures, stem, len(shown), seconds, settings)
-    whole = window(times, request.start, request.end)
-    is_cut = shown[-1] < whole[-1] and times[whole[-1]] - times[shown[0]] > settings.max_seconds
+        files = find_pictures(video)
+        path, times, fps = files.path, files.times, files.fps
+        positions = _shown_positions(times, request, settings, path)
+        pictures = (
+            (times[position], decode_pictures(files, [position])[0]) for position in positions
+        )
+    begin, end = positions[0], positions[-1]
+    seconds = float(times[end] - times[begin]) + 1 / fps
+    width, height = _write(pictures, stem, len(positions), seconds, settings)
+    clip_end = window(times, request.start, request.end)[-1]
+    is_cut = end < clip_end and times[clip_end] - times[begin] > settings.max_seconds
     return SmallClip(
         seconds=seconds,
         fps=min(fps, settings.max_fps),
@@ -89,7 +92,7 @@ def write_small_clip(request: ClipRequest, stem: Path, settings: SmallClipSettin
     )
 
 
-def _shown(
+def _shown_positions(
     times: NDArray[np.float64], request: ClipRequest, settings: SmallClipSettings, path: Path
 ) -> list[int]:
     """Return the positions of the frames to show: those of the part, not faster than `max_fps`."""
@@ -97,36 +100,36 @@ def _shown(
     if not positions:
         raise VideoError("too_few_frames", path, "no frame in this part of the file")
     begin, step = float(times[positions[0]]), 1 / settings.max_fps
-    shown: list[int] = []
+    spaced: list[int] = []
     due = 0.0
     for position in positions:
         since = float(times[position]) - begin
         if since > settings.max_seconds:
             break
         if since >= due - 1e-6:
-            shown.append(position)
+            spaced.append(position)
             due = since + step
-    return shown
+    return spaced
 
 
-def _file_pictures(index: VideoIndex, shown: list[int], deadline: float) -> Iterator[Picture]:
+def _file_pictures(index: VideoIndex, positions: list[int], deadline: float) -> Iterator[Picture]:
     """Yield frames of a file in order, decoded once from the keyframe before the first."""
-    wanted = {int(index.pts[place]): float(index.times[place]) for place in shown}
-    first = min(wanted)
+    seconds_of = {int(index.pts[position]): float(index.times[position]) for position in positions}
+    first_pts = min(seconds_of)
     with open_video(index.path) as (file, stream):
-        before = index.keys[index.keys <= first]
-        if not index.counted and len(before):
-            file.seek(int(before[-1]), stream=stream, backward=True)
+        keyframes = index.keys[index.keys <= first_pts]
+        if not index.counted and len(keyframes):
+            file.seek(int(keyframes[-1]), stream=stream, backward=True)
         num_decoded = 0
         for packet in file.demux(stream):
             if time.monotonic() > deadline:
                 raise VideoError("timeout", index.path, "making it small took too long")
             for frame in packet.decode():
-                name = num_decoded if index.counted else frame.pts
+                pts = num_decoded if index.counted else frame.pts
                 num_decoded += 1
-                if name in wanted:
-                    yield wanted.pop(name), upright(frame, index.path)
-            if not wanted:
+                if pts in seconds_of:
+                    yield seconds_of.pop(pts), upright(frame, index.path)
+            if not seconds_of:
                 return
 
 
@@ -139,17 +142,17 @@ def _write(
 ) -> tuple[int, int]:
     """Write the three files from pictures in order; return width and height of the small clip."""
     stem.parent.mkdir(parents=True, exist_ok=True)
-    strip_places = set(evenly_spaced(num_pictures, STRIP_FRAMES))
+    strip_indices = set(evenly_spaced(num_pictures, STRIP_FRAMES))
     strip: list[Image.Image] = []
     poster: Image.Image | None = None
     draft = stem.with_name(f".{stem.name}.{uuid4().hex}.mp4")
     encoder = _Encoder(draft, seconds, settings) if settings.with_video else None
     try:
-        for place, (at, pixels) in enumerate(pictures):
+        for index, (at, pixels) in enumerate(pictures):
             image = _fitted(Image.fromarray(pixels), settings.lines)
-            if poster is None or place <= num_pictures // 2:
+            if poster is None or index <= num_pictures // 2:
                 poster = image
-            if place in strip_places:
+            if index in strip_indices:
                 width = max(1, round(image.width * STRIP_LINES / image.height))
                 strip.append(image.resize((width, STRIP_LINES)))
             if encoder is not None:
@@ -221,10 +224,10 @@ def _fitted(image: Image.Image, lines: int) -> Image.Image:
 
 def _side_by_side(images: list[Image.Image]) -> Image.Image:
     strip = Image.new("RGB", (sum(image.width for image in images), STRIP_LINES))
-    left = 0
+    x = 0
     for image in images:
-        strip.paste(image, (left, 0))
-        left += image.width
+        strip.paste(image, (x, 0))
+        x += image.width
     return strip
 
 
