@@ -1,25 +1,26 @@
-"""One OpenAI-compatible server: its connections, and what each of its answers and errors means."""
+"""One OpenAI-compatible server: its connections, and what its errors mean for the run."""
 
 import asyncio
-import email.utils
 import ipaddress
-import re
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from dpo_video.client.bounded_http import ReplyTooLarge, bounded_client
+from dpo_video.client.completion import decode_body
 from dpo_video.client.concurrency import AdaptiveConcurrency
+from dpo_video.client.http_errors import (
+    RequestRefused,
+    TransientError,
+    error_text,
+    is_quota_exhausted,
+    refusal_reason,
+    retry_after,
+)
 from dpo_video.core import strict_json
 from dpo_video.core.errors import UserError
-from dpo_video.core.text import (
-    normalise_space,
-    printable,
-    replace_lone_surrogates,
-    without_secrets,
-)
+from dpo_video.core.text import one_line, without_secrets
 
 if TYPE_CHECKING:
     from openai import APIStatusError, AsyncOpenAI
@@ -33,48 +34,6 @@ CONNECT_SECONDS = 15.0
 STARTING_ATTEMPTS = 3
 """Refusals of an endpoint that never answered after which the run stops."""
 REDIRECTS = (301, 302, 303, 307, 308)
-REFUSING = (400, 413, 422)
-"""Statuses that say that the request itself cannot be answered."""
-QUOTA_WORDS = (
-    "insufficient_quota",
-    "billing_hard_limit",
-    "insufficient balance",
-    "balance is insufficient",
-    "insufficient credits",
-    "credit balance is too low",
-)
-"""Codes and words of vendors for an account without money. "billing" alone stands in mere rate
-limits too.
-"""
-FLAGGED = re.compile(r"\b(?:flagged|moderation)\b")
-"""What gateways say with a 403 that is about a prompt and not about the key."""
-
-
-class TransientError(Exception):
-    """A failure that a later attempt may not have.
-
-    `kind` tells what it says about the server: `throttled` (429), `away` (no connection), `slow`
-    (timeout), `garbled` (an unreadable reply), or `troubled` (5xx). `wait` is the pause in seconds
-    that the server asked for.
-    """
-
-    def __init__(
-        self,
-        reason: str,
-        kind: Literal["throttled", "away", "slow", "garbled", "troubled"] = "troubled",
-        *,
-        wait: float = 0.0,
-    ) -> None:
-        super().__init__(reason)
-        self.reason, self.kind, self.wait = reason, kind, wait
-
-
-class RequestRefused(Exception):
-    """A failure that every attempt has: the server does not answer this prompt."""
-
-    def __init__(self, reason: str) -> None:
-        super().__init__(reason)
-        self.reason = reason
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,7 +110,7 @@ class Endpoint:
                 text = await self._clients[index].post(
                     "/chat/completions", content=content, cast_to=str
                 )
-            body = read_json(text)
+            body = decode_body(text)
         except (TimeoutError, openai.APITimeoutError) as error:
             if type(error.__cause__).__name__ == "ConnectTimeout":
                 raise TransientError(
@@ -237,46 +196,6 @@ class Endpoint:
         return RequestRefused(refused)
 
 
-def is_quota_exhausted(status: int, code: object, message: str) -> bool:
-    """Return whether an HTTP error says that the account has no money left: so it will be for every
-    prompt.
-    """
-    words = f"{code} {message}".casefold()
-    return status == 402 or (
-        status in (400, 403, 429) and any(word in words for word in QUOTA_WORDS)
-    )
-
-
-def refusal_reason(status: int, code: object, message: str) -> str | None:
-    """Return why a prompt will never be answered, by the server's HTTP error: the kind, a colon,
-    the server's words.
-
-    None: it may be answered at another time, or by a server that is set up otherwise.
-    """
-    words = f"{code} {message}".casefold()
-    if (
-        status == 429
-    ):  # OpenAI's words for a prompt larger than all the tokens that a minute may have
-        return f"too large: {message}" if "request too large" in words else None
-    if (
-        not 400 <= status < 500
-        or status in (401, 404, 408, 409)
-        or is_quota_exhausted(status, code, message)
-    ):
-        return None
-    if (
-        "content_filter" in words
-        or "content management" in words
-        or (status == 403 and FLAGGED.search(words))
-    ):
-        return f"content filter: {message}"
-    if status == 403:
-        return None
-    if "model length" in words or ("context" in words and ("length" in words or "window" in words)):
-        return f"context length: {message}"
-    return f"HTTP {status}: {message}" if status in REFUSING else None
-
-
 def require_openai(setting: str) -> None:
     """Raise UserError where the openai package, an extra, is missing: now rather than halfway."""
     try:
@@ -315,50 +234,6 @@ def _open(service: Service, url: str | None) -> "AsyncOpenAI":
     )
 
 
-def read_choice(body: Mapping[str, Any]) -> tuple[dict[str, Any], str, Literal["stop", "length"]]:
-    """Return a completion's choice, its text and how it ended; a refusal in words is a text.
-
-    Half a surrogate pair in the text becomes U+FFFD.
-    """
-    try:
-        choice = body["choices"][0]
-        message, finish = choice["message"], choice.get("finish_reason")
-        text = replace_lone_surrogates(
-            _joined(message.get("content")) or message.get("refusal") or ""
-        )
-    except (LookupError, TypeError, AttributeError):
-        reason = "garbled reply: a choice without a message in words"
-        raise TransientError(reason, "garbled") from None
-    if finish == "content_filter":
-        raise RequestRefused("content filter: the server withheld the reply")
-    return choice, text, "length" if finish == "length" else "stop"
-
-
-def reasoning_text(choice: Mapping[str, Any]) -> tuple[str, str] | None:
-    """Return the field that holds a message's thinking, and the thinking; None without any."""
-    for name in ("reasoning_content", "reasoning"):
-        text = choice["message"].get(name)
-        if isinstance(text, str) and text.strip():
-            return name, replace_lone_surrogates(text)
-    return None
-
-
-def _joined(content: Any) -> Any:
-    """Return the text of a message whose content is a list of parts; other content as it is."""
-    if not isinstance(content, list):
-        return content
-    return "".join(piece["text"] for piece in content if piece.get("type", "text") == "text")
-
-
-def read_json(text: str) -> Any:
-    """Return what a reply's JSON says; TransientError for what is none, or is nested too deep."""
-    try:
-        return strict_json.loads_foreign(text)
-    except ValueError:
-        reason = "garbled reply: not JSON, or nested without end"
-        raise TransientError(reason, "garbled") from None
-
-
 def is_private_address(base_url: str | None) -> bool:
     """Return True for loopback and private addresses and for host names without a dot."""
     host = (urlsplit(base_url).hostname or "") if base_url else ""
@@ -369,32 +244,3 @@ def is_private_address(base_url: str | None) -> bool:
     except ValueError:
         return "." not in host or host.endswith((".localhost", ".local"))
     return address.is_loopback or address.is_private
-
-
-def retry_after(headers: Mapping[str, str]) -> float:
-    """Return the seconds of a Retry-After header (a number or an HTTP date), 0 without one."""
-    text = headers.get("retry-after", "")
-    try:
-        return max(0.0, float(text))
-    except ValueError:
-        try:
-            return max(0.0, email.utils.parsedate_to_datetime(text).timestamp() - time.time())
-        except (ValueError, TypeError, OverflowError):
-            return 0.0
-
-
-def one_line(text: str) -> str:
-    """Return what a server says as one line without control characters."""
-    return printable(normalise_space(text))
-
-
-def error_text(error: "APIStatusError", key: str) -> str:
-    """Return the server's words in one short line, without the key."""
-    body = error.body
-    message = (
-        body.get("message") or body.get("detail") or body
-        if isinstance(body, dict)
-        else body or error.message
-    )
-    line = one_line(str(message)[:2000])[:200]
-    return line if key == "none" else line.replace(key, "***")

@@ -15,14 +15,8 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Generic, NamedTuple, Self, TypeVar
 
-from dpo_video.client.endpoint import (
-    Endpoint,
-    RequestRefused,
-    Service,
-    TransientError,
-    open_endpoint,
-    require_openai,
-)
+from dpo_video.client.endpoint import Endpoint, Service, open_endpoint, require_openai
+from dpo_video.client.http_errors import RequestRefused, TransientError
 from dpo_video.core.errors import UserError
 
 BACKOFF_SECONDS = 0.5

@@ -67,6 +67,11 @@ def normalise_space(text: str) -> str:
     return " ".join(text.split())
 
 
+def one_line(text: str) -> str:
+    """Return what a server says as one line without control characters."""
+    return printable(normalise_space(text))
+
+
 def normalise(text: str) -> str:
     """Return the text in one case, every run of punctuation and whitespace as one space; signs of
     numbers stay.

@@ -15,13 +15,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from dpo_video.client.endpoint import (
-    Endpoint,
-    RequestRefused,
-    Service,
-    read_choice,
-    reasoning_text,
-)
+from dpo_video.client.completion import read_choice, reasoning_text
+from dpo_video.client.endpoint import Endpoint, Service
+from dpo_video.client.http_errors import RequestRefused
 from dpo_video.client.pool import Pool, RetriesExhausted, ask_servers
 from dpo_video.core.control_tokens import ControlTokens
 from dpo_video.core.errors import UserError

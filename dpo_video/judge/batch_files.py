@@ -14,7 +14,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TextIO
 
-from dpo_video.client.endpoint import refusal_reason
+from dpo_video.client.http_errors import refusal_reason
 from dpo_video.core import strict_json
 from dpo_video.core.errors import UserError
 from dpo_video.store.database import Database

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from dpo_video.client.endpoint import RequestRefused, TransientError
+from dpo_video.client.http_errors import RequestRefused, TransientError
 from dpo_video.core.errors import UserError
 from dpo_video.core.progress import log
 from dpo_video.judge.ask import COUNTED_FROM, KIND

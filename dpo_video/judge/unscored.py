@@ -4,8 +4,8 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from dpo_video.client.endpoint import one_line
 from dpo_video.core.errors import UserError
+from dpo_video.core.text import one_line
 from dpo_video.judge.scorer import Scorer
 from dpo_video.judge.types import Reply
 from dpo_video.judge.verdict import read_reply

@@ -7,14 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from dpo_video.client.endpoint import (
-    Endpoint,
-    RequestRefused,
-    Service,
-    open_endpoint,
-    read_choice,
-    require_openai,
-)
+from dpo_video.client.completion import read_choice
+from dpo_video.client.endpoint import Endpoint, Service, open_endpoint, require_openai
+from dpo_video.client.http_errors import RequestRefused
 from dpo_video.client.pool import Pool, RetriesExhausted
 from dpo_video.core.errors import UserError
 from dpo_video.core.progress import progress

@@ -8,14 +8,9 @@ import pytest
 from judge_server import Answer, completion, failure, judge_server
 
 from dpo_video.client import bounded_http
-from dpo_video.client.endpoint import (
-    RequestRefused,
-    Service,
-    TransientError,
-    open_endpoint,
-    read_choice,
-    retry_after,
-)
+from dpo_video.client.completion import read_choice
+from dpo_video.client.endpoint import Service, open_endpoint
+from dpo_video.client.http_errors import RequestRefused, TransientError, retry_after
 from dpo_video.core.errors import UserError
 
 REQUEST = {"model": "m", "messages": [{"role": "user", "content": "p"}]}

@@ -10,7 +10,8 @@ import pytest
 from judge_server import Answer, completion, failure, free_port, judge_server, steady, steady_score
 
 from dpo_video.client import pool as scheduler
-from dpo_video.client.endpoint import RequestRefused, Service, TransientError
+from dpo_video.client.endpoint import Service
+from dpo_video.client.http_errors import RequestRefused, TransientError
 from dpo_video.client.pool import Pool, RetriesExhausted
 from dpo_video.core.errors import UserError
 from dpo_video.judge.backends.registry import open_judge

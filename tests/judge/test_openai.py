@@ -20,7 +20,7 @@ from judge_server import (
 )
 
 from dpo_video.client import pool as scheduler
-from dpo_video.client.endpoint import retry_after
+from dpo_video.client.http_errors import retry_after
 from dpo_video.core.errors import UserError
 from dpo_video.judge.backends.openai import api_key, read_completion
 from dpo_video.judge.scorer import load_scorer

@@ -11,15 +11,9 @@ from itertools import permutations
 from typing import Any
 from urllib.parse import urlsplit
 
-from dpo_video.client.endpoint import (
-    Endpoint,
-    RequestRefused,
-    Service,
-    is_private_address,
-    read_choice,
-    reasoning_text,
-    require_openai,
-)
+from dpo_video.client.completion import read_choice, reasoning_text
+from dpo_video.client.endpoint import Endpoint, Service, is_private_address, require_openai
+from dpo_video.client.http_errors import RequestRefused
 from dpo_video.client.pool import Pool, Read, RetriesExhausted, ask_servers
 from dpo_video.core.errors import UserError
 from dpo_video.core.progress import log
