@@ -127,18 +127,25 @@ def make_tokenizer(
     )
 
 
-def qwen2_5_vl() -> tuple[PreTrainedModel, Qwen2_5_VLProcessor]:
+def qwen_tokenizer() -> tuple[PreTrainedTokenizerFast, dict[str, int]]:
+    """Return a tokenizer of the Qwen-VL line, and the ids of its marks by their field of a
+    config.
+    """
     tokenizer = make_tokenizer(QWEN_SPECIAL, eos="<|im_end|>", pad="<|endoftext|>")
-    ids = {
-        f"{name}_token_id": tokenizer.convert_tokens_to_ids(token)
-        for name, token in [
-            ("image", "<|image_pad|>"),
-            ("video", "<|video_pad|>"),
-            ("vision_start", "<|vision_start|>"),
-            ("vision_end", "<|vision_end|>"),
-        ]
+    marks = {
+        "image": "<|image_pad|>",
+        "video": "<|video_pad|>",
+        "vision_start": "<|vision_start|>",
+        "vision_end": "<|vision_end|>",
     }
-    text = {
+    return tokenizer, {
+        f"{name}_token_id": tokenizer.convert_tokens_to_ids(token) for name, token in marks.items()
+    }
+
+
+def mrope_text_config(tokenizer: PreTrainedTokenizerFast, **more: Any) -> dict[str, Any]:
+    """Return the config of a tiny language model with positions in time, height and width."""
+    return {
         "vocab_size": len(tokenizer),
         "hidden_size": 128,
         "intermediate_size": 192,
@@ -154,7 +161,12 @@ def qwen2_5_vl() -> tuple[PreTrainedModel, Qwen2_5_VLProcessor]:
         "bos_token_id": None,
         "eos_token_id": tokenizer.eos_token_id,
         "pad_token_id": tokenizer.pad_token_id,
+        **more,
     }
+
+
+def qwen2_5_vl() -> tuple[PreTrainedModel, Qwen2_5_VLProcessor]:
+    tokenizer, ids = qwen_tokenizer()
     vision = {
         "depth": 2,
         "hidden_size": 64,
@@ -169,7 +181,10 @@ def qwen2_5_vl() -> tuple[PreTrainedModel, Qwen2_5_VLProcessor]:
         "fullatt_block_indexes": [1],
     }
     config = Qwen2_5_VLConfig(
-        text_config=text, vision_config=vision, tie_word_embeddings=True, **ids
+        text_config=mrope_text_config(tokenizer),
+        vision_config=vision,
+        tie_word_embeddings=True,
+        **ids,
     )
     size = {"shortest_edge": 4 * FRAME_28, "longest_edge": 16 * FRAME_28}
     processor = Qwen2_5_VLProcessor(

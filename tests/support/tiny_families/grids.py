@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from tiny_models import make_tokenizer
+from tiny_models import make_tokenizer, mrope_text_config
 from transformers import (
     Glm4vConfig,
     Glm4vForConditionalGeneration,
@@ -147,19 +147,7 @@ def _glm_parts() -> tuple[PreTrainedTokenizerFast, dict[str, Any], dict[str, int
         "partial_rotary_factor": 1.0,
         "rope_theta": 10000.0,
     }
-    text = {
-        "vocab_size": len(tokenizer),
-        "hidden_size": 128,
-        "intermediate_size": 192,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "max_position_embeddings": 4096,
-        "rope_parameters": rope,
-        "bos_token_id": None,
-        "eos_token_id": tokenizer.eos_token_id,
-        "pad_token_id": tokenizer.pad_token_id,
-    }
+    text = mrope_text_config(tokenizer, rope_parameters=rope)
     return tokenizer, text, marks
 
 

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from tiny_models import make_tokenizer
+from tiny_models import make_tokenizer, mrope_text_config
 from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerFast,
@@ -53,7 +53,7 @@ def qwen2_5_omni() -> tuple[PreTrainedModel, Qwen2_5OmniProcessor]:
     }
     ids = _ids(tokenizer)
     config = Qwen2_5OmniThinkerConfig(
-        text_config=_text(tokenizer),
+        text_config=mrope_text_config(tokenizer),
         vision_config=vision,
         audio_config=SOUND,
         **{name.replace("token_id", "token_index"): ids[name] for name in IN_TEXT},
@@ -66,7 +66,7 @@ def qwen2_5_omni() -> tuple[PreTrainedModel, Qwen2_5OmniProcessor]:
 def qwen3_omni_moe() -> tuple[PreTrainedModel, Qwen3OmniMoeProcessor]:
     """Return the thinker of a tiny Qwen3-Omni, of 4 experts a layer."""
     tokenizer = _tokenizer()
-    text = _text(tokenizer, head_dim=32, **EXPERTS)
+    text = mrope_text_config(tokenizer, head_dim=32, **EXPERTS)
     text["rope_parameters"]["mrope_interleaved"] = True
     config = Qwen3OmniMoeThinkerConfig(
         text_config=text,
@@ -102,26 +102,6 @@ def _ids(tokenizer: PreTrainedTokenizerFast) -> dict[str, int]:
         name: tokenizer.convert_tokens_to_ids(token)
         for name, token in names.items()
         if "_bos_" not in name and "_eos_" not in name
-    }
-
-
-def _text(tokenizer: PreTrainedTokenizerFast, **more: Any) -> dict[str, Any]:
-    return {
-        "vocab_size": len(tokenizer),
-        "hidden_size": 128,
-        "intermediate_size": 192,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "max_position_embeddings": 4096,
-        "rope_parameters": {
-            "rope_type": "default",
-            "mrope_section": [4, 6, 6],
-            "rope_theta": 1000000.0,
-        },
-        "eos_token_id": tokenizer.eos_token_id,
-        "pad_token_id": tokenizer.pad_token_id,
-        **more,
     }
 
 

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from tiny_models import QWEN_SPECIAL, QWEN_TEMPLATE, make_tokenizer
+from tiny_models import QWEN_TEMPLATE, mrope_text_config, qwen_tokenizer
 from transformers import (
     Exaone4_5_Config,
     Exaone4_5_ForConditionalGeneration,
@@ -32,7 +32,7 @@ from transformers import (
 
 def qwen2_vl() -> tuple[PreTrainedModel, Qwen2VLProcessor]:
     """Return a tiny Qwen2-VL and its processor."""
-    tokenizer, ids = _tokenizer()
+    tokenizer, ids = qwen_tokenizer()
     vision = {
         "depth": 2,
         "embed_dim": 64,
@@ -44,7 +44,10 @@ def qwen2_vl() -> tuple[PreTrainedModel, Qwen2VLProcessor]:
         "temporal_patch_size": 2,
     }
     config = Qwen2VLConfig(
-        text_config=_text(tokenizer), vision_config=vision, tie_word_embeddings=True, **ids
+        text_config=mrope_text_config(tokenizer),
+        vision_config=vision,
+        tie_word_embeddings=True,
+        **ids,
     )
     size = {"shortest_edge": 4 * 28 * 28, "longest_edge": 16 * 28 * 28}
     processor = Qwen2VLProcessor(
@@ -85,7 +88,7 @@ GATED_DELTA = {
 
 def qwen3_vl() -> tuple[PreTrainedModel, Qwen3VLProcessor]:
     """Return a tiny Qwen3-VL and its processor."""
-    tokenizer, ids = _tokenizer()
+    tokenizer, ids = qwen_tokenizer()
     config = Qwen3VLConfig(
         text_config=_text_3(tokenizer),
         vision_config={**VISION_3, "deepstack_visual_indexes": [0]},
@@ -97,7 +100,7 @@ def qwen3_vl() -> tuple[PreTrainedModel, Qwen3VLProcessor]:
 
 def qwen3_vl_moe() -> tuple[PreTrainedModel, Qwen3VLProcessor]:
     """Return a tiny Qwen3-VL of 4 experts a layer."""
-    tokenizer, ids = _tokenizer()
+    tokenizer, ids = qwen_tokenizer()
     config = Qwen3VLMoeConfig(
         text_config=_text_3(tokenizer, **EXPERTS),
         vision_config={**VISION_3, "deepstack_visual_indexes": [0]},
@@ -108,7 +111,7 @@ def qwen3_vl_moe() -> tuple[PreTrainedModel, Qwen3VLProcessor]:
 
 def qwen3_5() -> tuple[PreTrainedModel, Qwen3VLProcessor]:
     """Return a tiny Qwen3.5: a recurrent layer and one of attention."""
-    tokenizer, ids = _tokenizer()
+    tokenizer, ids = qwen_tokenizer()
     config = Qwen3_5Config(
         text_config=_text_3(tokenizer, partial_rotary_factor=0.25, sections=SMALL, **GATED_DELTA),
         vision_config=VISION_3,
@@ -119,7 +122,7 @@ def qwen3_5() -> tuple[PreTrainedModel, Qwen3VLProcessor]:
 
 def qwen3_5_moe() -> tuple[PreTrainedModel, Qwen3VLProcessor]:
     """Return a tiny Qwen3.5 of 4 experts a layer and one that all tokens share."""
-    tokenizer, ids = _tokenizer()
+    tokenizer, ids = qwen_tokenizer()
     text = _text_3(
         tokenizer,
         sections=SMALL,
@@ -134,8 +137,10 @@ def qwen3_5_moe() -> tuple[PreTrainedModel, Qwen3VLProcessor]:
 
 def exaone4_5() -> tuple[PreTrainedModel, Exaone4_5_Processor]:
     """Return a tiny EXAONE 4.5, with a layer that sees 16 tokens back and one that sees all."""
-    tokenizer, ids = _tokenizer()
-    text = _text(tokenizer, model_type="exaone4", sliding_window=16, sliding_window_pattern=2)
+    tokenizer, ids = qwen_tokenizer()
+    text = mrope_text_config(
+        tokenizer, model_type="exaone4", sliding_window=16, sliding_window_pattern=2
+    )
     text["rope_parameters"] = {"rope_type": "default", "rope_theta": 10000.0}
     vision = {
         "depth": 2,
@@ -164,8 +169,8 @@ def exaone4_5() -> tuple[PreTrainedModel, Exaone4_5_Processor]:
 
 def lfm3_vl() -> tuple[PreTrainedModel, Lfm3VlProcessor]:
     """Return a tiny LFM3-VL: a layer of each kind."""
-    tokenizer, ids = _tokenizer()
-    text = _text(
+    tokenizer, ids = qwen_tokenizer()
+    text = mrope_text_config(
         tokenizer,
         model_type="lfm3",
         head_dim=32,
@@ -203,7 +208,7 @@ SMALL = [2, 1, 1]
 def _text_3(
     tokenizer: PreTrainedTokenizerFast, *, sections: list[int] | None = None, **more: Any
 ) -> dict[str, Any]:
-    text = _text(tokenizer, head_dim=32, **more)
+    text = mrope_text_config(tokenizer, head_dim=32, **more)
     text["rope_parameters"]["mrope_interleaved"] = True
     if sections is not None:
         text["rope_parameters"] |= {"mrope_section": sections, "partial_rotary_factor": 0.25}
@@ -225,37 +230,3 @@ def _processor_3(tokenizer: PreTrainedTokenizerFast) -> Qwen3VLProcessor:
         ),
         chat_template=QWEN_TEMPLATE,
     )
-
-
-def _tokenizer() -> tuple[PreTrainedTokenizerFast, dict[str, int]]:
-    tokenizer = make_tokenizer(QWEN_SPECIAL, eos="<|im_end|>", pad="<|endoftext|>")
-    return tokenizer, {
-        f"{name}_token_id": tokenizer.convert_tokens_to_ids(token)
-        for name, token in [
-            ("image", "<|image_pad|>"),
-            ("video", "<|video_pad|>"),
-            ("vision_start", "<|vision_start|>"),
-            ("vision_end", "<|vision_end|>"),
-        ]
-    }
-
-
-def _text(tokenizer: PreTrainedTokenizerFast, **more: Any) -> dict[str, Any]:
-    return {
-        "vocab_size": len(tokenizer),
-        "hidden_size": 128,
-        "intermediate_size": 192,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "max_position_embeddings": 4096,
-        "rope_parameters": {
-            "rope_type": "default",
-            "mrope_section": [4, 6, 6],
-            "rope_theta": 1000000.0,
-        },
-        "bos_token_id": None,
-        "eos_token_id": tokenizer.eos_token_id,
-        "pad_token_id": tokenizer.pad_token_id,
-        **more,
-    }
