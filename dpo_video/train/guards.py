@@ -93,6 +93,15 @@ def is_disk_error(error: Exception, folder: Path) -> bool:
     return told or not _takes_bytes(folder)
 
 
+def disk_error(error: Exception, folder: Path) -> UserError:
+    """Return the error for a checkpoint that the disk did not take."""
+    reason = str(error).strip().splitlines()[0][:200]
+    return UserError(
+        f"cannot write {str(folder)!r}: {reason}. Nothing stored is lost: make room or allow "
+        "writing there, and run the same command again; training goes on from the last checkpoint"
+    )
+
+
 def _takes_bytes(folder: Path) -> bool:
     try:
         with TemporaryFile(dir=folder) as file:

@@ -6,7 +6,7 @@ R rows, T tokens.
 
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from torch import Tensor
 
@@ -109,3 +109,21 @@ class Meter:
             **divergence,
             **skipped,
         }
+
+
+def average_forwards(
+    noted: Mapping[str, Sequence[float]], before: Mapping[str, int], weights: Sequence[float]
+) -> dict[str, list[float]]:
+    """Return the noted metrics with one value, weighed as the loss is, in place of those of each
+    forward of a batch; others, which were not noted in each forward, are left out.
+
+    Example: noted [0.5, 1.0, 4.0], of which 1 stood there `before`, weights [2, 1] -> [0.5, 2.0].
+    """
+    averaged = {}
+    for name, values in noted.items():
+        num_before = before.get(name, 0)
+        of_batch = values[num_before:]
+        if len(of_batch) == len(weights):
+            weighed = sum(value * weight for value, weight in zip(of_batch, weights, strict=True))
+            averaged[name] = [*values[:num_before], weighed / sum(weights)]
+    return averaged

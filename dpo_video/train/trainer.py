@@ -37,10 +37,11 @@ from dpo_video.train.fsdp import install_fsdp, is_fsdp, shard_language_only, who
 from dpo_video.train.guards import (
     check_reference,
     check_step_zero,
+    disk_error,
     is_disk_error,
     not_finite,
 )
-from dpo_video.train.metrics import Meter
+from dpo_video.train.metrics import Meter, average_forwards
 from dpo_video.train.micro_batches import MicroBatchSplitter, single_micro_batch
 from dpo_video.train.pair_batches import PairBatch, loss_inputs, pair_rows
 from dpo_video.train.reference import Logps, ReferenceLogps
@@ -308,12 +309,7 @@ class VideoDPOTrainer(DPOTrainer):
                 raise
             folder = checkpoints / f"checkpoint-{self.state.global_step}"
             shutil.rmtree(folder, ignore_errors=True)
-            reason = str(error).strip().splitlines()[0][:200]
-            raise UserError(
-                f"cannot write {str(folder)!r}: {reason}. Nothing stored is lost: make room or "
-                "allow writing there, and run the same command again; training goes on from the "
-                "last checkpoint"
-            ) from error
+            raise disk_error(error, folder) from error
 
     def _collate(self, positions: Sequence[int]) -> dict[str, list[int]]:
         """Return a batch unread: the trainer asks for all batches of a step before it runs the
@@ -349,7 +345,9 @@ class VideoDPOTrainer(DPOTrainer):
             share_of_step=1 / self.current_gradient_accumulation_steps,
         )
         if len(micro_batches) > 1:
-            self._average_metrics(before, [micro_batch.weight for micro_batch in micro_batches])
+            weights = [micro_batch.weight for micro_batch in micro_batches]
+            noted = self._metrics["train"]
+            noted.update(average_forwards(noted, before, weights))
         return total
 
     def _sync(self, model: torch.nn.Module, *, last: bool) -> AbstractContextManager[Any]:
@@ -364,18 +362,6 @@ class VideoDPOTrainer(DPOTrainer):
         elif self._split_batch is not single_micro_batch:
             state._set_sync_gradients(True)
         return nullcontext()
-
-    def _average_metrics(self, before: Mapping[str, int], weights: Sequence[float]) -> None:
-        """Put one value, weighed as the loss is, in place of those that TRL noted for each forward
-        of a batch.
-        """
-        for name, values in self._metrics["train"].items():
-            of_batch = values[before.get(name, 0) :]
-            if len(of_batch) == len(weights):
-                weighed = sum(
-                    value * weight for value, weight in zip(of_batch, weights, strict=True)
-                )
-                values[-len(of_batch) :] = [weighed / sum(weights)]
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add what TRL does not measure to a line about training steps."""
