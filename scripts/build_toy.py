@@ -36,7 +36,7 @@ from transformers import (  # noqa: E402
 
 from dpo_video.toy.models import CHECKPOINTS  # noqa: E402
 from dpo_video.toy.questions import Question, ask  # noqa: E402
-from dpo_video.toy.scene import Part, Scene  # noqa: E402
+from dpo_video.toy.scene import Scene, SplitName  # noqa: E402
 
 NUM_CLIPS = 6000
 NUM_HELDOUT = 200
@@ -78,7 +78,7 @@ def build_policy(name: str, folder: Path, *, seed: int, deadline: float, work: P
         print(f"{name} {kind}: {values}")
 
 
-def clip_pool(work: Path, num_clips: int, *, seed: int, part: Part) -> pool.Pool:
+def clip_pool(work: Path, num_clips: int, *, seed: int, part: SplitName) -> pool.Pool:
     """Return the clips of a part, kept in a file for the next policy."""
     file = work / f"pool-{part}-{num_clips}-{seed}.pkl"
     if file.exists():

@@ -18,7 +18,7 @@ POWER = 0.8
 """Chance with which a change of the size that a sentence names would have been found."""
 BISECTIONS = 40
 """Halvings of an interval of length 1: more digits than a float shows."""
-Outcome = Literal["better", "worse", "not distinguishable"]
+PairedOutcome = Literal["better", "worse", "not distinguishable"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -145,7 +145,7 @@ def holm(p_values: Mapping[str, float]) -> dict[str, float]:
     return {name: adjusted[name] for name in p_values}
 
 
-def outcome(result: PairedResult, adjusted_p: float) -> Outcome:
+def outcome(result: PairedResult, adjusted_p: float) -> PairedOutcome:
     """Return `better`, `worse` or `not distinguishable`.
 
     A change counts where two things say so: the p-value, which is exact but takes questions about a

@@ -7,7 +7,7 @@ without these defects, and is what a comparison of two models should rest on.
 import re
 from functools import partial
 
-from dpo_video.benchmarks.readings import UNREADABLE, Reading, Rule, gold_option
+from dpo_video.benchmarks.readings import UNREADABLE, Reading, ReadingRule, gold_option
 from dpo_video.core.records import Sample
 from dpo_video.data.choices import LETTERS
 
@@ -183,8 +183,10 @@ def first_capital(
     return Reading(parsed=match[0], correct=match[0] == question.answer)
 
 
-videomme: Rule = partial(first_capital, letters=FOUR, prefixes=VIDEOMME_PREFIXES)
-longvideobench: Rule = partial(first_capital, letters="ABCDE", prefixes=LONGVIDEOBENCH_PREFIXES)
+videomme: ReadingRule = partial(first_capital, letters=FOUR, prefixes=VIDEOMME_PREFIXES)
+longvideobench: ReadingRule = partial(
+    first_capital, letters="ABCDE", prefixes=LONGVIDEOBENCH_PREFIXES
+)
 
 
 def vidhalluc_binary(question: Sample, answer: str) -> Reading:

@@ -28,7 +28,7 @@ class GradedQuestion:
     reading: Reading
 
 
-Rule = Callable[[Sample, str], Reading]
+ReadingRule = Callable[[Sample, str], Reading]
 """Reads an answer to a question of kind `letter` or `yes_no`. What it cannot read is wrong: never a
 random choice, never left out.
 """

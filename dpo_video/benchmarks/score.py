@@ -14,7 +14,7 @@ from dpo_video.benchmarks.metrics import (
     measure,
     published_bias,
 )
-from dpo_video.benchmarks.readings import UNREADABLE, GradedQuestion, Reading, Rule
+from dpo_video.benchmarks.readings import UNREADABLE, GradedQuestion, Reading, ReadingRule
 from dpo_video.benchmarks.sets import BENCHMARKS, Benchmark, benchmark_of, published_rule
 from dpo_video.benchmarks.strict import read_strictly
 from dpo_video.core.errors import UserError
@@ -156,7 +156,9 @@ def grade(
     graded = []
     for question in questions:
         answer = answers.get(question.id)
-        rule: Rule | None = read_strictly if rule_name == "strict" else published_rule(question)
+        rule: ReadingRule | None = (
+            read_strictly if rule_name == "strict" else published_rule(question)
+        )
         assert rule is not None, "every question has the rule"
         reading = UNREADABLE if answer is None else rule(question, answer)
         rating = (ratings or {}).get(question.id) if rule_name == "published" else None

@@ -16,7 +16,7 @@ from dpo_video.core.text import shortened
 
 WIDTH = 130
 """Columns where the output is not a terminal."""
-Row = tuple[str, Callable[[RuleScore], str]]
+ScoreRow = tuple[str, Callable[[RuleScore], str]]
 
 
 def print_score(report: ScoreReport, output: Console | None = None) -> None:
@@ -66,7 +66,7 @@ def print_judged(report: JudgedReport, output: Console | None = None) -> None:
     (output or open_terminal(width=WIDTH)).print(Group(table, Text("\n".join(lines))))
 
 
-def _rows(report: ScoreReport) -> Iterator[Row]:
+def _rows(report: ScoreReport) -> Iterator[ScoreRow]:
     chosen = report.rules[report.parser]
     if report.headline.startswith("mean of"):
         yield report.headline, lambda score: _mean_cell(score.headline)
@@ -95,7 +95,7 @@ def _breakdown(name: str) -> Callable[[RuleScore], Mapping[str, Estimate]]:
 
 def _part_rows(
     prefix: str, chosen: RuleScore, parts_of: Callable[[RuleScore], Mapping[str, Estimate]]
-) -> Iterator[Row]:
+) -> Iterator[ScoreRow]:
     """Yield a row for each part of the questions."""
 
     def cell_of(name: str) -> Callable[[RuleScore], str]:
@@ -105,7 +105,7 @@ def _part_rows(
         yield f"  {prefix}{name}", cell_of(name)
 
 
-def _bias_rows(chosen: RuleScore) -> Iterator[Row]:
+def _bias_rows(chosen: RuleScore) -> Iterator[ScoreRow]:
     """Yield the share of yes and the bias measures, where all answers are yes or no."""
     if chosen.metrics.bias is not None:
         yield "yes-rate", lambda score: _number(score, "yes_rate", share=True)

@@ -26,7 +26,7 @@ from dpo_video.benchmarks import (
 )
 from dpo_video.benchmarks.predictions import Answers
 from dpo_video.benchmarks.published_files import find_files
-from dpo_video.benchmarks.readings import Rule
+from dpo_video.benchmarks.readings import ReadingRule
 from dpo_video.core.records import Sample
 
 BENCHMARK = "benchmark"
@@ -43,7 +43,7 @@ class Benchmark:
     """Names of its files, where a folder is given; `*` stands for anything."""
     read: Callable[[Path, Path | None], Iterator[Sample]]
     """The questions of one file, with the folder of clips where it is known."""
-    rule: Rule | None
+    rule: ReadingRule | None
     """None where the published metric is a judge's."""
     headline: Headline
     """What its authors' tables show: accuracy over questions; the share of groups right; the mean
@@ -89,7 +89,7 @@ def benchmark_of(sample: Sample) -> str | None:
     return name if isinstance(name, str) and name in BENCHMARKS else None
 
 
-def published_rule(sample: Sample) -> Rule | None:
+def published_rule(sample: Sample) -> ReadingRule | None:
     """Return the rule by which the benchmark of a sample reads answers; None where it has none."""
     name = benchmark_of(sample)
     return None if name is None else BENCHMARKS[name].rule
@@ -97,7 +97,7 @@ def published_rule(sample: Sample) -> Rule | None:
 
 def _tempcompass(
     task: tempcompass.TaskName,
-    rule: Rule | None,
+    rule: ReadingRule | None,
     *,
     scorers: Mapping[str, Sequence[str]] | None = None,
 ) -> Benchmark:
@@ -275,7 +275,7 @@ BENCHMARKS: dict[str, Benchmark] = {
     ),
 }
 """By name, as `dpo-video import` takes it and `meta.benchmark` keeps it."""
-RULES: dict[str, Rule] = {
+RULES: dict[str, ReadingRule] = {
     name: row.rule for name, row in BENCHMARKS.items() if row.rule is not None
 }
 """The published rules by the name of their benchmark."""

@@ -19,7 +19,7 @@ from dpo_video.recipe import Recipe
 from dpo_video.recipe.file import dump_recipe
 from dpo_video.run import Run
 
-Kind = Literal["adapter", "merged"]
+ModelKind = Literal["adapter", "merged"]
 FRAMES = {
     "uniform": "{num_frames} frames, spread evenly over the clip",
     "fps": "{fps:g} frames a second, from {min_frames} to {max_frames}",
@@ -50,7 +50,7 @@ def renew_documents(run: Run, stage: str) -> None:
             write_atomic(path, content)
 
 
-def model_card(facts: CardFacts, kind: Kind, *, source: str) -> str:
+def model_card(facts: CardFacts, kind: ModelKind, *, source: str) -> str:
     """Return the card: metadata that the hub reads, numbers before and after, how it was made, how
     it is used, what is not known.
 
@@ -75,7 +75,7 @@ def model_card(facts: CardFacts, kind: Kind, *, source: str) -> str:
     )
 
 
-def _metadata(facts: CardFacts, kind: Kind) -> ModelCardData:
+def _metadata(facts: CardFacts, kind: ModelKind) -> ModelCardData:
     recipe, metrics = facts.recipe, facts.metrics
     results = [] if metrics is None else eval_results(metrics)
     tags = ["dpo", "video", "preference-tuning", "trl", "dpo-video"]
@@ -168,7 +168,7 @@ def _frames(recipe: Recipe) -> list[tuple[str, str]]:
     return [(name, str(value)) for name, value in rows.items()]
 
 
-def _serve(facts: CardFacts, kind: Kind, source: str) -> list[str]:
+def _serve(facts: CardFacts, kind: ModelKind, source: str) -> list[str]:
     """Return the commands that serve it with vLLM."""
     merged, adapter, *_ = server_commands(facts.recipe, Path(source))
     if kind == "merged":

@@ -40,9 +40,9 @@ BUSY_PROMPTS = 3
 quota.
 """
 
-Value = TypeVar("Value")
-Outcome = TypeVar("Outcome")
-Read = Callable[[Endpoint, dict[str, Any]], Value]
+ReplyValue = TypeVar("ReplyValue")
+RunResult = TypeVar("RunResult")
+Read = Callable[[Endpoint, dict[str, Any]], ReplyValue]
 """Makes a value of a completion's body; may raise TransientError, RequestRefused or UserError."""
 
 
@@ -55,10 +55,10 @@ class RetriesExhausted(Exception):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Done(Generic[Value]):
+class Done(Generic[ReplyValue]):
     """What a request came to."""
 
-    value: Value
+    value: ReplyValue
     seconds: float
     """Of the attempt that succeeded."""
     attempts: int
@@ -116,7 +116,9 @@ class Pool:
         """Requests that may ever be under way at once."""
         return self.service.concurrency * len(self.endpoints)
 
-    async def complete(self, request: Mapping[str, Any], read: Read[Value]) -> Done[Value]:
+    async def complete(
+        self, request: Mapping[str, Any], read: Read[ReplyValue]
+    ) -> Done[ReplyValue]:
         """Return what `read` makes of the completion; raise RequestRefused,
         RetriesExhausted or UserError.
 
@@ -333,11 +335,11 @@ class Pool:
 
 def ask_servers(
     service: Service,
-    ask: Callable[[Pool], Awaitable[Outcome]],
+    ask: Callable[[Pool], Awaitable[RunResult]],
     *,
     setting: str,
     say: Callable[[str], None],
-) -> Outcome:
+) -> RunResult:
     """Run `ask` on the pool of a service in an event loop of its own; return what it returns.
 
     The first error of its tasks ends all of them and is raised as it is, not as a group of one.
@@ -350,7 +352,7 @@ def ask_servers(
     """
     require_openai(setting)
 
-    async def run() -> Outcome:
+    async def run() -> RunResult:
         async with Pool(service, say=say) as pool:
             return await ask(pool)
 

@@ -8,7 +8,7 @@ from typing import Literal, TypeVar
 from dpo_video.core.errors import UserError
 
 PACKAGE = Path(__file__).parents[1]
-Row = TypeVar("Row")
+Entry = TypeVar("Entry")
 
 
 def did_you_mean(name: str, names: Iterable[str]) -> str:
@@ -24,7 +24,7 @@ def did_you_mean(name: str, names: Iterable[str]) -> str:
     return f" Did you mean {near[0]!r}?" if near else ""
 
 
-def choose(table: Mapping[str, Row], name: str, noun: str) -> Row:
+def choose(table: Mapping[str, Entry], name: str, noun: str) -> Entry:
     """Return `table[name]`; a wrong name raises UserError with the nearest and all known names."""
     if name in table:
         return table[name]

@@ -32,7 +32,7 @@ TOY_SETS: dict[str, Literal["choices", "yes_no"]] = {
     "toy:yes_no": "yes_no",
 }
 """Questions about the held-out clips of the toy world whose answers a rule decides."""
-Line = TypeVar("Line", SampleLine, PairLine)
+DataLine = TypeVar("DataLine", SampleLine, PairLine)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -165,9 +165,9 @@ def _part(lines: SampleLines, part: str) -> SampleLines:
             yield line
 
 
-def _up_to(limit: int | None, lines: Iterable[Line]) -> list[Line]:
+def _up_to(limit: int | None, lines: Iterable[DataLine]) -> list[DataLine]:
     """Return the lines up to the `limit`th that is not left out."""
-    screened: list[Line] = []
+    screened: list[DataLine] = []
     num_kept = 0
     for line in lines:
         screened.append(line)

@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from dpo_video.doctor.bench import BenchResult
-from dpo_video.doctor.finding import Finding, Verdict, looked_at
+from dpo_video.doctor.finding import CheckVerdict, Finding, looked_at
 from dpo_video.doctor.kernels import attention_findings, bf16_finding, four_bit_findings
 from dpo_video.doctor.machine import (
     decoder_finding,
@@ -22,7 +22,7 @@ from dpo_video.doctor.services import hub_findings, judge_finding, tracker_findi
 from dpo_video.models.load import choose_device
 from dpo_video.recipe import ModelSettings, Recipe
 
-STYLES: dict[Verdict, str] = {"right": "green", "wrong": "bold red", "not checked": "yellow"}
+STYLES: dict[CheckVerdict, str] = {"right": "green", "wrong": "bold red", "not checked": "yellow"}
 
 
 def examine(recipe: Recipe | None) -> Iterator[Finding]:

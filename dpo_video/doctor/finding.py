@@ -6,7 +6,7 @@ from typing import Literal
 
 from dpo_video.core.text import shortened
 
-Verdict = Literal["right", "wrong", "not checked"]
+CheckVerdict = Literal["right", "wrong", "not checked"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -14,7 +14,7 @@ class Finding:
     """What was looked at, what was seen, and what mends it."""
 
     name: str
-    verdict: Verdict
+    verdict: CheckVerdict
     text: str
     fix: str = ""
     """What to do; empty where nothing is to be done."""

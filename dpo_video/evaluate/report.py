@@ -144,7 +144,7 @@ SECTIONS = {
     "heldout_pairs": HeldoutPairMetrics,
     "heldout": HeldoutCounts,
 }
-Section = TypeVar("Section")
+ReportPart = TypeVar("ReportPart")
 
 
 def write_metrics(path: Path, metrics: Metrics) -> None:
@@ -203,7 +203,7 @@ def _section_row(section: Any) -> dict[str, Any]:
     return row
 
 
-def _section(kind: type[Section], row: Mapping[str, Any]) -> Section:
+def _section(kind: type[ReportPart], row: Mapping[str, Any]) -> ReportPart:
     """Return a section as its record, from its part of metrics.json."""
     contents: dict[str, Any] = {}
     for entry in fields(kind):  # type: ignore[arg-type]

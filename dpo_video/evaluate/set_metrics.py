@@ -18,8 +18,8 @@ from dpo_video.evaluate.set_report import CategoryAccuracy, SetAccuracy, SetMetr
 Parser = Literal["strict", "published"]
 Observations = Mapping[str, Observation]
 """By unit."""
-Measure = Callable[[Sequence[EvaluatedAnswer]], Observations]
-Value = Callable[[EvaluatedAnswer], float | None]
+Observe = Callable[[Sequence[EvaluatedAnswer]], Observations]
+ReadValue = Callable[[EvaluatedAnswer], float | None]
 
 
 def set_metrics(
@@ -83,10 +83,10 @@ UNPAIRED = frozenset({"false_positive_ratio"})
 
 def _measures(
     rows: Sequence[EvaluatedAnswer], parser: Parser, intervals: Intervals
-) -> dict[str, Measure]:
+) -> dict[str, Observe]:
     """Return the measures that the answers of a set allow, by field of SetAccuracy."""
     kinds = {row.kind for row in rows}
-    measures: dict[str, Measure] = {
+    measures: dict[str, Observe] = {
         "accuracy": _of_each(lambda row: is_right(row, parser), _has_gold),
         "answer_length": _of_each(lambda row: float(row.length), lambda row: True),
     }
@@ -112,7 +112,7 @@ def _measures(
     return measures
 
 
-def _judged_measures(rows: Sequence[EvaluatedAnswer]) -> dict[str, Measure]:
+def _judged_measures(rows: Sequence[EvaluatedAnswer]) -> dict[str, Observe]:
     """Return the measures of the scorers that were asked."""
     measures = {
         "judged": _of_each(lambda row: _number(row.judged), lambda row: row.was_judged("judged")),
@@ -126,7 +126,7 @@ def _judged_measures(rows: Sequence[EvaluatedAnswer]) -> dict[str, Measure]:
 
 def _yes_no_measures(
     parser: Parser,
-) -> dict[str, Measure]:
+) -> dict[str, Observe]:
     """Return the measures of yes/no questions.
 
     The difference of the share of yes, and the false positive ratio, are those of HallusionBench's
@@ -153,7 +153,7 @@ def _yes_no_measures(
     }
 
 
-def _of_each(value: Value, counts: Callable[[EvaluatedAnswer], bool]) -> Measure:
+def _of_each(value: ReadValue, counts: Callable[[EvaluatedAnswer], bool]) -> Observe:
     """Return the measure that observes each answer that `counts`."""
 
     def measure(rows: Sequence[EvaluatedAnswer]) -> Observations:

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from dpo_video.benchmarks.paired import Outcome
+from dpo_video.benchmarks.paired import PairedOutcome
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -12,7 +12,7 @@ class SetVerdict:
     """What came of one set, as metrics.json holds it."""
 
     set: str
-    outcome: Outcome | Literal["not compared"]
+    outcome: PairedOutcome | Literal["not compared"]
     sentence: str
     measure: str | None = None
     """What is compared; this and all below is None of a set that is not compared."""

@@ -19,7 +19,7 @@ from dpo_video.recipe import VideoSettings
 from dpo_video.video import ClipRequest, Frames, VideoError
 
 JPEG_QUALITY = 95
-Part = dict[str, Any]
+MessagePart = dict[str, Any]
 """One part of a message's `content`."""
 
 
@@ -34,7 +34,9 @@ def frame_images(spec: ModelSpec, settings: VideoSettings, frames: Frames) -> li
     return [image.resize((size.width, size.height), Image.Resampling.BICUBIC) for image in images]
 
 
-def image_parts(images: Sequence[Image.Image], kind: Literal["JPEG", "PNG"] = "JPEG") -> list[Part]:
+def image_parts(
+    images: Sequence[Image.Image], kind: Literal["JPEG", "PNG"] = "JPEG"
+) -> list[MessagePart]:
     """Return one part for each picture; a PNG loses nothing."""
     return [
         {"type": "image_url", "image_url": {"url": _data_url(f"image/{kind.lower()}", content)}}
@@ -42,7 +44,7 @@ def image_parts(images: Sequence[Image.Image], kind: Literal["JPEG", "PNG"] = "J
     ]
 
 
-def film_part(images: Sequence[Image.Image], seconds: float) -> Part:
+def film_part(images: Sequence[Image.Image], seconds: float) -> MessagePart:
     """Return a part that holds a film of exactly these pictures, of even width and height or not,
     that lasts as long as their clip: H.264 without loss, so that a server that reads all its frames
     sees what the policy sees.
@@ -59,7 +61,7 @@ def film_part(images: Sequence[Image.Image], seconds: float) -> Part:
     return {"type": "video_url", "video_url": {"url": _data_url("video/mp4", buffer.getvalue())}}
 
 
-def file_part(request: ClipRequest, setting: str = "generate.video_as is video_url") -> Part:
+def file_part(request: ClipRequest, setting: str = "generate.video_as is video_url") -> MessagePart:
     """Return a part that holds a clip's whole file; UserError where the clip is no whole file.
 
     Args:

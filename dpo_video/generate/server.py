@@ -35,7 +35,7 @@ from dpo_video.generate.jobs import (
     tell_notes,
     title_of,
 )
-from dpo_video.generate.message_parts import Part, file_part, frame_images, image_parts
+from dpo_video.generate.message_parts import MessagePart, file_part, frame_images, image_parts
 from dpo_video.models.control_tokens import checkpoint_tokens
 from dpo_video.models.hub import ModelSpec, model_spec
 from dpo_video.models.tokens import fit_frames
@@ -183,7 +183,9 @@ def _then(release: Callable[[], None], advance: Callable[[], None]) -> Callable[
     return on_done
 
 
-async def _answer(server: _Server, candidate: PendingCandidate, content: Sequence[Part]) -> None:
+async def _answer(
+    server: _Server, candidate: PendingCandidate, content: Sequence[MessagePart]
+) -> None:
     """Ask for one candidate and store it; a failure is counted, unless it is plain that all will
     fail.
     """
@@ -240,7 +242,7 @@ def _tell_thinking(server: _Server) -> None:
 
 def _content(
     run: Run, spec: ModelSpec, request: ClipRequest, frames: Frames | VideoError | None
-) -> list[Part]:
+) -> list[MessagePart]:
     """Return the parts of a message that show a clip; raise UserError where it cannot be shown."""
     if isinstance(frames, VideoError):
         raise frames

@@ -16,8 +16,8 @@ from dpo_video.recipe import LoraSettings
 if TYPE_CHECKING:
     from peft import LoraConfig
 
-Part = Literal["language", "projector", "vision"]
-LANGUAGE_ONLY: tuple[Part, ...] = ("language",)
+ModelPart = Literal["language", "projector", "vision"]
+LANGUAGE_ONLY: tuple[ModelPart, ...] = ("language",)
 PROJECTOR = re.compile(r"projector|projection\b|connector|merger|qformer|resampler|pooling")
 """Found in the names of what stands between tower and language model, in all known families."""
 VISION = re.compile(r"visual|vision|_tower|image_vit|vpm")
@@ -43,7 +43,7 @@ def lora_config(
     )
 
 
-def lora_targets(model: nn.Module, family: Family, tune: Collection[Part]) -> str:
+def lora_targets(model: nn.Module, family: Family, tune: Collection[ModelPart]) -> str:
     """Return a regular expression of the linear layers of some parts of a bare model, for PEFT's
     `target_modules`.
 
@@ -78,7 +78,7 @@ def lora_targets(model: nn.Module, family: Family, tune: Collection[Part]) -> st
     return targets
 
 
-def part_of_module(name: str, family: Family) -> Part | None:
+def part_of_module(name: str, family: Family) -> ModelPart | None:
     """Return the part that a module's full name belongs to; None for the head and what no part's
     LoRA tunes.
     """

@@ -25,7 +25,7 @@ from dpo_video.models.activations import (
 )
 from dpo_video.models.dtypes import DTYPES
 from dpo_video.models.hub import ModelSpec, build_model
-from dpo_video.models.lora import LANGUAGE_ONLY, Part, lora_targets
+from dpo_video.models.lora import LANGUAGE_ONLY, ModelPart, lora_targets
 from dpo_video.recipe import ModelSettings, TrainSettings
 
 GIB = float(1 << 30)
@@ -86,7 +86,7 @@ class PeakLoad:
     """Tokens inside the vision tower, of one clip."""
 
 
-def count_parameters(spec: ModelSpec, tune: Sequence[Part] = LANGUAGE_ONLY) -> Parameters:
+def count_parameters(spec: ModelSpec, tune: Sequence[ModelPart] = LANGUAGE_ONLY) -> Parameters:
     """Return the parameters of a checkpoint by part, without allocating them."""
     with torch.device("meta"):
         model = build_model(spec)

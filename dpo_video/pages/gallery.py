@@ -21,14 +21,14 @@ from dpo_video.video import ClipRequest, clip_key
 
 FEATURED = 10
 """Rows under each heading of the gallery."""
-Row = dict[str, Any]
+GalleryRow = dict[str, Any]
 
 
 class Questions:
     """The questions that rows are about, each noted once, with the clips that they show."""
 
     def __init__(self) -> None:
-        self.rows: dict[str, Row] = {}
+        self.rows: dict[str, GalleryRow] = {}
         """By split and sample id."""
         self.requests: dict[str, ClipRequest] = {}
         """By `clip_name`: the clips that have a file."""
@@ -40,7 +40,7 @@ class Questions:
         sample_id = sample.sample_id if isinstance(sample, Pair) else sample.id
         key = f"{split}:{sample_id}"
         if key not in self.rows:
-            row: Row = {"id": sample_id, "prompt": sample.prompt, "file": clip_key(sample)}
+            row: GalleryRow = {"id": sample_id, "prompt": sample.prompt, "file": clip_key(sample)}
             if sample.history:
                 row["before"] = turn_rows(sample.history)
             known = split_files.samples.get(sample_id)
@@ -82,9 +82,9 @@ class Gallery:
     """What the page's script is given; clips are made afterwards."""
 
     questions: Questions
-    pairs: Sequence[Row]
-    answers: Sequence[Row]
-    drops: Sequence[Row]
+    pairs: Sequence[GalleryRow]
+    answers: Sequence[GalleryRow]
+    drops: Sequence[GalleryRow]
 
     def featured_first(self) -> list[ClipRequest]:
         """Return the clips to make, those of featured rows first."""
@@ -105,19 +105,19 @@ def gallery_of(run: RunFiles) -> Gallery:
     return Gallery(questions=questions, answers=answers, pairs=pairs, drops=drop_rows(run))
 
 
-def _known_facts(sample: Sample) -> Row:
+def _known_facts(sample: Sample) -> GalleryRow:
     """Return what a page shows of a sample beside its prompt, as far as it has it."""
     facts = {"caption": sample.caption, "gold": sample.answer, "category": sample.category}
     return {name: value for name, value in facts.items() if value}
 
 
-def pair_rows(run: RunFiles, questions: Questions) -> list[Row]:
+def pair_rows(run: RunFiles, questions: Questions) -> list[GalleryRow]:
     """Return the pairs of a run: those of largest doubt, least margin and random ones are tagged.
 
     The doubt is P(wrong order) of `judge_doubt`.
     """
     sigma = run.agreement.get("noise_sigma")
-    rows: list[Row] = []
+    rows: list[GalleryRow] = []
     for number, pair in enumerate(run.pairs):
         judged = [run.judgments.get(name) for name in (pair.chosen_id, pair.rejected_id)]
         doubt = judge_doubt(judged[0], judged[1], run.scorer, noise_sigma=sigma)
@@ -145,7 +145,7 @@ def pair_rows(run: RunFiles, questions: Questions) -> list[Row]:
     return rows
 
 
-def answer_changes(run: RunFiles, questions: Questions) -> list[Row]:
+def answer_changes(run: RunFiles, questions: Questions) -> list[GalleryRow]:
     """Return the answers before and after: the largest losses and gains, those that the judge is
     least sure of, unscored and random ones are tagged.
 
@@ -153,7 +153,7 @@ def answer_changes(run: RunFiles, questions: Questions) -> list[Row]:
     kept. Equal answers have none.
     """
     sigma = run.agreement.get("noise_sigma")
-    rows: list[Row] = []
+    rows: list[GalleryRow] = []
     for name, (before, after) in answers_by_set(run.answers).items():
         split = run.sets.get(name)
         for first, second in answered_by_both(before, after):
@@ -187,9 +187,9 @@ def _doubt(
     return score_doubt(first.score, second.score, run.scorer, noise_sigma=noise_sigma)
 
 
-def _evaluated(answer: EvaluatedAnswer, run: RunFiles) -> Row:
+def _evaluated(answer: EvaluatedAnswer, run: RunFiles) -> GalleryRow:
     """Return an evaluated answer with what was made of it."""
-    row: Row = {"text": answer.text, "correct": _is_correct(answer)}
+    row: GalleryRow = {"text": answer.text, "correct": _is_correct(answer)}
     if answer.score is not None or (answer.unscored and run.scorer is not None):
         row["score"] = _rounded(answer.score)
     reasons = [answer.reason or "", *(f"{name}: {why}" for name, why in _unscored(answer))]
@@ -213,7 +213,7 @@ def _is_correct(answer: EvaluatedAnswer) -> bool | None:
     return next((verdict for verdict in rules if verdict is not None), None)
 
 
-def _change(first: EvaluatedAnswer, second: EvaluatedAnswer) -> Row:
+def _change(first: EvaluatedAnswer, second: EvaluatedAnswer) -> GalleryRow:
     """Return what changed: the score, the outcome in words, and the gain that answers are ranked
     by: right and wrong first, then the score.
     """
@@ -236,7 +236,7 @@ def _change(first: EvaluatedAnswer, second: EvaluatedAnswer) -> Row:
     }
 
 
-def drop_rows(run: RunFiles) -> list[Row]:
+def drop_rows(run: RunFiles) -> list[GalleryRow]:
     """Return what cleaning and pairing left out, with the question where it is known."""
     rows = []
     for row in run.cleaned:
@@ -246,7 +246,7 @@ def drop_rows(run: RunFiles) -> list[Row]:
     return rows
 
 
-def _drop(run: RunFiles, sample_id: str, row: Mapping[str, Any], *, stage: str) -> Row:
+def _drop(run: RunFiles, sample_id: str, row: Mapping[str, Any], *, stage: str) -> GalleryRow:
     sample = run.train.samples.get(sample_id)
     return {
         "sample": sample_id,
@@ -259,7 +259,7 @@ def _drop(run: RunFiles, sample_id: str, row: Mapping[str, Any], *, stage: str) 
     }
 
 
-def _answer(text: str, candidate_id: str, score: float | None, run: RunFiles) -> Row:
+def _answer(text: str, candidate_id: str, score: float | None, run: RunFiles) -> GalleryRow:
     candidate = run.candidates.get(candidate_id)
     is_cut = candidate is not None and candidate.finish == "length"
     row = answer_row(text, run.judgments.get(candidate_id), run.scorer, is_cut=is_cut)
@@ -290,19 +290,19 @@ def _negative(value: float | None) -> float | None:
     return None if value is None else -value
 
 
-def _tag(rows: Sequence[Row], tag: str, key: Callable[[Row], float | None]) -> None:
+def _tag(rows: Sequence[GalleryRow], tag: str, key: Callable[[GalleryRow], float | None]) -> None:
     """Tag the rows with the lowest keys; those without a key are left out."""
     ranked = sorted((row for row in rows if key(row) is not None), key=key)  # type: ignore[arg-type]
     for row in ranked[:FEATURED]:
         row["tags"].append(tag)
 
 
-def _tag_random(rows: Sequence[Row], seed: int) -> None:
+def _tag_random(rows: Sequence[GalleryRow], seed: int) -> None:
     for row in random.Random(seed).sample(list(rows), min(FEATURED, len(rows))):
         row["tags"].append("random")
 
 
-def script_data(gallery: Gallery, clips: Mapping[str, Row]) -> Markup:
+def script_data(gallery: Gallery, clips: Mapping[str, GalleryRow]) -> Markup:
     """Return the rows as JSON that may stand in a page: nothing in it can end the script."""
     error_rows = {key: {"error": reason} for key, reason in gallery.questions.unreadable.items()}
     text = strict_json.dumps(

@@ -13,7 +13,7 @@ from dpo_video.pair.rules import (
     PAIR_RULES,
     REASONS,
     Choice,
-    Rule,
+    PairRule,
     Ruling,
     ScoredAnswer,
     hardest,
@@ -128,7 +128,7 @@ def _pair_question(
     breaks_ties: bool,
 ) -> _QuestionResult:
     """Return what the rule of the settings makes of one question's answers."""
-    rule: Rule = choose(PAIR_RULES, settings.rule, "pair rule")
+    rule: PairRule = choose(PAIR_RULES, settings.rule, "pair rule")
     usable, drops = usable_answers(
         sample.id, candidates, judgment_of, seed=seed, side_of=_side_of(settings)
     )

@@ -104,7 +104,7 @@ class Ruling(NamedTuple):
     dropped: Mapping[str, int]
 
 
-Rule = Callable[[Sequence[ScoredAnswer], PairSettings, float], Ruling]
+PairRule = Callable[[Sequence[ScoredAnswer], PairSettings, float], Ruling]
 
 
 def hound(answers: Sequence[ScoredAnswer], settings: PairSettings, threshold: float) -> Ruling:
@@ -347,7 +347,7 @@ def _rank(answer: ScoredAnswer) -> str:
     return answer.rank
 
 
-PAIR_RULES: dict[str, Rule] = {
+PAIR_RULES: dict[str, PairRule] = {
     "hound": hound,
     "best_worst": best_worst,
     "best_vs_sigma": best_vs_sigma,

@@ -16,7 +16,7 @@ from dpo_video.core.progress import progress
 from dpo_video.core.records import Sample
 from dpo_video.core.turns import chat_messages
 from dpo_video.generate.message_parts import (
-    Part,
+    MessagePart,
     file_part,
     film_part,
     frame_images,
@@ -67,7 +67,7 @@ class Approach:
 class ClipParts:
     """A clip as messages show it, by way."""
 
-    parts: Mapping[Way, Sequence[Part]]
+    parts: Mapping[Way, Sequence[MessagePart]]
 
 
 def served_models(service: Service) -> list[str]:
@@ -94,7 +94,7 @@ def shown_clip(run: Run, request: ClipRequest, frames: Frames, ways: Sequence[Wa
     spec, video = model_spec(run.recipe.model), run.recipe.video
     fitting = fit_frames(spec, video, frames)
     images = frame_images(spec, video, fitting)
-    parts: dict[Way, Sequence[Part]] = {}
+    parts: dict[Way, Sequence[MessagePart]] = {}
     for way in ways:
         if way == "film":
             parts[way] = [film_part(images, fitting.duration)]
@@ -131,7 +131,7 @@ async def find_approach(
 
 
 async def ask(
-    pool: Pool, approach: Approach, parts: Sequence[Part], sample: Sample, *, max_tokens: int
+    pool: Pool, approach: Approach, parts: Sequence[MessagePart], sample: Sample, *, max_tokens: int
 ) -> ServedAnswer:
     """Return the greedy answer to one question about a clip."""
     request = {
@@ -188,7 +188,7 @@ async def ask_all(
     total = len(samples) * len(approach.ways)
     with frames, progress("ask the server", total=total) as advance:
 
-        async def answer(way: Way, parts: Sequence[Part], sample: Sample) -> None:
+        async def answer(way: Way, parts: Sequence[MessagePart], sample: Sample) -> None:
             try:
                 answers[way][sample.id] = await ask(
                     pool, approach, parts, sample, max_tokens=max_tokens

@@ -22,7 +22,7 @@ from dpo_video.review.vote_file import VoteFile
 from dpo_video.video import ClipRequest, FramePool
 from dpo_video.video.small_clip import SmallClipSettings
 
-Choice = Literal["A", "B", "tie", "both_bad", "skip"]
+VoteChoice = Literal["A", "B", "tie", "both_bad", "skip"]
 
 
 class Reason(NamedTuple):
@@ -83,7 +83,7 @@ class ReviewSession:
         with self._lock:
             turn = self._turn(annotator, content)
             choice = content.get("choice")
-            if choice not in get_args(Choice):
+            if choice not in get_args(VoteChoice):
                 raise RefusedRequest(f"no such choice: {choice!r}")
             reasons = content.get("reasons") or []
             if not isinstance(reasons, list) or not set(reasons) <= REASONS.keys():
@@ -91,7 +91,7 @@ class ReviewSession:
             vote = self._record(
                 turn,
                 annotator,
-                choice=cast(Choice, choice),
+                choice=cast(VoteChoice, choice),
                 reasons=sorted(reasons) or None,
                 seconds=_seconds(content.get("seconds")),
                 watched=_seconds(content.get("watched")),

@@ -8,7 +8,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Literal
 
-Kind = Literal["sqlite", "segments"]
+StoreEngine = Literal["sqlite", "segments"]
 
 SHARED_TYPES = {
     "nfs",
@@ -33,7 +33,7 @@ this one, and whether locks hold depends on how they are mounted."""
 LOCAL_FUSE = {"fuse.fuse-overlayfs", "fuse.ntfs-3g", "fuse.ext4", "fuse.lxcfs"}
 
 
-def choose_kind(folder: Path) -> tuple[Kind, str]:
+def choose_kind(folder: Path) -> tuple[StoreEngine, str]:
     """Return the kind of store for a folder, and why SQLite cannot be used there ("" where it
     can).
     """

@@ -12,7 +12,7 @@ from dpo_video.core.errors import UserError
 from dpo_video.core.progress import log
 from dpo_video.store.body import read_body, write_body
 from dpo_video.store.database import Database, in_pages
-from dpo_video.store.file_system import Kind, choose_kind
+from dpo_video.store.file_system import StoreEngine, choose_kind
 from dpo_video.store.lock import give_up_lock, show_life, take_lock
 from dpo_video.store.segments import Segments, read_segments
 from dpo_video.store.writer import Row, Writer
@@ -36,7 +36,7 @@ class RunStore:
     """
 
     def __init__(
-        self, folder: Path, *, kind: Kind | None = None, shared: Path | None = None
+        self, folder: Path, *, kind: StoreEngine | None = None, shared: Path | None = None
     ) -> None:
         self.folder = folder
         self._prefix = "" if shared in (None, folder) else f"{relpath(folder, shared)}/"
@@ -168,7 +168,7 @@ class RunStore:
         self._rows.make_durable()
 
 
-def _open_rows(folder: Path, kind: Kind | None) -> Database | Segments:
+def _open_rows(folder: Path, kind: StoreEngine | None) -> Database | Segments:
     """Open the rows of a folder; those of the other kind are taken over, so that a run may move
     between machines.
     """

@@ -11,7 +11,7 @@ from typing import Literal
 from dpo_video.toy.questions import GOES, NUMBERS, Question, find_question
 from dpo_video.toy.scene import COLOURS, SHAPES, Scene
 
-Verdict = Literal["A", "B", "C"]
+GoldLabel = Literal["A", "B", "C"]
 
 
 @dataclass(frozen=True)
@@ -28,8 +28,8 @@ class Grade:
     correct: bool
     score: int
     hallucinated: bool
-    verdict: Verdict
-    coverage: Verdict
+    verdict: GoldLabel
+    coverage: GoldLabel
 
 
 @dataclass(frozen=True)
@@ -66,10 +66,10 @@ def grade(scene: Scene, question: Question | str, answer: str) -> Grade:
     else:
         score = 2 if answered or partial else 1
     if absent or all(statement.holds is None for statement in statements):
-        verdict: Verdict = "C"
+        verdict: GoldLabel = "C"
     else:
         verdict = "B" if false else "A"
-    coverage: Verdict = "A" if answered else "B" if partial else "C"
+    coverage: GoldLabel = "A" if answered else "B" if partial else "C"
     return Grade(
         correct=correct, score=score, hallucinated=absent, verdict=verdict, coverage=coverage
     )

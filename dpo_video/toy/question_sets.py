@@ -10,7 +10,14 @@ from dpo_video.core import strict_json
 from dpo_video.core.jsonl import write_atomic
 from dpo_video.core.records import AS_IT_STANDS
 from dpo_video.toy.clips import read_scenes
-from dpo_video.toy.questions import GOES, NUMBERS, Kind, Question, all_questions, count_answer
+from dpo_video.toy.questions import (
+    GOES,
+    NUMBERS,
+    Question,
+    QuestionKind,
+    all_questions,
+    count_answer,
+)
 from dpo_video.toy.scene import COLOURS, SHAPES, Scene
 
 SetName = Literal["choices", "yes_no"]
@@ -43,7 +50,7 @@ def choices(scene: Scene, video: str, rng: random.Random) -> list[dict[str, Any]
     """
     questions = all_questions(scene)
     rng.shuffle(questions)
-    of_kind: dict[Kind, Question] = {question.kind: question for question in questions}
+    of_kind: dict[QuestionKind, Question] = {question.kind: question for question in questions}
     rows = []
     for kind in ("colour", "motion", "order" if "order" in of_kind else "count"):
         question = of_kind[kind]

@@ -12,7 +12,7 @@ from typing import Literal
 
 from dpo_video.toy.scene import SHAPES, Figure, Scene
 
-Kind = Literal["colour", "motion", "count", "order", "exists", "list"]
+QuestionKind = Literal["colour", "motion", "count", "order", "exists", "list"]
 
 NUMBERS = ("no", "one", "two", "three")
 GOES = {
@@ -28,7 +28,7 @@ GOES = {
 class Question:
     """A question on a scene with its canonical answer; `shape` is what it asks about."""
 
-    kind: Kind
+    kind: QuestionKind
     prompt: str
     answer: str
     shape: str | None = None
@@ -45,7 +45,7 @@ def ask(scene: Scene, rng: random.Random, *, num_questions: int) -> list[Questio
     return (chosen + optional)[:num_questions]
 
 
-def _first_of_kind(questions: Sequence[Question], kind: Kind) -> Question:
+def _first_of_kind(questions: Sequence[Question], kind: QuestionKind) -> Question:
     return next(question for question in questions if question.kind == kind)
 
 

@@ -11,7 +11,7 @@ import random
 from dataclasses import dataclass
 from typing import Literal
 
-Part = Literal["train", "heldout", "pretrain"]
+SplitName = Literal["train", "heldout", "pretrain"]
 
 SHAPES = ("circle", "square", "triangle", "cross")
 COLOURS = ("red", "green", "blue", "yellow", "white", "pink")
@@ -58,13 +58,13 @@ class Scene:
         return next((figure for figure in self.things if figure.shape == shape), None)
 
 
-def part_of(scene: Scene) -> Part:
+def part_of(scene: Scene) -> SplitName:
     """Return the part a scene belongs to, decided by its signature alone, whatever the seed."""
     bucket = hashlib.sha256(scene.signature.encode()).digest()[0] % 8
     return "heldout" if bucket == 0 else "train" if bucket == 1 else "pretrain"
 
 
-def draw_scene(rng: random.Random, *, part: Part | None = None) -> Scene:
+def draw_scene(rng: random.Random, *, part: SplitName | None = None) -> Scene:
     """Return a random scene, drawn again until it falls in `part` if one is given."""
     while True:
         scene = _draw(rng)

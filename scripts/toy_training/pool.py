@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dpo_video.toy.clips import SIDE, coverage, decode, draw, encode
-from dpo_video.toy.scene import COLOURS, MOTIONS, NUM_FRAMES, SHAPES, Part, Scene, draw_scene
+from dpo_video.toy.scene import COLOURS, MOTIONS, NUM_FRAMES, SHAPES, Scene, SplitName, draw_scene
 
 CELLS = 4
 """Cells a side."""
@@ -37,7 +37,7 @@ class Pool:
     facts: NDArray[np.int64]
 
 
-def make_pool(num_clips: int, *, seed: int, part: Part) -> Pool:
+def make_pool(num_clips: int, *, seed: int, part: SplitName) -> Pool:
     """Return clips that went through H.264, drawn from one part of the world."""
     rng = random.Random(f"pool {part} {seed}")
     scenes = [draw_scene(rng, part=part) for _ in range(num_clips)]

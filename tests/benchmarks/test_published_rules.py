@@ -19,7 +19,7 @@ from dpo_video.benchmarks.published_rules import (
     vidhalluc_multi_choice,
     vinoground,
 )
-from dpo_video.benchmarks.readings import Rule
+from dpo_video.benchmarks.readings import ReadingRule
 from dpo_video.core.records import Sample
 
 CATS = ["A. a cat", "B. a dog"]
@@ -36,7 +36,7 @@ def letter(answer: str, options: list[str]) -> Sample:
     )
 
 
-def check(rule: Rule, gold: Sample, rows: list[tuple[str, str | None, bool]]) -> None:
+def check(rule: ReadingRule, gold: Sample, rows: list[tuple[str, str | None, bool]]) -> None:
     for answer, parsed, correct in rows:
         reading = rule(gold, answer)
         assert (reading.parsed, reading.correct) == (parsed, correct), answer
@@ -56,7 +56,7 @@ def test_videohallucer_looks_for_the_gold_word_anywhere() -> None:
 
 
 @pytest.mark.parametrize("rule", [eventhallusion, tempcompass_yes_no])
-def test_an_answer_that_starts_with_no_is_a_no(rule: Rule) -> None:
+def test_an_answer_that_starts_with_no_is_a_no(rule: ReadingRule) -> None:
     rows = [
         ("No.", "no", True),
         ("Not sure.", "no", True),
@@ -153,7 +153,7 @@ def test_tvbench_takes_the_first_letter_that_stands_alone_in_any_case() -> None:
 
 
 @pytest.mark.parametrize("rule", [videomme, longvideobench])
-def test_the_first_capital_counts_whatever_word_it_opens(rule: Rule) -> None:
+def test_the_first_capital_counts_whatever_word_it_opens(rule: ReadingRule) -> None:
     rows = [
         ("B", "B", True),
         ("(B) a dog", "B", True),

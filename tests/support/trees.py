@@ -21,7 +21,13 @@ from dpo_video.family.training_checks import (
     run_engine,
 )
 from dpo_video.models.load import Policy, load_policy
-from dpo_video.models.lora import LANGUAGE_ONLY, Part, adapter_parameters, lora_config, lora_targets
+from dpo_video.models.lora import (
+    LANGUAGE_ONLY,
+    ModelPart,
+    adapter_parameters,
+    lora_config,
+    lora_targets,
+)
 from dpo_video.recipe import LoraSettings, ModelSettings
 from dpo_video.train.shared_prefix import PER_TOKEN
 
@@ -36,7 +42,9 @@ __all__ = [
 ]
 
 
-def tuned_policy(kind: Kind, *, tune: Sequence[Part] = LANGUAGE_ONLY, **settings: Any) -> Policy:
+def tuned_policy(
+    kind: Kind, *, tune: Sequence[ModelPart] = LANGUAGE_ONLY, **settings: Any
+) -> Policy:
     """Return a policy of its own with an adapter that changes the model, and the fused head that
     TRL gives it.
     """

@@ -25,7 +25,7 @@ from dpo_video.models.clip_source import ClipSource
 from dpo_video.models.collate import TokenRow, collate, encode_rows
 from dpo_video.models.features import encode_video, pending_features
 from dpo_video.models.load import Policy, load_policy
-from dpo_video.models.lora import Part, lora_targets, part_of_module
+from dpo_video.models.lora import ModelPart, lora_targets, part_of_module
 from dpo_video.models.prompts import answer_ids, encode_prompt, video_inputs
 from dpo_video.recipe import ModelSettings, VideoSettings
 from dpo_video.run import Run
@@ -39,8 +39,8 @@ from dpo_video.train.shared_prefix import shared_prefix_engine
 from dpo_video.train.stage import train
 from dpo_video.video import Frames, read_frames
 
-ALL: tuple[Part, ...] = ("language", "projector", "vision")
-TUNED: tuple[tuple[Part, ...], ...] = (("projector",), ("vision",), ALL)
+ALL: tuple[ModelPart, ...] = ("language", "projector", "vision")
+TUNED: tuple[tuple[ModelPart, ...], ...] = (("projector",), ("vision",), ALL)
 each_kind = pytest.mark.parametrize("kind", KINDS)
 
 
@@ -92,7 +92,7 @@ def weighed(values: Sequence[Tensor]) -> Tensor:
 @pytest.mark.parametrize("tune", TUNED, ids=" ".join)
 @each_kind
 def test_log_probs_and_gradients_are_those_of_plain_forwards_on_pixels(
-    kind: Kind, tune: tuple[Part, ...]
+    kind: Kind, tune: tuple[ModelPart, ...]
 ) -> None:
     policy = tuned_policy(kind, tune=tune)
     rows = rows_with_pixels(policy)
