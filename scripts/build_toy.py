@@ -35,7 +35,7 @@ from transformers import (  # noqa: E402
 )
 
 from dpo_video.toy.models import CHECKPOINTS  # noqa: E402
-from dpo_video.toy.questions import Question, ask  # noqa: E402
+from dpo_video.toy.questions import Question, draw_questions  # noqa: E402
 from dpo_video.toy.scene import Scene, SplitName  # noqa: E402
 
 NUM_CLIPS = 6000
@@ -192,7 +192,7 @@ def written(heldout: pool.Pool, seed: int) -> list[tuple[Scene, Question, str]]:
     from toy_training.judge_data import candidate
 
     rng = random.Random(seed)
-    questions = [(s, q) for s in heldout.scenes for q in ask(s, rng, num_questions=3)]
+    questions = [(s, q) for s in heldout.scenes for q in draw_questions(s, rng, num_questions=3)]
     return [(s, q, candidate(s, q, rng)) for s, q in questions for _ in range(4)]
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from dpo_video.benchmarks.answer_files import read_answer_files, read_rating_files
 from dpo_video.benchmarks.readings import GradedQuestion
-from dpo_video.benchmarks.score import grade, score_answers
+from dpo_video.benchmarks.score import grade_answers, score_answers
 from dpo_video.benchmarks.sets import read_benchmark
 from dpo_video.core.records import Sample
 
@@ -33,7 +33,7 @@ def show(name: str, questions: Sequence[Sample], predictions: Path) -> list[Grad
             f"{f'{name}, {rule}':56} {100 * share:6.2f} %  {right:5} of {score.n:5}, "
             f"unparsed {score.unparsed}"
         )
-    return grade(questions, answers, "published")
+    return grade_answers(questions, answers, "published")
 
 
 def other_ratings(graded: Sequence[GradedQuestion], path: Path) -> list[str]:

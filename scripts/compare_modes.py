@@ -42,7 +42,7 @@ from dpo_video.recipe import JudgeSettings  # noqa: E402
 from dpo_video.store import RunStore  # noqa: E402
 from dpo_video.toy.gold import grade  # noqa: E402
 from dpo_video.toy.models import checkpoint  # noqa: E402
-from dpo_video.toy.questions import Question, ask, caption  # noqa: E402
+from dpo_video.toy.questions import Question, caption, draw_questions  # noqa: E402
 from dpo_video.toy.scene import Scene  # noqa: E402
 
 Item = tuple[Sample, Candidate]
@@ -105,7 +105,9 @@ def written(held: pool.Pool, num_answers: int, seed: int) -> list[tuple[Scene, Q
     """Return answers of every quality to three questions a clip."""
     rng = random.Random(seed)
     asked = [
-        (scene, question) for scene in held.scenes for question in ask(scene, rng, num_questions=3)
+        (scene, question)
+        for scene in held.scenes
+        for question in draw_questions(scene, rng, num_questions=3)
     ]
     return [
         (scene, question, candidate(scene, question, rng))

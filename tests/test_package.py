@@ -6,6 +6,7 @@ import ast
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -146,6 +147,27 @@ def test_own_modules_are_imported_at_the_top_but_where_that_keeps_a_command_ligh
     assert wrong == []
 
 
+def test_no_own_module_is_imported_for_types_alone() -> None:
+    wrong = []
+    for path in sources():
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+                inner = "\n".join(map(ast.unparse, node.body))
+                if re.search(r"\b(from|import) dpo_video\b", inner):
+                    wrong.append(f"{path.relative_to(ROOT)}:{node.lineno}")
+    assert wrong == []
+
+
+def test_contributing_tells_the_order_and_every_folder() -> None:
+    """Its line of the order is the one that is tested, and its map has a row a folder or file."""
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    assert f"\n    {' < '.join(name for name in ORDER if name != '__main__')}\n" in text
+    folders = {f"{path.parent.name}/" for path in PACKAGE.glob("*/__init__.py")}
+    files = {path.name for path in PACKAGE.glob("*.py") if not path.name.startswith("__")}
+    rows = set(re.findall(r"^\| `([^`]+)` \|", text, re.M))
+    assert folders | files == {row for row in rows if (PACKAGE / row).exists()}
+
+
 def test_every_folder_says_in_one_sentence_what_lives_there() -> None:
     folders = {path.parent for path in sources()}
     for folder in folders:
@@ -196,13 +218,57 @@ def test_files_and_functions_keep_the_limits() -> None:
     assert too_long == []
 
 
-def test_no_class_name_stands_twice() -> None:
-    places: dict[str, list[str]] = {}
+def types_of(tree: ast.Module) -> set[str]:
+    """The types that a file defines: classes, and aliases and type variables at its top."""
+    names = {node.name for node in ast.walk(tree) if isinstance(node, ast.ClassDef)}
+    for node in tree.body:
+        targets = node.targets if isinstance(node, ast.Assign) else []
+        names |= {target.id for target in targets if isinstance(target, ast.Name)}
+    return {name for name in names if name[0].isupper() and not name.isupper()}
+
+
+def functions_of(tree: ast.Module) -> set[str]:
+    """The public functions that a file defines."""
+    kinds = ast.FunctionDef | ast.AsyncFunctionDef
+    return {n.name for n in tree.body if isinstance(n, kinds) and not n.name.startswith("_")}
+
+
+def files_by_name(names_of: Callable[[ast.Module], set[str]]) -> dict[str, list[str]]:
+    files: dict[str, list[str]] = {}
     for path in sources():
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.ClassDef):
-                places.setdefault(node.name, []).append(str(path.relative_to(ROOT)))
-    assert {name: paths for name, paths in places.items() if len(paths) > 1} == {}
+        for name in names_of(ast.parse(path.read_text(encoding="utf-8"))):
+            files.setdefault(name, []).append(path.relative_to(PACKAGE).as_posix())
+    return files
+
+
+def test_no_type_has_the_name_of_another() -> None:
+    assert {name: files for name, files in files_by_name(types_of).items() if len(files) > 1} == {}
+
+
+def test_no_public_function_has_the_name_of_another() -> None:
+    """Commands and the functions for notebooks are named as what they open, programs have a `main`,
+    and the readers of benchmarks are one interface.
+    """
+    twice = {}
+    for name, files in files_by_name(functions_of).items():
+        own = [file for file in files if file.split("/")[0] not in ("api", "cli")]
+        is_reader = name in ("read", "read_answers") and all(f[:11] == "benchmarks/" for f in own)
+        if len(own) > 1 and name != "main" and not is_reader:
+            twice[name] = own
+    assert twice == {}
+
+
+def test_comprehensions_are_hardly_ever_nested() -> None:
+    """At most one in a thousand lines: what needs a second reading is a loop."""
+    kinds = ast.ListComp | ast.SetComp | ast.DictComp | ast.GeneratorExp
+    num_lines, nested = 0, []
+    for path in sources():
+        text = path.read_text(encoding="utf-8")
+        num_lines += len(text.splitlines())
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, kinds) and sum(isinstance(n, kinds) for n in ast.walk(node)) > 1:
+                nested.append(f"{path.relative_to(ROOT)}:{node.lineno}")
+    assert len(nested) <= num_lines / 1000, nested
 
 
 def test_documents_keep_the_columns() -> None:

@@ -16,7 +16,7 @@ from dpo_video.agree.table import (
     comparison_rows,
     grouped_rows,
     margin_sentence,
-    sentences,
+    report_sentences,
 )
 from dpo_video.core.charts import Axis, Chart, Curve, IntervalBar, interval_bar, line_chart
 from dpo_video.core.page import render_page
@@ -49,7 +49,7 @@ def agreement_page(report: Agreement) -> str:
         title=f"How far the judge of {Path(report.run).name} is to be trusted",
         verdict=agreement_verdict(report),
         report=report,
-        sentences=sentences(report),
+        sentences=report_sentences(report),
         groups={
             heading: [PageRow(row, _bar(row.name, report)) for row in rows]
             for heading, rows in grouped_rows(report).items()

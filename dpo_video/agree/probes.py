@@ -26,7 +26,7 @@ from dpo_video.agree.measures import (
     unless_nothing_scored,
 )
 from dpo_video.agree.session import JudgeSession
-from dpo_video.agree.swaps import SWAPS, FactEdit, sentences, swap, words
+from dpo_video.agree.swaps import SWAPS, FactEdit, caption_sentences, swap, words
 from dpo_video.core.records import Candidate, Sample
 from dpo_video.core.report import Estimate
 from dpo_video.core.statistics import Floats, weighted_mean
@@ -244,7 +244,7 @@ def _truncated(text: str) -> FactEdit | None:
     """Return the whole text as an answer, and its first half, which ends in mid-sentence; None of
     less than four words.
     """
-    whole = " ".join(sentences(text))
+    whole = " ".join(caption_sentences(text))
     all_words = whole.split()
     if len(all_words) < 4:
         return None

@@ -198,7 +198,7 @@ class SwapContext:
     rng: random.Random
 
 
-def sentences(caption: str) -> list[str]:
+def caption_sentences(caption: str) -> list[str]:
     """Return the sentences of a caption."""
     stripped = (sentence.strip() for sentence in SENTENCE.split(caption.strip()))
     return [sentence for sentence in stripped if sentence]
@@ -222,7 +222,9 @@ def swap(
         vocabulary=vocabulary,
         rng=random.Random(f"{seed} {kind} {caption} {text}"),
     )
-    edits = [edit for edit in SWAPS[kind](sentences(text), context) if edit[1] not in caption]
+    edits = [
+        edit for edit in SWAPS[kind](caption_sentences(text), context) if edit[1] not in caption
+    ]
     return context.rng.choice(edits) if edits else None
 
 

@@ -79,7 +79,7 @@ def measure_text(estimate: Estimate, *, share: bool, signed: bool = False) -> st
     return estimate_text(estimate, share=share, digits=3, signed=signed)
 
 
-def sentences(report: Agreement) -> list[str]:
+def report_sentences(report: Agreement) -> list[str]:
     """Return what the tables do not hold, one sentence a subject."""
     judge, asked, probes = report.judge, report.asked, report.probes
     lines = [
@@ -130,7 +130,7 @@ def agreement_table(report: Agreement) -> RenderableType:
     ]
     if report.against is not None:
         parts.append(_comparison_table(report.against))
-    return Group(*parts, Text("\n".join(sentences(report))))
+    return Group(*parts, Text("\n".join(report_sentences(report))))
 
 
 def print_report(report: Agreement, paths: Sequence[str], console: Console | None = None) -> None:

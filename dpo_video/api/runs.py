@@ -7,9 +7,8 @@ from dpo_video import run as run_folder
 from dpo_video.core.jsonl import read_jsonl
 from dpo_video.core.names import choose
 from dpo_video.core.records import Pair
-from dpo_video.evaluate.answer_rows import FILE, EvaluatedAnswer
-from dpo_video.evaluate.answer_rows import read_answers as read_answer_file
-from dpo_video.pages.run_files import RunFiles, read_run
+from dpo_video.evaluate.answer_rows import FILE, EvaluatedAnswer, read_evaluated
+from dpo_video.pages.run_files import RunFiles, read_run_files
 from dpo_video.pipeline import do_stages
 from dpo_video.recipe import Recipe
 from dpo_video.stages import STAGES, stages_of
@@ -20,7 +19,7 @@ def open_run(folder: str | Path) -> RunFiles:
 
     Example: `open_run("runs/quickstart").metrics.after.exact_match.value`.
     """
-    return read_run(Path(folder).expanduser())
+    return read_run_files(Path(folder).expanduser())
 
 
 def read_pairs(folder: str | Path) -> list[Pair]:
@@ -30,7 +29,7 @@ def read_pairs(folder: str | Path) -> list[Pair]:
 
 def read_answers(folder: str | Path) -> list[EvaluatedAnswer]:
     """Return the answers of an evaluation, those before and those after, with their scores."""
-    return list(read_answer_file(Path(folder).expanduser() / FILE))
+    return list(read_evaluated(Path(folder).expanduser() / FILE))
 
 
 def run_stages(
@@ -46,4 +45,4 @@ def run_stages(
         choose(STAGES, name, "stage")
     with run_folder.open_run(recipe) as opened:
         do_stages(opened, stages or stages_of(recipe), replace_adapter=replace_adapter)
-    return read_run(recipe.run_folder)
+    return read_run_files(recipe.run_folder)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from dpo_video.benchmarks.predictions import Answers, AnswerSheet
-from dpo_video.benchmarks.published_files import read_json, read_table
+from dpo_video.benchmarks.published_files import read_published_json, read_table
 from dpo_video.benchmarks.sets import BENCHMARKS, Benchmark, benchmark_of
 from dpo_video.core.errors import UserError
 from dpo_video.core.jsonl import read_rows
@@ -102,7 +102,7 @@ def _is_mapping_of_texts(path: Path) -> bool:
     """Return whether a file is one object of answers by id, as LongVideoBench takes them."""
     if path.suffix != ".json" or not _opens_with(path, "{"):
         return False
-    members = read_json(path, dict)
+    members = read_published_json(path, dict)
     return bool(members) and all(isinstance(value, str | None) for value in members.values())
 
 
@@ -123,7 +123,7 @@ def _opens_with(path: Path, character: str) -> bool:
 
 def _read_mapping(path: Path, questions: Sequence[Sample]) -> Answers:
     sheet = AnswerSheet(questions)
-    for question_id, text in read_json(path, dict).items():
+    for question_id, text in read_published_json(path, dict).items():
         sheet.add(question_id, text, f"{path}: {question_id}")
     return sheet.checked()
 

@@ -12,7 +12,7 @@ from dpo_video.benchmarks.published_files import (
     gold_yes_no,
     list_field,
     object_items,
-    read_json,
+    read_published_json,
     read_table,
     text_field,
 )
@@ -45,7 +45,7 @@ def read_answers(path: Path, questions: Sequence[Sample]) -> Answers:
     """
     splits = {question.category for question in questions}
     sheet = AnswerSheet(questions)
-    for split, rows in read_json(path, dict).items():
+    for split, rows in read_published_json(path, dict).items():
         for name, row in object_items(rows, f"{path}: {split}") if split in splits else ():
             where_clip = f"{path}: {split}: {name}"
             for index, answered in enumerate(list_field(row, "qa", where_clip)):

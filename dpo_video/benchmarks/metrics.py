@@ -61,7 +61,9 @@ class BenchmarkMetrics:
     """None unless all answers are yes or no."""
 
 
-def measure(graded: Sequence[GradedQuestion], *, resamples: int, seed: int) -> BenchmarkMetrics:
+def benchmark_metrics(
+    graded: Sequence[GradedQuestion], *, resamples: int, seed: int
+) -> BenchmarkMetrics:
     """Return accuracy, by group and by category, with intervals over resampled clips.
 
     Example: of the pair "Is there a baby?" (yes) and "Is there a doll?" (no) a model that says yes
@@ -186,13 +188,13 @@ def _share_correct(
     clips = [[str(row.question.video) for row in group] for group in groups]
     drawn_with = linked_clips(clips)
     return bootstrap_ci(
-        [float(is_right(group)) for group in groups],
+        [float(is_group_right(group)) for group in groups],
         clusters=[drawn_with[of_group[0]] for of_group in clips],
         resamples=resamples,
         seed=seed,
     )
 
 
-def is_right(group: Sequence[GradedQuestion]) -> bool:
+def is_group_right(group: Sequence[GradedQuestion]) -> bool:
     """Return whether all questions that count together are answered right."""
     return all(row.reading.correct for row in group)

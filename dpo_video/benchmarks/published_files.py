@@ -50,7 +50,7 @@ def beside(path: Path, name: str, *, why: str) -> Path:
     return neighbour
 
 
-def read_json(path: Path, kind: type) -> Any:
+def read_published_json(path: Path, kind: type) -> Any:
     """Return the contents of a JSON file that is a list, or an object whose keys stand once."""
     if not path.is_file():
         raise UserError(f"no file at {str(path)!r}")
@@ -74,7 +74,7 @@ def read_table(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
 
 
 def _numbered_rows(path: Path) -> Iterator[tuple[str, Any]]:
-    rows = _parquet_rows(path) if path.suffix == ".parquet" else read_json(path, list)
+    rows = _parquet_rows(path) if path.suffix == ".parquet" else read_published_json(path, list)
     for index, row in enumerate(rows):
         yield f"{path}: row {index}", row
 

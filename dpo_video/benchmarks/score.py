@@ -9,9 +9,9 @@ from typing import Literal
 from dpo_video.benchmarks.metrics import (
     BenchmarkMetrics,
     PublishedBias,
+    benchmark_metrics,
     by_value,
     mean_over_sets,
-    measure,
     published_bias,
 )
 from dpo_video.benchmarks.readings import UNREADABLE, GradedQuestion, Reading, ReadingRule
@@ -125,7 +125,7 @@ def score_answers(
             "known. Import them with `dpo-video import BENCHMARK`, or leave the option out"
         )
     rules: list[ParserName] = ["strict", "published"] if has_published else ["strict"]
-    graded = {rule: grade(questions, answers, rule, ratings=ratings) for rule in rules}
+    graded = {rule: grade_answers(questions, answers, rule, ratings=ratings) for rule in rules}
     different = _different(graded["strict"], graded["published"]) if has_published else []
     rules.sort(key=lambda rule: rule != parser)
     return ScoreReport(
@@ -141,7 +141,7 @@ def score_answers(
     )
 
 
-def grade(
+def grade_answers(
     questions: Sequence[Sample],
     answers: Mapping[str, str],
     rule_name: ParserName,
@@ -176,7 +176,7 @@ def _rule_score(
 ) -> RuleScore:
     unit_of = row.unit if row is not None and rule == "published" else None
     counted = list(graded) if unit_of is None else _answered_units(graded, answers, unit_of)
-    metrics = measure(counted, resamples=RESAMPLES, seed=SEED)
+    metrics = benchmark_metrics(counted, resamples=RESAMPLES, seed=SEED)
     has_sets = row is not None and row.headline == "mean of sets"
     unparsed = [
         answer
@@ -240,7 +240,7 @@ def _groups_by_set(graded: Sequence[GradedQuestion]) -> dict[str, Estimate]:
     """Return the share of groups right in each set of a benchmark that has several."""
     shares = {}
     for name, rows in _by_set(graded).items():
-        share = measure(rows, resamples=RESAMPLES, seed=SEED).group_accuracy
+        share = benchmark_metrics(rows, resamples=RESAMPLES, seed=SEED).group_accuracy
         assert share is not None, "its questions count together"
         shares[name] = share
     return shares
@@ -262,7 +262,7 @@ def _accuracy_by(graded: Sequence[GradedQuestion], name: str) -> dict[str, Estim
     """Return accuracy by a field of the questions' `meta`."""
     parts = by_value(graded, lambda question: (question.meta or {}).get(name))
     return {
-        value: measure(rows, resamples=RESAMPLES, seed=SEED).accuracy
+        value: benchmark_metrics(rows, resamples=RESAMPLES, seed=SEED).accuracy
         for value, rows in parts.items()
     }
 

@@ -18,7 +18,7 @@ from dpo_video.benchmarks.published_files import (
     gold_yes_no,
     list_field,
     object_items,
-    read_json,
+    read_published_json,
     read_table,
     text_field,
 )
@@ -118,7 +118,7 @@ def _aspect_rows(path: Path) -> Iterator[AspectRow]:
             yield AspectRow(where=where, video=key[0], aspect=key[1], index=num_rows[key], row=row)
             num_rows[key] += 1
         return
-    for name, aspects in read_json(path, dict).items():
+    for name, aspects in read_published_json(path, dict).items():
         video = re.sub(r"\.(mp4|jpg)$", "", name)  # as the authors' print_result does
         for aspect, _ in object_items(aspects, f"{path}: {name}"):
             for index, row in enumerate(list_field(aspects, aspect, f"{path}: {name}")):

@@ -16,7 +16,7 @@ from dpo_video.benchmarks.published_files import (
     gold_yes_no,
     list_field,
     object_items,
-    read_json,
+    read_published_json,
     text_field,
 )
 from dpo_video.core.errors import UserError
@@ -32,7 +32,7 @@ SELECT = (
 
 def read_binary(path: Path, clips: Path | None) -> Iterator[Sample]:
     """Yield each question once for each of its clips; all clips of a question count together."""
-    for pair, questions in read_json(path, dict).items():
+    for pair, questions in read_published_json(path, dict).items():
         rows = list_field({pair: questions}, pair, str(path))
         for index, row in enumerate(rows):
             where = f"{path}: {pair}: question {index}"
@@ -53,7 +53,7 @@ def read_binary_answers(path: Path, questions: Sequence[Sample]) -> Answers:
     gold ones.
     """
     sheet = AnswerSheet(questions)
-    for pair, rows in read_json(path, dict).items():
+    for pair, rows in read_published_json(path, dict).items():
         for index, row in enumerate(list_field({pair: rows}, pair, str(path))):
             where = f"{path}: {pair}: question {index}"
             text = text_field(row, "q", where)
@@ -64,7 +64,7 @@ def read_binary_answers(path: Path, questions: Sequence[Sample]) -> Answers:
 
 def read_multi_choice(path: Path, clips: Path | None) -> Iterator[Sample]:
     """Yield the questions of which one or more options are right."""
-    for pair, rows in read_json(path, dict).items():
+    for pair, rows in read_published_json(path, dict).items():
         for clip, row in object_items(rows, f"{path}: {pair}"):
             where = f"{path}: {pair}: {clip}"
             choices = dict(object_items(field(row, "Choices", where), where))
@@ -93,7 +93,7 @@ def read_multi_choice_answers(path: Path, questions: Sequence[Sample]) -> Answer
     Answer`; also under `pred`, as the authors' script takes it.
     """
     sheet = AnswerSheet(questions)
-    contents = read_json(path, dict)
+    contents = read_published_json(path, dict)
     for pair, rows in contents.get("pred", contents).items():
         for clip, row in object_items(rows, f"{path}: {pair}"):
             where = f"{path}: {pair}: {clip}"

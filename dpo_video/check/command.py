@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from dpo_video.check.calls import candidate_calls, check_cost, evaluation_calls, most_dollars
 from dpo_video.check.clips import read_clips
 from dpo_video.check.data import Data, SplitData, load_data
-from dpo_video.check.findings import Findings, attempt, join, problem, warn
+from dpo_video.check.findings import Findings, attempt, join_findings, problem, warn
 from dpo_video.check.lengths import ClipLengths, lengths_of
 from dpo_video.check.plan import Calls, Plan
 from dpo_video.check.recipe import check_clusters, check_memory, check_recipe
@@ -149,7 +149,7 @@ def _ask_judges(recipe: Recipe) -> tuple[tuple[float, ...], Findings]:
     probed, findings = attempt(probe_judges, recipe)
     if probed is None:
         return (), findings
-    return tuple(probed.latencies), join(map(warn, probed.warnings))
+    return tuple(probed.latencies), join_findings(map(warn, probed.warnings))
 
 
 def _costs(

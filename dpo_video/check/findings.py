@@ -25,7 +25,7 @@ class Findings:
         )
 
 
-def join(findings: Iterable[Findings]) -> Findings:
+def join_findings(findings: Iterable[Findings]) -> Findings:
     """Return all findings as one, in order."""
     return sum(findings, Findings())
 

@@ -38,7 +38,7 @@ PROMPTS = 16
 STEPS = 2
 
 
-def measure(recipe: Recipe, data: SplitData) -> MeasuredSample:
+def measure_sample(recipe: Recipe, data: SplitData) -> MeasuredSample:
     """Do a sample of the run in a folder that is removed again; UserError where that fails."""
     try:
         return _measure(recipe, data)

@@ -126,7 +126,7 @@ class Plan:
     warnings: tuple[str, ...] = ()
 
 
-def render(plan: Plan, *, width: int | None = None) -> str:
+def plan_text(plan: Plan, *, width: int | None = None) -> str:
     """Return the plan as text, problems last, its lines broken at `width` columns."""
     lines = [f"plan of {plan.recipe}"]
     for name, text in _rows(plan):
@@ -189,9 +189,9 @@ def _rows(plan: Plan) -> list[tuple[str, str]]:
     ]
     for stage, sizes in plan.memory.items():
         inner = ", ".join(
-            f"{name} {size_text(size)}" for name, size in sizes.items() if name != "total"
+            f"{name} {memory_text(size)}" for name, size in sizes.items() if name != "total"
         )
-        rows.append((f"memory to {stage}", f"about {size_text(sizes['total'])}: {inner}"))
+        rows.append((f"memory to {stage}", f"about {memory_text(sizes['total'])}: {inner}"))
     rows += [(f"time: {time.stage}", _time(time)) for time in plan.times]
     return rows
 
@@ -258,6 +258,6 @@ def dollars_text(dollars: float) -> str:
     return f"{dollars:,.2f} US dollars"
 
 
-def size_text(gib: float) -> str:
+def memory_text(gib: float) -> str:
     """Return a size in GiB in words, in MiB where it is small."""
     return f"{gib:.1f} GiB" if gib >= 0.1 else f"{gib * 1024:.1f} MiB"

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import torch
 
-from dpo_video.check.findings import Findings, attempt, join, problem, warn
-from dpo_video.check.plan import size_text
+from dpo_video.check.findings import Findings, attempt, join_findings, problem, warn
+from dpo_video.check.plan import memory_text
 from dpo_video.check.training import check_dpo_config
 from dpo_video.core.records import Sample
 from dpo_video.judge.backends.openai import api_key
@@ -73,14 +73,14 @@ def check_memory(gib: float, recipe: Recipe) -> Findings:
     """Return a warning where the largest estimate in GiB is more than the GPU here has."""
     if recipe.model.device == "cpu":
         return Findings()
-    needed = size_text(gib * HEADROOM)
+    needed = memory_text(gib * HEADROOM)
     if not torch.cuda.is_available():
         return warn(f"no GPU is visible here; the run needs one with about {needed}")
     size = torch.cuda.get_device_properties(0).total_memory / (1 << 30)
     if gib * HEADROOM <= size:
         return Findings()
     return warn(
-        f"about {needed} of GPU memory are needed, this GPU has {size_text(size)}: set "
+        f"about {needed} of GPU memory are needed, this GPU has {memory_text(size)}: set "
         "model.quantize=nf4, or lower batch sizes, frames or video.max_pixels"
     )
 
@@ -100,7 +100,7 @@ def _check_judge(recipe: Recipe) -> tuple[Scorer | None, Findings]:
     if recipe.judge.model == recipe.model.name:
         findings += warn("judge.model is the policy itself: a model favours its own answers")
     else:
-        findings += join(map(warn, family_warnings(recipe.judge, recipe.model.name)))
+        findings += join_findings(map(warn, family_warnings(recipe.judge, recipe.model.name)))
     return scorer, findings
 
 

@@ -182,9 +182,9 @@ def _sample(inputs: TimeInputs, parameters: Parameters) -> tuple[MeasuredSample 
         return None, Findings()
     if not can_be_measured(recipe, parameters.total, gib=inputs.memory_gib):
         return None, Findings()
-    from dpo_video.check.measure import measure  # here: it needs all that trains
+    from dpo_video.check.measure import measure_sample  # here: it needs all that trains
 
-    sample, findings = attempt(measure, recipe, train)
+    sample, findings = attempt(measure_sample, recipe, train)
     if sample is None:
         return None, warn(f"no sample could be measured: {findings.problems[0]}")
     return sample, Findings()

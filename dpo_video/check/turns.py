@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from dpo_video.check.data import Data
-from dpo_video.check.findings import Findings, attempt, join, problem
+from dpo_video.check.findings import Findings, attempt, join_findings, problem
 from dpo_video.core.errors import UserError
 from dpo_video.core.jsonl import try_rows
 from dpo_video.core.records import Pair, Sample
@@ -23,7 +23,7 @@ def check_history(recipe: Recipe, data: Data) -> Findings:
     if where is None:
         return Findings()
     models = {settings.name: settings for settings in (recipe.model, *_mixed(recipe))}
-    return join(_check_model(settings, where) for settings in models.values())
+    return join_findings(_check_model(settings, where) for settings in models.values())
 
 
 def _check_model(settings: ModelSettings, where: str) -> Findings:

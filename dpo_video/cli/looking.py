@@ -53,7 +53,7 @@ def check(
         raise
     from dpo_video.check.command import CheckOptions
     from dpo_video.check.command import check as make_plan
-    from dpo_video.check.plan import plan_row, render
+    from dpo_video.check.plan import plan_row, plan_text
 
     options = CheckOptions(ask_judges=not no_judge, measure=not no_sample, gpu=gpu)
     with only_json(as_json):
@@ -61,7 +61,7 @@ def check(
     if as_json:
         print_json(plan_row(plan))
     else:
-        print_line(render(plan, width=open_terminal(width=COLUMNS).width))
+        print_line(plan_text(plan, width=open_terminal(width=COLUMNS).width))
     if plan.problems:
         raise UserError(
             f"{len(plan.problems)} problem(s) {'' if as_json else 'above '}stand in the way of "

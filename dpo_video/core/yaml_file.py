@@ -106,10 +106,10 @@ def load(path: Path, kind: type[T], *, expected: str, strict: bool = True) -> T:
     Raises:
         UserError: all problems together, a line each.
     """
-    return validate(kind, read(path, expected=expected), strict=strict)
+    return validate(kind, read_yaml(path, expected=expected), strict=strict)
 
 
-def read(path: Path, *, expected: str) -> Yaml:
+def read_yaml(path: Path, *, expected: str) -> Yaml:
     """Return the mapping in a file; UserError with file and line for one that is no YAML, holds a
     key twice, or is too deep or too large to be a file of settings.
     """

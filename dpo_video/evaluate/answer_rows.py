@@ -97,7 +97,7 @@ class EvaluatedAnswer:
         return None if self.supported is None else float(not self.supported)
 
 
-def read_answers(path: Path) -> list[EvaluatedAnswer]:
+def read_evaluated(path: Path) -> list[EvaluatedAnswer]:
     """Return the rows of an answers.jsonl; UserError with file:line where one is wrong, or says the
     same answer twice.
     """

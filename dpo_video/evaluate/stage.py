@@ -86,7 +86,7 @@ def evaluate(run: Run) -> StageResult:
         *_rows("after", answers.after, by_id, judgments),
     ]
     pairs = [_with_margin(pair, answers.rewards) for pair in paired.pairs]
-    metrics = measure(run, rows, pairs, paired.summary, judge=_judge_name(judgments))
+    metrics = measure_answers(run, rows, pairs, paired.summary, judge=_judge_name(judgments))
     write_answers(run.folder / FILE, rows)
     write_jsonl(run.folder / PAIRS_FILE, pairs)
     write_metrics(run.folder / "metrics.json", metrics)
@@ -176,7 +176,7 @@ def _judge_name(judgments: AnswerJudgments) -> str | None:
     return next((row.judge for row in judgments.quality.by_candidate.values()), None)
 
 
-def measure(
+def measure_answers(
     run: Run,
     rows: Sequence[EvaluatedAnswer],
     pairs: Sequence[Pair],

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
 from dpo_video.core.errors import UserError
-from dpo_video.formats.fields import BadRow, Dropped, clean, one_video, turns_of
+from dpo_video.formats.fields import BadRow, Dropped, one_video, turns_of, without_tags
 from dpo_video.formats.rows import ForeignRow, read_foreign_rows
 
 COMMIT_ROWS = 10_000
@@ -85,7 +85,7 @@ def _caption(row: ForeignRow) -> tuple[str, str]:
     video = one_video(row, "video", "videos")
     path = video if isinstance(video, str) else video[0]
     if isinstance(row.get("caption"), str):
-        return path, clean(row["caption"])
+        return path, without_tags(row["caption"])
     answers = [turn.question for turn in turns_of(row, "conversations") if turn.role == "assistant"]
     if len(answers) != 1:
         raise BadRow(f"{len(answers)} answers in `conversations`, and a caption is one")

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from dpo_video.core.records import EarlierTurn, History, Pair, Sample
-from dpo_video.formats.fields import Dropped, Turn, clean, float_of, question_text
+from dpo_video.formats.fields import Dropped, Turn, float_of, question_text, without_tags
 from dpo_video.formats.ids import id_of
 from dpo_video.formats.rows import ForeignRow
 
@@ -44,7 +44,7 @@ def make_pair(
         optional: further fields of the pair, such as start and end.
     """
     for name, answer in (("chosen", chosen), ("rejected", rejected)):
-        if not clean(answer):
+        if not without_tags(answer):
             raise Dropped("empty answer", name)
     if chosen == rejected and "rejected_video" not in optional:
         raise Dropped("chosen equals rejected", chosen[:80])
@@ -80,7 +80,7 @@ def asked(row: ForeignRow, dialogue: Sequence[Turn], video: Video) -> dict[str, 
     questions += [question_text(turn.text) for turn in later]
     *earlier, prompt = questions
     exact = row.get("exact_history")
-    if isinstance(exact, list) and [clean(str(text)) for text in exact] == earlier:
+    if isinstance(exact, list) and [without_tags(str(text)) for text in exact] == earlier:
         earlier = [str(text) for text in exact]
     history: History = tuple(
         EarlierTurn(question=question, answer=turn.text)
@@ -92,7 +92,7 @@ def asked(row: ForeignRow, dialogue: Sequence[Turn], video: Video) -> dict[str, 
 def _exact_prompt(row: ForeignRow, prompt: str) -> str:
     """Return a question with the space around it that an export of ours keeps beside it."""
     exact = row.get("exact_prompt")
-    return exact if isinstance(exact, str) and clean(exact) == prompt else prompt
+    return exact if isinstance(exact, str) and without_tags(exact) == prompt else prompt
 
 
 def make_sample(
@@ -107,7 +107,7 @@ def make_sample(
 ) -> Sample:
     """Return a sample with the row's own caption, or that of its clip; one without is dropped."""
     caption = row.get("caption")
-    caption = clean(caption) if isinstance(caption, str) else None
+    caption = without_tags(caption) if isinstance(caption, str) else None
     caption = caption or context.caption_of(video if isinstance(video, str) else video[0])
     if not caption:
         raise Dropped("no caption", str(video)[:80])
@@ -118,7 +118,7 @@ def make_sample(
         video=video,
         prompt=prompt,
         caption=caption,
-        answer=clean(answer or "") or None,
+        answer=without_tags(answer or "") or None,
         **optional,
     )
 

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from dpo_video.core.records import History, Pair
 from dpo_video.core.turns import chat_messages, texts_before, whole_question
 from dpo_video.formats.context import Video
-from dpo_video.formats.fields import Dropped, clean
+from dpo_video.formats.fields import Dropped, without_tags
 
 SHAREGPT = ("from", "value", "human", "gpt")
 MESSAGES = ("role", "content", "user", "assistant")
@@ -49,8 +49,8 @@ def _facts(pair: Pair) -> dict[str, Any]:
         "rejected_score": pair.rejected_score,
         "rejected_finish": None if pair.rejected_finish == "stop" else pair.rejected_finish,
         "implicit_margin": pair.implicit_margin,
-        "exact_prompt": None if clean(pair.prompt) == pair.prompt else pair.prompt,
-        "exact_history": None if earlier == list(map(clean, earlier)) else earlier,
+        "exact_prompt": None if without_tags(pair.prompt) == pair.prompt else pair.prompt,
+        "exact_history": None if earlier == list(map(without_tags, earlier)) else earlier,
     }
     return {name: value for name, value in facts.items() if value is not None}
 

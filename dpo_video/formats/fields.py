@@ -90,7 +90,7 @@ class Turn(NamedTuple):
     @property
     def question(self) -> str:
         """The text without tags."""
-        return clean(self.text)
+        return without_tags(self.text)
 
 
 def check_unsupported(row: ForeignRow, *, reads_history: bool = False) -> None:
@@ -130,7 +130,7 @@ def question_text(text: str, *, num_frames: int = 1) -> str:
     num_tags = len(TAG.findall(text))
     if num_tags > 1 and num_tags != num_frames:
         raise Dropped("several clips in the question", f"{num_tags} tags: {text[:80]}")
-    return clean(text)
+    return without_tags(text)
 
 
 def _in_field(value: object) -> str:
@@ -138,7 +138,7 @@ def _in_field(value: object) -> str:
     return "and is not there" if value is None else f"got {str(value)[:60]!r}"
 
 
-def clean(text: str) -> str:
+def without_tags(text: str) -> str:
     """Return a text without the tags that stand for the clip, and without space around it."""
     return TAG.sub("", text).strip()
 

@@ -204,7 +204,7 @@ def tell_notes(title: str, notes: Mapping[str, str]) -> dict[str, int]:
     return {"clips_with_note": len(notes)}
 
 
-def clip_requests(run: Run, root: Path, missing: MissingCandidates) -> list[ClipRequest]:
+def candidate_clip_requests(run: Run, root: Path, missing: MissingCandidates) -> list[ClipRequest]:
     """Return one request per clip that is shown, in their order; what is no file at all is set
     aside at once.
     """

@@ -17,7 +17,7 @@ from dpo_video.generate.jobs import (
     GenerationJob,
     MissingCandidates,
     PendingCandidate,
-    clip_requests,
+    candidate_clip_requests,
     policy_prompt,
     set_clip_aside,
     tell_notes,
@@ -57,7 +57,7 @@ def answer_here(
     counts: Counter[str] = Counter()
     over_context: set[str] = set()
     writer = _Writer(run, jobs, policy)
-    requests = clip_requests(run, jobs[0].root, missing)
+    requests = candidate_clip_requests(run, jobs[0].root, missing)
     title, total = title_of(jobs), sum(len(missing[request.key]) for request in requests)
     with open_source(policy, run.recipe) as source, progress(title, total=total) as advance:
         for request, ready in source.map(requests):

@@ -28,7 +28,7 @@ from dpo_video.generate.jobs import (
     GenerationJob,
     MissingCandidates,
     PendingCandidate,
-    clip_requests,
+    candidate_clip_requests,
     policy_prompt,
     served_name,
     set_clip_aside,
@@ -127,7 +127,7 @@ async def _answer_all(
     pool: Pool,
 ) -> Counter[str]:
     settings = run.recipe.generate
-    requests = clip_requests(run, jobs[0].root, missing)
+    requests = candidate_clip_requests(run, jobs[0].root, missing)
     title, total = title_of(jobs), sum(len(missing[request.key]) for request in requests)
     as_file = settings.video_as == "video_url"
     spec = model_spec(run.recipe.model)

@@ -1,7 +1,7 @@
 """Ask a judge about prompts: stored replies first, each prompt once, every reply stored as it
 comes.
 
-Every mode of judging is built on `ask_all`; scores are read from the replies afterwards.
+Every mode of judging is built on `ask_prompts`; scores are read from the replies afterwards.
 `ask_missing` is the same for more prompts than fit in memory: they are made one by one, and the
 replies stay in the store.
 """
@@ -48,7 +48,7 @@ class Asked(NamedTuple):
     """As those of `Judged`."""
 
 
-def ask_all(
+def ask_prompts(
     settings: JudgeSettings,
     scorer: Scorer,
     prompts: Sequence[Messages],

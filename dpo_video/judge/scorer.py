@@ -46,7 +46,7 @@ from dpo_video.core import strict_json
 from dpo_video.core.errors import UserError
 from dpo_video.core.names import did_you_mean, find_yaml
 from dpo_video.core.records import Sample
-from dpo_video.core.yaml_file import read, validate
+from dpo_video.core.yaml_file import read_yaml, validate
 from dpo_video.recipe import Section
 from dpo_video.recipe.affects import Affects, names_that_affect
 
@@ -355,7 +355,9 @@ def load_scorer(name: str) -> Scorer:
     file and line.
     """
     path = find_yaml("scorers", name)
-    file = read(path, expected="a scorer file is a mapping of keys such as `mode` and `prompt`")
+    file = read_yaml(
+        path, expected="a scorer file is a mapping of keys such as `mode` and `prompt`"
+    )
     scorer = validate(
         Scorer,
         file,

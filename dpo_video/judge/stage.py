@@ -18,7 +18,7 @@ from dpo_video.core.progress import log
 from dpo_video.core.records import Candidate, Judgment, Sample
 from dpo_video.data.answer_filters import AnswerPlan
 from dpo_video.data.removed import removed_answer, write_removed
-from dpo_video.judge.ask import KIND, PAGE_SIZE, ask_all, ask_missing, statuses_asked_again
+from dpo_video.judge.ask import KIND, PAGE_SIZE, ask_missing, ask_prompts, statuses_asked_again
 from dpo_video.judge.backends.registry import open_judge
 from dpo_video.judge.candidate_file import (
     EDITED,
@@ -239,7 +239,7 @@ def judge_candidates(
             candidate_ids.append(candidate.id)
             prompts.append(candidate_prompt(scorer, sample, candidate))
     with nullcontext(judge) if judge else open_judge(settings) as opened:
-        replies, counts = ask_all(settings, scorer, prompts, store, judge=opened)
+        replies, counts = ask_prompts(settings, scorer, prompts, store, judge=opened)
         by_id = dict(zip(candidate_ids, replies, strict=True))
         judgments = {
             candidate.id: _judgment(settings, scorer, candidate, opened, by_id.get(candidate.id))

@@ -101,7 +101,7 @@ def gallery_of(run: RunFiles) -> Gallery:
     """Return the rows of a run."""
     questions = Questions()
     answers = answer_changes(run, questions)
-    pairs = pair_rows(run, questions)
+    pairs = gallery_pairs(run, questions)
     return Gallery(questions=questions, answers=answers, pairs=pairs, drops=drop_rows(run))
 
 
@@ -111,7 +111,7 @@ def _known_facts(sample: Sample) -> GalleryRow:
     return {name: value for name, value in facts.items() if value}
 
 
-def pair_rows(run: RunFiles, questions: Questions) -> list[GalleryRow]:
+def gallery_pairs(run: RunFiles, questions: Questions) -> list[GalleryRow]:
     """Return the pairs of a run: those of largest doubt, least margin and random ones are tagged.
 
     The doubt is P(wrong order) of `judge_doubt`.

@@ -23,7 +23,7 @@ from dpo_video.pages.overview import (
     verdicts_of,
     warning_lines,
 )
-from dpo_video.pages.run_files import RunFiles, read_run
+from dpo_video.pages.run_files import RunFiles, read_run_files
 from dpo_video.pages.why import category_rows, why_lines
 from dpo_video.tracking import start_tracking
 
@@ -36,7 +36,7 @@ def write_report(folder: Path, limits: ClipLimits) -> Path:
 
     Nothing is asked and no model is loaded. UserError where the folder is no run's.
     """
-    run = read_run(folder)
+    run = read_run_files(folder)
     gallery = gallery_of(run)
     target = folder / FOLDER
     clips = make_clips(gallery.featured_first(), target / CLIPS, limits, run.recipe.video)

@@ -10,7 +10,7 @@ from dpo_video.core.errors import UserError
 from dpo_video.core.jsonl import read_jsonl, read_object, read_rows
 from dpo_video.core.records import Candidate, Judgment, Pair, Sample
 from dpo_video.data.samples import LoadedSamples, load_samples, load_set
-from dpo_video.evaluate.answer_rows import FILE, EvaluatedAnswer, read_answers
+from dpo_video.evaluate.answer_rows import FILE, EvaluatedAnswer, read_evaluated
 from dpo_video.evaluate.report import Metrics, read_metrics
 from dpo_video.judge.scorer import Scorer, load_scorer
 from dpo_video.recipe import Recipe
@@ -63,7 +63,7 @@ class RunFiles:
         return ((self.manifest.get("stages") or {}).get(name) or {}).get("summary") or {}
 
 
-def read_run(folder: Path) -> RunFiles:
+def read_run_files(folder: Path) -> RunFiles:
     """Return what a run folder holds; UserError where it is no run's folder."""
     recipe = recipe_of(folder)
     reader = _FolderReader(folder)
@@ -76,7 +76,7 @@ def read_run(folder: Path) -> RunFiles:
         manifest=read_object(folder / "manifest.json"),
         train=reader.split(recipe, "samples"),
         sets=reader.sets(recipe),
-        answers=reader.read(FILE, read_answers, []),
+        answers=reader.read(FILE, read_evaluated, []),
         pairs=reader.records("pairs.jsonl", Pair),
         candidates={row.id: row for row in candidates},
         judgments={row.candidate_id: row for row in judgments},

@@ -34,7 +34,7 @@ class Drop:
     detail: str
 
 
-def read_answers(
+def read_judged(
     folder: Path, samples: Iterable[Sample]
 ) -> tuple[list[Candidate], dict[str, Judgment]]:
     """Return a run's candidates and their judgments by candidate id.

@@ -23,7 +23,7 @@ from dpo_video.core.stage_warnings import remedy_of
 from dpo_video.data.samples import load_pairs
 from dpo_video.judge.scorer import load_scorer
 from dpo_video.models.control_tokens import checkpoint_tokens
-from dpo_video.pair.answers import Drop, read_answers, sampler_of
+from dpo_video.pair.answers import Drop, read_judged, sampler_of
 from dpo_video.pair.build import Paired, build_pairs
 from dpo_video.pair.statistics import (
     has_given_sides,
@@ -47,7 +47,7 @@ def pair(run: Run) -> StageResult:
     recipe = run.recipe
     if recipe.data.pairs is not None:
         return _imported_pairs(run)
-    candidates, judgment_of = read_answers(run.folder, run.samples)
+    candidates, judgment_of = read_judged(run.folder, run.samples)
     paired = build_pairs(
         run.samples,
         candidates,

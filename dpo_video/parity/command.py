@@ -41,9 +41,9 @@ from dpo_video.parity.server import (
     Approach,
     ServedAnswer,
     Way,
-    ask_all,
     find_approach,
     readable_requests,
+    served_answers,
     served_models,
     shown_clip,
 )
@@ -183,7 +183,7 @@ def _ask(
 ) -> dict[Way, dict[str, ServedAnswer]]:
     served = ask_servers(
         service,
-        lambda pool: ask_all(
+        lambda pool: served_answers(
             run, pool, approach, samples, max_tokens=run.recipe.evaluate.max_new_tokens
         ),
         setting="dpo-video parity",

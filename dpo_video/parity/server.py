@@ -117,7 +117,7 @@ async def find_approach(
         for fields in REQUEST_FORMS:
             approach = Approach(ways=(way,), fields=fields)
             try:
-                await ask(pool, approach, clip.parts[way], sample, max_tokens=max_tokens)
+                await ask_question(pool, approach, clip.parts[way], sample, max_tokens=max_tokens)
                 return Approach(ways=(way,), fields=fields, refused=tuple(reasons))
             except (RequestRefused, RetriesExhausted) as error:
                 refused = error.reason
@@ -130,7 +130,7 @@ async def find_approach(
     )
 
 
-async def ask(
+async def ask_question(
     pool: Pool, approach: Approach, parts: Sequence[MessagePart], sample: Sample, *, max_tokens: int
 ) -> ServedAnswer:
     """Return the greedy answer to one question about a clip."""
@@ -171,7 +171,7 @@ def _logps(choice: Mapping[str, Any]) -> tuple[float, ...] | None:
     return tuple(values)
 
 
-async def ask_all(
+async def served_answers(
     run: Run, pool: Pool, approach: Approach, samples: Sequence[Sample], *, max_tokens: int
 ) -> dict[Way, dict[str, ServedAnswer]]:
     """Return the answers by way and sample id; a question whose clip cannot be read, or that the
@@ -190,7 +190,7 @@ async def ask_all(
 
         async def answer(way: Way, parts: Sequence[MessagePart], sample: Sample) -> None:
             try:
-                answers[way][sample.id] = await ask(
+                answers[way][sample.id] = await ask_question(
                     pool, approach, parts, sample, max_tokens=max_tokens
                 )
             except (RequestRefused, RetriesExhausted):

@@ -10,7 +10,7 @@ import yaml
 from dpo_video.core.errors import UserError
 from dpo_video.core.names import find_yaml
 from dpo_video.core.text import shortened, without_secrets
-from dpo_video.core.yaml_file import Location, Yaml, read, read_value, validate
+from dpo_video.core.yaml_file import Location, Yaml, read_value, read_yaml, validate
 from dpo_video.recipe import JudgeSettings, Recipe, VideoSettings
 from dpo_video.recipe.presets import PRESETS
 
@@ -23,7 +23,7 @@ def load_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
 
     All problems of a recipe are reported together, one line each, in one UserError.
     """
-    return _with_overrides(read(find_yaml("recipes", name), expected=MAPPING), overrides)
+    return _with_overrides(read_yaml(find_yaml("recipes", name), expected=MAPPING), overrides)
 
 
 def change_recipe(recipe: Recipe, overrides: Sequence[str]) -> Recipe:

@@ -15,7 +15,7 @@ import uvicorn
 from dpo_video.core.errors import UserError
 from dpo_video.core.progress import print_line
 from dpo_video.data.votes import FILE, mutual_agreement, self_agreement
-from dpo_video.pages.run_files import read_run
+from dpo_video.pages.run_files import read_run_files
 from dpo_video.review.queue import Order, ReviewQueue, review_pairs
 from dpo_video.review.server import review_app
 from dpo_video.review.session import RefusedRequest, ReviewSession, annotator_name
@@ -73,7 +73,7 @@ def review(folder: Path, options: ReviewOptions) -> None:
 @contextmanager
 def open_session(folder: Path, options: ReviewOptions) -> Iterator[ReviewSession]:
     """Open the votes of a run and what is voted on; nothing is served yet."""
-    run = read_run(folder)
+    run = read_run_files(folder)
     for fault in run.faults:
         print_line(f"review: {fault}")
     seed = run.recipe.seed if options.seed is None else options.seed

@@ -7,7 +7,7 @@ from typing import Any
 
 from dpo_video.core.errors import UserError
 from dpo_video.core.records import History
-from dpo_video.evaluate.answer_rows import FILE, EvaluatedAnswer, read_answers
+from dpo_video.evaluate.answer_rows import FILE, EvaluatedAnswer, read_evaluated
 from dpo_video.evaluate.set_verdict import SetVerdict
 from dpo_video.evaluate.verdict import set_verdicts
 from dpo_video.recipe import Recipe
@@ -82,6 +82,6 @@ def _tuned_answers(folder: Path) -> dict[tuple[str, str, str, History], Evaluate
         raise UserError(f"no {FILE} in {str(folder)!r}; make it first: dpo-video evaluate RECIPE")
     return {
         (answer.set, answer.sample_id, answer.prompt, answer.history): answer
-        for answer in read_answers(path)
+        for answer in read_evaluated(path)
         if answer.model == "after"
     }

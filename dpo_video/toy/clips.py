@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from dpo_video.core import strict_json
 from dpo_video.core.errors import UserError
-from dpo_video.toy.questions import ask, caption
+from dpo_video.toy.questions import caption, draw_questions
 from dpo_video.toy.scene import NUM_FRAMES, Figure, Scene, draw_scene
 
 SIDE = 64
@@ -165,7 +165,7 @@ def _write(split: Literal["train", "heldout"], folder: Path, *, num_clips: int, 
         video, text = f"clips/{name}.mp4", caption(scene, rng)
         (folder / video).write_bytes(encode(draw(scene)))
         scenes.append({"video": video, **asdict(scene)})
-        for index, question in enumerate(ask(scene, rng, num_questions=3)):
+        for index, question in enumerate(draw_questions(scene, rng, num_questions=3)):
             row = {"id": f"{name}-q{index}", "video": video, "prompt": question.prompt}
             samples.append({**row, "caption": text, "answer": question.answer})
     for name, rows in (("samples", samples), ("scenes", scenes)):

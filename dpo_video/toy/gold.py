@@ -42,7 +42,7 @@ class Statement:
     partial: bool = False
 
 
-def normalise(text: str) -> str:
+def plain_words(text: str) -> str:
     """Return lower-case words without punctuation, single-spaced, for exact matching."""
     table = str.maketrans("", "", string.punctuation)
     return " ".join(text.lower().translate(table).split())
@@ -76,8 +76,8 @@ def grade(scene: Scene, question: Question | str, answer: str) -> Grade:
 
 
 def _read(scene: Scene, question: Question, sentence: str) -> Statement:
-    text = normalise(sentence)
-    right = text == normalise(question.answer)
+    text = plain_words(sentence)
+    right = text == plain_words(question.answer)
     for pattern, check in FORMS:
         if match := re.fullmatch(pattern, text):
             statement = check(scene, match.groupdict())

@@ -34,7 +34,7 @@ class Question:
     shape: str | None = None
 
 
-def ask(scene: Scene, rng: random.Random, *, num_questions: int) -> list[Question]:
+def draw_questions(scene: Scene, rng: random.Random, *, num_questions: int) -> list[Question]:
     """Return distinct questions: always a colour and a motion, then any other kinds."""
     questions = all_questions(scene)
     rng.shuffle(questions)
@@ -94,10 +94,12 @@ def count_answer(scene: Scene) -> str:
 def list_answer(figures: Sequence[Figure]) -> str:
     """Return the figures as one sentence, in the fixed order of `SHAPES`."""
     ordered = sorted(figures, key=lambda figure: SHAPES.index(figure.shape))
-    return f"There is {join([f'a {figure.colour} {figure.shape}' for figure in ordered])}."
+    return (
+        f"There is {enumerate_words([f'a {figure.colour} {figure.shape}' for figure in ordered])}."
+    )
 
 
-def join(words: Sequence[str]) -> str:
+def enumerate_words(words: Sequence[str]) -> str:
     """Return `a`, `a and b`, or `a, b and c`."""
     return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
 

@@ -19,7 +19,7 @@ from transformers import PreTrainedTokenizerFast, Qwen2ForCausalLM
 
 from dpo_video.judge.scorer import Scorer, load_scorer
 from dpo_video.toy.gold import grade
-from dpo_video.toy.questions import Question, all_questions, ask, caption
+from dpo_video.toy.questions import Question, all_questions, caption, draw_questions
 from dpo_video.toy.scene import Scene, draw_scene
 from toy_training import judge_data
 from toy_training.agreement import label_scores
@@ -97,7 +97,9 @@ def comparison_row(
     prefix, branches = "", []
     while len(branches) < pairs:
         own = rng.random() < natural
-        question = rng.choice(ask(scene, rng, num_questions=3)) if own else rng.choice(every)
+        question = (
+            rng.choice(draw_questions(scene, rng, num_questions=3)) if own else rng.choice(every)
+        )
         both = [_answer(scene, question, rng, own=own) for _ in range(2)]
         first, second = (grade(scene, question, one).score for one in both)
         if first == second and rng.random() < 0.67:

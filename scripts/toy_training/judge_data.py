@@ -11,7 +11,15 @@ from transformers import PreTrainedTokenizerFast
 from dpo_video.judge.prompt import render
 from dpo_video.judge.scorer import Scorer, load_scorer
 from dpo_video.toy.gold import grade
-from dpo_video.toy.questions import GOES, NUMBERS, Question, all_questions, ask, caption, join
+from dpo_video.toy.questions import (
+    GOES,
+    NUMBERS,
+    Question,
+    all_questions,
+    caption,
+    draw_questions,
+    enumerate_words,
+)
 from dpo_video.toy.scene import COLOURS, MOTIONS, SHAPES, Scene
 from toy_training.packing import Row
 from toy_training.sloppy import extra_item, noisy_answer, prior_answer
@@ -84,7 +92,7 @@ def altered_list(scene: Scene, rng: random.Random) -> str:
         rng.choice(items)[0] = rng.choice(COLOURS)
     else:
         rng.choice(items)[1] = rng.choice(SHAPES)
-    return f"There is {join([f'a {c} {s}' for c, s in items])}."
+    return f"There is {enumerate_words([f'a {c} {s}' for c, s in items])}."
 
 
 def tail(scene: Scene, rng: random.Random) -> str:
@@ -194,7 +202,7 @@ def draw_row(
     asked = [rng.choice(every) for _ in range(judged)]
     answers = [candidate(scene, q, rng) for q in asked]
     for k in range(round(natural * judged)):
-        asked[k] = rng.choice(ask(scene, rng, num_questions=3))
+        asked[k] = rng.choice(draw_questions(scene, rng, num_questions=3))
         how = noisy_answer if rng.random() < 0.75 else altered
         answers[k] = how(scene, asked[k], rng)
     first = {"caption": text, "prompt": every[0].prompt, "answer": ""}

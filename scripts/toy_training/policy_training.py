@@ -214,8 +214,8 @@ def _reads(batch: Packed, logits: Tensor, row: int, branch: int) -> tuple[bool, 
 
 
 def _batches(pool: Pool, rng: random.Random) -> Iterator[tuple[list[list[Question]], np.ndarray]]:
-    from dpo_video.toy.questions import ask
+    from dpo_video.toy.questions import draw_questions
 
     for start in range(0, len(pool.scenes), 20):
         rows = np.arange(start, min(start + 20, len(pool.scenes)))
-        yield [ask(pool.scenes[n], rng, num_questions=3) for n in rows], rows
+        yield [draw_questions(pool.scenes[n], rng, num_questions=3) for n in rows], rows

@@ -11,7 +11,7 @@ import torch
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from dpo_video.toy.clips import FPS
-from dpo_video.toy.questions import Question, ask
+from dpo_video.toy.questions import Question, draw_questions
 from dpo_video.toy.scene import NUM_FRAMES, Scene
 from toy_training.pool import FRAME_SETS, Pool
 
@@ -37,7 +37,9 @@ def sample_answers(
     how = dict(do_sample=True, temperature=1.0, top_k=0, num_return_sequences=num_answers)
     for start in range(0, len(heldout.scenes), 20):
         rows = range(start, min(start + 20, len(heldout.scenes)))
-        asked = [(n, q) for n in rows for q in ask(heldout.scenes[n], rng, num_questions=3)]
+        asked = [
+            (n, q) for n in rows for q in draw_questions(heldout.scenes[n], rng, num_questions=3)
+        ]
         chats = [
             [{"role": "user", "content": [{"type": "video"}, {"type": "text", "text": q.prompt}]}]
             for _, q in asked

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 
-from dpo_video.toy.questions import GOES, Question, join
+from dpo_video.toy.questions import GOES, Question, enumerate_words
 from dpo_video.toy.scene import SHAPES, Scene
 
 PRIOR_COLOUR = {"circle": "red", "square": "blue", "triangle": "green", "cross": "yellow"}
@@ -51,7 +51,7 @@ def prior_answer(scene: Scene, question: Question) -> str:
         return f"The {first} appears {question.prompt.split()[-1].strip('?')}."
     things = sorted(scene.things, key=lambda t: SHAPES.index(t.shape))
     items = [f"a {t.colour} {t.shape}" for t in things]
-    return f"There is {join([*items, extra_item(scene)])}."
+    return f"There is {enumerate_words([*items, extra_item(scene)])}."
 
 
 def extra_item(scene: Scene) -> str:

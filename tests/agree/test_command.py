@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from dpo_video.agree.agreement import agreement_row
 from dpo_video.agree.command import agree, agree_command, judge_of
 from dpo_video.agree.requirements import MEASURES
-from dpo_video.agree.table import print_report, sentences
+from dpo_video.agree.table import print_report, report_sentences
 from dpo_video.agree.toy_gold import toy_gold
 from dpo_video.cli.app import app
 from dpo_video.core.errors import UserError
@@ -197,7 +197,7 @@ def test_the_command_prints_writes_a_page_that_needs_nothing_else_and_checks_wha
     shown = capsys.readouterr().out
     for name in report["measures"]:
         assert MEASURES[name].title.split(" (")[0][:40] in shown
-    for line in sentences(again):
+    for line in report_sentences(again):
         assert " ".join(line.split())[:60] in " ".join(shown.split())
     assert report["requirements"] == [
         {"text": "pair_accuracy>=0.9", "unmet": ""},

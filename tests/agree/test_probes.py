@@ -12,7 +12,7 @@ from dpo_video.agree.probes import (
     make_probes,
     probe_items,
 )
-from dpo_video.agree.swaps import SWAPS, sentences, swap, words
+from dpo_video.agree.swaps import SWAPS, caption_sentences, swap, words
 from dpo_video.agree.wordings import layouts, reverse_points, wordings
 from dpo_video.core.names import shipped_names
 from dpo_video.core.records import Sample
@@ -220,7 +220,7 @@ def test_a_truncated_answer_ends_inside_a_sentence():
 
 
 def test_sentences_are_split_at_their_ends():
-    assert sentences(" One. Two!  Three? ") == ["One.", "Two!", "Three?"]
+    assert caption_sentences(" One. Two!  Three? ") == ["One.", "Two!", "Three?"]
 
 
 @pytest.mark.parametrize("name", POINTWISE)

@@ -7,8 +7,8 @@ import pytest
 from dpo_video.benchmarks.linked_clips import linked_clips
 from dpo_video.benchmarks.metrics import (
     BenchmarkMetrics,
+    benchmark_metrics,
     mean_over_sets,
-    measure,
     published_bias,
     yes_no_bias,
 )
@@ -40,7 +40,7 @@ def graded(*pairs: tuple[str, str]) -> list[GradedQuestion]:
 
 
 def measured(rows: list[GradedQuestion]) -> BenchmarkMetrics:
-    return measure(rows, resamples=200, seed=0)
+    return benchmark_metrics(rows, resamples=200, seed=0)
 
 
 ROWS = graded(("yes", "no"), ("yes", "yes"), ("no", "no"), ("no", "yes"), ("maybe", "No."))

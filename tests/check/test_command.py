@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 from dpo_video.check.calls import judge_calls
 from dpo_video.check.command import check, optimizer_steps
-from dpo_video.check.plan import render
+from dpo_video.check.plan import plan_text
 from dpo_video.check.recipe import check_recipe
 from dpo_video.cli.app import app
 from dpo_video.core.errors import UserError
@@ -52,7 +52,7 @@ def test_shipped_recipes_are_planned_without_data_or_weights(
     plan = check(load_recipe(name))
     assert plan.video_tokens == (tokens, tokens, tokens) and plan.frames.maximum == frames
     assert plan.problems == () and plan.decoded == 0 and plan.questions == 1000
-    text = render(plan)
+    text = plan_text(plan)
     assert "is the example path of the shipped recipes" in text and "1280x720" in text
     assert f"{tokens:,}" in text and "memory to train" in text and plan.memory["train"]["total"] > 4
 
@@ -79,8 +79,8 @@ def test_a_users_data_are_counted_decoded_and_measured_as_the_model_will_see_the
         sizes.append(int((prompt.input_ids == policy.bare.config.video_token_id).sum()))
     assert sizes[0] < sizes[1]
     assert plan.video_tokens == (sizes[0], sum(sizes) / 2, sizes[1]) and plan.decoded == 2
-    assert plan.problems == () and "assumed" not in render(plan)
-    assert "only 2 held-out clips" in render(plan)
+    assert plan.problems == () and "assumed" not in plan_text(plan)
+    assert "only 2 held-out clips" in plan_text(plan)
 
 
 def test_judge_calls_and_tokens_are_those_of_the_prompts(world: Path) -> None:
@@ -131,14 +131,14 @@ def test_steps_on_several_devices_stand_beside_those_on_one(world: Path) -> None
     assert optimizer_steps(recipe_for(world, train=train), 12, devices=8) == 1
     plan = check(recipe_for(world, train=train))
     assert (plan.steps, dict(plan.steps_on)) == (3, {2: 2, 4: 1, 8: 1})
-    assert "at most 3 of 2 pairs on one device; on 2, 4, 8 devices 2, 1, 1" in render(plan)
+    assert "at most 3 of 2 pairs on one device; on 2, 4, 8 devices 2, 1, 1" in plan_text(plan)
 
 
 def test_frames_lost_to_the_budget_of_tokens_stand_beside_those_that_are_taken() -> None:
     """30 s at 2 frames a second are 60 frames; 4,096 tokens have room for 32."""
     plan = check(load_recipe("qwen2_5_vl_7b"))
     assert plan.frames_taken.maximum == 60 and plan.frames.maximum == 32
-    assert "frames per clip       32, of the 60 that video.policy takes" in render(plan)
+    assert "frames per clip       32, of the 60 that video.policy takes" in plan_text(plan)
     assert any("of 60 frames the model sees 32" in warning for warning in plan.warnings)
 
 
@@ -173,7 +173,7 @@ def test_every_frame_policy_is_planned_for_with_data_and_without(
             },
         )
     )
-    text, assumed = render(plan), samples != "train"
+    text, assumed = plan_text(plan), samples != "train"
     assert ("1280x720" in text) == assumed
     assert (f"video.policy {policy} keeps every frame" in text) == (
         assumed and policy in ("scene", "diff_prune")
@@ -305,7 +305,7 @@ def test_a_recipe_that_cannot_run_is_told_why(
 
 
 def test_an_unknown_scorer_leaves_the_rest_of_the_plan(world: Path) -> None:
-    text = render(check(recipe_for(world, judge={"scorer": "hound_qualty"})))
+    text = plan_text(check(recipe_for(world, judge={"scorer": "hound_qualty"})))
     assert "Did you mean 'hound_quality'?" in text.partition("problems")[2]
     assert "judge the candidates  unknown, see the problems" in text and "optimizer steps" in text
 

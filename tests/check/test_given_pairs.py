@@ -8,7 +8,7 @@ import pytest
 from check_runs import recipe_for
 
 from dpo_video.check.command import check
-from dpo_video.check.plan import render
+from dpo_video.check.plan import plan_text
 from dpo_video.core.errors import UserError
 from dpo_video.core.jsonl import write_jsonl
 from dpo_video.core.records import Pair
@@ -73,7 +73,7 @@ def test_given_pairs_are_planned_for_as_they_are_and_nothing_is_judged_without_h
         == math.ceil(len("what happens ?") / 4) + 32 + 6
     )
     assert set(plan.memory) == {"train"}
-    text = render(plan)
+    text = plan_text(plan)
     assert "at most 8, given by data.pairs" in text
     assert (
         "judge the candidates" not in text

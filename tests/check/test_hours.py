@@ -21,7 +21,7 @@ from dpo_video.check.hours import (
     served,
     train_work,
 )
-from dpo_video.check.plan import Calls, render
+from dpo_video.check.plan import Calls, plan_text
 from dpo_video.check.work import ModelSize, Work
 from dpo_video.cli.app import app
 from dpo_video.core.errors import UserError
@@ -138,7 +138,7 @@ def test_the_time_to_train_a_7b_model_follows_from_its_published_sizes() -> None
     (time,) = [time for time in plan.times if time.stage == "train"]
     assert time.seconds == pytest.approx(seconds, rel=0.02)
     assert (time.device, time.basis) == ("one A100 80 GB", "estimate")
-    assert "40% of its stated 312 TFLOPS" in render(plan)
+    assert "40% of its stated 312 TFLOPS" in plan_text(plan)
     assert [time.stage for time in plan.times] == [
         "generate",
         "judge",
@@ -178,7 +178,7 @@ def test_a_small_model_that_is_here_is_measured_and_leaves_nothing_behind(world:
     assert not recipe.run_folder.exists()
     looked_at = check(recipe)
     assert {time.basis for time in looked_at.times} == {"unknown"}
-    assert "not known: no sample was measured, and this CPU is in no table" in render(looked_at)
+    assert "not known: no sample was measured, and this CPU is in no table" in plan_text(looked_at)
 
 
 def test_what_judging_costs_is_its_tokens_by_the_price_list(world: Path, tmp_path: Path) -> None:
@@ -276,5 +276,5 @@ def test_frames_asked_for_and_kept_stand_by_the_size_of_the_clips(
     assert short.why == ("the clip has no more",)
     (long,) = classes.values()
     assert (long.asked.maximum, long.kept.maximum, long.why) == (6, 6, ())
-    (row,) = [line for line in render(plan).splitlines() if "160x96" in line]
+    (row,) = [line for line in plan_text(plan).splitlines() if "160x96" in line]
     assert row.split(maxsplit=1)[1] == "6 asked for, 4 kept (the clip has no more)"

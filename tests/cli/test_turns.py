@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from dpo_video.cli.app import app
 from dpo_video.core.jsonl import read_jsonl, write_jsonl
 from dpo_video.core.records import Candidate, EarlierTurn, Pair, Sample
-from dpo_video.evaluate.answer_rows import read_answers
+from dpo_video.evaluate.answer_rows import read_evaluated
 from dpo_video.formats.import_file import ImportOptions, import_file
 from dpo_video.judge.prompt import BEFORE
 from dpo_video.models.load import load_policy
@@ -140,7 +140,7 @@ def test_pairs_keep_the_turns_and_training_is_that_of_plain_rows(folder: Path) -
 
 def test_evaluation_answers_behind_the_turns_and_weighs_choices_there(folder: Path) -> None:
     heldout = list(read_jsonl(folder / "heldout" / "samples.jsonl", Sample))
-    answers = read_answers(folder / "runs" / "r" / "answers.jsonl")
+    answers = read_evaluated(folder / "runs" / "r" / "answers.jsonl")
     assert {answer.sample_id for answer in answers} == {sample.id for sample in heldout}
     history = {sample.id: sample.history for sample in heldout}
     assert all(answer.history == history[answer.sample_id] for answer in answers)

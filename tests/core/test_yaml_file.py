@@ -6,7 +6,7 @@ import pytest
 from pydantic import BaseModel, ConfigDict, Field
 
 from dpo_video.core.errors import UserError
-from dpo_video.core.yaml_file import load, read, read_value
+from dpo_video.core.yaml_file import load, read_value, read_yaml
 
 
 class Inner(BaseModel):
@@ -95,10 +95,10 @@ def test_a_value_that_is_no_yaml_names_where_it_was_given(text: str) -> None:
 
 def test_a_folder_and_binary_data_are_no_yaml(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"cannot read .*Is a directory"):
-        read(tmp_path, expected="")
+        read_yaml(tmp_path, expected="")
     (tmp_path / "b.yaml").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(UserError, match="not UTF-8 text"):
-        read(tmp_path / "b.yaml", expected="")
+        read_yaml(tmp_path / "b.yaml", expected="")
 
 
 def test_aliases_that_stand_for_little_are_written_out(tmp_path: Path) -> None:

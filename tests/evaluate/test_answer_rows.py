@@ -10,7 +10,7 @@ from dpo_video.evaluate.answer_rows import (
     EvaluatedAnswer,
     answered_by_both,
     answers_by_set,
-    read_answers,
+    read_evaluated,
     write_answers,
 )
 from dpo_video.evaluate.tracked_answers import tracked_answers
@@ -32,7 +32,7 @@ def answer(name: str, model: str = "before", of_set: str = "heldout") -> Evaluat
 def test_answers_are_read_as_they_were_written(tmp_path: Path) -> None:
     rows = [answer("q1"), answer("q1", "after"), answer("q2"), answer("q1", of_set="letters")]
     write_answers(tmp_path / "answers.jsonl", rows)
-    assert read_answers(tmp_path / "answers.jsonl") == rows
+    assert read_evaluated(tmp_path / "answers.jsonl") == rows
     by_set = answers_by_set(rows)
     assert by_set == {"heldout": ([rows[0], rows[2]], [rows[1]]), "letters": ([rows[3]], [])}
     assert answered_by_both(*by_set["heldout"]) == [(rows[0], rows[1])]
@@ -54,7 +54,7 @@ def test_a_wrong_row_is_told_with_file_and_line(
     with (tmp_path / "answers.jsonl").open("a") as file:
         file.write(json.dumps(json.loads(line) | change) + "\n")
     with pytest.raises(UserError) as error:
-        read_answers(tmp_path / "answers.jsonl")
+        read_evaluated(tmp_path / "answers.jsonl")
     assert message in str(error.value)
 
 

@@ -9,10 +9,10 @@ from tiny_judge import write_scorer
 
 from dpo_video.core.jsonl import read_jsonl, write_jsonl
 from dpo_video.core.records import Pair, Sample
-from dpo_video.evaluate.answer_rows import read_answers
+from dpo_video.evaluate.answer_rows import read_evaluated
 from dpo_video.evaluate.metrics import normalise_answer
 from dpo_video.evaluate.report import metrics_row, read_metrics
-from dpo_video.evaluate.stage import evaluate, measure
+from dpo_video.evaluate.stage import evaluate, measure_answers
 
 NOT_OF_ANSWERS = ("seconds", "adapter")
 COUNTS_OF_PAIRING = ("questions", "questions_dropped", "answers", "answers_dropped")
@@ -57,10 +57,10 @@ def test_every_number_is_that_of_the_files_beside_it(world: Path, tmp_path: Path
     with opened(world, tmp_path, heldout, **settings) as run:
         evaluate(run)
         written = json.loads((run.folder / "metrics.json").read_text())
-        rows = read_answers(run.folder / "answers.jsonl")
+        rows = read_evaluated(run.folder / "answers.jsonl")
         pairs = list(read_jsonl(run.folder / "heldout_pairs.jsonl", Pair))
         counts = {name: written["heldout_pairs"][name] for name in COUNTS_OF_PAIRING}
-        again = metrics_row(measure(run, rows, pairs, counts, judge="steady"))
+        again = metrics_row(measure_answers(run, rows, pairs, counts, judge="steady"))
         assert metrics_row(read_metrics(run.folder / "metrics.json")) == written
     for name in NOT_OF_ANSWERS:
         del written[name], again[name]

@@ -21,7 +21,7 @@ from dpo_video.evaluate.report import write_metrics
 from dpo_video.evaluate.require import unmet_requirements
 from dpo_video.evaluate.set_report import SetAccuracy, SetMetrics
 from dpo_video.evaluate.set_verdict import SetVerdict
-from dpo_video.evaluate.stage import measure
+from dpo_video.evaluate.stage import measure_answers
 from dpo_video.recipe import EvaluateSettings
 from dpo_video.recipe.file import load_recipe
 from dpo_video.recipe.requirement import METRICS
@@ -169,7 +169,7 @@ def test_a_command_ends_with_its_verdict_and_exits_with_1_where_a_condition_does
     sets = [{"name": "pairs", "samples": str(tmp_path / "pairs.jsonl"), "video_root": str(world)}]
     settings: dict[str, Any] = {"sets": sets} | ({} if require is None else {"require": require})
     with opened(world, tmp_path, HELDOUT, **settings) as run:
-        metrics = measure(run, regressed(num_lost), [], NOTHING_PAIRED, judge=None)
+        metrics = measure_answers(run, regressed(num_lost), [], NOTHING_PAIRED, judge=None)
         write_metrics(run.folder / "metrics.json", metrics)
     if said:
         with pytest.raises(SystemExit) as stop:

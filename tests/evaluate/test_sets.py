@@ -13,7 +13,7 @@ from evaluation_runs import HELDOUT, TRAIN, counted_loads, opened, recipe_for
 from dpo_video.core.errors import UserError
 from dpo_video.core.jsonl import write_jsonl
 from dpo_video.core.records import Sample
-from dpo_video.evaluate.answer_rows import read_answers
+from dpo_video.evaluate.answer_rows import read_evaluated
 from dpo_video.evaluate.answers import choices_of
 from dpo_video.evaluate.questions import asked_prompt
 from dpo_video.evaluate.stage import evaluate
@@ -103,12 +103,12 @@ def test_all_sets_share_one_load_of_each_model_and_one_decoding_of_each_clip(
         assert summary["prompt_tokens"] == sum(prefix.num_tokens for prefix in prefixes)
         assert summary["prompt_tokens_unshared"] > 2 * summary["prompt_tokens"]
         assert counts[:4] == [3, 3, 3, 3] and max(counts[4:]) <= 3
-        rows = read_answers(run.folder / "answers.jsonl")
+        rows = read_evaluated(run.folder / "answers.jsonl")
         metrics = json.loads((run.folder / "metrics.json").read_text())
         with counted_loads(monkeypatch) as loads:
             evaluate(run)
         assert loads == []
-        again = read_answers(run.folder / "answers.jsonl")
+        again = read_evaluated(run.folder / "answers.jsonl")
     assert again == rows
     assert [row.set for row in rows[:18]] == [*["heldout"] * 6, *["letters"] * 6, *["pairs"] * 6]
     assert metrics["before"]["n"] == 6, "the numbers of data.heldout are of its questions alone"
@@ -131,7 +131,7 @@ def test_the_likeliest_choice_is_that_of_plain_forwards_of_each_choice(
     with open_run(recipe.model_copy(update={"data": without_heldout})) as run:
         (run.folder / "adapter").symlink_to(world / "adapter")
         evaluate(run)
-        rows = read_answers(run.folder / "answers.jsonl")
+        rows = read_evaluated(run.folder / "answers.jsonl")
         policies = {
             "before": load_policy(run.recipe.model),
             "after": load_policy(run.recipe.model, adapter=run.folder / "adapter"),

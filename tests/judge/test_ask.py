@@ -10,7 +10,7 @@ from judge_runs import exported, write_run
 from judge_server import completion, failure, judge_server, make_items, steady
 
 from dpo_video.core.errors import UserError
-from dpo_video.judge.ask import KIND, PAGE_SIZE, ask_all, ask_missing
+from dpo_video.judge.ask import KIND, PAGE_SIZE, ask_missing, ask_prompts
 from dpo_video.judge.backends.registry import open_judge
 from dpo_video.judge.prompt import render
 from dpo_video.judge.reply_keys import key_maker
@@ -125,7 +125,7 @@ def test_nothing_is_loaded_where_nothing_is_missing(tmp_path):
                 "reason": "",
             },
         )
-        replies = ask_all(settings, HOUND, [user_message("p")] * 2, store, judge=asked).replies
+        replies = ask_prompts(settings, HOUND, [user_message("p")] * 2, store, judge=asked).replies
     assert replies == [Reply(status="answered", text="old")] * 2, "a row from before usage was kept"
 
 
@@ -200,7 +200,7 @@ def test_a_failed_prompt_keeps_the_stage_open_and_is_asked_by_the_next_run(tmp_p
 
 def _statuses(settings, store, prompts):
     with open_judge(settings) as opened:
-        replies = ask_all(
+        replies = ask_prompts(
             settings, HOUND, [user_message(text) for text in prompts], store, judge=opened
         ).replies
     return Counter(reply.status for reply in replies)

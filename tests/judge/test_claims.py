@@ -13,7 +13,7 @@ from tiny_judge import write_scorer
 from dpo_video.core.errors import UserError
 from dpo_video.core.jsonl import from_dict, to_json
 from dpo_video.core.records import Judgment
-from dpo_video.judge.modes.claims import check_split_examples, f1, read_claims, sentences
+from dpo_video.judge.modes.claims import check_split_examples, f1, read_claims, sentence_claims
 from dpo_video.judge.scorer import load_scorer
 from dpo_video.judge.stage import judge_candidates, summarise
 from dpo_video.recipe import JudgeSettings
@@ -106,7 +106,7 @@ def test_sentences_serve_a_judge_that_cannot_write(tmp_path):
         )[0]
         assert {kind(prompt) for prompt in server.prompts} == {"check", "cover"}
     assert [claim["claim"] for claim in row.claims] == ["A dog runs.", "It barks."]
-    assert sentences(CLAIMS, "Is it? Yes! 3.5 dogs.\u2028...\n").claims == (
+    assert sentence_claims(CLAIMS, "Is it? Yes! 3.5 dogs.\u2028...\n").claims == (
         "Is it?",
         "Yes!",
         "3.5 dogs.",

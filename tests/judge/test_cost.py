@@ -15,7 +15,7 @@ from judge_runs import write_run
 from judge_server import completion, failure, judge_server, make_items, steady
 
 from dpo_video.core.errors import UserError
-from dpo_video.judge.ask import ask_all
+from dpo_video.judge.ask import ask_prompts
 from dpo_video.judge.backends.registry import open_judge
 from dpo_video.judge.prices import load_prices
 from dpo_video.judge.stage import judge_candidates
@@ -43,7 +43,7 @@ def test_a_stored_reply_says_what_it_cost(tmp_path):
     with judge_server(answer) as server, RunStore(tmp_path) as store:
         settings = settings_of_one_try(server.url, retries=1)
         with open_judge(settings) as opened:
-            got = ask_all(
+            got = ask_prompts(
                 settings, HOUND, [user_message(text) for text in replies], store, judge=opened
             ).replies
             assert (opened.spending.prompt_tokens, opened.spending.completion_tokens) == (1007, 102)

@@ -21,7 +21,7 @@ from tiny_judge import (
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from dpo_video.core.errors import UserError
-from dpo_video.judge.ask import KIND, ask_all
+from dpo_video.judge.ask import KIND, ask_prompts
 from dpo_video.judge.backends.local_prompts import label_tokens
 from dpo_video.judge.backends.registry import open_judge
 from dpo_video.judge.prompt import render, user_turn
@@ -253,7 +253,7 @@ def test_verdicts_sampled_by_an_earlier_version_are_sampled_anew_and_that_is_sai
             earlier_key = key_maker(settings, scorer, judge, noise=None)
             for messages in prompts:
                 store.put(KIND, earlier_key(messages), {"status": "answered", "text": "Score: 1"})
-            replies, counts = ask_all(settings, scorer, prompts, store, judge=judge)
+            replies, counts = ask_prompts(settings, scorer, prompts, store, judge=judge)
         assert counts["asked"] == num_anew
         assert (f"note: {num_anew} verdicts" in capsys.readouterr().err) == bool(num_anew)
         assert [reply.text == "Score: 1" for reply in replies] == [not num_anew] * len(prompts)

@@ -24,7 +24,7 @@ from dpo_video.evaluate.metrics import Intervals, pairwise_win_rates
 from dpo_video.judge.backends.registry import open_judge
 from dpo_video.judge.modes.pairwise import (
     Comparison,
-    compare,
+    compare_pairs,
     matchups,
     pairwise_scorer,
     preferred,
@@ -67,7 +67,7 @@ def rounds(folder, url, items, **changes):
 def compare_texts(folder, url, twos):
     sample = make_items(1)[0][0]
     with RunStore(folder) as store, open_judge(settings(url)) as judge:
-        return compare(
+        return compare_pairs(
             settings(url), PAIRWISE, [(sample, *two) for two in twos], store, judge=judge
         ).comparisons
 

@@ -16,9 +16,9 @@ from judge_server import Answer, completion, failure, judge_server, make_items
 
 from dpo_video.core.records import Judgment
 from dpo_video.judge.backends.registry import open_judge
-from dpo_video.judge.modes.claims import read_claims, sentences
+from dpo_video.judge.modes.claims import read_claims, sentence_claims
 from dpo_video.judge.modes.jury import judge_by_jury
-from dpo_video.judge.modes.pairwise import compare, win_probabilities
+from dpo_video.judge.modes.pairwise import compare_pairs, win_probabilities
 from dpo_video.judge.prompt import render
 from dpo_video.judge.scorer import load_scorer
 from dpo_video.judge.stage import judge_candidates
@@ -126,7 +126,9 @@ def test_hound_shows_the_judge_256_words_and_rlaif_v_cuts_the_answers_tail(name)
     ]["content"]
     assert content.count(f"> {answer}") == (2 if name == "caption_pairwise" else 1)
     if name == "caption_claims":
-        assert sentences(scorer, f"A dog runs. {answer}").claims[-1].endswith("a dragon lands.")
+        assert (
+            sentence_claims(scorer, f"A dog runs. {answer}").claims[-1].endswith("a dragon lands.")
+        )
 
 
 @pytest.mark.parametrize("name", SEVERAL)
@@ -162,9 +164,9 @@ def test_an_answer_cannot_win_a_comparison_by_its_place(tmp_path):
     ):
         given = settings(server.url)
         with open_judge(given) as judge:
-            result = compare(given, PAIRWISE, [(sample, "a", "b")], store, judge=judge).comparisons[
-                0
-            ]
+            result = compare_pairs(
+                given, PAIRWISE, [(sample, "a", "b")], store, judge=judge
+            ).comparisons[0]
     assert result.first_better == pytest.approx(0.5)
     assert result.swap_gap == pytest.approx(0.8)
     assert not result.consistent

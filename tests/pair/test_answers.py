@@ -11,7 +11,7 @@ from preferences import Row, records
 
 from dpo_video.core.errors import UserError
 from dpo_video.core.jsonl import write_jsonl
-from dpo_video.pair.answers import read_answers
+from dpo_video.pair.answers import read_judged
 
 QUESTIONS: dict[str, Sequence[Row]] = {
     "q": [("good", 4.0), ("bad", 1.0)],
@@ -28,7 +28,7 @@ def write_files(folder: Path) -> None:
 
 def test_candidates_come_in_the_order_of_the_file_with_their_judgments(tmp_path: Path) -> None:
     write_files(tmp_path)
-    candidates, judgment_of = read_answers(tmp_path, SAMPLES)
+    candidates, judgment_of = read_judged(tmp_path, SAMPLES)
     assert candidates == CANDIDATES
     assert judgment_of == {row.candidate_id: row for row in JUDGMENTS}
 
@@ -75,7 +75,7 @@ def test_a_row_that_is_doubled_foreign_or_gone_is_told_with_file_and_line(
     path = tmp_path / file
     path.write_text("".join(edit(path.read_text().splitlines(keepends=True))))
     with pytest.raises(UserError, match=re.escape(message)) as raised:
-        read_answers(tmp_path, SAMPLES)
+        read_judged(tmp_path, SAMPLES)
     command = "judge" if "judgment" in message else "generate"
     assert f"run dpo-video {command} RECIPE again" in str(raised.value)
 
@@ -84,4 +84,4 @@ def test_the_candidate_that_lost_its_judgment_is_named_by_its_line(tmp_path: Pat
     write_files(tmp_path)
     write_jsonl(tmp_path / "judgments.jsonl", JUDGMENTS[:2])
     with pytest.raises(UserError, match=r"2 of the 4 .*'r#0' \(.*candidates\.jsonl:3\)"):
-        read_answers(tmp_path, SAMPLES)
+        read_judged(tmp_path, SAMPLES)

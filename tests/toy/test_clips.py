@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from dpo_video.toy.clips import FPS, RGB, SIDE, STEP, decode, draw, encode, read_scenes, write_split
-from dpo_video.toy.gold import grade, normalise
+from dpo_video.toy.gold import grade, plain_words
 from dpo_video.toy.models import checkpoint
-from dpo_video.toy.questions import all_questions, ask, caption, find_question
+from dpo_video.toy.questions import all_questions, caption, draw_questions, find_question
 from dpo_video.toy.scene import (
     COLOURS,
     MOTIONS,
@@ -151,7 +151,7 @@ def test_canonical_answers_are_right_and_unique() -> None:
     assert len(answers["What colour is the circle?"]) == len(COLOURS)
     assert len(answers["How does the cross move?"]) == len(MOTIONS)
     for values in answers.values():
-        assert len({normalise(v) for v in values}) == len(values)
+        assert len({plain_words(v) for v in values}) == len(values)
 
 
 @pytest.mark.parametrize(
@@ -214,7 +214,7 @@ def test_an_unknown_question_is_named() -> None:
 def test_questions_on_a_clip_are_distinct() -> None:
     rng = random.Random(4)
     for _ in range(50):
-        asked = ask(draw_scene(rng), rng, num_questions=3)
+        asked = draw_questions(draw_scene(rng), rng, num_questions=3)
         assert len({q.prompt for q in asked}) == 3
         assert {"colour", "motion"} <= {q.kind for q in asked}
 

@@ -18,13 +18,13 @@ from transformers import (
 
 from dpo_video.core.records import Sample
 from dpo_video.judge.backends.registry import open_judge
-from dpo_video.judge.modes.pairwise import compare
+from dpo_video.judge.modes.pairwise import compare_pairs
 from dpo_video.judge.prompt import render
 from dpo_video.judge.scorer import load_scorer
 from dpo_video.recipe import JudgeSettings
 from dpo_video.store import RunStore
 from dpo_video.toy.clips import FPS, decode, read_scenes, write_split
-from dpo_video.toy.gold import grade, normalise
+from dpo_video.toy.gold import grade, plain_words
 from dpo_video.toy.models import CHECKPOINTS, checkpoint
 from dpo_video.toy.scene import COLOURS, NUM_FRAMES
 
@@ -159,7 +159,7 @@ def test_greedy_accuracy_is_that_of_the_metadata(name: str, heldout: Path) -> No
     answers = processor.batch_decode(
         ids[:, batch["input_ids"].shape[1] :], skip_special_tokens=True
     )
-    right = [normalise(a) == normalise(r["answer"]) for a, r in zip(answers, rows, strict=True)]
+    right = [plain_words(a) == plain_words(r["answer"]) for a, r in zip(answers, rows, strict=True)]
     said = metadata(name)["heldout_accuracy"]["all"]["greedy"]
     assert 0.3 < said < 0.75, "the policy must be often wrong and often right"
     assert abs(np.mean(right) - said) < 0.2
@@ -272,7 +272,7 @@ def test_the_pairwise_judge_prefers_the_better_answer_wherever_it_stands(
                 twos.append((sample, row["answer"], worse))
     settings = JudgeSettings(backend="local", model="toy:pairwise_judge", device="cpu")
     with RunStore(tmp_path) as store, open_judge(settings) as judge:
-        found = compare(
+        found = compare_pairs(
             settings, load_scorer("caption_pairwise"), twos, store, judge=judge
         ).comparisons
     assert len(found) > 60

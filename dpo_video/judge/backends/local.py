@@ -97,7 +97,7 @@ def _find(settings: JudgeSettings) -> tuple[Path, str]:
     return Path(settings.model), Path(config).parent.name
 
 
-def check_labels(settings: JudgeSettings, scorer: Scorer) -> None:
+def check_label_tokens(settings: JudgeSettings, scorer: Scorer) -> None:
     """Raise UserError where the judge is not there, or a label of the scorer is not one token of
     it.
     """

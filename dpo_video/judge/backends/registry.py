@@ -63,9 +63,9 @@ def check_labels(settings: JudgeSettings, scorer: Scorer) -> None:
     """Raise UserError where a local judge cannot be found, or cannot give the labels of a scorer as
     single tokens. Its weights are not loaded.
     """
-    from dpo_video.judge.backends.local import check_labels
+    from dpo_video.judge.backends.local import check_label_tokens
 
-    check_labels(settings, scorer)
+    check_label_tokens(settings, scorer)
 
 
 def _local(settings: JudgeSettings) -> Judge:

@@ -24,7 +24,7 @@ from typing import Any, Protocol
 
 from dpo_video.core.errors import UserError
 from dpo_video.core.records import Judgment, Sample
-from dpo_video.judge.ask import Asked, ask_all
+from dpo_video.judge.ask import Asked, ask_prompts
 from dpo_video.judge.prompt import question_of, render
 from dpo_video.judge.scorer import Scorer
 from dpo_video.judge.thinking import thinking_end
@@ -64,7 +64,7 @@ def judge_claims(
     Three rounds of prompts, each stored and paid once: the lists of claims, every claim, the
     coverage of every answer. A claim without a verdict leaves its answer without a score.
     """
-    ask = partial(ask_all, settings, store=store, judge=judge)
+    ask = partial(ask_prompts, settings, store=store, judge=judge)
     claims, split_counts = _split(settings, scorer, judge_items, ask)
     checks, check_counts = _check(scorer, judge_items, claims, ask)
     with_claims = [judge_item for judge_item in judge_items if claims[judge_item[1].id].claims]
@@ -131,7 +131,7 @@ def check_split_examples(scorer: Scorer) -> None:
             )
 
 
-def sentences(scorer: Scorer, text: str) -> Claims:
+def sentence_claims(scorer: Scorer, text: str) -> Claims:
     """Return the sentences of an answer as its claims, for judges that cannot write."""
     spans = [span.strip() for span in SENTENCE_ENDS.split(text)]
     return _distinct(scorer, [span for span in spans if re.search(r"\w", span)])
@@ -153,7 +153,7 @@ def _distinct(scorer: Scorer, claims: Sequence[str], *, reply: str = "") -> Clai
 
 
 class _Ask(Protocol):
-    """Asks the open judge; see `ask_all`."""
+    """Asks the open judge; see `ask_prompts`."""
 
     def __call__(
         self, scorer: Scorer, prompts: Sequence[Messages], /, *, read: ReadReply | None = None
@@ -167,7 +167,7 @@ def _split(
     assert scorer.claims is not None, "only a claims scorer takes answers apart"
     if settings.split_claims == "sentences":
         by_sentence = {
-            candidate.id: sentences(scorer, candidate.text) for _, candidate in judge_items
+            candidate.id: sentence_claims(scorer, candidate.text) for _, candidate in judge_items
         }
         return by_sentence, Counter()
     writer = scorer.model_copy(

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from dpo_video.core.errors import UserError
 from dpo_video.core.records import Candidate, Judgment, Sample
-from dpo_video.judge.ask import ask_all
+from dpo_video.judge.ask import ask_prompts
 from dpo_video.judge.backends.registry import open_judge
 from dpo_video.judge.prompt import question_of, render
 from dpo_video.judge.scorer import Scorer, load_scorer
@@ -105,12 +105,12 @@ def comparer(
 
     def compare_now(pairs: Sequence[AnswerPair], /) -> list[Comparison]:
         with nullcontext(judge) if judge else open_judge(settings) as opened:
-            return compare(settings, scorer, pairs, store, judge=opened).comparisons
+            return compare_pairs(settings, scorer, pairs, store, judge=opened).comparisons
 
     return compare_now
 
 
-def compare(
+def compare_pairs(
     settings: JudgeSettings,
     scorer: Scorer,
     pairs: Sequence[AnswerPair],
@@ -137,7 +137,7 @@ def compare(
                         reference=sample.answer,
                     )
                 )
-    asked = ask_all(settings, scorer, prompts, store, judge=judge)
+    asked = ask_prompts(settings, scorer, prompts, store, judge=judge)
     replies = iter(asked.replies)
     comparisons = []
     for _, first, second in pairs:
@@ -194,7 +194,7 @@ def judge_round_robin(
     for question in questions:
         texts = [candidates[0].text for candidates in question.answers]
         pairs += [(question.sample, texts[a], texts[b]) for a, b in question.matchups]
-    comparisons, counts = compare(settings, scorer, pairs, store, judge=judge)
+    comparisons, counts = compare_pairs(settings, scorer, pairs, store, judge=judge)
     remaining = iter(comparisons)
     judgments: dict[str, Judgment] = {}
     for question in questions:
