@@ -159,10 +159,13 @@ def own_family(settings: ModelSettings) -> Family | None:
 
 
 def own_code_family(settings: ModelSettings, kind: str) -> Family | None:
-    """Return the row of a system in its authors' own code, where that may run; None elsewhere."""
-    if settings.family is not None or kind not in OWN_CODE_ROWS or not settings.trust_remote_code:
+    """Return the row of a system that transformers lacks: one on parts of transformers, or one in
+    its authors' own code, where that may run; None elsewhere.
+    """
+    rows = {**OWN_CODE_ROWS, **OWN_LAYOUT_ROWS} if settings.trust_remote_code else OWN_LAYOUT_ROWS
+    if settings.family is not None or kind not in rows:
         return None
-    row: Family = import_module(OWN_CODE_ROWS[kind]).ROW
+    row: Family = import_module(rows[kind]).ROW
     return row
 
 
@@ -296,6 +299,10 @@ OWN_CODE_ROWS = {"internvl_chat": "dpo_video.models.families.own_code.internvl_c
 """Modules with the rows of systems in their authors' own code, by model type; several types may
 share one.
 """
+OWN_LAYOUT_ROWS = {"llava_qwen": "dpo_video.models.families.own_code.llava_qwen"}
+"""The same, of systems whose published weights load into transformers' own classes: no code of a
+repository runs.
+"""
 TYPED_EXPERTS = (
     "Its experts are chosen by a second kind of token type, which no batch here carries, and its "
     "processor draws the time into the frames"
@@ -314,11 +321,6 @@ SUCCESSORS: dict[str, tuple[str, str, str]] = {
     "videollama3_qwen2": ("VideoLLaMA 3 in its authors' own code", "video_llama_3", OWN_CODE),
     "llava_llama": ("LLaVA in its authors' own code", "llava_next_video", OWN_CODE),
     "llava_mistral": ("LLaVA in its authors' own code", "llava_next_video", OWN_CODE),
-    "llava_qwen": (
-        "LLaVA-OneVision or LLaVA-Video in its authors' own code",
-        "llava_onevision",
-        OWN_CODE,
-    ),
     "instructblip": ("InstructBLIP for images", "instructblipvideo", IMAGES_ONLY),
     "molmo": ("Molmo 1", "molmo2", OWN_CODE),
     "internvl_chat": ("InternVL in its authors' own code", "internvl", NOT_TRUSTED),

@@ -20,12 +20,15 @@ from dpo_video.video import read_frames, video_metadata
 
 
 def slow_dpo(
-    world: Path, recipe: Recipe, pairs: Sequence[Pair]
+    world: Path, recipe: Recipe, pairs: Sequence[Pair], *, policy: Policy | None = None
 ) -> tuple[list[dict[str, float]], dict[str, Any]]:
     """Run DPO in the plainest way: a forward through pixels for each answer, policy and reference
     apart.
+
+    Args:
+        policy: another implementation of the recipe's model, with its own call in `stock_logits`.
     """
-    policy = load_policy(recipe.model)
+    policy = policy or load_policy(recipe.model)
     set_seed(recipe.seed)  # as DPOTrainer.__init__ does before it makes the adapter
     model = get_peft_model(policy.model, lora_config(recipe.train.lora, policy.family))
     weights = [parameter for parameter in model.parameters() if parameter.requires_grad]

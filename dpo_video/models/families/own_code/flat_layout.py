@@ -1,0 +1,201 @@
+"""Checkpoints as LLaVA's code and its descendants write them, on transformers' own classes: a flat
+config, the tower at `model.vision_tower.vision_tower`, a projector at `model.mm_projector`, the
+language model at `model`. No code of a repository runs; what is saved is laid out the same way.
+
+Shapes: F frames, n video tokens of a clip, D hidden size.
+"""
+
+from collections.abc import Mapping
+from dataclasses import fields
+from typing import Any, ClassVar
+
+from torch import Tensor
+from transformers import (
+    CONFIG_MAPPING,
+    AutoConfig,
+    AutoTokenizer,
+    LlavaOnevisionConfig,
+    PretrainedConfig,
+    ProcessorMixin,
+)
+from transformers.conversion_mapping import register_checkpoint_conversion_mapping
+from transformers.core_model_loading import WeightRenaming
+
+from dpo_video.core import strict_json
+from dpo_video.core.errors import UserError
+from dpo_video.models.families.family import (
+    ClipFeatures,
+    FrameSize,
+    Model,
+    VideoProcessor,
+    whole_patches,
+)
+
+PLACEHOLDER = "<video>"
+"""What stands for a row of features here; the published codes count from -200 downwards, which no
+embedding has.
+"""
+SO400M = "google/siglip-so400m-patch14-384"
+CLIP_336 = "openai/clip-vit-large-patch14-336"
+TOWERS: dict[str, dict[str, Any]] = {
+    SO400M: {
+        "model_type": "siglip_vision_model",
+        "hidden_size": 1152,
+        "intermediate_size": 4304,
+        "num_hidden_layers": 27,
+        "num_attention_heads": 16,
+        "image_size": 384,
+        "patch_size": 14,
+    },
+    CLIP_336: {
+        "model_type": "clip_vision_model",
+        "hidden_size": 1024,
+        "intermediate_size": 4096,
+        "projection_dim": 768,
+        "num_hidden_layers": 24,
+        "num_attention_heads": 16,
+        "image_size": 336,
+        "patch_size": 14,
+    },
+}
+"""Towers that published checkpoints name, by hub id: their weights are in the checkpoint, their
+sizes are not.
+"""
+LANGUAGE_NAMES = (
+    WeightRenaming(r"^model\.embed_tokens", r"^model.language_model.embed_tokens"),
+    WeightRenaming(r"^model\.layers", r"^model.language_model.layers"),
+    WeightRenaming(r"^model\.norm", r"^model.language_model.norm"),
+    WeightRenaming(r"^model\.vision_tower\.vision_tower", r"^model.vision_tower"),
+)
+
+
+class FlatConfig(LlavaOnevisionConfig):
+    """A published config.json, its fields sorted into those of a language model and a tower."""
+
+    text_type: ClassVar[str] = "qwen2"
+    """The transformers model type of the language model."""
+    published: dict[str, Any] | None = None
+    """The fields as published, among them the system's own, `mm_*`."""
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **more: Any) -> Any:
+        """Return a config of published fields, or of what `to_dict` gave."""
+        if config_dict.get("published") is None:
+            config_dict = cls.sorted_fields(config_dict)
+        return super().from_dict(config_dict, **more)
+
+    @classmethod
+    def sorted_fields(cls, flat: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the fields of this class for the flat ones of a published config."""
+        names = {field.name for field in fields(CONFIG_MAPPING[cls.text_type])} | {"rope_theta"}
+        text = {name: value for name, value in flat.items() if name in names}
+        dtype = flat.get("torch_dtype") or flat.get("dtype")
+        tower = flat.get("vision_config") or TOWERS.get(str(flat.get("mm_vision_tower")))
+        return {
+            **{name: flat[name] for name in ("architectures", "_commit_hash") if name in flat},
+            "dtype": dtype,
+            "text_config": {**text, "model_type": cls.text_type, "dtype": dtype},
+            "vision_config": cls.used_tower(tower or TOWERS[SO400M]),
+            "tie_word_embeddings": bool(flat.get("tie_word_embeddings")),
+            "published": {name: value for name, value in flat.items() if name != "_commit_hash"},
+        }
+
+    @classmethod
+    def used_tower(cls, tower: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the fields of the tower that a checkpoint holds, from those of the whole one."""
+        return dict(tower)
+
+    def field(self, name: str, default: Any = None) -> Any:
+        """Return a published field, a default where it is absent."""
+        return (self.published or {}).get(name, default)
+
+    def to_json_string(self, use_diff: bool = True) -> str:
+        """Return config.json as published, with what may have changed since."""
+        text = self.get_text_config()
+        changed = {
+            "architectures": self.architectures,
+            "max_position_embeddings": text.max_position_embeddings,
+            "rope_parameters": dict(text.rope_parameters),
+            "torch_dtype": str(self.dtype).removeprefix("torch."),
+        }
+        flat = {**(self.published or {}), **changed}
+        return strict_json.dumps(flat, indent=2, sort_keys=True) + "\n"
+
+
+def register_names(class_name: str, *projector: WeightRenaming) -> None:
+    """Have transformers load and save a class under the published names of weights."""
+    register_checkpoint_conversion_mapping(
+        class_name, [*LANGUAGE_NAMES, *projector], overwrite=True
+    )
+
+
+def read_config(config: PretrainedConfig, name: str, source: Mapping[str, Any]) -> PretrainedConfig:
+    """Complete a config by the placeholder's id, and by the sizes of a tower less well known."""
+    tower = config.field("mm_vision_tower")
+    if tower not in TOWERS and config.field("vision_config") is None and isinstance(tower, str):
+        local_only = bool(source.get("local_files_only"))
+        whole = AutoConfig.from_pretrained(tower, local_files_only=local_only).to_dict()
+        sizes = whole.get("vision_config") or whole
+        config.published["vision_config"] = sizes
+        config.vision_config = AutoConfig.for_model(**config.used_tower(sizes))
+    tokenizer = load_tokenizer(name, source)
+    config.video_token_index = tokenizer.convert_tokens_to_ids(PLACEHOLDER)
+    config.image_token_index = config.video_token_index
+    if config.video_token_index >= config.text_config.vocab_size:
+        raise UserError(
+            f"the checkpoint {name!r} has {config.text_config.vocab_size} embeddings, all of them "
+            f"words of its tokenizer: there is no id left for {PLACEHOLDER!r}, which stands for a "
+            "frame's features here. Resize its embeddings by one"
+        )
+    return config
+
+
+def load_tokenizer(name: str, source: Mapping[str, Any]) -> Any:
+    """Return a checkpoint's tokenizer with the placeholder in it, after all other words."""
+    tokenizer = AutoTokenizer.from_pretrained(name, **source)
+    tokenizer.add_tokens([PLACEHOLDER], special_tokens=True)
+    return tokenizer
+
+
+class ClipProcessor(ProcessorMixin):
+    """Frames at one size, and a text in which a clip takes as many placeholders as it has
+    features.
+    """
+
+    videos_kwargs = {"return_metadata": True}  # noqa: RUF012  # as transformers declares it
+
+    def __init__(
+        self, video_processor: Any = None, tokenizer: Any = None, chat_template: Any = None
+    ) -> None:
+        self.video_token = PLACEHOLDER
+        self.video_token_id = tokenizer.convert_tokens_to_ids(PLACEHOLDER)
+        super().__init__(video_processor, tokenizer, chat_template=chat_template)
+
+    def clip_tokens(self, num_frames: int) -> int:
+        """Return the rows of features of a clip."""
+        raise NotImplementedError
+
+    def replace_video_token(self, video_inputs: Any, video_idx: int, **more: Any) -> str:
+        """Return what takes the place of a placeholder in the text."""
+        frames = video_inputs["pixel_values_videos"][video_idx]
+        return self.video_token * self.clip_tokens(len(frames))
+
+
+def clip_features(model: Model, inputs: Mapping[str, Tensor]) -> ClipFeatures:
+    """Return the rows (n, D) of one clip."""
+    output = model.get_video_features(inputs["pixel_values_videos"], return_dict=True)
+    return ClipFeatures(output.pooler_output[0])
+
+
+def context_length(config: PretrainedConfig) -> int:
+    """Return the tokens that the published code keeps of a row: it cuts at the tokenizer's."""
+    positions = int(config.text_config.max_position_embeddings)
+    return min(positions, int(config.field("tokenizer_model_max_length") or positions))
+
+
+def tower_patches(
+    processor: VideoProcessor, config: PretrainedConfig, num_frames: int, size: FrameSize
+) -> int:
+    """Return the tokens inside the tower: CLIP adds one to each frame."""
+    class_tokens = int(config.vision_config.model_type == "clip_vision_model")
+    return num_frames * (whole_patches(size, config.vision_config.patch_size) + class_tokens)

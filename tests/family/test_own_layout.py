@@ -1,0 +1,301 @@
+"""Systems in their authors' own layout, on parts of transformers: checkpoints under the published
+names, held against stand-ins with the published calls.
+"""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from clips import write_clip
+from peft import get_peft_model_state_dict
+from safetensors.torch import load_file
+from slow_dpo import slow_dpo
+from stand_ins.flat_checkpoints import llava_qwen
+from stand_ins.llava_qwen.mm_utils import (
+    DEFAULT_IMAGE_TOKEN,
+    IMAGE_TOKEN_INDEX,
+    Conversation,
+    tokenizer_image_token,
+)
+from tiny_world import FRAMES, made_trainer, make_pairs, make_recipe
+from torch import Tensor, nn
+
+from dpo_video.core.errors import UserError
+from dpo_video.family.run import CHECKS, Check, check_name
+from dpo_video.family.subject import (
+    CLIPS,
+    TOLERANCE,
+    CheckClip,
+    Subject,
+    noise_frames,
+    processor_outputs,
+    row_logits,
+    with_adapter,
+)
+from dpo_video.models.hub import OWN_LAYOUT_ROWS, build_model, load_config, model_spec
+from dpo_video.models.load import Policy, load_policy
+from dpo_video.models.memory import count_parameters
+from dpo_video.models.prompts import video_inputs
+from dpo_video.recipe import ModelSettings, VideoSettings
+from dpo_video.train.shared_prefix import shared_prefix_engine
+
+
+@dataclass(frozen=True, kw_only=True)
+class StandIn:
+    """How a system's stand-in is written and called."""
+
+    write: Callable[..., nn.Module]
+    """Writes a checkpoint into a folder, with fields of its config, and returns its model."""
+    lora_targets: str
+    """Its language model's linear layers, by the published names."""
+    call: Callable[[nn.Module, Tensor, Tensor], Tensor]
+    """Logits (1, T, V) by the published call, of ids with the published mark and of a clip."""
+    mark: int
+
+
+def llava_call(model: Any, ids: Tensor, video: Tensor) -> Tensor:
+    return model(ids[None], images=[video], modalities=["video"], use_cache=False).logits
+
+
+STAND_INS = {
+    "llava_qwen": StandIn(
+        write=llava_qwen,
+        lora_targets=r"model\.layers\.\d+\.(self_attn|mlp)\.\w+_proj",
+        call=llava_call,
+        mark=IMAGE_TOKEN_INDEX,
+    )
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class World:
+    """A folder with the checkpoint `model` and clips, and the stand-in that was written there."""
+
+    folder: Path
+    system: StandIn
+    published: nn.Module
+
+
+@pytest.fixture(scope="module", params=sorted(STAND_INS))
+def world(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> World:
+    folder = tmp_path_factory.mktemp(request.param)
+    system = STAND_INS[request.param]
+    published = system.write(folder / "model")
+    for number, frames in enumerate(FRAMES):
+        write_clip(folder / f"c{number}.mp4", frames, rate=2)
+    return World(folder=folder, system=system, published=published)
+
+
+def settings_of(folder: Path, **more: Any) -> ModelSettings:
+    return ModelSettings(name=str(folder / "model"), device="cpu", **more)
+
+
+@pytest.fixture(scope="module")
+def subject(world: World) -> Subject:
+    return Subject(settings=settings_of(world.folder))
+
+
+def published_logits(
+    system: StandIn, model: nn.Module, inputs: Mapping[str, Any], placeholder: int
+) -> Tensor:
+    """Return (1, T, V) logits of the published call on the processor's outputs, their placeholders
+    folded into the published mark.
+    """
+    ids = inputs["input_ids"][0].tolist()
+    place, count = ids.index(placeholder), ids.count(placeholder)
+    ids[place : place + count] = [system.mark]
+    return system.call(model, torch.tensor(ids), inputs["pixel_values_videos"][0])
+
+
+def test_every_row_has_a_stand_in() -> None:
+    assert set(STAND_INS) == set(OWN_LAYOUT_ROWS)
+
+
+@pytest.mark.parametrize("check", CHECKS, ids=check_name)
+def test_family(subject: Subject, check: Check, tmp_path: Path) -> None:
+    check(subject, tmp_path)
+
+
+def assert_logits_are_the_published_ones(system: StandIn, model: nn.Module, policy: Policy) -> None:
+    """Of both clips, through features and through pixels."""
+    rows = Subject(settings=policy.settings).rows
+    placeholder = policy.family.placeholder(policy.bare.config)
+    for clip, clip_rows in zip(CLIPS, rows, strict=True):
+        inputs = processor_outputs(policy, clip, clip.answers[0] + "<|im_end|>")
+        with torch.no_grad():
+            published = published_logits(system, model, inputs, placeholder)[0]
+            ours = policy.family.stock_logits(policy.bare, inputs)[0]
+        assert published.std() > 0.1
+        torch.testing.assert_close(ours, published, atol=TOLERANCE, rtol=TOLERANCE)
+        features = row_logits(policy, clip_rows[0])
+        torch.testing.assert_close(features, published, atol=TOLERANCE, rtol=TOLERANCE)
+
+
+def test_logits_are_those_of_the_published_call(world: World, subject: Subject) -> None:
+    assert_logits_are_the_published_ones(world.system, world.published, subject.plain)
+
+
+def test_losses_and_adapter_equal_plain_dpo_through_the_published_call(world: World) -> None:
+    """6 steps, batches of 2 pairs of different clips, questions and lengths."""
+    recipe = make_recipe(world.folder)
+    recipe = recipe.model_copy(update={"model": settings_of(world.folder)})
+    pairs = make_pairs(7)
+    with made_trainer(world.folder, recipe, pairs, engine=shared_prefix_engine) as (trainer, _):
+        trainer.train()
+        weights = get_peft_model_state_dict(trainer.model)
+        log = [row for row in trainer.state.log_history if "loss" in row]
+    policy = load_policy(recipe.model)
+    placeholder = policy.family.placeholder(policy.bare.config)
+    family = replace(
+        policy.family,
+        lora_targets=world.system.lora_targets,
+        stock_logits=lambda model, inputs: published_logits(
+            world.system, model, inputs, placeholder
+        ),
+    )
+    published = world.system.write(world.folder / "model").requires_grad_(False)
+    slow_log, slow_weights = slow_dpo(
+        world.folder, recipe, pairs, policy=replace(policy, model=published, family=family)
+    )
+    assert len(log) == len(slow_log) == 6
+    for row, slow in zip(log, slow_log, strict=True):
+        assert row["loss"] == pytest.approx(slow["loss"], abs=1e-4)
+        assert row["rewards/margins"] == pytest.approx(slow["rewards/margins"], abs=1e-4)
+    assert max(abs(row["rewards/margins"]) for row in log) > 1e-2, "nothing was learnt"
+    assert len(weights) == len(slow_weights)
+    for name, weight in weights.items():
+        slow_weight = slow_weights[name.replace(".language_model.", ".")]
+        torch.testing.assert_close(weight, slow_weight, atol=1e-4, rtol=1e-3)
+
+
+def test_a_merged_checkpoint_is_laid_out_as_published(
+    world: World, subject: Subject, tmp_path: Path
+) -> None:
+    """The published class takes its weights as they are, and answers as the tuned model does."""
+    tuned = with_adapter(load_policy(subject.settings))
+    clip = CLIPS[0]
+    inputs = processor_outputs(subject.plain, clip, clip.answers[0])
+    placeholder = subject.family.placeholder(subject.plain.bare.config)
+    with torch.no_grad():
+        wanted = subject.family.stock_logits(tuned.bare, inputs)
+    tuned.model.merge_and_unload(safe_merge=True).save_pretrained(tmp_path)  # type: ignore[operator,union-attr]
+    published = world.system.write(tmp_path / "other")
+    published.load_state_dict(load_file(tmp_path / "model.safetensors"))
+    with torch.no_grad():
+        ours = published_logits(world.system, published, inputs, placeholder)
+    torch.testing.assert_close(ours, wanted, atol=1e-3, rtol=1e-3)
+    before = json.loads((world.folder / "model" / "config.json").read_text())
+    after = json.loads((tmp_path / "config.json").read_text())
+    assert {name: after[name] for name in before} == {**before, "torch_dtype": "float32"}
+
+
+def test_no_code_of_a_repository_runs_and_other_checkpoints_do_not_read_the_row(
+    world: World,
+) -> None:
+    code = (
+        "import sys\nfrom dpo_video.models.load import load_policy\n"
+        "from dpo_video.recipe import ModelSettings\n"
+        "for name in ('toy:llava_next_video', {name!r}):\n"
+        "    load_policy(ModelSettings(name=name, device='cpu'))\n"
+        "    print([x for x in sys.modules if 'own_code.' in x or 'transformers_modules' in x])"
+    ).replace("{name!r}", repr(str(world.folder / "model")))
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    other, own = done.stdout.splitlines()[-2:]
+    assert other == "[]"
+    assert "transformers_modules" not in own
+    assert "dpo_video.models.families.own_code." in own
+
+
+def test_check_plans_from_the_checkpoint_without_its_weights(
+    world: World, subject: Subject
+) -> None:
+    spec = model_spec(settings_of(world.folder))
+    bare = subject.plain.bare
+    assert count_parameters(spec).total == sum(weight.numel() for weight in bare.parameters())
+    with torch.device("meta"):
+        assert type(build_model(spec)).__name__ == type(world.published).__name__
+    assert spec.family.context_length(spec.config) == 2048
+
+
+@pytest.mark.parametrize("pool", ["average", "max", "bilinear"])
+@pytest.mark.parametrize("newline", ["grid", "frame", "one_token", "no_token"])
+def test_llavas_rows_are_pooled_and_ended_as_its_config_says(
+    tmp_path: Path, pool: str, newline: str
+) -> None:
+    fields = {"mm_spatial_pool_mode": pool, "mm_newline_position": newline}
+    model = llava_qwen(tmp_path / "model", **fields)
+    policy = load_policy(settings_of(tmp_path))
+    assert_logits_are_the_published_ones(STAND_INS["llava_qwen"], model, policy)
+
+
+@pytest.mark.parametrize("timed", [True, False])
+def test_llavas_prompt_is_tokenized_as_published(tmp_path: Path, timed: bool) -> None:
+    """Against lmms-eval's way to write a clip and its times into the published conversation."""
+    llava_qwen(tmp_path / "model", add_time_instruction=timed)
+    policy = load_policy(settings_of(tmp_path))
+    clip = CheckClip(
+        count=4, height=56, width=56, seconds_apart=1.5, question="what happens ?", answers=()
+    )
+    times = ",".join(f"{seconds:.2f}s" for seconds in (0.0, 1.5, 3.0, 4.5))
+    told = (
+        "The video lasts for 6.00 seconds, and 4 frames are uniformly sampled from it. These "
+        f"frames are located at {times}.Please answer the following questions related to this "
+        "video.\n"
+    )
+    conversation = Conversation()
+    question = f"{DEFAULT_IMAGE_TOKEN}\n{told if timed else ''}{clip.question}"
+    conversation.append_message(conversation.roles[0], question)
+    conversation.append_message(conversation.roles[1], None)
+    wanted = tokenizer_image_token(conversation.get_prompt(), policy.processor.tokenizer)
+    place = wanted.index(IMAGE_TOKEN_INDEX)
+    placeholder = policy.family.placeholder(policy.bare.config)
+    wanted[place : place + 1] = [placeholder] * (4 * 3 * (3 + 1))
+    assert processor_outputs(policy, clip)["input_ids"][0].tolist() == wanted
+
+
+def test_llavas_frames_are_normalized_as_published(tmp_path: Path) -> None:
+    llava_qwen(tmp_path / "model")
+    policy = load_policy(settings_of(tmp_path))
+    frames = noise_frames(3, height=70, width=70)
+    made = video_inputs(policy, frames, VideoSettings()).pixels["pixel_values_videos"][0]
+    wanted = torch.from_numpy(frames.pixels).permute(0, 3, 1, 2) / 255 * 2 - 1
+    torch.testing.assert_close(made, wanted, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("mm_projector_type", "linear", "its mm_projector_type is 'linear', and must be"),
+        ("mm_resampler_type", "qformer", "its mm_resampler_type is 'qformer', and must be absent"),
+        (
+            "mm_spatial_pool_mode",
+            None,
+            "its mm_spatial_pool_mode is None, and must be 'average' or",
+        ),
+        ("mm_spatial_pool_stride", 4, "its mm_spatial_pool_stride is 4, and must be absent or 2"),
+        ("mm_newline_position", "row", "its mm_newline_position is 'row', and must be absent or"),
+        ("add_faster_video", True, "its add_faster_video is True, and must be absent or False"),
+        ("mm_patch_merge_type", "flat", "its mm_patch_merge_type is 'flat', which has no newline"),
+        ("mm_vision_tower", "openai/clip-vit-large-patch14-336", "is no SigLIP"),
+        ("vocab_size", 360, "there is no id left for '<video>'"),
+        ("mm_vision_tower", "/no/such/siglip", "/no/such/siglip"),
+    ],
+)
+def test_a_llava_that_the_row_does_not_hold_is_refused(
+    tmp_path: Path, field: str, value: Any, message: str
+) -> None:
+    llava_qwen(tmp_path / "model")
+    path = tmp_path / "model" / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), field: value}))
+    with pytest.raises(UserError) as caught:
+        load_config(settings_of(tmp_path))
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+    if message.startswith("its"):
+        assert "the nearest family is 'llava_onevision'" in str(caught.value)
