@@ -3,6 +3,7 @@
     python scripts/families_table.py            prints the tables
     python scripts/families_table.py --write    puts them between the markers in docs/families.md
     python scripts/families_table.py --own-code [--write]    only that of repositories' own code
+    python scripts/families_table.py --own-layout [--write]  only that of layouts of their own
 
 Tokens, context and memory are planned from the configs of published checkpoints
 (dpo_video/models/published/).
@@ -28,6 +29,7 @@ ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs" / "families.md"
 BEGIN = "<!-- begin: scripts/families_table.py --write -->"
 BEGIN_OWN_CODE = "<!-- begin: scripts/families_table.py --own-code --write -->"
+BEGIN_OWN_LAYOUT = "<!-- begin: scripts/families_table.py --own-layout --write -->"
 END = "<!-- end -->"
 FRAMES, HEIGHT, WIDTH = 16, 720, 1280
 TEXT_TOKENS, ANSWER_TOKENS = 100, 128
@@ -80,6 +82,20 @@ def suite_of(subject: Subject) -> Suite:
         outcomes=list(run_checks(subject)),
         why_answered_alone=why_answered_alone(subject.plain),
     )
+
+
+def run_own_layout() -> dict[str, Suite]:
+    """Return what came of the checks on each stand-in of a system in a layout of its own."""
+    sys.path.insert(0, str(ROOT / "tests" / "support"))
+    from stand_ins.flat_checkpoints import STAND_INS
+
+    suites = {}
+    for name in sorted(STAND_INS):
+        with tempfile.TemporaryDirectory() as folder:
+            STAND_INS[name](Path(folder) / name)
+            settings = ModelSettings(name=str(Path(folder) / name), device="cpu")
+            suites[name] = suite_of(Subject(settings=settings))
+    return suites
 
 
 def works(checks: list[Outcome]) -> str:
@@ -165,8 +181,8 @@ def page(suites: dict[str, Suite]) -> str:
     )
 
 
-def own_code_page(suites: dict[str, Suite]) -> str:
-    """Return what stands between the markers of repositories' own code."""
+def stand_ins_page(suites: dict[str, Suite]) -> str:
+    """Return what stands between the markers of systems that transformers lacks."""
     head = ["stand-in", "family", "checks passed", READ_ONCE, "video tokens of a clip"]
     rows = [
         [
@@ -198,8 +214,13 @@ def write(text: str, begin: str) -> None:
 
 
 if __name__ == "__main__":
-    made = {BEGIN_OWN_CODE: own_code_page(run_own_code())}
-    if "--own-code" not in sys.argv[1:]:
+    only = {"--own-code", "--own-layout"}.intersection(sys.argv[1:])
+    made = {}
+    if not only or "--own-code" in only:
+        made[BEGIN_OWN_CODE] = stand_ins_page(run_own_code())
+    if not only or "--own-layout" in only:
+        made[BEGIN_OWN_LAYOUT] = stand_ins_page(run_own_layout())
+    if not only:
         made[BEGIN] = page(run_suite())
     for begin, text in made.items():
         if "--write" in sys.argv[1:]:

@@ -31,10 +31,11 @@ def scorers() -> Rows:
 def families() -> Rows:
     """Model families, those in their authors' own code last."""
     from dpo_video.models.families import FAMILIES
-    from dpo_video.models.hub import own_code_rows
+    from dpo_video.models.hub import own_code_rows, own_layout_rows
 
+    on_transformers = {**FAMILIES, **own_layout_rows()}
     return [
-        *((name, family.title) for name, family in sorted(FAMILIES.items())),
+        *((name, family.title) for name, family in sorted(on_transformers.items())),
         *(
             (name, f"{family.title}: with model.trust_remote_code")
             for name, family in sorted(own_code_rows().items())

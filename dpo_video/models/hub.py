@@ -173,7 +173,16 @@ def own_code_rows() -> dict[str, Family]:
     """Return the rows of systems in their authors' own code, by name; to read them runs no code
     but ours.
     """
-    rows = [import_module(module).ROW for module in dict.fromkeys(OWN_CODE_ROWS.values())]
+    return _rows_by_name(OWN_CODE_ROWS)
+
+
+def own_layout_rows() -> dict[str, Family]:
+    """Return the rows of systems in a layout of their own, by name."""
+    return _rows_by_name(OWN_LAYOUT_ROWS)
+
+
+def _rows_by_name(modules: Mapping[str, str]) -> dict[str, Family]:
+    rows = [import_module(module).ROW for module in dict.fromkeys(modules.values())]
     return {row.name: row for row in rows}
 
 

@@ -16,7 +16,7 @@ from clips import write_clip
 from peft import get_peft_model_state_dict
 from safetensors.torch import load_file
 from slow_dpo import slow_dpo
-from stand_ins.flat_checkpoints import llava_qwen
+from stand_ins.flat_checkpoints import STAND_INS, llava_qwen
 from stand_ins.llava_qwen.mm_utils import (
     DEFAULT_IMAGE_TOKEN,
     IMAGE_TOKEN_INDEX,
@@ -25,7 +25,9 @@ from stand_ins.llava_qwen.mm_utils import (
 )
 from tiny_world import FRAMES, made_trainer, make_pairs, make_recipe
 from torch import Tensor, nn
+from typer.testing import CliRunner
 
+from dpo_video.cli.app import app
 from dpo_video.core.errors import UserError
 from dpo_video.family.run import CHECKS, Check, check_name
 from dpo_video.family.subject import (
@@ -38,20 +40,26 @@ from dpo_video.family.subject import (
     row_logits,
     with_adapter,
 )
-from dpo_video.models.hub import OWN_LAYOUT_ROWS, build_model, load_config, model_spec
+from dpo_video.models.hub import (
+    OWN_LAYOUT_ROWS,
+    build_model,
+    load_config,
+    model_spec,
+    own_layout_rows,
+)
 from dpo_video.models.load import Policy, load_policy
 from dpo_video.models.memory import count_parameters
 from dpo_video.models.prompts import video_inputs
 from dpo_video.recipe import ModelSettings, VideoSettings
 from dpo_video.train.shared_prefix import shared_prefix_engine
 
+DOCUMENT = Path(__file__).parents[2] / "docs" / "families.md"
+
 
 @dataclass(frozen=True, kw_only=True)
-class StandIn:
-    """How a system's stand-in is written and called."""
+class PublishedCall:
+    """How a system's stand-in is called."""
 
-    write: Callable[..., nn.Module]
-    """Writes a checkpoint into a folder, with fields of its config, and returns its model."""
     lora_targets: str
     """Its language model's linear layers, by the published names."""
     call: Callable[[nn.Module, Tensor, Tensor], Tensor]
@@ -63,9 +71,8 @@ def llava_call(model: Any, ids: Tensor, video: Tensor) -> Tensor:
     return model(ids[None], images=[video], modalities=["video"], use_cache=False).logits
 
 
-STAND_INS = {
-    "llava_qwen": StandIn(
-        write=llava_qwen,
+CALLS = {
+    "llava_qwen": PublishedCall(
         lora_targets=r"model\.layers\.\d+\.(self_attn|mlp)\.\w+_proj",
         call=llava_call,
         mark=IMAGE_TOKEN_INDEX,
@@ -78,18 +85,23 @@ class World:
     """A folder with the checkpoint `model` and clips, and the stand-in that was written there."""
 
     folder: Path
-    system: StandIn
+    write: Callable[..., nn.Module]
+    system: PublishedCall
     published: nn.Module
 
 
 @pytest.fixture(scope="module", params=sorted(STAND_INS))
 def world(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> World:
     folder = tmp_path_factory.mktemp(request.param)
-    system = STAND_INS[request.param]
-    published = system.write(folder / "model")
+    published = STAND_INS[request.param](folder / "model")
     for number, frames in enumerate(FRAMES):
         write_clip(folder / f"c{number}.mp4", frames, rate=2)
-    return World(folder=folder, system=system, published=published)
+    return World(
+        folder=folder,
+        write=STAND_INS[request.param],
+        system=CALLS[request.param.partition("-")[0]],
+        published=published,
+    )
 
 
 def settings_of(folder: Path, **more: Any) -> ModelSettings:
@@ -102,7 +114,7 @@ def subject(world: World) -> Subject:
 
 
 def published_logits(
-    system: StandIn, model: nn.Module, inputs: Mapping[str, Any], placeholder: int
+    system: PublishedCall, model: nn.Module, inputs: Mapping[str, Any], placeholder: int
 ) -> Tensor:
     """Return (1, T, V) logits of the published call on the processor's outputs, their placeholders
     folded into the published mark.
@@ -113,8 +125,17 @@ def published_logits(
     return system.call(model, torch.tensor(ids), inputs["pixel_values_videos"][0])
 
 
-def test_every_row_has_a_stand_in() -> None:
-    assert set(STAND_INS) == set(OWN_LAYOUT_ROWS)
+def test_every_row_has_a_stand_in_and_stands_in_list_and_documents() -> None:
+    """The documents' table is written anew with `scripts/families_table.py --own-layout`."""
+    with_one = {OWN_LAYOUT_ROWS[name.partition("-")[0]] for name in STAND_INS}
+    assert with_one == set(OWN_LAYOUT_ROWS.values())
+    listed = CliRunner().invoke(app, ["list", "families"], catch_exceptions=False).output
+    document = DOCUMENT.read_text(encoding="utf-8")
+    for name, row in own_layout_rows().items():
+        assert f"  {name:28} {row.title}\n" in listed
+        assert f"- `{name}`: " in document
+    for name in STAND_INS:
+        assert f"| `{name}` | " in document
 
 
 @pytest.mark.parametrize("check", CHECKS, ids=check_name)
@@ -122,7 +143,9 @@ def test_family(subject: Subject, check: Check, tmp_path: Path) -> None:
     check(subject, tmp_path)
 
 
-def assert_logits_are_the_published_ones(system: StandIn, model: nn.Module, policy: Policy) -> None:
+def assert_logits_are_the_published_ones(
+    system: PublishedCall, model: nn.Module, policy: Policy
+) -> None:
     """Of both clips, through features and through pixels."""
     rows = Subject(settings=policy.settings).rows
     placeholder = policy.family.placeholder(policy.bare.config)
@@ -159,7 +182,7 @@ def test_losses_and_adapter_equal_plain_dpo_through_the_published_call(world: Wo
             world.system, model, inputs, placeholder
         ),
     )
-    published = world.system.write(world.folder / "model").requires_grad_(False)
+    published = world.write(world.folder / "model").requires_grad_(False)
     slow_log, slow_weights = slow_dpo(
         world.folder, recipe, pairs, policy=replace(policy, model=published, family=family)
     )
@@ -185,7 +208,7 @@ def test_a_merged_checkpoint_is_laid_out_as_published(
     with torch.no_grad():
         wanted = subject.family.stock_logits(tuned.bare, inputs)
     tuned.model.merge_and_unload(safe_merge=True).save_pretrained(tmp_path)  # type: ignore[operator,union-attr]
-    published = world.system.write(tmp_path / "other")
+    published = world.write(tmp_path / "other")
     published.load_state_dict(load_file(tmp_path / "model.safetensors"))
     with torch.no_grad():
         ours = published_logits(world.system, published, inputs, placeholder)
@@ -231,7 +254,7 @@ def test_llavas_rows_are_pooled_and_ended_as_its_config_says(
     fields = {"mm_spatial_pool_mode": pool, "mm_newline_position": newline}
     model = llava_qwen(tmp_path / "model", **fields)
     policy = load_policy(settings_of(tmp_path))
-    assert_logits_are_the_published_ones(STAND_INS["llava_qwen"], model, policy)
+    assert_logits_are_the_published_ones(CALLS["llava_qwen"], model, policy)
 
 
 @pytest.mark.parametrize("timed", [True, False])

@@ -1,7 +1,7 @@
 """Checkpoints of stand-ins whose repositories hold weights and a flat config, and no code."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -83,3 +83,9 @@ def write(folder: Path, model: nn.Module, config: Mapping[str, Any]) -> None:
     weights = {name: weight.contiguous() for name, weight in model.state_dict().items()}
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     (folder / "config.json").write_text(json.dumps(config))
+
+
+STAND_INS: dict[str, Callable[..., nn.Module]] = {"llava_qwen": llava_qwen}
+"""By the model type of the checkpoint: what writes it into a folder, with fields of its config, and
+returns its model.
+"""
