@@ -11,7 +11,7 @@ from dpo_video.benchmarks.judged_score import JudgedReport
 from dpo_video.benchmarks.score import ReadAnswer, RuleScore, ScoreReport
 from dpo_video.benchmarks.sets import BENCHMARKS
 from dpo_video.core.progress import open_terminal
-from dpo_video.core.report import Estimate, estimate_text, number_text, range_text
+from dpo_video.core.report import Estimate, estimate_text, number_text
 from dpo_video.core.text import shortened
 
 WIDTH = 130
@@ -132,15 +132,15 @@ def _script(score: RuleScore, name: str) -> str:
 
 
 def _mean_cell(mean: Estimate) -> str:
-    return "-" if mean.value is None else f"{100 * mean.value:.2f} %, {mean.n} of them"
+    return "-" if mean.value is None else f"{estimate_text(mean, share=True)}, {mean.n} of them"
 
 
 def _cell(share: Estimate | None) -> str:
-    """Return a share with its interval and its counts: `50.61 % [45.9, 55.3] 207 of 409`."""
+    """Return a share with its interval and its counts: `50.6 % [45.9, 55.3] 207 of 409`."""
     if share is None or share.value is None:
         return "-"
-    interval = "" if share.interval is None else f" [{range_text(share.interval, share=True)}]"
-    return f"{100 * share.value:.2f} %{interval} {round(share.value * share.n)} of {share.n}"
+    text = estimate_text(share, share=True)
+    return f"{text} {round(share.value * share.n)} of {share.n}"
 
 
 def _lines(report: ScoreReport) -> Iterator[str]:

@@ -166,7 +166,7 @@ def test_a_report_shows_both_rules_and_the_answers_on_which_they_part(
     answers = answered(questions, ["Not sure.", "Yes."])
     print_score(score_answers(questions, answers, parser="strict"), open_terminal(width=110))
     text = capsys.readouterr().out
-    assert "50.00 % 1 of 2" in text and "100.00 % 2 of 2" in text
+    assert "50.0 % 1 of 2" in text and "100.0 % 2 of 2" in text
     assert "unparsed by the strict rule: 1, wrong and counted, such as" in text
     assert "entire_001-0: 'Not sure.', gold no: strict unparsed, published no" in text
     report = score_answers(questions, {questions[0].id: "no"}, parser="published")
