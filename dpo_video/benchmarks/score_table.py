@@ -1,6 +1,7 @@
 """How a score is shown: the rules side by side, then the answers on which they part."""
 
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 
 from rich import box
 from rich.console import Console, Group, RenderableType
@@ -139,7 +140,7 @@ def _cell(share: Estimate | None) -> str:
     """Return a share with its interval and its counts: `50.6 % [45.9, 55.3] 207 of 409`."""
     if share is None or share.value is None:
         return "-"
-    text = estimate_text(share, share=True)
+    text = estimate_text(replace(share, why_no_interval=""), share=True)
     return f"{text} {round(share.value * share.n)} of {share.n}"
 
 

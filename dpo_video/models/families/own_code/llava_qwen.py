@@ -148,7 +148,7 @@ class LlavaQwenProcessor(ClipProcessor):
 
     def clip_tokens(self, num_frames: int) -> int:
         """Return the rows of features of a clip."""
-        return clip_rows(num_frames, self.side, self.newline)
+        return num_clip_rows(num_frames, self.side, self.newline)
 
     def replace_video_token(self, video_inputs: Any, video_idx: int, **more: Any) -> str:
         """Return placeholders, and the time instruction on a line of its own."""
@@ -179,10 +179,10 @@ def pooled_side(config: PretrainedConfig) -> int:
     return -(-side // STRIDE) if config.field("mm_spatial_pool_mode") == "bilinear" else side // 2
 
 
-def clip_rows(num_frames: int, side: int, newline: str) -> int:
+def num_clip_rows(num_frames: int, side: int, newline: str) -> int:
     """Return the rows of features of a clip.
 
-    >>> [clip_rows(2, 3, newline) for newline in ("grid", "frame", "one_token", "no_token")]
+    >>> [num_clip_rows(2, 3, newline) for newline in ("grid", "frame", "one_token", "no_token")]
     [24, 20, 19, 18]
     """
     ends = {"grid": num_frames * side, "frame": num_frames, "one_token": 1, "no_token": 0}
@@ -192,7 +192,7 @@ def clip_rows(num_frames: int, side: int, newline: str) -> int:
 def _tokens(
     processor: VideoProcessor, config: PretrainedConfig, num_frames: int, size: FrameSize
 ) -> int:
-    return clip_rows(num_frames, pooled_side(config), newline_position(config))
+    return num_clip_rows(num_frames, pooled_side(config), newline_position(config))
 
 
 def _refuses(config: PretrainedConfig) -> str | None:
