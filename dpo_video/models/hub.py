@@ -304,7 +304,10 @@ NOT_TRUSTED = (
     "Its repository's own code runs only with model.trust_remote_code=true, for a hub id with the "
     "commit that you have read as model.revision"
 )
-OWN_CODE_ROWS = {"internvl_chat": "dpo_video.models.families.own_code.internvl_chat"}
+OWN_CODE_ROWS = {
+    "internvl_chat": "dpo_video.models.families.own_code.internvl_chat",
+    "qwen": "dpo_video.models.families.own_code.qwen_vl",
+}
 """Modules with the rows of systems in their authors' own code, by model type; several types may
 share one.
 """
@@ -321,7 +324,7 @@ IMAGES_ONLY = (
     "save_pretrained writes a checkpoint for clips"
 )
 SUCCESSORS: dict[str, tuple[str, str, str]] = {
-    "qwen": ("Qwen-VL 1, or a Qwen 1 text model", "qwen2_5_vl", OWN_CODE),
+    "qwen": ("Qwen-VL 1, or a Qwen 1 text model", "qwen2_5_vl", NOT_TRUSTED),
     "video_llama": ("Video-LLaMA 1", "video_llama_3", OWN_CODE),
     "videollama2_llama": ("VideoLLaMA 2", "video_llama_3", OWN_CODE),
     "videollama2_mistral": ("VideoLLaMA 2", "video_llama_3", OWN_CODE),

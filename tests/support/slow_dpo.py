@@ -13,10 +13,10 @@ from transformers import get_scheduler, set_seed
 from dpo_video.core.records import Pair
 from dpo_video.models.load import Policy, load_policy
 from dpo_video.models.lora import lora_config
-from dpo_video.models.prompts import prompt_text
+from dpo_video.models.prompts import clip_content, process_frames, prompt_text
 from dpo_video.recipe import Recipe
 from dpo_video.train.sampler import ClipSampler
-from dpo_video.video import read_frames, video_metadata
+from dpo_video.video import read_frames
 
 
 def slow_dpo(
@@ -95,15 +95,16 @@ def pixel_inputs(
         world / pair.video, recipe.video, multiple_of=policy.family.frames_per_step
     )
     processor = policy.processor
-    text = prompt_text(processor, pair.prompt)
+    content = clip_content(policy.family, len(frames.pixels))
+    text = prompt_text(processor, pair.prompt, content)
     answer += processor.tokenizer.eos_token
-    out = processor(
-        text=[text + answer],
-        videos=[frames.pixels],
-        return_tensors="pt",
-        videos_kwargs={"video_metadata": [video_metadata(frames)], "do_sample_frames": False},
-    )
-    return dict(out), len(processor.tokenizer(answer, add_special_tokens=False)["input_ids"])
+    made = process_frames(policy.family, processor, text + answer, frames, {})
+    out = {
+        name: torch.as_tensor(value)
+        for name, value in made.items()
+        if name != "text_replacement_offsets"
+    }
+    return out, len(processor.tokenizer(answer, add_special_tokens=False)["input_ids"])
 
 
 def answer_logp(policy: Policy, inputs: Mapping[str, Any], answered: int) -> torch.Tensor:

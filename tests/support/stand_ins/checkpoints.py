@@ -12,6 +12,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from dpo_video.models.families.own_code.loading import finish
 from stand_ins.internvl_chat.configuration_internvl_chat import InternVLChatConfig
 from stand_ins.internvl_chat.modeling_internvl_chat import InternVLChatModel
+from stand_ins.qwen_vl.checkpoint import qwen_vl
 
 
 def internvl_chat(**more: Any) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
@@ -38,6 +39,7 @@ def internvl_chat(**more: Any) -> tuple[PreTrainedModel, PreTrainedTokenizerFast
 
 STAND_INS: dict[str, Callable[[], tuple[PreTrainedModel, Any]]] = {
     "internvl_chat": internvl_chat,
+    "qwen": qwen_vl,
 }
 """By the model type of the checkpoint; further ones of a type by what follows a dash, such as
 their language model.

@@ -62,15 +62,28 @@ def text_config_at(config: PretrainedConfig, name: str) -> PretrainedConfig:
     Its class becomes a subclass of the same name: what is saved stays as the repository writes it.
     Which attention the published config asks for (`flash_attention_2`) is forgotten.
     """
-    own = type(config)
     vars(config)[name]._attn_implementation = None
 
     def get_text_config(self: PretrainedConfig, *_: Any, **__: Any) -> PretrainedConfig:
         part: PretrainedConfig = vars(self)[name]
         return part
 
+    return _with_method(config, get_text_config)
+
+
+def with_text_config(config: PretrainedConfig, text: PretrainedConfig) -> PretrainedConfig:
+    """Return the config, its `get_text_config` giving `text`, which is not saved with it."""
+
+    def get_text_config(self: PretrainedConfig, *_: Any, **__: Any) -> PretrainedConfig:
+        return text
+
+    return _with_method(config, get_text_config)
+
+
+def _with_method(config: PretrainedConfig, method: Callable[..., Any]) -> PretrainedConfig:
+    own = type(config)
     config.__class__ = type(
-        own.__name__, (own,), {"__module__": own.__module__, "get_text_config": get_text_config}
+        own.__name__, (own,), {"__module__": own.__module__, method.__name__: method}
     )
     return config
 
