@@ -207,3 +207,9 @@ def test_a_checkpoint_without_its_vocabulary_says_so(tmp_path: Path) -> None:
     (tmp_path / "model" / "qwen.tiktoken").unlink()
     with pytest.raises(UserError, match=r"has no qwen.tiktoken, the vocabulary of Qwen 1"):
         load_policy(settings)
+
+
+def test_a_rope_factor_that_its_config_cannot_hold_is_refused(tmp_path: Path) -> None:
+    settings = changed(tmp_path).model_copy(update={"rope_factor": 2.0})
+    with pytest.raises(UserError, match=r"model.rope_factor is set, and the config of Qwen-VL 1"):
+        load_policy(settings)

@@ -92,6 +92,11 @@ class QwenVL(PreTrainedModel, GenerationMixin):
         tower = own_function("visual.VisionTransformer", source["name"], source)
         self.visual = tower(**vars(config)["visual"])
         text: Any = config.get_text_config()
+        if text.rope_parameters["rope_type"] != "default":
+            raise UserError(
+                "model.rope_factor is set, and the config of Qwen-VL 1 has no place for it: its "
+                "own code stretches RoPE by the length of the prompt. Leave it out"
+            )
         self.language_model = Qwen2ForCausalLM(text)
         self.post_init()
 
