@@ -25,9 +25,8 @@ def test_a_sharded_checkpoint_loads_with_the_same_weights(tmp_path: Path) -> Non
     weights = load_file(folder / "model.safetensors")
     (folder / "model.safetensors").unlink()
     names = sorted(weights)
-    files = {
-        name: f"pytorch_model-0000{1 + place % 2}-of-00002.bin" for place, name in enumerate(names)
-    }
+    shards = [f"pytorch_model-0000{number}-of-00002.bin" for number in (1, 2)]
+    files = {name: shards[place % 2] for place, name in enumerate(names)}
     for file in shards:
         torch.save({name: weights[name] for name in names if files[name] == file}, folder / file)
     index = {"metadata": {}, "weight_map": files}
