@@ -2,14 +2,13 @@
 weights, each LoRA layer's product added to them.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
-from slow_dpo import Forward
 from stand_ins.qwen_vl.modeling_qwen import QWenLMHeadModel
 from torch import Tensor, nn
 from torch.func import functional_call
@@ -18,7 +17,7 @@ MEAN = torch.tensor([0.48145466, 0.4578275, 0.40821073])[:, None, None]
 STD = torch.tensor([0.26862954, 0.26130258, 0.27577711])[:, None, None]
 
 
-def own_forward(own: QWenLMHeadModel) -> Forward:
+def own_forward(own: QWenLMHeadModel) -> Callable[[Any, Mapping[str, Any]], Tensor]:
     """Return a forward through the own code, with the weights of whatever model it is given;
     pictures lie in the working folder, whose short names fit into the ids.
     """
