@@ -32,7 +32,8 @@ sys.path.insert(0, str(ROOT))
 import torch  # noqa: E402
 from bench.case import SIZES, Case  # noqa: E402
 from bench.measure import MIB, Cost, cost  # noqa: E402
-from bench.peer import PEERS, compare  # noqa: E402
+from bench.peer import compare  # noqa: E402
+from bench.peer_commands import PEERS  # noqa: E402
 from bench.run_stages import (  # noqa: E402
     Stage,
     earlier_generation,

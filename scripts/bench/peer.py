@@ -7,8 +7,7 @@ import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,40 +15,16 @@ import numpy as np
 
 from bench.case import ANSWER_TOKENS, Case, clip_size, make_clip, make_policy
 from bench.clips import write_clip
+from bench.peer_commands import PEERS
+from bench.peer_job import RATE, PeerJob
 from dpo_video.core.jsonl import write_jsonl
 from dpo_video.core.records import Pair
 from dpo_video.core.strict_json import dumps
-from dpo_video.formats.exporters import EXPORTERS
 from dpo_video.models.load import Policy
 from dpo_video.models.prompts import answer_ids, encode_prompt
 
 ROOT = Path(__file__).resolve().parents[2]
-RATE = 2
-"""Pictures a second of the written clips, all of which both sides take."""
 WORDS = ("red", "blue", "green", "square", "circle", "moves", "left", "right", "up", "down")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PeerJob:
-    """What both sides train."""
-
-    folder: Path
-    """Holds `model/`, `pairs.jsonl` and the clips that it names."""
-    case: Case
-    """Video tokens, questions and answers of each clip."""
-    clips: int
-    epochs: int
-    pairs: tuple[Pair, ...]
-    video_token_id: int
-    longest: int
-    """Tokens of the longest row."""
-    first_row: int
-    """Tokens of the first pair's prompt and chosen answer."""
-
-    @property
-    def steps(self) -> int:
-        """Optimizer steps of an epoch: one for each clip's pairs."""
-        return self.clips
 
 
 def compare(
@@ -66,7 +41,7 @@ def compare(
     with tempfile.TemporaryDirectory() as name:
         job = make_job(Path(name), case, clips=clips, epochs=epochs)
         runs: dict[str, Callable[[], dict[str, float]]] = {
-            peer: lambda: PEERS[peer](job, python),
+            peer: lambda: _peer(job, peer, python),
             "ours": lambda: _ours(job),
         }
         measured: dict[str, list[dict[str, float]]] = {side: [] for side in runs}
@@ -113,6 +88,7 @@ def make_job(folder: Path, case: Case, *, clips: int, epochs: int) -> PeerJob:
         epochs=epochs,
         pairs=pairs,
         video_token_id=policy.bare.config.video_token_id,
+        side=side,
         longest=max(map(max, rows)),
         first_row=rows[0][0],
     )
@@ -151,15 +127,28 @@ def _row_tokens(policy: Policy, case: Case, pair: Pair) -> tuple[int, int]:
     return chosen, rejected
 
 
+def _peer(job: PeerJob, name: str, python: Path) -> dict[str, float]:
+    call = PEERS[name](job, python)
+    measured, log = _run(call.command, {"PYTHONPATH": "", **call.environment})
+    ids = re.search(call.first_row, log)
+    assert ids, f"{name} printed no row:\n{log[-2000:]}"
+    tokens = ids[1].count(",") + 1 - call.added_tokens
+    return {**measured, "tokens_of_first_row": float(tokens)}
+
+
 def _ours(job: PeerJob) -> dict[str, float]:
-    side, _ = clip_size(job.case.video_tokens)
     recipe = {
         "name": "ours",
         "runs_folder": tempfile.mkdtemp(dir=job.folder),
         "seed": 0,
         "model": {"name": str(job.folder / "model"), "device": "cpu", "dtype": "float32"},
         "data": {"pairs": str(job.folder / "pairs.jsonl"), "video_root": str(job.folder)},
-        "video": {"policy": "all", "min_pixels": side**2, "max_pixels": side**2, "workers": 1},
+        "video": {
+            "policy": "all",
+            "min_pixels": job.side**2,
+            "max_pixels": job.side**2,
+            "workers": 1,
+        },
         "judge": {"backend": "local", "model": "toy:judge"},
         "train": {
             "epochs": job.epochs,
@@ -183,65 +172,7 @@ def _ours(job: PeerJob) -> dict[str, float]:
     return {**measured, "tokens_of_first_row": float(job.first_row)}
 
 
-def _swift(job: PeerJob, python: Path) -> dict[str, float]:
-    """Return what ms-swift's `rlhf --rlhf_type dpo` took, with its reference in the step, as it
-    comes, and without gradient checkpointing, which is on by default and slower.
-    """
-    rows = job.folder / "swift.jsonl"
-    rows.write_text("".join(dumps(EXPORTERS["ms_swift"].write(pair)) + "\n" for pair in job.pairs))
-    options = {
-        "rlhf_type": "dpo",
-        "model": job.folder / "model",
-        "model_type": "qwen2_5_vl",
-        "template": "qwen2_5_vl",
-        "external_plugins": Path(__file__).with_name("swift_plugin.py"),
-        "dataset": rows,
-        "split_dataset_ratio": 0,
-        "system": "",
-        "torch_dtype": "float32",
-        "tuner_type": "lora",
-        "lora_rank": 16,
-        "lora_alpha": 32,
-        "lora_dropout": 0,
-        "target_modules": "all-linear",
-        "freeze_vit": "true",
-        "freeze_aligner": "true",
-        "gradient_checkpointing": "false",
-        "vit_gradient_checkpointing": "false",
-        "max_length": job.longest + 256,
-        "num_train_epochs": job.epochs,
-        "per_device_train_batch_size": 1,
-        "gradient_accumulation_steps": len(job.pairs) // job.steps,
-        "learning_rate": 1e-4,
-        "lr_scheduler_type": "constant",
-        "warmup_ratio": 0,
-        "beta": 0.1,
-        "save_strategy": "no",
-        "eval_strategy": "no",
-        "logging_steps": 1,
-        "report_to": "none",
-        "dataloader_num_workers": 0,
-        "dataset_num_proc": 1,
-        "output_dir": tempfile.mkdtemp(dir=job.folder),
-    }
-    command = [str(python), "-m", "swift.cli.main", "rlhf"]
-    for name, value in options.items():
-        command += [f"--{name}", str(value)]
-    measured, log = _run(
-        command,
-        {
-            "BENCH_VIDEO_TOKEN_ID": str(job.video_token_id),
-            "VIDEO_MIN_TOKEN_NUM": "4",
-            "PYTHONPATH": "",
-            "USE_HF": "1",
-        },
-    )
-    ids = re.search(r"\[CHOSEN_INPUT_IDS\] \[([\d, ]+)\]", log)
-    assert ids, f"ms-swift printed no row:\n{log[-2000:]}"
-    return {**measured, "tokens_of_first_row": float(ids[1].count(",") + 1)}
-
-
-def _run(command: Sequence[str], environment: dict[str, str]) -> tuple[dict[str, float], str]:
+def _run(command: Sequence[str], environment: Mapping[str, str]) -> tuple[dict[str, float], str]:
     """Return CPU seconds and peak MiB of a process and of those that it started and waited for, and
     what it printed.
     """
@@ -259,7 +190,3 @@ def _run(command: Sequence[str], environment: dict[str, str]) -> tuple[dict[str,
     if process.returncode:
         raise SystemExit(f"{' '.join(command[:4])} ended with {process.returncode}:\n{log[-4000:]}")
     return {"seconds": usage.ru_utime + usage.ru_stime, "peak_mib": usage.ru_maxrss / 1024}, log
-
-
-PEERS: dict[str, Callable[[PeerJob, Path], dict[str, float]]] = {"swift": _swift}
-"""By the word of `--peer`."""
