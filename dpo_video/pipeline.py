@@ -50,12 +50,12 @@ def do_stages(
         replace_adapter: whether training may replace a finished adapter of other settings or data;
             UserError where it would have to, and may not.
     """
-    stages_done = []
-    has_adapter = run.recipe.start_adapter or run.recipe.reference_adapter
-    if has_adapter and any("model" in STAGES[name].sections for name in names):
+    stages_done, recipe = [], run.recipe
+    asks = recipe.start_adapter or recipe.reference_adapter or recipe.train.lora.experts
+    if asks and any("model" in STAGES[name].sections for name in names):
         from dpo_video.models.start import check_start  # here: it needs torch
 
-        check_start(run.recipe)
+        check_start(recipe)
     _probe_judges(run, names)
     overlapping = overlapping_stages(
         run, names, generate=STAGES["generate"].run, planned=_planned_answers

@@ -127,7 +127,8 @@ def _making(facts: CardFacts) -> list[tuple[str, str]]:
         else None,
         "trained on": _trained_text(trained),
         "loss": f"{' + '.join(train.loss)}, beta {train.beta:g}",
-        "LoRA": f"rank {lora.rank}, alpha {lora.alpha}, on {' and '.join(train.tune)}",
+        "LoRA": f"rank {lora.rank}, alpha {lora.alpha}, on {' and '.join(train.tune)}"
+        + (" with its experts" if lora.experts else ""),
         "base in training": "4 bit (nf4)" if recipe.model.quantize == "nf4" else "not quantised",
         "learning rate": f"{train.learning_rate:g}, {train.scheduler}, "
         f"{train.epochs:g} epochs, seed {recipe.seed}",

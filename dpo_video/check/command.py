@@ -109,7 +109,7 @@ def _plan(
     train, heldout = inputs.data.train, inputs.data.heldout
     times, time_findings = stage_times(inputs)
     findings += check_memory(inputs.memory_gib, recipe) + time_findings
-    parameters = count_parameters(spec, recipe.train.tune)
+    parameters = count_parameters(spec, recipe.train.tune, experts=recipe.train.lora.experts)
     return Plan(
         recipe=recipe.name,
         model=recipe.model.name,

@@ -67,7 +67,7 @@ class TimeInputs:
 def stage_times(inputs: TimeInputs) -> tuple[tuple[StageTime, ...], Findings]:
     """Return the times of the stages of a run in their order, and what they take for granted."""
     recipe, spec = inputs.recipe, inputs.spec
-    parameters = count_parameters(spec, recipe.train.tune)
+    parameters = count_parameters(spec, recipe.train.tune, experts=recipe.train.lora.experts)
     gpu, is_here = _gpu(inputs)
     load = work_load(inputs, parameters, gpu)
     policy = _policy_size(recipe.model, spec, parameters)

@@ -1,5 +1,5 @@
-"""The adapter: LoRA on the linear layers of the language model, or of further parts, kept in
-float32.
+"""The adapter: LoRA on the linear layers of the language model, or of further parts, and on experts
+where that is set; kept in float32.
 """
 
 import re
@@ -28,7 +28,7 @@ def lora_config(
     settings: LoraSettings, family: Family | None = None, *, targets: str | None = None
 ) -> "LoraConfig":
     """Return PEFT's settings: every linear layer of the language model, or those that `targets`
-    matches.
+    matches, and the experts under `train.lora.experts`.
     """
     from dpo_video.models.peft_library import LoraConfig  # here: a plan needs no PEFT
 
@@ -39,6 +39,7 @@ def lora_config(
         bias="none",
         target_modules=targets or (family.lora_targets if family else LORA_TARGETS),
         exclude_modules=family.lora_excludes if family else None,
+        target_parameters=list(family.expert_parameters) if family and settings.experts else None,
         task_type="CAUSAL_LM",
     )
 
@@ -76,6 +77,53 @@ def lora_targets(model: nn.Module, family: Family, tune: Collection[ModelPart]) 
         f"the pattern of train.tune matches modules that are no linear layers: {wrong[:3]}"
     )
     return targets
+
+
+def expert_weights(model: nn.Module, family: Family) -> dict[str, nn.Parameter]:
+    """Return the fused weights of a bare model's experts by name, (E, out, in) each."""
+    ends = tuple(f".{name}" for name in family.expert_parameters)
+    return {name: weight for name, weight in model.named_parameters() if name.endswith(ends)}
+
+
+def check_experts(model: nn.Module, family: Family, settings: LoraSettings) -> None:
+    """Raise UserError where `train.lora.experts` asks for experts that a bare model has not."""
+    if settings.experts and not expert_weights(model, family):
+        raise UserError(
+            f"train.lora.experts is true, and this model of the family {family.name!r} has no "
+            "experts that could be tuned: every token runs through all of its layers, and LoRA "
+            "tunes their linear layers as it is. Set train.lora.experts to false"
+        )
+
+
+def lora_shapes(
+    model: nn.Module, family: Family, tune: Collection[ModelPart], settings: LoraSettings
+) -> dict[str, tuple[int, int]]:
+    """Return the shapes of an adapter's weights by PEFT's names in its file, for a bare model.
+
+    PEFT (0.21, `ParamWrapper`) keeps the updates of E experts in one pair, (E * rank, in) and
+    (out, E * rank), and wraps a module once for each of its weights: the last one outermost.
+
+    Raises UserError where the model has nothing to tune in a part, or no experts.
+    """
+    check_experts(model, family, settings)
+    targets, rank = lora_targets(model, family, tune), settings.rank
+    pairs: dict[str, tuple[int, int, int]] = {}
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Linear) and re.fullmatch(targets, name):
+            pairs[name] = (rank, module.in_features, module.out_features)
+    if settings.experts:
+        inside: dict[str, list[nn.Parameter]] = {}
+        for name, weight in expert_weights(model, family).items():
+            inside.setdefault(name.rpartition(".")[0], []).append(weight)
+        for name, weights in inside.items():
+            for depth, weight in enumerate(reversed(weights)):
+                num_experts, outputs, inputs = weight.shape
+                pairs[name + ".base_layer" * depth] = (rank * num_experts, inputs, outputs)
+    shapes = {}
+    for name, (width, inputs, outputs) in pairs.items():
+        shapes[f"base_model.model.{name}.lora_A.weight"] = (width, inputs)
+        shapes[f"base_model.model.{name}.lora_B.weight"] = (outputs, width)
+    return shapes
 
 
 def part_of_module(name: str, family: Family) -> ModelPart | None:

@@ -25,8 +25,8 @@ from dpo_video.models.activations import (
 )
 from dpo_video.models.dtypes import DTYPES
 from dpo_video.models.hub import ModelSpec, build_model
-from dpo_video.models.lora import LANGUAGE_ONLY, ModelPart, lora_targets
-from dpo_video.recipe import ModelSettings, TrainSettings
+from dpo_video.models.lora import LANGUAGE_ONLY, ModelPart, expert_weights, lora_shapes
+from dpo_video.recipe import LoraSettings, ModelSettings, TrainSettings
 
 GIB = float(1 << 30)
 NF4_BYTES = 0.5 + 0.127 / 8
@@ -64,8 +64,11 @@ class Parameters:
     norms_and_biases: int
     """Of the language model."""
     lora_per_rank: int
-    """Adapter parameters at rank 1: inputs + outputs of every layer of the parts in `train.tune`.
+    """Adapter parameters at rank 1: inputs + outputs of every layer of the parts in `train.tune`,
+    and of every expert under `train.lora.experts`.
     """
+    experts: tuple[int, ...] = ()
+    """The experts' weights by layer, where they are tuned."""
 
     @property
     def total(self) -> int:
@@ -86,17 +89,24 @@ class PeakLoad:
     """Tokens inside the vision tower, of one clip."""
 
 
-def count_parameters(spec: ModelSpec, tune: Sequence[ModelPart] = LANGUAGE_ONLY) -> Parameters:
-    """Return the parameters of a checkpoint by part, without allocating them."""
+def count_parameters(
+    spec: ModelSpec, tune: Sequence[ModelPart] = LANGUAGE_ONLY, *, experts: bool = False
+) -> Parameters:
+    """Return the parameters of a checkpoint by part, without allocating them.
+
+    Args:
+        experts: whether `train.lora.experts` tunes them.
+
+    Raises UserError where there is nothing of what is to be tuned.
+    """
     with torch.device("meta"):
         model = build_model(spec)
-    targets = lora_targets(model, spec.family, tune)
-    language = embeddings = vision = norms = per_rank = 0
+    one_rank = LoraSettings(rank=1, alpha=1, experts=experts)
+    adapter = lora_shapes(model, spec.family, tune, one_rank)
+    language = embeddings = vision = norms = 0
     seen: set[int] = set()
     for name, module in model.named_modules():
         linear = isinstance(module, nn.Linear)
-        if linear and re.fullmatch(targets, name):
-            per_rank += sum(module.weight.shape)
         tuned = linear and re.fullmatch(spec.family.lora_targets, name)
         for parameter_name, parameter in module.named_parameters(recurse=False):
             if id(parameter) in seen:
@@ -117,8 +127,17 @@ def count_parameters(spec: ModelSpec, tune: Sequence[ModelPart] = LANGUAGE_ONLY)
         embeddings=embeddings,
         vision=vision,
         norms_and_biases=norms,
-        lora_per_rank=per_rank,
+        lora_per_rank=sum(map(math.prod, adapter.values())),
+        experts=_experts_by_layer(model, spec) if experts else (),
     )
+
+
+def _experts_by_layer(model: nn.Module, spec: ModelSpec) -> tuple[int, ...]:
+    sizes: dict[str, int] = {}
+    for name, weight in expert_weights(model, spec.family).items():
+        layer = name.rpartition(".")[0]
+        sizes[layer] = sizes.get(layer, 0) + weight.numel()
+    return tuple(sizes.values())
 
 
 def estimate_training(
@@ -138,13 +157,13 @@ def estimate_training(
     """
     if not spec.family.shared_prefix:
         train = train.model_copy(update={"share_prefix": False})
-    parameters = count_parameters(spec, train.tune)
+    parameters = count_parameters(spec, train.tune, experts=train.lora.experts)
     adapter = parameters.lora_per_rank * train.lora.rank
     pairs = forward_pairs(train, load)
     shape = shape or forward_shape(train, load, pairs=pairs, masks=model.device == "cpu")
-    activations = _kept(
-        spec, model, train, shape, checkpointing=uses_checkpointing(train, parameters.total)
-    )
+    checkpointing = uses_checkpointing(train, parameters.total)
+    activations = _kept(spec, model, train, shape, checkpointing=checkpointing)
+    updated = _updated_experts(parameters, model, train, checkpointing=checkpointing)
     logits = _head_bytes(spec.config, shape.scored)
     return _sum(
         {
@@ -153,6 +172,7 @@ def estimate_training(
             "adapter gradients": 4 * adapter,
             "optimizer": OPTIMIZER_BYTES.get(train.optimizer, 8) * adapter,
             "activations": activations,
+            **({"experts with their updates": updated} if updated else {}),
             "answer logits": logits,
             "vision": _vision_in_training(
                 spec, train, load, size=_bytes(model), pairs=pairs, beside=activations + logits
@@ -216,6 +236,23 @@ def _kept(
     return passing + decoder_activations(
         spec.config, shape, size=size, rank=rank, checkpointing=checkpointing
     )
+
+
+def _updated_experts(
+    parameters: Parameters, model: ModelSettings, train: TrainSettings, *, checkpointing: bool
+) -> float:
+    """Return what tuned experts take beside their weights.
+
+    PEFT (0.21) adds the update to a layer's experts before they run: a copy of their weights,
+    which the backward pass needs, and there a gradient of the same size, twice while it is summed
+    up over the experts.
+    """
+    if not parameters.experts:
+        return 0.0
+    largest = max(parameters.experts)
+    one_at_a_time = checkpointing or train.activation_offloading
+    kept = largest if one_at_a_time else sum(parameters.experts)
+    return float((kept + 2 * largest) * _bytes(model))
 
 
 def _vision_in_training(

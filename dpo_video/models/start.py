@@ -1,18 +1,18 @@
-"""Whether training can go on from an adapter: it fits the model, and is what `train` tunes."""
+"""Whether training can start as it is set: the model has what is to be tuned, and an adapter that
+it goes on from fits the model and is what `train` tunes.
+"""
 
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import safe_open
-from torch import nn
 
 from dpo_video.core import strict_json
 from dpo_video.core.errors import UserError
 from dpo_video.models.hub import build_model, load_config, model_spec, revision_of
-from dpo_video.models.lora import lora_targets
+from dpo_video.models.lora import lora_shapes
 from dpo_video.models.names import resolve_model
 from dpo_video.recipe import ModelSettings, Recipe
 
@@ -22,9 +22,11 @@ PLAIN = {"use_dora": False, "use_rslora": False, "modules_to_save": None, "bias"
 
 def check_start(recipe: Recipe) -> None:
     """Raise UserError for `model.adapter`, or an adapter that is the reference, where it is
-    missing, damaged, of another model, or where `train` tunes another adapter than it is; nothing
-    is loaded but the shapes.
+    missing, damaged, of another model, or where `train` tunes another adapter than it is, and for
+    experts to be tuned that a model has not; nothing is loaded but the shapes.
     """
+    if recipe.train.lora.experts:
+        _lora_shapes(recipe)
     adapters = {"model.adapter": recipe.start_adapter, "train.reference": recipe.reference_adapter}
     if not any(adapters.values()):
         return
@@ -101,13 +103,7 @@ def _lora_shapes(recipe: Recipe) -> dict[str, tuple[int, ...]]:
     spec = model_spec(recipe.model)
     with torch.device("meta"):
         model = build_model(spec)
-    targets, rank = lora_targets(model, spec.family, recipe.train.tune), recipe.train.lora.rank
-    shapes: dict[str, tuple[int, ...]] = {}
-    for name, module in model.named_modules():
-        if isinstance(module, nn.Linear) and re.fullmatch(targets, name):
-            shapes[f"base_model.model.{name}.lora_A.weight"] = (rank, module.in_features)
-            shapes[f"base_model.model.{name}.lora_B.weight"] = (module.out_features, rank)
-    return shapes
+    return {**lora_shapes(model, spec.family, recipe.train.tune, recipe.train.lora)}
 
 
 def _stored_shapes(adapter: Path) -> dict[str, tuple[int, ...]]:

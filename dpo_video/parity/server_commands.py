@@ -32,13 +32,20 @@ def server_commands(recipe: Recipe, merged: Path) -> list[CommandBlock]:
                 f"transformers serve {merged}",
             ],
         ),
-        CommandBlock(
-            "base and adapter; vLLM refuses ranks above its default of 16 without --max-lora-rank",
-            [
-                f"vllm serve {recipe.model.name} --enable-lora --max-lora-rank "
-                f"{_served_rank(recipe.train.lora.rank)} --lora-modules tuned={adapter} "
-                f"{frames}{tower}"
-            ],
+        *(
+            []
+            if recipe.train.lora.experts  # no server was seen to read PEFT's updates of experts
+            else [
+                CommandBlock(
+                    "base and adapter; vLLM refuses ranks above its default of 16 without "
+                    "--max-lora-rank",
+                    [
+                        f"vllm serve {recipe.model.name} --enable-lora --max-lora-rank "
+                        f"{_served_rank(recipe.train.lora.rank)} --lora-modules tuned={adapter} "
+                        f"{frames}{tower}"
+                    ],
+                )
+            ]
         ),
         CommandBlock(
             "is what it serves what was trained?",

@@ -12,7 +12,8 @@ CHANGEABLE = ("generate", "pair", "train")
 SET_BY_ROUNDS = frozenset(
     {
         *("generate.first_number", "pair.also", "train.reference"),
-        *("train.lora", "train.lora.rank", "train.lora.alpha", "train.lora.dropout", "train.tune"),
+        *("train.lora", "train.lora.rank", "train.lora.alpha", "train.lora.dropout"),
+        *("train.lora.experts", "train.tune"),
     }
 )
 """What rounds set themselves, or share with the adapter that they go on from."""

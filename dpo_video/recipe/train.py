@@ -34,6 +34,10 @@ class LoraSettings(Section):
     """The update is scaled by alpha / rank."""
     dropout: Annotated[float, Affects.WEIGHTS] = Field(default=0.0, ge=0, lt=1)
     """TRL sets dropout to 0 for DPO unless `train.trl.disable_dropout` is false."""
+    experts: Annotated[bool, Affects.WEIGHTS] = False
+    """Of a mixture of experts, tune these too, each with an update of `rank` of its own; never the
+    router. There are thousands of them: take a small rank.
+    """
 
 
 class TrainSettings(Section):

@@ -36,6 +36,11 @@ def check_train_settings(recipe: Recipe) -> None:
             f"for DPO. "
             "Set it to 0, or `train.trl.disable_dropout: false` to really train with it"
         )
+    if recipe.train.lora.dropout > 0 and recipe.train.lora.experts:
+        raise UserError(
+            f"`train.lora.dropout` is {recipe.train.lora.dropout:g}, and PEFT has none for the "
+            "fused weights of experts. Set it to 0, or `train.lora.experts` to false"
+        )
     limit = recipe.train.trl.get("save_total_limit")
     if limit is not None and (not isinstance(limit, int) or limit < 2):
         raise UserError(

@@ -19,7 +19,13 @@ from dpo_video.models.adapter import with_reference
 from dpo_video.models.clip_source import ClipSource, EncodedClip, ReadyClip, move, open_source
 from dpo_video.models.features import pending_features
 from dpo_video.models.load import Policy
-from dpo_video.models.lora import LANGUAGE_ONLY, adapter_parameters, lora_config, lora_targets
+from dpo_video.models.lora import (
+    LANGUAGE_ONLY,
+    adapter_parameters,
+    check_experts,
+    lora_config,
+    lora_targets,
+)
 from dpo_video.models.peft_library import PeftModel
 from dpo_video.recipe import Recipe, TrainSettings
 from dpo_video.train.callbacks import StepBar
@@ -95,6 +101,7 @@ def train_adapter(
             encode=_encode(policy, source, recipe.train),
             on_bad_clip=stop or on_bad_clip,
         )
+        check_experts(policy.bare, policy.family, recipe.train.lora)
         targets = lora_targets(policy.bare, policy.family, recipe.train.tune)
         trainer = VideoDPOTrainer(
             policy,

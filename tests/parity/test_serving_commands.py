@@ -37,3 +37,10 @@ def test_frames_and_pixels_are_the_recipes() -> None:
     assert "max_pixels=100352,max_num_frames=64,fps=2 " in text and '"num_frames": 64' in text
     uniform = commands("video.policy=uniform", "video.num_frames=16")
     assert "max_num_frames=16 " in uniform and '"num_frames": 16' in uniform
+
+
+def test_tuned_experts_are_served_merged_alone() -> None:
+    """No server was seen to read PEFT's updates of experts."""
+    assert "--enable-lora" in commands()
+    experts = commands("train.lora.experts=true")
+    assert "--enable-lora" not in experts and "the merged model" in experts

@@ -39,6 +39,8 @@ mixture of experts those that every token runs through.
 """
 ROUTER = re.compile(r".*\.(mlp\.gate|shared_expert_gate)$")
 """Names of what decides between experts: never tuned."""
+EXPERTS = ("mlp.experts.gate_up_proj", "mlp.experts.down_proj")
+"""The weights of experts in most mixtures of transformers 5."""
 FUSED_EXPERTS = (
     "the experts' weights are fused in tensors that bitsandbytes cannot put in 4 bit, and they are "
     "most of the model"
@@ -211,6 +213,10 @@ class Family:
     lora_excludes: str | None = None
     """What PEFT must leave alone though no pattern matches it: for some models of experts
     PEFT (0.21) turns a pattern into bare names (`q_proj`), which stand in a tower too.
+    """
+    expert_parameters: tuple[str, ...] = ()
+    """How the names of the experts' fused weights end, (E, out, in) each, which LoRA tunes under
+    `train.lora.experts`; none for a model without experts.
     """
     untuned: Callable[[str], bool] = field(default=lambda name: False)
     """Whether a linear layer of the text decoder, by its name there, is left out of `lora_targets`

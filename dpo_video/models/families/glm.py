@@ -9,6 +9,7 @@ from typing import Any
 from transformers.models.glm4v.video_processing_glm4v import smart_resize
 
 from dpo_video.models.families.family import (
+    EXPERTS,
     FUSED_EXPERTS,
     LINEAR_PATH,
     Family,
@@ -78,7 +79,9 @@ GLM4V_MOE = replace(
     title="GLM-4.5V and GLM-4.6V, of experts (zai-org/GLM-4.5V, zai-org/GLM-4.6V)",
     lora_targets=LINEAR_PATH + r"self_attn\.(q|k|v|o)_proj",
     untuned=lambda name: is_router(name) or ".mlp." in name,
+    expert_parameters=EXPERTS,
     no_4_bit=FUSED_EXPERTS,
-    quirks="As GLM-4.1V. LoRA tunes attention alone: PEFT (0.21) takes a dense layer or shared "
-    "expert of this model type, named as a target, for its fused experts.",
+    quirks="As GLM-4.1V. LoRA tunes attention, and the experts under `train.lora.experts`, but no "
+    "dense layer and no shared expert: PEFT (0.21) takes one of this model type, named as a "
+    "target, for its fused experts.",
 )

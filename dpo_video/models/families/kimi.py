@@ -11,6 +11,7 @@ from transformers.models.kimi_k25.video_processing_kimi_k25 import navit_resize
 
 from dpo_video.core.errors import UserError
 from dpo_video.models.families.family import (
+    EXPERTS,
     FUSED_EXPERTS,
     LINEAR_PATH,
     Family,
@@ -82,6 +83,7 @@ KIMI_K25 = Family(
     frames_per_step=4,
     lora_targets=LINEAR_PATH + r"self_attn\.\w+_proj(_with_mqa)?",
     untuned=lambda name: is_router(name) or ".mlp." in name,
+    expert_parameters=EXPERTS,
     no_4_bit=FUSED_EXPERTS,
     frame_size=_size,
     video_tokens=_tokens,
@@ -89,5 +91,6 @@ KIMI_K25 = Family(
     pixel_kwargs=_pixels,
     tower=_tower,
     formula="ceil(F/4) x (H/28) x (W/28), and a time stamp four frames",
-    quirks="LoRA tunes attention alone. A trillion parameters: for a node of many GPUs.",
+    quirks="LoRA tunes attention, and the experts under `train.lora.experts`. A "
+    "trillion parameters: for a node of many GPUs.",
 )

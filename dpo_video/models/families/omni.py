@@ -93,5 +93,6 @@ QWEN3_OMNI_MOE = replace(
     frame_size=QWEN2_5_VL.frame_size,
     per_clip_bounds=frozenset(),
     formula="ceil(F/2) x (H/32) x (W/32)",
-    quirks=f"Frames as Qwen2.5-VL's, features as Qwen3-VL's. LoRA tunes attention alone. {SILENT}",
+    quirks=f"Frames as Qwen2.5-VL's, features as Qwen3-VL's. LoRA tunes "
+    f"attention, and the experts under `train.lora.experts`. {SILENT}",
 )

@@ -15,6 +15,7 @@ from transformers.utils.generic import ModelOutput
 
 from dpo_video.core.errors import UserError
 from dpo_video.models.families.family import (
+    EXPERTS,
     FUSED_EXPERTS,
     RECURRENT,
     ClipFeatures,
@@ -210,9 +211,9 @@ QWEN3_VL_MOE = replace(
     name="qwen3_vl_moe",
     title="Qwen3-VL of experts (Qwen/Qwen3-VL-30B-A3B-Instruct, -235B-A22B-)",
     untuned=is_router,
+    expert_parameters=EXPERTS,
     no_4_bit=FUSED_EXPERTS,
-    quirks="As Qwen3-VL. LoRA tunes attention: the experts are fused tensors, which it leaves "
-    "alone.",
+    quirks="As Qwen3-VL. LoRA tunes attention, and the experts under `train.lora.experts`.",
 )
 QWEN3_5 = replace(
     QWEN3_VL,
@@ -229,7 +230,8 @@ QWEN3_5_MOE = replace(
     name="qwen3_5_moe",
     title="Qwen3.5 of experts (Qwen/Qwen3.5-35B-A3B and the larger ones)",
     untuned=is_router,
+    expert_parameters=EXPERTS,
     no_4_bit=FUSED_EXPERTS,
     quirks="As Qwen3.5. LoRA tunes attention, the recurrent layers and the expert that all tokens "
-    "share; the others are fused tensors, which it leaves alone.",
+    "share, and the others under `train.lora.experts`.",
 )
