@@ -42,8 +42,8 @@ def import_(  # noqa: PLR0913 - options of a command
     ] = False,
     check_videos: Annotated[bool, typer.Option(help="Drop rows whose clip is not there.")] = True,
 ) -> None:
-    """Import samples, candidates, judgments or pairs from another project's format; every drop is
-    counted.
+    """Import samples, candidates, judgments, pairs or votes from another project's format; every
+    drop is counted.
     """
     from dpo_video.formats.import_file import ImportOptions, import_file
 

@@ -200,7 +200,7 @@ class Vote:
     choice: Literal["A", "B", "tie", "both_bad", "skip", "undo"]
     annotator: str
     at: str
-    """When, in UTC, as ISO 8601."""
+    """When, in UTC, as ISO 8601; empty where an imported vote does not say."""
     texts: str
     """Hash of the two texts: a candidate that is made anew may keep its id and say something else.
     """

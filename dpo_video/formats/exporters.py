@@ -10,6 +10,7 @@ from dpo_video.core.records import History, Pair
 from dpo_video.core.turns import chat_messages, texts_before, whole_question
 from dpo_video.formats.context import Video
 from dpo_video.formats.fields import Dropped, without_tags
+from dpo_video.formats.foreign_votes import pair_name
 
 SHAREGPT = ("from", "value", "human", "gpt")
 MESSAGES = ("role", "content", "user", "assistant")
@@ -34,7 +35,7 @@ class Exporter:
 
     meaning: str
     of: Literal["pairs", "best", "votes"]
-    """Pairs to train on, best answers, or pairs to be voted on, which nothing imports again."""
+    """Pairs to train on, best answers, or pairs to be voted on, whose votes are imported."""
     write: Callable[[Any], dict[str, Any]]
 
 
@@ -151,26 +152,29 @@ def _messages(best: BestAnswer) -> dict[str, Any]:
     }
 
 
-def shown_answers(pair: Pair) -> tuple[str, str, str]:
-    """Return a pair's answers as A and B, and which of them is the chosen one: half of the pairs
-    have it first, drawn by the sample's id, so that its place tells nothing.
+def shown_answers(pair: Pair) -> dict[str, Any]:
+    """Return a pair to be voted on: its name, its answers as A and B, and which of them is the
+    chosen one. Half of the pairs have it first, drawn by the sample's id, so that its place tells
+    nothing, nor does its place in the name.
     """
     is_first = hashlib.sha256(pair.sample_id.encode()).digest()[0] % 2 == 0
-    first, second = (pair.chosen, pair.rejected) if is_first else (pair.rejected, pair.chosen)
-    return first, second, "a" if is_first else "b"
+    answers = (pair.chosen_id, pair.chosen), (pair.rejected_id, pair.rejected)
+    (first_id, first), (second_id, second) = answers if is_first else answers[::-1]
+    return {
+        "id": pair_name(first_id, second_id),
+        "question": whole_question(pair),
+        "answer_a": first,
+        "answer_b": second,
+        "judge_prefers": "a" if is_first else "b",
+    }
 
 
 def _argilla(pair: Pair) -> dict[str, Any]:
     _same_clip(pair)
     video = _one_file(pair.video)
-    first, second, chosen = shown_answers(pair)
     return {
-        "id": f"{pair.chosen_id}|{pair.rejected_id}",
         "clip": f'<video controls width="480" src="{html.escape(video)}"></video>',
-        "question": whole_question(pair),
-        "answer_a": first,
-        "answer_b": second,
-        "judge_prefers": chosen,
+        **shown_answers(pair),
         "chosen_score": pair.chosen_score,
         "rejected_score": pair.rejected_score,
     }
@@ -178,17 +182,7 @@ def _argilla(pair: Pair) -> dict[str, Any]:
 
 def _label_studio(pair: Pair) -> dict[str, Any]:
     _same_clip(pair)
-    first, second, chosen = shown_answers(pair)
-    return {
-        "data": {
-            "id": f"{pair.chosen_id}|{pair.rejected_id}",
-            "video": _one_file(pair.video),
-            "question": whole_question(pair),
-            "answer_a": first,
-            "answer_b": second,
-            "judge_prefers": chosen,
-        }
-    }
+    return {"data": {"video": _one_file(pair.video), **shown_answers(pair)}}
 
 
 EXPORTERS: dict[str, Exporter] = {

@@ -17,7 +17,7 @@ from dpo_video.core import strict_json
 from dpo_video.core.errors import UserError
 from dpo_video.core.jsonl import to_json, write_atomic
 from dpo_video.core.names import choose
-from dpo_video.core.records import Candidate, Judgment, Sample
+from dpo_video.core.records import Candidate, Judgment, Sample, Vote
 from dpo_video.data.lines import is_inline
 from dpo_video.formats.captions import open_captions
 from dpo_video.formats.context import ImportContext, Video
@@ -198,6 +198,11 @@ def _check_options(
             f"--samples is for formats of candidates and judgments, and {name} is of others. Leave "
             f"it out"
         )
+    if importer.kind == "votes" and out_path.exists():
+        raise UserError(
+            f"--out {str(out_path)!r} is there, and votes are never written over: name a new file. "
+            "Its lines may be added to a run's votes.jsonl; a vote that stands twice counts once"
+        )
     if any(
         path is not None and Path(path).expanduser().resolve() == out_path.resolve()
         for path in (source, options.captions, options.samples)
@@ -246,7 +251,7 @@ def _placed_once(
 
 def _placed(record: ImportedRecord, options: ImportOptions) -> ImportedRecord:
     """Return a record with its videos under the root."""
-    if isinstance(record, Candidate | Judgment):
+    if isinstance(record, Candidate | Judgment | Vote):
         return record
     relative: Callable[[Video], Video]
     if options.root is None:

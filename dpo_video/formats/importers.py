@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from dpo_video.benchmarks.sets import BENCHMARKS, read_benchmark
-from dpo_video.core.records import Candidate, Judgment, Pair, Sample
+from dpo_video.core.records import Candidate, Judgment, Pair, Sample, Vote
 from dpo_video.formats.context import ImportContext
 from dpo_video.formats.fields import Dropped
 from dpo_video.formats.foreign_pairs import (
@@ -27,15 +27,17 @@ from dpo_video.formats.foreign_samples import (
     table,
     video_chatgpt,
 )
+from dpo_video.formats.foreign_votes import argilla, label_studio
 from dpo_video.formats.rows import ForeignRow
 
-ImportedRecord = Sample | Candidate | Judgment | Pair
-RecordKind = Literal["samples", "candidates", "judgments", "pairs"]
+ImportedRecord = Sample | Candidate | Judgment | Pair | Vote
+RecordKind = Literal["samples", "candidates", "judgments", "pairs", "votes"]
 KINDS: dict[type, RecordKind] = {
     Sample: "samples",
     Candidate: "candidates",
     Judgment: "judgments",
     Pair: "pairs",
+    Vote: "votes",
 }
 
 
@@ -109,6 +111,14 @@ IMPORTERS: dict[str, Importer] = {
         meaning="Video-ChatGPT questions and answers; captions by --captions",
         kind="samples",
         read=video_chatgpt,
+    ),
+    "label_studio": Importer(
+        meaning="votes on exported tasks, from Label Studio's JSON", kind="votes", read=label_studio
+    ),
+    "argilla": Importer(
+        meaning="votes on exported records, from Argilla's to_json or to_list(flatten=True)",
+        kind="votes",
+        read=argilla,
     ),
     "table": Importer(
         meaning="CSV, Parquet or any dataset with a column map (--map prompt=question,...)",

@@ -20,6 +20,7 @@ from dpo_video.cli.app import app
 from dpo_video.core.errors import UserError
 from dpo_video.core.jsonl import write_jsonl
 from dpo_video.core.records import Judgment, Sample
+from dpo_video.data.votes import texts_hash
 from dpo_video.formats.importers import IMPORTERS
 from dpo_video.pair.build import build_pairs
 from dpo_video.pipeline import do_stages
@@ -77,6 +78,8 @@ def test_each_format_is_read_as_its_project_writes_it(name, root, captions, samp
         assert (first.prompt, first.chosen, first.rejected) == (ASKED, GOOD, BAD)
     elif report.kind == "samples":
         assert (first.prompt, first.answer, first.caption) == (ASKED, GOOD, "A woman cooks.")
+    elif report.kind == "votes":
+        assert (first.preferred_id, first.texts) == ("v1_0#0", texts_hash(GOOD, BAD))
     if report.kind in ("pairs", "samples"):
         wanted = (
             ["clips/a.jpg"]

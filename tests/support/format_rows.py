@@ -13,6 +13,8 @@ ASKED, GOOD, BAD = "What is she doing?", "She is cooking.", "She is swimming."
 TURN = {"role": "user", "content": f"<video>{ASKED}"}
 FROM = {"from": "human", "value": f"<video>\n{ASKED}"}
 
+VOTED = "a=v1_0#0|b=v1_0#1"
+"""Name of an exported pair: the candidates that stand as A and as B."""
 ROWS: dict[str, list[dict[str, Any]]] = {
     "hound_qa": [
         {"id": "v1_0", "video": "clips/v1", "conversations": [FROM, {"from": "gpt", "value": GOOD}]}
@@ -115,6 +117,43 @@ ROWS: dict[str, list[dict[str, Any]]] = {
             "chosen": GOOD,
             "rejected": BAD,
             "org_infos": {"scores": {"chosen": 0, "rejected": -2}},
+        }
+    ],
+    "label_studio": [
+        {
+            "id": 1,
+            "data": {"id": VOTED, "question": ASKED, "answer_a": GOOD, "answer_b": BAD},
+            "annotations": [
+                {
+                    "id": 1001,
+                    "completed_by": 10,
+                    "result": [
+                        {
+                            "id": "Dx_aB91ISN",
+                            "type": "pairwise",
+                            "value": {"selected": "left"},
+                            "from_name": "vote",
+                            "to_name": ["a", "b"],
+                        }
+                    ],
+                    "was_cancelled": False,
+                    "ground_truth": False,
+                    "created_at": "2026-03-09T22:16:08.728353Z",
+                    "updated_at": "2026-03-09T22:17:08.728378Z",
+                    "lead_time": 4.288,
+                }
+            ],
+        }
+    ],
+    "argilla": [
+        {
+            "id": VOTED,
+            "fields": {"clip": "<video>", "question": ASKED, "answer_a": GOOD, "answer_b": BAD},
+            "metadata": {},
+            "suggestions": {},
+            "responses": {"vote": [{"value": "a", "user_id": "59f7bf7b"}]},
+            "vectors": {},
+            "_server_id": "e0ba74e8",
         }
     ],
     "video_chatgpt": [{"video_name": "clips/v1", "Q": ASKED, "A": GOOD}],
