@@ -1,5 +1,5 @@
-"""The whole job on a small part of the toy world: real processes, same bytes on two runs, kill -9
-in every stage.
+"""The whole job on a small part of the toy world: from the wheel, real processes, same bytes on two
+runs, kill -9 in every stage.
 """
 
 import json
@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 from processes import dpo_video, forked_commands
+from wheel_install import install_wheel, run_installed
 
 ROOT = Path(__file__).parents[1]
 TUTORIAL = ROOT / "tutorials" / "first_run.py"
@@ -56,10 +57,31 @@ def numbers(run: Path) -> dict[str, float]:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An environment with the wheel, as it is built from the checkout."""
+    return install_wheel(tmp_path_factory.mktemp("installed"))
+
+
+@pytest.fixture(scope="module")
+def undisturbed(installed: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of the wheel's program in an empty folder."""
     folder = tmp_path_factory.mktemp("undisturbed")
-    run_whole(folder)
-    return folder / "quickstart"
+    run_installed(installed, "dpo-video", "run", "quickstart", *SMALL, cwd=folder)
+    assert [path.name for path in folder.iterdir()] == ["runs"]
+    return folder / "runs" / "quickstart"
+
+
+def test_what_ran_is_the_wheel(installed: Path, tmp_path: Path) -> None:
+    code = (
+        "import dpo_video, torch, dpo_video.models.load as part\n"
+        "from importlib.metadata import distribution as of\n"
+        "print(dpo_video.__file__, part.__file__, of('dpo-video').locate_file(''), torch.__file__)"
+    )
+    *ours, torch = map(
+        Path, run_installed(installed, "python", "-c", code, cwd=tmp_path).stdout.split()
+    )
+    assert all(path.is_relative_to(installed) for path in ours)
+    assert not torch.is_relative_to(installed)
 
 
 def test_the_run_leaves_every_file_and_the_numbers(undisturbed: Path) -> None:
@@ -163,7 +185,11 @@ def test_the_snippet_of_the_card_answers_as_the_evaluation_did(
     body = "".join(f"    {line}\n" for text in code_lines for line in text.splitlines())
     script.write_text(f"if __name__ == '__main__':\n{body}")
     done = subprocess.run(
-        [sys.executable, str(script)], capture_output=True, text=True, check=False
+        [sys.executable, str(script)],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=undisturbed.parents[1],  # where `dpo-video run` was called
     )
     assert done.stdout.splitlines() == [row["text"] for row in asked], done.stderr[-3000:]
 

@@ -10,9 +10,16 @@ import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 from dpo_video.core.errors import UserError
+from dpo_video.core.progress import log
+
+STARTS = 3
+"""How often it is tried to start Ray."""
+TOO_LATE = "timed out during startup"
+"""What Ray says where its processes were not there in time."""
 
 
 @contextmanager
@@ -28,14 +35,7 @@ def cluster() -> Iterator[dict[str, float]]:
         raise UserError("engine ray needs Ray: pip install 'dpo-video[ray]'") from error
     ours = not ray.is_initialized()
     if ours:
-        try:
-            ray.init(log_to_driver=False, logging_level=logging.ERROR)
-        except (ConnectionError, RuntimeError) as error:
-            raise UserError(
-                f"cannot reach a Ray cluster: {str(error).splitlines()[0]}. Check RAY_ADDRESS; "
-                f"without it, "
-                "Ray is started on this machine"
-            ) from error
+        start_ray(partial(ray.init, log_to_driver=False, logging_level=logging.ERROR), ray.shutdown)
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     ray.data.DataContext.get_current().enable_progress_bars = False
     try:
@@ -43,6 +43,34 @@ def cluster() -> Iterator[dict[str, float]]:
     finally:
         if ours:
             ray.shutdown()
+
+
+def start_ray(start: Callable[[], object], stop: Callable[[], None]) -> None:
+    """Connect to Ray, or start it here; on a machine that is too busy to start it in time, again.
+
+    Ray 2.60 waits 15 s for its agents and 30 s for its node, neither of which can be set, and then
+    raises a bare Exception (github.com/ray-project/ray/issues/65983).
+    """
+    for left in reversed(range(STARTS)):
+        try:
+            start()
+            return
+        except (ConnectionError, RuntimeError) as error:
+            raise UserError(
+                f"cannot reach a Ray cluster: {str(error).splitlines()[0]}. Check RAY_ADDRESS; "
+                "without it, Ray is started on this machine"
+            ) from error
+        except Exception as error:
+            told = str(error)
+            if TOO_LATE not in told:
+                raise
+            stop()  # what was started of it
+            if not left:
+                raise UserError(
+                    f"Ray could not be started on this machine in {STARTS} tries: {told} Is it too "
+                    "busy? Start Ray before, `ray start --head`, or set RAY_ADDRESS to a cluster"
+                ) from error
+            log.info(f"Ray was not started in time; trying again: {told}")
 
 
 def map_on_workers(

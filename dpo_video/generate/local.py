@@ -3,8 +3,9 @@ shown.
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any, NamedTuple
 
 import torch
 
@@ -42,11 +43,30 @@ RowCandidate = tuple[TokenRow, PendingCandidate]
 """A candidate with the prompt and clip that it answers."""
 
 
+class Written(NamedTuple):
+    """What was done about missing candidates."""
+
+    counts: Counter[str]
+    over_context: Counter[str]
+    """Candidates that do not fit the model's context, by sample."""
+
+    def all_counts(self) -> Counter[str]:
+        """Return the counts with the samples that do not fit, where there are any."""
+        count = {OVER_CONTEXT: len(self.over_context)} if self.over_context else {}
+        return Counter({**self.counts, **count})
+
+
 def answer_here(
     run: Run, jobs: Sequence[GenerationJob], missing: MissingCandidates
 ) -> Counter[str]:
     """Store the missing candidates of jobs that share a policy; return counts, among them the
     samples that do not fit the model's context.
+    """
+    return write_answers(run, jobs, missing).all_counts()
+
+
+def write_answers(run: Run, jobs: Sequence[GenerationJob], missing: MissingCandidates) -> Written:
+    """Store the missing candidates of jobs that share a policy.
 
     Answers about a clip are written together, so that its prompts are read once for all samplers,
     and those about several clips are, up to `generate.batch_size`.
@@ -55,7 +75,7 @@ def answer_here(
     # fail first
     pixel_kwargs(policy.family, policy.frame_processor, run.recipe.video, num_frames=1)
     counts: Counter[str] = Counter()
-    over_context: set[str] = set()
+    over_context: Counter[str] = Counter()
     writer = _Writer(run, jobs, policy)
     requests = candidate_clip_requests(run, jobs[0].root, missing)
     title, total = title_of(jobs), sum(len(missing[request.key]) for request in requests)
@@ -64,21 +84,26 @@ def answer_here(
             pending = missing[request.key]
             if isinstance(ready, UserError):
                 counts += set_clip_aside(run, pending, ready, request)
-                advance(len(pending), bad_clips=len(run.bad_clips))
+                advance(len(pending), **counts_set_aside(run, over_context))
                 continue
             lost = ready.frames_dropped
             counts.update({"clips_over_max_tokens": 1, "frames_dropped": lost} if lost else {})
             fitting, over = _encode_prompts(policy, jobs, pending, ready.inputs)
-            over_context |= over
-            advance(len(pending) - len(fitting))
+            over_context += over
+            advance(over.total(), **counts_set_aside(run, over_context))
             if fitting:
                 advance(writer.add(_rows(fitting, source.encode(ready))))
         advance(writer.finish())
         counts.update({name: source.counts[name] for name in SCAN_COUNTS if source.counts[name]})
         counts.update(tell_notes(title, source.notes))
-    counts.update({OVER_CONTEXT: len(over_context)} if over_context else {})
     counts.update(writer.counts())
-    return counts
+    return Written(counts, over_context)
+
+
+def counts_set_aside(run: Run, over_context: Mapping[str, int]) -> dict[str, Any]:
+    """Return what stands behind the bar: how much cannot be answered, where it is any."""
+    counts = {"bad_clips": len(run.bad_clips), "samples_over_context": len(over_context)}
+    return {name: count for name, count in counts.items() if count}
 
 
 class _Writer:
@@ -161,13 +186,14 @@ def _encode_prompts(
     jobs: Sequence[GenerationJob],
     pending: Sequence[PendingCandidate],
     clip: ClipInputs,
-) -> tuple[list[tuple[Prompt, PendingCandidate]], set[str]]:
-    """Return the candidates that fit the context, each with its prompt, and the samples of the
-    others; candidates with the same prompt share it.
+) -> tuple[list[tuple[Prompt, PendingCandidate]], Counter[str]]:
+    """Return the candidates that fit the context, each with its prompt, and how many do not, by
+    sample; candidates with the same prompt share it.
     """
     context = policy.family.context_length(policy.bare.config)
     prompts: dict[tuple[str, History], Prompt] = {}
-    fitting, over_context = [], set()
+    fitting: list[tuple[Prompt, PendingCandidate]] = []
+    over_context: Counter[str] = Counter()
     for candidate in pending:
         job = jobs[candidate.job]
         question, history = policy_prompt(job, candidate.sample), candidate.sample.history
@@ -177,7 +203,7 @@ def _encode_prompts(
         if len(prompt.input_ids) + job.sampler.max_new_tokens <= context:
             fitting.append((prompt, candidate))
         else:
-            over_context.add(candidate.sample.id)
+            over_context[candidate.sample.id] += 1
     return fitting, over_context
 
 

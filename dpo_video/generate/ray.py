@@ -26,7 +26,7 @@ from dpo_video.generate.jobs import (
     group_by_clip,
     title_of,
 )
-from dpo_video.generate.local import answer_here
+from dpo_video.generate.local import Written, counts_set_aside, write_answers
 from dpo_video.models.load import load_policy
 from dpo_video.recipe import ModelSettings, Recipe
 from dpo_video.run import Run
@@ -47,6 +47,7 @@ def answer_on_cluster(
 ) -> Counter[str]:
     """Store the missing candidates; return the counts of all workers together."""
     counts: Counter[str] = Counter()
+    over_context: Counter[str] = Counter()
     recipe = run.recipe.model_copy(
         update={
             "model": located(run.recipe.model),
@@ -88,13 +89,16 @@ def answer_on_cluster(
             if kind == "bad_clip":
                 run.set_aside(key, bad_clip_of_row(body))
                 lost = by_file.get(key) or missing.get(key, ())
-                advance(len(lost), bad_clips=len(run.bad_clips))
+                advance(len(lost), **counts_set_aside(run, over_context))
+            elif kind == "over_context":
+                over_context[key] += body
+                advance(body, **counts_set_aside(run, over_context))
             elif kind == "counts":
                 add_counts(counts, body)
             else:
                 run.store.put(kind, key, body)
                 advance(1)
-    return counts
+    return Written(counts, over_context).all_counts()
 
 
 def located(model: ModelSettings) -> ModelSettings:
@@ -112,8 +116,8 @@ class GenerationWorker:
         self.recipe, self.jobs = Recipe.model_validate_json(recipe), jobs
 
     def __call__(self, batch: Mapping[str, Sequence[Any]]) -> dict[str, list[Any]]:
-        """Return `kind`, `key` and `body` (JSON) of stored rows, and one of kind `counts`, for
-        clips and questions.
+        """Return `kind`, `key` and `body` (JSON) of what became of clips and questions: stored
+        rows, samples `over_context` with their number of candidates, and one row of `counts`.
         """
         return error_as_row(partial(self._answer, batch), COLUMNS)
 
@@ -137,8 +141,9 @@ class GenerationWorker:
                 heldout_root=job.root,
                 tracker=Tracker(),
             )
-            counts = answer_here(run, self.jobs, group_by_clip(candidates))
+            counts, over_context = write_answers(run, self.jobs, group_by_clip(candidates))
             rows = [("counts", "", strict_json.dumps(counts))]
+            rows += [("over_context", key, str(number)) for key, number in over_context.items()]
             for kind in KINDS:
                 rows += [(kind, key, strict_json.dumps(row)) for key, row in store.rows(kind)]
         return dict(zip(COLUMNS, map(list, zip(*rows, strict=True)), strict=True))

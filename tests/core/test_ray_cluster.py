@@ -3,6 +3,8 @@ without it.
 """
 
 import os
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -16,6 +18,10 @@ from judge_server import completion, judge_server, make_items
 from tiny_judge import random_judge
 
 from dpo_video.core.errors import UserError
+from dpo_video.core.jsonl import read_jsonl, write_jsonl
+from dpo_video.core.progress import ProgressState, watch_progress
+from dpo_video.core.ray_cluster import STARTS, start_ray
+from dpo_video.core.records import Sample
 from dpo_video.judge.ask import KIND
 from dpo_video.judge.scorer import load_scorer
 from dpo_video.judge.stage import judge_candidates
@@ -25,20 +31,61 @@ from dpo_video.store import RunStore
 TESTS = Path(__file__).parents[1]
 
 
+WITHOUT_LIMITS = {
+    "RAY_worker_register_timeout_seconds": "600",
+    "RAY_memory_monitor_refresh_ms": "0",
+}
+"""On a busy machine a worker starts late, and what others hold in memory would end ours."""
+
+
 @pytest.fixture(scope="module", autouse=True)
 def two_workers():
     """Start Ray with two CPUs, and so two workers, whose processes find the tests' modules too."""
     path = os.pathsep.join([str(TESTS.parent), str(TESTS / "support"), str(TESTS / "core")])
-    ray.init(
-        num_cpus=2,
-        include_dashboard=False,
-        log_to_driver=False,
-        logging_level="ERROR",
-        address="local",
-        runtime_env={"env_vars": {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"}},
-    )
-    yield
-    ray.shutdown()
+    settings = {
+        "num_cpus": 2,
+        "object_store_memory": 100 * 2**20,
+        "include_dashboard": False,
+        "log_to_driver": False,
+        "logging_level": "ERROR",
+        "address": "local",
+        "runtime_env": {"env_vars": {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"}},
+    }
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in WITHOUT_LIMITS.items():
+            patch.setenv(name, value)
+        start_ray(partial(ray.init, **settings), ray.shutdown)
+        yield
+        ray.shutdown()
+
+
+@pytest.mark.parametrize("num_late", [STARTS - 1, STARTS])
+def test_ray_that_is_not_there_in_time_is_started_again(num_late):
+    """What Ray raises then stands in its node.py."""
+    calls = []
+
+    def start():
+        calls.append("start")
+        if calls.count("start") <= num_late:
+            raise Exception("The current node timed out during startup. This could happen.")
+
+    stop = partial(calls.append, "stop")
+    if num_late < STARTS:
+        start_ray(start, stop)
+        assert calls == [*["start", "stop"] * num_late, "start"]
+    else:
+        with pytest.raises(UserError, match=r"could not be started on this machine in 3 tries"):
+            start_ray(start, stop)
+        assert calls == ["start", "stop"] * STARTS
+
+
+def last_bar(work):
+    """Return what `work` does, and how far its one bar was at its end."""
+    states: list[ProgressState] = []
+    with watch_progress(states.append):
+        done = work()
+    (state,) = [state for state in states if state.is_over]
+    return done, (state.done, state.total, state.counts)
 
 
 def judged(folder, items, scorer="hound_quality", **settings):
@@ -98,7 +145,7 @@ def test_what_a_user_must_mend_is_told_by_the_worker_that_met_it(tmp_path):
     ):
         judged(
             tmp_path,
-            make_items(4),
+            make_items(1),
             "caption_support",
             backend="openai",
             model="m",
@@ -108,6 +155,7 @@ def test_what_a_user_must_mend_is_told_by_the_worker_that_met_it(tmp_path):
 
 
 def test_a_local_judge_on_two_workers_reads_the_same_label_probabilities(tmp_path):
+    """One prompt is longer than the judge's context: it is counted in the bar, too."""
     model = random_judge(tmp_path / "model")
     settings = {
         "backend": "local",
@@ -117,28 +165,48 @@ def test_a_local_judge_on_two_workers_reads_the_same_label_probabilities(tmp_pat
         "batch_size": 2,
     }
     items = make_items(6)
-    alone, stored = judged(tmp_path / "alone", items, "caption_score", **settings)
-    spread, stored_too = judged(tmp_path / "ray", items, "caption_score", **settings, engine="ray")
+    sample, candidate = items[2]
+    items[2] = sample, replace(candidate, text="a dog jumps " * 400)
+    (alone, stored), bar = last_bar(
+        lambda: judged(tmp_path / "alone", items, "caption_score", **settings)
+    )
+    (spread, stored_too), bar_too = last_bar(
+        lambda: judged(tmp_path / "ray", items, "caption_score", **settings, engine="ray")
+    )
     assert stored_too.keys() == stored.keys()
     for one, other in zip(alone, spread, strict=True):
         assert (one.candidate_id, one.judge) == (other.candidate_id, other.judge)
+        assert one.reason == other.reason and one.status == other.status
         assert one.distribution == pytest.approx(other.distribution, abs=1e-5)
+    assert [row.status for row in spread].count("refused") == 1
+    assert spread[2].reason.startswith("context length")
+    for done, total, counts in (bar, bar_too):
+        assert (done, total) == (6, 6) and counts.startswith("failed 1")
 
 
-def test_policies_on_two_workers_write_the_same_candidates_and_report_bad_clips(tmp_path):
+def test_policies_on_two_workers_write_the_same_candidates_and_report_what_they_cannot(tmp_path):
+    """A clip is bad, and of the samples of another one is longer than the context."""
     data = tmp_path / "data"
     data.mkdir()
     write_data(data)
     (data / "3.mp4").write_bytes(b"no film")
+    samples = list(read_jsonl(data / "samples.jsonl", Sample))
+    long_prompt = "what happens ? " * 1400
+    samples.append(replace(samples[0], id="long", prompt=long_prompt))
+    write_jsonl(data / "samples.jsonl", samples)
     recipe = {"data": {"max_bad_fraction": 0.5}}
-    counts, alone = run_generate(make_recipe(tmp_path / "alone", data, **recipe))
-    spread_counts, spread = run_generate(
-        make_recipe(tmp_path / "ray", data, generate={"engine": "ray"}, **recipe)
+    (counts, alone), bar = last_bar(
+        lambda: run_generate(make_recipe(tmp_path / "alone", data, **recipe))
+    )
+    (spread_counts, spread), spread_bar = last_bar(
+        lambda: run_generate(
+            make_recipe(tmp_path / "ray", data, generate={"engine": "ray"}, **recipe)
+        )
     )
     assert spread == alone and len(alone) == 8
-    assert spread_counts == counts and counts["bad_clips"] == 1
+    assert spread_counts == counts
+    assert (counts["bad_clips"], counts["samples_over_context"]) == (1, 1)
+    assert spread_bar == bar == (14, 14, "bad_clips 1  samples_over_context 1")
     write_clip(data / "3.mp4", 30)
-    again, candidates = run_generate(
-        make_recipe(tmp_path / "ray", data, generate={"engine": "ray"})
-    )
+    again, candidates = run_generate(make_recipe(tmp_path / "ray", data))
     assert again["reused"] == 8 and len(candidates) == 12

@@ -24,6 +24,7 @@ def calls(tmp_path: Path) -> Path:
             "scontrol": f'echo "scontrol $*" >>{log}; echo node1; echo node2',
             "srun": f'echo "srun $*" >>{log}; while [[ "$1" == --* ]]; do shift; done; exec "$@"',
             "vllm": f'echo "vllm $*" >>{log}; exec sleep 60',
+            "curl": f"until grep -q ^vllm {log}; do sleep 0.02; done",  # the server answers
         }
         default = f'echo "{name} $*" >>{log}; [ "$1" != "$HANG" ] || exec sleep 60'
         command.write_text(f"#!/usr/bin/env bash\n{lines.get(name, default)}\n")
