@@ -14,6 +14,8 @@ from dpo_video.core.records import Vote
 log = logging.getLogger(__name__)
 
 FILE = "votes.jsonl"
+VoteChoice = Literal["A", "B", "tie", "both_bad", "skip"]
+"""What a vote on two answers says, A being the left one."""
 PairKey = frozenset[str]
 """The two candidates of a pair, in no order."""
 

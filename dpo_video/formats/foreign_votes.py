@@ -7,19 +7,18 @@ says of each response whether it was submitted (argilla-io/argilla, records/_io/
 
 import re
 from collections.abc import Iterator, Mapping
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 from dpo_video.core.records import Vote
-from dpo_video.data.votes import texts_hash
+from dpo_video.data.votes import VoteChoice, texts_hash
 from dpo_video.formats.context import ImportContext
 from dpo_video.formats.fields import BadRow, Dropped, float_of, text_of
 from dpo_video.formats.rows import ForeignRow
 
-Choice = Literal["A", "B", "tie", "both_bad", "skip"]
-SELECTED: dict[str, Choice] = {"left": "A", "right": "B"}
+SELECTED: dict[str, VoteChoice] = {"left": "A", "right": "B"}
 """What a Pairwise of Label Studio says of answer_a and answer_b."""
-NEITHER: dict[str, Choice] = {"tie": "tie", "both_bad": "both_bad", "skip": "skip"}
-LABELS: dict[str, Choice] = {"a": "A", "b": "B", **NEITHER}
+NEITHER: dict[str, VoteChoice] = {"tie": "tie", "both_bad": "both_bad", "skip": "skip"}
+LABELS: dict[str, VoteChoice] = {"a": "A", "b": "B", **NEITHER}
 QUESTION = "vote"
 """What a question of Argilla is called where there are several."""
 NEITHER_NAME = "neither"
@@ -33,7 +32,7 @@ class _ShownPair(NamedTuple):
     right_id: str
     texts: str
 
-    def vote(self, identity: str, choice: Choice, annotator: str, **facts: Any) -> Vote:
+    def vote(self, identity: str, choice: VoteChoice, annotator: str, **facts: Any) -> Vote:
         return Vote(
             id=identity,
             sample_id=self.left_id.rpartition("#")[0] or self.left_id,
@@ -78,11 +77,11 @@ def label_studio(row: ForeignRow, context: ImportContext) -> Iterator[Vote | Dro
         )
 
 
-def _annotated(annotation: Mapping[str, Any]) -> Choice:
+def _annotated(annotation: Mapping[str, Any]) -> VoteChoice:
     """Return what an annotation chooses; a skipped task is one."""
     if annotation.get("was_cancelled"):
         return "skip"
-    choices: list[Choice] = []
+    choices: list[VoteChoice] = []
     for result in _objects(annotation.get("result") or [], "result"):
         value = result.get("value")
         value = value if isinstance(value, dict) else {}
@@ -154,7 +153,7 @@ def _question(questions: Mapping[str, Any]) -> str:
     return next(iter(questions))
 
 
-def _label(value: Any) -> Choice:
+def _label(value: Any) -> VoteChoice:
     """Return what a label says, or a ranking: names in order, or objects with `rank`."""
     if not isinstance(value, list):
         return _known(LABELS, value, "a response")
@@ -187,14 +186,14 @@ def _objects(values: Any, name: str) -> list[dict[str, Any]]:
     return values
 
 
-def _known(choices: Mapping[str, Choice], name: Any, what: str) -> Choice:
+def _known(choices: Mapping[str, VoteChoice], name: Any, what: str) -> VoteChoice:
     choice = choices.get(name) if isinstance(name, str) else None
     if choice is None:
         raise BadRow(f"{what} says {str(name)[:40]!r}; it can say {', '.join(choices)}")
     return choice
 
 
-def _single(choices: list[Choice]) -> Choice:
+def _single(choices: list[VoteChoice]) -> VoteChoice:
     if not choices:
         raise Dropped("no choice in it")
     if len(choices) > 1:

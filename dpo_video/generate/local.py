@@ -62,10 +62,10 @@ def answer_here(
     """Store the missing candidates of jobs that share a policy; return counts, among them the
     samples that do not fit the model's context.
     """
-    return write_answers(run, jobs, missing).all_counts()
+    return write_missing(run, jobs, missing).all_counts()
 
 
-def write_answers(run: Run, jobs: Sequence[GenerationJob], missing: MissingCandidates) -> Written:
+def write_missing(run: Run, jobs: Sequence[GenerationJob], missing: MissingCandidates) -> Written:
     """Store the missing candidates of jobs that share a policy.
 
     Answers about a clip are written together, so that its prompts are read once for all samplers,

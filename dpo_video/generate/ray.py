@@ -26,7 +26,7 @@ from dpo_video.generate.jobs import (
     group_by_clip,
     title_of,
 )
-from dpo_video.generate.local import Written, counts_set_aside, write_answers
+from dpo_video.generate.local import Written, counts_set_aside, write_missing
 from dpo_video.models.load import load_policy
 from dpo_video.recipe import ModelSettings, Recipe
 from dpo_video.run import Run
@@ -141,7 +141,7 @@ class GenerationWorker:
                 heldout_root=job.root,
                 tracker=Tracker(),
             )
-            counts, over_context = write_answers(run, self.jobs, group_by_clip(candidates))
+            counts, over_context = write_missing(run, self.jobs, group_by_clip(candidates))
             rows = [("counts", "", strict_json.dumps(counts))]
             rows += [("over_context", key, str(number)) for key, number in over_context.items()]
             for kind in KINDS:

@@ -8,12 +8,12 @@ from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 from statistics import median
-from typing import Any, Literal, NamedTuple, cast, get_args
+from typing import Any, NamedTuple, cast, get_args
 from uuid import uuid4
 
 from dpo_video.core.records import Judgment, Vote
 from dpo_video.core.turns import turn_rows
-from dpo_video.data.votes import mutual_agreement, self_agreement, texts_hash
+from dpo_video.data.votes import VoteChoice, mutual_agreement, self_agreement, texts_hash
 from dpo_video.pages.answer_rows import answer_row
 from dpo_video.pages.clips import clip_name, clip_row, request_of
 from dpo_video.pages.run_files import RunFiles
@@ -21,8 +21,6 @@ from dpo_video.review.queue import PairTurn, ReviewPair, ReviewQueue
 from dpo_video.review.vote_file import VoteFile
 from dpo_video.video import ClipRequest, FramePool
 from dpo_video.video.small_clip import SmallClipSettings
-
-VoteChoice = Literal["A", "B", "tie", "both_bad", "skip"]
 
 
 class Reason(NamedTuple):
