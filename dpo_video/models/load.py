@@ -86,9 +86,12 @@ class Policy:
         else its EOS.
         """
         tokenizer = self.processor.tokenizer
-        end_of_turn = self.family.end_of_turn
-        end_id = None if end_of_turn is None else tokenizer.convert_tokens_to_ids(end_of_turn)
-        return int(tokenizer.eos_token_id if end_id in (None, tokenizer.unk_token_id) else end_id)
+        ends = self.family.end_of_turn or ()
+        for token in (ends,) if isinstance(ends, str) else ends:
+            end_id = tokenizer.convert_tokens_to_ids(token)
+            if end_id not in (None, tokenizer.unk_token_id):
+                return int(end_id)
+        return int(tokenizer.eos_token_id)
 
     @property
     def end_ids(self) -> list[int]:

@@ -97,7 +97,7 @@ def pixel_inputs(
     processor = policy.processor
     content = clip_content(policy.family, len(frames.pixels))
     text = prompt_text(processor, pair.prompt, content)
-    answer += processor.tokenizer.eos_token
+    answer += processor.tokenizer.convert_ids_to_tokens(policy.end_id)
     made = process_frames(policy.family, processor, text + answer, frames, {})
     out = {
         name: torch.as_tensor(value)

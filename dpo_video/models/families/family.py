@@ -197,8 +197,10 @@ class Family:
     """(axes, P) positions of one prompt from its ids (P,) and its other inputs."""
     install_positions: Callable[[Model, str], None] | None = None
     """Applies `model.positions`; None where there is only one rule."""
-    end_of_turn: str | None = None
-    """Token that ends an answer, where the tokenizer has it; None is the tokenizer's EOS."""
+    end_of_turn: str | tuple[str, ...] | None = None
+    """Token that ends an answer, or several of which the first that the tokenizer has does; where
+    it has none of them, and for None, it is the tokenizer's EOS.
+    """
     open_prompt: bool = False
     """Whether an answer follows the prompt's text without a mark: the ids of both are joined, as
     the text of both might be read as other words.

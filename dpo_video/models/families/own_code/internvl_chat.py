@@ -1,4 +1,4 @@
-"""InternVL 2, 2.5, 3 and 3.5 in their authors' own code (model type `internvl_chat`): frames in one
+"""InternVL 1.5 to 3.5 in their authors' own code (model type `internvl_chat`): frames in one
 tile each, a prompt by the repository's own conversation template.
 
 Published code: OpenGVLab/InternVL, internvl_chat/internvl/model/internvl_chat/.
@@ -29,13 +29,22 @@ from dpo_video.models.families.family import (
     square_size,
 )
 from dpo_video.models.families.internvl import patches_with_class_token, shuffled_tokens
-from dpo_video.models.families.own_code.loading import OwnCodeModel, own_function, text_config_at
+from dpo_video.models.families.own_code.loading import own_function, text_config_at
+from dpo_video.models.families.own_code.native_language import (
+    NATIVE,
+    NativeLanguageModel,
+    as_published,
+    longest_native,
+    native_config,
+)
 
 START, END, CONTEXT, VIDEO = "<img>", "</img>", "<IMG_CONTEXT>", "<video>"
 NORMALIZE = {"image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225]}
 """ImageNet's, as the published `build_transform` has them."""
-RUNS = ("LlamaForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM")
-"""Language models that are transformers' own; the others are the repository's code too."""
+RUNS = ("LlamaForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM", *NATIVE)
+"""Language models that run on transformers' own classes."""
+ENDS = ("<|im_end|>", "<|end|>")
+"""Separators of the conversations, at which an answer ends: of Phi-3 the latter."""
 
 
 def _side(config: PretrainedConfig) -> int:
@@ -48,7 +57,10 @@ def _read_config(
     """Complete a config by the id of a placeholder, which published ones leave to the tokenizer."""
     tokenizer = AutoTokenizer.from_pretrained(name, **source)
     config.image_token_id = tokenizer.convert_tokens_to_ids(CONTEXT)
-    return text_config_at(config, "llm_config")
+    where = {key: source[key] for key in ("revision", "local_files_only")}
+    fields, _ = PretrainedConfig.get_config_dict(name, **where)
+    config.llm_config = native_config(config.llm_config, fields["llm_config"])
+    return text_config_at(config, "llm_config", written=as_published)
 
 
 def _refuses(config: PretrainedConfig) -> str | None:
@@ -56,9 +68,10 @@ def _refuses(config: PretrainedConfig) -> str | None:
     if architecture in RUNS:
         return None
     return (
-        f"its language model, {architecture}, is code of its repository for transformers 4.37, "
-        "with a cache and masks of its own. Use a checkpoint on Qwen2, Qwen3 or Llama, or the "
-        "nearest family, 'internvl' (OpenGVLab/InternVL3-1B-hf and larger)"
+        f"its language model, {architecture}, is code of its repository for an earlier "
+        "transformers, with a cache and masks of its own. Use a checkpoint on Qwen2, Qwen3, Llama, "
+        "InternLM2 or Phi-3, or the nearest family, 'internvl' (OpenGVLab/InternVL3-1B-hf and "
+        "larger)"
     )
 
 
@@ -135,22 +148,23 @@ def _stock_logits(model: Model, inputs: Mapping[str, Tensor]) -> Tensor:
 
 ROW = Family(
     name="internvl_chat",
-    title="InternVL 2, 2.5, 3 and 3.5 in their authors' own code, on Qwen2, Qwen3 or Llama "
-    "(OpenGVLab/InternVL2-1B, InternVL2_5-4B, InternVL3-8B)",
+    title="InternVL 1.5, 2, 2.5, 3 and 3.5 in their authors' own code, on Qwen2, Qwen3, Llama, "
+    "InternLM2 or Phi-3 (OpenGVLab/InternVL2-1B, -2B, -4B, -8B, InternVL2_5-4B, InternVL3-8B)",
     features=_features,
     pack=pack_tensor,
     modality="image",
     placeholder=lambda config: int(config.image_token_id),
     pixel_inputs=("pixel_values",),
     language=lambda model: model.language_model,
-    auto_model=OwnCodeModel,
+    auto_model=NativeLanguageModel,
     load_processor=_processor,
     read_config=_read_config,
     refuses=_refuses,
     stock_logits=_stock_logits,
-    end_of_turn="<|im_end|>",
+    end_of_turn=ENDS,
     lora_targets=r"language_model\.model\.layers\.\d+\."
-    r"(self_attn\.(q|k|v|o)_proj|mlp\.(gate|up|down)_proj)",
+    r"(self_attn\.(q|k|v|o|qkv)_proj|mlp\.(gate|up|down|gate_up)_proj)",
+    context_length=longest_native,
     keep_unquantized=(*KEEP_UNQUANTIZED, r".*mlp1"),
     frame_size=square_size,
     video_tokens=shuffled_tokens,

@@ -1,11 +1,14 @@
 """What repositories' own code, written for earlier transformers, needs to load on this one."""
 
+import os
+import sys
 from collections.abc import Callable, Mapping
 from functools import wraps
+from types import ModuleType
 from typing import Any
 
 from transformers import AutoModel, GenerationConfig, PretrainedConfig
-from transformers.dynamic_module_utils import get_class_from_dynamic_module
+from transformers.dynamic_module_utils import get_cached_module_file, get_class_from_dynamic_module
 
 _finishing: set[type] = set()
 """Classes whose __init__ is wrapped already."""
@@ -27,14 +30,49 @@ class OwnCodeModel:
 
     @staticmethod
     def from_config(config: PretrainedConfig, **options: Any) -> Any:
-        """Make a model of random weights; `options` as AutoModel's."""
-        _prepare(config, str(config.name_or_path), None)
-        return AutoModel.from_config(config, **options)
+        """Make a model of random weights; `options` as AutoModel's, which would run the code of a
+        hub id's newest commit.
+        """
+        model_class = _prepare(config, str(config.name_or_path), commit_of(config))
+        options.pop("trust_remote_code", None)
+        return model_class._from_config(config, **options)
 
 
-def _prepare(config: PretrainedConfig, name: str, revision: str | None) -> None:
-    reference = config.to_dict()["auto_map"]["AutoModel"]
-    finish(get_class_from_dynamic_module(reference, name, revision=revision))
+def commit_of(config: PretrainedConfig) -> str | None:
+    """Return the hub's commit that a config was read from, whose code is then run too; None for a
+    folder.
+    """
+    commit: str | None = vars(config).get("_commit_hash")
+    return commit
+
+
+def _prepare(config: PretrainedConfig, name: str, revision: str | None) -> Any:
+    model_class = get_class_from_dynamic_module(_reference(config), name, revision=revision)
+    finish(model_class)
+    return model_class
+
+
+def _reference(config: PretrainedConfig) -> str:
+    reference: str = config.to_dict()["auto_map"]["AutoModel"]
+    return reference
+
+
+def put_modules(
+    config: PretrainedConfig,
+    name: str,
+    revision: str | None,
+    modules: Mapping[str, Mapping[str, Any]],
+) -> None:
+    """Have a repository's code find ours where it imports modules of its own, by their names and
+    what they hold: those files are then never read.
+    """
+    main = _reference(config).partition("--")[2] or _reference(config)
+    path = get_cached_module_file(name, f"{main.split('.')[0]}.py", revision=revision)
+    package = os.path.dirname(os.path.normpath(path)).replace(os.sep, ".")
+    for module, contents in modules.items():
+        ours = ModuleType(f"{package}.{module}")
+        vars(ours).update(contents)
+        sys.modules[ours.__name__] = ours
 
 
 def finish(model_class: Any) -> None:
@@ -56,19 +94,31 @@ def finish(model_class: Any) -> None:
     model_class.__init__ = init
 
 
-def text_config_at(config: PretrainedConfig, name: str) -> PretrainedConfig:
+def text_config_at(
+    config: PretrainedConfig,
+    name: str,
+    *,
+    written: Callable[[PretrainedConfig], dict[str, Any]] = lambda part: part.to_dict(),
+) -> PretrainedConfig:
     """Return the config, its `get_text_config` giving the part called `name`.
 
     Its class becomes a subclass of the same name: what is saved stays as the repository writes it.
     Which attention the published config asks for (`flash_attention_2`) is forgotten.
+
+    Args:
+        written: the part as it is saved.
     """
+    own = type(config)
     vars(config)[name]._attn_implementation = None
 
     def get_text_config(self: PretrainedConfig, *_: Any, **__: Any) -> PretrainedConfig:
         part: PretrainedConfig = vars(self)[name]
         return part
 
-    return _with_method(config, get_text_config)
+    def to_dict(self: PretrainedConfig) -> dict[str, Any]:
+        return {**own.to_dict(self), name: written(vars(self)[name])}
+
+    return _with_methods(config, get_text_config, to_dict)
 
 
 def with_text_config(config: PretrainedConfig, text: PretrainedConfig) -> PretrainedConfig:
@@ -77,14 +127,13 @@ def with_text_config(config: PretrainedConfig, text: PretrainedConfig) -> Pretra
     def get_text_config(self: PretrainedConfig, *_: Any, **__: Any) -> PretrainedConfig:
         return text
 
-    return _with_method(config, get_text_config)
+    return _with_methods(config, get_text_config)
 
 
-def _with_method(config: PretrainedConfig, method: Callable[..., Any]) -> PretrainedConfig:
+def _with_methods(config: PretrainedConfig, *methods: Callable[..., Any]) -> PretrainedConfig:
     own = type(config)
-    config.__class__ = type(
-        own.__name__, (own,), {"__module__": own.__module__, method.__name__: method}
-    )
+    named = {method.__name__: method for method in methods}
+    config.__class__ = type(own.__name__, (own,), {"__module__": own.__module__, **named})
     return config
 
 

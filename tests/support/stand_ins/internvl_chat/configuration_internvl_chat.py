@@ -5,7 +5,15 @@ from typing import Any
 
 from transformers import LlamaConfig, PretrainedConfig, Qwen2Config
 
-LANGUAGE = {"LlamaForCausalLM": LlamaConfig, "Qwen2ForCausalLM": Qwen2Config}
+from .configuration_internlm2 import InternLM2Config
+from .configuration_phi3 import Phi3Config
+
+LANGUAGE = {
+    "InternLM2ForCausalLM": InternLM2Config,
+    "LlamaForCausalLM": LlamaConfig,
+    "Phi3ForCausalLM": Phi3Config,
+    "Qwen2ForCausalLM": Qwen2Config,
+}
 
 
 class InternVisionConfig(PretrainedConfig):

@@ -34,8 +34,19 @@ TEMPLATES = {
         roles=("<|im_start|>user\n", "<|im_start|>assistant\n"),
         sep=sep,
     )
-    for name, sep in (("Hermes-2", "<|im_end|>"), ("internvl2_5", "<|im_end|>\n"))
+    for name, sep in (
+        ("Hermes-2", "<|im_end|>"),
+        ("internlm2-chat", "<|im_end|>"),
+        ("internvl2_5", "<|im_end|>\n"),
+    )
 }
+TEMPLATES["phi3-chat"] = Conversation(
+    name="phi3-chat",
+    system_template="<|system|>\n{system_message}",
+    system_message="a model that looks at the video",
+    roles=("<|user|>\n", "<|assistant|>\n"),
+    sep="<|end|>",
+)
 
 
 def get_conv_template(name: str) -> Conversation:

@@ -11,8 +11,15 @@ from transformers.modeling_outputs import BaseModelOutput, CausalLMOutputWithPas
 
 from .configuration_internvl_chat import InternVisionConfig, InternVLChatConfig
 from .conversation import get_conv_template
+from .modeling_internlm2 import InternLM2ForCausalLM
+from .modeling_phi3 import Phi3ForCausalLM
 
-LANGUAGE = {"LlamaForCausalLM": LlamaForCausalLM, "Qwen2ForCausalLM": Qwen2ForCausalLM}
+LANGUAGE = {
+    "InternLM2ForCausalLM": InternLM2ForCausalLM,
+    "LlamaForCausalLM": LlamaForCausalLM,
+    "Phi3ForCausalLM": Phi3ForCausalLM,
+    "Qwen2ForCausalLM": Qwen2ForCausalLM,
+}
 
 
 class InternAttention(nn.Module):
@@ -87,7 +94,13 @@ class InternVLChatModel(PreTrainedModel):
     config_class = InternVLChatConfig
     main_input_name = "pixel_values"
     base_model_prefix = "language_model"
-    _no_split_modules = ("InternVisionModel", "LlamaDecoderLayer", "Qwen2DecoderLayer")
+    _no_split_modules = (
+        "InternVisionModel",
+        "LlamaDecoderLayer",
+        "InternLM2DecoderLayer",
+        "Phi3DecoderLayer",
+        "Qwen2DecoderLayer",
+    )
     supports_gradient_checkpointing = True
 
     def __init__(
