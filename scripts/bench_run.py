@@ -2,7 +2,8 @@
 
     python scripts/bench_run.py [--json] [--video-tokens N] [--questions Q] [--answers A]
     [--device cpu|cuda] [--size spike|7b|tiny] [--repeats N] [--stages STAGE ...]
-    python scripts/bench_run.py --peer swift|llamafactory --peer-env PATH [--clips N] [--epochs N] [--json] ...
+    python scripts/bench_run.py --peer swift|llamafactory --peer-env PATH [--clips N] [--epochs N]
+    [--json] ...
 
 Generate, judge, train and evaluate about one clip of noise, on the random model of
 bench_training.py: what each side made is compared, CPU seconds (on a GPU seconds) are the least of
