@@ -257,16 +257,16 @@ def risk_coverage(pairs: OrderedPairs) -> list[MarginPoint]:
     ends = np.flatnonzero(
         np.append(margin[:-1] != margin[1:], True)
     )  # the last pair of each distinct margin
-    cuts = np.append((margin[ends[:-1]] + margin[ends[:-1] + 1]) / 2, 0.0)
+    min_margins = np.append((margin[ends[:-1]] + margin[ends[:-1] + 1]) / 2, 0.0)
     precision = np.cumsum(right)[ends] / (ends + 1)
     return [
         MarginPoint(
-            min_margin=float(cut),
+            min_margin=float(min_margin),
             precision=float(share),
             coverage=(end + 1) / len(pairs.margin),
             n=int(end + 1),
         )
-        for cut, share, end in zip(cuts, precision, ends, strict=True)
+        for min_margin, share, end in zip(min_margins, precision, ends, strict=True)
     ]
 
 

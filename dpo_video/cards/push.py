@@ -47,7 +47,7 @@ class PushFile:
 
 
 @dataclass(frozen=True, kw_only=True)
-class PushPlan:
+class Upload:
     """What a push would send."""
 
     what: What
@@ -72,7 +72,7 @@ class PushOptions:
     """Whether files of an earlier push may be replaced."""
 
 
-def plan_model_push(folder: Path, recipe: Recipe, what: What, repo: str) -> PushPlan:
+def model_upload(folder: Path, recipe: Recipe, what: What, repo: str) -> Upload:
     """Return what a push of a run's adapter or merged model would send; UserError where it is not
     there, or damaged.
     """
@@ -93,12 +93,10 @@ def plan_model_push(folder: Path, recipe: Recipe, what: What, repo: str) -> Push
         if path.is_file() and path.name not in DOCUMENTS
     ]
     files += [PushFile(name=name, content=text.encode()) for name, text in documents.items()]
-    return PushPlan(
-        what=what, repo=repo, files=files, card=card, notes=list(_notes(facts, changed))
-    )
+    return Upload(what=what, repo=repo, files=files, card=card, notes=list(_notes(facts, changed)))
 
 
-def plan_pairs_push(folder: Path, repo: str, *, card: Path) -> PushPlan:
+def pairs_upload(folder: Path, repo: str, *, card: Path) -> Upload:
     """Return what a push of exported rows would send: the folder, its card as README.md."""
     files = [
         PushFile(name=path.relative_to(folder).as_posix(), content=path)
@@ -107,7 +105,7 @@ def plan_pairs_push(folder: Path, repo: str, *, card: Path) -> PushPlan:
     ]
     text = card.read_text(encoding="utf-8")
     files.append(PushFile(name=CARD, content=text.encode()))
-    return PushPlan(what="pairs", repo=repo, files=files, card=text)
+    return Upload(what="pairs", repo=repo, files=files, card=text)
 
 
 def _notes(facts: CardFacts, changed: Sequence[str]) -> Iterator[str]:
@@ -125,8 +123,8 @@ def _notes(facts: CardFacts, changed: Sequence[str]) -> Iterator[str]:
         yield f"recipe.yaml is sent without folders and servers of this machine: {listed}"
 
 
-def send(plan: PushPlan, options: PushOptions) -> str:
-    """Send a plan in one commit; return its address. The token is that of HF_TOKEN alone."""
+def send(upload: Upload, options: PushOptions) -> str:
+    """Send an upload in one commit; return its address. The token is that of HF_TOKEN alone."""
     token = os.environ.get(TOKEN, "").strip()
     if not token:
         raise UserError(
@@ -134,9 +132,9 @@ def send(plan: PushPlan, options: PushOptions) -> str:
             "Nothing was sent"
         )
     api = HfApi(token=token)
-    with _one_line(plan.repo, token):
-        repo = plan.repo if "/" in plan.repo else f"{api.whoami()['name']}/{plan.repo}"
-        parent = _checked_repo(api, repo, plan, options)
+    with _one_line(upload.repo, token):
+        repo = upload.repo if "/" in upload.repo else f"{api.whoami()['name']}/{upload.repo}"
+        parent = _checked_repo(api, repo, upload, options)
         operations = [
             CommitOperationAdd(
                 path_in_repo=file.name,
@@ -144,27 +142,27 @@ def send(plan: PushPlan, options: PushOptions) -> str:
                 if isinstance(file.content, Path)
                 else file.content,
             )
-            for file in plan.files
+            for file in upload.files
         ]
         commit = api.create_commit(
             repo,
             operations,
-            commit_message=f"dpo-video push: {plan.what}",
-            repo_type=plan.repo_type,
+            commit_message=f"dpo-video push: {upload.what}",
+            repo_type=upload.repo_type,
             parent_commit=parent,
         )
     return str(commit.commit_url)
 
 
-def _checked_repo(api: HfApi, repo: str, plan: PushPlan, options: PushOptions) -> str | None:
+def _checked_repo(api: HfApi, repo: str, upload: Upload, options: PushOptions) -> str | None:
     """Make the repository, or return the commit of one that is there and may be written to."""
     try:
-        info: Any = api.repo_info(repo, repo_type=plan.repo_type)
+        info: Any = api.repo_info(repo, repo_type=upload.repo_type)
     except RepositoryNotFoundError:
-        api.create_repo(repo, repo_type=plan.repo_type, private=not options.public)
+        api.create_repo(repo, repo_type=upload.repo_type, private=not options.public)
         return None
     names = {sibling.rfilename for sibling in info.siblings or []} - HUB_OWN
-    foreign = sorted(names - {file.name for file in plan.files})
+    foreign = sorted(names - {file.name for file in upload.files})
     if foreign:
         more = f" and {len(foreign) - MOST_NAMED} more" if len(foreign) > MOST_NAMED else ""
         raise UserError(

@@ -41,7 +41,7 @@ def push(  # noqa: PLR0913 - options of a command
     file and the card and send nothing. The token is that of HF_TOKEN.
     """
     from dpo_video.cards.export import export_with_card
-    from dpo_video.cards.push import PushOptions, plan_model_push, plan_pairs_push, send
+    from dpo_video.cards.push import PushOptions, model_upload, pairs_upload, send
     from dpo_video.run import recipe_of
 
     folder = run_path(run_folder)
@@ -51,29 +51,30 @@ def push(  # noqa: PLR0913 - options of a command
             pairs = Path(scratch) / "pairs"
             out = pairs if with_clips else pairs / "pairs.jsonl"
             made = export_with_card(folder, recipe, export_format, out, with_clips=with_clips)
-            plan = plan_pairs_push(pairs, repo, card=made.card)
+            upload = pairs_upload(pairs, repo, card=made.card)
         else:
-            plan = plan_model_push(folder, recipe, what, repo)
+            upload = model_upload(folder, recipe, what, repo)
         with only_json(as_json):
-            _show(plan)
-            sent = send(plan, PushOptions(public=public, update=update)) if confirmed else None
-            kind = f"{'public' if public else 'private'} {plan.repo_type} repository {repo!r}"
+            _show(upload)
+            sent = send(upload, PushOptions(public=public, update=update)) if confirmed else None
+            kind = f"{'public' if public else 'private'} {upload.repo_type} repository {repo!r}"
             print_line(
                 f"sent: {sent}"
                 if sent
-                else f"dry run: nothing was sent. --yes sends {len(plan.files)} files to the {kind}"
+                else f"dry run: nothing was sent. --yes sends {len(upload.files)} files to the "
+                f"{kind}"
             )
         if as_json:
-            files = [{"name": file.name, "bytes": file.num_bytes} for file in plan.files]
-            print_json({"repo": repo, "files": files, "notes": list(plan.notes), "sent": sent})
+            files = [{"name": file.name, "bytes": file.num_bytes} for file in upload.files]
+            print_json({"repo": repo, "files": files, "notes": list(upload.notes), "sent": sent})
 
 
-def _show(plan: Any) -> None:
+def _show(upload: Any) -> None:
     """Print the files of a push, its card and what one should know."""
     from dpo_video.runs.clean import size_text
 
-    for file in plan.files:
+    for file in upload.files:
         print_line(f"{size_text(file.num_bytes):>9}  {file.name}")
-    print_line(f"\n{plan.card}")
-    for note in plan.notes:
+    print_line(f"\n{upload.card}")
+    for note in upload.notes:
         print_line(f"note: {note}")

@@ -36,30 +36,27 @@ def render_document(template: str, **values: Any) -> str:
     return _document_environment().get_template(template).render(**values)
 
 
-@cache
-def _document_environment() -> Environment:
-    environment = Environment(
+def _package_templates(*, autoescape: bool) -> Environment:
+    return Environment(
         loader=FileSystemLoader(PACKAGE),
-        autoescape=False,
+        autoescape=autoescape,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
+
+
+@cache
+def _document_environment() -> Environment:
+    environment = _package_templates(autoescape=False)
     environment.filters["cell"] = lambda text: " ".join(str(text).split()).replace("|", "\\|")
     return environment
 
 
 @cache
 def _environment() -> Environment:
-    environment = Environment(
-        loader=FileSystemLoader(PACKAGE),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
+    environment = _package_templates(autoescape=True)
     environment.filters["unbroken_brackets"] = unbroken_brackets
     environment.globals["geometry"] = {
         name: getattr(charts, name)

@@ -92,11 +92,11 @@ def _pair(counts: Mapping[str, Any]) -> Iterator[str]:
             f"{_percent(ties)} of the questions have no two answers far enough apart: lower "
             f"pair.min_margin, {MORE_CONTRAST}, or set pair.tie_break"
         )
-    cut = _share(answers.get("cut"), answers.get("in"))
-    if cut > MANY_CUT_UNPAIRED:
+    truncated = _share(answers.get("cut"), answers.get("in"))
+    if truncated > MANY_CUT_UNPAIRED:
         yield (
-            f"{_percent(cut)} of the answers were cut, and a cut answer is never chosen: raise "
-            "generate.max_new_tokens"
+            f"{_percent(truncated)} of the answers were cut, and a cut answer is never chosen: "
+            "raise generate.max_new_tokens"
         )
     longer = counts.get("chosen_longer")
     if isinstance(longer, float) and longer > MANY_LONGER:

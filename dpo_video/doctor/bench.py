@@ -14,6 +14,7 @@ from dpo_video.core.errors import UserError
 from dpo_video.models.hub import model_spec
 from dpo_video.models.load import choose_device, choose_dtype
 from dpo_video.models.lora import LANGUAGE_ONLY, lora_config, lora_targets
+from dpo_video.models.memory import GIB
 from dpo_video.recipe import Recipe
 
 ANSWER_TOKENS = 128
@@ -21,7 +22,6 @@ VIDEO_TOKENS = 2048
 """Of a clip, where `video.max_tokens` says nothing."""
 STEPS = 3
 MOST_CPU_PARAMETERS = 3e8
-GIB = 1 << 30
 
 
 class BenchResult(NamedTuple):

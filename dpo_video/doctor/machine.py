@@ -14,6 +14,7 @@ import torch
 from packaging.requirements import Requirement
 
 from dpo_video.doctor.finding import Finding, looked_at, not_checked, right, wrong
+from dpo_video.models.memory import GIB
 from dpo_video.store.file_system import choose_kind
 from dpo_video.store.lock import give_up_lock, take_lock
 
@@ -22,7 +23,6 @@ PYTHONS = ((3, 11), (3, 14))
 CODECS = ("h264", "hevc", "vp9", "av1", "mpeg4")
 """What clips of data sets are made with."""
 LEAST_FREE_GB = 5.0
-GIB = 1 << 30
 
 
 def software_findings() -> Iterator[Finding]:

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+from sample_filters import samples_recipe
 
 from dpo_video.core.control_tokens import ControlTokens
 from dpo_video.core.errors import UserError
@@ -14,7 +15,6 @@ from dpo_video.core.records import Sample
 from dpo_video.data.choices import gold_choice
 from dpo_video.data.heldout import check_disjoint
 from dpo_video.data.samples import TOY_CLIPS, load_pairs, load_samples
-from dpo_video.recipe import Recipe
 from dpo_video.video import resolve_video
 
 ROOT = Path("/clips")
@@ -55,31 +55,20 @@ def test_other_files_and_other_parts_are_allowed() -> None:
     )
 
 
-def recipe(folder: Path, **data: object) -> Recipe:
-    return Recipe.model_validate(
-        {
-            "name": "r",
-            "model": {"name": "m"},
-            "judge": {"model": "j"},
-            "data": {"samples": str(folder / "s.jsonl"), **data},
-        }
-    )
-
-
 def test_the_limit_keeps_the_first_samples_and_paths_start_beside_the_file(tmp_path: Path) -> None:
     rows = [{"id": str(n), "video": "a.mp4", "prompt": "p", "caption": "c"} for n in range(5)]
     (tmp_path / "s.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    loaded = load_samples(recipe(tmp_path, limit=2), "samples")
+    loaded = load_samples(samples_recipe(tmp_path, limit=2), "samples")
     assert [row.id for row in loaded.samples] == ["0", "1"]
     assert loaded.root == tmp_path
-    none = load_samples(recipe(tmp_path), "heldout")
+    none = load_samples(samples_recipe(tmp_path), "heldout")
     assert (none.samples, none.root, none.removed) == ([], Path(), [])
 
 
 def test_a_file_without_samples_is_named(tmp_path: Path) -> None:
     (tmp_path / "s.jsonl").write_text("\n")
     with pytest.raises(UserError, match=r"s.jsonl: no samples in it"):
-        load_samples(recipe(tmp_path), "samples")
+        load_samples(samples_recipe(tmp_path), "samples")
 
 
 @pytest.mark.parametrize(
@@ -137,7 +126,7 @@ def test_a_sample_that_says_nothing_is_named(
         "\n\n".join(json.dumps(each) for each in (good, {**good, "id": "x", **row}))
     )
     with pytest.raises(UserError) as error:
-        load_samples(recipe(tmp_path), "samples")
+        load_samples(samples_recipe(tmp_path), "samples")
     assert message in str(error.value)
 
 
@@ -157,7 +146,7 @@ def test_a_pair_with_a_tag_in_its_question_is_named(tmp_path: Path) -> None:
         )
     )
     with pytest.raises(UserError, match=r"p\.jsonl:1: `prompt` contains '<video>'"):
-        load_samples(recipe(tmp_path, pairs=str(tmp_path / "p.jsonl")), "samples")
+        load_samples(samples_recipe(tmp_path, pairs=str(tmp_path / "p.jsonl")), "samples")
 
 
 def test_clips_outside_of_the_video_root_are_told_by_line_unless_the_recipe_allows_them(
@@ -168,7 +157,7 @@ def test_clips_outside_of_the_video_root_are_told_by_line_unless_the_recipe_allo
     rows = [{"id": name, "video": name, "prompt": "p", "caption": "c"} for name in names]
     path = tmp_path / "s.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    settings = recipe(tmp_path, samples=str(path), video_root=str(tmp_path / "clips"))
+    settings = samples_recipe(tmp_path, samples=str(path), video_root=str(tmp_path / "clips"))
     with pytest.raises(UserError, match=r"2 lines of .* are wrong") as caught:
         load_samples(settings, "samples")
     assert "s.jsonl:2: the clip '../b.mp4' is" in str(caught.value)
@@ -193,7 +182,7 @@ def test_pairs_of_a_clip_outside_of_the_video_root_are_told_by_line(tmp_path: Pa
     }
     (tmp_path / "p.jsonl").write_text(json.dumps(row))
     with pytest.raises(UserError, match=r"p\.jsonl:1: the clip '\.\./b\.mp4' is"):
-        load_pairs(recipe(tmp_path, pairs=str(tmp_path / "p.jsonl")))
+        load_pairs(samples_recipe(tmp_path, pairs=str(tmp_path / "p.jsonl")))
 
 
 def test_a_clip_may_be_named_as_nobodys_home(tmp_path: Path) -> None:
@@ -221,7 +210,7 @@ def test_an_imported_pair_without_a_video_is_named(tmp_path: Path) -> None:
         )
     )
     with pytest.raises(UserError, match=r"p\.jsonl:1: `video` is empty"):
-        load_samples(recipe(tmp_path, pairs=str(tmp_path / "p.jsonl")), "samples")
+        load_samples(samples_recipe(tmp_path, pairs=str(tmp_path / "p.jsonl")), "samples")
 
 
 GOOD = {"id": "a", "video": "a.mp4", "prompt": "What happens?", "caption": "A dog runs."}
@@ -241,12 +230,12 @@ def test_other_words_for_the_question_are_understood(tmp_path: Path, name: str) 
     row = {key: value for key, value in GOOD.items() if key != "prompt"}
     (tmp_path / "s.jsonl").write_text(json.dumps({**row, name: "What happens?"}))
     with pytest.raises(UserError, match=rf"s.jsonl:1: unknown field `{name}`. Did you mean `pro"):
-        load_samples(recipe(tmp_path), "samples")
+        load_samples(samples_recipe(tmp_path), "samples")
 
 
 def test_a_field_of_another_project_is_kept_as_meta_and_told(tmp_path: Path) -> None:
     write(tmp_path, {"duration": 3.5}, {"source": {"set": "x"}, "meta": {"shot": 2}}, {})
-    loaded = load_samples(recipe(tmp_path), "samples")
+    loaded = load_samples(samples_recipe(tmp_path), "samples")
     assert [sample.meta for sample in loaded.samples] == [
         {"duration": 3.5},
         {"shot": 2, "source": {"set": "x"}},
@@ -258,19 +247,19 @@ def test_a_field_of_another_project_is_kept_as_meta_and_told(tmp_path: Path) -> 
 def test_a_misspelt_field_is_no_meta(tmp_path: Path) -> None:
     write(tmp_path, {"anser": "A dog."})
     with pytest.raises(UserError, match=r"unknown field `anser`.* Did you mean `answer`"):
-        load_samples(recipe(tmp_path), "samples")
+        load_samples(samples_recipe(tmp_path), "samples")
 
 
 def test_a_list_of_samples_is_told_how_to_become_jsonl(tmp_path: Path) -> None:
     (tmp_path / "s.jsonl").write_text(json.dumps([GOOD], indent=1))
     with pytest.raises(UserError, match=r"a JSON list, .* dpo-video import table .*s.jsonl --out"):
-        load_samples(recipe(tmp_path), "samples")
+        load_samples(samples_recipe(tmp_path), "samples")
 
 
 def test_up_to_twenty_bad_lines_are_shown_and_the_others_counted(tmp_path: Path) -> None:
     write(tmp_path, *({"caption": ""} if n % 2 else {} for n in range(60)))
     with pytest.raises(UserError) as error:
-        load_samples(recipe(tmp_path), "samples")
+        load_samples(samples_recipe(tmp_path), "samples")
     lines = str(error.value).splitlines()
     assert lines[0].startswith("30 lines of") and lines[-1] == "and 10 more lines"
     shown = [line.partition("s.jsonl:")[2].partition(":")[0] for line in lines[1:-1]]
@@ -289,21 +278,21 @@ def test_up_to_twenty_bad_lines_are_shown_and_the_others_counted(tmp_path: Path)
 def test_a_line_that_python_does_not_read_is_told_in_one(tmp_path: Path, line: str) -> None:
     (tmp_path / "s.jsonl").write_text(line)
     with pytest.raises(UserError, match=r"s\.jsonl:1: not JSON") as error:
-        load_samples(recipe(tmp_path), "samples")
+        load_samples(samples_recipe(tmp_path), "samples")
     assert len(str(error.value)) < 400
 
 
 def test_a_number_beyond_all_numbers_is_no_second(tmp_path: Path) -> None:
     (tmp_path / "s.jsonl").write_text(json.dumps(GOOD)[:-1] + ', "end": 1e999}')
     with pytest.raises(UserError, match=r"s\.jsonl:1: .*(ends at inf seconds|`end`|not JSON)"):
-        load_samples(recipe(tmp_path), "samples")
+        load_samples(samples_recipe(tmp_path), "samples")
 
 
 def test_a_clip_inside_a_row_is_no_path(tmp_path: Path) -> None:
     for video in ("data:video/mp4;base64,AAAA", "QUJD" * 5000):
         write(tmp_path, {"video": video})
         with pytest.raises(UserError, match="`video` holds the clip itself") as error:
-            load_samples(recipe(tmp_path), "samples")
+            load_samples(samples_recipe(tmp_path), "samples")
         assert len(str(error.value)) < 400
 
 
@@ -315,7 +304,7 @@ def test_control_tokens_drop_a_sample_and_an_end_token_leaves_its_answer(tmp_pat
         {"answer": "<|im_start|>assistant\nA dog.<|im_end|>"},
         {"answer": " A dog.\n"},
     )
-    loaded = load_samples(recipe(tmp_path), "samples", tokens=TOKENS)
+    loaded = load_samples(samples_recipe(tmp_path), "samples", tokens=TOKENS)
     assert [(row.id, row.answer) for row in loaded.samples] == [("0", "A dog."), ("3", " A dog.\n")]
     assert loaded.num_stripped == 1
     assert [(row.where[-10:], row.reason, row.detail) for row in loaded.removed] == [
@@ -332,7 +321,7 @@ def test_control_tokens_drop_a_given_pair(tmp_path: Path) -> None:
         for n, (chosen, rejected) in enumerate(answers)
     ]
     (tmp_path / "p.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    loaded = load_pairs(recipe(tmp_path, pairs=str(tmp_path / "p.jsonl")), TOKENS)
+    loaded = load_pairs(samples_recipe(tmp_path, pairs=str(tmp_path / "p.jsonl")), TOKENS)
     assert loaded.pairs is not None
     assert [(pair.chosen, pair.rejected) for pair in loaded.pairs] == [("Yes.", "No.")] * 2
     assert loaded.num_stripped == 2
@@ -350,7 +339,9 @@ def test_held_out_questions_to_choose_from_need_no_caption(tmp_path: Path) -> No
     ]
     (tmp_path / "h.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (tmp_path / "s.jsonl").write_text("")
-    heldout = load_samples(recipe(tmp_path, heldout=str(tmp_path / "h.jsonl")), "heldout").samples
+    heldout = load_samples(
+        samples_recipe(tmp_path, heldout=str(tmp_path / "h.jsonl")), "heldout"
+    ).samples
     assert [gold_choice(sample) for sample in heldout] == ["B", "yes"]
     assert [sample.caption for sample in heldout] == [None, None]
     assert json.loads(to_json(heldout[0])) == rows[0]
@@ -361,12 +352,14 @@ def test_toy_questions_with_a_rule_lie_beside_the_held_out_clips(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setitem(TOY_CLIPS, "toy:heldout", 4)
-    toy = recipe(tmp_path, samples="toy:train", heldout="toy:choices")
+    toy = samples_recipe(tmp_path, samples="toy:train", heldout="toy:choices")
     choices = load_samples(toy, "heldout")
-    pairs = load_samples(recipe(tmp_path, samples="toy:train", heldout="toy:yes_no"), "heldout")
+    pairs = load_samples(
+        samples_recipe(tmp_path, samples="toy:train", heldout="toy:yes_no"), "heldout"
+    )
     assert choices.root == pairs.root == toy.run_folder / "toy" / "heldout"
     assert {sample.answer_kind for sample in choices.samples} == {"letter"}
     assert {sample.answer_kind for sample in pairs.samples} == {"yes_no"}
     assert all(sample.caption is None for sample in (*choices.samples, *pairs.samples))
     with pytest.raises(UserError, match=r"Known: toy:train, toy:heldout, toy:choices, toy:yes_no"):
-        load_samples(recipe(tmp_path, samples="toy:train", heldout="toy:no_yes"), "heldout")
+        load_samples(samples_recipe(tmp_path, samples="toy:train", heldout="toy:no_yes"), "heldout")

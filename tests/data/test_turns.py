@@ -6,12 +6,12 @@ import json
 from pathlib import Path
 
 import pytest
+from sample_filters import samples_recipe
 
 from dpo_video.core.control_tokens import ControlTokens
 from dpo_video.core.errors import UserError
 from dpo_video.core.turns import turn_rows
 from dpo_video.data.samples import load_pairs, load_samples
-from dpo_video.recipe import Recipe
 
 TURN = {"question": "Who is there?", "answer": "A woman."}
 TOKENS = ControlTokens(
@@ -24,17 +24,6 @@ def write(folder: Path, *rows: dict[str, object]) -> None:
     base = {"video": "a.mp4", "prompt": "p", "caption": "c"}
     lines = [json.dumps({"id": str(number), **base, **row}) for number, row in enumerate(rows)]
     (folder / "s.jsonl").write_text("\n".join(lines))
-
-
-def recipe(folder: Path, **data: object) -> Recipe:
-    return Recipe.model_validate(
-        {
-            "name": "r",
-            "model": {"name": "m"},
-            "judge": {"model": "j"},
-            "data": {"samples": str(folder / "s.jsonl"), **data},
-        }
-    )
 
 
 @pytest.mark.parametrize(
@@ -66,7 +55,7 @@ def test_turns_that_say_nothing_are_told_with_file_and_line(
 ) -> None:
     write(tmp_path, {}, row)
     with pytest.raises(UserError) as error:
-        load_samples(recipe(tmp_path), "samples")
+        load_samples(samples_recipe(tmp_path), "samples")
     assert message in str(error.value) and "\n" not in str(error.value)
 
 
@@ -76,7 +65,7 @@ def test_control_tokens_in_earlier_turns_drop_a_sample_and_a_pair(tmp_path: Path
     answered = {"question": "Who?", "answer": "<|im_start|>A woman."}
     turns = [[ended], [TURN, asked], [TURN, answered], []]
     write(tmp_path, *({"history": history} for history in turns))
-    loaded = load_samples(recipe(tmp_path), "samples", tokens=TOKENS)
+    loaded = load_samples(samples_recipe(tmp_path), "samples", tokens=TOKENS)
     assert [(row.id, turn_rows(row.history)) for row in loaded.samples] == [
         ("0", [TURN]),
         ("3", []),
@@ -92,11 +81,11 @@ def test_control_tokens_in_earlier_turns_drop_a_sample_and_a_pair(tmp_path: Path
         for n, history in enumerate(turns)
     ]
     (tmp_path / "p.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    loaded = load_pairs(recipe(tmp_path, pairs=str(tmp_path / "p.jsonl")), TOKENS)
+    loaded = load_pairs(samples_recipe(tmp_path, pairs=str(tmp_path / "p.jsonl")), TOKENS)
     assert [row.id for row in loaded.removed] == ["1", "2"]
     assert [turn_rows(sample.history) for sample in loaded.samples] == [[TURN], []]
     with pytest.raises(UserError, match=r"p.jsonl:1: `history`, turn 1: `answer` is empty"):
         (tmp_path / "p.jsonl").write_text(
             json.dumps({**rows[0], "history": [{**TURN, "answer": ""}]})
         )
-        load_pairs(recipe(tmp_path, pairs=str(tmp_path / "p.jsonl")), TOKENS)
+        load_pairs(samples_recipe(tmp_path, pairs=str(tmp_path / "p.jsonl")), TOKENS)

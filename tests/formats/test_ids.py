@@ -2,25 +2,22 @@
 to ours.
 """
 
-import json
 from collections import Counter
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
+from format_rows import imported_rows
 
 from dpo_video.core.errors import UserError
 from dpo_video.core.jsonl import read_jsonl, write_jsonl
 from dpo_video.core.records import Candidate, Judgment, Pair, Sample
 from dpo_video.formats.export_run import ExportSource, export_run
 from dpo_video.formats.exporters import EXPORTERS
-from dpo_video.formats.import_file import ImportOptions, ImportReport, import_file
-from dpo_video.formats.importers import KINDS
+from dpo_video.formats.import_file import ImportOptions, import_file
 from dpo_video.pair.build import build_pairs
 from dpo_video.recipe import PairSettings
 
-RECORDS = {name: kind for kind, name in KINDS.items()}
 PAIR = {
     "id": "v1_0",
     "video": "v1.mp4",
@@ -28,15 +25,6 @@ PAIR = {
     "chosen": "Cooking.",
     "rejected": "Sleeping.",
 }
-
-
-def imported(
-    name: str, rows: list[dict[str, Any]], folder: Path, **options: Any
-) -> tuple[ImportReport, list[Any]]:
-    source = folder / "in.jsonl"
-    source.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    report = import_file(name, str(source), folder / "out.jsonl", ImportOptions(**options))
-    return report, list(read_jsonl(folder / "out.jsonl", RECORDS[report.kind]))
 
 
 def all_pairs() -> list[Pair]:
@@ -105,7 +93,7 @@ def test_only_a_pair_that_stood_before_or_an_id_of_another_question_is_dropped(t
         {**PAIR, "rejected": "Reading."},
         {**PAIR, "rejected": "Running."},
     ]
-    report, pairs = imported("hound_pairs", rows, tmp_path)
+    report, pairs = imported_rows("hound_pairs", rows, tmp_path)
     assert [pair.rejected for pair in pairs] == ["Sleeping.", "Reading.", "Running."]
     assert report.dropped == {"pair stands twice": 2, "id stands twice": 2}
 
@@ -116,7 +104,7 @@ def test_a_row_whose_id_says_nothing_is_named_by_its_number(name, empty, tmp_pat
     rows = [
         {**PAIR, "id": empty, "rejected": text} for text in ("Sleeping.", "Reading.", "Running.")
     ]
-    report, pairs = imported(name, rows, tmp_path)
+    report, pairs = imported_rows(name, rows, tmp_path)
     assert (report.dropped, [pair.sample_id for pair in pairs]) == ({}, ["row1", "row2", "row3"])
 
 
@@ -126,7 +114,7 @@ def test_a_samples_id_that_says_nothing_is_no_id_either(tmp_path):
         {key: value for key, value in row.items() if key not in ("chosen", "rejected")}
         for row in rows
     ]
-    _, samples = imported("table", rows, tmp_path)
+    _, samples = imported_rows("table", rows, tmp_path)
     assert [sample.id for sample in samples] == ["row1", "row2"]
 
 
@@ -138,7 +126,7 @@ def test_both_pairs_that_rlaif_v_draws_of_a_question_are_kept(tmp_path):
         "chosen": "A cat.",
         "idx": None,
     }
-    report, pairs = imported(
+    report, pairs = imported_rows(
         "rlaif_v", [{**row, "rejected": text} for text in ("A dog.", "A cow.")], tmp_path
     )
     assert (report.dropped, Counter(pair.sample_id for pair in pairs)) == ({}, {"q1": 2})
@@ -150,7 +138,7 @@ def test_both_questions_of_a_row_are_kept_under_its_id(tmp_path):
         {**row, "question_id": 7, "Q1": "What?", "Q2": "Which thing?"},
         {**row, "question_id": 8, "Q": "What?"},
     ]
-    report, samples = imported("video_chatgpt", rows, tmp_path)
+    report, samples = imported_rows("video_chatgpt", rows, tmp_path)
     assert (report.dropped, [sample.id for sample in samples]) == ({}, ["7.Q1", "7.Q2", "8"])
 
 
@@ -178,7 +166,7 @@ def prediction(identity: str | int, clip: str | None) -> dict[str, Any]:
     ],
 )
 def test_a_prediction_answers_the_question_of_its_clip(identity, clip, wanted, tmp_path):
-    _, (candidate,) = imported("hound_predictions", [prediction(identity, clip)], tmp_path)
+    _, (candidate,) = imported_rows("hound_predictions", [prediction(identity, clip)], tmp_path)
     assert (candidate.id, candidate.sample_id) == (wanted, wanted.rpartition("#")[0])
 
 
@@ -196,7 +184,7 @@ def test_the_questions_decide_what_an_id_means(name, tmp_path):
         {**prediction(identity, None), "response": "Explanation: right.\nScore: 5"}
         for identity in ids
     ]
-    report, records = imported(name, rows, tmp_path, samples=tmp_path / "samples.jsonl")
+    report, records = imported_rows(name, rows, tmp_path, samples=tmp_path / "samples.jsonl")
     assert [
         record.candidate_id if isinstance(record, Judgment) else record.id for record in records
     ] == ["v_12_0#0", "v_12_0#1", "w_1#0", "w_1#2"]
@@ -216,4 +204,4 @@ def test_an_id_that_may_mean_two_questions_is_not_guessed_at(name, row, tmp_path
         match=r"in\.jsonl:1: the id 'v_12_0' is question 'v_12_0', or answer 0 to question "
         r"'v_12': give the imported questions with --samples FILE",
     ):
-        imported(name, [row], tmp_path)
+        imported_rows(name, [row], tmp_path)

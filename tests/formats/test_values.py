@@ -3,17 +3,15 @@ that breaks off.
 """
 
 import json
-from pathlib import Path
-from typing import Any
 
 import pytest
+from format_rows import imported_rows
 
 from dpo_video.core.errors import UserError
 from dpo_video.core.jsonl import read_jsonl
-from dpo_video.formats.import_file import ImportOptions, ImportReport, import_file
-from dpo_video.formats.importers import KINDS
+from dpo_video.core.records import Pair
+from dpo_video.formats.import_file import ImportOptions, import_file
 
-RECORDS = {name: kind for kind, name in KINDS.items()}
 NAN, INFINITE = float("nan"), float("inf")
 PAIR = {
     "id": "1",
@@ -25,18 +23,9 @@ PAIR = {
 TURNS = [{"role": "user", "content": "What?"}, {"role": "assistant", "content": "A cat."}]
 
 
-def imported(
-    name: str, rows: list[dict[str, Any]], folder: Path, **options: Any
-) -> tuple[ImportReport, list[Any]]:
-    source = folder / "in.jsonl"
-    source.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    report = import_file(name, str(source), folder / "out.jsonl", ImportOptions(**options))
-    return report, list(read_jsonl(folder / "out.jsonl", RECORDS[report.kind]))
-
-
 def test_nan_stands_for_what_is_missing(tmp_path):
     row = {**PAIR, "id": NAN, "chosen_score": NAN, "rejected_score": 1.0, "start": NAN, "end": 2.0}
-    _, (pair,) = imported("table", [row], tmp_path)
+    _, (pair,) = imported_rows("table", [row], tmp_path)
     assert (pair.sample_id, pair.chosen_score, pair.rejected_score) == ("row1", None, 1.0)
     assert (pair.start, pair.end) == (None, 2.0)
 
@@ -45,12 +34,12 @@ def test_nan_is_no_number_in_a_csv_either(tmp_path):
     head = "video,prompt,chosen,rejected,chosen_score,end\n"
     (tmp_path / "in.csv").write_text(head + "v.mp4,What?,A cat.,A dog.,nan,NaN\n")
     import_file("table", str(tmp_path / "in.csv"), tmp_path / "out.jsonl", ImportOptions())
-    (pair,) = read_jsonl(tmp_path / "out.jsonl", RECORDS["pairs"])
+    (pair,) = read_jsonl(tmp_path / "out.jsonl", Pair)
     assert (pair.chosen_score, pair.end) == (None, None)
 
 
 def test_nan_in_what_is_kept_beside_a_pair_becomes_null(tmp_path):
-    _, (pair,) = imported("vista_dpo", [{**PAIR, "clip_w": [0, NAN], "frame": NAN}], tmp_path)
+    _, (pair,) = imported_rows("vista_dpo", [{**PAIR, "clip_w": [0, NAN], "frame": NAN}], tmp_path)
     assert pair.extra == {"clip_w": [0, None]}
 
 
@@ -84,9 +73,9 @@ def test_a_value_that_no_row_of_the_format_has_is_named_or_counted(name, row, sa
         else PAIR
     )
     with pytest.raises(UserError) as error:
-        imported(name, [good, row], tmp_path)
+        imported_rows(name, [good, row], tmp_path)
     assert "in.jsonl:2: " in str(error.value) and said in str(error.value)
-    report, _ = imported(name, [good, row], tmp_path, skip_bad=True)
+    report, _ = imported_rows(name, [good, row], tmp_path, skip_bad=True)
     assert report.dropped == {"not of the format": 1}
 
 
@@ -100,7 +89,7 @@ def test_half_a_character_becomes_the_sign_for_that(tmp_path):
         "rejected_response": "A dog \udc15.",
         "id": "\ud83d",
     }
-    _, (pair,) = imported("ms_swift", [row], tmp_path)
+    _, (pair,) = imported_rows("ms_swift", [row], tmp_path)
     assert (pair.chosen, pair.rejected, pair.sample_id) == (
         "A cat \ufffd",
         "A dog \ufffd.",

@@ -170,3 +170,11 @@ def write_rows(path: Path, rows: list[dict[str, Any]]) -> str:
 def imported(name: str, source: str, out: Path, **options: Any) -> tuple[ImportReport, list[Any]]:
     report = import_file(name, source, out, ImportOptions(**options))
     return report, list(read_jsonl(out, RECORDS[report.kind]))
+
+
+def imported_rows(
+    name: str, rows: list[dict[str, Any]], folder: Path, **options: Any
+) -> tuple[ImportReport, list[Any]]:
+    """Return the report and the records of rows that are written to a file and imported."""
+    source = write_rows(folder / "in.jsonl", rows)
+    return imported(name, source, folder / "out.jsonl", **options)

@@ -36,6 +36,18 @@ def make_sample(
     )
 
 
+def samples_recipe(folder: Path, **data: object) -> Recipe:
+    """Return a recipe of the samples in s.jsonl, with other settings of `data` where given."""
+    return Recipe.model_validate(
+        {
+            "name": "r",
+            "model": {"name": "m"},
+            "judge": {"model": "j"},
+            "data": {"samples": str(folder / "s.jsonl"), **data},
+        }
+    )
+
+
 def load_filtered(
     folder: Path,
     samples: list[Sample],

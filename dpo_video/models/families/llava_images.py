@@ -96,12 +96,10 @@ def _next_features(model: Model, inputs: Mapping[str, Tensor]) -> ClipFeatures:
     return ClipFeatures(torch.cat(list(output.pooler_output)))
 
 
-def _next_size(
+def size_on_disk(
     processor: VideoProcessor, num_frames: int, size: FrameSize, kwargs: Mapping[str, Any]
 ) -> FrameSize:
-    """Return the size on disk: tiles are cut from it, and its shape decides how many tokens
-    stay.
-    """
+    """Return the size on disk: tiles or slices are cut from it, and its shape decides which."""
     return size
 
 
@@ -154,7 +152,7 @@ LLAVA_NEXT = Family(
     prompt_token=image_token,
     placeholder=image_id,
     pixel_inputs=("pixel_values", "image_sizes"),
-    frame_size=_next_size,
+    frame_size=size_on_disk,
     video_tokens=_next_tokens,
     vision_patches=_next_patches,
     pixel_kwargs=no_pixel_bounds,

@@ -19,6 +19,7 @@ from dpo_video.models.families.family import (
     pack_list,
     whole_patches,
 )
+from dpo_video.models.families.llava_images import size_on_disk
 
 
 def _features(model: Model, inputs: Mapping[str, Tensor]) -> ClipFeatures:
@@ -26,13 +27,6 @@ def _features(model: Model, inputs: Mapping[str, Tensor]) -> ClipFeatures:
         inputs["pixel_values_videos"], inputs["target_sizes_videos"], return_dict=True
     )
     return ClipFeatures(torch.cat(list(output.pooler_output)))
-
-
-def _size(
-    processor: VideoProcessor, num_frames: int, size: FrameSize, kwargs: Mapping[str, Any]
-) -> FrameSize:
-    """Return the size on disk: it decides the slices, and each slice has a size of its own."""
-    return size
 
 
 def _parts(processor: VideoProcessor, size: FrameSize) -> Iterator[FrameSize]:
@@ -93,7 +87,7 @@ MINICPMV4_6 = Family(
     pixel_inputs=("pixel_values_videos", "target_sizes_videos"),
     shared_prefix=False,
     why_not_shared=RECURRENT,
-    frame_size=_size,
+    frame_size=size_on_disk,
     video_tokens=_tokens,
     vision_patches=_patches,
     pixel_kwargs=_pixels,
