@@ -49,7 +49,7 @@ def llava_qwen(folder: Path, **fields: Any) -> LlavaQwenForCausalLM:
     tokenizer = make_tokenizer(
         ["<|endoftext|>", "<|im_start|>", "<|im_end|>"], eos="<|im_end|>", pad="<|endoftext|>"
     )
-    text = {**text_config(tokenizer, "qwen2"), "vocab_size": len(tokenizer) + 3}
+    text = {**text_config(tokenizer, "qwen2"), "vocab_size": len(tokenizer) + 3}  # as published
     own = {**LLAVA_VIDEO, "mm_vision_tower": str(write_tower(folder)), **fields}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)

@@ -22,7 +22,6 @@ from transformers.conversion_mapping import register_checkpoint_conversion_mappi
 from transformers.core_model_loading import WeightRenaming
 
 from dpo_video.core import strict_json
-from dpo_video.core.errors import UserError
 from dpo_video.models.families.family import (
     ClipFeatures,
     FrameSize,
@@ -32,8 +31,8 @@ from dpo_video.models.families.family import (
 )
 
 PLACEHOLDER = "<video>"
-"""What stands for a row of features here; the published codes count from -200 downwards, which no
-embedding has.
+"""What stands for a row of features: a word after all others, which may have no embedding, as the
+published codes' -200 and -201 have none.
 """
 SO400M = "google/siglip-so400m-patch14-384"
 CLIP_336 = "openai/clip-vit-large-patch14-336"
@@ -74,6 +73,8 @@ class FlatConfig(LlavaOnevisionConfig):
 
     text_type: ClassVar[str] = "qwen2"
     """The transformers model type of the language model."""
+    left_out: ClassVar[tuple[str, ...]] = ()
+    """Published fields of parts that are not loaded, and so not saved."""
     published: dict[str, Any] | None = None
     """The fields as published, among them the system's own, `mm_*`."""
 
@@ -118,7 +119,12 @@ class FlatConfig(LlavaOnevisionConfig):
             "rope_parameters": dict(text.rope_parameters),
             "torch_dtype": str(self.dtype).removeprefix("torch."),
         }
-        flat = {**(self.published or {}), **changed}
+        kept = {
+            name: value
+            for name, value in (self.published or {}).items()
+            if name not in self.left_out
+        }
+        flat = {**kept, **changed}
         return strict_json.dumps(flat, indent=2, sort_keys=True) + "\n"
 
 
@@ -141,12 +147,6 @@ def read_config(config: PretrainedConfig, name: str, source: Mapping[str, Any]) 
     tokenizer = load_tokenizer(name, source)
     config.video_token_index = tokenizer.convert_tokens_to_ids(PLACEHOLDER)
     config.image_token_index = config.video_token_index
-    if config.video_token_index >= config.text_config.vocab_size:
-        raise UserError(
-            f"the checkpoint {name!r} has {config.text_config.vocab_size} embeddings, all of them "
-            f"words of its tokenizer: there is no id left for {PLACEHOLDER!r}, which stands for a "
-            "frame's features here. Resize its embeddings by one"
-        )
     return config
 
 

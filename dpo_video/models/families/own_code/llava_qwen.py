@@ -14,13 +14,13 @@ from torch import Tensor, nn
 from transformers import (
     AutoConfig,
     AutoModelForImageTextToText,
-    LlavaOnevisionForConditionalGeneration,
-    LlavaOnevisionModel,
     LlavaOnevisionVideoProcessor,
     PretrainedConfig,
 )
 from transformers.core_model_loading import WeightRenaming
-from transformers.modeling_outputs import BaseModelOutputWithPooling
+from transformers.models.llava_onevision.modeling_llava_onevision import (
+    LlavaOnevisionMultiModalProjector,
+)
 
 from dpo_video.models.families.family import (
     Family,
@@ -40,6 +40,7 @@ from dpo_video.models.families.own_code.flat_layout import (
     register_names,
     tower_patches,
 )
+from dpo_video.models.families.own_code.flat_model import FlatForCausalLM, FlatModel
 
 STRIDE = 2
 """Patches on a side that pooling makes one of; LLaVA-NeXT's code has no other for a video."""
@@ -68,19 +69,22 @@ class LlavaQwenConfig(FlatConfig):
         return {**tower, "num_hidden_layers": layers, "vision_use_head": False}
 
 
-class LlavaQwenModel(LlavaOnevisionModel):
-    """LLaVA-OneVision's parts, with pooling and newlines as the config has them."""
+class LlavaQwenModel(FlatModel):
+    """Pooling and newlines as the config has them."""
 
     config_class = LlavaQwenConfig
 
-    def get_video_features(self, pixel_values_videos: Tensor, **more: Any) -> Any:
-        """Return the rows of clips (B, F, 3, H, W) of one length as `pooler_output` (B, n, D)."""
-        frames = pixel_values_videos.flatten(0, 1)
-        states = self.vision_tower(frames, output_hidden_states=True).hidden_states[-1]
-        pooled = self.apply_pooling(self.multi_modal_projector(states))
-        clips = pooled.unflatten(0, (len(pixel_values_videos), -1))
-        rows = torch.stack([self.with_newlines(clip) for clip in clips])
-        return BaseModelOutputWithPooling(pooler_output=rows)
+    def add_projector(self, config: FlatConfig) -> None:
+        """Set the projector and the newline."""
+        self.multi_modal_projector = LlavaOnevisionMultiModalProjector(config)
+        self.image_newline = nn.Parameter(torch.zeros(config.get_text_config().hidden_size))
+
+    def encode(self, clips: Tensor) -> Tensor:
+        """Return the rows (B, n, D) of clips (B, F, 3, H, W) of one length."""
+        states = self.vision_tower(clips.flatten(0, 1), output_hidden_states=True)
+        pooled = self.apply_pooling(self.multi_modal_projector(states.hidden_states[-1]))
+        pooled = pooled.unflatten(0, clips.shape[:2])
+        return torch.stack([self.with_newlines(clip) for clip in pooled])
 
     def apply_pooling(self, image_features: Tensor) -> Tensor:
         """Return patches (F, S x S, D) pooled to (F, R, R, D)."""
@@ -111,21 +115,11 @@ class LlavaQwenModel(LlavaOnevisionModel):
         return rows if position == "no_token" else torch.cat([rows, newline[None]])
 
 
-class LlavaQwenForCausalLM(LlavaOnevisionForConditionalGeneration):
+class LlavaQwenForCausalLM(FlatForCausalLM):
     """Named as the published class, whose names of weights it loads and saves."""
 
     config_class = LlavaQwenConfig
-
-    def __init__(self, config: LlavaQwenConfig) -> None:
-        super(LlavaOnevisionForConditionalGeneration, self).__init__(config)
-        self.model = LlavaQwenModel(config)
-        text = config.get_text_config()
-        self.lm_head = nn.Linear(text.hidden_size, text.vocab_size, bias=False)
-        self.post_init()
-
-    def get_video_features(self, pixel_values_videos: Tensor, **more: Any) -> Any:
-        """See LlavaQwenModel."""
-        return self.model.get_video_features(pixel_values_videos)
+    body = LlavaQwenModel
 
 
 class LlavaQwenProcessor(ClipProcessor):
