@@ -113,7 +113,8 @@ def plain_logps(policy: Policy, row: TokenRow) -> Tensor:
     batch = collate(policy, [row], "right")
     logits = policy.bare(**batch, use_cache=False).logits[0, :-1].float()
     scored = completion_mask([row], batch)[0, 1:].bool()
-    return logits.log_softmax(-1).gather(1, batch["input_ids"][0, 1:, None])[:, 0][scored]
+    answer = batch["input_ids"][0, 1:][scored]  # of a clip's placeholders there may be no logit
+    return logits[scored].log_softmax(-1).gather(1, answer[:, None])[:, 0]
 
 
 def answer_part(rows: Sequence[TokenRow], values: Tensor) -> list[Tensor]:

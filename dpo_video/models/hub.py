@@ -311,7 +311,11 @@ OWN_CODE_ROWS = {
 """Modules with the rows of systems in their authors' own code, by model type; several types may
 share one.
 """
-OWN_LAYOUT_ROWS = {"llava_qwen": "dpo_video.models.families.own_code.llava_qwen"}
+OWN_LAYOUT_ROWS = {
+    "llava_qwen": "dpo_video.models.families.own_code.llava_qwen",
+    "videollama2_mistral": "dpo_video.models.families.own_code.videollama2",
+    "videollama2_qwen2": "dpo_video.models.families.own_code.videollama2",
+}
 """The same, of systems whose published weights load into transformers' own classes: no code of a
 repository runs.
 """
@@ -327,9 +331,7 @@ SUCCESSORS: dict[str, tuple[str, str, str]] = {
     "qwen": ("Qwen-VL 1, or a Qwen 1 text model", "qwen2_5_vl", NOT_TRUSTED),
     "video_llama": ("Video-LLaMA 1", "video_llama_3", OWN_CODE),
     "videollama2_llama": ("VideoLLaMA 2", "video_llama_3", OWN_CODE),
-    "videollama2_mistral": ("VideoLLaMA 2", "video_llama_3", OWN_CODE),
     "videollama2_mixtral": ("VideoLLaMA 2", "video_llama_3", OWN_CODE),
-    "videollama2_qwen2": ("VideoLLaMA 2.1", "video_llama_3", OWN_CODE),
     "videollama3_qwen2": ("VideoLLaMA 3 in its authors' own code", "video_llama_3", OWN_CODE),
     "llava_llama": ("LLaVA in its authors' own code", "llava_next_video", OWN_CODE),
     "llava_mistral": ("LLaVA in its authors' own code", "llava_next_video", OWN_CODE),

@@ -5,7 +5,7 @@ names, held against stand-ins with the published calls.
 import json
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,68 +16,37 @@ from clips import write_clip
 from peft import get_peft_model_state_dict
 from safetensors.torch import load_file
 from slow_dpo import slow_dpo
-from stand_ins.flat_checkpoints import STAND_INS, llava_qwen
-from stand_ins.llava_qwen.mm_utils import (
-    DEFAULT_IMAGE_TOKEN,
-    IMAGE_TOKEN_INDEX,
-    Conversation,
-    tokenizer_image_token,
+from stand_ins.calls import (
+    CALLS,
+    PublishedCall,
+    assert_logits_are_the_published_ones,
+    published_logits,
 )
+from stand_ins.flat_checkpoints import STAND_INS
 from tiny_world import FRAMES, made_trainer, make_pairs, make_recipe
-from torch import Tensor, nn
+from torch import nn
 from typer.testing import CliRunner
 
 from dpo_video.cli.app import app
-from dpo_video.core.errors import UserError
 from dpo_video.family.run import CHECKS, Check, check_name
 from dpo_video.family.subject import (
     CLIPS,
-    TOLERANCE,
-    CheckClip,
     Subject,
-    noise_frames,
     processor_outputs,
-    row_logits,
     with_adapter,
 )
 from dpo_video.models.hub import (
     OWN_LAYOUT_ROWS,
     build_model,
-    load_config,
     model_spec,
     own_layout_rows,
 )
-from dpo_video.models.load import Policy, load_policy
+from dpo_video.models.load import load_policy
 from dpo_video.models.memory import count_parameters
-from dpo_video.models.prompts import video_inputs
-from dpo_video.recipe import ModelSettings, VideoSettings
+from dpo_video.recipe import ModelSettings
 from dpo_video.train.shared_prefix import shared_prefix_engine
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "families.md"
-
-
-@dataclass(frozen=True, kw_only=True)
-class PublishedCall:
-    """How a system's stand-in is called."""
-
-    lora_targets: str
-    """Its language model's linear layers, by the published names."""
-    call: Callable[[nn.Module, Tensor, Tensor], Tensor]
-    """Logits (1, T, V) by the published call, of ids with the published mark and of a clip."""
-    mark: int
-
-
-def llava_call(model: Any, ids: Tensor, video: Tensor) -> Tensor:
-    return model(ids[None], images=[video], modalities=["video"], use_cache=False).logits
-
-
-CALLS = {
-    "llava_qwen": PublishedCall(
-        lora_targets=r"model\.layers\.\d+\.(self_attn|mlp)\.\w+_proj",
-        call=llava_call,
-        mark=IMAGE_TOKEN_INDEX,
-    )
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,18 +82,6 @@ def subject(world: World) -> Subject:
     return Subject(settings=settings_of(world.folder))
 
 
-def published_logits(
-    system: PublishedCall, model: nn.Module, inputs: Mapping[str, Any], placeholder: int
-) -> Tensor:
-    """Return (1, T, V) logits of the published call on the processor's outputs, their placeholders
-    folded into the published mark.
-    """
-    ids = inputs["input_ids"][0].tolist()
-    place, count = ids.index(placeholder), ids.count(placeholder)
-    ids[place : place + count] = [system.mark]
-    return system.call(model, torch.tensor(ids), inputs["pixel_values_videos"][0])
-
-
 def test_every_row_has_a_stand_in_and_stands_in_list_and_documents() -> None:
     """The documents' table is written anew with `scripts/families_table.py --own-layout`."""
     with_one = {OWN_LAYOUT_ROWS[name.partition("-")[0]] for name in STAND_INS}
@@ -141,25 +98,6 @@ def test_every_row_has_a_stand_in_and_stands_in_list_and_documents() -> None:
 @pytest.mark.parametrize("check", CHECKS, ids=check_name)
 def test_family(subject: Subject, check: Check, tmp_path: Path) -> None:
     check(subject, tmp_path)
-
-
-def assert_logits_are_the_published_ones(
-    system: PublishedCall, model: nn.Module, policy: Policy
-) -> None:
-    """Of both clips, through features and through pixels."""
-    rows = Subject(settings=policy.settings).rows
-    placeholder = policy.family.placeholder(policy.bare.config)
-    for clip, clip_rows in zip(CLIPS, rows, strict=True):
-        inputs = processor_outputs(
-            policy, clip, clip.answers[0] + policy.processor.tokenizer.decode([policy.end_id])
-        )
-        with torch.no_grad():
-            published = published_logits(system, model, inputs, placeholder)[0]
-            ours = policy.family.stock_logits(policy.bare, inputs)[0]
-        assert published.std() > 0.1
-        torch.testing.assert_close(ours, published, atol=TOLERANCE, rtol=TOLERANCE)
-        features = row_logits(policy, clip_rows[0])
-        torch.testing.assert_close(features, published, atol=TOLERANCE, rtol=TOLERANCE)
 
 
 def test_logits_are_those_of_the_published_call(world: World, subject: Subject) -> None:
@@ -245,81 +183,4 @@ def test_check_plans_from_the_checkpoint_without_its_weights(
     assert count_parameters(spec).total == sum(weight.numel() for weight in bare.parameters())
     with torch.device("meta"):
         assert type(build_model(spec)).__name__ == type(world.published).__name__
-    assert spec.family.context_length(spec.config) == 2048
-
-
-@pytest.mark.parametrize("pool", ["average", "max", "bilinear"])
-@pytest.mark.parametrize("newline", ["grid", "frame", "one_token", "no_token"])
-def test_llavas_rows_are_pooled_and_ended_as_its_config_says(
-    tmp_path: Path, pool: str, newline: str
-) -> None:
-    fields = {"mm_spatial_pool_mode": pool, "mm_newline_position": newline}
-    model = llava_qwen(tmp_path / "model", **fields)
-    policy = load_policy(settings_of(tmp_path))
-    assert_logits_are_the_published_ones(CALLS["llava_qwen"], model, policy)
-
-
-@pytest.mark.parametrize("timed", [True, False])
-def test_llavas_prompt_is_tokenized_as_published(tmp_path: Path, timed: bool) -> None:
-    """Against lmms-eval's way to write a clip and its times into the published conversation."""
-    llava_qwen(tmp_path / "model", add_time_instruction=timed)
-    policy = load_policy(settings_of(tmp_path))
-    clip = CheckClip(
-        count=4, height=56, width=56, seconds_apart=1.5, question="what happens ?", answers=()
-    )
-    times = ",".join(f"{seconds:.2f}s" for seconds in (0.0, 1.5, 3.0, 4.5))
-    told = (
-        "The video lasts for 6.00 seconds, and 4 frames are uniformly sampled from it. These "
-        f"frames are located at {times}.Please answer the following questions related to this "
-        "video.\n"
-    )
-    conversation = Conversation()
-    question = f"{DEFAULT_IMAGE_TOKEN}\n{told if timed else ''}{clip.question}"
-    conversation.append_message(conversation.roles[0], question)
-    conversation.append_message(conversation.roles[1], None)
-    wanted = tokenizer_image_token(conversation.get_prompt(), policy.processor.tokenizer)
-    place = wanted.index(IMAGE_TOKEN_INDEX)
-    placeholder = policy.family.placeholder(policy.bare.config)
-    wanted[place : place + 1] = [placeholder] * (4 * 3 * (3 + 1))
-    assert processor_outputs(policy, clip)["input_ids"][0].tolist() == wanted
-
-
-def test_llavas_frames_are_normalized_as_published(tmp_path: Path) -> None:
-    llava_qwen(tmp_path / "model")
-    policy = load_policy(settings_of(tmp_path))
-    frames = noise_frames(3, height=70, width=70)
-    made = video_inputs(policy, frames, VideoSettings()).pixels["pixel_values_videos"][0]
-    wanted = torch.from_numpy(frames.pixels).permute(0, 3, 1, 2) / 255 * 2 - 1
-    torch.testing.assert_close(made, wanted, atol=1e-5, rtol=0)
-
-
-@pytest.mark.parametrize(
-    ("field", "value", "message"),
-    [
-        ("mm_projector_type", "linear", "its mm_projector_type is 'linear', and must be"),
-        ("mm_resampler_type", "qformer", "its mm_resampler_type is 'qformer', and must be absent"),
-        (
-            "mm_spatial_pool_mode",
-            None,
-            "its mm_spatial_pool_mode is None, and must be 'average' or",
-        ),
-        ("mm_spatial_pool_stride", 4, "its mm_spatial_pool_stride is 4, and must be absent or 2"),
-        ("mm_newline_position", "row", "its mm_newline_position is 'row', and must be absent or"),
-        ("add_faster_video", True, "its add_faster_video is True, and must be absent or False"),
-        ("mm_patch_merge_type", "flat", "its mm_patch_merge_type is 'flat', which has no newline"),
-        ("mm_vision_tower", "openai/clip-vit-large-patch14-336", "is no SigLIP"),
-        ("mm_vision_tower", "/no/such/siglip", "/no/such/siglip"),
-    ],
-)
-def test_a_llava_that_the_row_does_not_hold_is_refused(
-    tmp_path: Path, field: str, value: Any, message: str
-) -> None:
-    llava_qwen(tmp_path / "model")
-    path = tmp_path / "model" / "config.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), field: value}))
-    with pytest.raises(UserError) as caught:
-        load_config(settings_of(tmp_path))
-    assert message in str(caught.value)
-    assert "\n" not in str(caught.value)
-    if message != value:
-        assert "the nearest family is 'llava_onevision'" in str(caught.value)
+    assert spec.family.context_length(spec.config) == world.system.context

@@ -10,9 +10,13 @@ from safetensors.torch import save_file
 from tiny_families.parts import text_config
 from tiny_models import make_tokenizer
 from torch import nn
-from transformers import Qwen2Config
+from transformers import MistralConfig, PreTrainedTokenizerFast, Qwen2Config
 
 from stand_ins.llava_qwen.modeling import LlavaQwenForCausalLM
+from stand_ins.videollama2.modeling import (
+    Videollama2MistralForCausalLM,
+    Videollama2Qwen2ForCausalLM,
+)
 
 TOWER = {
     "model_type": "siglip_vision_model",
@@ -42,30 +46,91 @@ LLAVA_VIDEO = {
 """The fields of its own that the published LLaVA-Video has, with the values of the 7B one."""
 
 
+VIDEOLLAMA2 = {
+    "mm_hidden_size": 64,
+    "mm_vision_select_layer": -2,
+    "mm_vision_select_feature": "patch",
+    "num_frames": 8,
+    "rope_theta": 1000000.0,
+    "torch_dtype": "bfloat16",
+}
+MISTRAL_TEMPLATE = (
+    "{{ bos_token }}{% for message in messages %}"
+    "{% if message['role'] == 'system' %}{{ message['content'] + ' ' }}"
+    "{% elif message['role'] == 'user' %}{{ '[INST] ' + message['content'] + ' [/INST]' }}"
+    "{% else %}{{ message['content'] + eos_token }}{% endif %}{% endfor %}"
+)
+QWEN_TEMPLATE = (
+    "{% for message in messages %}"
+    "{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>\n' }}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+"""Of tokenizers: messages are plain texts."""
+
+
 def llava_qwen(folder: Path, **fields: Any) -> LlavaQwenForCausalLM:
     """Write a LLaVA-Video into `folder` and its tower's config beside it; return the model that was
     written.
     """
-    tokenizer = make_tokenizer(
-        ["<|endoftext|>", "<|im_start|>", "<|im_end|>"], eos="<|im_end|>", pad="<|endoftext|>"
-    )
-    text = {**text_config(tokenizer, "qwen2"), "vocab_size": len(tokenizer) + 3}  # as published
-    own = {**LLAVA_VIDEO, "mm_vision_tower": str(write_tower(folder)), **fields}
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        model = scaled(LlavaQwenForCausalLM(Qwen2Config(**text, **own), TOWER))
-    flat = {**text, **own, "model_type": "llava_qwen", "architectures": [type(model).__name__]}
-    write(folder, model, flat)
+    tokenizer = qwen_tokenizer()
+    tower = write_tower(folder, TOWER)
+    own = {**LLAVA_VIDEO, "mm_vision_tower": str(tower), **fields}
+    text = {**text_config(tokenizer, "qwen2"), "vocab_size": len(tokenizer) + 3}
+    model = made(lambda: LlavaQwenForCausalLM(Qwen2Config(**text, **own), TOWER))
+    write(folder, model, {**text, **own, "model_type": "llava_qwen"})
     tokenizer.save_pretrained(folder)
     return model
 
 
-def write_tower(folder: Path) -> Path:
+def videollama2_qwen2(folder: Path, **fields: Any) -> Videollama2Qwen2ForCausalLM:
+    """Write a VideoLLaMA 2.1: SigLIP and Qwen2."""
+    tokenizer = qwen_tokenizer()
+    tokenizer.chat_template = QWEN_TEMPLATE
+    tower = write_tower(folder, TOWER)
+    own = {**VIDEOLLAMA2, "mm_projector_type": "stc_connector_v35", **fields}
+    own["mm_vision_tower"] = str(tower)
+    text = {**text_config(tokenizer, "qwen2"), "vocab_size": len(tokenizer) + 3}
+    model = made(lambda: Videollama2Qwen2ForCausalLM(Qwen2Config(**text, **own), TOWER))
+    write(folder, model, {**text, **own, "model_type": "videollama2_qwen2"})
+    tokenizer.save_pretrained(folder)
+    return model
+
+
+def videollama2_mistral(folder: Path, **fields: Any) -> Videollama2MistralForCausalLM:
+    """Write a VideoLLaMA 2: CLIP and Mistral, whose embeddings are all words of the tokenizer."""
+    tokenizer = make_tokenizer(["<unk>", "<s>", "</s>"], eos="</s>", pad="<unk>", bos="<s>")
+    tokenizer.chat_template = MISTRAL_TEMPLATE
+    sizes = {**TOWER, "model_type": "clip_vision_model", "projection_dim": 64}
+    tower = write_tower(folder, sizes)
+    own = {**VIDEOLLAMA2, "mm_projector_type": "stc_connector", **fields}
+    own["mm_vision_tower"] = str(tower)
+    text = {**text_config(tokenizer, "mistral"), "sliding_window": None}
+    model = made(lambda: Videollama2MistralForCausalLM(MistralConfig(**text, **own), sizes))
+    write(folder, model, {**text, **own, "model_type": "videollama2_mistral"})
+    tokenizer.save_pretrained(folder)
+    return model
+
+
+def qwen_tokenizer() -> PreTrainedTokenizerFast:
+    """Return a tokenizer with the marks of Qwen2's turns."""
+    return make_tokenizer(
+        ["<|endoftext|>", "<|im_start|>", "<|im_end|>"], eos="<|im_end|>", pad="<|endoftext|>"
+    )
+
+
+def write_tower(folder: Path, sizes: Mapping[str, Any]) -> Path:
     """Write the config of a whole tower beside a checkpoint's folder; return its folder."""
-    tower = folder.parent / "tiny-siglip"
+    tower = folder.parent / f"tiny-{sizes['model_type'].partition('_')[0]}"
     tower.mkdir(parents=True, exist_ok=True)
-    (tower / "config.json").write_text(json.dumps(TOWER))
+    (tower / "config.json").write_text(json.dumps(sizes))
     return tower
+
+
+def made(build: Callable[[], Any]) -> Any:
+    """Return a model of the same random weights each time, see `scaled`."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return scaled(build())
 
 
 def scaled(model: nn.Module) -> Any:
@@ -82,10 +147,15 @@ def write(folder: Path, model: nn.Module, config: Mapping[str, Any]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     weights = {name: weight.contiguous() for name, weight in model.state_dict().items()}
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
-    (folder / "config.json").write_text(json.dumps(config))
+    named = {**config, "architectures": [type(model).__name__]}
+    (folder / "config.json").write_text(json.dumps(named))
 
 
-STAND_INS: dict[str, Callable[..., nn.Module]] = {"llava_qwen": llava_qwen}
+STAND_INS: dict[str, Callable[..., nn.Module]] = {
+    "llava_qwen": llava_qwen,
+    "videollama2_mistral": videollama2_mistral,
+    "videollama2_qwen2": videollama2_qwen2,
+}
 """By the model type of the checkpoint: what writes it into a folder, with fields of its config, and
 returns its model.
 """

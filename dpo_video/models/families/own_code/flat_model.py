@@ -22,6 +22,7 @@ class FlatModel(LlavaOnevisionModel):
     """Tower, projector and language model without its head."""
 
     config_class = FlatConfig
+    multi_modal_projector: Any
 
     def __init__(self, config: FlatConfig) -> None:
         super(LlavaOnevisionModel, self).__init__(config)
