@@ -300,6 +300,7 @@ OWN_CODE = (
     "Its repository's own code has no row here, with model.trust_remote_code neither: write one "
     "(docs/families.md, a family of your own)"
 )
+OTHER_LANGUAGE_MODEL = "On Mistral and Qwen2 it has a row, and on this language model none"
 NOT_TRUSTED = (
     "Its repository's own code runs only with model.trust_remote_code=true, for a hub id with the "
     "commit that you have read as model.revision"
@@ -330,8 +331,10 @@ IMAGES_ONLY = (
 SUCCESSORS: dict[str, tuple[str, str, str]] = {
     "qwen": ("Qwen-VL 1, or a Qwen 1 text model", "qwen2_5_vl", NOT_TRUSTED),
     "video_llama": ("Video-LLaMA 1", "video_llama_3", OWN_CODE),
-    "videollama2_llama": ("VideoLLaMA 2", "video_llama_3", OWN_CODE),
-    "videollama2_mixtral": ("VideoLLaMA 2", "video_llama_3", OWN_CODE),
+    **{
+        f"videollama2_{language}": ("VideoLLaMA 2", "video_llama_3", OTHER_LANGUAGE_MODEL)
+        for language in ("llama", "mixtral", "gemma2", "phi3")
+    },
     "videollama3_qwen2": ("VideoLLaMA 3 in its authors' own code", "video_llama_3", OWN_CODE),
     "llava_llama": ("LLaVA in its authors' own code", "llava_next_video", OWN_CODE),
     "llava_mistral": ("LLaVA in its authors' own code", "llava_next_video", OWN_CODE),
