@@ -178,7 +178,7 @@ class Videollama2Processor(ClipProcessor):
 
     def clip_tokens(self, num_frames: int) -> int:
         """Return the rows of features of a clip."""
-        return clip_rows(num_frames, self.side, self.padding)
+        return connected_rows(num_frames, self.side, self.padding)
 
     def apply_chat_template(self, *values: Any, **named: Any) -> Any:
         """Return the text of turns, the system message of the published code before them."""
@@ -202,10 +202,10 @@ def plain_text(content: Any) -> str:
     )
 
 
-def clip_rows(num_frames: int, side: int, padding: int) -> int:
+def connected_rows(num_frames: int, side: int, padding: int) -> int:
     """Return the rows of features of a clip: every two frames, and patches, make one.
 
-    >>> clip_rows(8, 24, 1), clip_rows(16, 27, 0)
+    >>> connected_rows(8, 24, 1), connected_rows(16, 27, 0)
     (845, 1352)
     """
     steps, rows = ((size + 2 * padding) // 2 for size in (num_frames, side))
@@ -219,7 +219,7 @@ def _side(config: PretrainedConfig) -> int:
 def _tokens(
     processor: VideoProcessor, config: PretrainedConfig, num_frames: int, size: FrameSize
 ) -> int:
-    return clip_rows(num_frames, _side(config), PADDING[config.field("mm_projector_type")])
+    return connected_rows(num_frames, _side(config), PADDING[config.field("mm_projector_type")])
 
 
 def _tokenize(processor: Any, text: str) -> list[int]:
