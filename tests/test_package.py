@@ -169,11 +169,10 @@ def test_contributing_tells_the_order_and_every_folder() -> None:
 
 
 def test_every_folder_says_in_one_sentence_what_lives_there() -> None:
-    folders = {path.parent for path in sources()}
-    for folder in folders:
-        assert ast.get_docstring(ast.parse((folder / "__init__.py").read_text(encoding="utf-8"))), (
-            folder
-        )
+    for folder in {path.parent for path in sources()}:
+        text = ast.get_docstring(ast.parse((folder / "__init__.py").read_text(encoding="utf-8")))
+        sentence = " ".join((text or "").split("\n\n")[0].split())
+        assert sentence.endswith(".") and ". " not in sentence, folder
 
 
 def test_few_files_stand_in_the_root() -> None:

@@ -1,1 +1,3 @@
-"""What everything else stands on: errors, records, text, statistics, progress."""
+"""What everything else stands on: errors, records, files, text, statistics, estimates, pages and
+progress.
+"""

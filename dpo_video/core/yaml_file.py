@@ -10,23 +10,24 @@ import math
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import chain
 from pathlib import Path
-from types import UnionType
-from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
+from typing import Any, TypeVar
 
 import yaml
-from pydantic import BaseModel, TypeAdapter, ValidationError
+from pydantic import TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
 
 from dpo_video.core.errors import UserError
-from dpo_video.core.names import did_you_mean
 from dpo_video.core.strict_json import without_advice
-from dpo_video.core.text import shortened, without_secrets
+from dpo_video.core.text import shortened
+from dpo_video.core.validation_errors import (
+    Location,
+    error_location,
+    explain_error,
+    explain_unknown_key,
+)
 
 T = TypeVar("T")
-Location = tuple[str, ...]
-"""The keys from the top of a file to a value."""
 MAX_DEPTH = 50
 """Levels of maps and lists in a file; no setting needs ten."""
 MAX_VALUES = 100_000
@@ -225,7 +226,7 @@ def validate(
     """
     hidden = computed or {}
     problems = [
-        f"{settings.origin((key,))}: {_unknown(kind, (key,), key, hidden)}"
+        f"{settings.origin((key,))}: {explain_unknown_key(kind, (key,), key, hidden)}"
         for key in hidden
         if key in settings.values
     ]
@@ -268,131 +269,11 @@ def _explain_all(
     lines: dict[str, list[str]] = {}
     # a key that is missing may stand there under a wrong name: say that first
     for detail in sorted(details, key=lambda detail: detail["type"] == "missing"):
-        location = _location(detail, kind)
+        location = error_location(detail, kind)
         key = ".".join((*at, *location))
-        problem = _explain(detail, kind, location, key, hidden).removeprefix("`` is wrong: ")
+        problem = explain_error(detail, kind, location, key, hidden).removeprefix("`` is wrong: ")
         start, separator, problem_text = (
             f"{settings.origin((*at, *location))}: {problem}".partition(f"`{key}` ")
         )
         lines.setdefault(start + separator, []).append(problem_text)
     return [start + "; or ".join(dict.fromkeys(rests)) for start, rests in lines.items()]
-
-
-def _location(detail: ErrorDetails, kind: Any) -> Location:
-    """Return the path of keys to a value, without the names that pydantic gives to the kinds a key
-    may take.
-    """
-    parts = tuple(str(step) for step in detail["loc"])
-    for depth, step in enumerate(parts):
-        is_last = depth == len(parts) - 1
-        if is_last and detail["type"] in ("missing", "extra_forbidden"):
-            break
-        if parts[depth + 1 :] == ("[key]",):  # the key itself is wrong
-            return parts[:depth]
-        kind = _inside(kind, step)
-        if kind is None:
-            return parts[:depth]
-    return parts
-
-
-def _alternatives(kind: Any) -> list[Any]:
-    """Return the types that a value may have."""
-    if get_origin(kind) is Annotated:
-        return _alternatives(get_args(kind)[0])
-    if get_origin(kind) in (Union, UnionType):
-        return [*chain.from_iterable(map(_alternatives, get_args(kind)))]
-    return [kind]
-
-
-def _inside(kind: Any, step: str) -> Any:
-    """Return the type of what stands under a key or an index; None where nothing can."""
-    for alternative in _alternatives(kind):
-        arguments = get_args(alternative)
-        if _is_model(alternative) and step in alternative.model_fields:
-            return alternative.model_fields[step].annotation
-        if get_origin(alternative) is dict:
-            return arguments[1]
-        if get_origin(alternative) in (list, tuple) and step.isdigit():
-            return arguments[0]
-    return None
-
-
-def _is_model(kind: Any) -> bool:
-    return isinstance(kind, type) and issubclass(kind, BaseModel)
-
-
-def _model_at(kind: Any, location: Location) -> type[BaseModel] | None:
-    for step in location:
-        kind = _inside(kind, step)
-    return next((inner for inner in _alternatives(kind) if _is_model(inner)), None)
-
-
-def _explain(
-    detail: ErrorDetails, kind: Any, location: Location, key: str, hidden: Collection[str]
-) -> str:
-    if detail["type"] == "extra_forbidden":
-        return _unknown(kind, location, key, hidden)
-    if detail["type"] == "missing":
-        return f"missing `{key}`. {_meaning(kind, location)}".rstrip()
-    value = shortened(without_secrets(repr(detail["input"])))
-    if detail["type"] == "literal_error":
-        allowed = detail["ctx"]["expected"]
-        near = did_you_mean(str(detail["input"]), re.findall(r"'([^']+)'", allowed))
-        return f"`{key}` must be one of {allowed}, got {value}.{near}"
-    return f"`{key}` {_wanted(detail, value)}"
-
-
-def _unknown(kind: Any, location: Location, key: str, hidden: Collection[str]) -> str:
-    model = _model_at(kind, location[:-1])
-    names = [name for name in (model.model_fields if model else ()) if name not in hidden]
-    nearest = did_you_mean(location[-1], names)
-    return f"unknown key `{key}`.{nearest} Known keys: {', '.join(names)}"
-
-
-def _wanted(detail: ErrorDetails, value: str) -> str:
-    """Return what a value must be and what was given instead, and how to write it."""
-    value = "nothing" if detail["input"] is None else value
-    match detail["type"]:
-        case "model_type" | "model_attributes_type" | "dict_type":
-            remedy = (
-                "Put keys under it, or leave it out"
-                if detail["input"] is None
-                else "Write its keys under it"
-            )
-            return f"must be a section of keys, got {value}. {remedy}"
-        case "list_type" if isinstance(detail["input"], str):
-            written = without_secrets(detail["input"])
-            return f"must be a list, got {value}. Write it in brackets: [{written}]"
-        case "too_short":
-            return f"must have at least {detail['ctx']['min_length']} item(s), got {value}"
-        case "int_type":
-            return f"must be an integer, got {value}"
-        case "string_type" if isinstance(detail["input"], bool):
-            return (
-                f"must be a string, got {value}. Quote it: YAML reads bare yes and no as true "
-                "and false"
-            )
-        case "value_error":
-            problem = detail["msg"].removeprefix("Value error, ")
-            return (
-                f"is wrong: {problem}"
-                if isinstance(detail["input"], dict)
-                else f"{problem}, got {value}"
-            )
-    message = (
-        detail["msg"]
-        .replace("Input should be a valid ", "must be a ")
-        .replace("Input should be", "must be")
-    )
-    return f"{message[0].lower() + message[1:]}, got {value}"
-
-
-def _meaning(kind: Any, location: Location) -> str:
-    """Return what a key is for."""
-    model = _model_at(kind, location)
-    if model is not None:
-        required = [key for key, field in model.model_fields.items() if field.is_required()]
-        return f"It is a section; put {', '.join(f'`{key}`' for key in required)} under it"
-    above = _model_at(kind, location[:-1])
-    description = above.model_fields[location[-1]].description if above else None
-    return (description or "").replace("\n", " ")

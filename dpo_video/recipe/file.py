@@ -10,7 +10,8 @@ import yaml
 from dpo_video.core.errors import UserError
 from dpo_video.core.names import find_yaml
 from dpo_video.core.text import shortened, without_secrets
-from dpo_video.core.yaml_file import Location, Yaml, read_value, read_yaml, validate
+from dpo_video.core.validation_errors import Location
+from dpo_video.core.yaml_file import Yaml, read_value, read_yaml, validate
 from dpo_video.recipe import JudgeSettings, Recipe, VideoSettings
 from dpo_video.recipe.presets import PRESETS
 
