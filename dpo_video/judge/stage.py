@@ -8,7 +8,7 @@ from the store.
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from itertools import islice
 from typing import Any
 
@@ -26,13 +26,14 @@ from dpo_video.judge.candidate_file import (
     caption_ranks,
     open_candidates,
 )
+from dpo_video.judge.judgments import Tally, dropped_judgment, reply_judgment
 from dpo_video.judge.modes.jury import family_warnings
 from dpo_video.judge.modes.registry import judge_with_mode, needs_several_replies
 from dpo_video.judge.prompt import question_of, render
 from dpo_video.judge.reply_keys import KeysOfSample, answer_keys
 from dpo_video.judge.scorer import Scorer, load_scorer
 from dpo_video.judge.types import Judge, Judged, JudgeItem, Messages, OpenJudge, Reply, Spending
-from dpo_video.judge.verdict import Verdict, check_examples, num_contradicted, read_reply
+from dpo_video.judge.verdict import check_examples
 from dpo_video.models.control_tokens import checkpoint_tokens
 from dpo_video.recipe import JudgeSettings
 from dpo_video.run import Run, StageResult
@@ -242,62 +243,12 @@ def judge_candidates(
         replies, counts = ask_prompts(settings, scorer, prompts, store, judge=opened)
         by_id = dict(zip(candidate_ids, replies, strict=True))
         judgments = {
-            candidate.id: _judgment(settings, scorer, candidate, opened, by_id.get(candidate.id))
+            candidate.id: reply_judgment(
+                settings, scorer, candidate, opened, by_id.get(candidate.id)
+            )
             for _, candidate in judge_items
         }
     return Judged(judgments, counts)
-
-
-@dataclass(kw_only=True)
-class Tally:
-    """Counts over judgments as they pass."""
-
-    status: Counter[str] = field(default_factory=Counter)
-    reasons: Counter[str] = field(default_factory=Counter)
-    score: float = 0.0
-    contradicted: int = 0
-    """Judgments with a reply that says another label than its label probabilities."""
-    spending: Spending = field(default_factory=Spending)
-    """What the replies behind the judgments have cost."""
-
-    def watch(self, rows: Iterable[tuple[Judgment, Reply | None]]) -> Iterator[Judgment]:
-        """Yield the judgments, counted, each with the reply that is to be counted with it."""
-        for judgment, reply in rows:
-            if reply is not None:
-                self.spending.add(reply)
-            self.status[judgment.status] += 1
-            self.contradicted += num_contradicted(judgment) > 0
-            if judgment.score is None:
-                self.reasons[judgment.reason.split(":")[0]] += 1
-            else:
-                self.score += judgment.score
-            yield judgment
-
-    def summary(self) -> dict[str, Any]:
-        """Return candidates, scored, unscored, failed, those refused, dropped and contradicted, the
-        reasons, the mean score.
-        """
-        scored = self.status["scored"]
-        rare = {name: self.status[name] for name in ("refused", "dropped") if self.status[name]}
-        if self.contradicted:
-            rare["contradicted"] = self.contradicted
-        return {
-            "candidates": self.status.total(),
-            "scored": scored,
-            "unscored": self.status["unscored"],
-            "failed": self.status["failed"],
-            **rare,
-            "reasons": dict(self.reasons.most_common()),
-            "mean_score": self.score / scored if scored else None,
-        }
-
-
-def summarise(judgments: Iterable[Judgment]) -> dict[str, Any]:
-    """Return what `Tally.summary` does, of all judgments."""
-    tally = Tally()
-    for _ in tally.watch((judgment, None) for judgment in judgments):
-        pass
-    return tally.summary()
 
 
 def _check_references(scorer: Scorer, samples: Iterable[Sample]) -> None:
@@ -343,55 +294,8 @@ def _judgments(
                 )
                 continue
             reply = judge.note(Reply(**replies[keys.of(number)])) if keys.has(number) else None
-            judgment = _judgment(settings, scorer, candidate, judge, reply)
+            judgment = reply_judgment(settings, scorer, candidate, judge, reply)
             twin = plan.judged_as[number]
             if twin != number:
                 judgment = replace(judgment, taken_from=candidates.numbered(twin).id)
             yield judgment, reply if keys.is_first(number) else None
-
-
-def dropped_judgment(
-    candidate: Candidate, plan: AnswerPlan, number: int, *, scorer: Scorer, judge: str
-) -> Judgment:
-    """Return the judgment of a candidate that cleaning left out."""
-    return Judgment(
-        candidate_id=candidate.id,
-        scorer=scorer.version,
-        judge=judge,
-        score=None,
-        status="dropped",
-        reason=plan.dropped[number],
-        reply="",
-    )
-
-
-def _judgment(
-    settings: JudgeSettings, scorer: Scorer, candidate: Candidate, judge: Judge, reply: Reply | None
-) -> Judgment:
-    """Return what a reply says about a candidate; no reply means that there was nothing to compare
-    with.
-    """
-    distribution, details = None, None
-    if reply is None:
-        verdict, status = (
-            Verdict(score=None, reason="no gold answer: the sample has none to compare with"),
-            "unscored",
-        )
-    elif reply.status != "answered":
-        verdict, status = Verdict(score=None, reason=reply.reason), reply.status
-    else:
-        verdict, distribution = read_reply(settings, scorer, reply)
-        status = "unscored" if verdict.score is None else "scored"
-        if verdict.contradicted_by is not None:
-            details = {"contradicted_by": verdict.contradicted_by}
-    return Judgment(
-        candidate_id=candidate.id,
-        scorer=scorer.version,
-        judge=judge.name,
-        score=verdict.score,
-        status=status,
-        reason=verdict.reason,
-        reply=reply.text if reply else "",
-        distribution=distribution,
-        details=details,
-    )

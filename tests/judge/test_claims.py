@@ -7,6 +7,7 @@ import math
 import re
 
 import pytest
+from judge_runs import summarise
 from judge_server import Answer, completion, failure, judge_server, make_items
 from tiny_judge import write_scorer
 
@@ -15,7 +16,7 @@ from dpo_video.core.jsonl import from_dict, to_json
 from dpo_video.core.records import Judgment
 from dpo_video.judge.modes.claims import check_split_examples, f1, read_claims, sentence_claims
 from dpo_video.judge.scorer import load_scorer
-from dpo_video.judge.stage import judge_candidates, summarise
+from dpo_video.judge.stage import judge_candidates
 from dpo_video.recipe import JudgeSettings
 from dpo_video.store import RunStore
 

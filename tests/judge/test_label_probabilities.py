@@ -7,6 +7,7 @@ import re
 
 import pytest
 from asked_server import replies_of, server_settings
+from judge_runs import summarise
 from judge_server import (
     completion,
     judge_server,
@@ -17,7 +18,7 @@ from dpo_video.core.errors import UserError
 from dpo_video.judge.backends.label_probabilities import label_log_probs
 from dpo_video.judge.backends.openai import read_completion
 from dpo_video.judge.scorer import load_scorer
-from dpo_video.judge.stage import judge_candidates, summarise
+from dpo_video.judge.stage import judge_candidates
 from dpo_video.judge.types import Reply
 from dpo_video.judge.verdict import read_reply
 from dpo_video.store import RunStore

@@ -8,6 +8,7 @@ import random
 
 import numpy as np
 import pytest
+from judge_runs import summarise
 from judge_server import (
     Answer,
     completion,
@@ -32,7 +33,7 @@ from dpo_video.judge.modes.pairwise import (
     win_probabilities,
 )
 from dpo_video.judge.scorer import load_scorer
-from dpo_video.judge.stage import judge_candidates, summarise
+from dpo_video.judge.stage import judge_candidates
 from dpo_video.recipe import EvaluateSettings, JudgeSettings
 from dpo_video.store import RunStore
 

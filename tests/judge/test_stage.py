@@ -10,7 +10,7 @@ import threading
 from pathlib import Path
 
 import pytest
-from judge_runs import exported, start_judging, write_run
+from judge_runs import exported, start_judging, summarise, write_run
 from judge_server import Answer, completion, failure, judge_server, make_items, steady, steady_score
 
 from dpo_video.core.errors import UserError
@@ -18,7 +18,7 @@ from dpo_video.core.jsonl import to_json
 from dpo_video.core.records import Sample
 from dpo_video.judge.prompt import render
 from dpo_video.judge.scorer import load_scorer
-from dpo_video.judge.stage import judge, judge_candidates, summarise
+from dpo_video.judge.stage import judge, judge_candidates
 from dpo_video.recipe import JudgeSettings
 from dpo_video.recipe.file import load_recipe
 from dpo_video.run import open_run

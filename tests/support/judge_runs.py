@@ -4,10 +4,13 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from dpo_video.core.jsonl import read_jsonl, write_jsonl
 from dpo_video.core.records import Judgment
+from dpo_video.judge.judgments import Tally
 
 
 def write_run(folder: Path, items, url: str | None, **judge: object) -> Path:
@@ -73,3 +76,11 @@ def judge_command(
         env=variables,
         timeout=240,
     )
+
+
+def summarise(judgments: Iterable[Judgment]) -> dict[str, Any]:
+    """Return the counts over judgments."""
+    tally = Tally()
+    for _ in tally.watch((judgment, None) for judgment in judgments):
+        pass
+    return tally.summary()
