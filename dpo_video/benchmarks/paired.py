@@ -9,7 +9,6 @@ from statistics import NormalDist, fmean
 from typing import Literal
 
 from dpo_video.benchmarks.linked_clips import linked_clips
-from dpo_video.benchmarks.readings import GradedQuestion
 from dpo_video.core.report import Estimate, estimate_text, number_text
 from dpo_video.core.statistics import CONFIDENCE, bootstrap_ci
 
@@ -95,28 +94,6 @@ def compare_questions(
         p_value=mcnemar(gained, lost),
         is_share=is_share,
     )
-
-
-def compare_graded(
-    before: Sequence[GradedQuestion],
-    after: Sequence[GradedQuestion],
-    *,
-    resamples: int,
-    seed: int,
-) -> PairedResult:
-    """Return how a set changed from one model's answers to another's, to the same questions."""
-    ids = [row.question.id for row in before]
-    assert ids == [row.question.id for row in after], "both models answered the same questions"
-    questions = [
-        PairedQuestion(
-            clip=str(old.question.video),
-            group=old.question.group or None,
-            before=float(old.reading.correct),
-            after=float(new.reading.correct),
-        )
-        for old, new in zip(before, after, strict=True)
-    ]
-    return compare_questions(questions, resamples=resamples, seed=seed)
 
 
 def mcnemar(gained: int, lost: int) -> float:

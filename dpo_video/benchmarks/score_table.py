@@ -86,10 +86,6 @@ def _rows(report: ScoreReport) -> Iterator[ScoreRow]:
         yield from _part_rows(f"{name} ", chosen, _breakdown(name))
 
 
-def _groups_by_category(score: RuleScore) -> Mapping[str, Estimate]:
-    return score.metrics.groups_by_category
-
-
 def _breakdown(name: str) -> Callable[[RuleScore], Mapping[str, Estimate]]:
     return lambda score: score.breakdowns[name]
 

@@ -14,9 +14,6 @@ from dpo_video.core.ranks import world_size
 from dpo_video.train.micro_batches import forward_tokens, pair_costs, rows_tokens
 from dpo_video.train.pair_batches import PairBatch
 
-TIMED = ("pairs_per_second", "tokens_per_second", "data_wait")
-"""Metrics that depend on the clock: two equal runs differ in them and in no other."""
-
 
 class Meter:
     """Adds up what passes between two lines of the log."""

@@ -95,11 +95,6 @@ class VideoIndex:
         """Seconds from the first frame to the end of the last one."""
         return len(self.pts) / self.fps
 
-    @property
-    def decord_safe(self) -> bool:
-        """Whether decord returns the right frames of this file."""
-        return self.decord_refusal is None
-
 
 @contextmanager
 def open_video(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:

@@ -12,7 +12,6 @@ from scipy.stats import binomtest
 from dpo_video.benchmarks.paired import (
     PairedQuestion,
     PairedResult,
-    compare_graded,
     compare_questions,
     detectable_change,
     fewest_changes,
@@ -21,27 +20,19 @@ from dpo_video.benchmarks.paired import (
     outcome,
     verdict_line,
 )
-from dpo_video.benchmarks.readings import GradedQuestion, Reading
-from dpo_video.core.records import Sample
 from dpo_video.core.report import Estimate
 
 
-def graded(right: list[bool], *, group_size: int = 1) -> list[GradedQuestion]:
+def answered(before: list[bool], after: list[bool], *, group_size: int = 1) -> list[PairedQuestion]:
     """A question a clip, right or wrong; every `group_size` of them count together."""
     return [
-        GradedQuestion(
-            question=Sample(
-                id=str(number),
-                video=f"{number // group_size}.mp4",
-                prompt="?",
-                answer="yes",
-                answer_kind="yes_no",
-                group=str(number // group_size) if group_size > 1 else None,
-            ),
-            answer="yes" if is_right else "no",
-            reading=Reading(parsed="yes" if is_right else "no", correct=is_right),
+        PairedQuestion(
+            clip=f"{index // group_size}.mp4",
+            group=str(index // group_size) if group_size > 1 else None,
+            before=float(was_right),
+            after=float(is_right),
         )
-        for number, is_right in enumerate(right)
+        for index, (was_right, is_right) in enumerate(zip(before, after, strict=True))
     ]
 
 
@@ -101,9 +92,9 @@ def test_holm_finds_nothing_in_sets_where_nothing_changed() -> None:
 
 def test_units_gained_and_lost_are_counted_on_the_same_questions() -> None:
     """Of six, the second and third are gained, the fifth is lost."""
-    before = graded([True, False, False, False, True, True])
-    after = graded([True, True, True, False, False, True])
-    paired = compare_graded(before, after, resamples=200, seed=0)
+    before = [True, False, False, False, True, True]
+    after = [True, True, True, False, False, True]
+    paired = compare_questions(answered(before, after), resamples=200, seed=0)
     assert (paired.gained, paired.lost) == (2, 1)
     assert (paired.before, paired.after) == (0.5, pytest.approx(4 / 6))
     assert paired.change.value == pytest.approx(1 / 6) and paired.change.n == 6
@@ -112,9 +103,10 @@ def test_units_gained_and_lost_are_counted_on_the_same_questions() -> None:
 
 def test_a_group_is_one_unit() -> None:
     """Pairs: wrong to right, right to right, right to wrong, wrong to wrong: a half was right."""
-    before = graded([True, False, True, True, True, True, False, False], group_size=2)
-    after = graded([True, True, True, True, True, False, True, False], group_size=2)
-    paired = compare_graded(before, after, resamples=200, seed=0)
+    before = [True, False, True, True, True, True, False, False]
+    after = [True, True, True, True, True, False, True, False]
+    questions = answered(before, after, group_size=2)
+    paired = compare_questions(questions, resamples=200, seed=0)
     assert (paired.gained, paired.lost, paired.change.n) == (1, 1, 4)
     assert (paired.before, paired.after, paired.change.value) == (0.5, 0.5, 0.0)
 
@@ -165,11 +157,6 @@ def test_scores_that_differ_by_less_than_a_tie_are_neither_gained_nor_lost() -> 
     assert verdict_line("captions", scored, 1.0, measure="judged score").startswith(
         "captions: not distinguishable, judged score 3.50 to 3.55: +0.05 ["
     )
-
-
-def test_other_questions_are_no_comparison() -> None:
-    with pytest.raises(AssertionError, match="the same questions"):
-        compare_graded(graded([True]), graded([True, False]), resamples=10, seed=0)
 
 
 def test_a_change_counts_where_both_the_test_and_the_interval_say_so() -> None:

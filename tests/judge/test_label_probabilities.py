@@ -15,9 +15,13 @@ from judge_server import (
 )
 
 from dpo_video.core.errors import UserError
-from dpo_video.judge.backends.label_probabilities import label_log_probs
+from dpo_video.judge.backends.label_probabilities import (
+    Token,
+    label_alternatives,
+    sum_of_labels,
+)
 from dpo_video.judge.backends.openai import read_completion
-from dpo_video.judge.scorer import load_scorer
+from dpo_video.judge.scorer import Scorer, load_scorer
 from dpo_video.judge.stage import judge_candidates
 from dpo_video.judge.types import Reply
 from dpo_video.judge.verdict import read_reply
@@ -27,6 +31,12 @@ SUPPORT = load_scorer("caption_support")
 SCALE = load_scorer("caption_score")
 
 pytestmark = pytest.mark.usefixtures("short_backoff")
+
+
+def label_log_probs(scorer: Scorer, tokens: list[Token]) -> dict[str, float] | None:
+    """The log probability of each label where the last verdict line's was written."""
+    alternatives = label_alternatives(scorer, tokens)
+    return sum_of_labels(scorer, alternatives) if alternatives else None
 
 
 def test_label_probabilities_are_read_where_the_label_is_written(tmp_path):

@@ -16,13 +16,14 @@ from dpo_video.models.load import load_policy
 from dpo_video.recipe import Recipe
 from dpo_video.run import Run
 from dpo_video.store import RunStore
-from dpo_video.train.metrics import TIMED
 from dpo_video.train.pair_batches import pair_ids
 from dpo_video.train.rewards import QuestionTokens, implicit_rewards
 from dpo_video.train.stage import train
 from dpo_video.video import clip_request, file_name
 
 SUPPORT = Path(__file__).parent
+TIMED = ("pairs_per_second", "tokens_per_second", "data_wait")
+"""Metrics that depend on the clock: two equal runs differ in them and in no other."""
 
 
 def train_here(

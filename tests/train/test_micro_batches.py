@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from peft import get_peft_model_state_dict
 from tiny_models import Kind
 from tiny_world import fail, make_pairs, make_recipe, make_world
+from training import TIMED
 
 from dpo_video.core.errors import UserError
 from dpo_video.core.library_warnings import quiet_libraries
@@ -23,7 +24,6 @@ from dpo_video.models.load import load_policy
 from dpo_video.models.lora import lora_config
 from dpo_video.recipe import Recipe
 from dpo_video.train.dpo_config import check_train_settings, dpo_config, pairs_per_read
-from dpo_video.train.metrics import TIMED
 from dpo_video.train.micro_batches import (
     PairCost,
     forward_tokens,

@@ -204,7 +204,7 @@ def test_frames_are_those_of_a_full_decode_and_carry_their_number(clip, full, ki
 def test_decord_reads_only_files_it_reads_right_and_says_why_not(clip, kind):
     frames = read_frames(clip(kind), VideoSettings(num_frames=2, backend="decord"))
 
-    assert probe(clip(kind)).decord_safe is (kind not in DECORD_REFUSED)
+    assert (probe(clip(kind)).decord_refusal is None) is (kind not in DECORD_REFUSED)
     if kind in DECORD_REFUSED:
         assert frames.backend == "pyav"
         assert frames.note is not None

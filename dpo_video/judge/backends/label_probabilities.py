@@ -19,21 +19,9 @@ Token = tuple[str, Alternatives]
 """What was written, and what could have been written there."""
 
 
-def label_log_probs(scorer: Scorer, tokens: Sequence[Token]) -> dict[str, float] | None:
-    """Return each label's log probability where the last verdict line's label was written; None
-    when it was not.
-
-    Spellings of a label (" A", "A") add up, in upper and lower case where it is a word: " a" is an
-    article, not label A. Labels outside the server's top alternatives are left out. Of a reasoning
-    judge, thinking is not looked into.
-    """
-    alternatives = label_alternatives(scorer, tokens)
-    return sum_of_labels(scorer, alternatives) if alternatives else None
-
-
 def label_alternatives(scorer: Scorer, tokens: Sequence[Token]) -> Alternatives:
     """Return what could have been written in the place of the last verdict line's label; nothing
-    where there is none.
+    where there is none. Of a reasoning judge, thinking is not looked into.
     """
     opening, reply = scorer.reply_prefix.strip().casefold(), "".join(text for text, _ in tokens)
     line_begin, _ = thinking_end(reply)
@@ -55,7 +43,10 @@ def label_alternatives(scorer: Scorer, tokens: Sequence[Token]) -> Alternatives:
 
 def sum_of_labels(scorer: Scorer, alternatives: Alternatives) -> dict[str, float]:
     """Return the labels among a token's alternatives, each with the log of its summed
-    probability.
+    probability; labels outside of them are left out.
+
+    Spellings of a label (" A", "A") add up, in upper and lower case where it is a word: " a" is an
+    article, not label A.
     """
     labels = {_spelling(label): label for label in scorer.labels}
     weights: dict[str, float] = {}
