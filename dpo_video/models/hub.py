@@ -320,10 +320,6 @@ OWN_LAYOUT_ROWS = {
 """The same, of systems whose published weights load into transformers' own classes: no code of a
 repository runs.
 """
-TYPED_EXPERTS = (
-    "Its experts are chosen by a second kind of token type, which no batch here carries, and its "
-    "processor draws the time into the frames"
-)
 IMAGES_ONLY = (
     "It takes one image; the same weights load as InstructBlipVideoForConditionalGeneration, whose "
     "save_pretrained writes a checkpoint for clips"
@@ -342,7 +338,6 @@ SUCCESSORS: dict[str, tuple[str, str, str]] = {
     "molmo": ("Molmo 1", "molmo2", OWN_CODE),
     "internvl_chat": ("InternVL in its authors' own code", "internvl", NOT_TRUSTED),
     "minicpmv": ("MiniCPM-V 2.6 or earlier", "minicpmv4_6", OWN_CODE),
-    "ernie4_5_vl_moe": ("ERNIE 4.5 VL", "glm4v_moe", TYPED_EXPERTS),
 }
 """Systems that cannot be trained here, by model type: what they are, the nearest family, and why.
 """

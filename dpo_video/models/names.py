@@ -36,7 +36,9 @@ FAMILY_NAMES = (
     "minicpmv4_6",
     "minicpmv4_7",
     "gemma4",
+    "gemma4_moe",
     "kimi_k25",
+    "ernie4_5_vl_moe",
     "instructblipvideo",
 )
 """The rows of `models.families`, by name."""

@@ -91,7 +91,7 @@ def _intervals(config: PretrainedConfig, seconds: Iterator[float]) -> Callable[[
     """Return a function that gives the next video's time step in position units; 1 where no time is
     known.
     """
-    if config.model_type == "qwen2_vl":
+    if config.model_type in ("qwen2_vl", "ernie4_5_vl_moe"):
         return lambda: 1.0
     return lambda: config.vision_config.tokens_per_second * next(seconds, 1.0)
 

@@ -6,6 +6,7 @@ from transformers import PretrainedConfig
 
 from dpo_video.core.errors import UserError
 from dpo_video.core.names import choose
+from dpo_video.models.families.ernie import ERNIE4_5_VL_MOE
 from dpo_video.models.families.exaone import EXAONE4_5, LFM3_VL
 from dpo_video.models.families.family import (
     KEEP_UNQUANTIZED,
@@ -21,7 +22,7 @@ from dpo_video.models.families.family import (
     square_size,
     whole_patches,
 )
-from dpo_video.models.families.gemma import GEMMA4
+from dpo_video.models.families.gemma import GEMMA4, GEMMA4_MOE
 from dpo_video.models.families.glm import GLM4V, GLM4V_MOE, GLM46V
 from dpo_video.models.families.instructblip import INSTRUCTBLIPVIDEO
 from dpo_video.models.families.internvl import INTERNVL
@@ -70,6 +71,8 @@ def family_of(config: PretrainedConfig, name: str | None = None) -> Family:
     kind = row_name(str(config.model_type))
     if kind == "llava" and config.vision_config.model_type == "pixtral":
         kind = PIXTRAL.name  # published as `llava` with another tower and another processor
+    if kind == GEMMA4.name and config.get_text_config().enable_moe_block:
+        kind = GEMMA4_MOE.name
     if name is None:
         return choose(FAMILIES, kind, "model type")
     family = choose(FAMILIES, name, "model.family")
@@ -117,7 +120,9 @@ FAMILIES: dict[str, Family] = {
         MINICPMV4_6,
         MINICPMV4_7,
         GEMMA4,
+        GEMMA4_MOE,
         KIMI_K25,
+        ERNIE4_5_VL_MOE,
         INSTRUCTBLIPVIDEO,
     )
 }

@@ -37,10 +37,10 @@ LORA_TARGETS = LINEAR_PATH + (
 """Matches every linear layer of the language model of most families, and no other module; of a
 mixture of experts those that every token runs through.
 """
-ROUTER = re.compile(r".*\.(mlp\.gate|shared_expert_gate)$")
+ROUTER = re.compile(r".*\.(mlp\.gate|router\.proj|shared_expert_gate)$")
 """Names of what decides between experts: never tuned."""
-EXPERTS = ("mlp.experts.gate_up_proj", "mlp.experts.down_proj")
-"""The weights of experts in most mixtures of transformers 5."""
+EXPERTS = ("experts.gate_up_proj", "experts.down_proj")
+"""The weights of experts in mixtures of transformers 5."""
 FUSED_EXPERTS = (
     "the experts' weights are fused in tensors that bitsandbytes cannot put in 4 bit, and they are "
     "most of the model"

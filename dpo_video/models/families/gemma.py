@@ -1,6 +1,7 @@
 """Gemma 4: frames of their own shape in a budget of tokens each, a time stamp a frame."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -9,6 +10,8 @@ from transformers import PretrainedConfig
 from transformers.models.gemma4.video_processing_gemma4 import get_aspect_ratio_preserving_size
 
 from dpo_video.models.families.family import (
+    EXPERTS,
+    FUSED_EXPERTS,
     KEEP_UNQUANTIZED,
     LINEAR_PATH,
     SLIDING,
@@ -17,6 +20,7 @@ from dpo_video.models.families.family import (
     FrameSize,
     Model,
     VideoProcessor,
+    is_router,
     no_pixel_bounds,
     pack_list,
     whole_patches,
@@ -60,17 +64,17 @@ def _tokens(
 
 
 def _is_untuned(name: str) -> bool:
-    """Return whether a layer mixes in the embeddings that each layer has of its own."""
-    return "per_layer" in name
+    """Return whether a layer mixes in the embeddings that each layer has of its own, or is a
+    router.
+    """
+    return "per_layer" in name or is_router(name)
 
 
 def _refuses(config: PretrainedConfig) -> str | None:
     if config.vision_config is None:
-        return "it has no vision tower. Use a Gemma 4 that takes images"
-    if config.get_text_config().enable_moe_block:
         return (
-            "its layers hold experts beside a dense part, which were not tried. The nearest are a "
-            "dense Gemma 4 and, of experts, qwen3_vl_moe"
+            "it has no vision tower. The nearest are the Gemma 4 that take images, such as "
+            "google/gemma-4-e4b-it"
         )
     return None
 
@@ -94,6 +98,15 @@ GEMMA4 = Family(
     pixel_kwargs=no_pixel_bounds,
     formula="F x (H/48) x (W/48), at most 70 a frame, and a time stamp a frame",
     quirks="A frame takes at most 70 tokens, in whatever shape it has. Sound is not read. Five of "
-    "six layers see a window of the last tokens. LoRA leaves out the layers' own embeddings. The "
-    "one of experts (-26B-A4B) is refused.",
+    "six layers see a window of the last tokens. LoRA leaves out the layers' own embeddings.",
+)
+GEMMA4_MOE = replace(
+    GEMMA4,
+    name="gemma4_moe",
+    title="Gemma 4 of experts (google/gemma-4-26b-a4b-it)",
+    expert_parameters=EXPERTS,
+    no_4_bit=FUSED_EXPERTS,
+    quirks="Its checkpoint is of model type `gemma4`, and its experts, beside a dense part in each "
+    "layer, pick this row. As Gemma 4. LoRA tunes attention and the dense part, and the experts "
+    "under `train.lora.experts`.",
 )

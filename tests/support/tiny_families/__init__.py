@@ -10,7 +10,7 @@ from typing import Any
 import tiny_models
 from transformers import PreTrainedModel
 
-from tiny_families import grids, images, omni, qformer, qwen, shapes, squares, videos
+from tiny_families import ernie, grids, images, omni, qformer, qwen, shapes, squares, videos
 
 BUILDERS: dict[str, Callable[[], tuple[PreTrainedModel, Any]]] = {
     "qwen2_5_vl": tiny_models.qwen2_5_vl,
@@ -39,6 +39,8 @@ BUILDERS: dict[str, Callable[[], tuple[PreTrainedModel, Any]]] = {
     "minicpmv4_6": images.minicpmv4_6,
     "minicpmv4_7": images.minicpmv4_7,
     "gemma4": shapes.gemma4,
+    "gemma4_moe": shapes.gemma4_moe,
+    "ernie4_5_vl_moe": ernie.ernie4_5_vl_moe,
     "kimi_k25": shapes.kimi_k25,
     "molmo2": squares.molmo2,
     "perception_lm": squares.perception_lm,

@@ -1,5 +1,7 @@
 """Tiny models whose frames keep a shape of their own: Gemma 4 and Kimi K2.5."""
 
+from typing import Any
+
 from tiny_models import make_tokenizer
 from transformers import (
     Gemma4AudioFeatureExtractor,
@@ -21,6 +23,18 @@ from tiny_families.parts import CHATML, text_config
 
 def gemma4() -> tuple[PreTrainedModel, Gemma4Processor]:
     """Return a tiny Gemma 4: a layer that sees 16 tokens back and one that sees all."""
+    return _gemma4(hidden_size_per_layer_input=64)
+
+
+def gemma4_moe() -> tuple[PreTrainedModel, Gemma4Processor]:
+    """Return the same with 4 experts beside the dense part of each layer, as the published one
+    without embeddings of the layers' own.
+    """
+    experts = {"num_experts": 4, "top_k_experts": 2, "moe_intermediate_size": 64}
+    return _gemma4(hidden_size_per_layer_input=0, enable_moe_block=True, **experts)
+
+
+def _gemma4(**of_text: Any) -> tuple[PreTrainedModel, Gemma4Processor]:
     named = {
         "image_token": "<|image|>",
         "boi_token": "<|image>",
@@ -42,9 +56,9 @@ def gemma4() -> tuple[PreTrainedModel, Gemma4Processor]:
         head_dim=32,
         global_head_dim=32,
         sliding_window=16,
-        hidden_size_per_layer_input=64,
         vocab_size_per_layer_input=len(tokenizer),
         layer_types=["sliding_attention", "full_attention"],
+        **of_text,
     )
     vision = {
         "hidden_size": 64,
