@@ -154,7 +154,8 @@ def test_the_tutorial_reads_the_run(undisturbed: Path) -> None:
     done = subprocess.run([sys.executable, *words], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     stored_metrics = json.loads((undisturbed / "metrics.json").read_text())
-    assert f"exact match after: {stored_metrics['after']['exact_match']:.1%}" in done.stdout
+    after = 100 * stored_metrics["after"]["exact_match"]
+    assert f"exact match after: {after:.1f} % [" in done.stdout
     first = json.loads((undisturbed / "answers.jsonl").read_text().splitlines()[0])
     told = done.stdout.splitlines()[-1]
     assert told.startswith(first["prompt"]) and len(told) > len(first["prompt"]) + 1

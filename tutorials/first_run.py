@@ -9,6 +9,7 @@ The cells (`# %%`) open as a notebook in VS Code and Jupyter.
 import sys
 
 import dpo_video
+from dpo_video.core.report import estimate_text
 
 
 def main(overrides: list[str]) -> None:
@@ -28,8 +29,7 @@ def main(overrides: list[str]) -> None:
     # %% What evaluation found, with its intervals.
     for model in ("before", "after"):
         match = getattr(run.metrics, model).exact_match
-        low, high = match.interval
-        print(f"exact match {model}: {match.value:.1%} [{low:.1%}, {high:.1%}]")
+        print(f"exact match {model}: {estimate_text(match, share=True)}")
 
     # %% Answers that changed from wrong to right.
     answers = dpo_video.read_answers(recipe.run_folder)

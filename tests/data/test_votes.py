@@ -1,6 +1,5 @@
-"""What votes come to: those taken back, majorities, agreement, and what a killed process left."""
+"""What votes come to: those taken back, majorities, agreement; lines that are no votes."""
 
-import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,7 +19,6 @@ from dpo_video.data.votes import (
     standing_votes,
     texts_hash,
 )
-from dpo_video.review.vote_file import VoteFile
 
 VOTE = Vote(
     id="1",
@@ -70,15 +68,11 @@ def test_votes_on_answers_that_were_made_anew_do_not_count() -> None:
     assert on_these_texts([VOTE], {"s#0": "a"}) == []
 
 
-def test_a_torn_line_is_left_out_and_cut_off(tmp_path: Path) -> None:
+def test_a_torn_line_is_left_out(tmp_path: Path) -> None:
     path = tmp_path / "votes.jsonl"
     whole = to_json(VOTE) + "\n"
     path.write_text(whole + whole[:40])
     assert read_votes(path) == [VOTE]
-    with VoteFile(path) as file:
-        second = replace(VOTE, id="2", annotator="bob")
-        file.append(second)
-    assert path.read_text() == whole + to_json(second) + "\n"
 
 
 def test_a_wrong_line_names_file_and_line(tmp_path: Path) -> None:
@@ -86,21 +80,3 @@ def test_a_wrong_line_names_file_and_line(tmp_path: Path) -> None:
     path.write_text('{"id": "1"}\n' + to_json(VOTE) + "\n")
     with pytest.raises(UserError, match=r"votes\.jsonl:1: missing"):
         read_votes(path)
-
-
-def test_two_reviews_of_a_run_are_refused(tmp_path: Path) -> None:
-    path = tmp_path / "votes.jsonl"
-    with VoteFile(path), pytest.raises(UserError, match="open in another review"):
-        VoteFile(path)
-
-
-def test_each_vote_is_on_disk_before_it_is_answered(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    synced: list[int] = []
-    monkeypatch.setattr(os, "fsync", lambda file: synced.append(os.fstat(file).st_size))
-    with VoteFile(tmp_path / "votes.jsonl") as file:
-        file.append(VOTE)
-        file.append(replace(VOTE, id="2"))
-    size = len(to_json(VOTE)) + 1
-    assert synced == [size, 2 * size]
