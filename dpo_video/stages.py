@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from dpo_video.core.errors import UserError
+from dpo_video.core.imports import large_imports
 from dpo_video.evaluate.report import MEASURES
 from dpo_video.judge.scorer import load_scorer
 from dpo_video.judge.stage import judge
@@ -18,19 +19,22 @@ from dpo_video.store import content_hash, row_key
 
 
 def _generate(run: Run) -> StageResult:
-    from dpo_video.generate.stage import generate  # here: it needs torch, as the next two do
+    with large_imports():  # here: it needs torch, as the next two do
+        from dpo_video.generate.stage import generate
 
     return generate(run)
 
 
 def _train(run: Run) -> StageResult:
-    from dpo_video.train.stage import train
+    with large_imports():
+        from dpo_video.train.stage import train
 
     return train(run)
 
 
 def _evaluate(run: Run) -> StageResult:
-    from dpo_video.evaluate.stage import evaluate
+    with large_imports():
+        from dpo_video.evaluate.stage import evaluate
 
     return evaluate(run)
 

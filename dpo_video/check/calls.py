@@ -37,16 +37,17 @@ def evaluation_calls(recipe: Recipe, heldout: Sequence[Sample]) -> Calls | None:
         return Calls(0, 0, 0)
     settings = recipe.evaluate
     try:
-        judged = [s for s in heldout if can_be_judged(load_scorer(recipe.judge.scorer), s)]
+        scorer = load_scorer(recipe.judge.scorer)
+        judged = [sample for sample in heldout if can_be_judged(scorer, sample)]
         requests = [
             judge_calls(recipe, heldout, per_sample=2),
             judge_calls(
                 recipe, judged[: settings.pair_samples], per_sample=settings.pair_candidates
             ),
         ]
-        for scorer in (settings.hallucination_scorer, settings.correctness_scorer):
-            if scorer is not None:
-                requests.append(judge_calls(recipe, heldout, per_sample=2, scorer=scorer))
+        for name in (settings.hallucination_scorer, settings.correctness_scorer):
+            if name is not None:
+                requests.append(judge_calls(recipe, heldout, per_sample=2, scorer=name))
     except UserError:
         return None
     return Calls(

@@ -101,7 +101,7 @@ def _load_split(
     source = recipe.data.samples if split == "samples" else recipe.data.heldout
     if source is None:
         return SplitData([], None)
-    if not pairs_given and source in _example_paths() and not Path(source).exists():
+    if not pairs_given and not _is_there(source) and source in _example_paths():
         count = NOMINAL_QUESTIONS[split]
         assumption = (
             f"data.{split}: {count:,} questions about as many clips ({source!r} is the example "
@@ -127,7 +127,12 @@ def _data_file(source: str | None) -> Path | None:
     return None if source is None or source.startswith("toy:") else Path(source).expanduser()
 
 
+def _is_there(source: str) -> bool:
+    return source.startswith("toy:") or Path(source).exists()
+
+
 def _example_paths() -> set[str]:
+    """Return the paths that shipped recipes name: to find them all of these are read."""
     shipped = [load_recipe(name).data for name in shipped_names("recipes")]
     paths = {data.samples for data in shipped} | {data.heldout for data in shipped}
     return {path for path in paths if path is not None and not path.startswith("toy:")}

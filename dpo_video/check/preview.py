@@ -20,7 +20,8 @@ from dpo_video.models.families import FAMILIES
 from dpo_video.models.hub import ModelSpec, model_spec, published_names
 from dpo_video.models.tokens import fit_frames, frame_size, pixel_kwargs, token_budget, video_tokens
 from dpo_video.recipe import ModelSettings, VideoSettings
-from dpo_video.video import Frames, read_frames, video_metadata
+from dpo_video.video import Frames, video_metadata
+from dpo_video.video.read import read_frames
 
 COLUMNS = 8
 TILE = 160

@@ -256,19 +256,19 @@ def _judge_time(
         return StageTime(
             stage=stage, seconds=seconds, device=sample.device, basis="measured", note=note
         )
-    size = _judge_size(settings.model, settings.revision)
-    if gpu is None or size is None:
-        why = "its judge is not on this disk" if size is None else "no sample was measured"
-        return unknown(stage, why)
+    model = ModelSettings(name=settings.model, revision=settings.revision)
+    config_file = local_file(model, "config.json")
+    if config_file is None:
+        return unknown(stage, "its judge is not on this disk")
+    if gpu is None:
+        return unknown(stage, "no sample was measured")
+    size = _judge_size(config_file)
     return estimated(stage, judge_work(size, calls, at_once=settings.batch_size), gpu)
 
 
-def _judge_size(name: str, revision: str | None) -> ModelSize | None:
-    """Return the size of a local judge from its config; None where that is not on this disk."""
-    config_file = local_file(ModelSettings(name=name, revision=revision), "config.json")
-    if config_file is None:
-        return None
-    config = AutoConfig.from_pretrained(Path(config_file).parent, trust_remote_code=False)
+def _judge_size(config_file: Path) -> ModelSize:
+    """Return the size of a local judge from its config."""
+    config = AutoConfig.from_pretrained(config_file.parent, trust_remote_code=False)
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config)
     linear = sum(

@@ -10,6 +10,7 @@ import typer
 from dpo_video.cli.arguments import AsJson, Overrides, RecipeName
 from dpo_video.cli.output import only_json, print_json
 from dpo_video.core.errors import UserError
+from dpo_video.core.imports import large_imports
 from dpo_video.core.names import choose
 from dpo_video.core.progress import open_terminal, print_line
 from dpo_video.recipe import ModelSettings
@@ -51,9 +52,10 @@ def check(
             problems = str(error).splitlines()
             print_json({"recipe": settings.name, "problems": problems})
         raise
-    from dpo_video.check.command import CheckOptions
-    from dpo_video.check.command import check as make_plan
-    from dpo_video.check.plan import plan_row, plan_text
+    with large_imports():
+        from dpo_video.check.command import CheckOptions
+        from dpo_video.check.command import check as make_plan
+        from dpo_video.check.plan import plan_row, plan_text
 
     options = CheckOptions(ask_judges=not no_judge, measure=not no_sample, gpu=gpu)
     with only_json(as_json):
@@ -119,7 +121,8 @@ def frames(
     sheet = _sheet_path(clips, sheet_file)
     for clip in clips:
         _check_clip(clip, start, end)
-    from dpo_video.check.preview import frames_of_clips, published_model
+    with large_imports():
+        from dpo_video.check.preview import frames_of_clips, published_model
 
     policy = published_model(family) if family else policy
     printed = frames_of_clips(clips, policy, settings, sheet=sheet, start=start, end=end)

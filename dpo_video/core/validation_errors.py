@@ -12,6 +12,7 @@ from typing import Annotated, Any, Union, get_args, get_origin
 from pydantic import BaseModel
 from pydantic_core import ErrorDetails
 
+from dpo_video.core.field_docs import field_meaning
 from dpo_video.core.names import did_you_mean
 from dpo_video.core.text import shortened, without_secrets
 
@@ -137,5 +138,4 @@ def _meaning(kind: Any, location: Location) -> str:
         required = [key for key, field in model.model_fields.items() if field.is_required()]
         return f"It is a section; put {', '.join(f'`{key}`' for key in required)} under it"
     above = _model_at(kind, location[:-1])
-    description = above.model_fields[location[-1]].description if above else None
-    return (description or "").replace("\n", " ")
+    return "" if above is None else field_meaning(above, location[-1])

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from dpo_video.core.errors import UserError
 from dpo_video.core.records import Sample
-from dpo_video.video.sources import find_path
+from dpo_video.video.sources import find_path, real_path
 
 
 def check_disjoint(
@@ -39,7 +39,7 @@ def check_disjoint(
 def _file(sample: Sample, root: Path) -> Path:
     """Return the video file, or the folder that holds the frames."""
     name = sample.video if isinstance(sample.video, str) else sample.video[0]
-    path = find_path(name, root).resolve()
+    path = Path(real_path(find_path(name, root)))
     return path if isinstance(sample.video, str) else path.parent
 
 

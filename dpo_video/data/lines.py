@@ -106,6 +106,7 @@ def check_samples(path: Path, *, inside: Path | None, needs_caption: bool) -> tu
             training.
     """
     first_lines: dict[str, int] = {}
+    clips_inside: set[str | tuple[str, ...]] = set()  # several questions are about one clip
     meta_fields: dict[str, None] = {}
 
     def check(number: int, row: Mapping[str, Any]) -> None:
@@ -125,8 +126,10 @@ def check_samples(path: Path, *, inside: Path | None, needs_caption: bool) -> tu
         required = ("id", "video", "prompt", *(() if sample.caption is None else ("caption",)))
         _check_content(sample, where, required=required)
         check_choice(sample, where)
-        if inside is not None:
+        clip = sample.video if isinstance(sample.video, str) else tuple(sample.video)
+        if inside is not None and clip not in clips_inside:
             check_inside(sample.video, inside, where)
+            clips_inside.add(clip)
         meta_fields.update(dict.fromkeys(_unknown_fields(row)))
 
     _check_lines(path, "Sample records", check)

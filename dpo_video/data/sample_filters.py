@@ -16,7 +16,7 @@ from dpo_video.data.near_duplicates import is_near, near_index
 from dpo_video.recipe import CleanSettings
 from dpo_video.recipe.affects import Affects, settings_that_affect
 from dpo_video.video import ClipRequest, VideoError, clip_key, clip_request
-from dpo_video.video.facts import ClipFacts, ClipProbe
+from dpo_video.video.clip_facts import ClipFacts, ClipProbe
 
 SHORT = 20
 """Characters of a caption below which its language cannot be told."""

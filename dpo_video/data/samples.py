@@ -23,7 +23,6 @@ from dpo_video.data.removed import Removed
 from dpo_video.data.sample_filters import SampleLines, clean_samples, is_on, looks_at_frames
 from dpo_video.recipe import EvaluationSetSettings, Recipe
 from dpo_video.store import RunStore, row_key
-from dpo_video.video.facts import probe_clips
 
 TOY_CLIPS: dict[str, int] = {"toy:train": 80, "toy:heldout": 120}
 """Clips per split of the toy world: at least 200 training and 300 held-out questions."""
@@ -99,6 +98,8 @@ def load_samples(
     if split == "samples" and recipe.data.part is not None:
         lines = _part(lines, recipe.data.part)
     if clean and split == "samples" and is_on(recipe.clean):
+        from dpo_video.video.facts import probe_clips  # here: it brings a decoder
+
         frames = recipe.clean.frames if looks_at_frames(recipe.clean) else None
         probe = probe_clips(recipe.video, frames=frames, store=store)
         lines = clean_samples(lines, recipe.clean, root=root, probe=probe, heldout=heldout)

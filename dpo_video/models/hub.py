@@ -4,10 +4,12 @@ import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import torch
 from transformers import AutoConfig, AutoImageProcessor, AutoVideoProcessor, PretrainedConfig
 
 from dpo_video.core.errors import UserError
@@ -33,6 +35,12 @@ class ModelSpec:
     family: Family
     config: PretrainedConfig
     video_processor: VideoProcessor
+
+    @cached_property
+    def meta_model(self) -> Any:
+        """The model without storage, on torch's meta device: its modules, and their shapes."""
+        with torch.device("meta"):
+            return build_model(self)
 
 
 def frame_processor(family: Family, processor: Any) -> VideoProcessor:

@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-import torch
 from torch import nn
 from transformers import PretrainedConfig
 
@@ -24,7 +23,7 @@ from dpo_video.models.activations import (
     passing_in_backward,
 )
 from dpo_video.models.dtypes import DTYPES
-from dpo_video.models.hub import ModelSpec, build_model
+from dpo_video.models.hub import ModelSpec
 from dpo_video.models.lora import LANGUAGE_ONLY, ModelPart, expert_weights, lora_shapes
 from dpo_video.recipe import LoraSettings, ModelSettings, TrainSettings
 
@@ -99,8 +98,7 @@ def count_parameters(
 
     Raises UserError where there is nothing of what is to be tuned.
     """
-    with torch.device("meta"):
-        model = build_model(spec)
+    model = spec.meta_model
     one_rank = LoraSettings(rank=1, alpha=1, experts=experts)
     adapter = lora_shapes(model, spec.family, tune, one_rank)
     language = embeddings = vision = norms = 0

@@ -6,12 +6,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import safe_open
 
 from dpo_video.core import strict_json
 from dpo_video.core.errors import UserError
-from dpo_video.models.hub import build_model, load_config, model_spec, revision_of
+from dpo_video.models.hub import load_config, model_spec, revision_of
 from dpo_video.models.lora import lora_shapes
 from dpo_video.models.names import resolve_model
 from dpo_video.recipe import ModelSettings, Recipe
@@ -101,8 +100,7 @@ def _check_trainable(recipe: Recipe, adapter: Path) -> None:
 def _lora_shapes(recipe: Recipe) -> dict[str, tuple[int, ...]]:
     """Return the shapes of the adapter that `train` would make, by PEFT's names in its file."""
     spec = model_spec(recipe.model)
-    with torch.device("meta"):
-        model = build_model(spec)
+    model = spec.meta_model
     return {**lora_shapes(model, spec.family, recipe.train.tune, recipe.train.lora)}
 
 

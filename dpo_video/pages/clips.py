@@ -12,7 +12,7 @@ from dpo_video.core.progress import progress
 from dpo_video.core.records import Pair, Sample
 from dpo_video.recipe import VideoSettings
 from dpo_video.video import ClipRequest, FramePool, VideoError, clip_request
-from dpo_video.video.small_clip import SmallClip, SmallClipSettings
+from dpo_video.video.jobs import SmallClip, SmallClipSettings
 
 MEGABYTE = 1_000_000
 

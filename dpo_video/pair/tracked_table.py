@@ -14,7 +14,8 @@ from PIL import Image
 from dpo_video.core.records import Judgment, Pair
 from dpo_video.core.turns import whole_question
 from dpo_video.recipe import VideoSettings
-from dpo_video.video import Frames, VideoError, read_frames, resolve_video
+from dpo_video.video import Frames, VideoError, resolve_video
+from dpo_video.video.read import read_frames
 
 STRIP_HEIGHT = 96
 """Pixels."""

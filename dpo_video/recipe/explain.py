@@ -11,6 +11,7 @@ import yaml
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
+from dpo_video.core.field_docs import field_meaning
 from dpo_video.recipe import Recipe
 from dpo_video.recipe.affects import Affects
 from dpo_video.recipe.section import Section
@@ -47,7 +48,7 @@ def setting_rows(section: type[Section] = Recipe, prefix: str = "") -> Iterator[
                 key=f"{prefix}{name}",
                 kind=_kind(field.annotation),
                 default=_default(field),
-                meaning=_meaning(field),
+                meaning=field_meaning(section, name),
                 affects=_affects(field),
             )
 
@@ -87,7 +88,7 @@ def _explained_lines(section: Section, values: dict[str, Any], indent: str) -> I
             yield f"{indent}{name}:"
             yield from _explained_lines(value, values[name], f"{indent}  ")
             continue
-        comment = _meaning(field) or _kind(field.annotation)
+        comment = field_meaning(type(section), name) or _kind(field.annotation)
         yield from textwrap.wrap(
             comment, WIDTH, initial_indent=f"{indent}# ", subsequent_indent=f"{indent}# "
         )
@@ -109,10 +110,6 @@ def _section_meaning(name: str) -> str:
 def _inner_section(field: FieldInfo) -> type[Section] | None:
     kind = field.annotation
     return kind if isinstance(kind, type) and issubclass(kind, Section) else None
-
-
-def _meaning(field: FieldInfo) -> str:
-    return " ".join((field.description or "").split())
 
 
 def _affects(field: FieldInfo) -> str:

@@ -20,7 +20,7 @@ from dpo_video.pages.run_files import RunFiles
 from dpo_video.review.queue import PairTurn, ReviewPair, ReviewQueue
 from dpo_video.review.vote_file import VoteFile
 from dpo_video.video import ClipRequest, FramePool
-from dpo_video.video.small_clip import SmallClipSettings
+from dpo_video.video.jobs import SmallClipSettings
 
 
 class Reason(NamedTuple):

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any, Literal
 from uuid import uuid4
 
-import av
 import numpy as np
 from numpy.typing import NDArray
 
@@ -82,6 +81,8 @@ def centre(figure: Figure, frame: NDArray[Any]) -> tuple[NDArray[Any], NDArray[A
 
 def encode(pixels: NDArray[np.uint8]) -> bytes:
     """Return an mp4 file: H.264, yuv420p, crf 14, one thread so that bytes repeat."""
+    import av  # here: a split that is there needs no encoder
+
     buffer = io.BytesIO()
     with av.open(buffer, mode="w", format="mp4") as container:
         options = {"crf": "14", "preset": "veryfast", "threads": "1"}
@@ -96,6 +97,8 @@ def encode(pixels: NDArray[np.uint8]) -> bytes:
 
 def decode(file: bytes | Path) -> NDArray[np.uint8]:
     """Return every frame of an mp4 as pixels (F, S, S, 3) uint8."""
+    import av
+
     source = io.BytesIO(file) if isinstance(file, bytes) else str(file)
     with av.open(source, mode="r") as container:
         frames = [f.to_ndarray(format="rgb24") for f in container.decode(video=0)]

@@ -28,7 +28,8 @@ from dpo_video.recipe import ModelSettings
 from dpo_video.run import Run
 from dpo_video.train.logps import clip_rows
 from dpo_video.train.selection import check_clips_inside
-from dpo_video.video import Frames, VideoError, clip_request, read_frames
+from dpo_video.video import Frames, VideoError, clip_request
+from dpo_video.video.read import read_frames
 
 TOLERANCE: dict[torch.dtype, float] = {
     torch.float32: 1e-4,

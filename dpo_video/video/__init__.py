@@ -1,5 +1,5 @@
 """Video in: which frames of a clip the model sees, decoded exactly, in worker processes with a time
-limit.
+limit. What imports a decoder is taken from its own module: most of a run asks such a process.
 """
 
 from dpo_video.video.corrupt import check_corruption, corrupt, draw_corruption, draw_number
@@ -12,8 +12,6 @@ from dpo_video.video.frames import (
 )
 from dpo_video.video.policies import frame_indices
 from dpo_video.video.pool import FramePool
-from dpo_video.video.probe import VideoIndex, probe
-from dpo_video.video.read import read_frames
 from dpo_video.video.sources import (
     clip_key,
     clip_request,
@@ -29,7 +27,6 @@ __all__ = [
     "FramePool",
     "Frames",
     "VideoError",
-    "VideoIndex",
     "check_corruption",
     "clip_key",
     "clip_request",
@@ -38,8 +35,6 @@ __all__ = [
     "draw_number",
     "file_name",
     "frame_indices",
-    "probe",
-    "read_frames",
     "rejected_clip_key",
     "rejected_clip_request",
     "rejected_part",

@@ -1,4 +1,4 @@
-"""What can be told about a clip without reading all of it: length, size, brightness, motion.
+"""Find out about a clip without reading all of it: length, size, brightness, motion.
 
 F frames, H height, W width in pixels.
 """
@@ -6,7 +6,7 @@ F frames, H height, W width in pixels.
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +14,7 @@ import numpy as np
 from dpo_video.recipe import VideoSettings
 from dpo_video.store import RunStore, row_key
 from dpo_video.video.cache import clip_identity
+from dpo_video.video.clip_facts import ClipFacts, ClipProbe
 from dpo_video.video.frames import ClipRequest, Frames, VideoError
 from dpo_video.video.images import find_pictures, is_image
 from dpo_video.video.policies import extent, window
@@ -22,28 +23,6 @@ from dpo_video.video.probe import probe
 
 KIND = "clip_facts"
 """Rows of the run store: the fields of ClipFacts."""
-ClipProbe = Callable[
-    [Iterable[ClipRequest]], Iterator["tuple[ClipRequest, ClipFacts | VideoError]"]
-]
-"""Yields what is known of each clip, in order."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ClipFacts:
-    """What cleaning asks about a clip."""
-
-    seconds: float
-    """How long the clip lasts; of a part of a file, that part."""
-    shorter: int
-    """Pixels of the shorter side of a frame, whichever way it is turned."""
-    longer: int
-    """Pixels of the longer side."""
-    brightness: float | None = None
-    """Mean of the brightest frame looked at, 0 to 255; None where frames were not looked at."""
-    motion: float | None = None
-    """Largest mean absolute difference from one frame looked at to the next, 0 to 255; 0 of a
-    single frame.
-    """
 
 
 def probe_clips(

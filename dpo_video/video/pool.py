@@ -19,8 +19,7 @@ from typing import IO, Any, Self, TypeVar
 from dpo_video.core.errors import UserError
 from dpo_video.recipe import VideoSettings
 from dpo_video.video.frames import ClipRequest, Frames, VideoError
-from dpo_video.video.small_clip import SmallClip, SmallClipSettings
-from dpo_video.video.worker import Job, SmallClipJob
+from dpo_video.video.jobs import Job, SmallClip, SmallClipJob, SmallClipSettings
 
 T = TypeVar("T")
 START_SECONDS = 120.0

@@ -4,7 +4,6 @@ a strip of frames.
 
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from uuid import uuid4
@@ -17,6 +16,7 @@ from PIL import Image
 from dpo_video.video.decode import upright
 from dpo_video.video.frames import ClipRequest, VideoError, evenly_spaced
 from dpo_video.video.images import decode_pictures, find_pictures, is_image
+from dpo_video.video.jobs import SmallClip, SmallClipSettings
 from dpo_video.video.policies import window
 from dpo_video.video.probe import VideoIndex, open_video, probe
 
@@ -27,33 +27,6 @@ WIDEST = 640
 """Pixels across a small clip at most: a panorama is made flatter than its lines allow."""
 Picture = tuple[float, NDArray[np.uint8]]
 """Seconds into the file, and pixels (H, W, 3)."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SmallClipSettings:
-    """How small."""
-
-    lines: int = 360
-    max_fps: float = 30.0
-    max_seconds: float = 120.0
-    """A longer clip is cut there."""
-    max_megabytes: float = 4.0
-    timeout: float = 120.0
-    """Seconds after which the clip is given up."""
-    with_video: bool = True
-    """False writes the poster and the strip alone."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SmallClip:
-    """What was written."""
-
-    seconds: float
-    fps: float
-    width: int
-    height: int
-    note: str = ""
-    """What is not shown of the clip."""
 
 
 def write_small_clip(request: ClipRequest, stem: Path, settings: SmallClipSettings) -> SmallClip:

@@ -119,14 +119,20 @@ def _real_paths(path: Path) -> list[str]:
     """Return where a clip really lies, all links followed; of a folder of frames also where its
     links lead.
     """
-    real = os.path.join(_real_folder(str(path.parent)), path.name)
-    if path.name in ("", "..") or os.path.islink(real):
-        real = os.path.realpath(path)
+    real = real_path(path)
     try:
         with os.scandir(real) as entries:
             return [real, *(os.path.realpath(entry) for entry in entries if entry.is_symlink())]
     except (OSError, ValueError):  # a file, or nothing
         return [real]
+
+
+def real_path(path: Path) -> str:
+    """Return a path with all links followed, whether or not anything lies there."""
+    real = os.path.join(_real_folder(str(path.parent)), path.name)
+    if path.name in ("", "..") or os.path.islink(real):
+        return os.path.realpath(path)
+    return real
 
 
 @lru_cache(maxsize=4096)

@@ -9,38 +9,19 @@ import os
 import pickle
 import sys
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
 from dpo_video.core.errors import UserError
-from dpo_video.recipe import VideoSettings
-from dpo_video.video.frames import ClipRequest, Frames
+from dpo_video.video.frames import Frames
+from dpo_video.video.jobs import Job, SmallClip, SmallClipJob
 from dpo_video.video.read import read_frames
-from dpo_video.video.small_clip import SmallClip, SmallClipSettings, write_small_clip
+from dpo_video.video.small_clip import write_small_clip
 
 READY = "ready"
 ORPHAN_SECONDS = 30.0
 """How long after the time limit a hanging process ends itself: its parent died without stopping it.
 """
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Job:
-    """A clip to read and how."""
-
-    request: ClipRequest
-    settings: VideoSettings
-    multiple_of: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SmallClipJob:
-    """A clip to make small for a page, and where to."""
-
-    request: ClipRequest
-    stem: Path
-    settings: SmallClipSettings
 
 
 def answer(job: Job | SmallClipJob) -> Frames | SmallClip | UserError:

@@ -26,7 +26,7 @@ from dpo_video.models.load import load_policy
 from dpo_video.models.prompts import encode_prompt, video_inputs
 from dpo_video.recipe import VideoSettings
 from dpo_video.recipe.file import load_recipe
-from dpo_video.video import read_frames
+from dpo_video.video.read import read_frames
 
 
 @pytest.mark.parametrize(

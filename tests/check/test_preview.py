@@ -30,7 +30,7 @@ from dpo_video.models.tokens import video_tokens
 from dpo_video.recipe import ModelSettings, VideoSettings
 from dpo_video.recipe.file import load_recipe, load_video_settings
 from dpo_video.recipe.presets import PRESETS
-from dpo_video.video import read_frames
+from dpo_video.video.read import read_frames
 
 LLAVA_7B = ModelSettings(name="llava-hf/LLaVA-NeXT-Video-7B-hf")
 QWEN_7B = ModelSettings(name="Qwen/Qwen2.5-VL-7B-Instruct")

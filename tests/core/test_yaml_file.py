@@ -11,7 +11,8 @@ from dpo_video.core.yaml_file import load, read_value, read_yaml
 
 class Inner(BaseModel):
     model_config = ConfigDict(extra="forbid")
-    rate: float = Field(gt=0, description="Frames a second.")
+    rate: float = Field(gt=0)
+    """Frames a second."""
     size: int | None = None
 
 

@@ -10,7 +10,8 @@ from dpo_video.core.records import Sample
 from dpo_video.models.load import load_policy
 from dpo_video.models.prompts import prompt_text
 from dpo_video.train.rewards import candidate_rewards
-from dpo_video.video import read_frames, video_metadata
+from dpo_video.video import video_metadata
+from dpo_video.video.read import read_frames
 
 
 def test_rewards_of_answers_are_those_of_whole_forwards_on_the_processors_own_inputs(

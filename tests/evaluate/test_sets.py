@@ -25,7 +25,7 @@ from dpo_video.models.shared_prefix.cascade import Prefix
 from dpo_video.recipe import EvaluateSettings
 from dpo_video.run import open_run
 from dpo_video.train.logps import clip_rows, token_logps
-from dpo_video.video import read_frames
+from dpo_video.video.read import read_frames
 
 LETTERS = [
     Sample(

@@ -22,7 +22,8 @@ from dpo_video.models.prompts import encode_prompt, video_inputs
 from dpo_video.models.sampling import Sampler
 from dpo_video.recipe import GenerateSettings, SamplerSettings
 from dpo_video.recipe.generate import WITH_MAGNITUDE
-from dpo_video.video import draw_number, read_frames
+from dpo_video.video import draw_number
+from dpo_video.video.read import read_frames
 
 FRAMES = 8
 MIX = [

@@ -28,7 +28,8 @@ from dpo_video.models.prompts import encode_prompt, video_inputs
 from dpo_video.models.sampling import Sampler
 from dpo_video.run import open_run
 from dpo_video.store import RunStore
-from dpo_video.video import cache, read_frames
+from dpo_video.video import cache
+from dpo_video.video.read import read_frames
 
 
 @each_kind

@@ -35,7 +35,7 @@ from dpo_video.store import RunStore
 from dpo_video.train.logps import answer_logps, clip_rows
 from dpo_video.train.merge import merge
 from dpo_video.train.shared_prefix import PER_TOKEN, shared_prefix_engine
-from dpo_video.video import read_frames
+from dpo_video.video.read import read_frames
 
 QUESTIONS = ("What happens in the clip?", "Describe the video in one sentence.")
 ANSWERS = (

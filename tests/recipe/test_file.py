@@ -7,6 +7,7 @@ import yaml
 from pydantic import ValidationError
 
 from dpo_video.core.errors import UserError
+from dpo_video.core.field_docs import field_meaning
 from dpo_video.core.names import shipped_folder, shipped_names
 from dpo_video.recipe import Recipe
 from dpo_video.recipe.file import change_recipe, dump_recipe, load_recipe
@@ -249,7 +250,7 @@ def test_every_setting_says_what_it_means() -> None:
         for name, field in model.model_fields.items():  # type: ignore[attr-defined]
             if hasattr(field.annotation, "model_fields"):
                 walk(field.annotation, f"{prefix}{name}.")
-            elif not field.description:
+            elif not field_meaning(model, name):
                 undocumented.append(prefix + name)
 
     walk(Recipe, "")

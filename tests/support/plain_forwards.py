@@ -8,8 +8,8 @@ from dpo_video.core.records import History
 from dpo_video.models.load import Policy
 from dpo_video.models.prompts import prompt_text
 from dpo_video.recipe import Recipe
-from dpo_video.video import read_frames
 from dpo_video.video.frames import video_metadata
+from dpo_video.video.read import read_frames
 
 
 def plain_answer_logp(

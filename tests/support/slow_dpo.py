@@ -16,7 +16,7 @@ from dpo_video.models.lora import lora_config
 from dpo_video.models.prompts import clip_content, process_frames, prompt_text
 from dpo_video.recipe import Recipe
 from dpo_video.train.sampler import ClipSampler
-from dpo_video.video import read_frames
+from dpo_video.video.read import read_frames
 
 
 def slow_dpo(

@@ -18,7 +18,8 @@ from dpo_video.models.lora import adapter_parameters, lora_config
 from dpo_video.models.prompts import prompt_text
 from dpo_video.recipe import Recipe
 from dpo_video.train.logps import answer_logps, clip_rows
-from dpo_video.video import Frames, read_frames, video_metadata
+from dpo_video.video import Frames, video_metadata
+from dpo_video.video.read import read_frames
 
 
 @pytest.fixture(scope="module", params=KINDS)

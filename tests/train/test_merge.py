@@ -20,7 +20,7 @@ from dpo_video.recipe import Recipe
 from dpo_video.store import RunStore
 from dpo_video.train.logps import answer_logps, clip_rows
 from dpo_video.train.merge import _example, _logits, merge
-from dpo_video.video import read_frames
+from dpo_video.video.read import read_frames
 
 
 def write_adapter(recipe: Recipe, folder: Path) -> None:

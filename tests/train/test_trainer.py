@@ -20,7 +20,7 @@ from dpo_video.models.lora import adapter_parameters
 from dpo_video.train.dpo_config import LOSSES
 from dpo_video.train.pair_batches import PairTokens, loss_inputs, tokenize_pair
 from dpo_video.train.sampler import ClipSampler
-from dpo_video.video import read_frames
+from dpo_video.video.read import read_frames
 
 
 def test_losses_margins_and_adapter_equal_plain_dpo_through_pixels(world: Path) -> None:

@@ -37,7 +37,8 @@ from dpo_video.train.merge import merge
 from dpo_video.train.pair_batches import completion_mask
 from dpo_video.train.shared_prefix import shared_prefix_engine
 from dpo_video.train.stage import train
-from dpo_video.video import Frames, read_frames
+from dpo_video.video import Frames
+from dpo_video.video.read import read_frames
 
 ALL: tuple[ModelPart, ...] = ("language", "projector", "vision")
 TUNED: tuple[tuple[ModelPart, ...], ...] = (("projector",), ("vision",), ALL)

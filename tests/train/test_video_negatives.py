@@ -20,12 +20,8 @@ from dpo_video.models.prompts import prompt_text
 from dpo_video.recipe import Recipe
 from dpo_video.train.forward import Engine, rows_engine
 from dpo_video.train.shared_prefix import shared_prefix_engine
-from dpo_video.video import (
-    corrupt,
-    read_frames,
-    rejected_part,
-    video_metadata,
-)
+from dpo_video.video import corrupt, rejected_part, video_metadata
+from dpo_video.video.read import read_frames
 
 
 def slow_logps(

@@ -15,7 +15,8 @@ from PIL import Image
 
 from dpo_video.core.errors import UserError
 from dpo_video.recipe import VideoSettings
-from dpo_video.video import VideoError, read_frames, resolve_video
+from dpo_video.video import VideoError, resolve_video
+from dpo_video.video.read import read_frames
 
 X264 = {"preset": "veryfast", "g": "25"}
 FAST_START = {"movflags": "faststart"}

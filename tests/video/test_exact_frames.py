@@ -17,8 +17,10 @@ from clips import SIZE, copy_part, decode_all, draw_frame, read_number, write_cl
 from numpy.typing import NDArray
 
 from dpo_video.recipe import VideoSettings
-from dpo_video.video import VideoError, probe, read_frames, subsample
+from dpo_video.video import VideoError, subsample
 from dpo_video.video.decode import decode_pyav
+from dpo_video.video.probe import probe
+from dpo_video.video.read import read_frames
 
 X264 = {"preset": "veryfast", "g": "50"}
 OPEN_GOP = {

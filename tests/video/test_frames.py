@@ -13,13 +13,13 @@ from dpo_video.video import (
     VideoError,
     cache,
     clip_key,
-    read_frames,
     resolve_video,
     subsample,
     video_metadata,
 )
 from dpo_video.video.cache import frames_identity, part_identity
 from dpo_video.video.facts import ClipFacts, probe_clips
+from dpo_video.video.read import read_frames
 
 
 @pytest.fixture(scope="module")

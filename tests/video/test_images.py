@@ -6,7 +6,8 @@ from clips import draw_frame, read_number
 from PIL import Image
 
 from dpo_video.recipe import VideoSettings
-from dpo_video.video import VideoError, read_frames
+from dpo_video.video import VideoError
+from dpo_video.video.read import read_frames
 
 
 @pytest.fixture

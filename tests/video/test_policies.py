@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dpo_video.recipe import VideoSettings
-from dpo_video.video import frame_indices, read_frames
+from dpo_video.video import frame_indices
 from dpo_video.video.policies import extent, rate, window
-from dpo_video.video.read import small_pictures
+from dpo_video.video.read import read_frames, small_pictures
 
 gaps = st.lists(st.floats(0.01, 2.0), max_size=60)
 

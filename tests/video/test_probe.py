@@ -12,7 +12,9 @@ from av.stream import Disposition
 from clips import draw_frame, read_number, write_clip
 
 from dpo_video.recipe import VideoSettings
-from dpo_video.video import VideoError, probe, read_frames
+from dpo_video.video import VideoError
+from dpo_video.video.probe import probe
+from dpo_video.video.read import read_frames
 
 X264 = {"preset": "veryfast", "g": "25"}
 ALL = VideoSettings(num_frames=1000)

@@ -8,7 +8,8 @@ from clips import write_clip
 from PIL import Image
 
 from dpo_video.video import ClipRequest, VideoError
-from dpo_video.video.small_clip import SmallClipSettings, write_small_clip
+from dpo_video.video.jobs import SmallClipSettings
+from dpo_video.video.small_clip import write_small_clip
 
 
 def times_of(path: Path) -> list[float]:

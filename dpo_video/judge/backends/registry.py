@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 
+from dpo_video.core.imports import large_imports
 from dpo_video.core.names import choose
 from dpo_video.core.progress import log
 from dpo_video.judge.prices import open_spending
@@ -63,13 +64,15 @@ def check_labels(settings: JudgeSettings, scorer: Scorer) -> None:
     """Raise UserError where a local judge cannot be found, or cannot give the labels of a scorer as
     single tokens. Its weights are not loaded.
     """
-    from dpo_video.judge.backends.local import check_label_tokens
+    with large_imports():
+        from dpo_video.judge.backends.local import check_label_tokens
 
     check_label_tokens(settings, scorer)
 
 
 def _local(settings: JudgeSettings) -> Judge:
-    from dpo_video.judge.backends.local import local_judge
+    with large_imports():
+        from dpo_video.judge.backends.local import local_judge
 
     return local_judge(settings)
 
