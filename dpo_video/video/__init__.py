@@ -1,5 +1,7 @@
 """Video in: which frames of a clip the model sees, decoded exactly, in worker processes with a time
-limit. What imports a decoder is taken from its own module: most of a run asks such a process.
+limit.
+
+What imports a decoder (read.py, probe.py) stands not here: most commands ask such a process.
 """
 
 from dpo_video.video.corrupt import check_corruption, corrupt, draw_corruption, draw_number
