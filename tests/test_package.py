@@ -203,6 +203,21 @@ def test_what_needs_no_torch_does_not_import_it(code: str) -> None:
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import dpo_video.pipeline, dpo_video.check.data, dpo_video.cli.app",
+        "import dpo_video.agree.command, dpo_video.pages.report, dpo_video.runs.status",
+    ],
+)
+def test_what_asks_a_decoding_process_imports_no_decoder(code: str) -> None:
+    check = "\nimport sys; print(sorted({'av', 'PIL', 'decord', 'asyncio'} & set(sys.modules)))"
+    done = subprocess.run(
+        [sys.executable, "-c", code + check], capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "[]\n"
+
+
 def test_files_and_functions_keep_the_limits() -> None:
     too_long = []
     for path in sources():

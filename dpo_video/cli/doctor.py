@@ -9,6 +9,7 @@ import typer
 from dpo_video.cli.arguments import AsJson, Overrides
 from dpo_video.cli.output import print_json
 from dpo_video.core.errors import UserError
+from dpo_video.core.imports import large_imports
 from dpo_video.core.progress import open_terminal
 from dpo_video.recipe.file import load_recipe
 
@@ -29,8 +30,9 @@ def doctor(
     if bench and not recipe:
         raise UserError("--bench needs a recipe, whose model and LoRA it times")
     settings = load_recipe(recipe, overrides or []) if recipe else None
-    from dpo_video.doctor.bench import bench as time_steps
-    from dpo_video.doctor.command import bench_line, counts_line, examine, findings_table
+    with large_imports():
+        from dpo_video.doctor.bench import bench as time_steps
+        from dpo_video.doctor.command import bench_line, counts_line, examine, findings_table
 
     findings = list(examine(settings))
     result = time_steps(settings) if bench and settings is not None else None

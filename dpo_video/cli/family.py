@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from dpo_video.core.errors import UserError
+from dpo_video.core.imports import large_imports
 from dpo_video.core.progress import open_terminal, print_error, print_line
 
 
@@ -28,8 +29,9 @@ def family(
     """
     if action != "test":
         raise UserError(f"dpo-video family {action}: there is only `dpo-video family test FILE`")
-    from dpo_video.family.command import test_family
-    from dpo_video.family.run import outcomes_table
+    with large_imports():
+        from dpo_video.family.command import test_family
+        from dpo_video.family.run import outcomes_table
 
     outcomes = test_family(
         Path(file).expanduser(),

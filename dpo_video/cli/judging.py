@@ -9,6 +9,7 @@ import typer
 
 from dpo_video.cli.arguments import AsJson, Overrides, RunFolder, run_path
 from dpo_video.cli.output import fail, only_json, print_json, print_json_file
+from dpo_video.core.imports import large_imports
 from dpo_video.core.progress import open_terminal, print_line
 
 
@@ -91,7 +92,9 @@ def rewards(
 ) -> None:
     """Compute the tuned policy's implicit reward of every candidate, for pair.implicit_rewards."""
     from dpo_video.run import open_run, recipe_of
-    from dpo_video.train.rewards import write_rewards
+
+    with large_imports():
+        from dpo_video.train.rewards import write_rewards
 
     folder = run_path(run_folder)
     with only_json(as_json), open_run(recipe_of(folder)) as opened:

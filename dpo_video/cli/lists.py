@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import yaml
 
+from dpo_video.core.imports import large_imports
 from dpo_video.core.names import find_yaml, shipped_names
 from dpo_video.recipe.presets import PRESETS
 
@@ -30,8 +31,9 @@ def scorers() -> Rows:
 
 def families() -> Rows:
     """Model families, those in their authors' own code last."""
-    from dpo_video.models.families import FAMILIES
-    from dpo_video.models.hub import own_code_rows, own_layout_rows
+    with large_imports():
+        from dpo_video.models.families import FAMILIES
+        from dpo_video.models.hub import own_code_rows, own_layout_rows
 
     on_transformers = {**FAMILIES, **own_layout_rows()}
     return [
@@ -61,7 +63,8 @@ def formats() -> Rows:
 
 def losses() -> Rows:
     """TRL's DPO loss types, as `train.loss` takes them."""
-    from dpo_video.train.dpo_config import LOSSES
+    with large_imports():
+        from dpo_video.train.dpo_config import LOSSES
 
     return sorted(LOSSES.items())
 

@@ -8,6 +8,7 @@ import typer
 from dpo_video.cli.arguments import AsJson, Overrides, RunFolder, run_path
 from dpo_video.cli.output import fail, only_json, print_json_file
 from dpo_video.core.errors import UserError
+from dpo_video.core.imports import large_imports
 from dpo_video.core.progress import open_terminal, print_line
 
 
@@ -25,8 +26,9 @@ def merge(
     folder = run_path(run_folder)
     settings = recipe_of(folder)
     merged = Path(out_folder) if out_folder else folder / "merged"
-    from dpo_video.parity.serving_commands import serving_text
-    from dpo_video.train.merge import merge as merge_adapter
+    with large_imports():
+        from dpo_video.parity.serving_commands import serving_text
+        from dpo_video.train.merge import merge as merge_adapter
 
     with open_run(settings) as opened:
         summary = merge_adapter(opened, merged)
@@ -66,9 +68,10 @@ def parity(  # noqa: PLR0913 - options of a command
         raise UserError(f"--shown-as is {shown_as!r}: auto, film or images")
     folder = run_path(run_folder)
     settings = change_recipe(recipe_of(folder), [*(overrides or []), "tracking.to=none"])
-    from dpo_video.parity.command import ParityOptions
-    from dpo_video.parity.command import parity as compare_with_server
-    from dpo_video.parity.summary import parity_summary
+    with large_imports():
+        from dpo_video.parity.command import ParityOptions
+        from dpo_video.parity.command import parity as compare_with_server
+        from dpo_video.parity.summary import parity_summary
 
     options = ParityOptions(
         base_url=base_url,

@@ -50,12 +50,13 @@ def test_what_trl_or_we_refuse_is_refused(train: TrainSettings, refusal: str) ->
         check_dpo_config(recipe(train))
 
 
-def test_a_plan_imports_no_trainer_or_adapter() -> None:
+def test_a_plan_imports_no_trainer_adapter_decoder_or_model_of_the_judge() -> None:
     program = (
         "import sys; sys.argv = ['', 'check', 'quickstart', '--no-judge', '--no-sample']\n"
         "from dpo_video.cli.app import main\n"
         "try: main()\nexcept SystemExit as exit: assert not exit.code\n"
-        "heavy = {'trl', 'peft', 'bitsandbytes', 'wandb', 'datasets'}\n"
+        "heavy = {'trl', 'peft', 'bitsandbytes', 'wandb', 'datasets', 'pandas', 'sklearn', 'av',"
+        " 'transformers.models.qwen2.modeling_qwen2'}\n"
         "print('heavy:', sorted(heavy & set(sys.modules)))"
     )
     done = subprocess.run(

@@ -2,6 +2,8 @@
 
 import json
 import random
+import subprocess
+import sys
 from pathlib import Path
 
 import av
@@ -222,3 +224,16 @@ def test_questions_on_a_clip_are_distinct() -> None:
 def test_an_unknown_checkpoint_lists_the_names() -> None:
     with pytest.raises(ValueError, match=r"unknown toy checkpoint 'qwen'.*judge.*qwen2_5_vl"):
         checkpoint("qwen")
+
+
+def test_clips_that_are_there_are_taken_without_an_encoder(tmp_path: Path) -> None:
+    code = (
+        "import sys; from pathlib import Path; from dpo_video.toy.clips import write_split\n"
+        f"write_split('train', Path({str(tmp_path / 'toy')!r}), num_clips=1, seed=1)\n"
+        "print('av' in sys.modules)"
+    )
+    command = [sys.executable, "-c", code]
+    written, found = (
+        subprocess.run(command, capture_output=True, text=True, check=True).stdout for _ in range(2)
+    )
+    assert (written, found) == ("True\n", "False\n")
