@@ -322,6 +322,7 @@ share one.
 """
 OWN_LAYOUT_ROWS = {
     "llava_qwen": "dpo_video.models.families.own_code.llava_qwen",
+    "video_llama": "dpo_video.models.families.own_code.video_llama",
     "videollama2_mistral": "dpo_video.models.families.own_code.videollama2",
     "videollama2_qwen2": "dpo_video.models.families.own_code.videollama2",
 }
@@ -334,7 +335,6 @@ IMAGES_ONLY = (
 )
 SUCCESSORS: dict[str, tuple[str, str, str]] = {
     "qwen": ("Qwen-VL 1, or a Qwen 1 text model", "qwen2_5_vl", NOT_TRUSTED),
-    "video_llama": ("Video-LLaMA 1", "video_llama_3", OWN_CODE),
     **{
         f"videollama2_{language}": ("VideoLLaMA 2", "video_llama_3", OTHER_LANGUAGE_MODEL)
         for language in ("llama", "mixtral", "gemma2", "phi3")

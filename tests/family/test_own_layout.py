@@ -133,7 +133,7 @@ def test_losses_and_adapter_equal_plain_dpo_through_the_published_call(world: Wo
     assert max(abs(row["rewards/margins"]) for row in log) > 1e-2, "nothing was learnt"
     assert len(weights) == len(slow_weights)
     for name, weight in weights.items():
-        slow_weight = slow_weights[name.replace(".language_model.", ".")]
+        slow_weight = slow_weights[name.replace(".language_model.", world.system.language)]
         torch.testing.assert_close(weight, slow_weight, atol=1e-4, rtol=1e-3)
 
 
@@ -155,7 +155,13 @@ def test_a_merged_checkpoint_is_laid_out_as_published(
     torch.testing.assert_close(ours, wanted, atol=1e-3, rtol=1e-3)
     before = json.loads((world.folder / "model" / "config.json").read_text())
     after = json.loads((tmp_path / "config.json").read_text())
-    assert {name: after[name] for name in before} == {**before, "torch_dtype": "float32"}
+    if "text_config" in before:  # sections of transformers' own, which it completes
+        for section in [name for name in before if name.endswith("_config")]:
+            assert before.pop(section).items() <= after[section].items()
+        before["dtype"] = "float32"
+    else:
+        before["torch_dtype"] = "float32"
+    assert {name: after[name] for name in before} == before
 
 
 def test_no_code_of_a_repository_runs_and_other_checkpoints_do_not_read_the_row(

@@ -98,13 +98,17 @@ def pixel_inputs(
     content = clip_content(policy.family, len(frames.pixels))
     text = prompt_text(processor, pair.prompt, content)
     answer += processor.tokenizer.convert_ids_to_tokens(policy.end_id)
-    made = process_frames(policy.family, processor, text + answer, frames, {})
+    answer_ids = processor.tokenizer(answer, add_special_tokens=False)["input_ids"]
+    joined = text if policy.family.open_prompt else text + answer
+    made = process_frames(policy.family, processor, joined, frames, {})
     out = {
         name: torch.as_tensor(value)
         for name, value in made.items()
         if name != "text_replacement_offsets"
     }
-    return out, len(processor.tokenizer(answer, add_special_tokens=False)["input_ids"])
+    if policy.family.open_prompt:
+        out["input_ids"] = torch.cat([out["input_ids"], torch.tensor([answer_ids])], dim=1)
+    return out, len(answer_ids)
 
 
 def answer_logp(policy: Policy, inputs: Mapping[str, Any], answered: int) -> torch.Tensor:

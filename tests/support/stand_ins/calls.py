@@ -25,6 +25,8 @@ class PublishedCall:
     """Of a clip, in ids."""
     context: int
     """Tokens that the stand-in's config allows."""
+    language: str = "."
+    """What stands for `.language_model.` in the published names of layers."""
 
 
 def videollama_call(model: Any, ids: Tensor, video: Tensor) -> Tensor:
@@ -35,7 +37,23 @@ def llava_call(model: Any, ids: Tensor, video: Tensor) -> Tensor:
     return model(ids[None], images=[video], modalities=["video"], use_cache=False).logits
 
 
+def video_llama_call(model: Any, ids: Tensor, video: Tensor) -> Tensor:
+    """The prompt is cut at `<ImageHere>`, and its texts are embedded apart."""
+    place = ids.tolist().index(IMAGE_HERE)
+    segments = [ids[:place], ids[place + 1 :]]
+    embeddings = model.context_emb(segments, video.transpose(0, 1)[None])
+    return model.llama_model(inputs_embeds=embeddings, use_cache=False).logits
+
+
+IMAGE_HERE = -1
 CALLS = {
+    "video_llama": PublishedCall(
+        lora_targets=r"llama_model\.model\.layers\.\d+\.(self_attn|mlp)\.\w+_proj",
+        call=video_llama_call,
+        mark=IMAGE_HERE,
+        context=2048,
+        language=".llama_model.",
+    ),
     "llava_qwen": PublishedCall(
         lora_targets=r"model\.layers\.\d+\.(self_attn|mlp)\.\w+_proj",
         call=llava_call,

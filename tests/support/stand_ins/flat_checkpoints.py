@@ -9,10 +9,12 @@ import torch
 from safetensors.torch import save_file
 from tiny_families.parts import text_config
 from tiny_models import make_tokenizer
+from tokenizers import pre_tokenizers, processors
 from torch import nn
 from transformers import MistralConfig, PreTrainedTokenizerFast, Qwen2Config
 
 from stand_ins.llava_qwen.modeling import LlavaQwenForCausalLM
+from stand_ins.video_llama.modeling import VideoLLAMA
 from stand_ins.videollama2.modeling import (
     Videollama2MistralForCausalLM,
     Videollama2Qwen2ForCausalLM,
@@ -118,6 +120,46 @@ def qwen_tokenizer() -> PreTrainedTokenizerFast:
     )
 
 
+def video_llama(folder: Path, **fields: Any) -> VideoLLAMA:
+    """Write a Video-LLaMA of 4 queries a frame and 8 a clip into `folder`; return the model that
+    was written.
+    """
+    tokenizer = make_tokenizer(["<unk>", "<s>", "</s>"], eos="</s>", pad="</s>", bos="<s>")
+    backend = tokenizer.backend_tokenizer  # as Llama's: BOS, and a space before each text
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+    backend.post_processor = processors.TemplateProcessing(
+        single="<s> $A", special_tokens=[("<s>", tokenizer.bos_token_id)]
+    )
+    text = {
+        **text_config(tokenizer, "llama", max_position_embeddings=2048),
+        "architectures": ["LlamaForCausalLM"],
+    }
+    qformer = {
+        "hidden_size": 64,
+        "intermediate_size": 128,
+        "num_attention_heads": 2,
+        "num_hidden_layers": 2,
+        "cross_attention_frequency": 2,
+        "encoder_hidden_size": 64,
+    }
+    config = {
+        "text_config": text,
+        "vision_config": {**TOWER, "model_type": "blip_2_vision_model"},
+        "qformer_config": qformer,
+        "video_qformer_config": {**qformer, "cross_attention_frequency": 1},
+        "num_query_tokens": 4,
+        "num_video_query_tokens": 8,
+        "max_frame_pos": 32,
+        "conversation": "llama_v2",
+        "dtype": "bfloat16",
+        **fields,
+    }
+    model: VideoLLAMA = made(lambda: VideoLLAMA(config))
+    write(folder, model, {**config, "model_type": "video_llama"})
+    tokenizer.save_pretrained(folder)
+    return model
+
+
 def write_tower(folder: Path, sizes: Mapping[str, Any]) -> Path:
     """Write the config of a whole tower beside a checkpoint's folder; return its folder."""
     tower = folder.parent / f"tiny-{sizes['model_type'].partition('_')[0]}"
@@ -153,6 +195,7 @@ def write(folder: Path, model: nn.Module, config: Mapping[str, Any]) -> None:
 
 STAND_INS: dict[str, Callable[..., nn.Module]] = {
     "llava_qwen": llava_qwen,
+    "video_llama": video_llama,
     "videollama2_mistral": videollama2_mistral,
     "videollama2_qwen2": videollama2_qwen2,
 }
