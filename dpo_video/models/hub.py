@@ -22,6 +22,8 @@ from dpo_video.recipe import ModelSettings
 from dpo_video.store import content_hash
 
 COMMIT = re.compile(r"[0-9a-f]{40}")
+IN_PIECES = re.compile(r"DAMO-NLP-SG/Video-LLaMA-(2-\d+B-\w+|Series)")
+"""Repositories of parts, without a config."""
 PICKLED = frozenset({".bin", ".pt", ".pth", ".ckpt", ".pkl"})
 """How files of weights end that Python's pickle reads."""
 
@@ -100,6 +102,12 @@ def load_config(
     name = resolve_model(settings.name)
     own = own_family(settings)
     check_own_code(settings)
+    if IN_PIECES.fullmatch(name):
+        raise UserError(
+            f"{settings.name!r} holds parts of a model and no whole one: put them together by "
+            "scripts/video_llama_checkpoint.py (docs/families.md, `video_llama`), and give its "
+            "folder as model.name"
+        )
     with one_line_errors(settings.name):
         raw, _ = PretrainedConfig.get_config_dict(
             name, revision=settings.revision, local_files_only=local_only

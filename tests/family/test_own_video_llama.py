@@ -108,6 +108,12 @@ def test_weights_of_the_audio_branch_are_left_alone(tmp_path: Path) -> None:
     assert all(torch.equal(again[name], weight) for name, weight in plain.items())
 
 
+@pytest.mark.parametrize("name", ["Video-LLaMA-2-7B-Finetuned", "Video-LLaMA-Series"])
+def test_the_published_repositories_of_parts_lead_to_the_script(name: str) -> None:
+    with pytest.raises(UserError, match=r"put them together by scripts/video_llama_checkpoint.py"):
+        load_config(ModelSettings(name=f"DAMO-NLP-SG/{name}"))
+
+
 @pytest.fixture
 def script(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     """Return the script as a module."""

@@ -94,7 +94,7 @@ class VideoLLAMA(Blip2PreTrainedModel, GenerationMixin):
     def forward(self, input_ids: Tensor, pixel_values_videos: Tensor, **inputs: Any) -> Any:
         """Return logits for ids (1, T) whose placeholders stand for a clip (1, F, 3, H, W)."""
         embeddings = self.get_input_embeddings()(input_ids)
-        holes = input_ids.eq(self.config.image_token_index)[..., None]
+        holes = (input_ids == torch.tensor(self.config.image_token_index))[..., None]
         features = self.get_video_features(pixel_values_videos).pooler_output.to(embeddings)
         return self.language_model(
             inputs_embeds=embeddings.masked_scatter(holes, features), **inputs
