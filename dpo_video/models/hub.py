@@ -333,6 +333,7 @@ OWN_LAYOUT_ROWS = {
     "video_llama": "dpo_video.models.families.own_code.video_llama",
     "videollama2_mistral": "dpo_video.models.families.own_code.videollama2",
     "videollama2_qwen2": "dpo_video.models.families.own_code.videollama2",
+    "minicpmv": "dpo_video.models.families.own_code.minicpmv",
 }
 """The same, of systems whose published weights load into transformers' own classes: no code of a
 repository runs.
@@ -353,7 +354,6 @@ SUCCESSORS: dict[str, tuple[str, str, str]] = {
     "instructblip": ("InstructBLIP for images", "instructblipvideo", IMAGES_ONLY),
     "molmo": ("Molmo 1", "molmo2", OWN_CODE),
     "internvl_chat": ("InternVL in its authors' own code", "internvl", NOT_TRUSTED),
-    "minicpmv": ("MiniCPM-V 2.6 or earlier", "minicpmv4_6", OWN_CODE),
 }
 """Systems that cannot be trained here, by model type: what they are, the nearest family, and why.
 """

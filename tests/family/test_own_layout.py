@@ -16,12 +16,7 @@ from clips import write_clip
 from peft import get_peft_model_state_dict
 from safetensors.torch import load_file
 from slow_dpo import slow_dpo
-from stand_ins.calls import (
-    CALLS,
-    PublishedCall,
-    assert_logits_are_the_published_ones,
-    published_logits,
-)
+from stand_ins.calls import CALLS, PublishedCall, assert_logits_are_the_published_ones
 from stand_ins.flat_checkpoints import STAND_INS
 from tiny_world import FRAMES, made_trainer, make_pairs, make_recipe
 from torch import nn
@@ -114,13 +109,10 @@ def test_losses_and_adapter_equal_plain_dpo_through_the_published_call(world: Wo
         weights = get_peft_model_state_dict(trainer.model)
         log = [row for row in trainer.state.log_history if "loss" in row]
     policy = load_policy(recipe.model)
-    placeholder = policy.family.placeholder(policy.bare.config)
     family = replace(
         policy.family,
         lora_targets=world.system.lora_targets,
-        stock_logits=lambda model, inputs: published_logits(
-            world.system, model, inputs, placeholder
-        ),
+        stock_logits=lambda model, inputs: world.system.logits(model, inputs, policy),
     )
     published = world.write(world.folder / "model").requires_grad_(False)
     slow_log, slow_weights = slow_dpo(
@@ -144,14 +136,13 @@ def test_a_merged_checkpoint_is_laid_out_as_published(
     tuned = with_adapter(load_policy(subject.settings))
     clip = CLIPS[0]
     inputs = processor_outputs(subject.plain, clip, clip.answers[0])
-    placeholder = subject.family.placeholder(subject.plain.bare.config)
     with torch.no_grad():
         wanted = subject.family.stock_logits(tuned.bare, inputs)
     tuned.model.merge_and_unload(safe_merge=True).save_pretrained(tmp_path)  # type: ignore[operator,union-attr]
     published = world.write(tmp_path / "other")
     published.load_state_dict(load_file(tmp_path / "model.safetensors"))
     with torch.no_grad():
-        ours = published_logits(world.system, published, inputs, placeholder)
+        ours = world.system.logits(published, inputs, subject.plain)
     torch.testing.assert_close(ours, wanted, atol=1e-3, rtol=1e-3)
     before = json.loads((world.folder / "model" / "config.json").read_text())
     after = json.loads((tmp_path / "config.json").read_text())

@@ -14,6 +14,8 @@ from torch import nn
 from transformers import MistralConfig, PreTrainedTokenizerFast, Qwen2Config
 
 from stand_ins.llava_qwen.modeling import LlavaQwenForCausalLM
+from stand_ins.minicpmv import processing_minicpmv
+from stand_ins.minicpmv.modeling_minicpmv import MiniCPMV
 from stand_ins.video_llama.modeling import VideoLLAMA
 from stand_ins.videollama2.modeling import (
     Videollama2MistralForCausalLM,
@@ -193,8 +195,62 @@ def write(folder: Path, model: nn.Module, config: Mapping[str, Any]) -> None:
     (folder / "config.json").write_text(json.dumps(named))
 
 
+QWEN = (
+    "{% if messages[0]['role'] != 'system' %}"
+    "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n{% endif %}"
+    "{% for message in messages %}"
+    "{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>\n' }}"
+    "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+"""A template of texts only, as that of MiniCPM-V's tokenizer."""
+
+
+def minicpmv(folder: Path, **fields: Any) -> MiniCPMV:
+    """Write a MiniCPM-V 2.6 of 4 tokens a picture into `folder`; return the model that was
+    written.
+    """
+    marks = ["<unk>", "<image>", "</image>", "<slice>", "</slice>"]
+    tokenizer = make_tokenizer(
+        ["<|endoftext|>", "<|im_start|>", "<|im_end|>", *marks],
+        eos="<|im_end|>",
+        pad="<|endoftext|>",
+    )
+    tokenizer.chat_template = QWEN
+    tower = {**TOWER, "model_type": "siglip", "image_size": 140}
+    flat = {
+        **text_config(tokenizer, "minicpmv", max_position_embeddings=2048),
+        "architectures": ["MiniCPMV"],
+        "version": 2.6,
+        "query_num": processing_minicpmv.TOKENS,
+        "drop_vision_last_layer": True,
+        "rope_theta": 1000000.0,
+        "slice_config": {"max_slice_nums": 9, "model_type": "minicpmv"},
+        "vision_config": tower,
+        "torch_dtype": "bfloat16",
+        **fields,
+    }
+    text = {name: value for name, value in flat.items() if name != "model_type"}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = scaled(MiniCPMV(Qwen2Config(**text)))
+    write(folder, model, flat)
+    tokenizer.save_pretrained(folder)
+    settings = {
+        "scale_resolution": processing_minicpmv.SIDE,
+        "patch_size": processing_minicpmv.PATCH,
+        "image_feature_size": processing_minicpmv.TOKENS,
+        "max_slice_nums": 9,
+        "norm_mean": [0.5, 0.5, 0.5],
+        "norm_std": [0.5, 0.5, 0.5],
+        "version": 2.6,
+    }
+    (folder / "preprocessor_config.json").write_text(json.dumps(settings))
+    return model
+
+
 STAND_INS: dict[str, Callable[..., nn.Module]] = {
     "llava_qwen": llava_qwen,
+    "minicpmv": minicpmv,
     "video_llama": video_llama,
     "videollama2_mistral": videollama2_mistral,
     "videollama2_qwen2": videollama2_qwen2,
