@@ -7,7 +7,6 @@ from typing import Any
 
 from dpo_video.core.errors import UserError
 from dpo_video.core.imports import large_imports
-from dpo_video.evaluate.report import MEASURES
 from dpo_video.judge.scorer import load_scorer
 from dpo_video.judge.stage import judge
 from dpo_video.pair.stage import pair, with_noise
@@ -102,6 +101,8 @@ def _train_inputs(run: Run) -> dict[str, Any]:
 
 
 def _evaluate_inputs(run: Run) -> dict[str, Any]:
+    from dpo_video.evaluate.report import MEASURES  # here: it brings the measures of all sets
+
     pairwise = run.recipe.evaluate.pairwise_scorer
     hallucination = run.recipe.evaluate.hallucination_scorer
     correctness = run.recipe.evaluate.correctness_scorer

@@ -9,10 +9,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from dpo_video.benchmarks.sets import BENCHMARK
 from dpo_video.core.errors import UserError
 from dpo_video.core.jsonl import as_row
-from dpo_video.core.records import AS_IT_STANDS, Sample
+from dpo_video.core.records import AS_IT_STANDS, BENCHMARK, Sample
 from dpo_video.data.choices import SEVERAL
 from dpo_video.pair.stage import noise_file
 from dpo_video.recipe import Recipe

@@ -27,10 +27,8 @@ from dpo_video.benchmarks import (
 from dpo_video.benchmarks.predictions import Answers
 from dpo_video.benchmarks.published_files import find_files
 from dpo_video.benchmarks.readings import ReadingRule
-from dpo_video.core.records import Sample
+from dpo_video.core.records import BENCHMARK, Sample
 
-BENCHMARK = "benchmark"
-"""In a sample's `meta`: the name of its row in BENCHMARKS."""
 Headline = Literal["accuracy", "groups", "mean of categories", "mean of sets", "judged"]
 
 

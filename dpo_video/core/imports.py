@@ -1,5 +1,6 @@
 """Import torch, and the libraries built on it, without garbage collection in between."""
 
+import atexit
 import gc
 import sys
 from collections.abc import Iterator
@@ -11,8 +12,8 @@ def large_imports() -> Iterator[None]:
     """Pause garbage collection in a block that imports torch, and leave what it makes out of later
     ones; do nothing where torch is imported already, or the collector is off.
 
-    The import makes a million objects that stay. The collector would walk them again and again
-    meanwhile, and once more when the process ends: a quarter of the time that `check` takes.
+    The import makes a million objects that stay, and the collector would walk them again and again.
+    At the end of the process they are let go as usual: libraries tell of what is left over then.
     """
     if "torch" in sys.modules or not gc.isenabled():
         yield
@@ -22,5 +23,6 @@ def large_imports() -> Iterator[None]:
     try:
         yield
         gc.freeze()
+        atexit.register(gc.unfreeze)
     finally:
         gc.enable()

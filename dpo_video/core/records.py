@@ -13,6 +13,8 @@ our own code they are plain dataclasses, which are not checked again.
 """
 AS_IT_STANDS = "ask_as_it_stands"
 """In a sample's `meta`: its prompt is asked without its `options`."""
+BENCHMARK = "benchmark"
+"""In a sample's `meta`: the published benchmark that it is of."""
 
 
 @with_config(STRICT)

@@ -3,6 +3,7 @@
 import math
 from collections import defaultdict
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 
 from dpo_video.core.errors import UserError
@@ -38,9 +39,15 @@ def check_disjoint(
 
 def _file(sample: Sample, root: Path) -> Path:
     """Return the video file, or the folder that holds the frames."""
-    name = sample.video if isinstance(sample.video, str) else sample.video[0]
-    path = Path(real_path(find_path(name, root)))
-    return path if isinstance(sample.video, str) else path.parent
+    if isinstance(sample.video, str):
+        return _real_file(sample.video, root)
+    return _real_file(sample.video[0], root).parent
+
+
+@lru_cache(maxsize=4096)
+def _real_file(name: str, root: Path) -> Path:
+    """Return a file with all links followed; several questions are about one clip."""
+    return Path(real_path(find_path(name, root)))
 
 
 def _overlap(first: Sample, second: Sample) -> bool:

@@ -50,3 +50,13 @@ def test_the_collector_is_on_again_after_an_import_that_fails() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["True", "0"]
+
+
+def test_libraries_find_nothing_left_over_when_the_process_ends() -> None:
+    """triton's bindings, which transformers' processors bring, tell of it on stderr."""
+    code = (
+        "from dpo_video.core.imports import large_imports\n"
+        "with large_imports():\n    from transformers import AutoVideoProcessor"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stderr == ""
