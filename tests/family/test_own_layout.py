@@ -155,6 +155,22 @@ def test_a_merged_checkpoint_is_laid_out_as_published(
     assert {name: after[name] for name in before} == before
 
 
+def test_a_stretched_context_is_written_and_read(world: World, tmp_path: Path) -> None:
+    policy = load_policy(settings_of(world.folder, rope_factor=2.0))
+    policy.bare.save_pretrained(tmp_path / "model")
+    policy.processor.save_pretrained(tmp_path / "model")
+    again = load_policy(settings_of(tmp_path))
+    assert again.family.context_length(again.bare.config) == 2 * world.system.context
+    inputs = processor_outputs(policy, CLIPS[0], CLIPS[0].answers[0])
+    with torch.no_grad():
+        wanted = policy.family.stock_logits(policy.bare, inputs)
+        written = again.family.stock_logits(again.bare, inputs)
+        plain = load_policy(settings_of(world.folder))
+        unstretched = plain.family.stock_logits(plain.bare, inputs)
+    torch.testing.assert_close(written, wanted, atol=1e-6, rtol=0)
+    assert float((unstretched - wanted).abs().max()) > 1e-3
+
+
 def test_no_code_of_a_repository_runs_and_other_checkpoints_do_not_read_the_row(
     world: World,
 ) -> None:

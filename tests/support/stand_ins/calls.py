@@ -85,7 +85,7 @@ def video_llama_logits(model: Any, inputs: Mapping[str, Any], policy: Policy) ->
 IMAGE_HERE = -1
 LAYERS = r"model\.layers\.\d+\.(self_attn|mlp)\.\w+_proj"
 CALLS = {
-    "llava_qwen": PublishedCall(lora_targets=LAYERS, logits=llava_logits, context=2048),
+    "llava_qwen": PublishedCall(lora_targets=LAYERS, logits=llava_logits, context=4096),
     "video_llama": PublishedCall(
         lora_targets=r"llama_model\." + LAYERS,
         logits=video_llama_logits,

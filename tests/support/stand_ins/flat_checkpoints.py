@@ -42,7 +42,7 @@ LLAVA_VIDEO = {
     "mm_hidden_size": 64,
     "add_faster_video": False,
     "add_time_instruction": True,
-    "tokenizer_model_max_length": 2048,
+    "tokenizer_model_max_length": 4096,
     "rope_theta": 1000000.0,
     "rope_scaling": None,
     "torch_dtype": "bfloat16",

@@ -187,12 +187,6 @@ def clip_features(model: Model, inputs: Mapping[str, Tensor]) -> ClipFeatures:
     return ClipFeatures(output.pooler_output[0])
 
 
-def context_length(config: PretrainedConfig) -> int:
-    """Return the tokens that the published code keeps of a row: it cuts at the tokenizer's."""
-    positions = int(config.text_config.max_position_embeddings)
-    return min(positions, int(config.field("tokenizer_model_max_length") or positions))
-
-
 def tower_patches(
     processor: VideoProcessor, config: PretrainedConfig, num_frames: int, size: FrameSize
 ) -> int:
