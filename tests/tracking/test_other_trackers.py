@@ -1,6 +1,7 @@
 """TensorBoard's event files and Trackio's tables hold what W&B gets, as far as they can."""
 
 import importlib.util
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -96,7 +97,9 @@ def test_trackio_keeps_scalars_and_tables(tmp_path: Path, monkeypatch: pytest.Mo
     assert any("pairs" in row for row in rows)
 
 
-@pytest.mark.skipif(importlib.util.find_spec("trackio") is not None, reason="trackio is installed")
-def test_a_tracker_that_is_not_installed_says_what_to_install(tmp_path: Path) -> None:
+def test_a_tracker_that_is_not_installed_says_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "trackio", None)  # then importing it fails
     with pytest.raises(UserError, match=r"pip install 'dpo-video\[trackio\]'"):
         log_all(recipe(tmp_path, "trackio"))
