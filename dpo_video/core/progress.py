@@ -76,6 +76,9 @@ class _Stderr(io.TextIOBase):
         with suppress(OSError):
             self._stream().flush()
 
+    def close(self) -> None:
+        """Do nothing: stderr is not its own, and where Python 3.13 ends its names are gone."""
+
     @staticmethod
     def _stream() -> TextIO:
         stream = sys.stderr

@@ -37,6 +37,16 @@ def sharding() -> str | None:
     )
 
 
+def check_zero() -> None:
+    """Raise UserError where the launcher asks for ZeRO-3."""
+    if os.environ.get("ACCELERATE_DEEPSPEED_ZERO_STAGE") == "3":
+        raise UserError(
+            "zero_stage is 3, which gathers a layer's weights from all processes at its forward. "
+            "Towers and references do not run equally often in all, and each would wait for the "
+            f"others. Take {FSDP_CONFIG}, or zero_stage 2"
+        )
+
+
 def check_fsdp(recipe: Recipe) -> None:
     """Raise UserError for what cannot work under the FSDP that the launcher asks for; nothing is
     loaded for it.

@@ -39,7 +39,7 @@ from dpo_video.train.checkpoints import (
 )
 from dpo_video.train.distributed import PATIENCE_SECONDS, broadcast
 from dpo_video.train.dpo_config import check_train_settings
-from dpo_video.train.fsdp import check_fsdp, is_fsdp, sharding
+from dpo_video.train.fsdp import check_fsdp, check_zero, is_fsdp, sharding
 from dpo_video.train.reference import ReferenceLogps, keep_logps, stored_logps
 from dpo_video.train.run_trainer import TrainingJob, train_adapter
 from dpo_video.train.selection import (
@@ -65,6 +65,7 @@ def train(run: Run) -> StageResult:
     with the same adapter.
     """
     check_train_settings(run.recipe)
+    check_zero()
     check_fsdp(run.recipe)
     pairs = list(read_jsonl(run.folder / "pairs.jsonl", Pair))
     if not pairs:
@@ -119,6 +120,7 @@ def train_on_rank(recipe: Recipe) -> None:
     """Train along in a process of rank > 0, which never opens the run folder; return when there is
     nothing to do.
     """
+    check_zero()
     check_fsdp(recipe)
     policy = load_policy(recipe.model, to_shard=is_fsdp())
     job: TrainingJob | None = broadcast(

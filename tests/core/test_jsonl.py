@@ -209,7 +209,7 @@ def test_who_may_read_a_file_the_umask_says(tmp_path: Path, mask: int, mode: int
         (b'{"a": 1,\n\n "b": NaN}', ":3: not JSON (NaN is no number of JSON"),
         (b'{"a": {},\n "b": -Infinity}', ":2: not JSON (-Infinity is no number of JSON"),
         (b'{"a": 1,\n "a": 2}', ":1: not JSON (the key 'a' stands twice)"),
-        (b'{"a": ' * 5000, ": not JSON of ours: it is nested too deeply"),
+        (b'{"a": ' * 100_000, ": not JSON of ours: it is nested too deeply"),
         (b'{"a": ' + b"1" * 5000 + b"}", ": not JSON of ours (Exceeds the limit"),
         (b"\xff{}", ": not UTF-8 text (byte 0)"),
         (b"[]", ":1: expected one JSON object, got '[]'"),

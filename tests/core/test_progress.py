@@ -129,6 +129,15 @@ def test_work_goes_on_where_nothing_can_be_shown_on_stderr(stderr: str) -> None:
     assert (done.returncode, done.stdout) == (0, b"worked\n")
 
 
+def test_the_end_of_a_console_does_not_end_stderr(capsys: pytest.CaptureFixture[str]) -> None:
+    """Python closes the file of a console that goes."""
+    terminal = open_terminal(stderr=True)
+    terminal.file.close()
+    assert not terminal.file.closed
+    terminal.print("still here")
+    assert capsys.readouterr().err == "still here\n"
+
+
 def test_a_block_that_fails_is_not_told_as_done(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(ValueError), progress("judge", total=10) as advance:
         advance()

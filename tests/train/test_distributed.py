@@ -3,75 +3,20 @@ clips, FSDP.
 """
 
 import re
-from collections.abc import Iterator
 from dataclasses import replace
-from itertools import groupby
 from pathlib import Path
 
 import pytest
 import torch
 from peft import get_peft_model_state_dict
-from tiny_world import adapter_weights, made_trainer, make_pairs, make_recipe
+from tiny_world import adapter_weights, make_pairs, make_recipe
 from training import read_log, train_apart, train_here
+from two_processes import both_shares_in_one_process, launched
 
 from dpo_video.core.jsonl import write_jsonl
 from dpo_video.models.load import load_policy
 from dpo_video.recipe import Recipe
 from dpo_video.train.sampler import ClipSampler
-
-
-class Interleaved(ClipSampler):
-    """The batches of two processes in turn, for one process that takes two batches a step."""
-
-    def __iter__(self) -> Iterator[list[int]]:
-        shares = [
-            ClipSampler(
-                self.clips,
-                batch_size=self.batch_size,
-                seed=self.seed,
-                process=process,
-                num_processes=2,
-            )
-            for process in (0, 1)
-        ]
-        return iter([batch for together in zip(*shares, strict=True) for batch in together])
-
-    def clip_groups(self, epoch: int | None = None) -> list[tuple[str, ...]]:
-        return [
-            (clip,) for clip, _ in groupby(self.clips[place] for batch in self for place in batch)
-        ]
-
-    def __len__(self) -> int:
-        return len(list(iter(self)))
-
-
-def both_shares_in_one_process(qwen: Path) -> dict[str, torch.Tensor]:
-    """Return the adapter of a single process that takes the batches of two as the two batches of
-    each step.
-    """
-    alone = make_recipe(qwen, name="one", epochs=1, gradient_accumulation=2)
-    order = Interleaved([pair.video for pair in make_pairs()], batch_size=2, seed=alone.seed)
-    with made_trainer(qwen, alone, make_pairs(), order=order) as (trainer, _):
-        trainer.train()
-        return {
-            name: weight.detach()
-            for name, weight in get_peft_model_state_dict(trainer.model).items()
-        }
-
-
-CONFIGS = Path(__file__).parents[2] / "recipes" / "accelerate"
-TWO = (
-    "-m",
-    "accelerate.commands.launch",
-    "--config_file",
-    str(CONFIGS / "ddp.yaml"),
-    "--main_process_port",
-    "0",
-)
-"""The shipped file: torchrun, on CPUs with gloo; accelerate's --cpu starts a single process unless
-there is mpirun.
-"""
-
 
 BUDGETS = (None, 150)
 
@@ -103,7 +48,7 @@ def shared(qwen: Path) -> dict[str, Recipe]:
     for recipe, rows in ((stopped, gone), *((recipe, make_pairs()) for recipe in cut)):
         recipe.run_folder.mkdir(parents=True)
         write_jsonl(recipe.run_folder / "pairs.jsonl", rows)
-    code, said = train_apart([stopped, stopped, *cut], qwen, launcher=TWO)
+    code, said = train_apart([stopped, stopped, *cut], qwen, launcher=launched("ddp.yaml"))
     assert code != 0 and len(re.findall("dpo-video: ", said)) == 2, said[-3000:]
     assert said.count("(and 1 more clips)") == 2, "both processes stop, and once"
     return {recipe.name: recipe for recipe in (stopped, *cut)}
@@ -143,15 +88,6 @@ def test_fsdp_ends_with_the_weights_of_one_process_also_when_stopped(qwen: Path)
     """The language model's weights lie in shares in two processes, the tower whole in both. One of
     them knows the reference of all its pairs beforehand and must join the other's forwards; both
     are stopped after step 2, before its checkpoint, and resume from step 1."""
-    config = CONFIGS / "fsdp2.yaml"
-    launcher = (
-        "-m",
-        "accelerate.commands.launch",
-        "--config_file",
-        str(config),
-        "--main_process_port",
-        "0",
-    )
     recipe = make_recipe(
         qwen,
         name="fsdp",
@@ -166,7 +102,7 @@ def test_fsdp_ends_with_the_weights_of_one_process_also_when_stopped(qwen: Path)
     )
     train_here(recipe, qwen, [pairs[place] for batch in share for place in batch])
     write_jsonl(recipe.run_folder / "pairs.jsonl", pairs)
-    code, said = train_apart([recipe], qwen, "", "2", launcher=launcher)
+    code, said = train_apart([recipe], qwen, "", "2", launcher=launched("fsdp2.yaml"))
     assert code == 0, said[-3000:]
     assert re.search(r"train: going on from \S+checkpoint-1\b", said), said[-3000:]
     log = read_log(recipe)
