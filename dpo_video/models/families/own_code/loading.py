@@ -66,8 +66,10 @@ def put_modules(
     """Have a repository's code find ours where it imports modules of its own, by their names and
     what they hold: those files are then never read.
     """
-    main = _reference(config).partition("--")[2] or _reference(config)
-    path = get_cached_module_file(name, f"{main.split('.')[0]}.py", revision=revision)
+    repository, _, main = _reference(config).rpartition("--")  # one of its own, or `name`
+    pinned = revision if repository in ("", name) else None
+    file = f"{main.split('.')[0]}.py"
+    path = get_cached_module_file(repository or name, file, revision=pinned)
     package = os.path.dirname(os.path.normpath(path)).replace(os.sep, ".")
     for module, contents in modules.items():
         ours = ModuleType(f"{package}.{module}")
