@@ -129,17 +129,20 @@ def planned(family: Family) -> list[str]:
         answer_tokens=ANSWER_TOKENS,
         patches=vision_patches(spec, settings, **shape),
     )
-    memory = [
-        estimate_training(spec, ModelSettings(name=name, quantize=quantize), TrainSettings(), load)[
-            "total"
-        ]
+    memory = {
+        quantize: estimate_training(
+            spec, ModelSettings(name=name, quantize=quantize), TrainSettings(), load
+        )["total"]
         for quantize in ("nf4", "none")
-    ]
+        if quantize == "none" or family.no_4_bit is None
+    }
     return [
         f"{family.formula}: {tokens:,}",
         f"{family.context_length(spec.config):,}",
         f"{name.split('/')[1]}, {counts[name] / 1e9:.2f} B",
-        " / ".join(f"{gib:.1f}" for gib in memory),
+        f"{memory['nf4']:.1f} / {memory['none']:.1f}"
+        if "nf4" in memory
+        else f"- / {memory['none']:.1f}",
     ]
 
 

@@ -139,6 +139,11 @@ def load_config(
     refusal = family.refuses(config)
     if refusal is not None:
         raise UserError(f"cannot train the model {settings.name!r}: {refusal}")
+    if settings.quantize != "none" and family.no_4_bit is not None:
+        raise UserError(
+            f"model.quantize is {settings.quantize!r}, and in the family {family.name!r} "
+            f"{family.no_4_bit}. Set model.quantize to none"
+        )
     stretch_context(config, family, settings.rope_factor)
     return config, family
 

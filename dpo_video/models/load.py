@@ -363,11 +363,6 @@ def _attention(settings: ModelSettings) -> dict[str, Any]:
 def _quantization(settings: ModelSettings, family: Family, dtype: torch.dtype) -> dict[str, Any]:
     if settings.quantize == "none":
         return {}
-    if family.no_4_bit is not None:
-        raise UserError(
-            f"model.quantize is 'nf4', and in the family {family.name!r} {family.no_4_bit}. Set "
-            "model.quantize to none"
-        )
     return {
         "quantization_config": BitsAndBytesConfig(
             load_in_4bit=True,

@@ -103,7 +103,7 @@ GEMMA4 = Family(
 GEMMA4_MOE = replace(
     GEMMA4,
     name="gemma4_moe",
-    title="Gemma 4 of experts (google/gemma-4-26b-a4b-it)",
+    title="Gemma 4 of experts (google/gemma-4-26B-A4B-it)",
     expert_parameters=EXPERTS,
     no_4_bit=FUSED_EXPERTS,
     quirks="Its checkpoint is of model type `gemma4`, and its experts, beside a dense part in each "

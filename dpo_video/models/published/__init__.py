@@ -5,7 +5,10 @@ Second-hand: VideoLLaMA 3's bounds of pixels, which are not transformers' own de
 model's context of 131,072 (the 7B's is 32,768) stand in an audit of this family, in a public
 repository, which tells them from the files on the hub that it saved. MiniCPM-V 4.6's processor has
 transformers' own defaults, and vLLM counts with the same 9 slices a frame; the checkpoint's own
-file was not at hand.
+file was not at hand. Qwen3-VL-30B-A3B's config.json stands in a public report of its files, whose
+total of parameters (31,070,754,032) is the one that is counted here; Qwen3.6-35B-A3B's files stand
+in public code that pins them. Its weights hold 0.84 billion more than are counted here: a layer
+that predicts further tokens, which transformers does not load.
 """
 
 from pathlib import Path
@@ -30,6 +33,8 @@ NAMES = (
     "mistral-community/pixtral-12b",
     "mistralai/Mistral-Small-3.1-24B-Instruct-2503",
     "openbmb/MiniCPM-V-4.6",
+    "Qwen/Qwen3-VL-30B-A3B-Instruct",
+    "Qwen/Qwen3.6-35B-A3B",
 )
 """In this order; of a family's checkpoints the first is the one that is shown."""
 PUBLISHED: dict[str, Path] = {name: Path(__file__).parent / name for name in NAMES}
