@@ -74,7 +74,7 @@ def passing_in_backward(config: PretrainedConfig, shape: ForwardShape, *, size: 
     Of its product, of the two factors, and of the residual with what is added to it: 3I + 2H.
     """
     text = config.get_text_config()
-    return float(shape.tokens * (3 * text.intermediate_size + 2 * text.hidden_size) * size)
+    return float(shape.tokens * (3 * inner_width(text) + 2 * text.hidden_size) * size)
 
 
 def _layer(text: Any, shape: ForwardShape, *, size: int, rank: int) -> float:
@@ -86,7 +86,7 @@ def _layer(text: Any, shape: ForwardShape, *, size: int, rank: int) -> float:
     activation and product (4I); r for each LoRA; of the softmax one number per head and of the
     norms one each, float32.
     """
-    hidden, inner = text.hidden_size, text.intermediate_size
+    hidden, inner = text.hidden_size, inner_width(text)
     queries, keys = head_width(text) * text.num_attention_heads, key_width(text)
     normed = (2 if size == 4 else 5) * hidden
     attention = (
@@ -124,6 +124,18 @@ def tower_layers(vision: Mapping[str, Any]) -> int:
             return value
     nested = (tower_layers(value) for value in vision.values() if isinstance(value, Mapping))
     return next((layers for layers in nested if layers), 0)
+
+
+def inner_width(text: Any) -> int:
+    """Return the width of the MLP that a token runs through: the dense one, or that of its experts
+    together where a config of experts states no other (Qwen3.5's).
+    """
+    sizes = text.to_dict()
+    dense = sizes.get("intermediate_size")
+    if dense is not None:
+        return int(dense)
+    shared = sizes.get("shared_expert_intermediate_size") or 0
+    return int(sizes["num_experts_per_tok"] * sizes["moe_intermediate_size"] + shared)
 
 
 def head_width(text: Any) -> int:

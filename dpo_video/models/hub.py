@@ -356,6 +356,11 @@ SUCCESSORS: dict[str, tuple[str, str, str]] = {
     "videollama3_qwen2": ("VideoLLaMA 3 in its authors' own code", "video_llama_3", OWN_CODE),
     "llava_llama": ("LLaVA in its authors' own code", "llava_next_video", OWN_CODE),
     "llava_mistral": ("LLaVA in its authors' own code", "llava_next_video", OWN_CODE),
+    "ernie4_5_moe_vl": (
+        "ERNIE 4.5 VL with the config of its authors' own code",
+        "ernie4_5_vl_moe",
+        "transformers reads it from a config of model type 'ernie4_5_vl_moe'",
+    ),
     "instructblip": ("InstructBLIP for images", "instructblipvideo", IMAGES_ONLY),
     "molmo": ("Molmo 1", "molmo2", OWN_CODE),
     "internvl_chat": ("InternVL in its authors' own code", "internvl", NOT_TRUSTED),

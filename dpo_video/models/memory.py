@@ -17,6 +17,7 @@ from transformers import PretrainedConfig
 from dpo_video.models.activations import (
     ForwardShape,
     decoder_activations,
+    inner_width,
     kept_by_tower,
     key_width,
     one_layer,
@@ -291,7 +292,7 @@ def estimate_generation(
     config = spec.config.get_text_config()
     size = _bytes(model)
     cache = 2 * config.num_hidden_layers * key_width(config) * size  # per token
-    width = 4 * config.hidden_size + 2 * config.intermediate_size
+    width = 4 * config.hidden_size + 2 * inner_width(config)
     clips = math.ceil(load.sequences / answers_per_clip)
     shared = spec.family.shared_prefix
     prompts, read_together = (clips, 1) if shared else (load.sequences, load.sequences)

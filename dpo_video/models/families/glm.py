@@ -51,8 +51,8 @@ GLM4V = Family(
     frames_per_step=2,
     position_axes=3,
     positions=mrope_positions,
-    # The template opens the next turn with it; the EOS, <|endoftext|>, ends no turn. Second-hand:
-    # the checkpoint stops at either, and ms-swift's template of GLM-4 ends an answer with this one.
+    # The template opens the next turn with it; the EOS, <|endoftext|>, ends no turn. The checkpoint
+    # stops at either: its config lists 151329 and 151336 (a copy of it stands in hlky/dinoml_v2).
     end_of_turn="<|user|>",
     frame_size=_size,
     video_tokens=grid_tokens,

@@ -1,14 +1,19 @@
 """Well-known checkpoints as folders without weights: config.json and preprocessor_config.json by
 hub id, planned from without a network.
 
-Second-hand: VideoLLaMA 3's bounds of pixels, which are not transformers' own defaults, and the 2B
-model's context of 131,072 (the 7B's is 32,768) stand in an audit of this family, in a public
-repository, which tells them from the files on the hub that it saved. MiniCPM-V 4.6's processor has
-transformers' own defaults, and vLLM counts with the same 9 slices a frame; the checkpoint's own
-file was not at hand. Qwen3-VL-30B-A3B's config.json stands in a public report of its files, whose
-total of parameters (31,070,754,032) is the one that is counted here; Qwen3.6-35B-A3B's files stand
-in public code that pins them. Its weights hold 0.84 billion more than are counted here: a layer
-that predicts further tokens, which transformers does not load.
+Held against copies of the hub's files in a public repository (hlky/dinoml_v2,
+agents/plans/transformers/): VideoLLaMA 3's bounds of pixels, which are not transformers' own
+defaults, and context (131,072 in the 2B model, 32,768 in the 7B); GLM-4.1V, InternVL3 (with dynamic
+RoPE, which holds beyond its context only) and SmolVLM2, field by field; Perception LM, whose
+1,533,524,992 parameters are the count that the hub gives for its weights. Qwen3-VL-30B-A3B's
+config.json stands in a public report of its files, with a total of 31,070,754,032 parameters, which
+is the one that is counted here. Qwen3.6-35B-A3B's files stand in public code that pins them; its
+weights hold 0.84 billion more than are counted here, a layer that predicts further tokens, which
+transformers does not load.
+
+Second-hand still: Molmo 2's numbers, and MiniCPM-V 4.6's processor, which has transformers' own
+defaults: vLLM counts with the same 9 slices a frame, and a public project's notes name 9 in the
+checkpoint's file.
 """
 
 from pathlib import Path
