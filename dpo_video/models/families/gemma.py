@@ -73,7 +73,7 @@ def _is_untuned(name: str) -> bool:
 def _refuses(config: PretrainedConfig) -> str | None:
     if config.vision_config is None:
         return (
-            "it has no vision tower. The nearest are the Gemma 4 that take images, such as "
+            "it has no vision tower. The nearest is a 'gemma4' that takes images, such as "
             "google/gemma-4-e4b-it"
         )
     return None

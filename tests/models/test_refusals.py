@@ -1,0 +1,79 @@
+"""What is refused says why, and what is nearest: every row that can refuse a checkpoint, and every
+system that has none.
+"""
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from transformers import (
+    Gemma4Config,
+    InstructBlipVideoConfig,
+    InstructBlipVideoQFormerConfig,
+    InstructBlipVideoVisionConfig,
+    T5Config,
+)
+
+from dpo_video.models.families import FAMILIES, Family
+from dpo_video.models.hub import SUCCESSORS, own_code_rows, own_layout_rows
+
+ROWS: dict[str, Family] = {**FAMILIES, **own_code_rows(), **own_layout_rows()}
+
+
+class Fields(SimpleNamespace):
+    """A config of a layout of its own that states nothing but what it is given."""
+
+    def field(self, name: str, default: Any = None) -> Any:
+        return vars(self).get(name, default)
+
+
+def flan_t5() -> InstructBlipVideoConfig:
+    """Return the config of an InstructBLIP on FLAN-T5: an encoder-decoder."""
+    return InstructBlipVideoConfig(
+        vision_config=InstructBlipVideoVisionConfig().to_dict(),
+        qformer_config=InstructBlipVideoQFormerConfig().to_dict(),
+        text_config=T5Config().to_dict(),
+    )
+
+
+REFUSED: dict[str, Any] = {
+    "instructblipvideo": flan_t5,
+    "gemma4": lambda: Gemma4Config(vision_config=None),
+    "gemma4_moe": lambda: Gemma4Config(vision_config=None),
+    "internvl_chat": lambda: Fields(llm_config=Fields(architectures=["GemmaForCausalLM"])),
+    "qwen": Fields,
+    "llava_qwen": lambda: Fields(mm_projector_type="linear"),
+    "video_llama": lambda: Fields(conversation="vicuna_v1"),
+    "videollama2": lambda: Fields(mm_projector_type="linear"),
+    "minicpmv": lambda: Fields(version="2.5"),
+}
+"""A config that each row refuses."""
+
+
+def test_every_row_that_can_refuse_stands_in_the_table() -> None:
+    plain = FAMILIES["llava"].refuses.__code__
+    refusing = {name for name, row in ROWS.items() if row.refuses.__code__ is not plain}
+    assert refusing == set(REFUSED)
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_a_refused_checkpoint_is_told_why_and_what_is_nearest(name: str) -> None:
+    reason = ROWS[name].refuses(REFUSED[name]())
+    assert reason is not None and "\n" not in reason
+    before, word, after = reason.partition("nearest")
+    assert before.strip() and word, reason
+    assert any(family in after for family in FAMILIES), reason
+
+
+@pytest.mark.parametrize("kind", SUCCESSORS)
+def test_a_system_without_a_row_has_a_reason_and_a_nearest_family(kind: str) -> None:
+    what, nearest, why = SUCCESSORS[kind]
+    assert what and why and nearest in FAMILIES and kind not in FAMILIES
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_what_a_row_does_not_do_has_its_reason(name: str) -> None:
+    row = ROWS[name]
+    assert bool(row.why_not_shared) == (not row.shared_prefix)
+    assert row.no_4_bit is None or len(row.no_4_bit) > 20
+    assert row.no_4_bit is not None or not row.expert_parameters
