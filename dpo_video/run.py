@@ -32,6 +32,7 @@ from dpo_video.store import RunStore
 from dpo_video.tracking import Tracker, start_tracking
 from dpo_video.video import ClipRequest, clip_key
 from dpo_video.video.bad_clips import BadClip, bad_clip, bad_clip_of_row
+from dpo_video.video.cache import cache_size
 
 MAX_META_FIELDS = 20
 """Fields beside ours that are named; of more the number is told."""
@@ -208,6 +209,7 @@ def write_manifest(run: Run, stages: Iterable[str]) -> None:
         "versions": versions,
         "bad_clips": {clip: fault.reason for clip, fault in run.bad_clips.items()},
         "cleaned": dict(run.cleaned),
+        "cache": cache_size(run.recipe),
         "stages": {name: run.store.finished(name) for name in stages},
     }
     write_atomic(

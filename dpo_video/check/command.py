@@ -10,6 +10,7 @@ from dpo_video.check.calls import candidate_calls, check_cost, evaluation_calls,
 from dpo_video.check.clips import read_clips
 from dpo_video.check.data import Data, SplitData, load_data
 from dpo_video.check.findings import Findings, attempt, join_findings, problem, warn
+from dpo_video.check.kept import kept_clips
 from dpo_video.check.lengths import ClipLengths, lengths_of
 from dpo_video.check.plan import Calls, Plan
 from dpo_video.check.recipe import check_clusters, check_memory, check_recipe
@@ -72,11 +73,12 @@ def check(recipe: Recipe, data: Data | None = None, options: CheckOptions = LOOK
     most_gib = max(sizes["total"] for sizes in memory.values())
     context, context_findings = _check_context(recipe, spec, lengths)
     pairs = _most_pairs(recipe, train)
+    kept, kept_findings = kept_clips(recipe, spec, data, lengths)
     calls = candidate_calls(recipe, train.samples)
     judged = evaluation_calls(recipe, heldout.samples)
     dollars, cost_findings = _costs(recipe, calls, judged)
     findings += clip_findings + lengths.findings + context_findings + cost_findings
-    findings += check_sharing(recipe, spec, lengths.peak)
+    findings += check_sharing(recipe, spec, lengths.peak) + kept_findings
     ask_judges = options.ask_judges and not findings.problems
     latencies, judge_findings = _ask_judges(recipe) if ask_judges else ((), Findings())
     findings += judge_findings
@@ -85,6 +87,7 @@ def check(recipe: Recipe, data: Data | None = None, options: CheckOptions = LOOK
         spec=spec,
         data=data,
         lengths=lengths,
+        kept=kept,
         pairs=pairs,
         judge=calls,
         evaluation_judge=judged,
@@ -137,6 +140,7 @@ def _plan(
         evaluation_dollars=dollars[1],
         frame_classes=lengths.classes,
         times=times,
+        kept=inputs.kept,
         decoded=decoded,
         assumptions=findings.assumptions,
         problems=findings.problems,

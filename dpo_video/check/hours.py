@@ -1,7 +1,7 @@
 """Hours of a run by stage: from a short measured sample, else from what a GPU's maker states."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from dpo_video.check.devices import LAYER_SECONDS, READ_SHARE, WRITE_SHARE, Gpu
@@ -100,24 +100,30 @@ def generate_work(model: ModelSize, load: WorkLoad) -> Work:
 
 
 def evaluate_work(model: ModelSize, load: WorkLoad) -> Work:
-    """Return the answers of both models, and those drawn for held-out pairs; judging aside."""
-    answers = answer_work(
-        model,
-        load,
-        questions=load.evaluated,
-        clips=load.evaluated_clips,
-        each=1,
-        tokens=load.evaluated_tokens,
+    """Return the answers of both models, and those drawn for held-out pairs; judging aside. The
+    first of these encodes the clips for all, where their features are kept.
+    """
+    later = replace(load, patches=0) if load.keeps_features else load
+    answers, again = (
+        answer_work(
+            model,
+            asked,
+            questions=load.evaluated,
+            clips=load.evaluated_clips,
+            each=1,
+            tokens=load.evaluated_tokens,
+        )
+        for asked in (load, later)
     )
     drawn = answer_work(
         model,
-        load,
+        later,
         questions=load.drawn,
         clips=min(load.drawn, load.evaluated_clips),
         each=1,
         tokens=load.evaluated_tokens,
     )
-    return answers * 2 + drawn
+    return answers + again + drawn
 
 
 def train_work(model: ModelSize, load: WorkLoad, *, with_reference: bool = True) -> Work:
@@ -127,7 +133,9 @@ def train_work(model: ModelSize, load: WorkLoad, *, with_reference: bool = True)
     prompt, answers, shared = load.prompt_tokens, load.pair_tokens, load.shared
     step = training(model, prompt=prompt, answers=answers, shared=shared, again=load.computes_again)
     clips = min(load.clips, load.pairs)
-    encoded = 0.0 if load.keeps_features else clips * (1 + load.passes)
+    encoded = clips * (1 + load.passes)
+    if load.keeps_features:  # by the stage that wrote answers here, or for the reference
+        encoded = 0 if load.questions else clips
     if load.trains_tower:
         encoded = load.pairs * (1 + (3 if load.computes_again else 2) * load.passes)
     work = step * (load.pairs * load.passes) + encoding(model, load.patches) * encoded

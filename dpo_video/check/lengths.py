@@ -10,6 +10,7 @@ from dpo_video.check.plan import FrameClass, Spread, estimate_tokens
 from dpo_video.core.errors import UserError
 from dpo_video.core.turns import num_turns, whole_question
 from dpo_video.models.hub import ModelSpec
+from dpo_video.models.kept_clips import kept_bytes
 from dpo_video.models.memory import PeakLoad
 from dpo_video.models.tokens import frames_within, token_budget, video_tokens, vision_patches
 from dpo_video.recipe import Recipe
@@ -28,6 +29,8 @@ class ClipLengths:
     sequence: Spread
     patches: Spread
     """Tokens inside the vision tower."""
+    kept_bytes: Spread
+    """Of a clip on disk."""
     question_tokens: Spread
     """With the chat template."""
     answer_tokens: tuple[float, float]
@@ -67,6 +70,7 @@ def lengths_of(
         video_tokens=Spread.of(tokens),
         sequence=_added(tokens, questions, answers),
         patches=Spread.of([size.patches for size in sizes]),
+        kept_bytes=Spread.of([size.kept_bytes for size in sizes]),
         question_tokens=Spread.of(questions),
         answer_tokens=_answer_tokens(recipe, train),
         classes=_classes(recipe, spec, sizes),
@@ -91,6 +95,7 @@ class ClipSize:
     """Frames that are left within the budget of tokens."""
     tokens: int
     patches: int
+    kept_bytes: int
 
     @property
     def num_lost(self) -> int:
@@ -174,6 +179,9 @@ def _size(recipe: Recipe, spec: ModelSpec, clip: Clip) -> ClipSize:
         num_frames=num_frames,
         tokens=video_tokens(spec, recipe.video, num_frames=num_frames, **shape),
         patches=vision_patches(spec, recipe.video, num_frames=num_frames, **shape),
+        kept_bytes=kept_bytes(
+            recipe, spec, frames_taken=clip.num_frames, frames_seen=num_frames, **shape
+        ),
     )
 
 

@@ -75,6 +75,43 @@ class StageTime:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class KeptClips:
+    """What is kept of the clips of a run."""
+
+    kept: Literal["none", "frames", "features"]
+    clips: int
+    """Those of training, held out and of all sets."""
+    clip_gib: float
+    """GiB of a clip, the mean of those that were looked at."""
+    limit_gib: float
+    """`video.cache_gb`, and under `video.cache: auto` at most half of the free disk."""
+    folder: str
+
+    @property
+    def gib(self) -> float:
+        """GiB of all clips."""
+        return self.clips * self.clip_gib
+
+    @property
+    def share(self) -> float:
+        """The part of the clips that there is room for."""
+        return min(1.0, self.limit_gib / self.gib) if self.gib else 1.0
+
+    def __str__(self) -> str:
+        if self.kept == "none":
+            return (
+                "nothing (video.cache none): each is decoded again in each stage and epoch, in "
+                "evaluation once a model"
+            )
+        ending = "" if self.share < 1 else "; each is decoded once"
+        return (
+            f"{self.kept} of {self.clips:,} clips, {memory_text(self.clip_gib)} each, "
+            f"{memory_text(self.gib)} in all; room for {memory_text(self.limit_gib)} in "
+            f"{self.folder}{ending}"
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
     """What a run would do. Numbers are of the recipe's data where it was found, else of the
     assumptions.
@@ -118,6 +155,7 @@ class Plan:
     evaluation_dollars: float | None
     frame_classes: tuple[FrameClass, ...]
     times: tuple[StageTime, ...]
+    kept: KeptClips
     decoded: int
     """Clips that were decoded for this plan."""
     assumptions: tuple[str, ...] = ()
@@ -177,6 +215,7 @@ def _rows(plan: Plan) -> list[tuple[str, str]]:
         ("frames per clip", _frames(plan)),
         *_class_rows(plan),
         ("video tokens per clip", str(plan.video_tokens)),
+        ("clips on disk", str(plan.kept)),
         ("sequence in tokens", f"{plan.sequence}; room for {plan.context:,}"),
         ("trainable", f"{plan.trainable / 1e6:,.2f} M parameters in LoRA, {share:.2%} of all"),
         (

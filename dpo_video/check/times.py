@@ -25,9 +25,10 @@ from dpo_video.check.hours import (
     train_work,
     unknown,
 )
+from dpo_video.check.kept import evaluated_clips
 from dpo_video.check.lengths import ClipLengths
 from dpo_video.check.measured import MeasuredSample, can_be_measured, device_here
-from dpo_video.check.plan import Calls, StageTime
+from dpo_video.check.plan import Calls, KeptClips, StageTime
 from dpo_video.check.work import ModelSize, model_size
 from dpo_video.core.names import choose
 from dpo_video.models.dtypes import DTYPES
@@ -41,7 +42,6 @@ from dpo_video.models.memory import (
 )
 from dpo_video.models.names import local_file
 from dpo_video.recipe import ModelSettings, Recipe
-from dpo_video.video import clip_key
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +52,7 @@ class TimeInputs:
     spec: ModelSpec
     data: Data
     lengths: ClipLengths
+    kept: KeptClips
     pairs: int
     judge: Calls | None
     evaluation_judge: Calls | None
@@ -112,7 +113,7 @@ def work_load(inputs: TimeInputs, parameters: Parameters, gpu: Gpu | None) -> Wo
         pairs=inputs.pairs,
         passes=passes,
         evaluated=evaluated,
-        evaluated_clips=_num_clips(data),
+        evaluated_clips=max(1, evaluated_clips(data)),
         drawn=min(drawn, settings.pair_candidates * evaluated),
         patches=lengths.patches.mean,
         video_tokens=lengths.video_tokens.mean,
@@ -124,16 +125,8 @@ def work_load(inputs: TimeInputs, parameters: Parameters, gpu: Gpu | None) -> Wo
         shared=inputs.spec.family.shared_prefix and train.share_prefix,
         computes_again=uses_checkpointing(train, parameters.total),
         trains_tower="vision" in train.tune,
-        keeps_features=recipe.video.cache == "features",
+        keeps_features=inputs.kept.kept == "features" and inputs.kept.share == 1,
     )
-
-
-def _num_clips(data: Data) -> int:
-    """Return the clips of all questions of the evaluation; those of a set may be those held out."""
-    if data.heldout.samples and data.heldout.root is None:  # assumed, one each
-        return data.heldout.num_clips
-    samples = [*data.heldout.samples, *(sample for samples in data.sets for sample in samples)]
-    return max(1, len({clip_key(sample) for sample in samples}))
 
 
 def _at_once(inputs: TimeInputs, parameters: Parameters, gpu: Gpu | None) -> int:

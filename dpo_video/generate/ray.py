@@ -48,9 +48,14 @@ def answer_on_cluster(
     """Store the missing candidates; return the counts of all workers together."""
     counts: Counter[str] = Counter()
     over_context: Counter[str] = Counter()
+    video, runs = run.recipe.video, Path(run.recipe.runs_folder).expanduser().absolute()
+    if video.cache == "auto" and video.cache_folder is None:  # the run folder may be here alone
+        video = video.model_copy(update={"cache": "none"})
     recipe = run.recipe.model_copy(
         update={
             "model": located(run.recipe.model),
+            "runs_folder": str(runs),
+            "video": video,
             "data": run.recipe.data.model_copy(update={"max_bad_fraction": 1.0}),
         }
     )

@@ -26,6 +26,7 @@ from dpo_video.core import strict_json
 from dpo_video.core.errors import UserError
 from dpo_video.models.families import ClipFeatures
 from dpo_video.models.features import encode_video
+from dpo_video.models.kept_clips import kept_of_clips
 from dpo_video.models.load import Policy
 from dpo_video.models.lora import tunes_tower
 from dpo_video.models.prompts import ClipInputs, video_inputs
@@ -78,10 +79,12 @@ class ClipSource:
     def __init__(
         self, policy: Policy, settings: VideoSettings, *, cache: DiskCache | None = None
     ) -> None:
-        """Read as `settings` say; `cache` keeps frames or features, as `settings.cache` says.
+        """Read as `settings` say; `cache` keeps frames or features, as `settings.cache` says, where
+        `open_source` has put what `auto` means.
 
         Raises UserError for a cache of features with an adapter that has tuned what makes them.
         """
+        assert cache is None or settings.cache != "auto", "what is kept is not yet chosen"
         if settings.cache == "features" and policy.family.encode == "in_forward":
             raise UserError(
                 f"`video.cache` is 'features', and those of the family {policy.family.name!r} "
@@ -126,6 +129,11 @@ class ClipSource:
         ones are under way.
         """
         return self._pool.each(requests, self._prepare)
+
+    @property
+    def keeps_features(self) -> bool:
+        """Whether a clip that was encoded need not be read again."""
+        return self._features is not None
 
     def encode(self, clip: ReadyClip, *, adapter: bool = True) -> EncodedClip:
         """Return a clip's features on the policy's device: from the cache, or through the tower,
@@ -249,7 +257,11 @@ class ClipSource:
 
 def open_source(policy: Policy, recipe: Recipe) -> ClipSource:
     """Return the source of a recipe's clips for a policy, with the recipe's cache."""
-    return ClipSource(policy, recipe.video, cache=open_cache(recipe))
+    kept = kept_of_clips(recipe, policy.family)
+    if recipe.video.cache == "auto" and tunes_tower(policy.model):
+        kept = "frames"  # the adapter that the policy starts with makes features of its own
+    settings = recipe.video.model_copy(update={"cache": kept})
+    return ClipSource(policy, settings, cache=open_cache(recipe))
 
 
 def tower_identity(policy: Policy, settings: VideoSettings) -> dict[str, Any]:

@@ -242,7 +242,7 @@ def _lengths(
             if isinstance(clip, UserError):
                 on_bad_clip(request.key, clip)
             else:
-                if recipe.video.cache == "features":
+                if source.keeps_features:
                     source.encode(clip)  # so that it is not decoded again
                 for index, num_answer_tokens in rows[request.key]:
                     prompt = pair_prompt(policy, pairs[index], clip.inputs)

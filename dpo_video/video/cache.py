@@ -4,6 +4,7 @@ import hashlib
 import io
 import logging
 import os
+import shutil
 import stat
 import threading
 import time
@@ -32,6 +33,8 @@ log = logging.getLogger(__name__)
 DECODERS = ("av", "decord")
 EDGE = 1 << 16
 """Bytes of a file's beginning and end that tell it from others of its name and size."""
+SHARES = 20
+"""Parts of its limit after each of which a process looks what others have written."""
 TORN_SECONDS = 3600.0
 """An unfinished entry is older than this only where its writer was killed."""
 UNREADABLE = (ValueError, KeyError, EOFError, OSError, zipfile.BadZipFile, zlib.error)
@@ -53,16 +56,22 @@ class DiskCache:
 
     An entry is written beside its place and renamed, so that a reader finds it whole or not at all.
     It begins with its own name: one that was copied or moved to another's place is damaged.
-    Reading one sets its time of change, and above the limit those not read for longest go. Each
+    Reading one sets its time of change, and above the limit those not read for longest go; or,
+    with `keeps_first`, nothing more is written. A run reads its clips in the same order again and
+    again: where they do not all fit, what was not read for longest is what is read next. Each
     process adds up what it writes, so a folder may pass its limit by a twentieth for each of them.
     """
 
-    def __init__(self, folder: Path, *, limit: int) -> None:
-        """Use `folder`, made where it is not there, for at most `limit` bytes."""
+    def __init__(self, folder: Path, *, limit: int, keeps_first: bool = False) -> None:
+        """Use `folder`, made where it is not there, for at most `limit` bytes; with `keeps_first`
+        for no more than half of the room that is left on its disk.
+        """
         self.folder = folder
         self.limit = limit
         self.counts: Counter[str] = Counter()
-        """hits, written, corrupt, evicted, too_large, not_written, not_read: of this process."""
+        """hits, written, corrupt, evicted, too_large, full, not_written, not_read: of this process.
+        """
+        self._keeps_first = keeps_first
         self._lock = threading.Lock()
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -72,7 +81,13 @@ class DiskCache:
                 f"to a "
                 "folder that can be written, or video.cache: none"
             ) from error
-        self._room = limit - self._evict()
+        if keeps_first:
+            held = sum(size for _, size, _ in self._entries())
+            self.limit = min(limit, (held + shutil.disk_usage(folder).free) // 2)
+            self._evict(self.limit)
+            self._look_again(0)
+        else:
+            self._room = limit - self._evict(limit * 9 // 10)
 
     def get(self, name: str, read: Callable[[bytes], T]) -> T | None:
         """Return what `read` makes of an entry; None where there is none, or a damaged one, which
@@ -112,6 +127,15 @@ class DiskCache:
         if size > self.limit:
             self._count("too_large")
             return
+        if self._is_full(size):
+            if self._count("full") == 1:
+                log.info(
+                    "cache: %s holds %.3g GB, the most that video.cache_gb and half of the free "
+                    "disk allow; what does not fit is decoded in each stage",
+                    self.folder,
+                    self.limit / 1e9,
+                )
+            return
         path = self._path(name)
         torn = path.with_name(f".{uuid4().hex}")
         try:
@@ -129,13 +153,43 @@ class DiskCache:
         self._count("written")
         with self._lock:
             self._room -= size
-            if self._room < 0:
-                # others write too: look again soon
-                self._room = min(self.limit // 20, self.limit - self._evict())
+            if self._room < 0 and not self._keeps_first:
+                self._evict(self.limit * 9 // 10)
+                self._look_again(0)
 
-    def _evict(self) -> int:
-        """Delete the entries unused for longest until a tenth is free, where there are too many;
-        return their size.
+    def _is_full(self, size: int) -> bool:
+        """Return whether an entry has no room where the first ones stay."""
+        with self._lock:
+            if self._keeps_first and self._room < size and not self.counts["full"]:
+                self._look_again(size)
+            return self._keeps_first and self._room < size
+
+    def _look_again(self, size: int) -> None:
+        """Find out how much room there is, and take a part of it, enough for an entry of `size`:
+        others write too.
+        """
+        held = sum(entry_size for _, entry_size, _ in self._entries())
+        self._room = min(max(self.limit // SHARES, size), self.limit - held)
+
+    def _evict(self, enough: int) -> int:
+        """Where there are more bytes than the limit, delete the entries unused for longest until
+        `enough` are left; return how many are.
+        """
+        entries = self._entries()
+        size = sum(entry_size for _, entry_size, _ in entries)
+        if size <= self.limit:
+            return size
+        for _, entry_size, path in sorted(entries):
+            if size <= enough:
+                break
+            path.unlink(missing_ok=True)
+            self.counts["evicted"] += 1
+            size -= entry_size
+        return size
+
+    def _entries(self) -> list[tuple[int, int, Path]]:
+        """Return the time of change, the size and the path of each entry; what a killed process
+        left half written goes.
         """
         entries = []
         for path in self.folder.glob("*/*"):
@@ -147,16 +201,7 @@ class DiskCache:
                 entries.append((facts.st_mtime_ns, facts.st_size, path))
             elif time.time() - facts.st_mtime > TORN_SECONDS:
                 path.unlink(missing_ok=True)
-        size = sum(entry_size for _, entry_size, _ in entries)
-        if size <= self.limit:
-            return size
-        for _, entry_size, path in sorted(entries):
-            if size <= self.limit * 9 // 10:
-                break
-            path.unlink(missing_ok=True)
-            self.counts["evicted"] += 1
-            size -= entry_size
-        return size
+        return entries
 
     def _count(self, name: str) -> int:
         with self._lock:
@@ -177,12 +222,26 @@ def open_cache(recipe: Recipe) -> DiskCache | None:
     video = recipe.video
     if video.cache == "none":
         return None
-    folder = (
-        recipe.store_folder / "cache"
-        if video.cache_folder is None
-        else Path(video.cache_folder).expanduser()
+    return DiskCache(
+        cache_folder(recipe),
+        limit=int(video.cache_gb * (1 << 30)),
+        keeps_first=video.cache == "auto",
     )
-    return DiskCache(folder, limit=int(video.cache_gb * (1 << 30)))
+
+
+def cache_folder(recipe: Recipe) -> Path:
+    """Return where a recipe's runs keep their clips."""
+    folder = recipe.video.cache_folder
+    return recipe.store_folder / "cache" if folder is None else Path(folder).expanduser()
+
+
+def cache_size(recipe: Recipe) -> dict[str, Any] | None:
+    """Return the folder of a recipe's cache, and what it holds; None where there is none."""
+    folder = cache_folder(recipe)
+    if recipe.video.cache == "none" or not folder.is_dir():
+        return None
+    sizes = [path.stat().st_size for path in folder.glob("*/[!.]*")]
+    return {"folder": str(folder), "clips": len(sizes), "gigabytes": sum(sizes) / 1e9}
 
 
 def clip_identity(request: ClipRequest) -> dict[str, Any] | None:

@@ -82,8 +82,8 @@ def counted_clips(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
 def test_all_sets_share_one_load_of_each_model_and_one_decoding_of_each_clip(
     world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Three clips, asked about by three sets and sampled for pairs: each model decodes and encodes
-    three. The tuned one does so once more for the rewards of sampled answers.
+    """Three clips, asked about by three sets and sampled for pairs: the base decodes and encodes
+    each once, the tuned model reads the same features.
     """
     base, adapter = "AutoModelForImageTextToText", "PeftModel"
     settings = {"sets": two_sets(world, tmp_path), "choice_max_new_tokens": 4}
@@ -102,7 +102,7 @@ def test_all_sets_share_one_load_of_each_model_and_one_decoding_of_each_clip(
         assert len(prefixes) == 6, "three clips, once a model, by three samplers in the base"
         assert summary["prompt_tokens"] == sum(prefix.num_tokens for prefix in prefixes)
         assert summary["prompt_tokens_unshared"] > 2 * summary["prompt_tokens"]
-        assert counts[:4] == [3, 3, 3, 3] and max(counts[4:]) <= 3
+        assert counts[:2] == [3, 3] and set(counts[2:]) == {0}
         rows = read_evaluated(run.folder / "answers.jsonl")
         metrics = json.loads((run.folder / "metrics.json").read_text())
         with counted_loads(monkeypatch) as loads:
@@ -124,7 +124,7 @@ def test_all_sets_share_one_load_of_each_model_and_one_decoding_of_each_clip(
 def test_the_likeliest_choice_is_that_of_plain_forwards_of_each_choice(
     world: Path, tmp_path: Path
 ) -> None:
-    """Each choice alone behind its own prompt, by a forward of its own, to 1e-5 nats."""
+    """Each choice alone behind its own prompt, by a forward of its own, to a few float32 units."""
     recipe = recipe_for(world, tmp_path, sets=two_sets(world, tmp_path), choice="likelihood")
     without_heldout = recipe.data.model_copy(update={"heldout": None})
     write_jsonl(tmp_path / "train.jsonl", TRAIN)
@@ -148,7 +148,7 @@ def test_the_likeliest_choice_is_that_of_plain_forwards_of_each_choice(
             )
             (logps,) = token_logps(policy, [replace(single, answer=single.answer[:-1])])
             plain[choice] = sum(logps)
-        assert row.choice_logps == pytest.approx(plain, abs=1e-5)
+        assert row.choice_logps == pytest.approx(plain, rel=2e-6, abs=1e-5)
         assert row.text == max(plain, key=lambda choice: plain[choice])
         assert row.parsed == (row.text if sample.answer_kind == "letter" else row.text.lower())
     metrics = json.loads((run.folder / "metrics.json").read_text())

@@ -244,6 +244,10 @@ class Family:
     """
     video_tokens: Callable[[VideoProcessor, PretrainedConfig, int, FrameSize], int]
     """Placeholder tokens of a clip, from its number of frames and its size after resizing."""
+    deep_layers: Callable[[PretrainedConfig], int] = field(default=lambda config: 0)
+    """How many early layers of the language model take features of their own:
+    `ClipFeatures.layers`.
+    """
     vision_patches: Callable[[VideoProcessor, PretrainedConfig, int, FrameSize], int]
     """Tokens that the tower itself sees, for the memory estimate."""
     pixel_kwargs: Callable[[VideoProcessor, int | None, int | None], dict[str, Any]]

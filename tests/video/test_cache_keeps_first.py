@@ -1,0 +1,98 @@
+"""The cache of `video.cache: auto`: the first entries stay, within its limit and half of the free
+disk.
+"""
+
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dpo_video.video.cache import DiskCache, entry_head
+
+BODY = bytes(100 - len(entry_head("00")))
+"""An entry of 100 bytes, its head counted."""
+
+
+def held(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.glob("*/*"))
+
+
+def test_the_first_entries_stay_and_are_all_found_in_each_round(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Of 15 clips in turn 10 fit: kept first, each round finds 10; by last use none would be."""
+    caplog.set_level("INFO")
+    first = DiskCache(tmp_path / "first", limit=1000, keeps_first=True)
+    last = DiskCache(tmp_path / "last", limit=1000)
+    names = [f"{number:02}" for number in range(15)]
+    for _ in range(3):
+        for cache in (first, last):
+            for name in names:
+                if cache.get(name, len) is None:
+                    cache.put(name, BODY)
+    assert held(first.folder) == names[:10]
+    assert first.counts == {"written": 10, "full": 15, "hits": 20}
+    assert last.counts["hits"] == 0
+    assert caplog.text.count("what does not fit is decoded in each stage") == 1
+
+
+def test_a_lower_limit_holds_when_it_is_opened_again(tmp_path: Path) -> None:
+    cache = DiskCache(tmp_path, limit=1000, keeps_first=True)
+    for number in range(10):
+        cache.put(f"{number:02}", BODY)
+    again = DiskCache(tmp_path, limit=550, keeps_first=True)
+    assert len(held(tmp_path)) == 5
+    again.put("10", BODY)
+    assert len(held(tmp_path)) == 5
+
+
+def test_no_more_than_half_of_what_the_disk_has_left_is_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Half of the disk's 500 bytes and the 300 that it holds itself."""
+    usage: Callable[[Any], Any] = shutil.disk_usage
+    cache = DiskCache(tmp_path, limit=10_000, keeps_first=True)
+    for number in range(3):
+        cache.put(f"{number:02}", BODY)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(path)._replace(free=500))
+    fuller = DiskCache(tmp_path, limit=10_000, keeps_first=True)
+    assert fuller.limit == 400
+    for number in range(10):
+        fuller.put(f"1{number}", BODY)
+    assert len(held(tmp_path)) == 4
+
+
+WRITER = """
+import sys
+from pathlib import Path
+from dpo_video.video.cache import DiskCache
+cache = DiskCache(Path(sys.argv[1]), limit=40_000, keeps_first=True)
+for number in range(200):
+    cache.put(f"{sys.argv[2]}{number:03}", bytes(400))
+assert cache.counts["full"] and not cache.counts["evicted"], cache.counts
+"""
+
+
+def test_processes_that_fill_it_together_keep_the_limit_but_for_a_part_each(
+    tmp_path: Path,
+) -> None:
+    with ThreadPoolExecutor(3) as threads:
+        done = list(
+            threads.map(
+                lambda name: subprocess.run(
+                    [sys.executable, "-c", WRITER, str(tmp_path), name],
+                    capture_output=True,
+                    text=True,
+                    check=False,
+                ),
+                "abc",
+            )
+        )
+    assert [one.returncode for one in done] == [0, 0, 0], [one.stderr for one in done]
+    size = sum(path.stat().st_size for path in tmp_path.glob("*/*"))
+    assert 40_000 * 0.95 < size <= 40_000 * (1 + 3 / 20)
