@@ -16,6 +16,7 @@ from torch import Tensor
 
 from dpo_video.core.errors import UserError
 from dpo_video.core.names import choose
+from dpo_video.models.decoding import size_rule
 from dpo_video.models.families import FAMILIES
 from dpo_video.models.hub import ModelSpec, model_spec, published_names
 from dpo_video.models.tokens import fit_frames, frame_size, pixel_kwargs, token_budget, video_tokens
@@ -69,7 +70,12 @@ def view_clip(
     """Return what the model will see of a video file, an image or a folder of frames."""
     spec = model_spec(model)
     read = read_frames(
-        video, settings, start=start, end=end, multiple_of=spec.family.frames_per_step
+        video,
+        settings,
+        start=start,
+        end=end,
+        multiple_of=spec.family.frames_per_step,
+        size_rule=size_rule(spec, settings),
     )
     frames = fit_frames(spec, settings, read)
     count, height, width = frames.pixels.shape[:3]

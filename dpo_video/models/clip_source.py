@@ -24,6 +24,7 @@ from torch import Tensor
 
 from dpo_video.core import strict_json
 from dpo_video.core.errors import UserError
+from dpo_video.models.decoding import model_pool
 from dpo_video.models.families import ClipFeatures
 from dpo_video.models.features import encode_video
 from dpo_video.models.kept_clips import kept_of_clips
@@ -33,7 +34,7 @@ from dpo_video.models.prompts import ClipInputs, video_inputs
 from dpo_video.models.tokens import fit_frames, size_identity, token_budget
 from dpo_video.recipe import Recipe, VideoSettings
 from dpo_video.store import row_key
-from dpo_video.video import ClipRequest, FramePool, Frames, VideoError, corrupt
+from dpo_video.video import ClipRequest, Frames, VideoError, corrupt
 from dpo_video.video.cache import (
     DiskCache,
     frames_identity,
@@ -111,7 +112,8 @@ class ClipSource:
         self._frames = cache if settings.cache == "frames" else None
         self._features = cache if settings.cache == "features" else None
         self._tower = tower_identity(policy, settings) if self._features is not None else {}
-        self._pool = FramePool(settings, multiple_of=policy.family.frames_per_step)
+        self._decoded = decoded_identity(policy, settings) if self._frames is not None else {}
+        self._pool = model_pool(policy.spec, settings)
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="clip-source")
         self._writes: deque[Future[None]] = deque()
 
@@ -240,7 +242,7 @@ class ClipSource:
             identity = frames_identity(request, self._settings, multiple_of=self._pool.multiple_of)
         if self._frames is None or identity is None:
             return self._decode(request)
-        name = row_key(frames=identity) + ".npz"
+        name = row_key(frames=identity, **self._decoded) + ".npz"
         cached = self._frames.get(name, read_frames_entry)
         if cached is not None:
             return cached
@@ -278,6 +280,20 @@ def tower_identity(policy: Policy, settings: VideoSettings) -> dict[str, Any]:
         **_fit(policy, settings),
         "processor": policy.frame_processor.to_json_string(),
         "versions": {name: version(name) for name in ("torch", "transformers")},
+    }
+
+
+def decoded_identity(policy: Policy, settings: VideoSettings) -> dict[str, Any]:
+    """Return what determines decoded frames besides `frames_identity`: the model's size, where they
+    are decoded at that.
+    """
+    if settings.decode_size == "native":
+        return {}
+    return {
+        "family": policy.family.name,
+        "size": size_identity(settings),
+        **_fit(policy, settings),
+        "processor": policy.frame_processor.to_json_string(),
     }
 
 

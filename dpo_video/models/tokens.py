@@ -129,7 +129,8 @@ def fit_frames(spec: ModelSpec, settings: VideoSettings, frames: Frames) -> Fram
     """Return the frames that fit the clip's budget of tokens, spread evenly; the caller counts
     those lost.
     """
-    num_frames, height, width = frames.pixels.shape[:3]
+    num_frames = len(frames.pixels)
+    height, width = frames.own_size or frames.pixels.shape[1:3]
     return subsample(
         frames,
         frames_within(spec, settings, num_frames=num_frames, height=height, width=width),

@@ -20,6 +20,7 @@ from dpo_video.core.report import ReportVerdict
 from dpo_video.core.turns import whole_question
 from dpo_video.evaluate.questions import asked_prompt
 from dpo_video.models.control_tokens import checkpoint_tokens
+from dpo_video.models.decoding import model_pool
 from dpo_video.models.hub import model_spec
 from dpo_video.models.load import load_policy
 from dpo_video.parity.compare import (
@@ -49,7 +50,7 @@ from dpo_video.parity.server import (
 )
 from dpo_video.recipe.section import server_address
 from dpo_video.run import Run
-from dpo_video.video import FramePool, VideoError, clip_key
+from dpo_video.video import VideoError, clip_key
 
 ShownAs = Literal["auto", "film", "images"]
 
@@ -162,7 +163,7 @@ async def _find(run: Run, pool: Pool, samples: Sequence[Sample], shown_as: Shown
     elif spec.family.frames_as == "images":
         ways = ("images", "film")
     first: UserError | None = None
-    with FramePool(run.recipe.video, multiple_of=spec.family.frames_per_step) as frames:
+    with model_pool(spec, run.recipe.video) as frames:
         for sample in samples:
             for request in readable_requests(run, {clip_key(sample): [sample]}):
                 decoded = frames.read(request)

@@ -18,6 +18,7 @@ from dpo_video.core.turns import chat_messages
 from dpo_video.generate.jobs import GenerationJob
 from dpo_video.generate.message_parts import frame_images
 from dpo_video.generate.stage import make_candidates
+from dpo_video.models.decoding import model_pool
 from dpo_video.models.load import Policy
 from dpo_video.models.peft_library import PeftModel
 from dpo_video.models.prompts import answer_ids
@@ -26,7 +27,7 @@ from dpo_video.models.tokens import fit_frames
 from dpo_video.parity.server import ServedAnswer, readable_requests
 from dpo_video.run import Run
 from dpo_video.train.logps import clip_rows, token_logps
-from dpo_video.video import FramePool, Frames, VideoError, clip_key
+from dpo_video.video import Frames, VideoError, clip_key
 
 
 class LocalAnswers(NamedTuple):
@@ -132,7 +133,7 @@ def _clips(run: Run, policy: Policy, samples: Sequence[Sample]) -> Iterator[tupl
     by_clip: dict[str, list[Sample]] = {}
     for sample in samples:
         by_clip.setdefault(clip_key(sample), []).append(sample)
-    pool = FramePool(run.recipe.video, multiple_of=policy.family.frames_per_step)
+    pool = model_pool(policy.spec, run.recipe.video)
     with pool:
         for request, frames in pool.map(readable_requests(run, by_clip)):
             if isinstance(frames, VideoError):

@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
-from dpo_video.recipe.affects import DEFAULT_IN_KEYS, Affects
+from dpo_video.recipe.affects import ABSENT_AT_DEFAULT, DEFAULT_IN_KEYS, Affects
 from dpo_video.recipe.presets import PRESETS
 from dpo_video.recipe.section import Section
 
@@ -56,6 +56,11 @@ class VideoSettings(Section):
     """Most video tokens per clip; a clip over it loses frames, evenly, and is counted."""
     reserve_tokens: Annotated[PositiveInt, Affects.SIZE] = 1024
     """Tokens of the model's context that `fit` leaves to the question and the answer."""
+    decode_size: Annotated[Literal["native", "model"], Affects.PIXELS, ABSENT_AT_DEFAULT] = "native"
+    """`model` makes frames smaller while they are decoded, to the size that the family's processor
+    would bring them to, with FFmpeg's bicubic scaler: less memory, and smaller `frames` in the
+    cache, but pixels that differ a little from those of the processor's own resizing. Only for
+    families that state that size."""
     backend: Annotated[
         Literal["pyav", "decord"], Affects.SPEED | Affects.DECODER, DEFAULT_IN_KEYS
     ] = "pyav"

@@ -18,8 +18,9 @@ from dpo_video.core.errors import UserError
 from dpo_video.core.jsonl import read_jsonl
 from dpo_video.core.records import Pair
 from dpo_video.models.collate import collate
+from dpo_video.models.decoding import size_rule
 from dpo_video.models.dtypes import DTYPES
-from dpo_video.models.hub import load_config
+from dpo_video.models.hub import ModelSpec, load_config
 from dpo_video.models.load import Policy, load_policy
 from dpo_video.models.names import resolve_model
 from dpo_video.models.peft_library import PeftModel
@@ -62,7 +63,7 @@ def merge(run: Run, out: Path) -> dict[str, Any]:
     check_clips_inside(run, read_jsonl(run.folder / "pairs.jsonl", Pair))
     settings = _full_precision(run.recipe.model)
     policy = load_policy(settings, adapter=run.folder / "adapter")
-    example = _example(run, multiple_of=policy.family.frames_per_step)
+    example = _example(run, policy.spec)
     expected = _logits(policy, run, example)
     new = out.with_name(f".{out.name}.new")
     shutil.rmtree(new, ignore_errors=True)
@@ -122,7 +123,7 @@ def _full_precision(settings: ModelSettings) -> ModelSettings:
     return settings.model_copy(update={"quantize": "none", "dtype": dtype})
 
 
-def _example(run: Run, *, multiple_of: int) -> ComparedExample:
+def _example(run: Run, spec: ModelSpec) -> ComparedExample:
     """Return the first pair whose clip can be read."""
     first: VideoError | None = None
     for pair in read_jsonl(run.folder / "pairs.jsonl", Pair):
@@ -130,7 +131,12 @@ def _example(run: Run, *, multiple_of: int) -> ComparedExample:
             request = clip_request(pair, run.video_root)
             video = request.video if isinstance(request.video, Path) else list(request.video)
             frames = read_frames(
-                video, run.recipe.video, start=pair.start, end=pair.end, multiple_of=multiple_of
+                video,
+                run.recipe.video,
+                start=pair.start,
+                end=pair.end,
+                multiple_of=spec.family.frames_per_step,
+                size_rule=size_rule(spec, run.recipe.video),
             )
             return ComparedExample(pair=pair, frames=frames)
         except VideoError as error:

@@ -311,8 +311,13 @@ def write_frames(frames: Frames) -> bytes:
 def read_frames_entry(data: bytes) -> Frames:
     """Return the frames of an npz file; raises one of UNREADABLE where it is damaged."""
     with np.load(io.BytesIO(data), allow_pickle=False) as entry:
+        facts = strict_json.loads(str(entry["facts"]))
+        own_size = facts.pop("own_size", None)
         return Frames(
-            pixels=entry["pixels"], times=entry["times"], **strict_json.loads(str(entry["facts"]))
+            pixels=entry["pixels"],
+            times=entry["times"],
+            own_size=own_size and tuple(own_size),
+            **facts,
         )
 
 

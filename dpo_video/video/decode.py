@@ -7,7 +7,7 @@ F frames, H height, W width in pixels.
 import struct
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +17,7 @@ import numpy as np
 from av.container import InputContainer
 from av.sidedata.sidedata import Type
 from av.video.frame import VideoFrame
+from av.video.reformatter import Interpolation
 from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
@@ -24,12 +25,19 @@ from dpo_video.core.errors import UserError
 from dpo_video.video.frames import VideoError
 from dpo_video.video.probe import SKIPS_FRAMES, VideoIndex, open_video
 
+SizeOf = Callable[[int, int], tuple[int, int]]
+"""A SizeRule for a number of frames that is known: from height and width to height and width."""
 MAX_SLANT = 0.0175
 """Part of a quarter turn's sine by which a display matrix may miss it: one degree, as in FFmpeg."""
 
 
 def decode_pyav(
-    video: VideoIndex, indices: list[int], *, deadline: float, max_bytes: int = sys.maxsize
+    video: VideoIndex,
+    indices: list[int],
+    *,
+    deadline: float,
+    max_bytes: int = sys.maxsize,
+    size_of: SizeOf | None = None,
 ) -> NDArray[np.uint8]:
     """Return the frames at `indices` of a file as (F, H, W, 3) uint8 RGB, upright.
 
@@ -39,21 +47,20 @@ def decode_pyav(
     file is decoded from its beginning. A damaged frame anywhere on the way is VideoError `corrupt`:
     decoders paint over damage without marking every frame that carries it. VP8, VP9 and AV1 streams
     do not even mark the first: flipped bits there show in the frames, as some do in any codec.
-    `max_bytes` of pixels are the most that is held.
+    `max_bytes` of pixels are the most that is held, before `size_of` makes frames smaller.
     """
     targets = {int(video.pts[index]) for index in indices}
-    collector = _FrameCollector(video, deadline, max_bytes)
+    collector = _FrameCollector(video, deadline, max_bytes, size_of)
     with _second_try(), open_video(video.path) as (file, stream):
         _by_seeking(collector, file, stream, set(targets))
     if targets - collector.frames.keys() or collector.damaged:
-        collector = _FrameCollector(video, deadline, max_bytes)
+        collector = _FrameCollector(video, deadline, max_bytes, size_of)
         with open_video(video.path) as (file, stream):
             _from_start(collector, file, stream, set(targets))
     if collector.damaged:
         raise VideoError("corrupt", video.path, f"{collector.damaged} decoded frames are damaged")
-    sizes = {frame.shape for frame in collector.frames.values()}
-    if len(sizes) > 1:
-        pixels = " and ".join(sorted(f"{width}x{height}" for height, width, _ in sizes))
+    if len(collector.sizes) > 1:
+        pixels = " and ".join(sorted(f"{width}x{height}" for width, height in collector.sizes))
         raise VideoError("corrupt", video.path, f"its frames are of different sizes: {pixels}")
     return _stack([int(video.pts[index]) for index in indices], collector.frames)
 
@@ -101,7 +108,10 @@ class _FrameCollector:
     video: VideoIndex
     deadline: float
     max_bytes: int
+    size_of: SizeOf | None = None
     frames: dict[int, NDArray[np.uint8]] = field(default_factory=dict)
+    sizes: set[tuple[int, int]] = field(default_factory=set)
+    """Widths and heights of the frames as they are stored."""
     num_bytes: int = 0
     damaged: int = 0
     num_decoded: int = 0
@@ -122,7 +132,8 @@ class _FrameCollector:
                 self.num_bytes += 3 * frame.width * frame.height
                 if self.num_bytes > self.max_bytes:
                     raise too_large(self.video.path, self.num_bytes, self.max_bytes)
-                self.frames[name] = upright(frame, self.video.path)
+                self.sizes.add((frame.width, frame.height))
+                self.frames[name] = upright(frame, self.video.path, self.size_of)
 
 
 def _by_seeking(
@@ -170,15 +181,41 @@ def _from_start(
     )
 
 
-def upright(frame: VideoFrame, path: Path) -> NDArray[np.uint8]:
+def upright(frame: VideoFrame, path: Path, size_of: SizeOf | None = None) -> NDArray[np.uint8]:
     """Return a frame as (H, W, 3) uint8 RGB, turned and mirrored as its display matrix says, which
-    is as `ffmpeg -i` shows it.
+    is as `ffmpeg -i` shows it; of the height and width that `size_of` gives for its own.
     """
-    pixels = frame.to_ndarray(format="rgb24").astype(np.uint8, copy=False)
     swap, flip_x, flip_y = _orientation(frame, path)
+    height, width = (frame.width, frame.height) if swap else (frame.height, frame.width)
+    size = (height, width) if size_of is None else size_of(height, width)
+    if size != (height, width):
+        stored = size[::-1] if swap else size
+        frame = frame.reformat(
+            width=stored[1],
+            height=stored[0],
+            format="rgb24",
+            interpolation=Interpolation.BICUBIC,
+        )
+    pixels = frame.to_ndarray(format="rgb24").astype(np.uint8, copy=False)
     if swap:
         pixels = pixels.transpose(1, 0, 2)
     return np.ascontiguousarray(pixels[:: -1 if flip_y else 1, :: -1 if flip_x else 1])
+
+
+def scaled(pixels: NDArray[np.uint8], size_of: SizeOf) -> NDArray[np.uint8]:
+    """Return frames (F, H, W, 3) at the size that `size_of` gives for theirs, by FFmpeg's bicubic
+    scaler.
+    """
+    height, width = size_of(*pixels.shape[1:3])
+    if (height, width) == pixels.shape[1:3]:
+        return pixels
+    small = np.empty((len(pixels), height, width, 3), np.uint8)
+    for position, frame in enumerate(pixels):
+        picture = VideoFrame.from_ndarray(frame, format="rgb24")
+        small[position] = picture.reformat(
+            width=width, height=height, interpolation=Interpolation.BICUBIC
+        ).to_ndarray()
+    return small
 
 
 def _orientation(frame: VideoFrame, path: Path) -> tuple[bool, bool, bool]:

@@ -3,6 +3,7 @@
 F frames, H height, W width in pixels.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -48,6 +49,12 @@ class VideoError(UserError):
         return VideoError, (self.code, self.path, self.reason)
 
 
+SizeRule = Callable[[int, int, int], tuple[int, int]]
+"""Returns the height and width that frames are decoded at, from their number and the height and
+width that they have upright.
+"""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Frames:
     """The frames picked from a clip, with the facts that a processor needs to place them in time.
@@ -80,6 +87,8 @@ class Frames:
     """Frames that were looked at to choose these, under `scene` and `diff_prune`."""
     note: str | None = None
     """What a reader should know: why another backend was used, what was ignored."""
+    own_size: tuple[int, int] | None = None
+    """Height and width before a SizeRule made them smaller; None where they are as they were."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -43,6 +43,19 @@ class Job:
     request: ClipRequest
     settings: VideoSettings
     multiple_of: int
+    asks_size: bool = False
+    """Whether the size to decode at is asked for, by a SizeQuestion, once it is known how many
+    frames there are.
+    """
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SizeQuestion:
+    """Asks for the height and width to decode frames at, and waits for them."""
+
+    num_frames: int
+    height: int
+    width: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

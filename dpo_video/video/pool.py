@@ -18,8 +18,8 @@ from typing import IO, Any, Self, TypeVar
 
 from dpo_video.core.errors import UserError
 from dpo_video.recipe import VideoSettings
-from dpo_video.video.frames import ClipRequest, Frames, VideoError
-from dpo_video.video.jobs import Job, SmallClip, SmallClipJob, SmallClipSettings
+from dpo_video.video.frames import ClipRequest, Frames, SizeRule, VideoError
+from dpo_video.video.jobs import Job, SizeQuestion, SmallClip, SmallClipJob, SmallClipSettings
 
 T = TypeVar("T")
 START_SECONDS = 120.0
@@ -35,7 +35,12 @@ class FramePool:
     """
 
     def __init__(
-        self, settings: VideoSettings, *, multiple_of: int = 1, look_ahead: int | None = None
+        self,
+        settings: VideoSettings,
+        *,
+        multiple_of: int = 1,
+        look_ahead: int | None = None,
+        size_rule: SizeRule | None = None,
     ) -> None:
         """Make a pool of `settings.workers` processes, started when first needed.
 
@@ -44,9 +49,11 @@ class FramePool:
             multiple_of: see `read_frames`.
             look_ahead: clips decoded or being decoded before they are asked for; None is two per
                 worker.
+            size_rule: see `read_frames`; asked in threads of the pool.
         """
         self.settings = settings
         self.multiple_of = multiple_of
+        self._size_rule = size_rule
         self.look_ahead = look_ahead or 2 * settings.workers
         self._idle: SimpleQueue[_Worker] = SimpleQueue()
         self._workers = [_Worker(settings.timeout) for _ in range(settings.workers)]
@@ -105,7 +112,12 @@ class FramePool:
         free. A clip whose process died is tried a second time, in a fresh one.
         """
         assert request.corruption is None, "decoding gives the clip as it is"
-        job = Job(request=request, settings=self.settings, multiple_of=self.multiple_of)
+        job = Job(
+            request=request,
+            settings=self.settings,
+            multiple_of=self.multiple_of,
+            asks_size=self._size_rule is not None,
+        )
         reply: Frames | UserError = self._ask(job)
         if isinstance(reply, Frames | VideoError):
             return reply
@@ -126,9 +138,9 @@ class FramePool:
         """Return a free process's reply; a job that a process dies over is tried a second time."""
         worker = self._idle.get()
         try:
-            reply = worker.ask(job)
+            reply = worker.ask(job, self._size_rule)
             if isinstance(reply, VideoError) and reply.code == "crashed":
-                reply = worker.ask(job)
+                reply = worker.ask(job, self._size_rule)
         finally:
             self._idle.put(worker)
         return reply
@@ -143,7 +155,7 @@ class _Worker:
         self._closed = False
         self._lock = threading.Lock()
 
-    def ask(self, job: Job | SmallClipJob) -> Any:
+    def ask(self, job: Job | SmallClipJob, size_rule: SizeRule | None) -> Any:
         """Return the process's answer; VideoError `timeout` when it took too long, `crashed` when
         it died over it.
         """
@@ -152,7 +164,7 @@ class _Worker:
         path = request.video if isinstance(request.video, Path) else request.key
         with _Limit(process, self._timeout) as limit:
             try:
-                return _exchange(process, job)
+                return _exchange(process, job, size_rule)
             except BROKEN:
                 code = _stop(process)
         if limit.reached:
@@ -244,11 +256,18 @@ def _start() -> "subprocess.Popen[bytes]":
     )
 
 
-def _exchange(process: "subprocess.Popen[bytes]", job: Job | SmallClipJob) -> Any:
-    jobs = _pipe(process.stdin)
+def _exchange(
+    process: "subprocess.Popen[bytes]", job: Job | SmallClipJob, size_rule: SizeRule | None
+) -> Any:
+    """Return what a process makes of a job, its questions about sizes answered by the rule."""
+    jobs, replies = _pipe(process.stdin), _pipe(process.stdout)
     pickle.dump(job, jobs)
     jobs.flush()
-    return pickle.load(_pipe(process.stdout))
+    while isinstance(reply := pickle.load(replies), SizeQuestion):
+        assert size_rule is not None, "asked by no job without one"
+        pickle.dump(size_rule(reply.num_frames, reply.height, reply.width), jobs)
+        jobs.flush()
+    return reply
 
 
 def _pipe(pipe: IO[bytes] | None) -> IO[bytes]:

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from dpo_video.recipe import VideoSettings
-from dpo_video.video.decode import decode_decord, decode_pyav, too_large
-from dpo_video.video.frames import Frames, VideoError
+from dpo_video.video.decode import decode_decord, decode_pyav, scaled, too_large
+from dpo_video.video.frames import Frames, SizeRule, VideoError
 from dpo_video.video.images import decode_pictures, find_pictures, is_image
 from dpo_video.video.policies import extent, frame_indices, window
 from dpo_video.video.probe import probe
@@ -34,6 +34,7 @@ class FrameQuery:
     start: float | None = None
     end: float | None = None
     multiple_of: int = 1
+    size_rule: SizeRule | None = None
 
     @property
     def max_bytes(self) -> int:
@@ -48,6 +49,7 @@ def read_frames(
     start: float | None = None,
     end: float | None = None,
     multiple_of: int = 1,
+    size_rule: SizeRule | None = None,
 ) -> Frames:
     """Return the frames of a clip that the policy in `settings` picks; raise VideoError with the
     one reason why not.
@@ -62,8 +64,11 @@ def read_frames(
         end: seconds into the file where the clip ends; past the file's end is fine.
         multiple_of: round the number of frames down to a multiple of this, where there are that
             many.
+        size_rule: gives the size that frames are decoded at; None is their own.
     """
-    query = FrameQuery(settings=settings, start=start, end=end, multiple_of=multiple_of)
+    query = FrameQuery(
+        settings=settings, start=start, end=end, multiple_of=multiple_of, size_rule=size_rule
+    )
     if isinstance(video, Path) and not os.path.isdir(video) and not is_image(video):
         return _read_file(video, query)
     return _read_images(video, query)
@@ -76,14 +81,19 @@ def _read_file(path: Path, query: FrameQuery) -> Frames:
     frame_bytes = 3 * video.width * video.height
     indices, looked_at = _plan(path, video.times, query, decode, frame_bytes)
     notes, backend, pixels = [video.note], "pyav", None
+    sizes = _Sizes(query.size_rule, len(indices))
     if query.settings.backend == "decord":
-        result = decode_decord(video, indices)
+        result = (
+            decode_decord(video, indices)
+            if query.size_rule is None
+            else "video.decode_size is model, which FFmpeg's scaler does while it decodes"
+        )
         if isinstance(result, str):
             notes.insert(0, f"decord not used: {result}")
         else:
             backend, pixels = "decord", result
     return _frames(
-        decode(indices) if pixels is None else pixels,
+        decode(indices, size_of=sizes.of) if pixels is None else pixels,
         video.times,
         indices,
         query,
@@ -91,6 +101,7 @@ def _read_file(path: Path, query: FrameQuery) -> Frames:
         backend=backend,
         note="; ".join(filter(None, notes)) or None,
         looked_at=looked_at,
+        own_size=sizes.own,
     )
 
 
@@ -99,8 +110,9 @@ def _read_images(video: Path | Sequence[Path], query: FrameQuery) -> Frames:
     decode = partial(decode_pictures, pictures)
     frame_bytes = 3 * pictures.width * pictures.height
     indices, looked_at = _plan(pictures.path, pictures.times, query, decode, frame_bytes)
+    sizes = _Sizes(query.size_rule, len(indices))
     return _frames(
-        decode(indices),
+        scaled(decode(indices), sizes.of),
         pictures.times,
         indices,
         query,
@@ -108,7 +120,33 @@ def _read_images(video: Path | Sequence[Path], query: FrameQuery) -> Frames:
         backend="images",
         note=pictures.note,
         looked_at=looked_at,
+        own_size=sizes.own,
     )
+
+
+class _Sizes:
+    """The size that the frames of a clip are decoded at: the rule is asked once for each that they
+    have.
+    """
+
+    def __init__(self, rule: SizeRule | None, num_frames: int) -> None:
+        self._rule = rule
+        self._num_frames = num_frames
+        self._decoded_at: dict[tuple[int, int], tuple[int, int]] = {}
+
+    def of(self, height: int, width: int) -> tuple[int, int]:
+        """Return the height and width to decode at, for frames of some height and width."""
+        if self._rule is None:
+            return height, width
+        if (height, width) not in self._decoded_at:
+            self._decoded_at[height, width] = self._rule(self._num_frames, height, width)
+        return self._decoded_at[height, width]
+
+    @property
+    def own(self) -> tuple[int, int] | None:
+        """The size that the frames had, where they are decoded at another."""
+        changed = [size for size, decoded in self._decoded_at.items() if decoded != size]
+        return changed[0] if changed else None
 
 
 def _plan(

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import BinaryIO
 
 from dpo_video.core.errors import UserError
-from dpo_video.video.frames import Frames
-from dpo_video.video.jobs import Job, SmallClip, SmallClipJob
+from dpo_video.video.frames import Frames, SizeRule
+from dpo_video.video.jobs import Job, SizeQuestion, SmallClip, SmallClipJob
 from dpo_video.video.read import read_frames
 from dpo_video.video.small_clip import write_small_clip
 
@@ -24,7 +24,7 @@ ORPHAN_SECONDS = 30.0
 """
 
 
-def answer(job: Job | SmallClipJob) -> Frames | SmallClip | UserError:
+def answer(job: Job | SmallClipJob, ask_size: SizeRule) -> Frames | SmallClip | UserError:
     """Return what reading a clip gave; a UserError that is no VideoError is about the setup, not
     the clip.
     """
@@ -37,7 +37,12 @@ def answer(job: Job | SmallClipJob) -> Frames | SmallClip | UserError:
     video = request.video if isinstance(request.video, Path) else list(request.video)
     try:
         return read_frames(
-            video, job.settings, start=request.start, end=request.end, multiple_of=job.multiple_of
+            video,
+            job.settings,
+            start=request.start,
+            end=request.end,
+            multiple_of=job.multiple_of,
+            size_rule=ask_size if job.asks_size else None,
         )
     except UserError as error:
         return error
@@ -52,6 +57,12 @@ def main() -> None:
         open(os.devnull, "w") as nowhere,
     ):
         os.dup2(2, 1)  # what libraries print must not end up among the answers
+
+        def ask_size(num_frames: int, height: int, width: int) -> tuple[int, int]:
+            _send(SizeQuestion(num_frames=num_frames, height=height, width=width), answers)
+            size: tuple[int, int] = pickle.load(jobs)
+            return size
+
         _send(READY, answers)
         while True:
             try:
@@ -61,7 +72,7 @@ def main() -> None:
             faulthandler.dump_traceback_later(
                 job.settings.timeout + ORPHAN_SECONDS, exit=True, file=nowhere
             )
-            reply = answer(job)
+            reply = answer(job, ask_size)
             faulthandler.cancel_dump_traceback_later()
             _send(reply, answers)
 

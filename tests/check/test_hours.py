@@ -136,7 +136,7 @@ def test_the_time_to_train_a_7b_model_follows_from_its_published_sizes() -> None
     tokens = prompt + 2 * answer
     flops = 2 * 28 * layer * tokens + 2 * 3584 * 152064 * 2 * answer
     flops += 4 * 28 * 3584 * (prompt**2 / 2 + 2 * (answer * prompt + answer**2 / 2))
-    recipe = load_recipe("qwen2_5_vl_7b")
+    recipe = load_recipe("qwen2_5_vl_7b", ["video.cache=features"])
     plan = check(recipe, options=CheckOptions(gpu="a100"))
     seconds = 1000 * flops * (3 * recipe.train.epochs + 1) / (312e12 * 0.4)
     (time,) = [time for time in plan.times if time.stage == "train"]

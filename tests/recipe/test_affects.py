@@ -108,13 +108,13 @@ def test_fingerprints_hold_the_settings_that_they_always_held() -> None:
         (
             VideoSettings,
             Affects.PIXELS | Affects.DECODER,  # a row of the cache of frames
-            "policy num_frames fps min_frames max_frames change backend",
+            "policy num_frames fps min_frames max_frames change decode_size backend",
         ),
         (
             VideoSettings,
             Affects.PIXELS | Affects.SIZE,  # a stored candidate
             "policy num_frames fps min_frames max_frames change min_pixels max_pixels cap_pixels "
-            "max_tokens reserve_tokens",
+            "max_tokens reserve_tokens decode_size",
         ),
         (
             VideoSettings,

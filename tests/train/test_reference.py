@@ -147,6 +147,7 @@ CHANGES: dict[str, Callable[[Policy, VideoSettings, Pair], tuple[Policy, VideoSe
             "cap_pixels": True,
             "max_tokens": 64,
             "reserve_tokens": 99,
+            "decode_size": "model",
             "backend": "decord",
         }.items()
     },

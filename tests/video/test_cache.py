@@ -185,6 +185,7 @@ def test_each_setting_and_the_file_determine_the_frames_kept(qwen: Path, tmp_pat
         "min_frames": 1,
         "max_frames": 5,
         "change": 0.2,
+        "decode_size": "model",
         "backend": "decord",
     }
     asked += [

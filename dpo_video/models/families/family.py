@@ -242,6 +242,10 @@ class Family:
     """Size after resizing, from the processor, the number of frames, the size on disk and
     `videos_kwargs`.
     """
+    resized: Callable[[VideoProcessor, int, FrameSize, Mapping[str, Any]], FrameSize] | None = None
+    """Size to which the processor resizes whole frames, before it crops any; arguments as
+    `frame_size`. The processor leaves frames of that size as they are. None where it is not stated.
+    """
     video_tokens: Callable[[VideoProcessor, PretrainedConfig, int, FrameSize], int]
     """Placeholder tokens of a clip, from its number of frames and its size after resizing."""
     deep_layers: Callable[[PretrainedConfig], int] = field(default=lambda config: 0)

@@ -3,8 +3,11 @@
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 from torch import Tensor
 from transformers import PretrainedConfig
+from transformers.image_transforms import get_resize_output_image_size
+from transformers.image_utils import ChannelDimension
 
 from dpo_video.core.errors import UserError
 from dpo_video.models.families.family import (
@@ -27,6 +30,20 @@ def _llava_size(
 ) -> FrameSize:
     crop = processor.crop_size
     return FrameSize(crop["height"], crop["width"])
+
+
+def _llava_resized(
+    processor: VideoProcessor, num_frames: int, size: FrameSize, kwargs: Mapping[str, Any]
+) -> FrameSize:
+    """As BaseVideoProcessor.resize (transformers 5.23): the shorter side; the crop comes behind."""
+    shape = np.broadcast_to(np.uint8(0), (3, size.height, size.width))
+    height, width = get_resize_output_image_size(
+        shape,
+        size=processor.size["shortest_edge"],
+        default_to_square=False,
+        input_data_format=ChannelDimension.FIRST,
+    )
+    return FrameSize(height, width)
 
 
 def _llava_tokens(
@@ -65,6 +82,7 @@ LLAVA_NEXT_VIDEO = Family(
     features=_llava_features,
     pack=pack_list,
     frame_size=_llava_size,
+    resized=_llava_resized,
     video_tokens=_llava_tokens,
     vision_patches=_llava_patches,
     pixel_kwargs=_fixed_pixels,

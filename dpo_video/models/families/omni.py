@@ -91,6 +91,7 @@ QWEN3_OMNI_MOE = replace(
     untuned=is_router,
     no_4_bit=FUSED_EXPERTS,
     frame_size=QWEN2_5_VL.frame_size,
+    resized=QWEN2_5_VL.resized,
     per_clip_bounds=frozenset(),
     formula="ceil(F/2) x (H/32) x (W/32)",
     quirks=f"Frames as Qwen2.5-VL's, features as Qwen3-VL's. LoRA tunes "

@@ -47,6 +47,7 @@ LLAVA_ONEVISION = Family(
     features=_features,
     pack=pack_tensor,
     frame_size=square_size,
+    resized=square_size,
     video_tokens=_tokens,
     vision_patches=_patches,
     pixel_kwargs=no_pixel_bounds,

@@ -1,0 +1,47 @@
+"""Decoding for a model: how many frames it takes at a time, and the size that it sees them at."""
+
+from dpo_video.core.errors import UserError
+from dpo_video.models.families import FrameSize
+from dpo_video.models.hub import ModelSpec
+from dpo_video.models.tokens import frames_within, pixel_kwargs
+from dpo_video.recipe import VideoSettings
+from dpo_video.video import FramePool
+from dpo_video.video.frames import SizeRule
+
+
+def model_pool(spec: ModelSpec, settings: VideoSettings) -> FramePool:
+    """Return the processes that decode clips for a model."""
+    return FramePool(
+        settings,
+        multiple_of=spec.family.frames_per_step,
+        size_rule=size_rule(spec, settings),
+    )
+
+
+def size_rule(spec: ModelSpec, settings: VideoSettings) -> SizeRule | None:
+    """Return the size that `video.decode_size` has frames decoded at; None for their own.
+
+    Frames are made smaller only: to make them larger is the processor's, as is to refuse them.
+    Raises UserError for a family that does not say to what size its processor brings frames.
+    """
+    if settings.decode_size == "native":
+        return None
+    family, processor, resized = spec.family, spec.video_processor, spec.family.resized
+    if resized is None:
+        raise UserError(
+            f"video.decode_size is 'model', and the family {family.name!r} does not state the "
+            "size to which its processor brings frames before it crops or tiles them. Leave it at "
+            "'native'; video.cache saves decoding a clip again"
+        )
+
+    def rule(num_frames: int, height: int, width: int) -> tuple[int, int]:
+        try:
+            seen = frames_within(spec, settings, num_frames=num_frames, height=height, width=width)
+            kwargs = pixel_kwargs(family, processor, settings, num_frames=seen)
+            size = resized(processor, seen, FrameSize(height, width), kwargs)
+        except (UserError, ValueError):  # what reads the clip meets the same, and tells it
+            return height, width
+        is_smaller = size.height * size.width < height * width
+        return (size.height, size.width) if is_smaller else (height, width)
+
+    return rule
