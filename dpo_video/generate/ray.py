@@ -48,17 +48,6 @@ def answer_on_cluster(
     """Store the missing candidates; return the counts of all workers together."""
     counts: Counter[str] = Counter()
     over_context: Counter[str] = Counter()
-    video, runs = run.recipe.video, Path(run.recipe.runs_folder).expanduser().absolute()
-    if video.cache == "auto" and video.cache_folder is None:  # the run folder may be here alone
-        video = video.model_copy(update={"cache": "none"})
-    recipe = run.recipe.model_copy(
-        update={
-            "model": located(run.recipe.model),
-            "runs_folder": str(runs),
-            "video": video,
-            "data": run.recipe.data.model_copy(update={"max_bad_fraction": 1.0}),
-        }
-    )
     worker_jobs = [
         replace(
             job,
@@ -85,7 +74,7 @@ def answer_on_cluster(
         for row in map_on_workers(
             rows,
             GenerationWorker,
-            kwargs={"recipe": recipe.model_dump_json(), "jobs": worker_jobs},
+            kwargs={"recipe": _worker_recipe(run).model_dump_json(), "jobs": worker_jobs},
             workers=min(workers, len(rows)),
             batch_rows=CLIPS,
             gpus=gpus,
@@ -104,6 +93,23 @@ def answer_on_cluster(
                 run.store.put(kind, key, body)
                 advance(1)
     return Written(counts, over_context).all_counts()
+
+
+def _worker_recipe(run: Run) -> Recipe:
+    """Return the recipe as workers take it, who start elsewhere and stop for no number of bad
+    clips; the run folder may be here alone, so that they keep nothing of clips unless told where.
+    """
+    video, runs = run.recipe.video, Path(run.recipe.runs_folder).expanduser().absolute()
+    if video.cache == "auto" and video.cache_folder is None:
+        video = video.model_copy(update={"cache": "none"})
+    return run.recipe.model_copy(
+        update={
+            "model": located(run.recipe.model),
+            "runs_folder": str(runs),
+            "video": video,
+            "data": run.recipe.data.model_copy(update={"max_bad_fraction": 1.0}),
+        }
+    )
 
 
 def located(model: ModelSettings) -> ModelSettings:
