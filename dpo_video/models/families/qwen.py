@@ -232,7 +232,7 @@ QWEN3_5 = replace(
 QWEN3_5_MOE = replace(
     QWEN3_5,
     name="qwen3_5_moe",
-    title="Qwen3.5 of experts (Qwen/Qwen3.5-35B-A3B and the larger ones)",
+    title="Qwen3.5 and 3.6 of experts (Qwen/Qwen3.5-35B-A3B, Qwen3.6-35B-A3B, larger ones)",
     untuned=is_router,
     expert_parameters=EXPERTS,
     no_4_bit=FUSED_EXPERTS,
