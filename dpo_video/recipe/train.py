@@ -4,7 +4,13 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt
 
-from dpo_video.recipe.affects import CONTENTS_IN_KEYS, DEFAULT_IN_KEYS, Affects, ExceptKeys
+from dpo_video.recipe.affects import (
+    ABSENT_AT_DEFAULT,
+    CONTENTS_IN_KEYS,
+    DEFAULT_IN_KEYS,
+    Affects,
+    ExceptKeys,
+)
 from dpo_video.recipe.section import Section
 
 TRL_SPEED_ONLY = ExceptKeys(
@@ -34,7 +40,7 @@ class LoraSettings(Section):
     """The update is scaled by alpha / rank."""
     dropout: Annotated[float, Affects.WEIGHTS] = Field(default=0.0, ge=0, lt=1)
     """TRL sets dropout to 0 for DPO unless `train.trl.disable_dropout` is false."""
-    experts: Annotated[bool, Affects.WEIGHTS] = False
+    experts: Annotated[bool, Affects.WEIGHTS, ABSENT_AT_DEFAULT] = False
     """Of a mixture of experts, tune these too, each with an update of `rank` of its own; never the
     router. There are thousands of them: take a small rank.
     """
