@@ -15,6 +15,7 @@ from transformers import (
 )
 
 from dpo_video.models.families import FAMILIES, Family
+from dpo_video.models.families.kimi import refuses_before
 from dpo_video.models.hub import SUCCESSORS, own_code_rows, own_layout_rows
 
 ROWS: dict[str, Family] = {**FAMILIES, **own_code_rows(), **own_layout_rows()}
@@ -53,7 +54,15 @@ REFUSED: dict[str, Any] = {
 def test_every_row_that_can_refuse_stands_in_the_table() -> None:
     plain = FAMILIES["llava"].refuses.__code__
     refusing = {name for name, row in ROWS.items() if row.refuses.__code__ is not plain}
-    assert refusing == set(REFUSED)
+    assert refusing == {*REFUSED, "kimi_k25"}
+
+
+def test_kimi_is_refused_on_a_transformers_that_splits_its_clips_wrongly() -> None:
+    assert [refuses_before("5.24", at) for at in ("5.24.0", "5.24.1", "6.0")] == [None] * 3
+    assert FAMILIES["kimi_k25"].refuses(None) is None  # the installed one
+    reason = refuses_before("5.24", "5.23.0")
+    assert reason is not None and "transformers 5.23.0" in reason
+    assert any(family in reason.partition("nearest")[2] for family in FAMILIES)
 
 
 @pytest.mark.parametrize("name", REFUSED)

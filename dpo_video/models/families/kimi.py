@@ -4,8 +4,10 @@ experts with compressed keys.
 
 import math
 from collections.abc import Mapping
+from importlib.metadata import version
 from typing import Any
 
+from packaging.version import Version
 from transformers import PretrainedConfig
 from transformers.models.kimi_k25.video_processing_kimi_k25 import navit_resize
 
@@ -74,11 +76,24 @@ def _tower(config: PretrainedConfig) -> Tower:
     return Tower(width=vision.hidden_size, inner=vision.intermediate_size, patch=vision.patch_size)
 
 
+def refuses_before(earliest: str, installed: str) -> str | None:
+    """Return why an installed transformers cannot run this family, whose tower reads clips of
+    several chunks wrongly before `earliest`; None where it can.
+    """
+    if Version(installed) >= Version(earliest):
+        return None
+    return (
+        f"transformers {installed} splits its clips wrongly. Install transformers {earliest} or "
+        "later, or use the nearest family, 'qwen3_vl_moe' (Qwen/Qwen3-VL-30B-A3B-Instruct)"
+    )
+
+
 KIMI_K25 = Family(
     name="kimi_k25",
     title="Kimi K2.5 and K2.6 (moonshotai/Kimi-K2.5, Kimi-K2.6)",
     features=grid_features,
     pack=pack_list,
+    refuses=lambda config: refuses_before("5.24", version("transformers")),
     pixel_inputs=("pixel_values_videos", "video_grid_thw"),
     frames_per_step=4,
     lora_targets=LINEAR_PATH + r"self_attn\.\w+_proj(_with_mqa)?",
