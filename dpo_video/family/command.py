@@ -7,7 +7,7 @@ from dpo_video.core.errors import UserError
 from dpo_video.family.run import Outcome, run_checks
 from dpo_video.family.subject import Subject
 from dpo_video.models.families.own_file import load_family_file
-from dpo_video.models.hub import check_own_code
+from dpo_video.models.remote_code import check_own_code
 from dpo_video.recipe import ModelSettings
 
 

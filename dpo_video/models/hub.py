@@ -18,10 +18,10 @@ from dpo_video.models.families import FAMILIES, Family, VideoProcessor, family_o
 from dpo_video.models.families.own_file import is_family_file, load_family_file
 from dpo_video.models.names import resolve_model
 from dpo_video.models.published import PUBLISHED
+from dpo_video.models.remote_code import check_own_code, check_repositories_of_code
 from dpo_video.recipe import ModelSettings
 from dpo_video.store import content_hash
 
-COMMIT = re.compile(r"[0-9a-f]{40}")
 IN_PIECES = re.compile(r"DAMO-NLP-SG/Video-LLaMA-(2-\d+B-\w+|Series)")
 """Repositories of parts, without a config."""
 PICKLED = frozenset({".bin", ".pt", ".pth", ".ckpt", ".pkl"})
@@ -117,6 +117,7 @@ def load_config(
             raise UserError(
                 f"cannot load the model {settings.name!r}: its config.json has no `model_type`"
             )
+        check_repositories_of_code(settings, local_only=local_only)
         own = own or own_code_family(settings, kind)
         if settings.family is None and own is None and row_name(kind) not in FAMILIES:
             raise UserError(_unsupported(settings.name, kind))
@@ -205,18 +206,6 @@ def own_layout_rows() -> dict[str, Family]:
 def _rows_by_name(modules: Mapping[str, str]) -> dict[str, Family]:
     rows = [import_module(module).ROW for module in dict.fromkeys(modules.values())]
     return {row.name: row for row in rows}
-
-
-def check_own_code(settings: ModelSettings) -> None:
-    """Raise UserError where code of a repository may run that nobody pinned; say which may."""
-    if not settings.trust_remote_code or Path(resolve_model(settings.name)).is_dir():
-        return
-    if settings.revision is None or not COMMIT.fullmatch(settings.revision):
-        raise UserError(
-            f"model.trust_remote_code is true, and model.revision is {settings.revision!r}: the "
-            f"code of {settings.name!r} may change at any time. Set model.revision to the commit "
-            "that you have read (40 hexadecimal digits)"
-        )
 
 
 def stretch_context(config: PretrainedConfig, family: Family, factor: float | None) -> None:

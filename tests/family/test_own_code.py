@@ -19,12 +19,14 @@ from tiny_world import FRAMES, made_trainer, make_pairs, make_recipe
 from typer.testing import CliRunner
 
 from dpo_video.cli.app import app
+from dpo_video.core.errors import UserError
 from dpo_video.family.run import CHECKS, Check, check_name
 from dpo_video.family.subject import Subject
 from dpo_video.models.hub import (
     OWN_CODE_ROWS,
     SUCCESSORS,
     build_model,
+    load_config,
     model_spec,
     own_code_rows,
 )
@@ -125,6 +127,19 @@ def test_without_trust_it_is_refused_and_its_row_is_not_even_read(world: Path) -
     kind = json.loads((world / "model" / "config.json").read_text())["model_type"]
     assert f"The nearest that can be trained is {SUCCESSORS[kind][1]!r}" in refusal
     assert modules == "[]"
+
+
+@pytest.mark.parametrize("file", ["config.json", "tokenizer_config.json"])
+def test_code_of_another_repository_which_no_revision_pins_is_refused(
+    tmp_path: Path, file: str
+) -> None:
+    """transformers reads it at its newest commit, whatever `model.revision` says."""
+    path = write_tiny(STAND_INS["internvl_chat"], tmp_path / "model") / file
+    fields = json.loads(path.read_text())
+    fields["auto_map"] = {"AutoModel": ["owner/other--modeling_other.Other", None]}
+    path.write_text(json.dumps(fields))
+    with pytest.raises(UserError, match=f"{file} .* code of 'owner/other' at its newest commit"):
+        load_config(settings_of(tmp_path))
 
 
 def test_check_plans_from_the_checkpoint_without_its_weights(world: Path, subject: Subject) -> None:

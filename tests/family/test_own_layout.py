@@ -159,6 +159,9 @@ def test_a_stretched_context_is_written_and_read(world: World, tmp_path: Path) -
     policy = load_policy(settings_of(world.folder, rope_factor=2.0))
     policy.bare.save_pretrained(tmp_path / "model")
     policy.processor.save_pretrained(tmp_path / "model")
+    config = json.loads((tmp_path / "model" / "config.json").read_text())
+    if "text_config" not in config:  # by the name that the published code reads
+        assert config["rope_scaling"] == {"type": "linear", "factor": 2.0}
     again = load_policy(settings_of(tmp_path))
     assert again.family.context_length(again.bare.config) == 2 * world.system.context
     inputs = processor_outputs(policy, CLIPS[0], CLIPS[0].answers[0])

@@ -38,6 +38,29 @@ def test_llavas_rows_are_pooled_and_ended_as_its_config_says(
     assert_logits_are_the_published_ones(CALLS["llava_qwen"], model, policy)
 
 
+@pytest.mark.parametrize("scaling", ["linear", "dynamic"])
+def test_a_published_stretch_of_rope_is_computed_and_saved(tmp_path: Path, scaling: str) -> None:
+    """Both classes are handed the field by its published name."""
+    fields = {"rope_scaling": {"type": scaling, "factor": 2.0}}
+    model = llava_qwen(tmp_path / "model", **fields)
+    path = tmp_path / "model" / "config.json"
+    published = {**json.loads(path.read_text()), "rope_scaling": {"type": scaling, "factor": 2.0}}
+    path.write_text(json.dumps(published))
+    policy = load_policy(settings_of(tmp_path))
+    assert_logits_are_the_published_ones(CALLS["llava_qwen"], model, policy)
+    assert policy.bare.config.get_text_config().rope_parameters["rope_type"] == scaling
+    policy.bare.save_pretrained(tmp_path / "saved")
+    saved = json.loads((tmp_path / "saved" / "config.json").read_text())
+    assert saved["rope_scaling"] == published["rope_scaling"]
+
+
+def test_a_newline_position_of_null_is_refused(tmp_path: Path) -> None:
+    """The published code has a default for a config without the field, and none for null."""
+    llava_qwen(tmp_path / "model", mm_newline_position=None)
+    with pytest.raises(UserError, match="its mm_newline_position is None"):
+        load_config(settings_of(tmp_path))
+
+
 @pytest.mark.parametrize("timed", [True, False])
 def test_llavas_prompt_is_tokenized_as_published(tmp_path: Path, timed: bool) -> None:
     """Against lmms-eval's way to write a clip and its times into the published conversation."""

@@ -10,11 +10,13 @@ import torch
 from PIL import Image
 from stand_ins.flat_checkpoints import minicpmv
 from stand_ins.minicpmv import processing_minicpmv as published
+from stand_ins.minicpmv.modeling_minicpmv import SiglipVisionEmbeddings
 
 from dpo_video.core.errors import UserError
 from dpo_video.family.subject import noise_frames
 from dpo_video.models.families.family import FrameSize
 from dpo_video.models.families.own_code.minicpm_frames import FrameReader
+from dpo_video.models.families.own_code.minicpmv import patch_places
 from dpo_video.models.hub import load_config
 from dpo_video.models.load import Policy, load_policy
 from dpo_video.models.prompts import encode_prompt, video_inputs
@@ -127,3 +129,35 @@ def test_a_tower_whose_last_layer_stays_is_whole(tmp_path: Path) -> None:
     config, _ = load_config(settings_of(tmp_path))
     written = json.loads((tmp_path / "model" / "config.json").read_text())
     assert config.vision_config.num_hidden_layers == written["vision_config"]["num_hidden_layers"]
+
+
+def test_patches_have_the_places_that_the_published_tower_gives_them(policy: Policy) -> None:
+    """70 x 70 places, as published: in a picture of 49 patches a side rounding decides on some."""
+    edges = torch.arange(1 / 70, 1.0, 1 / 70)
+    for rows, columns in [(24, 49), (49, 24), (58, 20), (25, 40), (1, 100)]:
+        wanted = [
+            torch.bucketize(torch.arange(0, 1 - 1e-6, 1 / torch.tensor(count)), edges, right=True)
+            for count in (rows, columns)
+        ]
+        cells = [70 * int(row) + int(column) for row in wanted[0] for column in wanted[1]]
+        assert patch_places(rows, columns, 70).tolist() == cells
+    tower, picture = policy.bare.vpm.embeddings, torch.rand(1, 3, 14 * 5, 14 * 58)
+    stand_in = SiglipVisionEmbeddings(policy.bare.config.vision_config.to_dict())
+    stand_in.load_state_dict(tower.state_dict())
+    mask = torch.ones(1, 5, 58, dtype=torch.bool)
+    ours = tower(pixel_values=picture, patch_attention_mask=mask)
+    strip = picture[0].unflatten(2, (58, 14)).unflatten(1, (5, 14)).permute(0, 2, 1, 3, 4)
+    theirs = stand_in(strip.flatten(2), 5, 58)
+    torch.testing.assert_close(ours, theirs)
+
+
+def test_what_is_merged_has_the_repositorys_own_files(tmp_path: Path) -> None:
+    minicpmv(tmp_path / "model")
+    code = tmp_path / "model" / "processing_minicpmv.py"
+    code.write_text("raise RuntimeError('this must not run')")
+    path = tmp_path / "model" / "tokenizer_config.json"
+    fields = json.loads(path.read_text()) | {"auto_map": {"AutoTokenizer": ["a.B", None]}}
+    path.write_text(json.dumps(fields))
+    load_policy(settings_of(tmp_path)).processor.save_pretrained(tmp_path / "saved")
+    for name in ("processing_minicpmv.py", "tokenizer_config.json", "preprocessor_config.json"):
+        assert (tmp_path / "saved" / name).read_bytes() == (path.parent / name).read_bytes()

@@ -124,6 +124,12 @@ def test_weights_are_saved_by_their_published_names_with_an_adapter_merged(
         torch.testing.assert_close(saved[name], weight, atol=1e-6, rtol=0)
     files = {path.name for path in (tmp_path / "merged").iterdir()}
     assert {"modeling_qwen.py", "visual.py", "configuration_qwen.py", "qwen.tiktoken"} <= files
+    before, after = (
+        json.loads((folder / "config.json").read_text())
+        for folder in (world / "model", tmp_path / "merged")
+    )
+    assert after["architectures"] == before["architectures"] == ["QWenLMHeadModel"]
+    assert before["auto_map"].items() <= after["auto_map"].items()
 
 
 def test_the_prompt_is_chatml_with_numbered_pictures(policy: Policy) -> None:

@@ -6,6 +6,7 @@ Shapes: F frames, n video tokens of a clip, D hidden size.
 """
 
 from collections.abc import Mapping
+from copy import deepcopy
 from dataclasses import fields
 from typing import Any, ClassVar
 
@@ -60,6 +61,8 @@ TOWERS: dict[str, dict[str, Any]] = {
 """Towers that published checkpoints name, by hub id: their weights are in the checkpoint, their
 sizes are not.
 """
+ROPE = {"rope_theta", "rope_scaling"}
+"""Published fields that transformers 5 reads, and keeps in `rope_parameters`."""
 LANGUAGE_NAMES = (
     WeightRenaming(r"^model\.embed_tokens", r"^model.language_model.embed_tokens"),
     WeightRenaming(r"^model\.layers", r"^model.language_model.layers"),
@@ -88,8 +91,8 @@ class FlatConfig(LlavaOnevisionConfig):
     @classmethod
     def sorted_fields(cls, flat: Mapping[str, Any]) -> dict[str, Any]:
         """Return the fields of this class for the flat ones of a published config."""
-        names = {field.name for field in fields(CONFIG_MAPPING[cls.text_type])} | {"rope_theta"}
-        text = {name: value for name, value in flat.items() if name in names}
+        names = {field.name for field in fields(CONFIG_MAPPING[cls.text_type])} | ROPE
+        text = {name: deepcopy(value) for name, value in flat.items() if name in names}
         dtype = flat.get("torch_dtype") or flat.get("dtype")
         tower = flat.get("vision_config") or TOWERS.get(str(flat.get("mm_vision_tower")))
         return {
@@ -124,6 +127,9 @@ class FlatConfig(LlavaOnevisionConfig):
             for name, value in (self.published or {}).items()
             if name not in self.left_out
         }
+        if text.rope_parameters["rope_type"] == "linear":  # model.rope_factor, or as published
+            factor = float(text.rope_parameters["factor"])
+            changed["rope_scaling"] = {"type": "linear", "factor": factor}
         flat = {**kept, **changed}
         return strict_json.dumps(flat, indent=2, sort_keys=True) + "\n"
 

@@ -43,6 +43,9 @@ from dpo_video.models.families.own_code.flat_model import FlatForCausalLM, FlatM
 
 STRIDE = 2
 """Patches on a side that pooling makes one of; LLaVA-NeXT's code has no other for a video."""
+NEWLINES = ("grid", "frame", "one_token", "no_token")
+NEWLINE = "one_token"
+"""After the clip: the published code's for a config without the field."""
 TEMPLATE = (
     "{% if messages[0]['role'] != 'system' %}"
     "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n{% endif %}"
@@ -162,8 +165,8 @@ def time_instruction(metadata: Any) -> str:
 
 
 def newline_position(config: PretrainedConfig) -> str:
-    """Return where newlines go; the published code's default is one after the clip."""
-    return str(config.field("mm_newline_position", "one_token"))
+    """Return where newlines go."""
+    return str(config.field("mm_newline_position", NEWLINE))
 
 
 def pooled_side(config: PretrainedConfig) -> int:
@@ -195,13 +198,16 @@ def _refuses(config: PretrainedConfig) -> str | None:
         "mm_resampler_type": (None,),
         "mm_spatial_pool_mode": ("average", "max", "bilinear"),
         "mm_spatial_pool_stride": (None, STRIDE),
-        "mm_newline_position": (None, "grid", "frame", "one_token", "no_token"),
         "add_faster_video": (None, False),
     }
     for name, values in can_be.items():
         if config.field(name) not in values:
             wanted = " or ".join("absent" if value is None else repr(value) for value in values)
             return f"its {name} is {config.field(name)!r}, and must be {wanted}; {NEAREST}"
+    newline = config.field("mm_newline_position", NEWLINE)
+    if newline not in NEWLINES:
+        wanted = " or ".join(["absent", *map(repr, NEWLINES)])
+        return f"its mm_newline_position is {newline!r}, and must be {wanted}; {NEAREST}"
     merge = str(config.field("mm_patch_merge_type", "flat"))
     if not (merge.startswith("spatial") and "unpad" in merge):
         return f"its mm_patch_merge_type is {merge!r}, which has no newline; {NEAREST}"

@@ -6,9 +6,8 @@ Shapes: F frames, K slices of each.
 """
 
 import math
-import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +17,22 @@ from PIL import Image
 from torch import Tensor
 from transformers import ProcessorMixin
 
+from dpo_video.core import strict_json
 from dpo_video.models.families.family import FrameSize
+from dpo_video.models.families.own_code.repository_files import copy_files
 
 CLIP = "(<image>./</image>)"
 """What the published chat writes for an image, and we once for a clip."""
 FRAME, SLICE = ("<image>", "</image>"), ("<slice>", "</slice>")
 SETTINGS = "preprocessor_config.json"
+FILES = (
+    SETTINGS,
+    *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
+    *("vocab.json", "merges.txt", "tokenization_minicpmv_fast.py"),
+    *("configuration_minicpm.py", "modeling_minicpmv.py", "modeling_navit_siglip.py"),
+    *("resampler.py", "image_processing_minicpmv.py", "processing_minicpmv.py"),
+)
+"""What a checkpoint holds beside weights and configs, and a merged one gets too."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +62,10 @@ class FrameReader:
             mean=tuple(settings.get("norm_mean", half)),
             std=tuple(settings.get("norm_std", half)),
         )
+
+    def to_json_string(self) -> str:
+        """Return all fields, as transformers' processors do: what kept features depend on."""
+        return strict_json.dumps(asdict(self), sort_keys=True)
 
     def grid(self, size: FrameSize, slices: int) -> tuple[int, int]:
         """Return the rows and columns of slices of a frame; (0, 0) where it is not cut.
@@ -134,10 +147,12 @@ class FrameReader:
 class MiniCPMVProcessor(ProcessorMixin):
     """A tokenizer with its chat template, which takes texts only, and the reader of frames."""
 
-    def __init__(self, tokenizer: Any, *, reader: FrameReader, settings: Path) -> None:
+    def __init__(
+        self, tokenizer: Any, *, reader: FrameReader, name: str, source: Mapping[str, Any]
+    ) -> None:
         super().__init__(tokenizer, chat_template=tokenizer.chat_template)
         self.video_processor = reader
-        self._settings = settings
+        self._repository = (name, source)
 
     def apply_chat_template(  # type: ignore[override]  # only what is asked of it here
         self, conversation: Sequence[Mapping[str, Any]], **options: Any
@@ -151,10 +166,11 @@ class MiniCPMVProcessor(ProcessorMixin):
     def save_pretrained(
         self, save_directory: Path | str, push_to_hub: bool = False, **options: Any
     ) -> None:
-        """Write the tokenizer, and the file that frames are read by."""
+        """Write the tokenizer, and over it the repository's files: the published code, which is
+        among them, wants its own tokenizer's.
+        """
         self.tokenizer.save_pretrained(save_directory)
-        if Path(save_directory).resolve() != self._settings.parent.resolve():
-            shutil.copyfile(self._settings, Path(save_directory) / SETTINGS)
+        copy_files(FILES, Path(save_directory), *self._repository)
 
 
 def _text(content: str | Sequence[Mapping[str, str]]) -> str:

@@ -20,7 +20,10 @@ from transformers import (
     PreTrainedTokenizerFast,
     Qwen2ForCausalLM,
 )
-from transformers.models.idefics2.modeling_idefics2 import Idefics2VisionTransformer
+from transformers.models.idefics2.modeling_idefics2 import (
+    Idefics2VisionEmbeddings,
+    Idefics2VisionTransformer,
+)
 from transformers.utils.hub import cached_file
 
 from dpo_video.core.errors import UserError
@@ -69,6 +72,36 @@ class MiniCPMVConfig(FlatConfig):
     def used_tower(cls, tower: Mapping[str, Any]) -> dict[str, Any]:
         """SigLIP with positions of pictures of any shape, which is Idefics 2's."""
         return {**tower, "model_type": "idefics2_vision"}
+
+
+class PatchEmbeddings(Idefics2VisionEmbeddings):
+    """Patches of pictures of one size, all of them seen."""
+
+    def forward(self, pixel_values: Tensor, patch_attention_mask: Tensor) -> Tensor:
+        """Return (N, L, width) of pictures (N, 3, H, W)."""
+        patches = self.patch_embedding(pixel_values)
+        rows, columns = patches.shape[2:]
+        places = patch_places(rows, columns, self.num_patches_per_side)
+        embedded: Tensor = self.position_embedding(places.to(patches.device))
+        return patches.flatten(2).transpose(1, 2) + embedded
+
+
+def patch_places(rows: int, columns: int, side: int) -> Tensor:
+    """Return (rows x columns,): each patch's among side x side places, its grid stretched to them.
+
+    As published, step by step: between two places rounding decides, and transformers 5.24 rounds
+    otherwise (in a picture of 49 or 58 patches a side, for 70 places).
+    """
+    edges = torch.arange(1 / side, 1.0, 1 / side, device="cpu")
+    row, column = (
+        torch.bucketize(
+            torch.arange(0, 1 - 1e-6, float(1 / torch.tensor(count, device="cpu")), device="cpu"),
+            edges,
+            right=True,
+        )
+        for count in (rows, columns)
+    )
+    return (row[:, None] * side + column).flatten()
 
 
 class Resampler(nn.Module):
@@ -120,6 +153,7 @@ class MiniCPMV(PreTrainedModel, GenerationMixin):
         tower: Any = config.vision_config
         self.llm = Qwen2ForCausalLM(text)
         self.vpm = Idefics2VisionTransformer(tower)
+        self.vpm.embeddings = PatchEmbeddings(tower)
         queries = int(config.field("query_num", 64))
         self.resampler = Resampler(queries, text.hidden_size, tower.hidden_size)
         self.post_init()
@@ -204,7 +238,8 @@ def _refuses(config: PretrainedConfig) -> str | None:
 def _processor(name: str, source: Mapping[str, Any]) -> MiniCPMVProcessor:
     file = _file(name, SETTINGS, source)
     reader = FrameReader.of(loads_foreign(file.read_text(encoding="utf-8")))
-    return MiniCPMVProcessor(_tokenizer(name, source, reader), reader=reader, settings=file)
+    tokenizer = _tokenizer(name, source, reader)
+    return MiniCPMVProcessor(tokenizer, reader=reader, name=name, source=source)
 
 
 def _process(

@@ -6,7 +6,6 @@ tokenization_qwen.py, qwen_generation_utils.py. Shapes: F frames, Q queries of a
 """
 
 import math
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -24,7 +23,6 @@ from transformers import (
 )
 from transformers.conversion_mapping import register_checkpoint_conversion_mapping
 from transformers.core_model_loading import Chunk, WeightConverter, WeightRenaming
-from transformers.utils.hub import cached_file
 
 from dpo_video.core.errors import UserError
 from dpo_video.models.families.family import (
@@ -40,6 +38,7 @@ from dpo_video.models.families.family import (
     whole_patches,
 )
 from dpo_video.models.families.own_code.loading import own_function, with_text_config
+from dpo_video.models.families.own_code.repository_files import copy_files, repository_file
 from dpo_video.models.families.own_code.tiktoken_file import read_tiktoken
 
 END_OF_TEXT, START, END, PAD = "<|endoftext|>", "<|im_start|>", "<|im_end|>", "<imgpad>"
@@ -117,12 +116,14 @@ class QwenVL(PreTrainedModel, GenerationMixin):
         return cls(config, {"name": config.name_or_path, "revision": revision})
 
     def save_pretrained(self, save_directory: str | Path, **options: Any) -> None:  # type: ignore[override]
-        """Write weights by their published names, with the repository's files beside them."""
+        """Write weights by their published names, a config that names the published class, and the
+        repository's files beside them.
+        """
+        published = self.config.architectures
         super().save_pretrained(save_directory, **options)
-        for file in FILES:
-            found = repository_file(file, self._source["name"], self._source)
-            if found is not None and not (Path(save_directory) / file).exists():
-                shutil.copyfile(found, Path(save_directory) / file)
+        self.config.architectures = published
+        self.config.save_pretrained(save_directory)
+        copy_files(FILES, Path(save_directory), self._source["name"], self._source)
 
     def get_input_embeddings(self) -> Any:
         """Return the language model's."""
@@ -170,13 +171,6 @@ register_checkpoint_conversion_mapping(
 def image_pad(config: PretrainedConfig) -> int:
     """Return the id that stands for one query of a frame: `<imgpad>`."""
     return int(vars(config)["visual"]["image_start_id"]) + 2
-
-
-def repository_file(file: str, name: str, source: Mapping[str, Any]) -> str | None:
-    """Return where a checkpoint's file lies; None where it has none."""
-    where = {key: source[key] for key in ("revision", "local_files_only") if key in source}
-    found = cached_file(name, file, _raise_exceptions_for_missing_entries=False, **where)
-    return None if found is None else str(found)
 
 
 def _text_config(config: PretrainedConfig) -> Qwen2Config:
