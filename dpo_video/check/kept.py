@@ -12,7 +12,7 @@ from dpo_video.models.kept_clips import kept_of_clips
 from dpo_video.models.memory import GIB
 from dpo_video.recipe import Recipe
 from dpo_video.video import clip_key
-from dpo_video.video.cache import cache_folder
+from dpo_video.video.cache import cache_folder, found_files
 
 
 def kept_clips(
@@ -57,5 +57,5 @@ def evaluated_clips(data: Data) -> int:
 def _free_bytes(folder: Path) -> int:
     """Return the room for a folder that need not be there yet."""
     there = next(path for path in (folder, *folder.absolute().parents) if path.is_dir())
-    held = sum(path.stat().st_size for path in folder.glob("*/*"))
+    held = sum(facts.st_size for _, facts in found_files(folder))
     return held + shutil.disk_usage(there).free

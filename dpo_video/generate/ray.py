@@ -34,6 +34,7 @@ from dpo_video.store import RunStore
 from dpo_video.tracking import Tracker
 from dpo_video.video import clip_key
 from dpo_video.video.bad_clips import bad_clip_of_row
+from dpo_video.video.cache import cache_folder
 
 CLIPS = 4
 """Clips that a worker takes at a time."""
@@ -100,7 +101,10 @@ def _worker_recipe(run: Run) -> Recipe:
     clips; the run folder may be here alone, so that they keep nothing of clips unless told where.
     """
     video, runs = run.recipe.video, Path(run.recipe.runs_folder).expanduser().absolute()
-    if video.cache == "auto" and video.cache_folder is None:
+    if video.cache_folder is not None:
+        cache = str(cache_folder(run.recipe).absolute())
+        video = video.model_copy(update={"cache_folder": cache})
+    elif video.cache == "auto":
         video = video.model_copy(update={"cache": "none"})
     return run.recipe.model_copy(
         update={

@@ -181,7 +181,7 @@ class ClipSource:
         if self._features is not None:
             identity = frames_identity(request, self._settings, multiple_of=self._pool.multiple_of)
         if self._features is not None and identity is not None:
-            entry = row_key(frames=identity, **self._tower) + ".safetensors"
+            entry = entry_name(identity, self._tower) + ".safetensors"
             cached = self._features.get(entry, read_features)
             if cached is not None:
                 return ReadyClip(
@@ -242,7 +242,7 @@ class ClipSource:
             identity = frames_identity(request, self._settings, multiple_of=self._pool.multiple_of)
         if self._frames is None or identity is None:
             return self._decode(request)
-        name = row_key(frames=identity, **self._decoded) + ".npz"
+        name = entry_name(identity, self._decoded) + ".npz"
         cached = self._frames.get(name, read_frames_entry)
         if cached is not None:
             return cached
@@ -266,6 +266,14 @@ def open_source(policy: Policy, recipe: Recipe) -> ClipSource:
     return ClipSource(policy, settings, cache=open_cache(recipe))
 
 
+def entry_name(frames: Mapping[str, Any], model: Mapping[str, Any]) -> str:
+    """Return the name of a clip's entry, its ending left out: the key of all that determines it,
+    and that of its settings, which those of all clips share.
+    """
+    kind = {name: value for name, value in frames.items() if name not in ("clip", "corruption")}
+    return f"{row_key(frames=frames, **model)}-{row_key(frames=kind, **model)[:12]}"
+
+
 def tower_identity(policy: Policy, settings: VideoSettings) -> dict[str, Any]:
     """Return all that determines a clip's features, besides its frames. No adapter tunes what makes
     them.
@@ -279,7 +287,7 @@ def tower_identity(policy: Policy, settings: VideoSettings) -> dict[str, Any]:
         "size": size_identity(settings),
         **_fit(policy, settings),
         "processor": policy.frame_processor.to_json_string(),
-        "versions": {name: version(name) for name in ("torch", "transformers")},
+        "versions": {name: version(name) for name in ("torch", "transformers", "dpo-video")},
     }
 
 

@@ -143,10 +143,12 @@ def tunes_tower(model: nn.Module) -> bool:
     """Return whether an adapter in the model changes what becomes of a clip: the tower's layers or
     the projector's.
     """
-    return any(
-        "language_model" not in name and (PROJECTOR.search(name) or VISION.search(name))
-        for name, _ in adapter_parameters(model)
-    )
+    return any(is_of_tower(name) for name, _ in adapter_parameters(model))
+
+
+def is_of_tower(name: str) -> bool:
+    """Return whether an adapter's weight changes what becomes of a clip, by its full name."""
+    return "language_model" not in name and bool(PROJECTOR.search(name) or VISION.search(name))
 
 
 def keep_adapter_fp32(model: nn.Module) -> None:

@@ -11,7 +11,7 @@ from safetensors import safe_open
 from dpo_video.core import strict_json
 from dpo_video.core.errors import UserError
 from dpo_video.models.hub import load_config, model_spec, revision_of
-from dpo_video.models.lora import lora_shapes
+from dpo_video.models.lora import LANGUAGE_ONLY, is_of_tower, lora_shapes
 from dpo_video.models.names import resolve_model
 from dpo_video.recipe import ModelSettings, Recipe
 
@@ -40,6 +40,8 @@ def check_start(recipe: Recipe) -> None:
             _check_base(recipe.model, config, f"{setting} {str(folder)!r}")
     if recipe.start_adapter is not None:
         _check_trainable(recipe, recipe.start_adapter)
+    if recipe.reference_adapter is not None:
+        _check_reference(recipe, recipe.reference_adapter)
 
 
 def _check_base(model: ModelSettings, config: Mapping[str, Any], adapter: str) -> None:
@@ -95,6 +97,20 @@ def _check_trainable(recipe: Recipe, adapter: Path) -> None:
         f"({expected.get(wrong, 'not tuned')} here, {shapes.get(wrong, 'missing')} there). Give an "
         "adapter of this model, and set train.tune to the parts that it tunes"
     )
+
+
+def _check_reference(recipe: Recipe, adapter: Path) -> None:
+    """Raise UserError where the reference would see clips in another way than the policy, whose
+    features are made once for both.
+    """
+    tuned = [name for name in _stored_shapes(adapter) if is_of_tower(name)]
+    if tuned and set(recipe.train.tune) == set(LANGUAGE_ONLY):
+        raise UserError(
+            f"train.reference {str(adapter)!r} tunes what makes a clip's features ({tuned[0]}), "
+            f"and train.tune is {recipe.train.tune}: features are then made once, without it. Tune "
+            "these parts too, e.g. train.tune=[language,projector,vision], or give another "
+            "reference"
+        )
 
 
 def _lora_shapes(recipe: Recipe) -> dict[str, tuple[int, ...]]:

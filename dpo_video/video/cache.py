@@ -3,6 +3,7 @@
 import hashlib
 import io
 import logging
+import math
 import os
 import shutil
 import stat
@@ -11,7 +12,7 @@ import time
 import zipfile
 import zlib
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import fields
 from importlib.metadata import version
@@ -35,6 +36,8 @@ EDGE = 1 << 16
 """Bytes of a file's beginning and end that tell it from others of its name and size."""
 SHARES = 20
 """Parts of its limit after each of which a process looks what others have written."""
+STARTED = time.time_ns()
+"""When this process began, for what it has not read itself."""
 TORN_SECONDS = 3600.0
 """An unfinished entry is older than this only where its writer was killed."""
 UNREADABLE = (ValueError, KeyError, EOFError, OSError, zipfile.BadZipFile, zlib.error)
@@ -58,8 +61,9 @@ class DiskCache:
     It begins with its own name: one that was copied or moved to another's place is damaged.
     Reading one sets its time of change, and above the limit those not read for longest go; or,
     with `keeps_first`, nothing more is written. A run reads its clips in the same order again and
-    again: where they do not all fit, what was not read for longest is what is read next. Each
-    process adds up what it writes, so a folder may pass its limit by a twentieth for each of them.
+    again: where they do not all fit, what was not read for longest is what is read next. What other
+    settings have left, and this process has not read, still goes. Each process adds up what it
+    writes, so a folder may pass its limit by a twentieth for each of them.
     """
 
     def __init__(self, folder: Path, *, limit: int, keeps_first: bool = False) -> None:
@@ -68,6 +72,7 @@ class DiskCache:
         """
         self.folder = folder
         self.limit = limit
+        self._given_limit = limit
         self.counts: Counter[str] = Counter()
         """hits, written, corrupt, evicted, too_large, full, not_written, not_read: of this process.
         """
@@ -82,8 +87,7 @@ class DiskCache:
                 "folder that can be written, or video.cache: none"
             ) from error
         if keeps_first:
-            held = sum(size for _, size, _ in self._entries())
-            self.limit = min(limit, (held + shutil.disk_usage(folder).free) // 2)
+            self._look_again(0)
             self._evict(self.limit)
             self._look_again(0)
         else:
@@ -101,7 +105,8 @@ class DiskCache:
             with path.open("rb") as file:
                 found_head = file.read(len(head))
                 data = file.read()
-            os.utime(path)
+            with suppress(OSError):  # of others, who let it be read alone
+                os.utime(path)
         except FileNotFoundError:
             return None
         except OSError as error:
@@ -115,7 +120,7 @@ class DiskCache:
         except UNREADABLE as error:
             self._count("corrupt")
             log.warning("cache: %s is damaged (%s) and made again", path, error)
-            path.unlink(missing_ok=True)
+            self._remove(path)
             return None
         self._count("hits")
         return entry
@@ -127,7 +132,7 @@ class DiskCache:
         if size > self.limit:
             self._count("too_large")
             return
-        if self._is_full(size):
+        if self._is_full(size, kind_of(name)):
             if self._count("full") == 1:
                 log.info(
                     "cache: %s holds %.3g GB, the most that video.cache_gb and half of the free "
@@ -157,50 +162,66 @@ class DiskCache:
                 self._evict(self.limit * 9 // 10)
                 self._look_again(0)
 
-    def _is_full(self, size: int) -> bool:
-        """Return whether an entry has no room where the first ones stay."""
+    def _is_full(self, size: int, kind: str) -> bool:
+        """Return whether an entry has no room where the first ones stay; for want of it, what was
+        made with settings of another kind goes.
+        """
         with self._lock:
             if self._keeps_first and self._room < size and not self.counts["full"]:
                 self._look_again(size)
+                if self._room < size:
+                    self._evict(self.limit - max(self.limit // SHARES, size), but=kind)
+                    self._look_again(size)
             return self._keeps_first and self._room < size
 
     def _look_again(self, size: int) -> None:
         """Find out how much room there is, and take a part of it, enough for an entry of `size`:
-        others write too.
+        others write too, here and elsewhere on the disk.
         """
         held = sum(entry_size for _, entry_size, _ in self._entries())
+        if self._keeps_first:
+            self.limit = min(self._given_limit, (held + shutil.disk_usage(self.folder).free) // 2)
         self._room = min(max(self.limit // SHARES, size), self.limit - held)
 
-    def _evict(self, enough: int) -> int:
+    def _evict(self, enough: int, *, but: str | None = None) -> int:
         """Where there are more bytes than the limit, delete the entries unused for longest until
         `enough` are left; return how many are.
+
+        Args:
+            but: a kind that stays; of the others goes what this process has not read, whatever the
+                limit.
         """
         entries = self._entries()
         size = sum(entry_size for _, entry_size, _ in entries)
-        if size <= self.limit:
+        if size <= self.limit and but is None:
             return size
-        for _, entry_size, path in sorted(entries):
-            if size <= enough:
+        before = math.inf if but is None else STARTED
+        for used, entry_size, path in sorted(entries):
+            if size <= enough or used >= before:
                 break
-            path.unlink(missing_ok=True)
-            self.counts["evicted"] += 1
-            size -= entry_size
+            if kind_of(path.name) != but and self._remove(path):
+                self.counts["evicted"] += 1
+                size -= entry_size
         return size
+
+    def _remove(self, path: Path) -> bool:
+        """Return whether a file is gone; one that the disk does not let go is left."""
+        try:
+            path.unlink(missing_ok=True)
+        except OSError:
+            return False
+        return True
 
     def _entries(self) -> list[tuple[int, int, Path]]:
         """Return the time of change, the size and the path of each entry; what a killed process
         left half written goes.
         """
         entries = []
-        for path in self.folder.glob("*/*"):
-            try:
-                facts = path.stat()
-            except FileNotFoundError:  # another process was faster
-                continue
+        for path, facts in found_files(self.folder):
             if not path.name.startswith("."):
                 entries.append((facts.st_mtime_ns, facts.st_size, path))
             elif time.time() - facts.st_mtime > TORN_SECONDS:
-                path.unlink(missing_ok=True)
+                self._remove(path)
         return entries
 
     def _count(self, name: str) -> int:
@@ -210,6 +231,21 @@ class DiskCache:
 
     def _path(self, name: str) -> Path:
         return self.folder / name[:2] / name
+
+
+def found_files(folder: Path) -> Iterator[tuple[Path, os.stat_result]]:
+    """Yield the files of a cache's folder, while other processes write and delete there."""
+    for path in folder.glob("*/*"):
+        try:
+            facts = path.stat()
+        except OSError:  # another process was faster
+            continue
+        yield path, facts
+
+
+def kind_of(name: str) -> str:
+    """Return what of an entry's name tells the settings that it was made with: all but the clip."""
+    return name.partition("-")[2]
 
 
 def entry_head(name: str) -> bytes:
@@ -240,7 +276,7 @@ def cache_size(recipe: Recipe) -> dict[str, Any] | None:
     folder = cache_folder(recipe)
     if recipe.video.cache == "none" or not folder.is_dir():
         return None
-    sizes = [path.stat().st_size for path in folder.glob("*/[!.]*")]
+    sizes = [facts.st_size for path, facts in found_files(folder) if path.name[0] != "."]
     return {"folder": str(folder), "clips": len(sizes), "gigabytes": sum(sizes) / 1e9}
 
 

@@ -47,6 +47,7 @@ def test_an_entry_holds_as_many_bytes_as_are_foretold(
         ((_, clip),) = source.map([ClipRequest(key="c.mp4", video=tmp_path / "c.mp4")])
         source.encode(clip)  # type: ignore[arg-type]
     (entry,) = cache_folder(recipe).glob("*/*")
+    entry.with_name("gone").symlink_to("nowhere")  # as what another process removes meanwhile
     data = entry.read_bytes().partition(b"\n")[2]
     if kept == "features":
         features = read_features(data).features

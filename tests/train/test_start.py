@@ -19,7 +19,7 @@ from dpo_video.core.errors import UserError
 from dpo_video.core.records import Pair
 from dpo_video.models.adapter import add_reference, as_reference
 from dpo_video.models.load import Policy, load_policy
-from dpo_video.models.lora import adapter_parameters, lora_config
+from dpo_video.models.lora import adapter_parameters, lora_config, lora_targets
 from dpo_video.models.start import check_start
 from dpo_video.pipeline import do_stages
 from dpo_video.recipe import Recipe
@@ -230,6 +230,26 @@ def test_an_adapter_that_training_cannot_go_on_from_is_refused_in_one_line(
     check_start(started(qwen, start))
     with opened(started(qwen, wrong["no adapter at"]), qwen) as run, pytest.raises(UserError):
         do_stages(run, ["generate", "train"])
+
+
+def test_a_reference_that_sees_clips_in_another_way_needs_a_policy_that_may(
+    qwen: Path, start: Path, tmp_path: Path
+) -> None:
+    """With `train.tune` language alone the features of a clip are made once, for both."""
+    recipe = make_recipe(qwen)
+    model, family = load_policy(recipe.model).bare, load_policy(recipe.model).family
+    for part in ("projector", "vision"):
+        targets = lora_targets(model, family, [part])
+        tuned = get_peft_model(
+            load_policy(recipe.model).bare, lora_config(recipe.train.lora, targets=targets)
+        )
+        tuned.save_pretrained(tmp_path / part)
+        against = started(qwen, start, f"train.reference={tmp_path / part}")
+        with pytest.raises(UserError, match=r"train\.reference .* tunes what makes") as error:
+            check_start(against)
+        assert "\n" not in str(error.value)
+        all_tuned = make_recipe(qwen, reference=str(tmp_path / part), tune=["language", part])
+        check_start(all_tuned)
 
 
 def test_an_adapter_of_another_model_is_refused_and_one_of_a_copy_is_not(

@@ -2,6 +2,7 @@
 disk.
 """
 
+import os
 import shutil
 import subprocess
 import sys
@@ -65,6 +66,63 @@ def test_no_more_than_half_of_what_the_disk_has_left_is_taken(
     for number in range(10):
         fuller.put(f"1{number}", BODY)
     assert len(held(tmp_path)) == 4
+
+
+def test_what_others_write_on_the_disk_leaves_less_room(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A disk of 1,000 bytes: half is 500, and 250 once something else has taken 500 of them."""
+    usage: Callable[[Any], Any] = shutil.disk_usage
+    others = 0
+
+    def disk_of_1000(path: Path) -> Any:
+        return usage(path)._replace(free=1000 - others - 100 * len(held(tmp_path)))
+
+    monkeypatch.setattr(shutil, "disk_usage", disk_of_1000)
+    cache = DiskCache(tmp_path, limit=10_000, keeps_first=True)
+    assert cache.limit == 500
+    cache.put("00", BODY)
+    others = 500
+    for number in range(1, 10):
+        cache.put(f"{number:02}", BODY)
+    assert held(tmp_path) == ["00", "01"]
+
+
+def test_clips_of_other_settings_go_where_this_process_has_not_read_them(tmp_path: Path) -> None:
+    """A cache that an earlier command has filled, after a setting was changed: seven entries of the
+    old one and three of the new one are there, two of the old one are still read.
+    """
+    body = bytes(100 - len(entry_head("00-a")))
+    before = DiskCache(tmp_path, limit=1000, keeps_first=True)
+    for number in range(10):
+        name = f"{number:02}-{'a' if number < 7 else 'b'}"
+        before.put(name, body)
+        os.utime(tmp_path / name[:2] / name, ns=(number, number))
+    cache = DiskCache(tmp_path, limit=1000, keeps_first=True)
+    for name in ("00-a", "01-a"):
+        assert cache.get(name, len) == len(body)
+    for number in range(10, 20):
+        cache.put(f"{number}-b", body)
+    left = ["00-a", "01-a", "07-b", "08-b", "09-b"]
+    assert held(tmp_path) == [*left, *(f"{number}-b" for number in range(10, 15))]
+    assert cache.counts == {"hits": 2, "written": 5, "evicted": 5, "full": 5}
+
+
+def test_what_cannot_be_removed_or_vanishes_stops_nothing(tmp_path: Path) -> None:
+    """Folders where a file is looked for are what no process may remove; a link to nothing is there
+    and cannot be asked, as what another process has just removed.
+    """
+    (tmp_path / "ab").mkdir()
+    (tmp_path / "ab" / "gone").symlink_to("nowhere")
+    (tmp_path / "ab" / ".torn").mkdir()
+    os.utime(tmp_path / "ab" / ".torn", (0, 0))
+    (tmp_path / "ab" / "ab1").mkdir()
+    for keeps_first in (False, True):
+        full = DiskCache(tmp_path, limit=1, keeps_first=keeps_first)
+        assert full.folder == tmp_path and (tmp_path / "ab" / "ab1").is_dir()
+        cache = DiskCache(tmp_path, limit=100_000, keeps_first=keeps_first)
+        cache.put("ab2", BODY)
+        assert cache.get("ab2", len) == len(BODY)
 
 
 WRITER = """
