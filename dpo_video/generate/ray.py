@@ -75,7 +75,7 @@ def answer_on_cluster(
         for row in map_on_workers(
             rows,
             GenerationWorker,
-            kwargs={"recipe": _worker_recipe(run).model_dump_json(), "jobs": worker_jobs},
+            kwargs={"recipe": worker_recipe(run.recipe).model_dump_json(), "jobs": worker_jobs},
             workers=min(workers, len(rows)),
             batch_rows=CLIPS,
             gpus=gpus,
@@ -96,22 +96,21 @@ def answer_on_cluster(
     return Written(counts, over_context).all_counts()
 
 
-def _worker_recipe(run: Run) -> Recipe:
+def worker_recipe(recipe: Recipe) -> Recipe:
     """Return the recipe as workers take it, who start elsewhere and stop for no number of bad
     clips; the run folder may be here alone, so that they keep nothing of clips unless told where.
     """
-    video, runs = run.recipe.video, Path(run.recipe.runs_folder).expanduser().absolute()
+    video, runs = recipe.video, Path(recipe.runs_folder).expanduser().absolute()
     if video.cache_folder is not None:
-        cache = str(cache_folder(run.recipe).absolute())
-        video = video.model_copy(update={"cache_folder": cache})
-    elif video.cache == "auto":
-        video = video.model_copy(update={"cache": "none"})
-    return run.recipe.model_copy(
+        kept = {"cache_folder": str(cache_folder(recipe).absolute())}
+    else:
+        kept = {"cache": "none"} if video.cache == "auto" else {}
+    return recipe.model_copy(
         update={
-            "model": located(run.recipe.model),
+            "model": located(recipe.model),
             "runs_folder": str(runs),
-            "video": video,
-            "data": run.recipe.data.model_copy(update={"max_bad_fraction": 1.0}),
+            "video": video.model_copy(update=kept),
+            "data": recipe.data.model_copy(update={"max_bad_fraction": 1.0}),
         }
     )
 

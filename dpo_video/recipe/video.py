@@ -84,7 +84,7 @@ class VideoSettings(Section):
     `dpo-video check` says it of yours, `dpo-video clean` removes it."""
     cache_gb: Annotated[PositiveFloat, Affects.SPEED] = 50.0
     """Size limit of the cache in GiB; what was not read for longest goes first, but under `auto`
-    nothing more is kept."""
+    nothing more is kept once what other settings have left is gone."""
     cache_folder: Annotated[str | None, Affects.SPEED] = None
     """Folder of the cache, which runs may share; None is `cache` in the run folder."""
 

@@ -13,6 +13,10 @@ REMOVABLE = {
     "stale": "reports about results that were replaced",
 }
 """Folders of a run that no result needs, and what they are for."""
+SIGNS = ("manifest.json", "store.sqlite", "segments")
+"""What one of a run's folder holds: a run that was killed has no manifest yet, and the folder of
+rounds, or of runs that share a store, only that.
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,8 +30,8 @@ class RemovableFolder:
 
 def removable_folders(run_folder: Path) -> list[RemovableFolder]:
     """Return what of a run folder can go, largest first; UserError where it is no run's folder."""
-    if not (run_folder / "manifest.json").is_file():
-        raise UserError(f"no manifest.json in {str(run_folder)!r}: it is no run's folder")
+    if not any((run_folder / name).exists() for name in SIGNS):
+        raise UserError(f"no manifest.json and no store in {str(run_folder)!r}: no run works there")
     folders = [
         RemovableFolder(path=run_folder / name, meaning=meaning, num_bytes=_size(run_folder / name))
         for name, meaning in REMOVABLE.items()

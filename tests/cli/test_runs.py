@@ -14,6 +14,8 @@ from dpo_video.core.errors import UserError
 from dpo_video.core.progress import open_terminal, print_line
 from dpo_video.evaluate.answer_rows import write_answers
 from dpo_video.recipe.file import load_recipe
+from dpo_video.store import RunStore
+from dpo_video.store.file_system import StoreEngine
 
 
 def command(*arguments: str) -> Result:
@@ -87,6 +89,28 @@ def test_checkpoints_of_a_named_run_are_removed_and_results_kept() -> None:
     assert "2.0 kB" in text or "2 kB" in text or "2.0 KiB" in text
     assert not Path("runs/mine/checkpoints").exists()
     assert Path("runs/mine/answers.jsonl").is_file() and Path("runs/other/checkpoints").exists()
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "segments"])
+def test_clips_of_a_killed_run_or_of_rounds_are_removed_and_no_other_folder_is_touched(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: StoreEngine
+) -> None:
+    """Where rounds share a store there is no manifest beside it, nor before a run's first end."""
+    monkeypatch.chdir(tmp_path)
+    base, other = Path("runs/mine"), Path("runs/data")
+    with RunStore(base / "rounds" / "1", kind=kind, shared=base) as store:
+        store.put("candidate", "k", {"text": "a"})
+    for folder in (base, other):
+        (folder / "cache" / "ab").mkdir(parents=True)
+        (folder / "cache" / "ab" / "entry").write_bytes(b"x" * 2048)
+    command("clean", "mine", "--yes")
+    assert not (base / "cache").exists()
+    with RunStore(base, kind=kind) as store:
+        assert dict(store.rows("candidate")) == {"k": {"text": "a"}}
+    refused = CliRunner().invoke(app, ["clean", "data", "--yes"])
+    assert isinstance(refused.exception, UserError)
+    assert "no manifest.json and no store in 'runs/data'" in str(refused.exception)
+    assert (other / "cache" / "ab" / "entry").exists()
 
 
 @pytest.mark.usefixtures("two_runs")
