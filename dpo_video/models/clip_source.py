@@ -22,6 +22,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
+from dpo_video import __version__
 from dpo_video.core import strict_json
 from dpo_video.core.errors import UserError
 from dpo_video.models.decoding import model_pool
@@ -287,7 +288,10 @@ def tower_identity(policy: Policy, settings: VideoSettings) -> dict[str, Any]:
         "size": size_identity(settings),
         **_fit(policy, settings),
         "processor": policy.frame_processor.to_json_string(),
-        "versions": {name: version(name) for name in ("torch", "transformers", "dpo-video")},
+        "versions": {
+            "dpo-video": __version__,
+            **{name: version(name) for name in ("torch", "transformers")},
+        },
     }
 
 

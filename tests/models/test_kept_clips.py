@@ -1,5 +1,6 @@
 """What a run keeps of its clips on disk: which form, and as many bytes as were foretold."""
 
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -8,12 +9,13 @@ from clips import write_clip
 from family_cases import family_settings
 from tiny_world import make_recipe
 
-from dpo_video.models.clip_source import open_source, read_features
+from dpo_video import __version__
+from dpo_video.models.clip_source import open_source, read_features, tower_identity
 from dpo_video.models.families import FAMILIES
 from dpo_video.models.hub import model_spec
 from dpo_video.models.kept_clips import kept_bytes, kept_of_clips
 from dpo_video.models.load import load_policy
-from dpo_video.recipe import Recipe, TrainSettings
+from dpo_video.recipe import Recipe, TrainSettings, VideoSettings
 from dpo_video.video import ClipRequest
 from dpo_video.video.cache import cache_folder, cache_size, read_frames_entry
 
@@ -70,6 +72,14 @@ def test_an_entry_holds_as_many_bytes_as_are_foretold(
         "clips": 1,
         "gigabytes": entry.stat().st_size / 1e9,
     }
+
+
+def test_features_of_another_version_are_made_again() -> None:
+    """A family's code, or a library's, may make others."""
+    model = load_policy(family_settings("qwen2_5_vl"))
+    libraries = {name: version(name) for name in ("torch", "transformers")}
+    versions = tower_identity(model, VideoSettings())["versions"]
+    assert versions == {"dpo-video": __version__, **libraries}
 
 
 def test_what_auto_keeps_is_what_all_stages_can_read(tmp_path: Path) -> None:

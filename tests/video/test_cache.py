@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -220,8 +219,6 @@ def test_each_part_of_the_tower_determines_the_features_kept() -> None:
     ]
     names = ("min_pixels", "max_pixels", "cap_pixels", "max_tokens", "reserve_tokens")
     sizes = [settings.model_copy(update={name: 60000}) for name in names]
-    versions = tower_identity(model, settings)["versions"]
-    assert versions == {name: version(name) for name in ("torch", "transformers", "dpo-video")}
     made = [str(tower_identity(one, settings)) for one in (model, *changed)]
     made += [str(tower_identity(model, one)) for one in sizes]
     assert len(set(made)) == len(made)
