@@ -1,9 +1,12 @@
 """`dpo-video clean RUN`: what of a run folder can go, and how large it is."""
 
 import shutil
+from contextlib import ExitStack
 from dataclasses import dataclass
+from os.path import normpath
 from pathlib import Path
 
+from dpo_video.core import strict_json
 from dpo_video.core.errors import UserError
 from dpo_video.store.lock import give_up_lock, take_lock
 
@@ -41,13 +44,24 @@ def removable_folders(run_folder: Path) -> list[RemovableFolder]:
 
 
 def remove_folders(run_folder: Path, folders: list[RemovableFolder]) -> None:
-    """Remove folders of a run; UserError while a process works in it."""
-    lock = take_lock(run_folder)
-    try:
+    """Remove folders of a run; UserError while a process works in it, or in the run whose store it
+    uses.
+    """
+    with ExitStack() as locks:
+        for locked in dict.fromkeys((_store_folder(run_folder), run_folder)):
+            locks.callback(give_up_lock, take_lock(locked))
         for folder in folders:
             shutil.rmtree(folder.path)
-    finally:
-        give_up_lock(lock)
+
+
+def _store_folder(run_folder: Path) -> Path:
+    """Return the folder whose store a run uses, and whose lock it holds, as its manifest says."""
+    manifest = run_folder / "manifest.json"
+    if not manifest.is_file():
+        return run_folder
+    store = strict_json.loads(manifest.read_text(encoding="utf-8"))["recipe"].get("store")
+    folder = run_folder if store is None else Path(normpath(run_folder / store))
+    return folder if folder.is_dir() else run_folder
 
 
 def _size(folder: Path) -> int:

@@ -113,6 +113,20 @@ def test_clips_of_a_killed_run_or_of_rounds_are_removed_and_no_other_folder_is_t
     assert (other / "cache" / "ab" / "entry").exists()
 
 
+def test_a_round_that_is_under_way_keeps_its_checkpoints(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its lock is that of the store, which lies above it."""
+    monkeypatch.chdir(tmp_path)
+    folder = write_run("mine/rounds/1", "store=../..", right=20)
+    with RunStore(folder, shared=folder / "../.."):
+        refused = CliRunner().invoke(app, ["clean", str(folder), "--yes"])
+        assert isinstance(refused.exception, UserError), refused.output
+        assert (folder / "checkpoints" / "1" / "weights").exists()
+    command("clean", str(folder), "--yes")
+    assert not (folder / "checkpoints").exists()
+
+
 @pytest.mark.usefixtures("two_runs")
 @pytest.mark.parametrize(
     "words",
