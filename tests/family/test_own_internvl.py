@@ -122,6 +122,24 @@ def test_a_native_language_model_is_saved_as_it_was_published(
     assert saved == published and published["rope_scaling"]["type"] in ("dynamic", "su")
 
 
+def test_rope_is_saved_by_the_names_that_earlier_transformers_read(tmp_path: Path) -> None:
+    """On Qwen2: transformers 5 writes `rope_parameters` alone, which 4 does not know."""
+    folder = write_tiny(internvl_chat, tmp_path / "model")
+    rope = {"rope_theta": 1000000.0, "rope_scaling": {"type": "dynamic", "factor": 2.0}}
+    change_config(folder, llm_config={"rope_parameters": None, **rope})
+    policy = load_policy(settings_of(tmp_path))
+    policy.bare.save_pretrained(tmp_path / "saved" / "model")
+    path = tmp_path / "saved" / "model" / "config.json"
+    saved = json.loads(path.read_text())["llm_config"]
+    assert saved["rope_theta"] == rope["rope_theta"]
+    assert saved["rope_scaling"] == {"type": "dynamic", "rope_type": "dynamic", "factor": 2.0}
+    policy.processor.save_pretrained(path.parent)
+    again, _ = load_config(settings_of(tmp_path / "saved"))
+    assert again.get_text_config().rope_parameters == (
+        policy.bare.config.get_text_config().rope_parameters
+    )
+
+
 def test_a_stretched_internlm2_is_saved_with_its_stretch(tmp_path: Path) -> None:
     folder = write_tiny(internvl_internlm2, tmp_path / "model")
     change_config(folder, llm_config={"rope_scaling": None})

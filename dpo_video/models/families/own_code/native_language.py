@@ -184,13 +184,23 @@ def native_config(published: PretrainedConfig, fields: Mapping[str, Any]) -> Pre
 def as_published(config: PretrainedConfig) -> dict[str, Any]:
     """Return a language model's config as it is saved: a native one by its published fields."""
     if PUBLISHED not in vars(config):
-        return config.to_dict()
+        return {**config.to_dict(), **_earlier_rope(config)}
     published: dict[str, Any] = deepcopy(vars(config)[PUBLISHED])
     if config.rope_parameters["rope_type"] == "linear":  # model.rope_factor
         factor = float(config.rope_parameters["factor"])
         published["rope_scaling"] = {"type": "linear", "factor": factor}
         published["max_position_embeddings"] = config.max_position_embeddings
     return published
+
+
+def _earlier_rope(config: PretrainedConfig) -> dict[str, Any]:
+    """Return the rotation by the names that transformers 4 reads, for which the published code was
+    written: 5 writes `rope_parameters` alone, and 4 would take its default theta.
+    """
+    rope = deepcopy(dict(config.rope_parameters or {}))
+    theta, kind = rope.pop("rope_theta", None), rope.pop("rope_type", "default")
+    scaling = None if kind == "default" else {"type": kind, "rope_type": kind, **rope}
+    return {"rope_scaling": scaling, **({} if theta is None else {"rope_theta": theta})}
 
 
 def longest_native(config: PretrainedConfig) -> int:
