@@ -59,7 +59,13 @@ def _store_folder(run_folder: Path) -> Path:
     manifest = run_folder / "manifest.json"
     if not manifest.is_file():
         return run_folder
-    store = strict_json.loads(manifest.read_text(encoding="utf-8"))["recipe"].get("store")
+    try:
+        store = strict_json.loads(manifest.read_text(encoding="utf-8"))["recipe"].get("store")
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(
+            f"{str(manifest)!r} is damaged ({error}), and does not tell whose lock the run holds. "
+            "Make it again: dpo-video run RECIPE, which finds all rows in the store"
+        ) from error
     folder = run_folder if store is None else Path(normpath(run_folder / store))
     return folder if folder.is_dir() else run_folder
 

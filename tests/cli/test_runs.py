@@ -113,6 +113,16 @@ def test_clips_of_a_killed_run_or_of_rounds_are_removed_and_no_other_folder_is_t
     assert (other / "cache" / "ab" / "entry").exists()
 
 
+@pytest.mark.usefixtures("two_runs")
+@pytest.mark.parametrize("text", ["{", "[]", "{}"])
+def test_a_damaged_manifest_is_told_in_one_line(text: str) -> None:
+    Path("runs/mine/manifest.json").write_text(text)
+    refused = CliRunner().invoke(app, ["clean", "mine", "--yes"])
+    assert isinstance(refused.exception, UserError), refused.output
+    assert "manifest.json' is damaged" in str(refused.exception)
+    assert "\n" not in str(refused.exception) and Path("runs/mine/checkpoints").exists()
+
+
 def test_a_round_that_is_under_way_keeps_its_checkpoints(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
