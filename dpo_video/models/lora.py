@@ -18,7 +18,10 @@ if TYPE_CHECKING:
 
 ModelPart = Literal["language", "projector", "vision"]
 LANGUAGE_ONLY: tuple[ModelPart, ...] = ("language",)
-PROJECTOR = re.compile(r"projector|projection\b|connector|merger|qformer|resampler|pooling")
+PROJECTOR = re.compile(
+    r"projector|(?<!self_attn\.)projection\b|connector|merger|qformer|resampler|pooling"
+    r"|llama_proj\b|\bmlp1\b"
+)
 """Found in the names of what stands between tower and language model, in all known families."""
 VISION = re.compile(r"visual|vision|_tower|image_vit|vpm")
 """Found in the names of towers."""

@@ -23,7 +23,9 @@ from dpo_video.core.errors import UserError
 from dpo_video.core.records import Pair
 from dpo_video.models.clip_source import ClipSource
 from dpo_video.models.collate import TokenRow, collate, encode_rows
+from dpo_video.models.families import FAMILIES
 from dpo_video.models.features import encode_video, pending_features
+from dpo_video.models.hub import own_code_rows, own_layout_rows
 from dpo_video.models.load import Policy, load_policy
 from dpo_video.models.lora import ModelPart, lora_targets, part_of_module
 from dpo_video.models.prompts import answer_ids, encode_prompt, video_inputs
@@ -43,6 +45,24 @@ from dpo_video.video.read import read_frames
 ALL: tuple[ModelPart, ...] = ("language", "projector", "vision")
 TUNED: tuple[tuple[ModelPart, ...], ...] = (("projector",), ("vision",), ALL)
 each_kind = pytest.mark.parametrize("kind", KINDS)
+
+
+@pytest.mark.parametrize(
+    ("family", "name", "part"),
+    [
+        ("instructblipvideo", "model.vision_model.encoder.layers.0.self_attn.projection", "vision"),
+        ("instructblipvideo", "model.language_projection", "projector"),
+        ("video_llama", "vision_model.encoder.layers.0.self_attn.projection", "vision"),
+        ("video_llama", "video_qformer.encoder.layer.0.attention.attention.query", "projector"),
+        ("video_llama", "llama_proj", "projector"),
+        ("internvl_chat", "mlp1.1", "projector"),
+        ("internvl_chat", "vision_model.encoder.layers.0.mlp.fc1", "vision"),
+    ],
+)
+def test_layers_are_of_the_part_that_their_place_says(family: str, name: str, part: str) -> None:
+    """BLIP-2's tower calls a layer of its attention `projection`."""
+    rows = {**FAMILIES, **own_code_rows(), **own_layout_rows()}
+    assert part_of_module(name, rows[family]) == part
 
 
 def rows_with_pixels(policy: Policy) -> list[TokenRow]:
