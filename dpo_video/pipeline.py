@@ -56,6 +56,7 @@ def do_stages(
         from dpo_video.models.start import check_start  # here: it needs torch
 
         check_start(recipe)
+    _check_training(run, names)
     _probe_judges(run, names)
     overlapping = overlapping_stages(
         run, names, generate=STAGES["generate"].run, planned=_planned_answers
@@ -113,6 +114,14 @@ def _do_stage(
         print_line(line)
     if not result.complete:
         print_line(f"{name}: not finished: {result.incomplete_because}; the same command goes on")
+
+
+def _check_training(run: Run, names: Sequence[str]) -> None:
+    """Refuse what training would refuse, before the stages in front of it have cost anything."""
+    if len(names) > 1 and "train" in names and not run.store.finished("train"):
+        from dpo_video.train.dpo_config import check_train_settings  # here: it needs torch
+
+        check_train_settings(run.recipe)
 
 
 def _probe_judges(run: Run, names: Sequence[str]) -> None:

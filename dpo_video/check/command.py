@@ -19,6 +19,7 @@ from dpo_video.check.times import TimeInputs, stage_times
 from dpo_video.check.turns import check_history
 from dpo_video.core.errors import UserError
 from dpo_video.judge.probe import probe_judges
+from dpo_video.models.decoding import size_rule
 from dpo_video.models.hub import ModelSpec, model_spec
 from dpo_video.models.memory import (
     PeakLoad,
@@ -64,6 +65,7 @@ def check(recipe: Recipe, data: Data | None = None, options: CheckOptions = LOOK
     if heldout.root is not None:
         findings += check_clusters(heldout.samples)
     spec = model_spec(recipe.model)
+    findings += attempt(size_rule, spec, recipe.video)[1]
     read, unreadable = attempt(read_clips, recipe, spec, train)
     if read is None:
         raise UserError("\n".join((*unreadable.problems, *findings.problems)))

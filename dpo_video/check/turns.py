@@ -10,7 +10,8 @@ from dpo_video.core.errors import UserError
 from dpo_video.core.jsonl import try_rows
 from dpo_video.core.records import Pair, Sample
 from dpo_video.models.families import Family
-from dpo_video.models.hub import load_config, one_line_errors
+from dpo_video.models.hub import load_config
+from dpo_video.models.load_errors import one_line_errors
 from dpo_video.models.names import local_file, resolve_model
 from dpo_video.recipe import ModelSettings, Recipe
 

@@ -172,9 +172,10 @@ def _shown_pair(name: Any, texts: ForeignRow) -> _ShownPair:
     """Return the pair of an exported row, by the name it was exported with."""
     match = re.fullmatch(r"a=(.+)\|b=(.+)", name, re.DOTALL) if isinstance(name, str) else None
     if match is None:
+        found = "there is none" if name is None else f"got {str(name)[:80]!r}"
         raise BadRow(
-            f"the id must be `a=CANDIDATE|b=CANDIDATE`, got {str(name)[:80]!r}: have the rows "
-            "annotated that `dpo-video export` writes, of this version"
+            f"the id must be `a=CANDIDATE|b=CANDIDATE`, {found}: have the rows annotated that "
+            "`dpo-video export` writes, of this version"
         )
     answers = (text_of(texts, "answer_a"), text_of(texts, "answer_b"))
     return _ShownPair(match[1], match[2], texts_hash(*answers))

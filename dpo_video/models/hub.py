@@ -1,8 +1,7 @@
 """Find a checkpoint: its folder or hub id, config, family and revision, without loading weights."""
 
 import re
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from importlib import import_module
@@ -16,6 +15,7 @@ from dpo_video.core.errors import UserError
 from dpo_video.core.names import did_you_mean
 from dpo_video.models.families import FAMILIES, Family, VideoProcessor, family_of, row_name
 from dpo_video.models.families.own_file import is_family_file, load_family_file
+from dpo_video.models.load_errors import one_line_errors
 from dpo_video.models.names import resolve_model
 from dpo_video.models.published import PUBLISHED
 from dpo_video.models.remote_code import check_own_code, check_repositories_of_code
@@ -72,25 +72,6 @@ def refuse_pickled_weights(folder: Path, *, setting: str) -> None:
             "read, and are not loaded. Convert them to safetensors: load them where you trust "
             "them, then `model.save_pretrained(FOLDER)`"
         )
-
-
-@contextmanager
-def one_line_errors(name: str) -> Iterator[None]:
-    """Turn the hub's and transformers' failures to find or open a checkpoint into a UserError."""
-    try:
-        yield
-    except UserError:
-        raise
-    except OSError as error:
-        first = str(error).strip().splitlines()[0][:300]
-        raise UserError(
-            f"cannot get the model {name!r}: {first} Check the name and the network, log in with "
-            "`hf auth login` if it is gated, or give a local folder"
-        ) from error
-    except (ImportError, ValueError) as error:
-        raise UserError(
-            f"cannot load the model {name!r}: {str(error).strip().splitlines()[0][:300]}"
-        ) from error
 
 
 def load_config(

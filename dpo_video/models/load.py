@@ -31,11 +31,11 @@ from dpo_video.models.hub import (
     ModelSpec,
     frame_processor,
     load_config,
-    one_line_errors,
     refuse_pickled_weights,
     revision_of,
     weight_names,
 )
+from dpo_video.models.load_errors import one_line_errors, refuse_no_tokenizer
 from dpo_video.models.lora import keep_adapter_fp32
 from dpo_video.models.names import resolve_model
 from dpo_video.models.peft_library import PeftModel
@@ -138,7 +138,10 @@ def load_policy(
         "revision": settings.revision,
         "trust_remote_code": settings.trust_remote_code,
     }
-    refuse_pickled_weights(Path(name), setting=f"model.name {settings.name!r}")
+    setting = f"model.name {settings.name!r}"
+    refuse_pickled_weights(Path(name), setting=setting)
+    if family.load_processor is None:
+        refuse_no_tokenizer(Path(name), setting=setting)
     with one_line_errors(settings.name), loading(settings.name):
         processor = load_processor(settings, family, source)
         model = family.auto_model.from_pretrained(

@@ -304,6 +304,12 @@ def test_a_recipe_that_cannot_run_is_told_why(
     assert any(message in problem for problem in findings.problems), findings.problems
 
 
+def test_decoding_at_a_size_that_the_family_does_not_state_is_a_problem() -> None:
+    internvl = ["model.name=OpenGVLab/InternVL3-8B-hf", "video.max_pixels=null"]
+    plan = check(load_recipe("qwen2_5_vl_7b", [*internvl, "video.decode_size=model"]))
+    assert any("'internvl' does not state the size" in problem for problem in plan.problems)
+
+
 def test_an_unknown_scorer_leaves_the_rest_of_the_plan(world: Path) -> None:
     text = plan_text(check(recipe_for(world, judge={"scorer": "hound_qualty"})))
     assert "Did you mean 'hound_quality'?" in text.partition("problems")[2]

@@ -93,6 +93,16 @@ def test_a_command_that_fails_first_leaves_no_run_folder_and_one_with_nothing_to
     assert not runs.exists() or list(runs.iterdir()) == []
 
 
+def test_what_training_would_refuse_is_told_before_anything_is_asked_or_made(recipe: Path) -> None:
+    (recipe.parent / "a.mp4").write_bytes(b"")  # read by nobody
+    for setting, told in (
+        ("train.trl.nope=1", "unknown field `train.trl.nope`"),
+        ("train.loss=[exo_pair]", "needs `train.trl.label_smoothing` above 0"),
+    ):
+        check_one_line(dpo_video("run", recipe, setting), told)
+    assert not list(recipe.parent.glob("runs/*/candidates.jsonl"))
+
+
 def test_missing_video_root_is_named(recipe: Path) -> None:
     done = dpo_video("generate", recipe, f"data.video_root={recipe.parent}/none")
     check_one_line(done, "no folder at data.video_root")

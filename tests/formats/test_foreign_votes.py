@@ -159,6 +159,7 @@ def test_what_a_record_of_argilla_may_hold(tmp_path: Path) -> None:
         ("label_studio", {"annotations": [annotation(1, pairwise("up"))]}, "says 'up'; it can say"),
         ("label_studio", {"annotations": [annotation(1, completed_by=None)]}, "no choice"),
         ("label_studio", {"annotations": {"1": []}}, "must be a list of objects"),
+        ("argilla", {"id": None}, "must be `a=CANDIDATE|b=CANDIDATE`, there is none"),
         ("argilla", {"responses": {"vote": [{"value": "a"}]}}, "no annotator"),
         ("argilla", {"responses": {"x": [], "y": []}}, "none is called `vote`"),
         ("argilla", {"responses": {"vote": [{"value": "c", "user_id": "u"}]}}, "says 'c'"),

@@ -259,6 +259,22 @@ def test_verdicts_sampled_by_an_earlier_version_are_sampled_anew_and_that_is_sai
         assert [reply.text == "Score: 1" for reply in replies] == [not num_anew] * len(prompts)
 
 
+def test_a_judge_without_tokenizer_or_with_half_its_weights_is_refused_in_one_line(
+    random_model, tmp_path
+):
+    scorer = load_scorer("caption_score")
+    folder = shutil.copytree(random_model, tmp_path / "judge")
+    (weights,) = folder.glob("*.safetensors")
+    weights.write_bytes(weights.read_bytes()[:-1])
+    with pytest.raises(UserError, match=r"cannot load judge.model .*damaged or cut short") as cut:
+        _ask(_settings(folder), scorer, _prompts(scorer))
+    for path in folder.glob("tokenizer*"):
+        path.unlink()
+    with pytest.raises(UserError, match=r"judge.model .*no tokenizer in it") as none:
+        _ask(_settings(folder), scorer, _prompts(scorer))
+    assert "\n" not in str(cut.value) + str(none.value)
+
+
 def test_code_in_a_judges_folder_is_not_run_and_pickled_weights_are_not_read(
     random_model, tmp_path, monkeypatch
 ):

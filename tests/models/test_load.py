@@ -267,6 +267,34 @@ def test_a_folder_that_is_no_checkpoint_is_refused(tmp_path):
         load_policy(ModelSettings(name=str(tmp_path)))
 
 
+@pytest.mark.parametrize(
+    ("missing", "message"),
+    [
+        ("tokenizer*", r"model.name .*: no tokenizer in it that can be read. Put tokenizer.json,"),
+        ("*.safetensors", r"cannot get the model .* The folder must hold a whole checkpoint"),
+        ("config.json", r"no config.json in the model folder"),
+    ],
+)
+def test_a_checkpoint_without_one_of_its_files_is_refused_in_one_line(tmp_path, missing, message):
+    folder = shutil.copytree(tiny_folder("qwen2_5_vl"), tmp_path / "model")
+    for path in folder.glob(missing):
+        path.unlink()
+    with pytest.raises(UserError, match=message) as caught:
+        load_policy(ModelSettings(name=str(folder), device="cpu"))
+    assert "\n" not in str(caught.value) and "network" not in str(caught.value)
+
+
+def test_weights_that_are_cut_short_are_refused_in_one_line(tmp_path):
+    folder = shutil.copytree(tiny_folder("qwen2_5_vl"), tmp_path / "model")
+    (weights,) = folder.glob("*.safetensors")
+    whole = weights.read_bytes()
+    for kept in (4, 100, len(whole) - 1):
+        weights.write_bytes(whole[:kept])
+        with pytest.raises(UserError, match="damaged or cut short") as caught:
+            load_policy(ModelSettings(name=str(folder), device="cpu"))
+        assert "\n" not in str(caught.value)
+
+
 def test_a_family_given_by_hand_must_be_the_checkpoints():
     with pytest.raises(
         UserError,

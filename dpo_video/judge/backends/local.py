@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
+from safetensors import SafetensorError
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -38,6 +39,7 @@ from dpo_video.judge.scorer import Scorer
 from dpo_video.judge.types import Judge, Keep, Messages, Reply, mode_of
 from dpo_video.models.hub import refuse_pickled_weights
 from dpo_video.models.load import choose_device, choose_dtype
+from dpo_video.models.load_errors import refuse_no_tokenizer, why_not_loaded
 from dpo_video.models.usage import PromptUsage
 from dpo_video.recipe import JudgeSettings
 from dpo_video.store import content_hash
@@ -109,6 +111,7 @@ def check_label_tokens(settings: JudgeSettings, scorer: Scorer) -> None:
 
 
 def _load_tokenizer(settings: JudgeSettings, folder: Path) -> PreTrainedTokenizerBase:
+    refuse_no_tokenizer(folder, setting=f"judge.model {settings.model!r}")
     tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
         str(folder), padding_side="left", revision=settings.revision, trust_remote_code=False
     )
@@ -124,10 +127,10 @@ def _load_tokenizer(settings: JudgeSettings, folder: Path) -> PreTrainedTokenize
 def _one_line_errors(settings: JudgeSettings) -> Iterator[None]:
     try:
         yield
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, SafetensorError) as error:
         raise UserError(
             f"cannot load judge.model {settings.model!r} as a causal language model: "
-            f"{str(error).strip().splitlines()[0]}"
+            f"{why_not_loaded(error)}"
         ) from error
 
 

@@ -50,7 +50,7 @@ def _load(path: Path, digest: str) -> Family:
         raise UserError(f"{_place(path, error)}: {_reason(error)}") from error
     row = vars(module).get(ROW)
     if not isinstance(row, Family):
-        what = "no FAMILY" if row is None else f"a FAMILY that is a {type(row).__name__}"
+        what = "no FAMILY" if row is None else f"a FAMILY of type {type(row).__name__}"
         raise UserError(
             f"{path}: it holds {what}; it must hold one row, FAMILY = Family(name=..., ...), as in "
             "docs/families.md"
