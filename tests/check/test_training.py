@@ -8,7 +8,10 @@ import pytest
 
 from dpo_video.check.training import KNOWN_OPTIMIZERS, KNOWN_SCHEDULERS, check_dpo_config
 from dpo_video.core.errors import UserError
+from dpo_video.data.samples import TOY_CLIPS
 from dpo_video.recipe import DataSettings, JudgeSettings, ModelSettings, Recipe, TrainSettings
+from dpo_video.recipe.file import load_recipe
+from dpo_video.toy.clips import write_split
 from dpo_video.train.dpo_config import LOSSES, dpo_config
 
 
@@ -50,7 +53,11 @@ def test_what_trl_or_we_refuse_is_refused(train: TrainSettings, refusal: str) ->
         check_dpo_config(recipe(train))
 
 
-def test_a_plan_imports_no_trainer_adapter_decoder_or_model_of_the_judge() -> None:
+def test_a_plan_imports_no_trainer_adapter_decoder_or_model_of_the_judge(tmp_path: Path) -> None:
+    toy = tmp_path / "runs" / "quickstart" / "toy"
+    for split in ("train", "heldout"):  # where no clips are yet, an encoder is needed to make them
+        num_clips = TOY_CLIPS[f"toy:{split}"]
+        write_split(split, toy / split, num_clips=num_clips, seed=load_recipe("quickstart").seed)
     program = (
         "import sys; sys.argv = ['', 'check', 'quickstart', '--no-judge', '--no-sample']\n"
         "from dpo_video.cli.app import main\n"
@@ -60,6 +67,6 @@ def test_a_plan_imports_no_trainer_adapter_decoder_or_model_of_the_judge() -> No
         "print('heavy:', sorted(heavy & set(sys.modules)))"
     )
     done = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=tmp_path
     )
     assert done.stdout.splitlines()[-1] == "heavy: []"

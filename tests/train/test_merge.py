@@ -93,7 +93,7 @@ def test_models_are_compared_on_the_logits_of_a_pair_behind_its_earlier_turns(
     with RunStore(recipe.run_folder) as store:
         for history in ((turn,), None):
             run = open_run(recipe, store, tmp_path, [replace(pair, history=history)])
-            example = _example(run, multiple_of=policy.family.frames_per_step)
+            example = _example(run, policy.spec)
             logits.append(_logits(policy, run, example))
             logps = logits[-1].log_softmax(-1)
             answer = answer_ids(policy, pair.chosen)
