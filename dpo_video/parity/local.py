@@ -69,6 +69,7 @@ def image_answers(run: Run, policy: Policy, samples: Sequence[Sample]) -> LocalA
     """Return what the models answer where they get a clip's frames as pictures and not as a video,
     as from a server that takes no video: other tokens, so other answers.
     """
+    check_takes_images(policy)
     tuned: dict[str, str] = {}
     base: dict[str, str] = {}
     with progress("answers to images", total=len(samples)) as advance:
@@ -146,6 +147,16 @@ def _clips(run: Run, policy: Policy, samples: Sequence[Sample]) -> Iterator[tupl
 def _base(policy: Policy) -> AbstractContextManager[None]:
     model = policy.model
     return model.disable_adapter() if isinstance(model, PeftModel) else nullcontext()
+
+
+def check_takes_images(policy: Policy) -> None:
+    """Raise UserError where a model's processor here reads clips alone."""
+    if getattr(policy.processor, "image_processor", None) is None:
+        raise UserError(
+            f"the server took frames as pictures, and {policy.family.name!r} reads clips alone "
+            "here, so that there are no answers to compare with. Ask a server that takes videos, "
+            "with --shown-as film"
+        )
 
 
 @torch.no_grad()
