@@ -17,7 +17,7 @@ def run_folder(tmp_path: Path) -> Path:
         path = tmp_path / name
         path.parent.mkdir(parents=True)
         path.write_bytes(b"x" * size)
-    (tmp_path / "manifest.json").write_text("{}")
+    (tmp_path / "manifest.json").write_text('{"recipe": {}}')
     return tmp_path
 
 
@@ -32,14 +32,15 @@ def test_it_asks_with_the_sizes_and_keeps_results(run_folder: Path) -> None:
     assert "nothing to remove" in again.output
 
 
-def test_a_folder_in_use_and_one_of_no_run_are_left_alone(run_folder: Path, tmp_path: Path) -> None:
+def test_a_folder_in_use_and_one_of_no_run_are_left_alone(run_folder: Path) -> None:
     folders = removable_folders(run_folder)
     with RunStore(run_folder), pytest.raises(UserError, match="in use"):
         remove_folders(run_folder, folders)
     assert (run_folder / "cache").is_dir()
-    (run_folder / "manifest.json").unlink()
+    of_no_run = run_folder / "other"  # neither a manifest nor a store
+    (of_no_run / "cache").mkdir(parents=True)
     with pytest.raises(UserError, match="it is no run's folder"):
-        removable_folders(run_folder)
+        removable_folders(of_no_run)
 
 
 def test_a_link_is_not_followed(run_folder: Path) -> None:

@@ -1,6 +1,9 @@
 """TensorBoard's event files and Trackio's tables hold what W&B gets, as far as they can."""
 
 import importlib.util
+import json
+import os
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -82,19 +85,38 @@ def test_a_table_of_one_column_is_a_table() -> None:
     assert markdown_table([{"a": 1}, {"a": 2}]) == "| a |\n|---|\n| 1 |\n| 2 |"
 
 
-@pytest.mark.skipif(importlib.util.find_spec("trackio") is None, reason="trackio is not installed")
-def test_trackio_keeps_scalars_and_tables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In the folder that Trackio's own setting names."""
-    monkeypatch.setenv("TRACKIO_DIR", str(tmp_path / "trackio"))
-    log_all(recipe(tmp_path, "trackio", group="sweep"))
-    import trackio
+TRACKIO = """
+import json, sys
+from pathlib import Path
+from test_other_trackers import log_all, recipe
 
-    (run,) = trackio.Api().runs("dpo-video")
-    assert run.name == "sweep-tracked"
-    rows = trackio.sqlite_storage.SQLiteStorage.get_logs("dpo-video", "sweep-tracked")
+log_all(recipe(Path(sys.argv[1]), "trackio", group="sweep"))
+import trackio
+
+names = [run.name for run in trackio.Api().runs("dpo-video")]
+rows = trackio.sqlite_storage.SQLiteStorage.get_logs("dpo-video", names[0])
+print(json.dumps({"names": names, "rows": rows}, default=str))
+"""
+
+
+@pytest.mark.skipif(importlib.util.find_spec("trackio") is None, reason="trackio is not installed")
+def test_trackio_keeps_scalars_and_tables(tmp_path: Path) -> None:
+    """In the folder that Trackio's own setting names, which it reads once a process."""
+    done = subprocess.run(
+        [sys.executable, "-c", TRACKIO, str(tmp_path)],
+        env={**os.environ, "TRACKIO_DIR": str(tmp_path / "trackio")},
+        cwd=Path(__file__).parent,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    kept = json.loads(done.stdout.splitlines()[-1])
+    assert kept["names"] == ["sweep-tracked"]
+    rows = kept["rows"]
     assert [row["train/loss"] for row in rows if "train/loss" in row] == [0.5, 0.25]
     assert any(row.get("pair/dropped/tie") == 2 for row in rows)
     assert any("pairs" in row for row in rows)
+    assert (tmp_path / "trackio").is_dir()
 
 
 def test_a_tracker_that_is_not_installed_says_what_to_install(
