@@ -39,7 +39,7 @@ def test_a_folder_in_use_and_one_of_no_run_are_left_alone(run_folder: Path) -> N
     assert (run_folder / "cache").is_dir()
     of_no_run = run_folder / "other"  # neither a manifest nor a store
     (of_no_run / "cache").mkdir(parents=True)
-    with pytest.raises(UserError, match="it is no run's folder"):
+    with pytest.raises(UserError, match="no run works there"):
         removable_folders(of_no_run)
 
 
