@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator, PartialState
 from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin, parse_flag_from_env
+from accelerate.utils.deepspeed import HfDeepSpeedConfig
 from torch import Tensor, nn
 from torch.distributed.fsdp import MixedPrecisionPolicy
 from torch.distributed.fsdp.wrap import transformer_auto_wrap_policy
@@ -16,6 +17,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from dpo_video.core.errors import UserError
 from dpo_video.core.ranks import world_size
+from dpo_video.core.text import one_line
 from dpo_video.models.families import Model
 from dpo_video.models.load import language_parameters
 from dpo_video.models.lora import adapter_parameters
@@ -38,13 +40,28 @@ def sharding() -> str | None:
 
 
 def check_zero() -> None:
-    """Raise UserError where the launcher asks for ZeRO-3."""
-    if os.environ.get("ACCELERATE_DEEPSPEED_ZERO_STAGE") == "3":
+    """Raise UserError where the launcher asks for ZeRO-3, by its own setting or by the file of
+    DeepSpeed's that it names.
+    """
+    stage = os.environ.get("ACCELERATE_DEEPSPEED_ZERO_STAGE")
+    file = os.environ.get("ACCELERATE_DEEPSPEED_CONFIG_FILE", "none")
+    if stage == "3" or (file != "none" and _deepspeed_config(file).is_zero3()):
+        where = "" if stage == "3" else f" in {file!r}"
         raise UserError(
-            "zero_stage is 3, which gathers a layer's weights from all processes at its forward. "
-            "Towers and references do not run equally often in all, and each would wait for the "
-            f"others. Take {FSDP_CONFIG}, or zero_stage 2"
+            f"zero_stage is 3{where}, which gathers a layer's weights from all processes at its "
+            "forward. Towers and references do not run equally often in all, and each would wait "
+            f"for the others. Take {FSDP_CONFIG}, or zero_stage 2"
         )
+
+
+def _deepspeed_config(file: str) -> HfDeepSpeedConfig:
+    try:
+        return HfDeepSpeedConfig(file)
+    except ValueError as error:
+        raise UserError(
+            f"deepspeed_config_file of the launcher is {file!r}, which cannot be read: "
+            f"{one_line(str(error))}. Name a file of JSON there"
+        ) from error
 
 
 def check_fsdp(recipe: Recipe) -> None:

@@ -4,10 +4,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from votes import VOTE
 
 from dpo_video.core.errors import UserError
 from dpo_video.core.jsonl import to_json
-from dpo_video.core.records import Vote
 from dpo_video.data.votes import (
     Decision,
     decisions,
@@ -17,18 +17,6 @@ from dpo_video.data.votes import (
     read_votes,
     self_agreement,
     standing_votes,
-    texts_hash,
-)
-
-VOTE = Vote(
-    id="1",
-    sample_id="s",
-    left_id="s#0",
-    right_id="s#1",
-    texts=texts_hash("a", "b"),
-    choice="A",
-    annotator="ann",
-    at="2026-01-01T00:00:00+00:00",
 )
 
 

@@ -5,23 +5,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from votes import VOTE
 
 from dpo_video.core.errors import UserError
 from dpo_video.core.jsonl import to_json
-from dpo_video.core.records import Vote
-from dpo_video.data.votes import texts_hash
 from dpo_video.review.vote_file import VoteFile
-
-VOTE = Vote(
-    id="1",
-    sample_id="s",
-    left_id="s#0",
-    right_id="s#1",
-    texts=texts_hash("a", "b"),
-    choice="A",
-    annotator="ann",
-    at="2026-01-01T00:00:00+00:00",
-)
 
 
 def test_a_torn_line_is_cut_off(tmp_path: Path) -> None:

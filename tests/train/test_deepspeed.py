@@ -32,18 +32,46 @@ def test_zero_2_ends_with_the_weights_of_one_process(qwen: Path) -> None:
         torch.testing.assert_close(written[name], weight, atol=1e-6, rtol=1e-4)
 
 
-def test_zero_3_is_refused_before_a_model_is_looked_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As accelerate launch says it (accelerate/utils/launch.py); the recipe's model does not
-    exist.
+def train_under(monkeypatch: pytest.MonkeyPatch, **launch: str) -> None:
+    """Train as a process that accelerate launch started with DeepSpeed (accelerate/utils/launch.py)
+    by a recipe whose model does not exist.
     """
-    launch = {"ACCELERATE_USE_DEEPSPEED": "true", "ACCELERATE_DEEPSPEED_ZERO_STAGE": "3"}
-    for name, value in {**launch, "WORLD_SIZE": "2", "RANK": "1"}.items():
+    settings = {"ACCELERATE_USE_DEEPSPEED": "true", "WORLD_SIZE": "2", "RANK": "1", **launch}
+    for name, value in settings.items():
         monkeypatch.setenv(name, value)
-    recipe = Recipe(
-        name="r",
-        model=ModelSettings(name="no-such-model"),
-        data=DataSettings(samples="s.jsonl"),
-        judge=JudgeSettings(model="j"),
+    train_on_rank(
+        Recipe(
+            name="r",
+            model=ModelSettings(name="no-such-model"),
+            data=DataSettings(samples="s.jsonl"),
+            judge=JudgeSettings(model="j"),
+        )
     )
-    with pytest.raises(UserError, match=r"zero_stage is 3.*Take .*fsdp2\.yaml"):
-        train_on_rank(recipe)
+
+
+def test_zero_3_is_refused_before_a_model_is_looked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(UserError, match=r"zero_stage is 3, .*Take .*fsdp2\.yaml"):
+        train_under(monkeypatch, ACCELERATE_DEEPSPEED_ZERO_STAGE="3")
+
+
+def test_zero_3_of_deepspeeds_own_file_is_refused_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "ds.json"
+    file.write_text('{"zero_optimization": {"stage": 3}}')
+    with pytest.raises(UserError, match=r"zero_stage is 3 in '.*ds\.json'.*fsdp2\.yaml"):
+        train_under(monkeypatch, ACCELERATE_DEEPSPEED_CONFIG_FILE=str(file))
+    file.write_text('{"zero_optimization": {"stage": 2}}')
+    with pytest.raises(UserError, match="no-such-model"):  # it is let through
+        train_under(monkeypatch, ACCELERATE_DEEPSPEED_CONFIG_FILE=str(file))
+
+
+@pytest.mark.parametrize("text", [None, "{"])
+def test_a_file_of_deepspeed_that_cannot_be_read_is_told(
+    text: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "ds.json"
+    if text is not None:
+        file.write_text(text)
+    with pytest.raises(UserError, match=r"deepspeed_config_file .*ds\.json.* cannot be read"):
+        train_under(monkeypatch, ACCELERATE_DEEPSPEED_CONFIG_FILE=str(file))
