@@ -6,19 +6,21 @@
 """
 
 import argparse
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from to_safetensors import read_pickled
+from to_safetensors import damaged, ends_in_one_line, read_pickled
 from torch import Tensor
 from transformers import AutoConfig, AutoTokenizer
 from transformers.core_model_loading import revert_weight_conversion
 
+from dpo_video.core.errors import UserError
 from dpo_video.models.families.own_code.video_llama_model import VideoLLAMA, VideoLlamaConfig
+from dpo_video.models.load_errors import one_line_errors, refuse_no_tokenizer
 
 VIDEO_QFORMER = {
     "num_hidden_layers": 2,
@@ -32,7 +34,8 @@ transformers.
 
 def published_config(llama: Path) -> VideoLlamaConfig:
     """Return the sizes of the published parts on a Llama."""
-    text = AutoConfig.from_pretrained(llama)
+    with one_line_errors(str(llama)):
+        text = AutoConfig.from_pretrained(llama)
     return VideoLlamaConfig(
         text_config=text.to_dict(), video_qformer_config=VIDEO_QFORMER, dtype=text.dtype
     )
@@ -47,16 +50,18 @@ def published_weights(config: VideoLlamaConfig) -> dict[str, Tensor]:
 
 
 def join(wanted: Mapping[str, Tensor], *sources: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return each weight from the first source that has it; leave with a message where none has it,
-    or where it has another shape.
+    """Return each weight from the first source that has it; raise UserError where none has it, or
+    where it has another shape.
     """
     joined = {}
     for name, weight in wanted.items():
         found = next((source[name] for source in sources if name in source), None)
-        if found is None:
-            sys.exit(f"no file has the weight {name!r}: give all the files of one checkpoint")
+        if not isinstance(found, Tensor):
+            raise UserError(
+                f"no file has the weight {name!r}: give all the files of one checkpoint"
+            )
         if found.shape != weight.shape:
-            sys.exit(
+            raise UserError(
                 f"the weight {name!r} has the shape {tuple(found.shape)}, and must have "
                 f"{tuple(weight.shape)}: is this file of another size of the model?"
             )
@@ -67,17 +72,30 @@ def join(wanted: Mapping[str, Tensor], *sources: Mapping[str, Tensor]) -> dict[s
 def read_weights(file: Path) -> dict[str, Tensor]:
     """Return a published file's weights, which may stand in it as `model`."""
     contents = read_pickled(file)
-    weights: dict[str, Tensor] = contents.get("model", contents)
+    weights = contents.get("model", contents)
+    if not isinstance(weights, dict):
+        raise UserError(
+            f"{file} holds no weights by name, but a {type(weights).__name__} as `model`"
+        )
     return weights
 
 
 def read_language_model(folder: Path) -> dict[str, Tensor]:
     """Return a checkpoint's weights, from safetensors where it has any."""
     files = sorted(folder.glob("*.safetensors"))
-    parts = [load_file(file) for file in files] or [
+    parts = [read_safetensors(file) for file in files] or [
         read_pickled(file) for file in sorted(folder.glob("pytorch_model*.bin"))
     ]
     return {name: weight for part in parts for name, weight in part.items()}
+
+
+def read_safetensors(file: Path) -> dict[str, Tensor]:
+    """Return a file's weights; raise UserError where it is damaged."""
+    try:
+        weights: dict[str, Tensor] = load_file(file)
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{file} {damaged(error)}") from error
+    return weights
 
 
 def prefixed(weights: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
@@ -110,10 +128,15 @@ def main() -> None:
     out = given.pop("out")
     for name, path in given.items():
         if not path.exists():
-            sys.exit(f"--{name} {path}: there is no such {'folder' if name == 'llama' else 'file'}")
+            raise UserError(
+                f"--{name} {path}: there is no such {'folder' if name == 'llama' else 'file'}"
+            )
+    if out.exists() and not out.is_dir():
+        raise UserError(f"--out {out} is a file: give a folder for the checkpoint")
+    refuse_no_tokenizer(given["llama"], setting=f"--llama {given['llama']}")
     convert(given, published_config(given["llama"]), out)
     print(out)
 
 
 if __name__ == "__main__":
-    main()
+    ends_in_one_line(main)

@@ -193,7 +193,7 @@ def test_files_that_do_not_make_a_whole_are_refused(
     branch = torch.load(files["branch"], weights_only=True)
     change(branch)
     torch.save(branch, files["branch"])
-    with pytest.raises(SystemExit, match=error):
+    with pytest.raises(UserError, match=error):
         script.convert(files, config, tmp_path / "out")
 
 
@@ -216,11 +216,34 @@ def test_the_published_sizes_are_those_of_the_published_code(
     assert shapes["llama_proj.weight"] == (64, 768)
 
 
+def run_script(folder: Path) -> subprocess.CompletedProcess[str]:
+    names = {"llama": "llama", "tower": "eva.pth", "qformer": "blip2.pth", "branch": "branch.pth"}
+    options = [
+        part
+        for name, file in {**names, "out": "out"}.items()
+        for part in (f"--{name}", str(folder / file))
+    ]
+    command = [sys.executable, str(SCRIPT), *options]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
 def test_the_script_says_which_file_is_missing(tmp_path: Path) -> None:
-    names = ("llama", "tower", "qformer", "branch", "out")
-    options = [part for name in names for part in (f"--{name}", str(tmp_path / name))]
-    done = subprocess.run(
-        [sys.executable, str(SCRIPT), *options], capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 1
-    assert done.stderr.splitlines()[-1].endswith("llama: there is no such folder")
+    done = run_script(tmp_path)
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert line.endswith("llama: there is no such folder")
+
+
+@pytest.mark.parametrize("cut", ["branch.pth", "blip2.pth", "eva.pth", "llama/model.safetensors"])
+def test_a_file_that_was_cut_short_is_named_in_one_line(tmp_path: Path, cut: str) -> None:
+    video_llama(tmp_path / "model")
+    files = published_files(tmp_path)
+    text = json.loads((tmp_path / "model" / "config.json").read_text())["text_config"]
+    (files["llama"] / "config.json").write_text(json.dumps(text))
+    whole = (tmp_path / cut).read_bytes()
+    (tmp_path / cut).write_bytes(whole[: len(whole) * 2 // 3])
+    done = run_script(tmp_path)
+    assert done.returncode == 2 and not (tmp_path / "out").exists()
+    (line,) = done.stderr.splitlines()
+    assert line.startswith(f"{tmp_path / cut} is damaged or cut short (")
+    assert line.endswith("): copy or download it again")
