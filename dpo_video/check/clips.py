@@ -13,6 +13,7 @@ from dpo_video.core.errors import UserError
 from dpo_video.core.jsonl import try_rows
 from dpo_video.core.records import Pair, Sample
 from dpo_video.data.lines import MAX_SHOWN
+from dpo_video.models.decoding import sound_format
 from dpo_video.models.hub import ModelSpec
 from dpo_video.recipe import Recipe, VideoSettings
 from dpo_video.video import (
@@ -45,6 +46,8 @@ class Clip:
     """Frames that `video.policy` asks for, before its limits and those of the clip."""
     num_there: int
     """Frames of the file."""
+    sound_samples: int = 0
+    """Of the sound that is read with it; 0 where it has none, or the model hears none."""
 
 
 def read_clips(
@@ -65,7 +68,12 @@ def read_clips(
     requests, findings = _requests(recipe, data, data.root)
     step = max(1, len(requests) // DECODED_CLIPS)
     clips, errors = [], []
-    with FramePool(recipe.video, multiple_of=spec.family.frames_per_step) as pool:
+    pool = FramePool(  # at the frames' own size, whatever the model sees
+        recipe.video,
+        multiple_of=spec.family.frames_per_step,
+        sound=sound_format(spec, recipe.video),
+    )
+    with pool:
         for _, frames in pool.map(requests[::step][:DECODED_CLIPS]):
             if isinstance(frames, VideoError):
                 errors.append(str(frames))
@@ -86,7 +94,7 @@ def _clip(frames: Frames, video: VideoSettings) -> Clip:
     num_asked = _asked(
         video, seconds=frames.duration, num_there=frames.total_frames, looked_at=frames.looked_at
     )
-    return Clip(num_frames, height, width, num_asked, frames.total_frames)
+    return Clip(num_frames, height, width, num_asked, frames.total_frames, frames.sound_samples)
 
 
 def _asked(video: VideoSettings, *, seconds: float, num_there: int, looked_at: int) -> int:
@@ -112,7 +120,13 @@ def _nominal_clip(recipe: Recipe, spec: ModelSpec) -> tuple[Clip, Findings]:
     times = np.arange(round(seconds * rate)) / rate
     indices = frame_indices(times, video, multiple_of=spec.family.frames_per_step)
     num_asked = _asked(video, seconds=seconds, num_there=len(times), looked_at=len(indices))
-    clip = Clip(len(indices), height, width, num_asked, len(times))
+    sound_samples = 0
+    form = sound_format(spec, recipe.video)
+    if form is not None:
+        heard = seconds if form.max_seconds is None else min(seconds, form.max_seconds)
+        sound_samples = round(heard * form.rate)
+        assumptions.append("clips with sound all along")
+    clip = Clip(len(indices), height, width, num_asked, len(times), sound_samples)
     return clip, Findings(assumptions=tuple(assumptions))
 
 

@@ -126,6 +126,8 @@ def _plan(
         frames=lengths.frames,
         frames_taken=lengths.frames_taken,
         video_tokens=lengths.video_tokens,
+        sound_tokens=lengths.sound_tokens,
+        clips_with_sound=lengths.clips_with_sound,
         sequence=lengths.sequence,
         context=context,
         parameters=parameters.total,

@@ -9,10 +9,17 @@ from dpo_video.check.findings import Findings, warn
 from dpo_video.check.plan import FrameClass, Spread, estimate_tokens
 from dpo_video.core.errors import UserError
 from dpo_video.core.turns import num_turns, whole_question
+from dpo_video.models.decoding import sound_format
 from dpo_video.models.hub import ModelSpec
 from dpo_video.models.kept_clips import kept_bytes
 from dpo_video.models.memory import PeakLoad
-from dpo_video.models.tokens import frames_within, token_budget, video_tokens, vision_patches
+from dpo_video.models.tokens import (
+    clip_tokens,
+    frames_within,
+    sound_tokens,
+    token_budget,
+    vision_patches,
+)
 from dpo_video.recipe import Recipe
 
 TEMPLATE_TOKENS = 32
@@ -26,6 +33,10 @@ class ClipLengths:
     frames: Spread
     frames_taken: Spread
     video_tokens: Spread
+    """Those of sound among them."""
+    sound_tokens: Spread | None
+    """None for a model that hears nothing."""
+    clips_with_sound: int
     sequence: Spread
     patches: Spread
     """Tokens inside the vision tower."""
@@ -68,6 +79,10 @@ def lengths_of(
         frames=Spread.of([size.num_frames for size in sizes]),
         frames_taken=Spread.of([size.num_taken for size in sizes]),
         video_tokens=Spread.of(tokens),
+        sound_tokens=Spread.of([size.sound_tokens for size in sizes])
+        if sound_format(spec, recipe.video)
+        else None,
+        clips_with_sound=sum(size.sound_tokens > 0 for size in sizes),
         sequence=_added(tokens, questions, answers),
         patches=Spread.of([size.patches for size in sizes]),
         kept_bytes=Spread.of([size.kept_bytes for size in sizes]),
@@ -79,6 +94,7 @@ def lengths_of(
             prompt_tokens=max(tokens) + max(questions),
             answer_tokens=max(answers),
             patches=max(size.patches for size in sizes),
+            sound_samples=max(size.clip.sound_samples for size in sizes),
         ),
         findings=findings,
     )
@@ -94,6 +110,8 @@ class ClipSize:
     num_frames: int
     """Frames that are left within the budget of tokens."""
     tokens: int
+    """Those of its sound among them."""
+    sound_tokens: int
     patches: int
     kept_bytes: int
 
@@ -172,15 +190,17 @@ def _sizes(
 
 def _size(recipe: Recipe, spec: ModelSpec, clip: Clip) -> ClipSize:
     shape = {"height": clip.height, "width": clip.width}
-    num_frames = frames_within(spec, recipe.video, num_frames=clip.num_frames, **shape)
+    sound = {"sound_samples": clip.sound_samples}
+    num_frames = frames_within(spec, recipe.video, num_frames=clip.num_frames, **shape, **sound)
     return ClipSize(
         clip=clip,
         num_taken=clip.num_frames,
         num_frames=num_frames,
-        tokens=video_tokens(spec, recipe.video, num_frames=num_frames, **shape),
+        tokens=clip_tokens(spec, recipe.video, num_frames=num_frames, **shape, **sound),
+        sound_tokens=sound_tokens(spec, recipe.video, clip.sound_samples),
         patches=vision_patches(spec, recipe.video, num_frames=num_frames, **shape),
         kept_bytes=kept_bytes(
-            recipe, spec, frames_taken=clip.num_frames, frames_seen=num_frames, **shape
+            recipe, spec, frames_taken=clip.num_frames, frames_seen=num_frames, **shape, **sound
         ),
     )
 

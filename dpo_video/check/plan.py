@@ -129,6 +129,11 @@ class Plan:
     frames_taken: Spread
     """Frames per clip that `video.policy` takes, before the budget of tokens."""
     video_tokens: Spread
+    """Tokens per clip, those of its sound among them."""
+    sound_tokens: Spread | None
+    """None for a model that hears nothing, or is not to."""
+    clips_with_sound: int
+    """Of the clips that were looked at."""
     sequence: Spread
     """Tokens of video, prompt and the longest answer allowed."""
     context: int
@@ -198,12 +203,21 @@ def plan_row(plan: Plan) -> dict[str, Any]:
     """Return the plan as a JSON object; spreads and calls are objects of their own."""
     spreads = ("frames", "frames_taken", "video_tokens", "sequence")
     row = asdict(plan) | {name: getattr(plan, name)._asdict() for name in spreads}
+    row["sound_tokens"] = plan.sound_tokens and plan.sound_tokens._asdict()
     for name in ("judge", "evaluation_judge"):
         calls: Calls | None = getattr(plan, name)
         row[name] = None if calls is None else calls._asdict()
     for group, group_row in zip(plan.frame_classes, row["frame_classes"], strict=True):
         group_row |= {"asked": group.asked._asdict(), "kept": group.kept._asdict()}
     return row
+
+
+def _sound_rows(plan: Plan) -> list[tuple[str, str]]:
+    if plan.sound_tokens is None:
+        return []
+    looked_at = sum(group.clips for group in plan.frame_classes)
+    silent = f"{looked_at - plan.clips_with_sound} of {looked_at} clips looked at have no sound"
+    return [("of them for sound", f"{plan.sound_tokens}; {silent}")]
 
 
 def _rows(plan: Plan) -> list[tuple[str, str]]:
@@ -215,6 +229,7 @@ def _rows(plan: Plan) -> list[tuple[str, str]]:
         ("frames per clip", _frames(plan)),
         *_class_rows(plan),
         ("video tokens per clip", str(plan.video_tokens)),
+        *_sound_rows(plan),
         ("clips on disk", str(plan.kept)),
         ("sequence in tokens", f"{plan.sequence}; room for {plan.context:,}"),
         ("trainable", f"{plan.trainable / 1e6:,.2f} M parameters in LoRA, {share:.2%} of all"),

@@ -16,10 +16,17 @@ from torch import Tensor
 
 from dpo_video.core.errors import UserError
 from dpo_video.core.names import choose
-from dpo_video.models.decoding import size_rule
+from dpo_video.models.decoding import reading_for
 from dpo_video.models.families import FAMILIES
 from dpo_video.models.hub import ModelSpec, model_spec, published_names
-from dpo_video.models.tokens import fit_frames, frame_size, pixel_kwargs, token_budget, video_tokens
+from dpo_video.models.tokens import (
+    clip_tokens,
+    fit_frames,
+    frame_size,
+    pixel_kwargs,
+    sound_tokens,
+    token_budget,
+)
 from dpo_video.recipe import ModelSettings, VideoSettings
 from dpo_video.video import Frames, video_metadata
 from dpo_video.video.read import read_frames
@@ -41,6 +48,9 @@ class View:
     pixels: NDArray[np.uint8]
     """(F, H, W, 3): the frames as they enter the tower, resized and cropped."""
     tokens: int
+    """Those of its sound among them."""
+    sound_tokens: int | None
+    """None for a model that hears nothing, or is not to."""
     budget: int | None
     context: int
     model: str
@@ -74,13 +84,17 @@ def view_clip(
         settings,
         start=start,
         end=end,
-        multiple_of=spec.family.frames_per_step,
-        size_rule=size_rule(spec, settings),
+        **reading_for(spec, settings),
     )
     frames = fit_frames(spec, settings, read)
     count, height, width = frames.pixels.shape[:3]
-    tokens = video_tokens(  # first: it says in words what the processor refuses
-        spec, settings, num_frames=count, height=height, width=width
+    tokens = clip_tokens(  # first: it says in words what the processor refuses
+        spec,
+        settings,
+        num_frames=count,
+        height=height,
+        width=width,
+        sound_samples=frames.sound_samples,
     )
     return View(
         frames=frames,
@@ -90,6 +104,9 @@ def view_clip(
         family=spec.family.name,
         budget=token_budget(spec, settings),
         tokens=tokens,
+        sound_tokens=sound_tokens(spec, settings, frames.sound_samples)
+        if frames.sound_rate
+        else None,
         context=spec.family.context_length(spec.config),
     )
 
@@ -190,6 +207,7 @@ def describe(video: Path, view: View, settings: VideoSettings) -> list[tuple[str
     frames = view.frames
     height, width = frames.pixels.shape[1:3]
     seen_height, seen_width = view.pixels.shape[1:3]
+    of_frames = view.tokens - (view.sound_tokens or 0)
     rows = [
         (
             "clip",
@@ -212,12 +230,21 @@ def describe(video: Path, view: View, settings: VideoSettings) -> list[tuple[str
         ),
         (
             "video tokens",
-            f"{view.tokens:,}, {view.tokens / len(frames.indices):.4g} a frame; the model's "
+            f"{view.tokens:,}, {of_frames / len(frames.indices):.4g} a frame; the model's "
             f"context "
             f"is {view.context:,}",
         ),
     ]
+    if view.sound_tokens is not None:
+        rows.append(("sound", _heard(frames, view.sound_tokens)))
     return rows
+
+
+def _heard(frames: Frames, tokens: int) -> str:
+    if not frames.sound_samples:
+        return "none is heard: the clip is silent, or see the note"
+    seconds = frames.sound_samples / frames.sound_rate
+    return f"{seconds:.2f} s heard, {tokens:,} of the tokens"
 
 
 def _looked_at(frames: Frames, num_read: int) -> str:

@@ -5,6 +5,7 @@ it, with spaces.
 """
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -24,21 +25,29 @@ from dpo_video.family.subject import (
     require_close,
     row_logits,
     with_adapter,
+    with_sound,
 )
 from dpo_video.models.collate import TokenRow, collate
 from dpo_video.models.generation import generate_answers
-from dpo_video.models.load import load_policy
+from dpo_video.models.hearing import hearing_of, placeholders, rows_by_placeholder
+from dpo_video.models.load import Policy, load_policy
 from dpo_video.models.lora import adapter_parameters
 from dpo_video.models.peft_library import PeftModel
-from dpo_video.models.prompts import answer_ids, encode_prompt, video_inputs
+from dpo_video.models.prompts import ClipInputs, answer_ids, encode_prompt, video_inputs
 from dpo_video.models.sampling import Sampler
 from dpo_video.models.tokens import video_tokens, vision_patches
 from dpo_video.recipe import VideoSettings
+from dpo_video.train.logps import answer_logps, clip_rows
 
 SHAPES = [(6, 100, 150), (2, 240, 320), (3, 37, 300), (12, 180, 320)]
 """Frames, height and width of clips whose tokens are counted, and the tower's patches beside them:
 of the small CLIPS the ends of rows, which are no patches, may be more.
 """
+
+SOUNDS = (0.1, 0.5, 1.0, 1.99, 2.0, 2.01, 3.3, 7.77)
+"""Seconds of sound that are counted."""
+NOTICED = 1e-4
+"""Nats by which log-probs move at least, where a model hears: above the rounding of float32."""
 
 
 def saves_and_reloads(subject: Subject, folder: Path) -> None:
@@ -101,20 +110,21 @@ def tokens_are_counted_from_the_config(subject: Subject, folder: Path) -> None:
     shapes.
     """
     policy, settings = subject.plain, VideoSettings()
-    placeholder = policy.family.placeholder(policy.bare.config)
+    family, config = policy.family, policy.bare.config
     for rows in subject.rows:
-        holes = int((rows[0].prompt.input_ids == placeholder).sum())
-        made = len(rows[0].features.embeddings)
-        require(
-            holes == made > 0,
-            "features",
-            f"makes {made} rows for a clip whose prompt has {holes} placeholders (see placeholder)",
-        )
+        for token, made in rows_by_placeholder(family, config, rows[0].features).items():
+            holes = int((rows[0].prompt.input_ids == token).sum())
+            require(
+                holes == made and len(rows[0].features) > 0,
+                "features",
+                f"makes {made} rows for a clip whose prompt has {holes} placeholders of the id "
+                f"{token} (see placeholder)",
+            )
     shapes = [(clip.count, clip.height, clip.width) for clip in CLIPS] + SHAPES
     for count, height, width in shapes:
         shape = {"num_frames": count, "height": height, "width": width}
         inputs = video_inputs(policy, noise_frames(count, height=height, width=width), settings)
-        holes = int((encode_prompt(policy, "?", inputs).input_ids == placeholder).sum())
+        holes = _holes(policy, inputs)
         counted = video_tokens(policy.spec, settings, **shape)
         require(
             counted == holes,
@@ -128,6 +138,53 @@ def tokens_are_counted_from_the_config(subject: Subject, folder: Path) -> None:
             "vision_patches",
             f"counts {patches}, fewer than the {counted} tokens that come out of the tower",
         )
+
+
+def _holes(policy: Policy, clip: ClipInputs) -> int:
+    """Return the placeholders of a prompt about a clip, of any kind."""
+    tokens = torch.tensor(placeholders(policy.family, policy.bare.config))
+    return int(torch.isin(encode_prompt(policy, "?", clip).input_ids, tokens).sum())
+
+
+def sound_is_counted_and_noticed(subject: Subject, folder: Path) -> None:
+    """Of a model that hears: as many placeholders of sound as `hearing` counts, for sounds of many
+    lengths, and answers' log-probs move when the sound is another or missing.
+    """
+    policy, settings = subject.plain, VideoSettings()
+    hearing = hearing_of(policy.family, policy.bare.config, settings)
+    if hearing is None:
+        return
+    clip = CLIPS[0]
+    silent = replace(clip.frames(hearing.form), sound=None)
+    of_frames = _holes(policy, video_inputs(policy, silent, settings))
+    for seconds in SOUNDS:
+        sounding = with_sound(silent, hearing.form, seconds=seconds)
+        holes = _holes(policy, video_inputs(policy, sounding, settings)) - of_frames
+        counted = hearing.tokens(sounding.sound_samples)
+        require(
+            counted == holes > 0,
+            "hearing",
+            f"counts {counted} tokens for {seconds:g} s of sound, and the prompt has {holes}",
+        )
+    heard, other, none = (
+        torch.tensor(
+            answer_logps(
+                policy,
+                clip_rows(policy, frames, settings, question=clip.question, answers=clip.answers),
+            )
+        )
+        for frames in (
+            with_sound(silent, hearing.form, seconds=2.0),
+            with_sound(silent, hearing.form, seconds=2.0, seed=1),
+            silent,
+        )
+    )
+    require(
+        float((heard - other).abs().max()) > NOTICED,
+        "hearing",
+        "another sound changes nothing: the model is deaf",
+    )
+    require(float((heard - none).abs().max()) > NOTICED, "hearing", "sound changes nothing")
 
 
 @torch.no_grad()

@@ -19,6 +19,7 @@ CHECKS: tuple[Check, ...] = (
     checks.tokens_are_counted_from_the_config,
     checks.prompt_is_the_processors_and_a_prefix,
     checks.features_equal_pixels,
+    checks.sound_is_counted_and_noticed,
     checks.batched_equals_unbatched,
     checks.shuffled_frames_are_noticed,
     checks.generates_as_teacher_forced,

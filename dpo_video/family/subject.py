@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from trl.trainer.utils import add_fused_lm_head
 
 from dpo_video.models.collate import TokenRow, collate
+from dpo_video.models.decoding import sound_format
 from dpo_video.models.families import Family
 from dpo_video.models.load import Policy, load_policy
 from dpo_video.models.lora import adapter_parameters, lora_config
@@ -22,6 +23,7 @@ from dpo_video.recipe import LoraSettings, ModelSettings, VideoSettings
 from dpo_video.train.logps import clip_rows
 from dpo_video.train.shared_prefix import PER_TOKEN
 from dpo_video.video import Frames
+from dpo_video.video.frames import SoundFormat
 
 TOLERANCE = 2e-5
 """Of logits in float32, times their spread where that is above 1."""
@@ -65,12 +67,16 @@ class CheckClip:
     seconds_apart: float
     question: str
     answers: tuple[str, ...]
+    sound_seconds: float = 0.0
 
-    def frames(self) -> Frames:
-        """Return its frames: smooth noise, which survives any resizing."""
+    def frames(self, form: SoundFormat | None = None) -> Frames:
+        """Return its frames, smooth noise, which survives any resizing, with its sound in the form
+        that a model takes.
+        """
         coarse = noise_frames(self.count, height=8, width=8, seconds_apart=self.seconds_apart)
         grow = np.ones((1, self.height // 8, self.width // 8, 1), np.uint8)
-        return replace(coarse, pixels=np.kron(coarse.pixels, grow))
+        frames = replace(coarse, pixels=np.kron(coarse.pixels, grow))
+        return frames if form is None else with_sound(frames, form, seconds=self.sound_seconds)
 
 
 CLIPS = (
@@ -78,9 +84,10 @@ CLIPS = (
         count=4,
         height=56,
         width=112,
-        seconds_apart=1.0,
+        seconds_apart=0.7,
         question="what happens ?",
         answers=(" a red square", "the man is cooking pasta in a kitchen and talks to the camera"),
+        sound_seconds=3.3,
     ),
     CheckClip(
         count=2,
@@ -91,7 +98,17 @@ CLIPS = (
         answers=("no", "yes"),
     ),
 )
-"""Two clips of different frame counts, shapes and times; the first is the longer."""
+"""Two clips of different frame counts, shapes and times; the first is the longer, and has sound.
+Its frames are at odd times, which some models round and some do not.
+"""
+
+
+def with_sound(frames: Frames, form: SoundFormat, *, seconds: float, seed: int = 0) -> Frames:
+    """Return a clip with noise for so many seconds; 0 is a silent film, as heard by a model."""
+    noise = np.random.default_rng(seed).uniform(-0.5, 0.5, round(seconds * form.rate))
+    return replace(
+        frames, sound=noise.astype(np.float32) if seconds else None, sound_rate=form.rate
+    )
 
 
 def noise_frames(
@@ -171,22 +188,30 @@ def with_adapter(policy: Policy) -> Policy:
 def rows_of_clip(policy: Policy, clip: CheckClip) -> list[TokenRow]:
     """Return a row for each of the clip's answers."""
     return clip_rows(
-        policy, clip.frames(), VideoSettings(), question=clip.question, answers=clip.answers
+        policy,
+        clip.frames(sound_format(policy.spec, VideoSettings())),
+        VideoSettings(),
+        question=clip.question,
+        answers=clip.answers,
     )
 
 
 def rows_of(
     policy: Policy, *clips: tuple[dict[str, Any], dict[str, Sequence[str]]]
 ) -> list[TokenRow]:
-    """Return rows of clips, each given as noise_frames' arguments and answers by question."""
+    """Return rows of clips, each given as noise_frames' arguments and answers by question; the
+    first has sound, where a model hears.
+    """
     rows = []
-    for frames, questions in clips:
+    form = sound_format(policy.spec, VideoSettings())
+    for number, (frames, questions) in enumerate(clips):
+        clip = noise_frames(**frames)
+        if form is not None and not number:
+            clip = with_sound(clip, form, seconds=clip.duration)
         made = [
             row
             for question, answers in questions.items()
-            for row in clip_rows(
-                policy, noise_frames(**frames), VideoSettings(), question=question, answers=answers
-            )
+            for row in clip_rows(policy, clip, VideoSettings(), question=question, answers=answers)
         ]
         rows += [replace(row, clip=made[0].clip, features=made[0].features) for row in made]
     return rows
@@ -204,8 +229,9 @@ def processor_outputs(policy: Policy, clip: CheckClip, answer: str = "") -> Mapp
     family, processor = policy.family, policy.processor
     kwargs = family.pixel_kwargs(policy.frame_processor, None, None)
     text = prompt_text(processor, clip.question, clip_content(family, clip.count))
+    frames = clip.frames(sound_format(policy.spec, VideoSettings()))
     joined = text if family.open_prompt else text + answer
-    outputs = dict(process_frames(family, processor, joined, clip.frames(), kwargs))
+    outputs = dict(process_frames(family, processor, joined, frames, kwargs))
     if family.prompt_inputs is not None:
         outputs |= family.prompt_inputs(processor, clip.question)
     tensors = {

@@ -32,7 +32,7 @@ from dpo_video.recipe import (
     TrainSettings,
     VideoSettings,
 )
-from dpo_video.toy.clips import SIDE, encode
+from dpo_video.toy.clips import SIDE, SOUND_RATE, encode
 from dpo_video.train.dpo_config import dpo_config
 from dpo_video.train.forward import Engine, rows_engine
 from dpo_video.train.fsdp import shard_language_only
@@ -223,11 +223,13 @@ def fsdp_shards_the_language_model_and_its_layers_only(subject: Subject, folder:
 
 
 def write_clips(folder: Path) -> None:
-    """Write two short clips of smooth noise, of 6 and 8 frames."""
+    """Write two short clips of smooth noise, of 6 and 8 frames; the second has sound."""
     for number, count in enumerate((6, 8)):
         coarse = noise_frames(count, height=8, width=8).pixels
         grow = np.ones((1, SIDE // 8, SIDE // 8, 1), np.uint8)
-        (folder / f"c{number}.mp4").write_bytes(encode(np.kron(coarse, grow)))
+        noise = np.random.default_rng(number).uniform(-0.5, 0.5, SOUND_RATE).astype(np.float32)
+        sound = noise if number else None
+        (folder / f"c{number}.mp4").write_bytes(encode(np.kron(coarse, grow), sound))
 
 
 def three_dpo_steps_change_the_adapter_and_nothing_else(subject: Subject, folder: Path) -> None:

@@ -25,8 +25,9 @@ from dpo_video.generate.jobs import (
     title_of,
 )
 from dpo_video.models.answer_requests import AnswerRequest
-from dpo_video.models.clip_source import EncodedClip, open_source
+from dpo_video.models.clip_source import open_source
 from dpo_video.models.collate import TokenRow
+from dpo_video.models.encoded_clip import EncodedClip
 from dpo_video.models.generation import answer_requests
 from dpo_video.models.load import Policy, load_policy
 from dpo_video.models.memory import answers_at_once
@@ -37,7 +38,12 @@ from dpo_video.models.tokens import pixel_kwargs
 from dpo_video.models.usage import PromptUsage
 from dpo_video.run import Run
 
-SCAN_COUNTS = ("frames_looked_at", "frames_kept")
+SCAN_COUNTS = (
+    "frames_looked_at",
+    "frames_kept",
+    "clips_with_sound",
+    "clips_without_sound",
+)
 """Counts of the policies that choose frames by what is in them."""
 RowCandidate = tuple[TokenRow, PendingCandidate]
 """A candidate with the prompt and clip that it answers."""

@@ -19,6 +19,7 @@ from dpo_video.generate.jobs import (
     served_name,
 )
 from dpo_video.models.control_tokens import recipe_tokens
+from dpo_video.models.hearing import hearing_of
 from dpo_video.models.hub import load_config, revision_of
 from dpo_video.models.load import choose_dtype
 from dpo_video.models.sampling import candidate_seed
@@ -140,7 +141,8 @@ def _identity(run: Run, job: GenerationJob) -> dict[str, Any]:
             "revision": settings.revision,
             "video_as": server.video_as,
         }
-    config, _ = load_config(settings)
+    config, family = load_config(settings)
+    hearing = hearing_of(family, config, run.recipe.video)
     return {
         "name": settings.name,
         "revision": revision_of(settings, config),
@@ -150,4 +152,5 @@ def _identity(run: Run, job: GenerationJob) -> dict[str, Any]:
         "dtype": str(choose_dtype(settings)),
         "attention": settings.attention,
         "rope": settings.rope_factor,
+        **({} if hearing is None else {"sound": asdict(hearing.form)}),
     }

@@ -37,7 +37,7 @@ from dpo_video.generate.jobs import (
 )
 from dpo_video.generate.message_parts import MessagePart, file_part, frame_images, image_parts
 from dpo_video.models.control_tokens import checkpoint_tokens
-from dpo_video.models.decoding import model_pool
+from dpo_video.models.decoding import frames_alone, model_pool
 from dpo_video.models.hub import ModelSpec, model_spec
 from dpo_video.models.tokens import fit_frames
 from dpo_video.recipe import Recipe
@@ -132,7 +132,7 @@ async def _answer_all(
     title, total = title_of(jobs), sum(len(missing[request.key]) for request in requests)
     as_file = settings.video_as == "video_url"
     spec = model_spec(run.recipe.model)
-    frames = model_pool(spec, run.recipe.video)
+    frames = model_pool(spec, frames_alone(run.recipe.video))
     notes: dict[str, str] = {}
     # twice as many as slots: one that sleeps holds none
     room = asyncio.Semaphore(2 * settings.concurrency)

@@ -15,6 +15,7 @@ from typing import Any
 from transformers import PretrainedConfig
 
 from dpo_video.models.families.family import Tower
+from dpo_video.models.hub import ModelSpec
 
 DEPTHS = ("depth", "num_hidden_layers", "num_layers")
 """Names under which vision configs state their layers."""
@@ -147,3 +148,26 @@ def head_width(text: Any) -> int:
 def key_width(text: Any) -> int:
     """Return the width of all keys of a token."""
     return head_width(text) * int(text.num_key_value_heads)
+
+
+def encoding_bytes(spec: ModelSpec, *, patches: int, sound_samples: int, size: int) -> float:
+    """Return what encoding one clip under no_grad holds at a time: its frames, then its sound.
+
+    Per patch: float32 pixels of the processor (3 channels, patch x patch, two frames at most), and
+    in the tower the residual, normed input, queries, keys, values (5 widths) or the MLP's gate, up
+    and product (3 inner widths). Per position of sound the same, of an MLP without a gate.
+
+    Args:
+        patches: tokens inside the vision tower.
+        sound_samples: of the clip's sound.
+        size: bytes of a number.
+    """
+    tower = spec.family.tower(spec.config)
+    pixels = 4 * 3 * tower.patch * tower.patch * spec.family.frames_per_step
+    seen = patches * (pixels + (2 * tower.width + max(3 * tower.width, 3 * tower.inner)) * size)
+    hearing = spec.family.hearing(spec.config)
+    if hearing is None:
+        return float(seen)
+    positions = sound_samples / hearing.samples_per_position
+    numbers = 2 * hearing.width + max(3 * hearing.width, 2 * hearing.inner)
+    return max(float(seen), positions * numbers * size)

@@ -8,7 +8,6 @@ features neither decoding nor the tower.
 
 import copy
 import threading
-import zlib
 from collections import Counter, OrderedDict, deque
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -18,14 +17,11 @@ from pathlib import Path
 from typing import Any, Self
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load, save
-from torch import Tensor
 
 from dpo_video import __version__
-from dpo_video.core import strict_json
 from dpo_video.core.errors import UserError
-from dpo_video.models.decoding import model_pool
+from dpo_video.models.decoding import model_pool, sound_format
+from dpo_video.models.encoded_clip import EncodedClip, move, read_features, write_features
 from dpo_video.models.families import ClipFeatures
 from dpo_video.models.features import encode_video
 from dpo_video.models.kept_clips import kept_of_clips
@@ -64,15 +60,6 @@ class ReadyClip:
     """Name under which its features are to be stored."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class EncodedClip:
-    """What prompts and forwards need of a clip; its pixels are gone."""
-
-    inputs: ClipInputs
-    features: ClipFeatures
-    frames_dropped: int = 0
-
-
 class ClipSource:
     """Reads clips for one policy: `with ClipSource(policy, settings) as source: ...
     source.map(requests)`.
@@ -99,7 +86,7 @@ class ClipSource:
             )
         self.counts: Counter[str] = Counter()
         """decoded, encoded: clips for which the work was done; frames_looked_at, frames_kept: by
-        policies that look.
+        policies that look; clips_with_sound, clips_without_sound: of a model that hears.
         """
         self.notes: dict[str, str] = {}
         """What a reader should know of a clip, by its key: `Frames.note` of those that have one."""
@@ -177,10 +164,20 @@ class ClipSource:
         cache.put(entry, write_features(clip))
 
     def _prepare(self, request: ClipRequest) -> ReadyClip | UserError:
-        """Return a clip as far as it can be made without the tower; runs in the pool's threads."""
+        """Return a clip as far as it can be made without the tower, and count whether a model that
+        hears hears it; runs in the pool's threads.
+        """
+        clip = self._ready(request)
+        if self._pool.sound is not None and isinstance(clip, ReadyClip):
+            heard = "clips_with_sound" if clip.inputs.sound_samples else "clips_without_sound"
+            with self._lock:
+                self.counts[heard] += 1
+        return clip
+
+    def _ready(self, request: ClipRequest) -> ReadyClip | UserError:
         identity, entry = None, None
         if self._features is not None:
-            identity = frames_identity(request, self._settings, multiple_of=self._pool.multiple_of)
+            identity = self._identity(request)
         if self._features is not None and identity is not None:
             entry = entry_name(identity, self._tower) + ".safetensors"
             cached = self._features.get(entry, read_features)
@@ -240,7 +237,7 @@ class ClipSource:
     def _read(self, request: ClipRequest) -> Frames | VideoError:
         identity = None
         if self._frames is not None:
-            identity = frames_identity(request, self._settings, multiple_of=self._pool.multiple_of)
+            identity = self._identity(request)
         if self._frames is None or identity is None:
             return self._decode(request)
         name = entry_name(identity, self._decoded) + ".npz"
@@ -251,6 +248,14 @@ class ClipSource:
         if isinstance(decoded, Frames):
             self._frames.put(name, write_frames(decoded))
         return decoded
+
+    def _identity(self, request: ClipRequest) -> dict[str, Any] | None:
+        return frames_identity(
+            request,
+            self._settings,
+            multiple_of=self._pool.multiple_of,
+            sound=self._pool.sound,
+        )
 
     def _decode(self, request: ClipRequest) -> Frames | VideoError:
         with self._lock:
@@ -288,6 +293,7 @@ def tower_identity(policy: Policy, settings: VideoSettings) -> dict[str, Any]:
         "size": size_identity(settings),
         **_fit(policy, settings),
         "processor": policy.frame_processor.to_json_string(),
+        **_sound_processor(policy, settings),
         "versions": {
             "dpo-video": __version__,
             **{name: version(name) for name in ("torch", "transformers")},
@@ -309,75 +315,14 @@ def decoded_identity(policy: Policy, settings: VideoSettings) -> dict[str, Any]:
     }
 
 
+def _sound_processor(policy: Policy, settings: VideoSettings) -> dict[str, str]:
+    """Return the settings of what makes spectra of sound, where the processor has such a part."""
+    extractor = getattr(policy.processor, "feature_extractor", None)
+    if extractor is None or sound_format(policy.spec, settings) is None:
+        return {}
+    return {"sound_processor": extractor.to_json_string()}
+
+
 def _fit(policy: Policy, settings: VideoSettings) -> dict[str, int | None]:
     """Return the context's part in how many frames are kept: `model.rope_factor` stretches it."""
     return {"budget": token_budget(policy.spec, settings)} if settings.policy == "fit" else {}
-
-
-def move(features: ClipFeatures, device: torch.device) -> ClipFeatures:
-    """Return features on a device."""
-    return ClipFeatures(
-        features.embeddings.to(device), tuple(layer.to(device) for layer in features.layers)
-    )
-
-
-def write_features(clip: EncodedClip) -> bytes:
-    """Return a clip on the CPU as a safetensors file, in the features' own type, with a checksum of
-    all tensors.
-    """
-    tensors = {"embeddings": clip.features.embeddings.contiguous()}
-    tensors |= {
-        f"layer.{number}": layer.contiguous() for number, layer in enumerate(clip.features.layers)
-    }
-    tensors |= {
-        f"kept.{name}": tensor.contiguous() for name, tensor in clip.inputs.clip_inputs.items()
-    }
-    facts = {
-        "expansions": strict_json.dumps(clip.inputs.expansions),
-        "typed": str(clip.inputs.typed),
-        "frames_dropped": str(clip.frames_dropped),
-    }
-    return save(tensors, metadata={**facts, "crc32": str(_checksum(tensors, facts))})
-
-
-def read_features(data: bytes) -> EncodedClip:
-    """Return the clip of such a file; raises ValueError or KeyError where it is damaged."""
-    try:
-        tensors = load(data)
-        facts = _metadata(data)
-    except SafetensorError as error:
-        raise ValueError(str(error)) from error
-    if int(facts.pop("crc32")) != _checksum(tensors, facts):
-        raise ValueError("its checksum is wrong")
-    layers = [name for name in tensors if name.startswith("layer.")]
-    clip_inputs = {
-        name.removeprefix("kept."): tensor
-        for name, tensor in tensors.items()
-        if name.startswith("kept.")
-    }
-    return EncodedClip(
-        inputs=ClipInputs(
-            pixels={},
-            clip_inputs=clip_inputs,
-            expansions=tuple(strict_json.loads(facts["expansions"])),
-            typed=facts["typed"] == "True",
-        ),
-        features=ClipFeatures(
-            tensors["embeddings"], tuple(tensors[f"layer.{n}"] for n in range(len(layers)))
-        ),
-        frames_dropped=int(facts["frames_dropped"]),
-    )
-
-
-def _metadata(data: bytes) -> dict[str, str]:
-    """Return the strings in a safetensors header: 8 bytes of length, then JSON."""
-    length = int.from_bytes(data[:8], "little")
-    return dict(strict_json.loads(data[8 : 8 + length])["__metadata__"])
-
-
-def _checksum(tensors: Mapping[str, Tensor], facts: Mapping[str, str]) -> int:
-    total = 0
-    for name in sorted(tensors):
-        content = tensors[name].reshape(-1).view(torch.uint8).numpy().data
-        total = zlib.crc32(content, zlib.crc32(name.encode(), total))
-    return zlib.crc32(repr(sorted(facts.items())).encode(), total)

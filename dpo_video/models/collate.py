@@ -14,6 +14,7 @@ from torch import Tensor
 from dpo_video.core.errors import UserError
 from dpo_video.models.families import ClipFeatures
 from dpo_video.models.features import pack_features, video_features
+from dpo_video.models.hearing import rows_by_placeholder
 from dpo_video.models.load import Policy
 from dpo_video.models.prompts import ClipInputs, Prompt
 
@@ -109,16 +110,15 @@ def collate(
 
 
 def _check_features(policy: Policy, row: TokenRow) -> None:
-    num_placeholders = int(
-        (row.prompt.input_ids == policy.family.placeholder(policy.bare.config)).sum()
-    )
-    num_features = row.features.embeddings.shape[0]
-    if num_placeholders != num_features:
-        raise UserError(
-            f"the family {policy.family.name!r}: `features` makes {num_features} rows of a clip, "
-            f"and its prompt has {num_placeholders} placeholders (`placeholder`): they must be as "
-            "many"
-        )
+    rows = rows_by_placeholder(policy.family, policy.bare.config, row.features)
+    for placeholder, num_features in rows.items():
+        num_placeholders = int((row.prompt.input_ids == placeholder).sum())
+        if num_placeholders != num_features:
+            raise UserError(
+                f"the family {policy.family.name!r}: `features` makes {num_features} rows of a "
+                f"clip, and its prompt has {num_placeholders} placeholders (`placeholder`) of the "
+                f"id {placeholder}: they must be as many"
+            )
 
 
 def _pad(rows: Sequence[Tensor], side: Literal["left", "right"], value: int) -> Tensor:

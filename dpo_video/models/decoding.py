@@ -1,21 +1,48 @@
 """Decoding for a model: how many frames it takes at a time, and the size that it sees them at."""
 
+from typing import TypedDict
+
 from dpo_video.core.errors import UserError
 from dpo_video.models.families import FrameSize
+from dpo_video.models.hearing import hearing_of
 from dpo_video.models.hub import ModelSpec
 from dpo_video.models.tokens import frames_within, pixel_kwargs
 from dpo_video.recipe import VideoSettings
 from dpo_video.video import FramePool
-from dpo_video.video.frames import SizeRule
+from dpo_video.video.frames import SizeRule, SoundFormat
+
+
+class ReadingArguments(TypedDict):
+    """What of reading a clip depends on the model: arguments of `read_frames` and FramePool."""
+
+    multiple_of: int
+    size_rule: SizeRule | None
+    sound: SoundFormat | None
+
+
+def reading_for(spec: ModelSpec, settings: VideoSettings) -> ReadingArguments:
+    """Return how clips are read for a model."""
+    return ReadingArguments(
+        multiple_of=spec.family.frames_per_step,
+        size_rule=size_rule(spec, settings),
+        sound=sound_format(spec, settings),
+    )
 
 
 def model_pool(spec: ModelSpec, settings: VideoSettings) -> FramePool:
     """Return the processes that decode clips for a model."""
-    return FramePool(
-        settings,
-        multiple_of=spec.family.frames_per_step,
-        size_rule=size_rule(spec, settings),
-    )
+    return FramePool(settings, **reading_for(spec, settings))
+
+
+def frames_alone(settings: VideoSettings) -> VideoSettings:
+    """Return settings for clips without their sound: what servers are sent."""
+    return settings.model_copy(update={"sound": False})
+
+
+def sound_format(spec: ModelSpec, settings: VideoSettings) -> SoundFormat | None:
+    """Return how a model takes a clip's sound; None where it hears none."""
+    hearing = hearing_of(spec.family, spec.config, settings)
+    return None if hearing is None else hearing.form
 
 
 def size_rule(spec: ModelSpec, settings: VideoSettings) -> SizeRule | None:
@@ -34,9 +61,16 @@ def size_rule(spec: ModelSpec, settings: VideoSettings) -> SizeRule | None:
             "'native'; video.cache saves decoding a clip again"
         )
 
-    def rule(num_frames: int, height: int, width: int) -> tuple[int, int]:
+    def rule(num_frames: int, height: int, width: int, sound_samples: int) -> tuple[int, int]:
         try:
-            seen = frames_within(spec, settings, num_frames=num_frames, height=height, width=width)
+            seen = frames_within(
+                spec,
+                settings,
+                num_frames=num_frames,
+                height=height,
+                width=width,
+                sound_samples=sound_samples,
+            )
             kwargs = pixel_kwargs(family, processor, settings, num_frames=seen)
             size = resized(processor, seen, FrameSize(height, width), kwargs)
         except (UserError, ValueError):  # what reads the clip meets the same, and tells it

@@ -7,10 +7,12 @@ from contextlib import contextmanager, nullcontext
 
 import torch
 from torch import Tensor
+from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.utils.generic import ModelOutput
 
 from dpo_video.models.adapter import as_reference
 from dpo_video.models.families import ClipFeatures, Family
+from dpo_video.models.hearing import SOUND, placeholders
 from dpo_video.models.load import Policy
 from dpo_video.models.prompts import ClipInputs
 
@@ -73,17 +75,23 @@ def pending_features(policy: Policy, clip: ClipInputs) -> ClipFeatures:
     """Return the stand-in (n, 0) of features that each forward makes anew, because what makes them
     is being tuned, or reads the question too.
     """
-    placeholder = policy.family.placeholder(policy.bare.config)
-    tokenized = (
-        policy.processor.tokenizer(text, add_special_tokens=False) for text in clip.expansions
+    tokenized = [
+        policy.processor.tokenizer(text, add_special_tokens=False)["input_ids"]
+        for text in clip.expansions
+    ]
+    rows, *of_sound = (
+        torch.empty(sum(ids.count(placeholder) for ids in tokenized), 0)
+        for placeholder in placeholders(policy.family, policy.bare.config)
     )
-    return ClipFeatures(
-        torch.empty(sum(ids["input_ids"].count(placeholder) for ids in tokenized), 0)
-    )
+    return ClipFeatures(rows, sound=of_sound[0] if of_sound and len(of_sound[0]) else None)
 
 
 def pack_features(family: Family, clips: Sequence[ClipFeatures]) -> dict[str, ModelOutput]:
     """Return `mm_encoder_outputs` for a batch, one clip per row; the clips may differ in their
-    frame counts.
+    frame counts, and some have sound.
     """
-    return {family.modality: family.pack(clips)}
+    packed: dict[str, ModelOutput] = {family.modality: family.pack(clips)}
+    sounds = [clip.sound for clip in clips if clip.sound is not None]
+    if sounds:
+        packed[SOUND] = BaseModelOutputWithPooling(pooler_output=torch.cat(sounds))
+    return packed

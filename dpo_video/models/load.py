@@ -27,6 +27,7 @@ from dpo_video.models.adapter import add_reference, check_adapter
 from dpo_video.models.dtypes import DTYPES
 from dpo_video.models.families import Family, Model, VideoProcessor
 from dpo_video.models.families.own_file import is_family_file
+from dpo_video.models.hearing import take_sound
 from dpo_video.models.hub import (
     ModelSpec,
     frame_processor,
@@ -182,6 +183,7 @@ def _prepare(model: Model, family: Family, settings: ModelSettings) -> None:
     forget_sampling(model)
     if family.language is not None:
         take_features(model, family)
+    take_sound(model, family)
     if settings.family is not None and is_family_file(settings.family):
         check_lora_targets(model, family)
 

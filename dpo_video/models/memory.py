@@ -17,6 +17,7 @@ from transformers import PretrainedConfig
 from dpo_video.models.activations import (
     ForwardShape,
     decoder_activations,
+    encoding_bytes,
     inner_width,
     kept_by_tower,
     key_width,
@@ -87,6 +88,8 @@ class PeakLoad:
     answer_tokens: int
     patches: int
     """Tokens inside the vision tower, of one clip."""
+    sound_samples: int = 0
+    """Of one clip's sound."""
 
 
 def count_parameters(
@@ -264,7 +267,7 @@ def _vision_in_training(
     offloading less than this.
     """
     features = pairs * load.prompt_tokens * spec.config.get_text_config().hidden_size * size
-    encoding = _vision_bytes(spec, load, size)
+    encoding = _encoding(spec, load, size)
     saved = 0.0
     if "vision" in train.tune:
         whole = spec.config.to_dict()
@@ -313,7 +316,7 @@ def estimate_generation(
                 read_together * load.prompt_tokens * size * width, scores if shared else 0
             ),
             "logits": logits,
-            "vision": _vision_bytes(spec, load, size)
+            "vision": _encoding(spec, load, size)
             + clips * load.prompt_tokens * config.hidden_size * size,
         }
     )
@@ -377,17 +380,8 @@ def _head_bytes(config: PretrainedConfig, positions: int) -> float:
     return float(2 * 4 * rows * columns)
 
 
-def _vision_bytes(spec: ModelSpec, load: PeakLoad, size: int) -> float:
-    """Return what encoding one clip under no_grad holds at a time.
-
-    Per patch: float32 pixels of the processor (3 channels, patch x patch, two frames at most), and
-    in the tower the residual, normed input, queries, keys, values (5 widths) or the MLP's gate, up
-    and product (3 inner widths).
-    """
-    vision = spec.family.tower(spec.config)
-    pixels = 4 * 3 * vision.patch * vision.patch * spec.family.frames_per_step
-    tower = (2 * vision.width + max(3 * vision.width, 3 * vision.inner)) * size
-    return float(load.patches * (pixels + tower))
+def _encoding(spec: ModelSpec, load: PeakLoad, size: int) -> float:
+    return encoding_bytes(spec, patches=load.patches, sound_samples=load.sound_samples, size=size)
 
 
 def _sum(parts: dict[str, float]) -> dict[str, float]:

@@ -16,6 +16,7 @@ from dpo_video.core.errors import UserError
 from dpo_video.core.records import EarlierTurn, History
 from dpo_video.core.turns import chat_messages, texts_before
 from dpo_video.models.families import Family
+from dpo_video.models.hearing import placeholders, tower_inputs
 from dpo_video.models.load import Policy
 from dpo_video.models.tokens import pixel_kwargs
 from dpo_video.recipe import VideoSettings
@@ -36,7 +37,7 @@ class ClipInputs:
     """
 
     pixels: Mapping[str, Tensor]
-    """What only the vision tower reads."""
+    """What only the towers read: of the frames, and of the sound where there is some."""
     clip_inputs: Mapping[str, Tensor]
     """What goes into positions and forwards too: grid sizes, seconds per step."""
     expansions: tuple[str, ...]
@@ -47,6 +48,8 @@ class ClipInputs:
     """
     typed: bool
     """Whether this family's prompts carry `mm_token_type_ids`."""
+    sound_samples: int = 0
+    """Samples of the clip's sound that were read; 0 where it has none, or the model hears none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -56,7 +59,8 @@ class Prompt:
     input_ids: Tensor
     """(P,) int64, the clip's placeholder tokens among them, up to where the answer begins."""
     positions: Tensor
-    """(axes, P) int64; axes is 3 under M-RoPE, else 1."""
+    """(axes, P) int64; axes is 3 under M-RoPE, else 1. float32 where a family does not round times.
+    """
     token_types: Tensor | None
     """(P,) int64: 0 text, 1 image, 2 video; None where the family has none."""
     inputs: Mapping[str, Tensor] = field(default_factory=dict)
@@ -148,12 +152,17 @@ def video_inputs(policy: Policy, frames: Frames, settings: VideoSettings) -> Cli
             f"{error}"
         ) from error
     return ClipInputs(
-        pixels={name: _tensor(processed[name]) for name in family.pixel_inputs},
+        pixels={
+            name: _tensor(processed[name])
+            for name in tower_inputs(family, policy.bare.config)
+            if name in family.pixel_inputs or name in processed
+        },
         clip_inputs={name: _tensor(processed[name]) for name in family.clip_inputs},
         expansions=tuple(
             replacement["replacement"] for replacement in processed["text_replacement_offsets"][0]
         ),
         typed="mm_token_type_ids" in processed,
+        sound_samples=frames.sound_samples,
     )
 
 
@@ -220,19 +229,16 @@ def answer_ids(policy: Policy, text: str, *, ended: bool = True) -> list[int]:
     return [*ids, policy.end_id] if ended else ids
 
 
-def feature_token(policy: Policy) -> str:
-    """Return the token that stands for one row of features in a prompt."""
-    return str(
-        policy.processor.tokenizer.convert_ids_to_tokens(
-            policy.family.placeholder(policy.bare.config)
-        )
-    )
+def feature_tokens(policy: Policy) -> list[str]:
+    """Return the tokens that stand for one row of features in a prompt, the frames' first."""
+    ids = placeholders(policy.family, policy.bare.config)
+    return [str(token) for token in policy.processor.tokenizer.convert_ids_to_tokens(list(ids))]
 
 
 def _refuse(policy: Policy, field: str, text: str) -> None:
     """Raise UserError for a text that holds a control token or a placeholder of the clip."""
     token = policy.control_tokens.first_in(text)
-    for placeholder in (policy.family.prompt_token(policy.processor), feature_token(policy)):
+    for placeholder in (policy.family.prompt_token(policy.processor), *feature_tokens(policy)):
         if placeholder in text:
             token = token or placeholder
     if token is not None:

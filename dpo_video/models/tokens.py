@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from dpo_video.core.errors import UserError
 from dpo_video.models.families import Family, FrameSize, VideoProcessor
+from dpo_video.models.hearing import hearing_of
 from dpo_video.models.hub import ModelSpec
 from dpo_video.recipe import VideoSettings
 from dpo_video.recipe.affects import Affects, settings_that_affect
@@ -62,9 +63,29 @@ def size_identity(settings: VideoSettings) -> list[int | bool | None]:
 def video_tokens(
     spec: ModelSpec, settings: VideoSettings, *, num_frames: int, height: int, width: int
 ) -> int:
-    """Return the placeholder tokens of a clip with frames of height x width pixels on disk."""
+    """Return the placeholder tokens of a clip's frames, of height x width pixels on disk."""
     size = frame_size(spec, settings, num_frames=num_frames, height=height, width=width)
     return spec.family.video_tokens(spec.video_processor, spec.config, num_frames, size)
+
+
+def sound_tokens(spec: ModelSpec, settings: VideoSettings, sound_samples: int) -> int:
+    """Return the placeholder tokens of a clip's sound."""
+    hearing = hearing_of(spec.family, spec.config, settings)
+    return 0 if hearing is None or not sound_samples else hearing.tokens(sound_samples)
+
+
+def clip_tokens(
+    spec: ModelSpec,
+    settings: VideoSettings,
+    *,
+    num_frames: int,
+    height: int,
+    width: int,
+    sound_samples: int,
+) -> int:
+    """Return the placeholder tokens of a clip, of its frames and its sound."""
+    of_frames = video_tokens(spec, settings, num_frames=num_frames, height=height, width=width)
+    return of_frames + sound_tokens(spec, settings, sound_samples)
 
 
 def vision_patches(
@@ -76,8 +97,8 @@ def vision_patches(
 
 
 def token_budget(spec: ModelSpec, settings: VideoSettings) -> int | None:
-    """Return the most video tokens of a clip: `video.max_tokens`, and under `fit` what the context
-    leaves; or None.
+    """Return the most tokens of a clip, its sound among them: `video.max_tokens`, and under `fit`
+    what the context leaves; or None.
     """
     if settings.policy != "fit":
         return settings.max_tokens
@@ -93,10 +114,16 @@ def token_budget(spec: ModelSpec, settings: VideoSettings) -> int | None:
 
 
 def frames_within(
-    spec: ModelSpec, settings: VideoSettings, *, num_frames: int, height: int, width: int
+    spec: ModelSpec,
+    settings: VideoSettings,
+    *,
+    num_frames: int,
+    height: int,
+    width: int,
+    sound_samples: int = 0,
 ) -> int:
-    """Return how many of `num_frames` frames fit the clip's budget of tokens; all where there is
-    none.
+    """Return how many of `num_frames` frames fit what the clip's sound leaves of its budget of
+    tokens; all where there is none.
 
     Fewer than all are a multiple of what the tower takes at a time. Raises UserError when not even
     one step fits.
@@ -104,6 +131,8 @@ def frames_within(
     budget = token_budget(spec, settings)
     if budget is None:
         return num_frames
+    of_sound = sound_tokens(spec, settings, sound_samples)
+    budget -= of_sound
     step = spec.family.frames_per_step
     fewer = range(num_frames - num_frames % step or num_frames, 0, -step)
     for count in (num_frames, *fewer):
@@ -112,9 +141,12 @@ def frames_within(
     fewest = video_tokens(
         spec, settings, num_frames=min(step, num_frames), height=height, width=width
     )
+    beside = f" beside the {of_sound} of its sound" if of_sound else ""
+    silent = ", or set video.sound to false" if of_sound else ""
     raise UserError(
-        f"a clip may take {budget} video tokens ({_budget_from(settings)}), and the least that a "
-        f"{width}x{height} clip takes is {fewest}. Raise the limit, or lower video.max_pixels"
+        f"a clip may take {budget + of_sound} video tokens ({_budget_from(settings)}), and the "
+        f"least that a {width}x{height} clip takes{beside} is {fewest}. Raise the limit, or lower "
+        f"video.max_pixels{silent}"
     )
 
 
@@ -133,5 +165,12 @@ def fit_frames(spec: ModelSpec, settings: VideoSettings, frames: Frames) -> Fram
     height, width = frames.own_size or frames.pixels.shape[1:3]
     return subsample(
         frames,
-        frames_within(spec, settings, num_frames=num_frames, height=height, width=width),
+        frames_within(
+            spec,
+            settings,
+            num_frames=num_frames,
+            height=height,
+            width=width,
+            sound_samples=frames.sound_samples,
+        ),
     )

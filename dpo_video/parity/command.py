@@ -20,7 +20,7 @@ from dpo_video.core.report import ReportVerdict
 from dpo_video.core.turns import whole_question
 from dpo_video.evaluate.questions import asked_prompt
 from dpo_video.models.control_tokens import checkpoint_tokens
-from dpo_video.models.decoding import model_pool
+from dpo_video.models.decoding import frames_alone, model_pool, sound_format
 from dpo_video.models.hub import model_spec
 from dpo_video.models.load import load_policy
 from dpo_video.parity.compare import (
@@ -92,6 +92,7 @@ def parity(run: Run, options: ParityOptions) -> ParityReport:
     be asked about clips, or answers nothing.
     """
     adapter = adapter_folder(run)
+    run = _without_sound(run)
     samples = [
         replace(sample, prompt=asked_prompt(sample))
         for sample in run.heldout[: options.limit or None]
@@ -125,6 +126,16 @@ def parity(run: Run, options: ParityOptions) -> ParityReport:
     write_atomic(run.folder / "parity.jsonl", lines)
     _write(run, report, service)
     return report
+
+
+def _without_sound(run: Run) -> Run:
+    """Return the run with its clips silent where its model hears: no server is sent their sound."""
+    spec = model_spec(run.recipe.model)
+    if sound_format(spec, run.recipe.video) is None:
+        return run
+    log.info("parity: a server gets clips without their sound, so they are silent here too")
+    silent = run.recipe.model_copy(update={"video": frames_alone(run.recipe.video)})
+    return replace(run, recipe=silent)
 
 
 def _service(run: Run, options: ParityOptions) -> Service:

@@ -23,7 +23,7 @@ from dpo_video.generate.message_parts import (
     image_parts,
     is_whole_file,
 )
-from dpo_video.models.decoding import model_pool
+from dpo_video.models.decoding import frames_alone, model_pool
 from dpo_video.models.hub import model_spec
 from dpo_video.models.tokens import fit_frames
 from dpo_video.run import Run
@@ -185,7 +185,7 @@ async def served_answers(
     answers: dict[Way, dict[str, ServedAnswer]] = {way: {} for way in approach.ways}
     room = asyncio.Semaphore(2 * pool.service.concurrency)
     spec = model_spec(run.recipe.model)
-    frames = model_pool(spec, run.recipe.video)
+    frames = model_pool(spec, frames_alone(run.recipe.video))
     total = len(samples) * len(approach.ways)
     with frames, progress("ask the server", total=total) as advance:
 

@@ -33,6 +33,8 @@ class Affects(Flag):
     """Which program decodes a clip; the pixels are the same, but their cache keeps them apart."""
     PIXELS = auto()
     """Which frames of a clip are decoded."""
+    SOUND = auto()
+    """Whether a clip's sound is read beside its frames."""
     SIZE = auto()
     """How large decoded frames are shown, and how many of them stay."""
     ANSWERS = auto()

@@ -45,6 +45,9 @@ class VideoSettings(Section):
     change: Annotated[float, Affects.PIXELS] = Field(default=0.1, gt=0, lt=1)
     """How much two frames differ, from 0 to 1, to count as different under `scene` and
     `diff_prune`: the mean absolute difference of their pixels, made small."""
+    sound: Annotated[bool, Affects.SOUND, ABSENT_AT_DEFAULT] = True
+    """Read a clip's sound with its frames, where it has some and the model hears; False shows such
+    a model its clips silent. Most models hear nothing, whatever this says (docs/families.md)."""
     min_pixels: Annotated[PositiveInt | None, Affects.SIZE] = None
     """Least height x width of a frame after resizing; None keeps the checkpoint's value."""
     max_pixels: Annotated[PositiveInt | None, Affects.SIZE] = None
@@ -53,7 +56,8 @@ class VideoSettings(Section):
     """Make the frames of a long clip smaller so that it keeps to the checkpoint's total of pixels,
     the rule of Qwen's own code; None keeps the checkpoint's choice."""
     max_tokens: Annotated[PositiveInt | None, Affects.SIZE] = None
-    """Most video tokens per clip; a clip over it loses frames, evenly, and is counted."""
+    """Most tokens per clip, those of its sound among them; a clip over it loses frames, evenly,
+    and is counted."""
     reserve_tokens: Annotated[PositiveInt, Affects.SIZE] = 1024
     """Tokens of the model's context that `fit` leaves to the question and the answer."""
     decode_size: Annotated[Literal["native", "model"], Affects.PIXELS, ABSENT_AT_DEFAULT] = "native"

@@ -26,6 +26,8 @@ SIDE = 64
 """Width and height of a clip in pixels."""
 FPS = 8
 """Frames a second."""
+SOUND_RATE = 16_000
+"""Samples a second of a clip that has sound."""
 SPEED = 1.1
 """Pixels a moving shape travels between two frames."""
 RGB = {
@@ -79,8 +81,10 @@ def centre(figure: Figure, frame: NDArray[Any]) -> tuple[NDArray[Any], NDArray[A
     )
 
 
-def encode(pixels: NDArray[np.uint8]) -> bytes:
-    """Return an mp4 file: H.264, yuv420p, crf 14, one thread so that bytes repeat."""
+def encode(pixels: NDArray[np.uint8], sound: NDArray[np.float32] | None = None) -> bytes:
+    """Return an mp4 file: H.264, yuv420p, crf 14, one thread so that bytes repeat; with AAC beside
+    it where there is sound, (S,) from -1 to 1 at SOUND_RATE.
+    """
     import av  # here: a split that is there needs no encoder
 
     buffer = io.BytesIO()
@@ -88,10 +92,16 @@ def encode(pixels: NDArray[np.uint8]) -> bytes:
         options = {"crf": "14", "preset": "veryfast", "threads": "1"}
         stream = container.add_stream("libx264", rate=FPS, options=options)
         stream.width, stream.height, stream.pix_fmt = SIDE, SIDE, "yuv420p"
+        track = None if sound is None else container.add_stream("aac", rate=SOUND_RATE)
         for image in pixels:
             frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24")
             container.mux(stream.encode(frame))
         container.mux(stream.encode())
+        if track is not None and sound is not None:
+            heard = av.AudioFrame.from_ndarray(sound[None], format="fltp", layout="mono")
+            heard.sample_rate = SOUND_RATE
+            container.mux(track.encode(heard))
+            container.mux(track.encode())
     return buffer.getvalue()
 
 

@@ -18,7 +18,7 @@ from dpo_video.core.errors import UserError
 from dpo_video.core.jsonl import read_jsonl
 from dpo_video.core.records import Pair
 from dpo_video.models.collate import collate
-from dpo_video.models.decoding import size_rule
+from dpo_video.models.decoding import reading_for
 from dpo_video.models.dtypes import DTYPES
 from dpo_video.models.hub import ModelSpec, load_config
 from dpo_video.models.load import Policy, load_policy
@@ -135,8 +135,7 @@ def _example(run: Run, spec: ModelSpec) -> ComparedExample:
                 run.recipe.video,
                 start=pair.start,
                 end=pair.end,
-                multiple_of=spec.family.frames_per_step,
-                size_rule=size_rule(spec, run.recipe.video),
+                **reading_for(spec, run.recipe.video),
             )
             return ComparedExample(pair=pair, frames=frames)
         except VideoError as error:

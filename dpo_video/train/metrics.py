@@ -39,7 +39,7 @@ class Meter:
             rows=rows,
             saved=rows - run,
             clips=len(pairs.clips),
-            video=sum(len(features.embeddings) for features in pairs.features),
+            video=sum(len(features) for features in pairs.features),
             chosen=sum(len(pair.chosen) for pair in pairs.pairs),
             rejected=sum(len(pair.rejected) for pair in pairs.pairs),
         )

@@ -10,9 +10,10 @@ from typing import Any
 import torch
 
 from dpo_video.core.records import Pair
-from dpo_video.models.clip_source import EncodedClip
 from dpo_video.models.collate import TokenRow, collate
+from dpo_video.models.encoded_clip import EncodedClip
 from dpo_video.models.families import ClipFeatures
+from dpo_video.models.hearing import rows_by_placeholder
 from dpo_video.models.load import Policy
 from dpo_video.models.prompts import ClipInputs, Prompt, answer_ids, encode_prompt
 from dpo_video.train.prefetch import ClipPrefetcher
@@ -218,15 +219,15 @@ def check_rows(policy: Policy, rows: Sequence[TokenRow]) -> None:
     transformers compares sums over the batch only, and a forward without features compares nothing:
     it trains blind, on the placeholder's embedding.
     """
-    placeholder = policy.family.placeholder(policy.bare.config)
     for index, row in enumerate(rows):
-        tokens = int((row.prompt.input_ids == placeholder).sum())
-        features = len(row.features.embeddings)
-        if tokens != features or features == 0:
-            raise RuntimeError(
-                f"row {index} of the batch has {tokens} video tokens in its text and {features} "
-                "features of its clip; they must be equal, and more than 0"
-            )
+        counts = rows_by_placeholder(policy.family, policy.bare.config, row.features)
+        for placeholder, features in counts.items():
+            tokens = int((row.prompt.input_ids == placeholder).sum())
+            if tokens != features or not len(row.features):
+                raise RuntimeError(
+                    f"row {index} of the batch has {tokens} video tokens in its text and "
+                    f"{features} features of its clip; they must be equal, and more than 0"
+                )
         if not row.answer:
             raise RuntimeError(
                 f"row {index} of the batch has no answer token: a log-prob of 0 teaches nothing"

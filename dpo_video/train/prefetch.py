@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import dropwhile
 
 from dpo_video.core.errors import UserError
-from dpo_video.models.clip_source import ClipSource, EncodedClip, ReadyClip
+from dpo_video.models.clip_source import ClipSource, ReadyClip
+from dpo_video.models.encoded_clip import EncodedClip
 from dpo_video.video import ClipRequest
 
 OnBadClip = Callable[[str, UserError], None]

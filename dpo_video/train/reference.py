@@ -17,6 +17,7 @@ from torch import Tensor
 from dpo_video.core.progress import progress
 from dpo_video.core.ranks import is_main_process, world_size
 from dpo_video.core.records import History
+from dpo_video.models.decoding import sound_format
 from dpo_video.models.load import Policy
 from dpo_video.models.prompts import clip_content, prompt_text
 from dpo_video.models.tokens import size_identity
@@ -71,6 +72,7 @@ class ReferenceLogps:
                 self._requests[clip],
                 self._settings,
                 multiple_of=self._policy.family.frames_per_step,
+                sound=sound_format(self._policy.spec, self._settings),
             )
             self._prompts[asked] = (
                 row_key(  # a clip that cannot be read now has no key to be found by

@@ -17,9 +17,10 @@ from dpo_video.core.jsonl import write_jsonl
 from dpo_video.core.progress import progress
 from dpo_video.core.records import Candidate, History, Reward, Sample
 from dpo_video.judge.candidate_file import open_candidates
-from dpo_video.models.clip_source import EncodedClip, open_source
+from dpo_video.models.clip_source import open_source
 from dpo_video.models.collate import TokenRow
 from dpo_video.models.control_tokens import checkpoint_tokens
+from dpo_video.models.encoded_clip import EncodedClip
 from dpo_video.models.load import Policy, load_policy
 from dpo_video.models.lora import tunes_tower
 from dpo_video.models.prompts import answer_ids, encode_prompt

@@ -16,7 +16,8 @@ from dpo_video.core.errors import UserError
 from dpo_video.core.library_warnings import quiet_libraries
 from dpo_video.core.ranks import is_main_process, rank, world_size
 from dpo_video.models.adapter import with_reference
-from dpo_video.models.clip_source import ClipSource, EncodedClip, ReadyClip, move, open_source
+from dpo_video.models.clip_source import ClipSource, ReadyClip, open_source
+from dpo_video.models.encoded_clip import EncodedClip, move
 from dpo_video.models.features import pending_features
 from dpo_video.models.load import Policy
 from dpo_video.models.lora import (

@@ -3,6 +3,7 @@ is counted.
 """
 
 import logging
+import math
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,9 +14,10 @@ from dpo_video.core.progress import progress
 from dpo_video.core.records import Pair
 from dpo_video.core.turns import texts_before
 from dpo_video.models.clip_source import open_source
+from dpo_video.models.decoding import sound_format
 from dpo_video.models.load import Policy
 from dpo_video.models.prompts import check_turns, clip_content, prompt_text
-from dpo_video.models.tokens import token_budget, video_tokens
+from dpo_video.models.tokens import sound_tokens, token_budget, video_tokens
 from dpo_video.recipe import Recipe, VideoSettings
 from dpo_video.run import Run
 from dpo_video.train.pair_batches import PairTokens, pair_prompt, tokenize_pair
@@ -201,10 +203,21 @@ def length_limit(policy: Policy, recipe: Recipe) -> int:
     return min(recipe.train.max_length or context, context)
 
 
+def _most_of_sound(policy: Policy, settings: VideoSettings) -> float:
+    """Return the most tokens that a clip's sound can take."""
+    form = sound_format(policy.spec, settings)
+    if form is None:
+        return 0
+    if form.max_seconds is None:
+        return math.inf
+    return sound_tokens(policy.spec, settings, round(form.max_seconds * form.rate))
+
+
 def _longest_possible(policy: Policy, settings: VideoSettings, pair: PairTokens) -> float:
     """Return a bound on a pair's length that needs no decoding."""
     frames = settings.num_frames if settings.policy == "uniform" else settings.max_frames
     clip = video_tokens(policy.spec, settings, num_frames=frames, height=LARGE, width=LARGE) * SLACK
+    clip += _most_of_sound(policy, settings)
     budget = token_budget(policy.spec, settings)
     if budget is not None:
         clip = min(clip, budget * SLACK)

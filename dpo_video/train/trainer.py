@@ -26,8 +26,8 @@ from trl.trainer.utils import FusedCausalLMOutput
 
 from dpo_video.core.errors import UserError
 from dpo_video.models.adapter import load_weights
-from dpo_video.models.clip_source import move
 from dpo_video.models.collate import encode_rows
+from dpo_video.models.encoded_clip import move
 from dpo_video.models.load import Policy
 from dpo_video.models.lora import assert_fp32_adapter, keep_adapter_fp32, tunes_tower
 from dpo_video.models.peft_library import PeftConfig, PeftModel

@@ -14,7 +14,7 @@ import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import fields
+from dataclasses import asdict, fields
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TypeVar
@@ -26,7 +26,7 @@ from dpo_video.core import strict_json
 from dpo_video.core.errors import UserError
 from dpo_video.recipe import Recipe, VideoSettings
 from dpo_video.recipe.affects import Affects, settings_that_affect
-from dpo_video.video.frames import ClipRequest, Frames
+from dpo_video.video.frames import ClipRequest, Frames, SoundFormat
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
@@ -48,6 +48,8 @@ READING = 2
 """How a file is read: 1 lost the clock where a time is repeated, turned mirrored files, took the
 first of several streams and the first picture of an animation, and cut grey of 16 bits off.
 """
+ARRAYS = ("pixels", "times", "sound")
+"""Fields of Frames that an entry holds as arrays."""
 PART_TIMES = 2
 """How the times of a part of a file are reckoned: 1 took the mean rate of the whole file even where
 the rate varies.
@@ -309,18 +311,26 @@ def part_identity(start: float | None, end: float | None) -> dict[str, Any]:
 
 
 def frames_identity(
-    request: ClipRequest, settings: VideoSettings, *, multiple_of: int
+    request: ClipRequest,
+    settings: VideoSettings,
+    *,
+    multiple_of: int,
+    sound: SoundFormat | None = None,
 ) -> dict[str, Any] | None:
-    """Return all that determines the frames of a request; None where it cannot be read."""
+    """Return all that determines the frames of a request, and the sound that is read with them;
+    None where it cannot be read.
+    """
     clip = clip_identity(request)
     if clip is None:
         return None
     corruption = {} if request.corruption is None else {"corruption": request.corruption}
+    heard = {} if sound is None else {"sound": asdict(sound)}
     return {
         "clip": clip,
         "reading": READING,
         "multiple_of": multiple_of,
         **corruption,
+        **heard,
         "policy": settings_that_affect(settings, Affects.PIXELS | Affects.DECODER),
         "decoders": {
             name: version(name) for name in DECODERS if name == "av" or settings.backend == name
@@ -329,17 +339,20 @@ def frames_identity(
 
 
 def write_frames(frames: Frames) -> bytes:
-    """Return frames as an npz file: `pixels`, `times`, and the other facts as JSON text in
-    `facts`.
+    """Return frames as an npz file: `pixels`, `times`, `sound` where there is some, and the other
+    facts as JSON text in `facts`.
     """
     facts = {
         field.name: getattr(frames, field.name)
         for field in fields(Frames)
-        if field.name not in ("pixels", "times")
+        if field.name not in ARRAYS
     }
     buffer = io.BytesIO()
+    arrays = {name: getattr(frames, name) for name in ARRAYS}
     np.savez(
-        buffer, pixels=frames.pixels, times=frames.times, facts=np.array(strict_json.dumps(facts))
+        buffer,
+        facts=np.array(strict_json.dumps(facts)),
+        **{name: array for name, array in arrays.items() if array is not None},
     )
     return buffer.getvalue()
 
@@ -352,6 +365,7 @@ def read_frames_entry(data: bytes) -> Frames:
         return Frames(
             pixels=entry["pixels"],
             times=entry["times"],
+            sound=entry.get("sound"),
             own_size=own_size and tuple(own_size),
             **facts,
         )

@@ -49,10 +49,20 @@ class VideoError(UserError):
         return VideoError, (self.code, self.path, self.reason)
 
 
-SizeRule = Callable[[int, int, int], tuple[int, int]]
-"""Returns the height and width that frames are decoded at, from their number and the height and
-width that they have upright.
+SizeRule = Callable[[int, int, int, int], tuple[int, int]]
+"""Returns the height and width that frames are decoded at, from their number, the height and
+width that they have upright, and the samples of the clip's sound that is read with them.
 """
+
+
+@dataclass(frozen=True, slots=True)
+class SoundFormat:
+    """How a model takes a clip's sound: mono, from -1 to 1."""
+
+    rate: int
+    """Samples a second."""
+    max_seconds: float | None = None
+    """What comes later in a clip is left out; None takes all of it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -89,6 +99,17 @@ class Frames:
     """What a reader should know: why another backend was used, what was ignored."""
     own_size: tuple[int, int] | None = None
     """Height and width before a SizeRule made them smaller; None where they are as they were."""
+    sound: NDArray[np.float32] | None = None
+    """(S,) samples from -1 to 1 of the clip's sound, the first at `start_time`; None where it has
+    none, or none was asked for.
+    """
+    sound_rate: int = 0
+    """Samples a second; 0 where no sound was asked for."""
+
+    @property
+    def sound_samples(self) -> int:
+        """How many samples of sound there are."""
+        return 0 if self.sound is None else len(self.sound)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dpo_video.recipe import VideoSettings
-from dpo_video.video.frames import ClipRequest
+from dpo_video.video.frames import ClipRequest, SoundFormat
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,6 +43,7 @@ class Job:
     request: ClipRequest
     settings: VideoSettings
     multiple_of: int
+    sound: SoundFormat | None = None
     asks_size: bool = False
     """Whether the size to decode at is asked for, by a SizeQuestion, once it is known how many
     frames there are.
@@ -56,6 +57,7 @@ class SizeQuestion:
     num_frames: int
     height: int
     width: int
+    sound_samples: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

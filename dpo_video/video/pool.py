@@ -18,7 +18,7 @@ from typing import IO, Any, Self, TypeVar
 
 from dpo_video.core.errors import UserError
 from dpo_video.recipe import VideoSettings
-from dpo_video.video.frames import ClipRequest, Frames, SizeRule, VideoError
+from dpo_video.video.frames import ClipRequest, Frames, SizeRule, SoundFormat, VideoError
 from dpo_video.video.jobs import Job, SizeQuestion, SmallClip, SmallClipJob, SmallClipSettings
 
 T = TypeVar("T")
@@ -41,6 +41,7 @@ class FramePool:
         multiple_of: int = 1,
         look_ahead: int | None = None,
         size_rule: SizeRule | None = None,
+        sound: SoundFormat | None = None,
     ) -> None:
         """Make a pool of `settings.workers` processes, started when first needed.
 
@@ -50,9 +51,11 @@ class FramePool:
             look_ahead: clips decoded or being decoded before they are asked for; None is two per
                 worker.
             size_rule: see `read_frames`; asked in threads of the pool.
+            sound: see `read_frames`.
         """
         self.settings = settings
         self.multiple_of = multiple_of
+        self.sound = sound
         self._size_rule = size_rule
         self.look_ahead = look_ahead or 2 * settings.workers
         self._idle: SimpleQueue[_Worker] = SimpleQueue()
@@ -116,6 +119,7 @@ class FramePool:
             request=request,
             settings=self.settings,
             multiple_of=self.multiple_of,
+            sound=self.sound,
             asks_size=self._size_rule is not None,
         )
         reply: Frames | UserError = self._ask(job)
@@ -265,7 +269,8 @@ def _exchange(
     jobs.flush()
     while isinstance(reply := pickle.load(replies), SizeQuestion):
         assert size_rule is not None, "asked by no job without one"
-        pickle.dump(size_rule(reply.num_frames, reply.height, reply.width), jobs)
+        size = size_rule(reply.num_frames, reply.height, reply.width, reply.sound_samples)
+        pickle.dump(size, jobs)
         jobs.flush()
     return reply
 

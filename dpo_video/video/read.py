@@ -14,10 +14,11 @@ from PIL import Image
 
 from dpo_video.recipe import VideoSettings
 from dpo_video.video.decode import decode_decord, decode_pyav, scaled, too_large
-from dpo_video.video.frames import Frames, SizeRule, VideoError
+from dpo_video.video.frames import Frames, SizeRule, SoundFormat, VideoError
 from dpo_video.video.images import decode_pictures, find_pictures, is_image
-from dpo_video.video.policies import extent, frame_indices, window
-from dpo_video.video.probe import probe
+from dpo_video.video.policies import Extent, extent, frame_indices, window
+from dpo_video.video.probe import VideoIndex, probe
+from dpo_video.video.sound import ClipSound, read_sound
 
 Decode = Callable[[list[int]], NDArray[np.uint8]]
 """Returns the frames at some positions, (F, H, W, 3)."""
@@ -35,6 +36,7 @@ class FrameQuery:
     end: float | None = None
     multiple_of: int = 1
     size_rule: SizeRule | None = None
+    sound: SoundFormat | None = None
 
     @property
     def max_bytes(self) -> int:
@@ -50,6 +52,7 @@ def read_frames(
     end: float | None = None,
     multiple_of: int = 1,
     size_rule: SizeRule | None = None,
+    sound: SoundFormat | None = None,
 ) -> Frames:
     """Return the frames of a clip that the policy in `settings` picks; raise VideoError with the
     one reason why not.
@@ -65,9 +68,15 @@ def read_frames(
         multiple_of: round the number of frames down to a multiple of this, where there are that
             many.
         size_rule: gives the size that frames are decoded at; None is their own.
+        sound: how the clip's sound is read beside its frames; None leaves it. Pictures have none.
     """
     query = FrameQuery(
-        settings=settings, start=start, end=end, multiple_of=multiple_of, size_rule=size_rule
+        settings=settings,
+        start=start,
+        end=end,
+        multiple_of=multiple_of,
+        size_rule=size_rule,
+        sound=sound,
     )
     if isinstance(video, Path) and not os.path.isdir(video) and not is_image(video):
         return _read_file(video, query)
@@ -80,8 +89,9 @@ def _read_file(path: Path, query: FrameQuery) -> Frames:
     decode = partial(decode_pyav, video, deadline=deadline, max_bytes=query.max_bytes)
     frame_bytes = 3 * video.width * video.height
     indices, looked_at = _plan(path, video.times, query, decode, frame_bytes)
-    notes, backend, pixels = [video.note], "pyav", None
-    sizes = _Sizes(query.size_rule, len(indices))
+    sound = _sound(video, query, deadline=deadline)
+    notes, backend, pixels = [video.note, sound.note], "pyav", None
+    sizes = _Sizes(query.size_rule, len(indices), len(sound.samples))
     if query.settings.backend == "decord":
         result = (
             decode_decord(video, indices)
@@ -102,6 +112,17 @@ def _read_file(path: Path, query: FrameQuery) -> Frames:
         note="; ".join(filter(None, notes)) or None,
         looked_at=looked_at,
         own_size=sizes.own,
+        sound=sound.samples if len(sound.samples) else None,
+    )
+
+
+def _sound(video: VideoIndex, query: FrameQuery, *, deadline: float) -> ClipSound:
+    """Return the sound of the part of a file that the clip is."""
+    if query.sound is None:
+        return ClipSound()
+    where = _extent(video.times, query, fps=video.fps)
+    return read_sound(
+        video, query.sound, begin=where.begin, seconds=where.duration, deadline=deadline
     )
 
 
@@ -110,7 +131,7 @@ def _read_images(video: Path | Sequence[Path], query: FrameQuery) -> Frames:
     decode = partial(decode_pictures, pictures)
     frame_bytes = 3 * pictures.width * pictures.height
     indices, looked_at = _plan(pictures.path, pictures.times, query, decode, frame_bytes)
-    sizes = _Sizes(query.size_rule, len(indices))
+    sizes = _Sizes(query.size_rule, len(indices), 0)
     return _frames(
         scaled(decode(indices), sizes.of),
         pictures.times,
@@ -129,9 +150,10 @@ class _Sizes:
     have.
     """
 
-    def __init__(self, rule: SizeRule | None, num_frames: int) -> None:
+    def __init__(self, rule: SizeRule | None, num_frames: int, sound_samples: int) -> None:
         self._rule = rule
         self._num_frames = num_frames
+        self._sound_samples = sound_samples
         self._decoded_at: dict[tuple[int, int], tuple[int, int]] = {}
 
     def of(self, height: int, width: int) -> tuple[int, int]:
@@ -139,7 +161,9 @@ class _Sizes:
         if self._rule is None:
             return height, width
         if (height, width) not in self._decoded_at:
-            self._decoded_at[height, width] = self._rule(self._num_frames, height, width)
+            self._decoded_at[height, width] = self._rule(
+                self._num_frames, height, width, self._sound_samples
+            )
         return self._decoded_at[height, width]
 
     @property
@@ -208,7 +232,7 @@ def _frames(
     **facts: Any,
 ) -> Frames:
     clip_range = window(times, query.start, query.end)
-    where = extent(times, clip_range, query.start, query.end, fps=fps)
+    where = _extent(times, query, fps=fps)
     return Frames(
         pixels=pixels,
         times=times[indices],
@@ -218,5 +242,11 @@ def _frames(
         start_time=where.begin,
         duration=where.duration,
         fps=where.rate,
+        sound_rate=0 if query.sound is None else query.sound.rate,
         **facts,
     )
+
+
+def _extent(times: NDArray[np.float64], query: FrameQuery, *, fps: float) -> Extent:
+    """Return where the clip lies in its file."""
+    return extent(times, window(times, query.start, query.end), query.start, query.end, fps=fps)

@@ -42,6 +42,7 @@ def answer(job: Job | SmallClipJob, ask_size: SizeRule) -> Frames | SmallClip | 
             start=request.start,
             end=request.end,
             multiple_of=job.multiple_of,
+            sound=job.sound,
             size_rule=ask_size if job.asks_size else None,
         )
     except UserError as error:
@@ -58,8 +59,13 @@ def main() -> None:
     ):
         os.dup2(2, 1)  # what libraries print must not end up among the answers
 
-        def ask_size(num_frames: int, height: int, width: int) -> tuple[int, int]:
-            _send(SizeQuestion(num_frames=num_frames, height=height, width=width), answers)
+        def ask_size(
+            num_frames: int, height: int, width: int, sound_samples: int
+        ) -> tuple[int, int]:
+            question = SizeQuestion(
+                num_frames=num_frames, height=height, width=width, sound_samples=sound_samples
+            )
+            _send(question, answers)
             size: tuple[int, int] = pickle.load(jobs)
             return size
 

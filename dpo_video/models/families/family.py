@@ -18,6 +18,7 @@ from transformers.utils.generic import ModelOutput
 from dpo_video.core.errors import UserError
 from dpo_video.models.positions import plain_positions
 from dpo_video.video import Frames
+from dpo_video.video.frames import SoundFormat
 
 Model = Any
 """A bare transformers model: PreTrainedModel types the submodules and methods that rows call as
@@ -79,6 +80,37 @@ class ClipFeatures:
     """(n, D), one row per placeholder token, in their order."""
     layers: tuple[Tensor, ...] = ()
     """(n, D) each: features added in early layers (Qwen3-VL's deepstack); empty elsewhere."""
+    sound: Tensor | None = None
+    """(m, D), one row per placeholder token of the sound, where that has a token of its own
+    (`Hearing.placeholder`); None of a clip without sound.
+    """
+
+    def __len__(self) -> int:
+        """Return how many tokens of a prompt they stand for."""
+        return len(self.embeddings) + (0 if self.sound is None else len(self.sound))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hearing:
+    """How a checkpoint takes a clip's sound; `process` finds it in `Frames.sound`."""
+
+    form: SoundFormat
+    tokens: Callable[[int], int]
+    """Rows of features of so many samples of sound, 0.1 s or more."""
+    inputs: tuple[str, ...]
+    """Processor outputs that only the audio encoder reads; they are not there for a clip without
+    sound, and are dropped once a clip is encoded.
+    """
+    width: int
+    """Of the audio encoder's residual stream."""
+    inner: int
+    """Of its MLP."""
+    samples_per_position: int
+    """Samples of sound that a position of the encoder stands for."""
+    placeholder: int | None = None
+    """Token id that stands for one row of the sound's features; None where these follow those of
+    the frames in `ClipFeatures.embeddings`, under the same token.
+    """
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,6 +209,8 @@ class Family:
     """
     refuses: Callable[[PretrainedConfig], str | None] = field(default=lambda config: None)
     """Why a checkpoint of this model type cannot be trained here; None where it can."""
+    hearing: Callable[[PretrainedConfig], Hearing | None] = field(default=lambda config: None)
+    """How a checkpoint hears, from its config; None where it does not."""
     pixel_inputs: tuple[str, ...] = ("pixel_values_videos",)
     """Processor outputs that only the tower reads; they are dropped once a clip is encoded."""
     clip_inputs: tuple[str, ...] = ()

@@ -121,7 +121,7 @@ def read_prompts(policy: Policy, clips: Sequence[Sequence[TokenRow]]) -> list[Pr
 
 def _packed_size(rows: Sequence[TokenRow]) -> int:
     """Return about how many tokens the prompts about a clip have, its own counted once."""
-    clip = len(rows[0].features.embeddings)
+    clip = len(rows[0].features)
     return clip + sum(len(row) - clip for row in rows)
 
 

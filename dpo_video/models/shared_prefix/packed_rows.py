@@ -8,12 +8,14 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from transformers import PretrainedConfig, PreTrainedModel
 
 from dpo_video.models.collate import TokenRow
 from dpo_video.models.families import ClipFeatures, Family
 from dpo_video.models.features import pack_features
+from dpo_video.models.hearing import placeholders
 from dpo_video.models.load import Policy
 from dpo_video.models.shared_prefix.attention import (
     OVER,
@@ -23,6 +25,8 @@ from dpo_video.models.shared_prefix.attention import (
     tree_plan,
 )
 from dpo_video.models.shared_prefix.tree import IntArray, Packing, pack_rows
+
+NONE = slice(0, 0)
 
 
 def pack_batch(
@@ -112,19 +116,28 @@ def _packed_features(
 
     A clip stands in its tree once, unless questions come before it: then each of them has it again.
     """
-    placeholder = family.placeholder(config)
+    tokens_of_rows = placeholders(family, config)
     features = []
     for segment in packing.segments:
-        holes = tokens[segment.row][: segment.stop, 0] == placeholder
-        begin, end = int(holes[: segment.start].sum()), int(holes.sum())
-        if begin < end:
-            clip = rows[segment.row].features
-            features.append(
-                ClipFeatures(
-                    clip.embeddings[begin:end], tuple(layer[begin:end] for layer in clip.layers)
-                )
-            )
+        ids = tokens[segment.row][: segment.stop, 0]
+        ranges = [_range(ids == token, segment.start) for token in tokens_of_rows]
+        if any(part.start < part.stop for part in ranges):
+            features.append(_part(rows[segment.row].features, *ranges))
     return features
+
+
+def _range(holes: NDArray[np.bool_], start: int) -> slice:
+    """Return which of a clip's placeholders stand from `start` on."""
+    return slice(int(holes[:start].sum()), int(holes.sum()))
+
+
+def _part(clip: ClipFeatures, seen: slice, heard: slice = NONE) -> ClipFeatures:
+    """Return the features of some of a clip's placeholders."""
+    return ClipFeatures(
+        clip.embeddings[seen],
+        tuple(layer[seen] for layer in clip.layers),
+        None if clip.sound is None or heard.start == heard.stop else clip.sound[heard],
+    )
 
 
 def why_not_shared(policy: Policy) -> str | None:
