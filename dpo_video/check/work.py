@@ -11,7 +11,7 @@ from math import ceil
 
 from transformers import PretrainedConfig
 
-from dpo_video.models.activations import head_width, key_width
+from dpo_video.models.activations import attentions, cached_width
 from dpo_video.models.memory import Parameters
 
 
@@ -61,8 +61,8 @@ class ModelSize:
     tower: int
     """Weights that every patch passes."""
     layers: int
-    width: int
-    """Of all queries of a token."""
+    queries: int
+    """Width of all layers' queries of a token."""
     cache_bytes: int
     """Keys and values of a token."""
     weight_bytes: float
@@ -81,8 +81,8 @@ def model_size(
         head=head,
         tower=parameters.vision,
         layers=text.num_hidden_layers,
-        width=head_width(text) * text.num_attention_heads,
-        cache_bytes=2 * text.num_hidden_layers * key_width(text) * size,
+        queries=sum(attention.queries for attention in attentions(text)),
+        cache_bytes=2 * cached_width(text) * size,
         weight_bytes=parameters.language * bytes_of_linear + head * size,
     )
 
@@ -92,7 +92,7 @@ def reading(model: ModelSize, tokens: float, *, before: float = 0.0, scored: flo
     `scored` of them the head runs.
     """
     pairs_of_positions = tokens * before + tokens * tokens / 2
-    attention = 4 * model.layers * model.width * pairs_of_positions
+    attention = 4 * model.queries * pairs_of_positions
     return Work(flops=2 * model.linear * tokens + 2 * model.head * scored + attention)
 
 
@@ -112,7 +112,7 @@ def writing(
     """
     batches = ceil(answers / at_once)
     context = prompt + tokens / 2
-    attention = 4 * model.layers * model.width * context
+    attention = 4 * model.queries * context
     cache = min(answers, at_once) * (prompt / sharing + tokens / 2) * model.cache_bytes
     return Work(
         written_flops=answers * tokens * (2 * (model.linear + model.head) + attention),

@@ -43,6 +43,18 @@ class ForwardShape:
     """
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attention:
+    """Widths of a layer's attention."""
+
+    head: int
+    """Of one head."""
+    queries: int
+    """Of all queries of a token."""
+    keys: int
+    """Of all keys of a token."""
+
+
 def decoder_activations(
     config: PretrainedConfig, shape: ForwardShape, *, size: int, rank: int, checkpointing: bool
 ) -> float:
@@ -53,10 +65,10 @@ def decoder_activations(
         checkpointing: layers keep their inputs, and one of them at a time all the rest.
     """
     text = config.get_text_config()
-    layer = _layer(text, shape, size=size, rank=rank)
-    layers, inputs = text.num_hidden_layers, shape.tokens * text.hidden_size * size
-    whole = layers * inputs + layer if checkpointing else layers * layer
-    rope = 2 * shape.tokens * head_width(text) * size
+    layers = _layers(text, shape, size=size, rank=rank)
+    inputs = shape.tokens * text.hidden_size * size
+    whole = len(layers) * inputs + max(layers) if checkpointing else sum(layers)
+    rope = 2 * shape.tokens * sum({attention.head for attention in attentions(text)}) * size
     once = size == 4 and not shape.repeated_keys  # otherwise each layer makes a copy of its own
     mask = shape.masks * 4 if once else 0
     head = (shape.scored + shape.tokens) * text.hidden_size * size  # its input, and the last norm's
@@ -64,8 +76,8 @@ def decoder_activations(
 
 
 def one_layer(config: PretrainedConfig, shape: ForwardShape, *, size: int, rank: int) -> float:
-    """Return bytes that one layer keeps."""
-    return _layer(config.get_text_config(), shape, size=size, rank=rank)
+    """Return bytes that one layer keeps: the widest."""
+    return max(_layers(config.get_text_config(), shape, size=size, rank=rank))
 
 
 def passing_in_backward(config: PretrainedConfig, shape: ForwardShape, *, size: int) -> float:
@@ -78,8 +90,8 @@ def passing_in_backward(config: PretrainedConfig, shape: ForwardShape, *, size: 
     return float(shape.tokens * (3 * inner_width(text) + 2 * text.hidden_size) * size)
 
 
-def _layer(text: Any, shape: ForwardShape, *, size: int, rank: int) -> float:
-    """Return what a layer keeps.
+def _layers(text: Any, shape: ForwardShape, *, size: int, rank: int) -> list[float]:
+    """Return what each layer keeps.
 
     The inputs of both norms (2H, float32) and their outputs as LoRA's inputs (2H; under autocast a
     cast copy for each of q, k, v, gate and up: 5H); queries, keys, values and the attention's
@@ -88,17 +100,20 @@ def _layer(text: Any, shape: ForwardShape, *, size: int, rank: int) -> float:
     norms one each, float32.
     """
     hidden, inner = text.hidden_size, inner_width(text)
-    queries, keys = head_width(text) * text.num_attention_heads, key_width(text)
     normed = (2 if size == 4 else 5) * hidden
-    attention = (
-        4 * queries + (0 if size == 4 else queries)
-        if shape.repeated_keys
-        else 3 * queries + 2 * keys
-    )
-    layer = (normed + attention + 4 * inner + LINEARS * rank) * size
     in_float32 = (2 * hidden + text.num_attention_heads + 2) * 4
     masks = shape.masks * size if shape.repeated_keys or size < 4 else 0
-    return float(shape.tokens * (layer + in_float32) + shape.copied * 2 * keys * size + masks)
+
+    def kept(queries: int, keys: int) -> float:
+        attention = (
+            4 * queries + (0 if size == 4 else queries)
+            if shape.repeated_keys
+            else 3 * queries + 2 * keys
+        )
+        layer = (normed + attention + 4 * inner + LINEARS * rank) * size
+        return float(shape.tokens * (layer + in_float32) + shape.copied * 2 * keys * size + masks)
+
+    return [kept(attention.queries, attention.keys) for attention in attentions(text)]
 
 
 def kept_by_tower(
@@ -139,15 +154,26 @@ def inner_width(text: Any) -> int:
     return int(sizes["num_experts_per_tok"] * sizes["moe_intermediate_size"] + shared)
 
 
-def head_width(text: Any) -> int:
-    """Return the width of one attention head; configs without `head_dim` divide the hidden size."""
-    head_dim = text.to_dict().get("head_dim")
-    return int(head_dim or text.hidden_size // text.num_attention_heads)
+def attentions(text: Any) -> list[Attention]:
+    """Return the widths of each layer's attention; configs without `head_dim` divide the hidden
+    size, and a config whose layers differ (Gemma 4's) states what a layer has of its own.
+    """
+    common = text.to_dict()
+    apart = {int(layer): own for layer, own in (common.get("per_layer_config") or {}).items()}
+    return [
+        _attention(common | apart.get(layer, {})) for layer in range(common["num_hidden_layers"])
+    ]
 
 
-def key_width(text: Any) -> int:
-    """Return the width of all keys of a token."""
-    return head_width(text) * int(text.num_key_value_heads)
+def _attention(sizes: Mapping[str, Any]) -> Attention:
+    heads = sizes["num_attention_heads"]
+    head = sizes.get("head_dim") or sizes["hidden_size"] // heads
+    return Attention(head=head, queries=head * heads, keys=head * sizes["num_key_value_heads"])
+
+
+def cached_width(text: Any) -> int:
+    """Return the width of all layers' keys of a token; its values take as much."""
+    return sum(attention.keys for attention in attentions(text))
 
 
 def encoding_bytes(spec: ModelSpec, *, patches: int, sound_samples: int, size: int) -> float:

@@ -30,7 +30,7 @@ from dpo_video.core.records import Sample
 from dpo_video.recipe.file import load_recipe
 
 MODEL = ModelSize(
-    linear=1000, head=100, tower=50, layers=2, width=4, cache_bytes=8, weight_bytes=2200.0
+    linear=1000, head=100, tower=50, layers=2, queries=8, cache_bytes=8, weight_bytes=2200.0
 )
 LOAD = WorkLoad(
     questions=3,
@@ -57,12 +57,12 @@ LOAD = WorkLoad(
 
 def forward(tokens: int, *, before: int = 0, scored: int = 0) -> float:
     """Return the operations of a forward, token by token: 2 for each weight; scores and sums over
-    all earlier positions and half of the token's own, 2 each for every layer and unit of width.
+    all earlier positions and half of the token's own, 2 each for every unit of all layers' width.
     """
     total = 0.0
     for position in range(tokens):
         attended = before + position + 0.5
-        total += 2 * MODEL.linear + 2 * (2 * attended * MODEL.layers * MODEL.width)
+        total += 2 * MODEL.linear + 2 * (2 * attended * MODEL.queries)
     return total + 2 * MODEL.head * scored
 
 

@@ -22,16 +22,24 @@ from tiny_families.parts import CHATML, text_config
 
 
 def gemma4() -> tuple[PreTrainedModel, Gemma4Processor]:
-    """Return a tiny Gemma 4: a layer that sees 16 tokens back and one that sees all."""
+    """Return a tiny Gemma 4: a layer that sees 16 tokens back, and one that sees all, whose heads
+    are twice as wide.
+    """
     return _gemma4(hidden_size_per_layer_input=64)
 
 
 def gemma4_moe() -> tuple[PreTrainedModel, Gemma4Processor]:
-    """Return the same with 4 experts beside the dense part of each layer, as the published one
-    without embeddings of the layers' own.
+    """Return the same with 4 experts beside the dense part of each layer. As the published one it
+    has no embeddings of the layers' own, tokens of a frame see each other, and keys of the layer
+    that sees all are its values too, of one head.
     """
     experts = {"num_experts": 4, "top_k_experts": 2, "moe_intermediate_size": 64}
-    return _gemma4(hidden_size_per_layer_input=0, enable_moe_block=True, **experts)
+    attention = {
+        "use_bidirectional_attention": "vision",
+        "attention_k_eq_v": True,
+        "num_global_key_value_heads": 1,
+    }
+    return _gemma4(hidden_size_per_layer_input=0, enable_moe_block=True, **experts, **attention)
 
 
 def _gemma4(**of_text: Any) -> tuple[PreTrainedModel, Gemma4Processor]:
@@ -54,7 +62,7 @@ def _gemma4(**of_text: Any) -> tuple[PreTrainedModel, Gemma4Processor]:
         tokenizer,
         "gemma4_text",
         head_dim=32,
-        global_head_dim=32,
+        global_head_dim=64,
         sliding_window=16,
         vocab_size_per_layer_input=len(tokenizer),
         layer_types=["sliding_attention", "full_attention"],
