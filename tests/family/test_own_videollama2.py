@@ -1,9 +1,8 @@
-"""VideoLLaMA 2 as its authors publish it: connectors, prompts, frames, the audio branch, and what
-is refused.
+"""VideoLLaMA 2 as its authors publish it: connectors, prompts, frames, and what is refused; its
+audio branch has a file of its own.
 """
 
 import json
-import logging
 import subprocess
 import sys
 from collections.abc import Callable
@@ -12,9 +11,9 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
 from stand_ins.calls import CALLS, assert_logits_are_the_published_ones
 from stand_ins.flat_checkpoints import (
+    AUDIO,
     MISTRAL_TEMPLATE,
     videollama2_mistral,
     videollama2_qwen2,
@@ -93,27 +92,6 @@ def test_clip_sees_the_middle_of_a_frame_and_siglip_all_of_it(tmp_path: Path) ->
     torch.testing.assert_close(made, wanted, atol=1e-5, rtol=0)
 
 
-def test_an_audio_branch_is_left_out_and_said(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    model = videollama2_qwen2(tmp_path / "model", mm_audio_tower="audio_tower.bin")
-    path = tmp_path / "model" / "model.safetensors"
-    audio = {
-        "model.audio_tower.encoder.layers.0.fc1.weight": torch.ones(4, 4),
-        "model.mm_projector_a.0.weight": torch.ones(4, 4),
-    }
-    save_file({**load_file(path), **audio}, path, metadata={"format": "pt"})
-    with caplog.at_level(logging.WARNING):
-        policy = load_policy(settings_of(tmp_path))
-    assert "its audio branch is left out, clips are read without their sound" in caplog.text
-    assert "audio_tower.encoder" not in caplog.text, "a warning names weights that are not missed"
-    assert_logits_are_the_published_ones(CALLS["videollama2_qwen2"], model, policy)
-    policy.bare.save_pretrained(tmp_path / "saved")
-    assert "mm_audio_tower" not in json.loads((tmp_path / "saved" / "config.json").read_text())
-    saved = load_file(tmp_path / "saved" / "model.safetensors")
-    assert saved.keys() == model.state_dict().keys()
-
-
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
@@ -124,6 +102,16 @@ def test_an_audio_branch_is_left_out_and_said(
             "is 'cls_patch', and must be absent or",
         ),
         ({"vision_config": {"model_type": "vit"}}, "is no CLIP or SigLIP"),
+        (
+            {**AUDIO, "mm_audio_tower": "openai/whisper-large-v3"},
+            "its audio tower, 'openai/whisper-large-v3', is no file of BEATs (.bin or .pt)",
+        ),
+        (
+            {**AUDIO, "mm_projector_a_type": "identity"},
+            "its mm_projector_a_type is 'identity', and must be 'linear' or like 'mlp2x_gelu'",
+        ),
+        ({**AUDIO, "hidden_size_a": 4096}, "its hidden_size_a is 4096, and must be 128"),
+        ({**AUDIO, "audio_config": None}, "its mm_hidden_size_a is 48, and must be 768"),
     ],
 )
 def test_a_checkpoint_that_the_row_does_not_hold_is_refused(

@@ -17,6 +17,7 @@ from stand_ins.llava_qwen.modeling import LlavaQwenForCausalLM
 from stand_ins.minicpmv import processing_minicpmv
 from stand_ins.minicpmv.modeling_minicpmv import MiniCPMV
 from stand_ins.video_llama.modeling import VideoLLAMA
+from stand_ins.videollama2.beats import SIZES
 from stand_ins.videollama2.modeling import (
     Videollama2MistralForCausalLM,
     Videollama2Qwen2ForCausalLM,
@@ -58,6 +59,16 @@ VIDEOLLAMA2 = {
     "rope_theta": 1000000.0,
     "torch_dtype": "bfloat16",
 }
+AUDIO = {
+    "mm_audio_tower": "audio_tower.bin",
+    "mm_projector_a_type": "mlp2x_gelu",
+    "mm_hidden_size_a": SIZES["encoder_embed_dim"],
+    "hidden_size_a": 128,
+    "audio_config": SIZES,
+}
+"""The fields of VideoLLaMA 2.1-7B-AV's audio branch, and the sizes of its tower, which a published
+checkpoint does not name.
+"""
 MISTRAL_TEMPLATE = (
     "{{ bos_token }}{% for message in messages %}"
     "{% if message['role'] == 'system' %}{{ message['content'] + ' ' }}"
@@ -189,7 +200,7 @@ def scaled(model: nn.Module) -> Any:
 def write(folder: Path, model: nn.Module, config: Mapping[str, Any]) -> None:
     """Write weights under the names that the model itself has, and a config as it stands."""
     folder.mkdir(parents=True, exist_ok=True)
-    weights = {name: weight.contiguous() for name, weight in model.state_dict().items()}
+    weights = {name: weight.contiguous().clone() for name, weight in model.state_dict().items()}
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     named = {**config, "architectures": [type(model).__name__]}
     (folder / "config.json").write_text(json.dumps(named))

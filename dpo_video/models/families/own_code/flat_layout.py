@@ -76,8 +76,6 @@ class FlatConfig(LlavaOnevisionConfig):
 
     text_type: ClassVar[str] = "qwen2"
     """The transformers model type of the language model."""
-    left_out: ClassVar[tuple[str, ...]] = ()
-    """Published fields of parts that are not loaded, and so not saved."""
     published: dict[str, Any] | None = None
     """The fields as published, among them the system's own, `mm_*`."""
 
@@ -122,15 +120,10 @@ class FlatConfig(LlavaOnevisionConfig):
             "rope_parameters": dict(text.rope_parameters),
             "torch_dtype": str(self.dtype).removeprefix("torch."),
         }
-        kept = {
-            name: value
-            for name, value in (self.published or {}).items()
-            if name not in self.left_out
-        }
         if text.rope_parameters["rope_type"] == "linear":  # model.rope_factor, or as published
             factor = float(text.rope_parameters["factor"])
             changed["rope_scaling"] = {"type": "linear", "factor": factor}
-        flat = {**kept, **changed}
+        flat = {**(self.published or {}), **changed}
         return strict_json.dumps(flat, indent=2, sort_keys=True) + "\n"
 
 
@@ -189,8 +182,8 @@ class ClipProcessor(ProcessorMixin):
 
 def clip_features(model: Model, inputs: Mapping[str, Tensor]) -> ClipFeatures:
     """Return the rows (n, D) of one clip."""
-    output = model.get_video_features(inputs["pixel_values_videos"], return_dict=True)
-    return ClipFeatures(output.pooler_output[0])
+    read = {name: inputs[name] for name in model.model.read if name in inputs}
+    return ClipFeatures(model.get_video_features(**read).pooler_output[0])
 
 
 def tower_patches(

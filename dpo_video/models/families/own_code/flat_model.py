@@ -23,6 +23,8 @@ class FlatModel(LlavaOnevisionModel):
 
     config_class = FlatConfig
     multi_modal_projector: Any
+    read: ClassVar[tuple[str, ...]] = ("pixel_values_videos",)
+    """What `get_video_features` takes of a processor's outputs, where they have it."""
 
     def __init__(self, config: FlatConfig) -> None:
         super(LlavaOnevisionModel, self).__init__(config)
@@ -49,9 +51,9 @@ class FlatModel(LlavaOnevisionModel):
     def forward(self, input_ids: Tensor | None = None, **inputs: Any) -> Any:
         """Return hidden states; the placeholder's id may be one that has no embedding."""
         features = (inputs.pop("mm_encoder_outputs", None) or {}).get("video")
-        clips = inputs.pop("pixel_values_videos", None)
-        if features is None and clips is not None:
-            features = self.get_video_features(clips)
+        read = {name: inputs.pop(name) for name in self.read if name in inputs}
+        if features is None and read:
+            features = self.get_video_features(**read)
         if input_ids is not None and inputs.get("inputs_embeds") is None:
             holes = input_ids == self.config.video_token_id
             embeddings = self.get_input_embeddings()(input_ids.masked_fill(holes, 0))
@@ -83,4 +85,4 @@ class FlatForCausalLM(LlavaOnevisionForConditionalGeneration):
 
     def get_video_features(self, pixel_values_videos: Tensor, **more: Any) -> Any:
         """See FlatModel."""
-        return self.model.get_video_features(pixel_values_videos)
+        return self.model.get_video_features(pixel_values_videos, **more)

@@ -5,11 +5,11 @@ Published code: DAMO-NLP-SG/VideoLLaMA2, videollama2/. Shapes: B clips, F frames
 frame's side, C width of the tower, D hidden size.
 """
 
-import logging
 from collections.abc import Mapping
 from importlib.util import find_spec
 from typing import Any, ClassVar
 
+import torch
 from jinja2 import TemplateError
 from torch import Tensor, nn
 from transformers import (
@@ -19,6 +19,7 @@ from transformers import (
     PretrainedConfig,
 )
 from transformers.core_model_loading import WeightRenaming
+from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from dpo_video.core.errors import UserError
 from dpo_video.models.families.family import (
@@ -29,6 +30,7 @@ from dpo_video.models.families.family import (
     pack_tensor,
     square_size,
 )
+from dpo_video.models.families.own_code.beats import Beats
 from dpo_video.models.families.own_code.flat_layout import (
     PLACEHOLDER,
     ClipProcessor,
@@ -40,9 +42,13 @@ from dpo_video.models.families.own_code.flat_layout import (
     tower_patches,
 )
 from dpo_video.models.families.own_code.flat_model import FlatForCausalLM, FlatModel
+from dpo_video.models.families.own_code.videollama2_audio import (
+    audio_projector,
+    audio_sizes,
+    has_audio_branch,
+    refused_audio,
+)
 from dpo_video.video import Frames
-
-log = logging.getLogger(__name__)
 
 PADDING = {"stc_connector": 1, "stc_connector_v35": 0, "stp_connector": 0}
 """Connectors by what is put around a clip, in time and space, before every two steps become one."""
@@ -50,9 +56,6 @@ BLOCKS = 4
 """Convolutional blocks before that step, and after it."""
 LAYER = -2
 """Of the tower, as every published training script has it."""
-AUDIO = ("mm_audio_tower", "mm_projector_a_type", "mm_hidden_size_a", "hidden_size_a")
-"""Fields of the audio branch's config."""
-AUDIO_WEIGHTS = [r"^model\.audio_tower\.", r"^model\.mm_projector_a\."]
 SYSTEM = (
     "<<SYS>>\nYou are a helpful, respectful and honest assistant. Always answer as helpfully as "
     "possible, while being safe.  Your answers should not include any harmful, unethical, racist, "
@@ -68,12 +71,10 @@ NEAREST = "the nearest family is 'video_llama_3' (VideoLLaMA 3)"
 class Videollama2MistralConfig(FlatConfig):
     model_type = "videollama2_mistral"
     text_type: ClassVar[str] = "mistral"
-    left_out: ClassVar[tuple[str, ...]] = AUDIO
 
 
 class Videollama2Qwen2Config(FlatConfig):
     model_type = "videollama2_qwen2"
-    left_out: ClassVar[tuple[str, ...]] = AUDIO
 
 
 class Connector(nn.Module):
@@ -125,11 +126,28 @@ def _blocks(width: int, hidden: int) -> nn.Module:
 
 
 class Videollama2Model(FlatModel):
-    """Tower, connector and language model without its head."""
+    """Tower, connector and language model without its head, with the audio branch of one that has
+    it.
+    """
+
+    read = ("pixel_values_videos", "input_features")
 
     def add_projector(self, config: FlatConfig) -> None:
-        """Set the connector."""
+        """Set the connector, and the audio branch."""
         self.multi_modal_projector = Connector(config)
+        if has_audio_branch(config):
+            self.audio_tower = Beats(audio_sizes(config))
+            self.mm_projector_a = audio_projector(config)
+
+    def get_video_features(
+        self, pixel_values_videos: Tensor, input_features: Tensor | None = None, **more: Any
+    ) -> Any:
+        """Return the rows of clips as `pooler_output`, those of their sounds (B, T, M) behind."""
+        rows = self.encode(pixel_values_videos)
+        if input_features is not None:
+            heard = self.mm_projector_a(self.audio_tower(input_features))
+            rows = torch.cat([rows, heard], dim=1)
+        return BaseModelOutputWithPooling(pooler_output=rows)
 
     def encode(self, clips: Tensor) -> Tensor:
         """Return the rows (B, n, D) of clips (B, F, 3, H, W) of one length."""
@@ -147,7 +165,6 @@ class Videollama2MistralForCausalLM(FlatForCausalLM):
 
     config_class = Videollama2MistralConfig
     body = Videollama2Model
-    _keys_to_ignore_on_load_unexpected = AUDIO_WEIGHTS
 
 
 class Videollama2Qwen2ForCausalLM(FlatForCausalLM):
@@ -155,7 +172,6 @@ class Videollama2Qwen2ForCausalLM(FlatForCausalLM):
 
     config_class = Videollama2Qwen2Config
     body = Videollama2Model
-    _keys_to_ignore_on_load_unexpected = AUDIO_WEIGHTS
 
 
 class Videollama2Processor(ClipProcessor):
@@ -259,6 +275,8 @@ def _refuses(config: PretrainedConfig) -> str | None:
             return f"its {name} is {config.field(name)!r}, and must be {wanted}; {NEAREST}"
     if config.vision_config.model_type not in ("clip_vision_model", "siglip_vision_model"):
         return f"its tower, {config.field('mm_vision_tower')!r}, is no CLIP or SigLIP; {NEAREST}"
+    if has_audio_branch(config) and (reason := refused_audio(config)) is not None:
+        return f"{reason}; {NEAREST}"
     if find_spec("timm") is None:
         return "its connector needs the package timm: pip install 'dpo-video[families]'"
     return None
@@ -267,8 +285,6 @@ def _refuses(config: PretrainedConfig) -> str | None:
 def _processor(name: str, source: Mapping[str, Any]) -> Videollama2Processor:
     config = read_config(AutoConfig.from_pretrained(name, **source), name, source)
     tokenizer = load_tokenizer(name, source)
-    if config.field(AUDIO[0]):
-        log.warning("%s: its audio branch is left out, clips are read without their sound", name)
     processor = Videollama2Processor(
         _frames(config),
         tokenizer,

@@ -1,5 +1,6 @@
 """A stand-in for VideoLLaMA 2's models: their names of weights, their call with `images` as pairs
-of a tensor and its kind, their way to put a clip among the words.
+of a tensor and its kind, or of a dict of a clip's two tensors, their way to put a clip among the
+words.
 """
 
 from typing import Any
@@ -17,6 +18,7 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from stand_ins.clip import CLIPVisionModel
 from stand_ins.siglip import SiglipVisionModel
+from stand_ins.videollama2.beats import SIZES, BEATs
 from stand_ins.videollama2.mm_utils import VIDEO_TOKEN_INDEX
 from stand_ins.videollama2.projector import STCConnector
 
@@ -46,6 +48,17 @@ class Videollama2Qwen2Model(Qwen2Model):
         super().__init__(config)
         self.vision_tower = VisionTower(tower)
         self.mm_projector = STCConnector(config)
+        if hasattr(config, "mm_audio_tower"):
+            self.audio_tower = BEATs(SIZES)
+            self.mm_projector_a = build_audio_projector(config)
+
+
+def build_audio_projector(config: PretrainedConfig) -> nn.Module:
+    width, hidden = config.mm_hidden_size_a, config.hidden_size_a
+    if config.mm_projector_a_type == "linear":
+        return nn.Linear(width, hidden)
+    assert config.mm_projector_a_type == "mlp2x_gelu", "other depths are not stood in for"
+    return nn.Sequential(nn.Linear(width, hidden), nn.GELU(), nn.Linear(hidden, hidden))
 
 
 class WithClips:
@@ -55,15 +68,19 @@ class WithClips:
         self,
         input_ids: Tensor | None = None,
         attention_mask: Tensor | None = None,
-        images: list[tuple[Tensor, str]] | None = None,
+        images: list[tuple[Tensor | dict[str, Tensor], str]] | None = None,
         **more: Any,
     ) -> CausalLMOutputWithPast:
         """Run on one row of ids, among them VIDEO_TOKEN_INDEX for the clip."""
         if images is None:
             return super().forward(input_ids=input_ids, attention_mask=attention_mask, **more)
-        (ids,), ((video, kind),) = input_ids, images
+        (ids,), ((clip, kind),) = input_ids, images
         assert kind == "video", "only videos are stood in for"
+        video = clip["video"] if isinstance(clip, dict) else clip
         rows = self.model.mm_projector(self.model.vision_tower(video)[None])[0]
+        if isinstance(clip, dict):
+            heard, _, _ = self.model.audio_tower.extract_features(clip["audio"])
+            rows = torch.cat([rows, self.model.mm_projector_a(heard)[0]], dim=0)
         place = ids.tolist().index(VIDEO_TOKEN_INDEX)
         words = self.model.embed_tokens
         row = torch.cat([words(ids[:place]), rows, words(ids[place + 1 :])])
