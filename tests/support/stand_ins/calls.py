@@ -44,7 +44,9 @@ def with_mark(ids: Tensor, policy: Policy, mark: int) -> Tensor:
 def videollama_logits(model: Any, inputs: Mapping[str, Any], policy: Policy) -> Tensor:
     ids = with_mark(inputs["input_ids"], policy, VIDEO_TOKEN_INDEX)
     video = inputs["pixel_values_videos"][0]
-    return model(ids, images=[(video, "video")], use_cache=False).logits
+    sound = inputs.get("input_features")
+    clip = video if sound is None else {"video": video, "audio": sound}
+    return model(ids, images=[(clip, "video")], use_cache=False).logits
 
 
 def llava_logits(model: Any, inputs: Mapping[str, Any], policy: Policy) -> Tensor:
