@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -265,6 +266,7 @@ STAND_INS: dict[str, Callable[..., nn.Module]] = {
     "video_llama": video_llama,
     "videollama2_mistral": videollama2_mistral,
     "videollama2_qwen2": videollama2_qwen2,
+    "videollama2_qwen2-audio": partial(videollama2_qwen2, **AUDIO),
 }
 """By the model type of the checkpoint: what writes it into a folder, with fields of its config, and
 returns its model.

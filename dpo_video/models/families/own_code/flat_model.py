@@ -51,7 +51,8 @@ class FlatModel(LlavaOnevisionModel):
     def forward(self, input_ids: Tensor | None = None, **inputs: Any) -> Any:
         """Return hidden states; the placeholder's id may be one that has no embedding."""
         features = (inputs.pop("mm_encoder_outputs", None) or {}).get("video")
-        read = {name: inputs.pop(name) for name in self.read if name in inputs}
+        given = {name: inputs.pop(name, None) for name in self.read}
+        read = {name: value for name, value in given.items() if value is not None}
         if features is None and read:
             features = self.get_video_features(**read)
         if input_ids is not None and inputs.get("inputs_embeds") is None:

@@ -23,6 +23,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from dpo_video.core.errors import UserError
 from dpo_video.models.families.family import (
+    KEEP_UNQUANTIZED,
     Family,
     FrameSize,
     VideoProcessor,
@@ -345,6 +346,7 @@ ROW = Family(
     end_of_turn="<|im_end|>",
     frames_per_step=2,
     frame_size=square_size,
+    keep_unquantized=(*KEEP_UNQUANTIZED, r".*mm_projector_a"),
     video_tokens=_tokens,
     vision_patches=tower_patches,
     pixel_kwargs=no_pixel_bounds,
