@@ -51,6 +51,8 @@ class View:
     """Those of its sound among them."""
     sound_tokens: int | None
     """None for a model that hears nothing, or is not to."""
+    sound_seconds: float
+    """Of its sound that are heard."""
     budget: int | None
     context: int
     model: str
@@ -107,6 +109,7 @@ def view_clip(
         sound_tokens=sound_tokens(spec, settings, frames.sound_samples)
         if frames.sound_rate
         else None,
+        sound_seconds=_seconds_heard(spec, frames),
         context=spec.family.context_length(spec.config),
     )
 
@@ -236,15 +239,25 @@ def describe(video: Path, view: View, settings: VideoSettings) -> list[tuple[str
         ),
     ]
     if view.sound_tokens is not None:
-        rows.append(("sound", _heard(frames, view.sound_tokens)))
+        rows.append(("sound", _heard(view, view.sound_tokens)))
     return rows
 
 
-def _heard(frames: Frames, tokens: int) -> str:
+def _seconds_heard(spec: ModelSpec, frames: Frames) -> float:
+    hearing = spec.family.hearing(spec.config)
+    if hearing is None or not frames.sound_samples:
+        return 0.0
+    seconds = frames.sound_samples / frames.sound_rate
+    return seconds if hearing.most_seconds is None else min(seconds, hearing.most_seconds)
+
+
+def _heard(view: View, tokens: int) -> str:
+    frames = view.frames
     if not frames.sound_samples:
         return "none is heard: the clip is silent, or see the note"
     seconds = frames.sound_samples / frames.sound_rate
-    return f"{seconds:.2f} s heard, {tokens:,} of the tokens"
+    pieces = "" if view.sound_seconds == seconds else f" of {seconds:.2f} s, in pieces"
+    return f"{view.sound_seconds:.2f} s heard{pieces}, {tokens:,} of the tokens"
 
 
 def _looked_at(frames: Frames, num_read: int) -> str:

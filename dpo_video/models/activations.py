@@ -192,8 +192,7 @@ def encoding_bytes(spec: ModelSpec, *, patches: int, sound_samples: int, size: i
     pixels = 4 * 3 * tower.patch * tower.patch * spec.family.frames_per_step
     seen = patches * (pixels + (2 * tower.width + max(3 * tower.width, 3 * tower.inner)) * size)
     hearing = spec.family.hearing(spec.config)
-    if hearing is None:
+    if hearing is None or not sound_samples:
         return float(seen)
-    positions = sound_samples / hearing.samples_per_position
     numbers = 2 * hearing.width + max(3 * hearing.width, 2 * hearing.inner)
-    return max(float(seen), positions * numbers * size)
+    return max(float(seen), hearing.positions(sound_samples) * numbers * size)

@@ -41,6 +41,8 @@ from dpo_video.models.memory import count_parameters
 from dpo_video.recipe import ModelSettings
 from dpo_video.train.shared_prefix import shared_prefix_engine
 
+SOUND_SECONDS = (2.0, 0.0, 5.0)
+"""Of the clips c0.mp4, c1.mp4, c2.mp4."""
 DOCUMENT = Path(__file__).parents[2] / "docs" / "families.md"
 
 
@@ -59,7 +61,7 @@ def world(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     folder = tmp_path_factory.mktemp(request.param)
     published = STAND_INS[request.param](folder / "model")
     for number, frames in enumerate(FRAMES):
-        write_clip(folder / f"c{number}.mp4", frames, rate=2)
+        write_clip(folder / f"c{number}.mp4", frames, rate=2, sound=SOUND_SECONDS[number])
     return World(
         folder=folder,
         write=STAND_INS[request.param],
@@ -100,7 +102,9 @@ def test_logits_are_those_of_the_published_call(world: World, subject: Subject) 
 
 
 def test_losses_and_adapter_equal_plain_dpo_through_the_published_call(world: World) -> None:
-    """6 steps, batches of 2 pairs of different clips, questions and lengths."""
+    """6 steps, batches of 2 pairs of different clips, questions and lengths; a model that hears
+    reads one clip silent and two with their sound.
+    """
     recipe = make_recipe(world.folder)
     recipe = recipe.model_copy(update={"model": settings_of(world.folder)})
     pairs = make_pairs(7)

@@ -2,12 +2,14 @@
 
 import json
 import logging
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from clips import write_clip
 from numpy.typing import NDArray
 from safetensors.torch import load_file
 from stand_ins.flat_checkpoints import AUDIO, videollama2_qwen2
@@ -15,6 +17,9 @@ from stand_ins.videollama2.beats import SIZES, BEATs, bucket
 from stand_ins.videollama2.mm_utils import kaldi_fbank, process_audio_from_video
 from torch import nn
 
+from dpo_video.check.preview import describe, view_clip
+from dpo_video.family.subject import noise_frames
+from dpo_video.models.decoding import reading_for, sound_format
 from dpo_video.models.families.own_code.beats import Beats, BeatsSizes, distance_buckets
 from dpo_video.models.families.own_code.videollama2_audio import (
     RATE,
@@ -23,8 +28,12 @@ from dpo_video.models.families.own_code.videollama2_audio import (
     fbank,
     sound_pieces,
 )
+from dpo_video.models.features import encode_video
 from dpo_video.models.load import load_policy
-from dpo_video.recipe import ModelSettings
+from dpo_video.models.prompts import video_inputs
+from dpo_video.models.tokens import clip_tokens
+from dpo_video.recipe import ModelSettings, VideoSettings
+from dpo_video.video.read import read_frames
 
 TINY = BeatsSizes(**SIZES)
 
@@ -197,3 +206,49 @@ def test_a_branch_is_loaded_and_saved_by_its_published_names(
         torch.testing.assert_close(weight, weights[name], atol=0, rtol=0)
     config = json.loads((tmp_path / "saved" / "config.json").read_text())
     assert config.items() >= {**AUDIO, "mm_projector_a_type": kind}.items()
+
+
+def test_a_clip_is_heard_where_it_has_sound_and_the_recipe_listens(tmp_path: Path) -> None:
+    """Rows of features are as many as were counted before anything was decoded; of 20 s 16 s are
+    heard.
+    """
+    videollama2_qwen2(tmp_path / "model", **AUDIO)
+    settings = ModelSettings(name=str(tmp_path / "model"), device="cpu")
+    policy = load_policy(settings)
+    sounding = write_clip(tmp_path / "sounding.mp4", 40, rate=2, sound=20.0)
+    silent = write_clip(tmp_path / "silent.mp4", 40, rate=2)
+    for clip, listens, rows in (
+        (sounding, True, audio_rows(TINY)),
+        (sounding, False, 0),
+        (silent, True, 0),
+    ):
+        video = VideoSettings(num_frames=4, sound=listens)
+        frames = read_frames(clip, video, **reading_for(policy.spec, video))
+        inputs = video_inputs(policy, frames, video)
+        assert ("input_features" in inputs.pixels) == (rows > 0)
+        made = len(encode_video(policy, inputs))
+        height, width = frames.pixels.shape[1:3]
+        assert made == 2 * 2 * 2 + rows
+        assert made == clip_tokens(
+            policy.spec,
+            video,
+            num_frames=4,
+            height=height,
+            width=width,
+            sound_samples=frames.sound_samples,
+        )
+        view = dict(describe(clip, view_clip(clip, settings, video), video))
+        if rows:
+            assert view["sound"] == "16.00 s heard of 20.00 s, in pieces, 92 of the tokens"
+        elif listens:
+            assert view["sound"] == "none is heard: the clip is silent, or see the note"
+        else:
+            assert "sound" not in view
+
+
+def test_a_checkpoint_without_a_branch_hears_nothing(tmp_path: Path) -> None:
+    videollama2_qwen2(tmp_path / "model")
+    policy = load_policy(ModelSettings(name=str(tmp_path / "model"), device="cpu"))
+    assert sound_format(policy.spec, VideoSettings()) is None
+    told = replace(noise_frames(2), sound=noise(16_000), sound_rate=RATE)
+    assert "input_features" not in video_inputs(policy, told, VideoSettings()).pixels

@@ -11,6 +11,8 @@ from torch import nn
 from transformers import get_scheduler, set_seed
 
 from dpo_video.core.records import Pair
+from dpo_video.models.decoding import sound_format
+from dpo_video.models.hub import model_spec
 from dpo_video.models.load import Policy, load_policy
 from dpo_video.models.lora import lora_config
 from dpo_video.models.prompts import clip_content, process_frames, prompt_text
@@ -92,7 +94,10 @@ def pixel_inputs(
     answer.
     """
     frames = read_frames(
-        world / pair.video, recipe.video, multiple_of=policy.family.frames_per_step
+        world / pair.video,
+        recipe.video,
+        multiple_of=policy.family.frames_per_step,
+        sound=sound_format(model_spec(recipe.model), recipe.video),
     )
     processor = policy.processor
     content = clip_content(policy.family, len(frames.pixels))

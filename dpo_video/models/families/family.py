@@ -105,8 +105,10 @@ class Hearing:
     """Of the audio encoder's residual stream."""
     inner: int
     """Of its MLP."""
-    samples_per_position: int
-    """Samples of sound that a position of the encoder stands for."""
+    positions: Callable[[int], float]
+    """Positions of the encoder for so many samples of sound, for the memory estimate."""
+    most_seconds: float | None = None
+    """Seconds that are heard of a longer sound, in pieces spread over it; None: all of it."""
     placeholder: int | None = None
     """Token id that stands for one row of the sound's features; None where these follow those of
     the frames in `ClipFeatures.embeddings`, under the same token.

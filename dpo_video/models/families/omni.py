@@ -152,7 +152,7 @@ def _hearing_2_5(config: PretrainedConfig) -> Hearing:
         inputs=INPUTS,
         width=config.audio_config.d_model,
         inner=config.audio_config.encoder_ffn_dim,
-        samples_per_position=2 * HOP,
+        positions=lambda sound_samples: sound_samples / (2 * HOP),
         placeholder=int(config.audio_token_id),
     )
 
@@ -162,7 +162,7 @@ def _hearing_3(config: PretrainedConfig) -> Hearing:
         _hearing_2_5(config),
         form=SoundFormat(RATE),
         tokens=partial(_tokens_3, window=int(config.audio_config.n_window)),
-        samples_per_position=8 * HOP,
+        positions=lambda sound_samples: sound_samples / (8 * HOP),
     )
 
 

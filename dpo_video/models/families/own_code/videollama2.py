@@ -44,7 +44,10 @@ from dpo_video.models.families.own_code.flat_layout import (
 )
 from dpo_video.models.families.own_code.flat_model import FlatForCausalLM, FlatModel
 from dpo_video.models.families.own_code.videollama2_audio import (
+    audio_hearing,
+    audio_inputs,
     audio_projector,
+    audio_rows,
     audio_sizes,
     has_audio_branch,
     refused_audio,
@@ -187,10 +190,12 @@ class Videollama2Processor(ClipProcessor):
         side: int,
         padding: int,
         system: str,
+        of_sound: int = 0,
     ) -> None:
         self.side = side
         self.padding = padding
         self.system = system
+        self.of_sound = of_sound
         super().__init__(video_processor, tokenizer, chat_template)
 
     def clip_tokens(self, num_frames: int) -> int:
@@ -251,13 +256,19 @@ def _tokenize(processor: Any, text: str) -> list[int]:
 def _process(
     processor: Any, text: str, frames: Frames, kwargs: Mapping[str, Any]
 ) -> Mapping[str, Any]:
-    """As the published code: see _tokenize."""
+    """As the published code: see _tokenize. Rows of a clip's sound follow those of its frames."""
     pixels = processor.video_processor(
         [frames.pixels], do_sample_frames=False, return_tensors="pt", **kwargs
     )
-    clip = PLACEHOLDER * processor.clip_tokens(len(frames.pixels))
+    heard: Mapping[str, Tensor] = {}
+    rows = processor.clip_tokens(len(frames.pixels))
+    if frames.sound is not None and processor.of_sound:
+        heard = audio_inputs(frames.sound)
+        rows += processor.of_sound
+    clip = PLACEHOLDER * rows
     return {
         "pixel_values_videos": pixels["pixel_values_videos"],
+        **heard,
         "input_ids": [_tokenize(processor, text.replace(PLACEHOLDER, clip, 1))],
         "text_replacement_offsets": [[{"replacement": clip}]],
     }
@@ -293,6 +304,7 @@ def _processor(name: str, source: Mapping[str, Any]) -> Videollama2Processor:
         side=_side(config),
         padding=PADDING[config.field("mm_projector_type")],
         system=SYSTEM if config.text_type == "mistral" else "",
+        of_sound=audio_rows(audio_sizes(config)) if has_audio_branch(config) else 0,
     )
     if processor.chat_template is not None:
         try:
@@ -343,6 +355,7 @@ ROW = Family(
     load_processor=_processor,
     read_config=read_config,
     refuses=_refuses,
+    hearing=audio_hearing,
     end_of_turn="<|im_end|>",
     frames_per_step=2,
     frame_size=square_size,
@@ -353,6 +366,6 @@ ROW = Family(
     formula="(F/2) x ((H/14) / 2) x ((W/14) / 2); with stc_connector one step more on each axis",
     quirks="Needs the package timm: `pip install dpo-video[families]`. Every two frames become one "
     "step: the number of frames is even, and the checkpoints were trained with 8 or 16 "
-    "(`video.num_frames`). A clip is read without its sound, with -7B-AV too. CLIP sees the middle "
-    "square of a frame, SigLIP all of it squeezed to one.",
+    "(`video.num_frames`). CLIP sees the middle square of a frame, SigLIP all of it squeezed to "
+    "one. -7B-AV hears a clip, in 8 pieces of 2 seconds, in 1,496 tokens.",
 )

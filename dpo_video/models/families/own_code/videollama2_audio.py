@@ -18,7 +18,9 @@ from torch import Tensor, nn
 from transformers import PretrainedConfig
 from transformers.audio_utils import mel_filter_bank, spectrogram, window_function
 
+from dpo_video.models.families.family import Hearing
 from dpo_video.models.families.own_code.beats import BeatsSizes
+from dpo_video.video.frames import SoundFormat
 
 RATE = 16_000
 """Samples a second that the tower was trained on."""
@@ -66,6 +68,23 @@ def refused_audio(config: PretrainedConfig) -> str | None:
         if config.field(name) != width:
             return f"its {name} is {config.field(name)!r}, and must be {width}"
     return None
+
+
+def audio_hearing(config: PretrainedConfig) -> Hearing | None:
+    """Return how a checkpoint with an audio branch hears: as much of every clip (sound_pieces)."""
+    if not has_audio_branch(config):
+        return None
+    sizes = audio_sizes(config)
+    rows = audio_rows(sizes)
+    return Hearing(
+        form=SoundFormat(RATE),
+        tokens=lambda sound_samples: rows,
+        inputs=("input_features",),
+        width=sizes.encoder_embed_dim,
+        inner=sizes.encoder_ffn_embed_dim,
+        positions=lambda sound_samples: rows,
+        most_seconds=PIECES * PIECE_SECONDS,
+    )
 
 
 def audio_projector(config: PretrainedConfig) -> nn.Module:
