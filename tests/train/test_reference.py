@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 from clips import write_clip
+from family_cases import plain_policy
 from tiny_world import adapter_weights, made_trainer, make_pairs, make_recipe, open_run
 from training import reward_margins
 
@@ -164,7 +165,20 @@ def test_each_part_of_the_key_tells_rows_apart(qwen: Path, policy: Policy, part:
 
 def test_every_video_setting_is_in_the_key_or_only_changes_speed() -> None:
     speed = {"workers", "timeout", "max_clip_gb", "cache", "cache_gb", "cache_folder", "preset"}
+    speed |= {"sound"}  # in the keys of models that hear alone, below
     assert set(VideoSettings.model_fields) - speed == set(CHANGES) & set(VideoSettings.model_fields)
+
+
+def test_whether_a_clip_is_heard_is_in_the_key_of_a_model_that_hears(
+    qwen: Path, policy: Policy
+) -> None:
+    sounding, silent = VideoSettings(num_frames=6), VideoSettings(num_frames=6, sound=False)
+    pair = make_pairs(1)[0]
+    hearing = plain_policy("qwen2_5_omni")
+    keys = [key_of(hearing, settings, pair, qwen) for settings in (sounding, silent)]
+    assert keys[0] != keys[1]
+    deaf = [key_of(policy, settings, pair, qwen) for settings in (sounding, silent)]
+    assert deaf[0] == deaf[1]
 
 
 def test_the_answer_the_template_and_the_file_s_content_are_in_the_key(
