@@ -25,6 +25,10 @@ PROJECTOR = re.compile(
 """Found in the names of what stands between tower and language model, in all known families."""
 VISION = re.compile(r"visual|vision|_tower|image_vit|vpm")
 """Found in the names of towers."""
+AUDIO = re.compile(r"audio|mm_projector_a\b")
+"""Found in the names of what reads a clip's sound. It is never tuned: where a batch is silent, such
+weights have no gradient, and processes that train together would wait for it.
+"""
 
 
 def lora_config(
@@ -135,7 +139,7 @@ def part_of_module(name: str, family: Family) -> ModelPart | None:
     """
     if re.fullmatch(family.lora_targets, name):
         return "language"
-    if "language_model" in name or name.endswith("lm_head"):
+    if "language_model" in name or name.endswith("lm_head") or AUDIO.search(name):
         return None
     if PROJECTOR.search(name):
         return "projector"

@@ -79,9 +79,9 @@ class TrainSettings(Section):
     tune: Annotated[list[Literal["language", "projector", "vision"]], Affects.WEIGHTS] = Field(
         default=["language"], min_length=1
     )
-    """Parts whose linear layers get LoRA: language model, projector, vision tower. With the latter
-    two the tower runs in each forward, with gradients, and `video.cache: features` cannot be used.
-    """
+    """Parts whose linear layers get LoRA: language model, projector, vision tower; never what reads
+    sound. With the latter two the tower runs in each forward, with gradients, and `video.cache:
+    features` cannot be used."""
     tokens_per_batch: Annotated[PositiveInt | None, Affects.WEIGHTS] = None
     """Most tokens per forward: the pairs of an optimizer step, batch_size x gradient_accumulation
     per device, are cut by it instead of by batch_size. The memory is even, and the result the same
