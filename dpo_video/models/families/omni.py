@@ -221,5 +221,6 @@ QWEN3_OMNI_MOE = replace(
     formula="ceil(F/2) x (H/32) x (W/32)",
     quirks="Frames as Qwen2.5-VL's, features as Qwen3-VL's. LoRA tunes attention, and the experts "
     f"under `train.lora.experts`. {QUIRKS} Sound takes 13 tokens a second, in turn with the "
-    "frames.",
+    "frames. Times stand in positions with their fractions, as in transformers; vLLM rounds them "
+    "down.",
 )
