@@ -329,7 +329,8 @@ SUCCESSORS: dict[str, tuple[str, str, str]] = {
     "ernie4_5_moe_vl": (
         "ERNIE 4.5 VL with the config of its authors' own code",
         "ernie4_5_vl_moe",
-        "transformers reads it from a config of model type 'ernie4_5_vl_moe'",
+        "transformers reads it from a config of model type 'ernie4_5_vl_moe', which "
+        "baidu/ERNIE-4.5-VL-28B-A3B-PT has in model.revision=refs/pr/11",
     ),
     "instructblip": ("InstructBLIP for images", "instructblipvideo", IMAGES_ONLY),
     "molmo": ("Molmo 1", "molmo2", OWN_CODE),

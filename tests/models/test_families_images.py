@@ -132,8 +132,14 @@ def test_tokens_of_tiles_are_those_of_the_published_processor_at_any_shape() -> 
     assert row.video_tokens(resize, config, 1, FrameSize(672, 672)) == 576 + 48 * 48 + 48
 
 
-def test_tokens_of_slices_are_those_of_the_published_processor_at_any_shape() -> None:
+@pytest.mark.parametrize(
+    ("max_pixels", "tokens"), [(None, 444), (448**2, 66), (4 * 448**2 - 1, 194)]
+)
+def test_tokens_of_slices_are_those_of_the_published_processor_at_any_shape(
+    max_pixels: int | None, tokens: int
+) -> None:
     row, resize = FAMILIES["minicpmv4_6"], MiniCPMV4_6VideoProcessor()
+    kwargs = row.pixel_kwargs(resize, None, max_pixels)
     draw = torch.Generator().manual_seed(0)
     for height, width in [
         (720, 1280),
@@ -141,15 +147,41 @@ def test_tokens_of_slices_are_those_of_the_published_processor_at_any_shape() ->
         *torch.randint(20, 1500, (20, 2), generator=draw).tolist(),
     ]:
         made = resize(
-            videos=[make_frames(1, height=height, width=width).pixels], do_sample_frames=False
+            videos=[make_frames(1, height=height, width=width).pixels],
+            do_sample_frames=False,
+            **kwargs,
         )
         parts = made["target_sizes_videos"].prod(-1)
-        assert row.video_tokens(resize, None, 1, FrameSize(height, width)) == int(
-            (parts // 16).sum()
-        )
-        assert row.vision_patches(resize, None, 1, FrameSize(height, width)) == int(parts.sum())
-    assert row.video_tokens(resize, None, 1, FrameSize(720, 1280)) == 444
-    assert row.video_tokens(resize, None, 1, FrameSize(240, 320)) == 63
+        size = row.frame_size(resize, 1, FrameSize(height, width), kwargs)
+        assert row.video_tokens(resize, None, 1, size) == int((parts // 16).sum())
+        assert row.vision_patches(resize, None, 1, size) == int(parts.sum())
+    for height, width, wanted in [(720, 1280, tokens), (240, 320, 63)]:
+        size = row.frame_size(resize, 1, FrameSize(height, width), kwargs)
+        assert row.video_tokens(resize, None, 1, size) == wanted
+
+
+@pytest.mark.parametrize(
+    ("bounds", "reason"),
+    [({"min_pixels": 10**6}, "leave out video.min_pixels"), ({"max_pixels": 9}, "set it to 12544")],
+)
+def test_minicpms_frames_are_enlarged_by_its_processor_alone(
+    bounds: dict[str, int], reason: str
+) -> None:
+    policy = plain_policy("minicpmv4_6")
+    with pytest.raises(UserError, match=reason):
+        video_inputs(policy, make_frames(2), VideoSettings(**bounds))
+
+
+@pytest.mark.parametrize("family", ["minicpmv4_6", "minicpmv4_7"])
+def test_minicpms_frames_may_be_left_whole(family: str) -> None:
+    """As its model card does with videos; tiny ones have squares of 112 pixels a side."""
+    policy, settings = plain_policy(family), VideoSettings(max_pixels=112**2)
+    prompt = encode_prompt(
+        policy, "?", video_inputs(policy, make_frames(3, height=300, width=400), settings)
+    )
+    holes = int((prompt.input_ids == policy.family.placeholder(policy.bare.config)).sum())
+    assert holes == video_tokens(policy.spec, settings, num_frames=3, height=300, width=400)
+    assert holes < video_tokens(policy.spec, VideoSettings(), num_frames=3, height=300, width=400)
 
 
 @pytest.mark.parametrize(

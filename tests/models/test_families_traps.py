@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,9 +17,15 @@ from family_cases import (
     tuned_family,
 )
 from policies import make_frames, make_row
+from tiny_families.grids import glm4v, glm46v
+from tiny_models import write_tiny
+from transformers import PreTrainedModel, ProcessorMixin
 from trees import answer_part, rows_of, run_engine
 
 from dpo_video.core.errors import UserError
+from dpo_video.family import checks
+from dpo_video.family.run import Check, check_name
+from dpo_video.family.subject import Subject
 from dpo_video.models.collate import TokenRow, collate
 from dpo_video.models.families import FAMILIES, ClipFeatures
 from dpo_video.models.generation import generate_answers
@@ -33,7 +40,7 @@ from dpo_video.models.prompts import (
 )
 from dpo_video.models.sampling import Sampler
 from dpo_video.models.tokens import frame_size, video_tokens
-from dpo_video.recipe import VideoSettings
+from dpo_video.recipe import ModelSettings, VideoSettings
 from dpo_video.train.shared_prefix import shared_prefix_engine
 from dpo_video.video import Frames
 
@@ -278,3 +285,27 @@ def test_a_clip_of_one_frame_is_refused_where_the_tower_takes_two(family: str) -
         video_inputs(policy, make_frames(1), VideoSettings())
     with pytest.raises(UserError, match="the processor refuses 1 frames of 150x100 pixels"):
         video_tokens(policy.spec, VideoSettings(), num_frames=1, height=100, width=150)
+
+
+@pytest.mark.parametrize(
+    "check",
+    [
+        checks.tokens_are_counted_from_the_config,
+        checks.prompt_is_the_processors_and_a_prefix,
+        checks.features_equal_pixels,
+        checks.shuffled_frames_are_noticed,
+        checks.generates_as_teacher_forced,
+    ],
+    ids=check_name,
+)
+def test_glm_4_6v_flash_is_a_glm4v_with_the_processor_of_4_6v(check: Check, tmp_path: Path) -> None:
+    """As its published files: model type `glm4v`, and time stamps in tenths of a second."""
+
+    def published() -> tuple[PreTrainedModel, ProcessorMixin]:
+        return glm4v()[0], glm46v()[1]
+
+    folder = write_tiny(published, tmp_path / "flash")
+    subject = Subject(settings=ModelSettings(name=str(folder), device="cpu"))
+    assert subject.family is FAMILIES["glm4v"]
+    assert type(subject.plain.processor).__name__ == "Glm46VProcessor"
+    check(subject, tmp_path / "check")

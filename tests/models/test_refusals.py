@@ -11,6 +11,7 @@ from transformers import (
     InstructBlipVideoConfig,
     InstructBlipVideoQFormerConfig,
     InstructBlipVideoVisionConfig,
+    MiniCPMV4_6Config,
     T5Config,
 )
 
@@ -37,10 +38,17 @@ def flan_t5() -> InstructBlipVideoConfig:
     )
 
 
+def minicpm_of_experts() -> MiniCPMV4_6Config:
+    """Return the config of a MiniCPM-V whose language model is of experts."""
+    return MiniCPMV4_6Config(text_config={"model_type": "qwen3_5_moe_text"})
+
+
 REFUSED: dict[str, Any] = {
     "instructblipvideo": flan_t5,
     "gemma4": lambda: Gemma4Config(vision_config=None),
     "gemma4_moe": lambda: Gemma4Config(vision_config=None),
+    "minicpmv4_6": minicpm_of_experts,
+    "minicpmv4_7": minicpm_of_experts,
     "internvl_chat": lambda: Fields(llm_config=Fields(architectures=["GemmaForCausalLM"])),
     "qwen": Fields,
     "llava_qwen": lambda: Fields(mm_projector_type="linear"),

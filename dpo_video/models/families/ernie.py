@@ -124,9 +124,10 @@ ERNIE4_5_VL_MOE = Family(
     vision_patches=_patches,
     pixel_kwargs=pixel_bounds,
     formula="ceil(F/2) x (H/28) x (W/28)",
-    quirks="A frame's time is drawn into it. The tokens of a clip and its marks have experts of "
-    "their own. Text after a clip stands above its last time step (`model.positions: checkpoint`), "
-    "as the authors' code counts; transformers 5.24 puts it among the steps of a long clip. LoRA "
-    "tunes attention and the experts that all tokens share, and the others under "
-    "`train.lora.experts`.",
+    quirks="transformers reads -28B-A3B-PT from `model.revision: refs/pr/11`; its main branch has "
+    "the config of its authors' own code. A frame's time is drawn into it. The tokens of a clip "
+    "and its marks have experts of their own. Text after a clip stands above its last time step "
+    "(`model.positions: checkpoint`), as the authors' code counts; transformers 5.24 puts it among "
+    "the steps of a long clip. LoRA tunes attention and the experts that all tokens share, and the "
+    "others under `train.lora.experts`.",
 )

@@ -121,6 +121,8 @@ class FrameSize:
 
     height: int
     width: int
+    slices: int | None = None
+    """The most slices that it is cut into, where a recipe says so: below 2 it enters as it is."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -326,6 +328,26 @@ def no_pixel_bounds(
         "this model family gives every frame the size that its checkpoint names: leave out "
         "video.min_pixels and video.max_pixels, and use video.num_frames to save tokens"
     )
+
+
+def bounded_slices(
+    min_pixels: int | None, max_pixels: int | None, *, square: int, most: int
+) -> int | None:
+    """Return as many slices of `square` pixels as `video.max_pixels` has room for, at most the
+    checkpoint's; None where it is left out.
+    """
+    if min_pixels is not None:
+        raise UserError(
+            "this model family enlarges small frames itself: leave out video.min_pixels"
+        )
+    if max_pixels is None:
+        return None
+    if max_pixels < square:
+        raise UserError(
+            f"video.max_pixels is {max_pixels}, and this model family reads no frame at less than "
+            f"{square}: set it to {square}, which leaves out slices, or leave it out"
+        )
+    return min(max_pixels // square, most)
 
 
 def square_size(

@@ -74,14 +74,14 @@ def _refuses(config: PretrainedConfig) -> str | None:
     if config.vision_config is None:
         return (
             "it has no vision tower. The nearest is a 'gemma4' that takes images, such as "
-            "google/gemma-4-e4b-it"
+            "google/gemma-4-E4B-it"
         )
     return None
 
 
 GEMMA4 = Family(
     name="gemma4",
-    title="Gemma 4 (google/gemma-4-e2b-it, -e4b-it and the larger ones)",
+    title="Gemma 4 (google/gemma-4-E2B-it, -E4B-it and -31B-it)",
     features=_features,
     pack=pack_list,
     pixel_inputs=("pixel_values_videos", "video_position_ids", "num_frames_per_video"),
@@ -98,7 +98,8 @@ GEMMA4 = Family(
     pixel_kwargs=no_pixel_bounds,
     formula="F x (H/48) x (W/48), at most 70 a frame, and a time stamp a frame",
     quirks="A frame takes at most 70 tokens, in whatever shape it has. Sound is not read. Five of "
-    "six layers see a window of the last tokens. LoRA leaves out the layers' own embeddings.",
+    "six layers see a window of the last tokens. In the 31B tokens of a frame see each other. LoRA "
+    "leaves out the layers' own embeddings.",
 )
 GEMMA4_MOE = replace(
     GEMMA4,

@@ -43,7 +43,7 @@ def _size(
 
 GLM4V = Family(
     name="glm4v",
-    title="GLM-4.1V (zai-org/GLM-4.1V-9B-Thinking)",
+    title="GLM-4.1V and GLM-4.6V-Flash (zai-org/GLM-4.1V-9B-Thinking, zai-org/GLM-4.6V-Flash)",
     features=grid_features,
     pack=pack_list,
     placeholder=lambda config: int(config.image_token_id),
@@ -51,8 +51,9 @@ GLM4V = Family(
     frames_per_step=2,
     position_axes=3,
     positions=mrope_positions,
-    # The template opens the next turn with it; the EOS, <|endoftext|>, ends no turn. The checkpoint
-    # stops at either: its config lists 151329 and 151336 (a copy of it stands in hlky/dinoml_v2).
+    # The template opens the next turn with it; the EOS, <|endoftext|>, ends no turn. Checkpoints
+    # stop at either and at <|observation|>: their configs list 151329, 151336 and 151338, and
+    # GLM-4.1V's 151348 too (copies of them stand in hlky/dinoml_v2).
     end_of_turn="<|user|>",
     frame_size=_size,
     video_tokens=grid_tokens,
@@ -61,17 +62,17 @@ GLM4V = Family(
     per_clip_bounds=frozenset({"min", "max"}),
     formula="ceil(F/2) x (H/28) x (W/28), and a time stamp a pair of frames",
     quirks="A clip's placeholders are the image token, `<|image|>`. Time stamps are cut to whole "
-    "seconds. An answer "
-    "ends with `<|user|>`, not with the tokenizer's EOS. -Thinking writes its reasoning before the "
-    "answer: all "
-    "of it is judged, and `generate.max_new_tokens` (256) cuts it. -9B-Base is no chat model.",
+    "seconds, and to tenths by the processor of GLM-4.6V-Flash, whose checkpoint is of this model "
+    "type. An answer ends with `<|user|>`, not with the tokenizer's EOS. -Thinking writes its "
+    "reasoning before the answer: all of it is judged, and `generate.max_new_tokens` (256) cuts "
+    "it. -9B-Base is no chat model.",
 )
 GLM46V = replace(
     GLM4V,
     name="glm46v",
-    title="GLM-4.6V-Flash (zai-org/GLM-4.6V-Flash)",
-    quirks="As GLM-4.1V, with time stamps in tenths of a second. GLM-4.6V itself is of experts and "
-    "of model type `glm4v_moe`.",
+    title="GLM-4.6V of model type `glm46v`",
+    quirks="As GLM-4.1V, with time stamps in tenths of a second. No published checkpoint is of "
+    "this model type: GLM-4.6V-Flash is of `glm4v`, and GLM-4.6V, of experts, of `glm4v_moe`.",
 )
 GLM4V_MOE = replace(
     GLM4V,

@@ -99,7 +99,7 @@ def _refuses(config: PretrainedConfig) -> str | None:
 
 INSTRUCTBLIPVIDEO = Family(
     name="instructblipvideo",
-    title="InstructBLIP for video (Vicuna checkpoints of model type `instructblipvideo`)",
+    title="InstructBLIP for video (Salesforce/instructblip-vicuna-7b, -13b, converted)",
     features=_features,
     pack=pack_tensor,
     encode="in_forward",
@@ -123,6 +123,8 @@ INSTRUCTBLIPVIDEO = Family(
     quirks="A frame takes 32 tokens, the Q-Former's queries, which stand before the text and its "
     "BOS. Its processor takes 4 frames, with which it is published; here any number works "
     "(`video.num_frames: 4`). It has no chat template: the prompt is the clip and the question. "
-    "The Q-Former reads the question alone, in training too, never the answer. FLAN-T5 checkpoints "
-    "are refused.",
+    "The Q-Former reads the question alone, in training too, never the answer. Published are "
+    "checkpoints for images, of model type `instructblip`, whose weights load as "
+    "InstructBlipVideoForConditionalGeneration; its save_pretrained writes one of this type. "
+    "FLAN-T5 checkpoints are refused.",
 )

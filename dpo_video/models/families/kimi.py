@@ -107,5 +107,6 @@ KIMI_K25 = Family(
     tower=_tower,
     formula="ceil(F/4) x (H/28) x (W/28), and a time stamp four frames",
     quirks="LoRA tunes attention, and the experts under `train.lora.experts`. A "
-    "trillion parameters: for a node of many GPUs.",
+    "trillion parameters: for nodes of many GPUs. Its experts are published in 4 bits "
+    "(compressed-tensors), which were not loaded here: plans count them in 16.",
 )

@@ -15,11 +15,13 @@ from dpo_video.models.families.family import (
     FrameSize,
     Model,
     VideoProcessor,
-    no_pixel_bounds,
+    bounded_slices,
     pack_list,
     whole_patches,
 )
-from dpo_video.models.families.llava_images import size_on_disk
+
+SLICES = "max_slice_nums"
+"""Argument of the processor."""
 
 
 def _features(model: Model, inputs: Mapping[str, Tensor]) -> ClipFeatures:
@@ -29,23 +31,51 @@ def _features(model: Model, inputs: Mapping[str, Tensor]) -> ClipFeatures:
     return ClipFeatures(torch.cat(list(output.pooler_output)))
 
 
+def _common(processor: VideoProcessor) -> dict[str, Any]:
+    return {
+        "scale_resolution": processor.scale_resolution,
+        "patch_size": processor.patch_size,
+        "downsample_mode": processor.downsample_mode,
+    }
+
+
+def _refuses(config: PretrainedConfig) -> str | None:
+    if "num_experts" in config.get_text_config().to_dict():
+        return (
+            "its language model is of experts, with which MiniCPM-V has no row. The nearest is "
+            "'qwen3_5_moe' (Qwen/Qwen3.6-35B-A3B)"
+        )
+    return None
+
+
+def _size(
+    processor: VideoProcessor, num_frames: int, size: FrameSize, kwargs: Mapping[str, Any]
+) -> FrameSize:
+    """Return the size on disk, from which whole and slices are made; that of the whole where there
+    are to be no slices.
+    """
+    slices = kwargs.get(SLICES)
+    if slices != 1:
+        return replace(size, slices=slices)
+    height, width = processor.find_best_resize(
+        (size.height, size.width), allow_upscale=True, **_common(processor)
+    )
+    return FrameSize(height, width, slices=1)
+
+
 def _parts(processor: VideoProcessor, size: FrameSize) -> Iterator[FrameSize]:
     """Yield the sizes of what a frame becomes: the whole of it, then its slices.
 
     As MiniCPMV4_6VideoProcessor.resize_and_split_patches (transformers 5.23), by the processor's
     own arithmetic.
     """
+    if size.slices == 1:
+        yield size
+        return
     frame, resolution = (size.height, size.width), processor.scale_resolution
-    grid = (
-        processor.get_sliced_grid(frame, processor.max_slice_nums, resolution)
-        if processor.slice_mode
-        else None
-    )
-    common = {
-        "scale_resolution": resolution,
-        "patch_size": processor.patch_size,
-        "downsample_mode": processor.downsample_mode,
-    }
+    slices = size.slices or processor.max_slice_nums
+    grid = processor.get_sliced_grid(frame, slices, resolution) if processor.slice_mode else None
+    common = _common(processor)
     yield FrameSize(*processor.find_best_resize(frame, allow_upscale=grid is None, **common))
     if grid is not None:
         height, width = processor.get_refine_size(frame, grid, allow_upscale=True, **common)
@@ -74,9 +104,14 @@ def _patches(
 def _pixels(
     processor: VideoProcessor, min_pixels: int | None, max_pixels: int | None
 ) -> dict[str, Any]:
+    """Return as many slices as `video.max_pixels` has room for; the checkpoint's where it is left
+    out.
+    """
+    square, most = processor.scale_resolution**2, processor.max_slice_nums
+    slices = bounded_slices(min_pixels, max_pixels, square=square, most=most)
     # With stacking on, the processor takes the last frames of a clip for extra ones between the
     # others, and tiles them.
-    return {**no_pixel_bounds(processor, min_pixels, max_pixels), "stack_frames": 1}
+    return {"stack_frames": 1} if slices is None else {"stack_frames": 1, SLICES: slices}
 
 
 MINICPMV4_6 = Family(
@@ -87,7 +122,8 @@ MINICPMV4_6 = Family(
     pixel_inputs=("pixel_values_videos", "target_sizes_videos"),
     shared_prefix=False,
     why_not_shared=RECURRENT,
-    frame_size=size_on_disk,
+    refuses=_refuses,
+    frame_size=_size,
     video_tokens=_tokens,
     vision_patches=_patches,
     pixel_kwargs=_pixels,
@@ -98,7 +134,8 @@ MINICPMV4_6 = Family(
     "every answer "
     "runs with its own copy of the clip. Large frames are cut into up to 9 slices of 448 x 448 or "
     "so: one of "
-    "1280 x 720 takes 444 tokens, one of 320 x 240 takes 63. Frames carry no times.",
+    "1280 x 720 takes 444 tokens, one of 320 x 240 takes 63. `video.max_pixels: 200704` leaves the "
+    "slices out, as the model card does for videos: 66 tokens then. Frames carry no times.",
 )
 
 

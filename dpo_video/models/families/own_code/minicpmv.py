@@ -6,6 +6,7 @@ openbmb/MiniCPM-V-2_6. Shapes: N frames and slices, L patches, D hidden size.
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,7 @@ from dpo_video.models.families.family import (
     FrameSize,
     Model,
     VideoProcessor,
+    bounded_slices,
     pack_tensor,
     whole_patches,
 )
@@ -263,44 +265,33 @@ def _features(model: Model, inputs: Mapping[str, Tensor]) -> ClipFeatures:
 def _pixels(
     reader: VideoProcessor, min_pixels: int | None, max_pixels: int | None
 ) -> dict[str, Any]:
-    """Return as many slices as `video.max_pixels` has room for; two where it is left out."""
-    square = reader.side**2
-    if min_pixels is not None:
-        raise UserError(
-            "this model family enlarges small frames itself: leave out video.min_pixels"
-        )
-    if max_pixels is None:
-        return {}
-    if max_pixels < square:
-        raise UserError(
-            f"video.max_pixels is {max_pixels}, and this model family reads no frame at less than "
-            f"{square}: set it to {square}, which leaves out slices, or leave it out"
-        )
-    return {SLICES: min(max_pixels // square, reader.slices)}
+    slices = bounded_slices(min_pixels, max_pixels, square=reader.side**2, most=reader.slices)
+    return {} if slices is None else {SLICES: slices}
 
 
 def _size(
     reader: VideoProcessor, num_frames: int, size: FrameSize, kwargs: Mapping[str, Any]
 ) -> FrameSize:
-    """Return the size on disk, from which whole and slices are made; within one square where there
+    """Return the size on disk, from which whole and slices are made; that of the whole where there
     are to be no slices.
     """
-    if kwargs.get(SLICES, reader.slices) > 1 or size.height * size.width <= reader.side**2:
-        return size
-    shrink = (reader.side**2 / (size.height * size.width)) ** 0.5
-    return FrameSize(max(int(size.height * shrink), 1), max(int(size.width * shrink), 1))
+    if kwargs.get(SLICES) == 1:
+        return replace(reader.whole(size, cut=False), slices=1)
+    return size
 
 
 def _tokens(
     reader: VideoProcessor, config: PretrainedConfig, num_frames: int, size: FrameSize
 ) -> int:
-    rows, columns = reader.grid(size, reader.slices)
+    rows, columns = reader.grid(size, size.slices or reader.slices)
     return num_frames * reader.tokens * (1 + rows * columns)
 
 
 def _patches(
     reader: VideoProcessor, config: PretrainedConfig, num_frames: int, size: FrameSize
 ) -> int:
+    if size.slices == 1:
+        return num_frames * whole_patches(size, reader.patch)
     rows, columns = grid = reader.grid(size, reader.slices)
     count = whole_patches(reader.whole(size, cut=rows > 0), reader.patch)
     if rows:
