@@ -139,10 +139,10 @@ def planned(family: Family) -> list[str]:
     return [
         f"{family.formula}: {tokens:,}",
         f"{family.context_length(spec.config):,}",
-        f"{name.split('/')[1]}, {counts[name] / 1e9:.2f} B",
-        f"{memory['nf4']:.1f} / {memory['none']:.1f}"
+        f"{name.split('/')[1]}, {counts[name] / 1e9:,.2f} B",
+        f"{memory['nf4']:,.1f} / {memory['none']:,.1f}"
         if "nf4" in memory
-        else f"- / {memory['none']:.1f}",
+        else f"- / {memory['none']:,.1f}",
     ]
 
 

@@ -82,7 +82,7 @@ def model_size(
         tower=parameters.vision,
         layers=text.num_hidden_layers,
         queries=sum(attention.queries for attention in attentions(text)),
-        cache_bytes=2 * cached_width(text) * size,
+        cache_bytes=cached_width(text) * size,
         weight_bytes=parameters.language * bytes_of_linear + head * size,
     )
 

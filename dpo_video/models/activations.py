@@ -47,12 +47,14 @@ class ForwardShape:
 class Attention:
     """Widths of a layer's attention."""
 
-    head: int
-    """Of one head."""
+    rotary: int
+    """Of the positions of one head."""
     queries: int
     """Of all queries of a token."""
     keys: int
     """Of all keys of a token."""
+    cached: int
+    """Of what a cache holds of a token."""
 
 
 def decoder_activations(
@@ -68,7 +70,7 @@ def decoder_activations(
     layers = _layers(text, shape, size=size, rank=rank)
     inputs = shape.tokens * text.hidden_size * size
     whole = len(layers) * inputs + max(layers) if checkpointing else sum(layers)
-    rope = 2 * shape.tokens * sum({attention.head for attention in attentions(text)}) * size
+    rope = 2 * shape.tokens * sum({attention.rotary for attention in attentions(text)}) * size
     once = size == 4 and not shape.repeated_keys  # otherwise each layer makes a copy of its own
     mask = shape.masks * 4 if once else 0
     head = (shape.scored + shape.tokens) * text.hidden_size * size  # its input, and the last norm's
@@ -167,13 +169,21 @@ def attentions(text: Any) -> list[Attention]:
 
 def _attention(sizes: Mapping[str, Any]) -> Attention:
     heads = sizes["num_attention_heads"]
+    if sizes.get("kv_lora_rank"):  # compressed keys: DeepSeek-V2 (arXiv:2405.04434), section 2.1
+        rotary = sizes["qk_rope_head_dim"]
+        # A head's queries and keys are wider than its values: by the mean, operations come right.
+        mean = (sizes["qk_nope_head_dim"] + rotary + sizes["v_head_dim"]) // 2 * heads
+        return Attention(
+            rotary=rotary, queries=mean, keys=mean, cached=sizes["kv_lora_rank"] + rotary
+        )
     head = sizes.get("head_dim") or sizes["hidden_size"] // heads
-    return Attention(head=head, queries=head * heads, keys=head * sizes["num_key_value_heads"])
+    keys = head * sizes["num_key_value_heads"]
+    return Attention(rotary=head, queries=head * heads, keys=keys, cached=2 * keys)
 
 
 def cached_width(text: Any) -> int:
-    """Return the width of all layers' keys of a token; its values take as much."""
-    return sum(attention.keys for attention in attentions(text))
+    """Return the width of what a cache holds of a token, in all layers: its keys and values."""
+    return sum(attention.cached for attention in attentions(text))
 
 
 def encoding_bytes(spec: ModelSpec, *, patches: int, sound_samples: int, size: int) -> float:

@@ -294,7 +294,7 @@ def estimate_generation(
     """
     config = spec.config.get_text_config()
     size = _bytes(model)
-    cache = 2 * cached_width(config) * size  # per token
+    cache = cached_width(config) * size  # per token
     width = 4 * config.hidden_size + 2 * inner_width(config)
     clips = math.ceil(load.sequences / answers_per_clip)
     shared = spec.family.shared_prefix
@@ -346,7 +346,7 @@ def answers_at_once(
     if free_bytes is None:
         return 64
     config = spec.config.get_text_config()
-    kept = 2 * cached_width(config) * _bytes(model) * answer_tokens
+    kept = cached_width(config) * _bytes(model) * answer_tokens
     logits = config.vocab_size * 4 * 4
     return max(1, min(256, int(free_bytes / 2 / (kept + logits))))
 

@@ -25,6 +25,9 @@ What the numbers were held against, in public repositories:
 - MiniCPM-V 4.7-1B: its sizes are listed by ports of it; its vocabulary is 4.6's here, which makes
   the 1.55 billion that its cookbook states (OpenSQZ/MiniCPM-V-CookBook, v4.7).
 
+Inferred from these: MiniCPM-V 4.7's vocabulary; the bound of GLM-4.6V-Flash's pixels, which stands
+in one copy of its files, where those of GLM-4.6V have 47,040,000.
+
 Of the Omni models the thinker stands here, the part that is trained. ERNIE's frames have no times
 drawn in, for want of its font.
 
