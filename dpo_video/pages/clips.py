@@ -91,5 +91,6 @@ def clip_row(name: str, reply: SmallClip | VideoError, folder: Path) -> dict[str
         "fps": round(reply.fps, 3),
         "width": reply.width,
         "height": reply.height,
+        "sound": reply.has_sound,
         "note": reply.note,
     }

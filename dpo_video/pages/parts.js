@@ -138,6 +138,8 @@ const judgeSays = (answer) => {
   return parts;
 };
 
+const clipNote = (clip) => `, ${clip.sound ? "with sound" : "no sound"}${clip.note ? `; ${clip.note}` : ""}`;
+
 // A clip as a strip of frames, and a video that loads when it is asked for.
 const clipBox = (clip, folder, label) => {
   if (!clip) return make("p", { class: "quiet" }, "No pictures were made of this clip (report --clips N makes more).");
@@ -148,10 +150,9 @@ const clipBox = (clip, folder, label) => {
   });
   if (!clip.video) return make("div", { class: "clip" }, strip);
   const video = make("video", {
-    src: folder + clip.video, poster: folder + clip.poster, preload: "none", controls: true, loop: true, muted: true, playsinline: true,
+    src: folder + clip.video, poster: folder + clip.poster, preload: "none", controls: true, loop: true, playsinline: true,
     width: clip.width, height: clip.height, "aria-label": `Clip ${label}`,
   });
   video.addEventListener("error", () => video.replaceWith(make("p", { class: "quiet no-clip" }, "This browser cannot play the clip.")));
-  const note = `${shown(clip.seconds, 1)} s${clip.note ? `, ${clip.note}` : ""}`;
-  return make("div", { class: "clip" }, video, strip, make("p", { class: "quiet" }, note));
+  return make("div", { class: "clip" }, video, strip, make("p", { class: "quiet" }, `${shown(clip.seconds, 1)} s${clipNote(clip)}`));
 };

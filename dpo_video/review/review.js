@@ -50,21 +50,22 @@ const showClip = async (name) => {
   if (pair !== current) return;
   if (row.error || !row.video) return noClip(row.error || "there is no video of it");
   frame = 1 / (row.fps || 25);
-  const element = make("video", { src: `clips/${row.video}`, poster: `clips/${row.poster}`, muted: true, playsinline: true, controls: true, preload: "auto", width: row.width, height: row.height, "aria-label": "The clip that the question is about" });
-  element.muted = true;
+  const element = make("video", { src: `clips/${row.video}`, poster: `clips/${row.poster}`, playsinline: true, controls: true, preload: "auto", width: row.width, height: row.height, "aria-label": "The clip that the question is about" });
+  element.muted = !row.sound || !get("sound").checked;
+  get("sound").closest("label").hidden = !row.sound;
   element.loop = get("loop").checked;
   let last = 0;
   element.addEventListener("timeupdate", () => {
     const step = element.currentTime - last;
     if (!element.paused && step > 0 && step < 1.5) watched += step;
     last = element.currentTime;
-    get("time").textContent = `${shown(element.currentTime)} of ${shown(row.seconds)} s${row.note ? `, ${row.note}` : ""}`;
+    get("time").textContent = `${shown(element.currentTime)} of ${shown(row.seconds)} s${clipNote(row)}`;
   });
   element.addEventListener("error", () => noClip("this browser cannot play it"));
   get("clip").replaceChildren(element);
   get("player").hidden = false;
   element.playbackRate = Number(get("speed").value);
-  element.play().catch(() => {}); // a browser may want a click first
+  element.play().catch(() => {}); // a browser may want a click first: sound begins unasked nowhere
 };
 
 const blindAnswer = (letter, text) => make("div", { class: "answer", "data-letter": letter }, make("h4", {}, letter), answerText({ text }, null));
@@ -159,6 +160,7 @@ const step = (by) => {
   element.currentTime = Math.min(Math.max(0, element.currentTime + by * frame), element.duration || 0);
 };
 const toggle = () => { const element = video(); if (element) element.paused ? element.play().catch(() => {}) : element.pause(); };
+const toggleSound = () => { if (!get("sound").closest("label").hidden) get("sound").click(); };
 const setSpeed = (by) => {
   const select = get("speed");
   select.selectedIndex = Math.min(Math.max(0, select.selectedIndex + by), select.options.length - 1);
@@ -167,7 +169,7 @@ const setSpeed = (by) => {
 
 const KEYS = {
   1: () => vote("A"), 2: () => vote("B"), 3: () => vote("tie"), 0: () => vote("both_bad"), s: () => vote("skip"), u: undo,
-  Enter: () => { if (state === "revealed") showNext(); }, " ": toggle, ",": () => step(-1), ".": () => step(1), "-": () => setSpeed(-1), "+": () => setSpeed(1),
+  v: toggleSound, Enter: () => { if (state === "revealed") showNext(); }, " ": toggle, ",": () => step(-1), ".": () => step(1), "-": () => setSpeed(-1), "+": () => setSpeed(1),
 };
 
 addEventListener("keydown", (event) => {
@@ -192,5 +194,6 @@ get("play").addEventListener("click", toggle);
 get("back").addEventListener("click", () => step(-1));
 get("forward").addEventListener("click", () => step(1));
 get("loop").addEventListener("change", () => { if (video()) video().loop = get("loop").checked; });
+get("sound").addEventListener("change", () => { if (video()) video().muted = !get("sound").checked; });
 get("speed").addEventListener("change", () => setSpeed(0));
 showNext();

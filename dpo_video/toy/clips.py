@@ -10,6 +10,7 @@ import os
 import random
 import shutil
 from dataclasses import asdict
+from fractions import Fraction
 from pathlib import Path
 from typing import Any, Literal
 from uuid import uuid4
@@ -99,7 +100,8 @@ def encode(pixels: NDArray[np.uint8], sound: NDArray[np.float32] | None = None) 
         container.mux(stream.encode())
         if track is not None and sound is not None:
             heard = av.AudioFrame.from_ndarray(sound[None], format="fltp", layout="mono")
-            heard.sample_rate = SOUND_RATE
+            heard.sample_rate, heard.time_base = SOUND_RATE, Fraction(1, SOUND_RATE)
+            heard.pts = 0  # without it the encoder's delay, 1,024 samples, is heard as silence
             container.mux(track.encode(heard))
             container.mux(track.encode())
     return buffer.getvalue()

@@ -32,8 +32,9 @@ class SmallClip:
     fps: float
     width: int
     height: int
+    has_sound: bool = False
     note: str = ""
-    """What is not shown of the clip."""
+    """What is not shown or heard of the clip, and which of several tracks is heard."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -232,6 +232,12 @@ def test_the_page_opens_filters_and_plays(run_folder: Path, browser: Any) -> Non
     video = page.locator("#pairs video")
     video.evaluate("element => element.play()")
     wait_until(page, "document.querySelector('#pairs video').currentTime > 0.1")
+    assert page.inner_text("#pairs .clip p") == "2.0 s, no sound"
+    page.fill("#pairs input[type=search]", "clip 0?")
+    assert page.inner_text("#pairs .clip p") == "2.0 s, with sound"
+    video.evaluate("element => element.play()")
+    wait_until(page, "document.querySelector('#pairs video').webkitAudioDecodedByteCount > 0")
+    assert video.evaluate("element => element.muted") is False
     page.fill("#pairs input[type=search]", "clip 11?")
     assert "cannot be shown" in page.inner_text("#pairs .no-clip")
     assert faults == []

@@ -123,6 +123,34 @@ def test_a_phone_in_the_dark_shows_all_of_it_and_the_clip_steps_and_seeks(
     page.close()
 
 
+def test_a_clip_is_heard_and_a_key_turns_its_sound_off_and_on(served: Served, browser: Any) -> None:
+    """The first question's clip has sound; it plays once a key is pressed, and is then heard."""
+    page = open_page(served, browser)
+    video = "document.querySelector('#clip video')"
+    wait_until(page, f"{video}?.readyState >= 2")
+    if page.evaluate(f"{video}.paused"):
+        page.keyboard.press(" ")
+    wait_until(page, f"!{video}.paused && {video}.currentTime > 0.2")
+    assert page.evaluate(f"{video}.muted") is False
+    assert page.evaluate(f"{video}.webkitAudioDecodedByteCount") > 0
+    assert page.inner_text("#time").endswith("with sound")
+    page.keyboard.press("v")
+    assert page.evaluate(f"{video}.muted") is True
+    page.keyboard.press("v")
+    assert page.evaluate(f"{video}.muted") is False
+    assert page.locator("#sound").is_visible()
+    for number in (1, 2):  # past the two questions about that clip
+        page.keyboard.press("s")
+        asked = "document.querySelector('#question').innerText"
+        wait_until(page, f"{asked}.startsWith('What happens in clip {number}?')")
+    wait_until(page, "document.querySelector('#time').innerText.endsWith('no sound')")
+    assert not page.locator("#sound").is_visible()
+    page.keyboard.press("v")
+    assert page.locator("#sound").is_checked(), "no key changes what is not there"
+    assert page.faults == []
+    page.close()
+
+
 def test_a_clip_that_cannot_play_says_so_and_can_be_skipped(
     served: Served, browser: Any, run_folder: Path
 ) -> None:

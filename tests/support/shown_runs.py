@@ -22,6 +22,8 @@ HISTORY = (
     EarlierTurn(question=f"Where? {HOSTILE}", answer=f"On the grass. {HOSTILE}"),
 )
 """Turns before the questions 0 and 3."""
+SOUNDING_CLIP = "clip0.mp4"
+"""Has sound; the others have none."""
 BROKEN_CLIP = "clip5.mp4"
 """Is no video."""
 
@@ -38,7 +40,7 @@ def make_shown_run(folder: Path, *, num_questions: int = NUM_QUESTIONS) -> Path:
             path.write_text("no video")
         else:
             pixels = (draw_frame(number * 60 + step) for step in range(24))
-            write_clip(path, 24, rate=12, pixels=pixels)
+            write_clip(path, 24, rate=12, pixels=pixels, sound=2.0 * (path.name == SOUNDING_CLIP))
     for number in range(num_questions):
         sample = Sample(
             id=f"s{number}",

@@ -3,10 +3,13 @@
 from pathlib import Path
 
 import av
+import numpy as np
 import pytest
 from clips import write_clip
+from numpy.typing import NDArray
 from PIL import Image
 
+from dpo_video.toy.clips import SIDE, SOUND_RATE, encode
 from dpo_video.video import ClipRequest, VideoError
 from dpo_video.video.jobs import SmallClipSettings
 from dpo_video.video.small_clip import write_small_clip
@@ -15,6 +18,14 @@ from dpo_video.video.small_clip import write_small_clip
 def times_of(path: Path) -> list[float]:
     with av.open(str(path)) as file:
         return [float(frame.pts * frame.time_base) for frame in file.decode(video=0)]
+
+
+def sound_of(path: Path) -> tuple[NDArray[np.float32], int]:
+    """Return all samples (S,) of a file's sound, and how many there are a second."""
+    with av.open(str(path)) as file:
+        rate = file.streams.audio[0].rate
+        parts = [frame.to_ndarray()[0] for frame in file.decode(audio=0)]
+    return np.concatenate(parts), rate
 
 
 def test_a_large_clip_is_fitted_and_keeps_its_times(tmp_path: Path) -> None:
@@ -66,3 +77,51 @@ def test_what_is_no_video_leaves_no_file(tmp_path: Path) -> None:
             ClipRequest(key="a", video=tmp_path / "a.mp4"), tmp_path / "b", SmallClipSettings()
         )
     assert [path.name for path in tmp_path.iterdir()] == ["a.mp4"]
+
+
+def test_what_is_heard_of_a_clip_is_heard_of_the_small_one_at_its_time(tmp_path: Path) -> None:
+    """Noise from 1.0 to 1.2 s, in a part that begins at 0.5 s."""
+    sound = np.zeros(2 * SOUND_RATE, np.float32)
+    noise = np.random.default_rng(0).uniform(-0.5, 0.5, SOUND_RATE // 5)
+    sound[SOUND_RATE : SOUND_RATE + len(noise)] = noise
+    source = tmp_path / "a.mp4"
+    source.write_bytes(encode(np.zeros((16, SIDE, SIDE, 3), np.uint8), sound))
+    request = ClipRequest(key="a", video=source, start=0.5)
+    small = write_small_clip(request, tmp_path / "b", SmallClipSettings())
+    assert small.has_sound and small.note == ""
+    heard, rate = sound_of(tmp_path / "b.mp4")
+    assert rate == 32_000
+    assert len(heard) / rate == pytest.approx(small.seconds, abs=0.1)
+    loud = np.flatnonzero(np.abs(heard) > 0.1) / rate
+    assert loud[0] == pytest.approx(0.5, abs=0.01) and loud[-1] == pytest.approx(0.7, abs=0.01)
+    assert np.sqrt(np.mean(heard[np.abs(heard) > 0.1] ** 2)) == pytest.approx(0.3, abs=0.1)
+
+
+def test_a_clip_without_sound_has_no_track_of_it(tmp_path: Path) -> None:
+    source = write_clip(tmp_path / "a.mp4", 20)
+    small = write_small_clip(
+        ClipRequest(key="a", video=source), tmp_path / "b", SmallClipSettings()
+    )
+    assert not small.has_sound
+    with av.open(str(tmp_path / "b.mp4")) as file:
+        assert not file.streams.audio
+
+
+def test_sound_stands_beside_its_frames_in_the_file(tmp_path: Path) -> None:
+    """A player that has read half a minute has the sound of half a minute: the bytes of both come
+    in the order of their times, to a second or so.
+    """
+    source = write_clip(tmp_path / "a.mp4", 200, rate=5, sound=40.0)
+    write_small_clip(ClipRequest(key="a", video=source), tmp_path / "b", SmallClipSettings())
+    with av.open(str(tmp_path / "b.mp4")) as file:
+        places = sorted(
+            (packet.pos, packet.stream.type, float(packet.pts * packet.time_base))
+            for packet in file.demux()
+            if packet.pts is not None
+        )
+    reached = {"audio": 0.0, "video": 0.0}
+    for _, kind, second in places:
+        reached[kind] = max(reached[kind], second)
+        if max(reached.values()) < 39:
+            assert abs(reached["audio"] - reached["video"]) < 12
+    assert reached["audio"] > 39 and reached["video"] > 39
