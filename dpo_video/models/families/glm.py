@@ -82,7 +82,7 @@ GLM4V_MOE = replace(
     untuned=lambda name: is_router(name) or ".mlp." in name,
     expert_parameters=EXPERTS,
     no_4_bit=FUSED_EXPERTS,
-    quirks="As GLM-4.1V. LoRA tunes attention, and the experts under `train.lora.experts`, but no "
-    "dense layer and no shared expert: PEFT (0.21) takes one of this model type, named as a "
-    "target, for its fused experts.",
+    quirks="As GLM-4.1V; GLM-4.6V's time stamps are in tenths of a second. LoRA tunes attention, "
+    "and the experts under `train.lora.experts`, but no dense layer and no shared expert: PEFT "
+    "(0.21) takes one of this model type, named as a target, for its fused experts.",
 )
