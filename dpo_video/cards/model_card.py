@@ -14,12 +14,16 @@ from dpo_video.core.page import render_document
 from dpo_video.core.progress import log
 from dpo_video.core.seal import CARD, RECIPE, SEAL
 from dpo_video.pages.overview import measure_rows
-from dpo_video.parity.server_commands import server_commands
-from dpo_video.recipe import Recipe
+from dpo_video.parity.server_commands import ASK_TO_HEAR, server_commands
 from dpo_video.recipe.file import dump_recipe
 from dpo_video.run import Run
 
 ModelKind = Literal["adapter", "merged"]
+SOUND = {
+    "heard": "heard, where a clip has some",
+    "left out": "left out: clips were silent, whatever is in their files",
+}
+"""What is said of a model that can hear."""
 FRAMES = {
     "uniform": "{num_frames} frames, spread evenly over the clip",
     "fps": "{fps:g} frames a second, from {min_frames} to {max_frames}",
@@ -69,8 +73,10 @@ def model_card(facts: CardFacts, kind: ModelKind, *, source: str) -> str:
         worse=_regressions(facts),
         judge=judge_rows(facts.agreement),
         making=_making(facts),
-        frames=_frames(facts.recipe),
+        frames=_frames(facts),
         serve=_serve(facts, kind, source),
+        heard=facts.stage("train").get("sound") == "heard",
+        ask_to_hear=ASK_TO_HEAR,
         versions=facts.manifest.get("versions") or {},
     )
 
@@ -154,9 +160,10 @@ def _trained_text(trained: Any) -> str | None:
     return f"{trained['trained']} pairs of {trained['clips']} clips, {trained['steps']} steps"
 
 
-def _frames(recipe: Recipe) -> list[tuple[str, str]]:
-    """Return which frames the model saw, as names and values."""
-    video = recipe.video
+def _frames(facts: CardFacts) -> list[tuple[str, str]]:
+    """Return what the model saw and heard of a clip, as names and values."""
+    recipe = facts.recipe
+    video, sound = recipe.video, facts.stage("train").get("sound")
     rows = {
         "frames": FRAMES[video.policy].format(**video.model_dump()),
         "least pixels of a frame": video.min_pixels or "the checkpoint's",
@@ -165,6 +172,7 @@ def _frames(recipe: Recipe) -> list[tuple[str, str]]:
         "positions": "as the base was trained"
         if recipe.model.positions == "checkpoint"
         else "those of transformers",
+        **({} if sound is None else {"sound of a clip": SOUND.get(sound, sound)}),
     }
     return [(name, str(value)) for name, value in rows.items()]
 

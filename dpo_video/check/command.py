@@ -18,8 +18,9 @@ from dpo_video.check.sharing import check_sharing
 from dpo_video.check.times import TimeInputs, stage_times
 from dpo_video.check.turns import check_history
 from dpo_video.core.errors import UserError
+from dpo_video.generate.jobs import UNHEARD
 from dpo_video.judge.probe import probe_judges
-from dpo_video.models.decoding import size_rule
+from dpo_video.models.decoding import hearing_word, size_rule
 from dpo_video.models.hub import ModelSpec, model_spec
 from dpo_video.models.memory import (
     PeakLoad,
@@ -74,6 +75,7 @@ def check(recipe: Recipe, data: Data | None = None, options: CheckOptions = LOOK
     memory = _memory(recipe, spec, lengths.peak)
     most_gib = max(sizes["total"] for sizes in memory.values())
     context, context_findings = _check_context(recipe, spec, lengths)
+    context_findings += _check_hearing(recipe, spec)
     pairs = _most_pairs(recipe, train)
     kept, kept_findings = kept_clips(recipe, spec, data, lengths)
     calls = candidate_calls(recipe, train.samples)
@@ -206,6 +208,12 @@ def _check_context(recipe: Recipe, spec: ModelSpec, lengths: ClipLengths) -> tup
             "video.max_tokens, video.num_frames or generate.max_new_tokens"
         )
     return limit, findings
+
+
+def _check_hearing(recipe: Recipe, spec: ModelSpec) -> Findings:
+    by_server = recipe.data.pairs is None and recipe.generate.engine == "openai"
+    is_unheard = by_server and hearing_word(spec, recipe.video) == "heard"
+    return warn(UNHEARD) if is_unheard else Findings()
 
 
 def _memory(recipe: Recipe, spec: ModelSpec, load: PeakLoad) -> dict[str, Mapping[str, float]]:

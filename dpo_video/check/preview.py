@@ -254,7 +254,7 @@ def _seconds_heard(spec: ModelSpec, frames: Frames) -> float:
 def _heard(view: View, tokens: int) -> str:
     frames = view.frames
     if not frames.sound_samples:
-        return "none is heard: the clip is silent, or see the note"
+        return "none is heard: see the note" if frames.note else "none: the clip has no sound"
     seconds = frames.sound_samples / frames.sound_rate
     pieces = "" if view.sound_seconds == seconds else f" of {seconds:.2f} s, in pieces"
     return f"{view.sound_seconds:.2f} s heard{pieces}, {tokens:,} of the tokens"

@@ -25,6 +25,7 @@ from dpo_video.core.progress import log, progress
 from dpo_video.core.turns import chat_messages
 from dpo_video.generate.jobs import (
     CORRUPTIONS,
+    UNHEARD,
     GenerationJob,
     MissingCandidates,
     PendingCandidate,
@@ -37,7 +38,7 @@ from dpo_video.generate.jobs import (
 )
 from dpo_video.generate.message_parts import MessagePart, file_part, frame_images, image_parts
 from dpo_video.models.control_tokens import checkpoint_tokens
-from dpo_video.models.decoding import frames_alone, model_pool
+from dpo_video.models.decoding import frames_alone, hearing_word, model_pool
 from dpo_video.models.hub import ModelSpec, model_spec
 from dpo_video.models.tokens import fit_frames
 from dpo_video.recipe import Recipe
@@ -134,6 +135,8 @@ async def _answer_all(
     spec = model_spec(run.recipe.model)
     frames = model_pool(spec, frames_alone(run.recipe.video))
     notes: dict[str, str] = {}
+    if hearing_word(spec, run.recipe.video) == "heard":
+        log.info(f"{title}: note: {UNHEARD}")
     # twice as many as slots: one that sleeps holds none
     room = asyncio.Semaphore(2 * settings.concurrency)
     server = _Server(run=run, jobs=jobs, pool=pool, tokens=checkpoint_tokens(run.recipe.model))

@@ -45,6 +45,13 @@ def sound_format(spec: ModelSpec, settings: VideoSettings) -> SoundFormat | None
     return None if hearing is None else hearing.form
 
 
+def hearing_word(spec: ModelSpec, settings: VideoSettings) -> str | None:
+    """Return what a model that can hear does with a clip's sound; None of one that cannot."""
+    if spec.family.hearing(spec.config) is None:
+        return None
+    return "left out" if sound_format(spec, settings) is None else "heard"
+
+
 def size_rule(spec: ModelSpec, settings: VideoSettings) -> SizeRule | None:
     """Return the size that `video.decode_size` has frames decoded at; None for their own.
 

@@ -6,6 +6,11 @@ from typing import NamedTuple
 from dpo_video.core import strict_json
 from dpo_video.recipe import Recipe
 
+ASK_TO_HEAR = '"mm_processor_kwargs": {"use_audio_in_video": true}'
+"""A field of a request: vLLM then takes the sound of its video, too (vllm-project/vllm#36319, March
+2026); asked without it, it reads frames alone.
+"""
+
 
 class CommandBlock(NamedTuple):
     """Commands for one purpose."""

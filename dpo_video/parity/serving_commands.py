@@ -7,8 +7,14 @@ installed beside this package: each pins a stack of its own.
 from pathlib import Path
 
 from dpo_video.core import strict_json
+from dpo_video.models.decoding import hearing_word
 from dpo_video.models.hub import model_spec
-from dpo_video.parity.server_commands import CommandBlock, num_frames, server_commands
+from dpo_video.parity.server_commands import (
+    ASK_TO_HEAR,
+    CommandBlock,
+    num_frames,
+    server_commands,
+)
 from dpo_video.recipe import Recipe
 
 TASKS = "videomme,mvbench,tempcompass,mlvu_dev,longvideobench_val_v,tvbench"
@@ -18,6 +24,7 @@ def serving_commands(recipe: Recipe, merged: Path) -> list[CommandBlock]:
     """Return how to serve and measure a run: merged at `merged`, and as base and adapter."""
     return [
         *server_commands(recipe, merged),
+        *_to_be_heard(recipe),
         *_lmms_eval(recipe, merged),
         *_vlmevalkit(recipe, merged),
     ]
@@ -29,6 +36,18 @@ def serving_text(recipe: Recipe, merged: Path) -> str:
     for title, lines in serving_commands(recipe, merged):
         blocks.append("\n".join([f"# {title}", *lines]))
     return "\n\n".join(blocks)
+
+
+def _to_be_heard(recipe: Recipe) -> list[CommandBlock]:
+    if hearing_word(model_spec(recipe.model), recipe.video) != "heard":
+        return []
+    return [
+        CommandBlock(
+            "the model was tuned on clips with their sound; a served clip is silent unless the "
+            "request, of a clip that has sound, holds this beside `messages` (vLLM)",
+            [ASK_TO_HEAR],
+        )
+    ]
 
 
 def _lmms_eval(recipe: Recipe, merged: Path) -> list[CommandBlock]:

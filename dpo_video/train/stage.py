@@ -13,6 +13,7 @@ from dpo_video.core.errors import UserError
 from dpo_video.core.jsonl import read_jsonl, write_atomic
 from dpo_video.core.ranks import world_size
 from dpo_video.core.records import Pair
+from dpo_video.models.decoding import hearing_word
 from dpo_video.models.load import Policy, load_policy
 from dpo_video.recipe import Recipe
 from dpo_video.run import Run, StageResult
@@ -110,8 +111,10 @@ def train(run: Run) -> StageResult:
     history = read_state(final)["log_history"]
     write_atomic(run.folder / "train_log.jsonl", map(_log_line, history))
     noted = noted_bad_clips(job.checkpoints)
+    heard = hearing_word(policy.spec, run.recipe.video)
+    counts = _summary(pairs, job, noted, history, sound=heard)
     return StageResult(
-        counts=_summary(pairs, job, noted, history) | {"trainable_parameters": trainable},
+        counts=counts | {"trainable_parameters": trainable},
         incomplete_because=run.unread(noted),
     )
 
@@ -298,6 +301,8 @@ def _summary(
     job: TrainingJob,
     noted: Mapping[str, BadClip],
     history: Sequence[dict[str, Any]],
+    *,
+    sound: str | None,
 ) -> dict[str, Any]:
     # without steps of which no clip could be read
     steps = [row for row in history if "rewards/margins" in row]
@@ -313,6 +318,7 @@ def _summary(
         "clips": len(job.selection.requests) - len(lost_clips),
         **({"not_seen": not_seen} if lost_clips else {}),
         "steps": history[-1]["step"],
+        **({} if sound is None else {"sound": sound}),
         "processes": world_size(),
         "resumed_from": None if job.resume is None else job.resume.name,
         "first": {name: first[name] for name in names if name in first},
