@@ -76,8 +76,8 @@ class VideoSettings(Section):
     timeout: Annotated[PositiveFloat, Affects.SPEED] = 120.0
     """Seconds after which a clip is given up and set aside."""
     max_clip_gb: Annotated[PositiveFloat, Affects.SPEED] = 2.0
-    """Most GiB of pixels that the frames read of a clip may take: height x width x 3 bytes x
-    frames; a clip over it is set aside before it is decoded."""
+    """Most GiB that the frames read of a clip may take, height x width x 3 bytes x frames, and its
+    sound beside them, 4 bytes a sample; a clip over it is set aside before it is decoded."""
     cache: Annotated[Literal["auto", "none", "frames", "features"], Affects.SPEED] = "auto"
     """What of a clip is kept on disk for all stages: `frames` saves decoding it again
     (uncompressed, exact), `features` the vision tower as well. `auto` keeps features, or frames

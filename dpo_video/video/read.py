@@ -89,7 +89,9 @@ def _read_file(path: Path, query: FrameQuery) -> Frames:
     decode = partial(decode_pyav, video, deadline=deadline, max_bytes=query.max_bytes)
     frame_bytes = 3 * video.width * video.height
     indices, looked_at = _plan(path, video.times, query, decode, frame_bytes)
-    sound = _sound(video, query, deadline=deadline)
+    sound = _sound(
+        video, query, deadline=deadline, max_bytes=query.max_bytes - frame_bytes * len(indices)
+    )
     notes, backend, pixels = [video.note, sound.note], "pyav", None
     sizes = _Sizes(query.size_rule, len(indices), len(sound.samples))
     if query.settings.backend == "decord":
@@ -116,13 +118,18 @@ def _read_file(path: Path, query: FrameQuery) -> Frames:
     )
 
 
-def _sound(video: VideoIndex, query: FrameQuery, *, deadline: float) -> ClipSound:
+def _sound(video: VideoIndex, query: FrameQuery, *, deadline: float, max_bytes: int) -> ClipSound:
     """Return the sound of the part of a file that the clip is."""
     if query.sound is None:
         return ClipSound()
     where = _extent(video.times, query, fps=video.fps)
     return read_sound(
-        video, query.sound, begin=where.begin, seconds=where.duration, deadline=deadline
+        video,
+        query.sound,
+        begin=where.begin,
+        seconds=where.duration,
+        deadline=deadline,
+        max_bytes=max_bytes,
     )
 
 

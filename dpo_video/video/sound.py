@@ -3,6 +3,7 @@
 S samples of sound, C channels.
 """
 
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -13,6 +14,7 @@ from av.audio.frame import AudioFrame
 from av.audio.resampler import AudioResampler
 from av.audio.stream import AudioStream
 from av.container import InputContainer
+from av.packet import Packet
 from numpy.typing import NDArray
 
 from dpo_video.video.frames import SoundFormat, VideoError
@@ -35,7 +37,13 @@ class ClipSound:
 
 
 def read_sound(
-    video: VideoIndex, form: SoundFormat, *, begin: float, seconds: float, deadline: float
+    video: VideoIndex,
+    form: SoundFormat,
+    *,
+    begin: float,
+    seconds: float,
+    deadline: float,
+    max_bytes: int = sys.maxsize,
 ) -> ClipSound:
     """Return the sound of a part of a file: the mean of the channels, as librosa's `to_mono`.
 
@@ -47,6 +55,7 @@ def read_sound(
         begin: seconds from the first frame of the film to where the clip begins.
         seconds: that the clip lasts.
         deadline: `time.monotonic()` at which to give up with VideoError `timeout`.
+        max_bytes: VideoError `too_large` where the samples take more.
     """
     wanted = seconds if form.max_seconds is None else min(seconds, form.max_seconds)
     with open_video(video.path) as (file, stream):
@@ -55,6 +64,14 @@ def read_sound(
             return ClipSound()
         if track.codec_context is None:
             return ClipSound(note="no decoder for its sound, which is left out")
+        if 4 * wanted * form.rate > max_bytes:
+            raise VideoError(
+                "too_large",
+                video.path,
+                f"{wanted:.6g} s of sound take {4 * wanted * form.rate / (1 << 30):.3g} GiB beside "
+                "its frames, more than is left of video.max_clip_gb: set `start` and `end` of a "
+                "part of it, set video.sound to false, or raise the limit",
+            )
         origin = (
             float((stream.start_time or 0) * (stream.time_base or 1))
             if video.counted
@@ -91,7 +108,7 @@ class _TimeLine:
     rate: int
     samples: NDArray[np.float32]
     heard: int = 0
-    """Samples up to the end of the last frame."""
+    """Samples up to the end of the last frame that has any here."""
     _position: float = 0.0
     """Seconds at which the next frame of the stretch is due."""
     _written: int = 0
@@ -100,7 +117,7 @@ class _TimeLine:
 
     @property
     def is_full(self) -> bool:
-        return self.heard >= len(self.samples)
+        return self._written >= len(self.samples)
 
     def add(self, frame: AudioFrame, begin: float | None) -> None:
         """Take a frame that begins at some second; None is right after the one before."""
@@ -109,7 +126,8 @@ class _TimeLine:
         if form != self._form or abs(begin - self._position) > GAP:
             self.end_segment()
             self._form, self._position, self._written = form, begin, round(begin * self.rate)
-            self._resampler = AudioResampler("fltp", frame.layout, self.rate)
+            # packed: PyAV 18 reads past the 8 planes that a frame has room for
+            self._resampler = AudioResampler("flt", frame.layout, self.rate)
         self._position += frame.samples / frame.sample_rate
         self._write(frame)
 
@@ -122,13 +140,24 @@ class _TimeLine:
     def _write(self, frame: AudioFrame | None) -> None:
         assert self._resampler is not None, "a stretch was begun"
         for part in self._resampler.resample(frame):
-            mono = part.to_ndarray().mean(axis=0)  # of (C, samples)
-            begin, end = self._written, self._written + len(mono)
-            self._written = end
+            channels = part.to_ndarray().reshape(-1, part.layout.nb_channels)  # of (samples, C)
+            # what floats hold beyond full scale is damage, or clipped by what others listen with
+            mono = np.nan_to_num(channels, nan=0.0).clip(-1, 1).mean(axis=1)
+            begin = self._written
+            self._written += len(mono)
             kept = mono[max(-begin, 0) : max(len(self.samples) - begin, 0)]
             place = max(begin, 0)
-            self.samples[place : place + len(kept)] = kept
-            self.heard = max(self.heard, min(end, len(self.samples)))
+            if len(kept):
+                self.samples[place : place + len(kept)] = kept
+                self.heard = max(self.heard, place + len(kept))
+
+
+def _is_before(packet: Packet, second: float) -> bool:
+    """Return whether a packet stands before a second of the file's clock: the first one after a
+    search may begin in the middle of a frame.
+    """
+    stamp = packet.dts if packet.pts is None else packet.pts
+    return stamp is not None and stamp * float(packet.time_base or 1) < second
 
 
 class _Reader:
@@ -162,7 +191,7 @@ class _Reader:
             try:
                 decoded = packet.decode()
             except BROKEN:
-                self._damaged += 1
+                self._damaged += not _is_before(packet, origin)
                 continue
             for frame in decoded:
                 if isinstance(frame, AudioFrame):

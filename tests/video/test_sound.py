@@ -1,7 +1,9 @@
 """The sound of a clip: where its samples stand in time, of which part, from which tracks."""
 
 import time
+from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -76,6 +78,24 @@ def write_film(
     return path
 
 
+def write_raw(path: Path, samples: NDArray[Any], codec: str, layout: str) -> Path:
+    """Write a film with raw samples (S, C) of sound, in packets of 1,000."""
+    with av.open(str(path), "w") as file:
+        stream = file.add_stream("mpeg4", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 160, 120, "yuv420p"
+        track = file.add_stream(codec, rate=RATE, layout=layout)
+        for number in range(50):
+            frame = av.VideoFrame.from_ndarray(draw_frame(number, (160, 120)), format="rgb24")
+            file.mux(stream.encode(frame))
+        file.mux(stream.encode())
+        for begin in range(0, len(samples), 1000):
+            packet = av.Packet(samples[begin : begin + 1000].tobytes())
+            packet.stream, packet.time_base = track, Fraction(1, RATE)
+            packet.pts, packet.dts, packet.duration = begin, begin, 1000
+            file.mux(packet)
+    return path
+
+
 def onsets(sound: NDArray[np.float32] | None, *, rate: int = RATE) -> list[float]:
     """Return the seconds at which bursts begin, found by a threshold."""
     assert sound is not None
@@ -146,6 +166,22 @@ def test_before_a_sound_that_begins_late_there_is_silence(tmp_path: Path) -> Non
     assert frames.sound_samples / RATE == pytest.approx(1.5, abs=0.01)
 
 
+def test_a_part_that_no_sound_falls_into_has_none(tmp_path: Path) -> None:
+    """Before a sound that begins late, and after one that ended."""
+    late = write_film(tmp_path / "late.mkv", clicks(0.1, length=1.0), late=1.0)
+    assert heard(late, end=0.8).sound is None and heard(late, end=1.4).sound is not None
+    short = write_film(tmp_path / "short.mkv", clicks(0.1, length=1.0))
+    assert heard(short, start=1.2).sound is None and heard(short, start=0.8).sound is not None
+
+
+def test_a_packet_cut_in_half_by_a_search_is_no_damage(tmp_path: Path) -> None:
+    """An MPEG program stream is searched by bytes, and the first packet then begins in a frame."""
+    wave = clicks(*range(12), length=12.0, rate=48_000)
+    path = write_film(tmp_path / "a.mpg", wave, rate=48_000, codec="mp2", num_frames=300)
+    for start in (4.5, 5.3, 6.7, 8.1, 9.9):
+        assert heard(path, start=start).note is None
+
+
 def test_a_gap_in_a_track_is_silence(tmp_path: Path) -> None:
     """Half a second of packets is missing: what follows stays at its time."""
     whole = write_film(tmp_path / "whole.mkv", clicks(0.25, 1.0, 1.75, length=2.0))
@@ -167,6 +203,25 @@ def test_channels_are_averaged(tmp_path: Path) -> None:
     read = heard(write_film(tmp_path / "a.mov", np.stack([left, right]))).sound
     assert read is not None
     np.testing.assert_allclose(read, (left + right) / 2, atol=1e-4)
+
+
+def test_more_channels_than_a_frame_has_planes_for_are_averaged(tmp_path: Path) -> None:
+    """Ambisonic sound of the third order has 16, of which one is heard here."""
+    samples = np.zeros((2 * RATE, 16), np.int16)
+    samples[:, 11] = (clicks(0.25, 1.0, length=2.0) * 32767).round()
+    read = heard(write_raw(tmp_path / "a.mkv", samples, "pcm_s16le", "hexadecagonal")).sound
+    assert read is not None
+    np.testing.assert_allclose(read, samples.mean(axis=1) / 32768, atol=1e-6)
+
+
+def test_numbers_that_are_no_sound_are_not_heard(tmp_path: Path) -> None:
+    """Damaged floats: no number is silence, and nothing is louder than full scale."""
+    samples = clicks(0.25, length=2.0)[:, None]
+    samples[RATE : RATE + 4, 0] = [np.nan, np.inf, -np.inf, 1e30]
+    read = heard(write_raw(tmp_path / "a.mkv", samples, "pcm_f32le", "mono")).sound
+    assert read is not None
+    assert read[RATE : RATE + 4].tolist() == [0, 1, -1, 1]
+    assert np.array_equal(read[:RATE], samples[:RATE, 0])
 
 
 def test_other_rates_are_resampled(tmp_path: Path) -> None:
@@ -254,3 +309,16 @@ def test_a_track_that_takes_too_long_is_a_timeout(tmp_path: Path) -> None:
     video = probe(write_clip(tmp_path / "a.mp4", 20, sound=1.0))
     with pytest.raises(VideoError, match="timeout"):
         read_sound(video, FORM, begin=0, seconds=1, deadline=time.monotonic() - 1)
+
+
+def test_sound_counts_among_the_bytes_of_a_clip(tmp_path: Path) -> None:
+    """Four frames of 160 x 120 take 230,400 bytes, two seconds of sound 128,000."""
+    path = write_clip(tmp_path / "a.mp4", 50, size=(160, 120), sound=2.0)
+    for num_bytes, fits in ((359_000, True), (358_000, False)):
+        settings = VideoSettings(num_frames=4, workers=1, max_clip_gb=num_bytes / (1 << 30))
+        assert len(read_frames(path, settings).pixels) == 4
+        if fits:
+            assert read_frames(path, settings, sound=FORM).sound is not None
+        else:
+            with pytest.raises(VideoError, match=r"2 s of sound take .* video\.sound to false"):
+                read_frames(path, settings, sound=FORM)
