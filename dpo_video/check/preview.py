@@ -247,8 +247,7 @@ def _seconds_heard(spec: ModelSpec, frames: Frames) -> float:
     hearing = spec.family.hearing(spec.config)
     if hearing is None or not frames.sound_samples:
         return 0.0
-    seconds = frames.sound_samples / frames.sound_rate
-    return seconds if hearing.most_seconds is None else min(seconds, hearing.most_seconds)
+    return hearing.seconds(frames.sound_samples / frames.sound_rate)
 
 
 def _heard(view: View, tokens: int) -> str:

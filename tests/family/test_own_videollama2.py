@@ -126,6 +126,38 @@ def test_a_checkpoint_that_the_row_does_not_hold_is_refused(
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("tower", "layers", "side"),
+    [
+        ("/no/such/disk/siglip-so400m-patch14-384", 27, 384),  # as -7B-AV was trained
+        ("google/siglip-so400m-patch14-384", 27, 384),
+        ("model/clip-vit-large-patch14-336", 24, 336),
+    ],
+)
+def test_a_tower_is_known_by_where_it_lay_on_another_machine(
+    tmp_path: Path, tower: str, layers: int, side: int
+) -> None:
+    videollama2_qwen2(tmp_path / "model")
+    change_config(tmp_path, mm_vision_tower=tower)
+    sizes = load_config(settings_of(tmp_path))[0].vision_config
+    assert (sizes.num_hidden_layers, sizes.image_size) == (layers, side)
+
+
+def test_a_tower_in_a_folder_here_has_the_sizes_that_stand_there(tmp_path: Path) -> None:
+    videollama2_qwen2(tmp_path / "model")
+    here = tmp_path / "siglip-so400m-patch14-384"
+    (tmp_path / "tiny-siglip").rename(here)
+    change_config(tmp_path, mm_vision_tower=str(here))
+    assert load_config(settings_of(tmp_path))[0].vision_config.num_hidden_layers == 3
+
+
+def test_a_tower_that_is_nowhere_is_an_error(tmp_path: Path) -> None:
+    videollama2_qwen2(tmp_path / "model")
+    change_config(tmp_path, mm_vision_tower="/no/such/siglip")
+    with pytest.raises(UserError, match=r"names the tower '/no/such/siglip', .*mm_vision_tower"):
+        load_config(settings_of(tmp_path))
+
+
 def test_without_timm_it_is_refused_with_what_to_install(tmp_path: Path) -> None:
     videollama2_qwen2(tmp_path / "model")
     code = (

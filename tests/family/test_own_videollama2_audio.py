@@ -11,7 +11,7 @@ import pytest
 import torch
 from clips import write_clip
 from numpy.typing import NDArray
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from stand_ins.flat_checkpoints import AUDIO, videollama2_qwen2
 from stand_ins.videollama2.beats import SIZES, BEATs, bucket
 from stand_ins.videollama2.mm_utils import kaldi_fbank, process_audio_from_video
@@ -26,6 +26,7 @@ from dpo_video.models.families.own_code.videollama2_audio import (
     audio_inputs,
     audio_rows,
     fbank,
+    heard_seconds,
     sound_pieces,
 )
 from dpo_video.models.features import encode_video
@@ -75,7 +76,7 @@ def test_samples_of_no_file_are_rounded_to_those_of_one() -> None:
 
 @pytest.mark.parametrize("seconds", [0.0, 0.01, 0.5, 1.99, 2.0, 2.01, 10.0, 16.0, 30.0, 100.3])
 def test_pieces_are_spread_over_the_sound(seconds: float) -> None:
-    """A sample tells its place: 8 pieces of 2 s, evenly from the first second to the last."""
+    """A sample tells its place: 8 pieces of 2 s, an eighth of the way apart."""
     samples = round(seconds * RATE)
     pieces = sound_pieces(np.arange(1, samples + 1, dtype=np.float32))
     assert pieces.shape == (30 * RATE,)
@@ -83,7 +84,7 @@ def test_pieces_are_spread_over_the_sound(seconds: float) -> None:
     size = min(samples, 2 * RATE)
     for number in range(8):
         piece = pieces[number * size : (number + 1) * size]
-        first = last * number / 7 * RATE  # samples
+        first = last * number / 8 * RATE  # samples
         assert np.all(np.diff(piece) == 1)
         if samples:
             assert piece[0] - 1 in {int(first), int(first) - 1}, "the rule computes in float64"
@@ -99,6 +100,13 @@ def test_every_length_gives_the_published_input(samples: int) -> None:
     differing = (made != wanted).float().mean()  # bfloat16 rounds either way near its steps
     assert differing < 1e-4
     torch.testing.assert_close(made, wanted, atol=0.13, rtol=0)
+
+
+@pytest.mark.parametrize("seconds", [0.5, 2, 10, 17.75, 18, 18.25, 100])
+def test_seconds_that_are_heard_are_those_inside_of_a_piece(seconds: float) -> None:
+    samples = np.arange(1, int(seconds * RATE) + 1, dtype=np.float32)
+    heard = np.unique(sound_pieces(samples))
+    assert heard_seconds(seconds) == pytest.approx((len(heard) - (heard[0] == 0)) / RATE)
 
 
 def test_a_sound_takes_as_many_rows_whatever_its_length() -> None:
@@ -206,6 +214,36 @@ def test_a_branch_is_loaded_and_saved_by_its_published_names(
         torch.testing.assert_close(weight, weights[name], atol=0, rtol=0)
     config = json.loads((tmp_path / "saved" / "config.json").read_text())
     assert config.items() >= {**AUDIO, "mm_projector_a_type": kind}.items()
+
+
+def test_a_checkpoint_with_one_table_of_distances_is_read_as_one_with_all(tmp_path: Path) -> None:
+    """As one is that was saved without doubles: the layers of a published model share the table."""
+    videollama2_qwen2(tmp_path / "model", **AUDIO)
+    path = tmp_path / "model" / "model.safetensors"
+    whole = load_file(path)
+    tables = [name for name in whole if name.endswith("relative_attention_bias.weight")]
+    first, *others = sorted(tables)
+    assert len(others) == SIZES["encoder_layers"] - 1 and ".layers.0." in first
+    kept = {name: weight for name, weight in whole.items() if name not in others}
+    save_file(kept, path, metadata={"format": "pt"})
+    model = load_policy(ModelSettings(name=str(tmp_path / "model"), device="cpu")).bare
+    model.save_pretrained(tmp_path / "saved")
+    saved = load_file(tmp_path / "saved" / "model.safetensors")
+    assert saved.keys() == whole.keys()
+    for name in tables:
+        assert torch.equal(saved[name], whole[first].to(saved[name]))
+
+
+def test_the_first_layers_table_of_distances_is_read() -> None:
+    """The published code hands what it looked up there from layer to layer."""
+    tower, _ = towers()
+    sound = audio_inputs(noise(40_000))["input_features"]
+    with torch.no_grad():
+        heard = tower(sound)
+        tower.encoder.layers[1].self_attn.relative_attention_bias.weight.zero_()
+        assert torch.equal(tower(sound), heard)
+        tower.encoder.layers[0].self_attn.relative_attention_bias.weight.zero_()
+        assert not torch.allclose(tower(sound), heard)
 
 
 def test_a_clip_is_heard_where_it_has_sound_and_the_recipe_listens(tmp_path: Path) -> None:

@@ -107,8 +107,8 @@ class Hearing:
     """Of its MLP."""
     positions: Callable[[int], float]
     """Positions of the encoder for so many samples of sound, for the memory estimate."""
-    most_seconds: float | None = None
-    """Seconds that are heard of a longer sound, in pieces spread over it; None: all of it."""
+    seconds: Callable[[float], float] = lambda seconds: seconds
+    """Seconds that are heard of so many, fewer where pieces of a sound are read."""
     placeholder: int | None = None
     """Token id that stands for one row of the sound's features; None where these follow those of
     the frames in `ClipFeatures.embeddings`, under the same token.

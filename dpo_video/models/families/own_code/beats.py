@@ -7,6 +7,7 @@ B sounds, T frames of a spectrogram, M mel bins, L patches, H heads, E width.
 
 import math
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -98,9 +99,15 @@ class BeatsEncoder(nn.Module):
         buckets = distance_buckets(
             length, num_buckets=self.num_buckets, max_distance=self.max_distance
         ).to(states.device)
+        distances = self.tables()[0](buckets).permute(2, 0, 1).contiguous()  # (H, L, L)
         for layer in self.layers:
-            states = layer(states, buckets)
+            states = layer(states, distances)
         return states
+
+    def tables(self) -> list[nn.Embedding]:
+        """Return each layer's table of distances, see BeatsAttention."""
+        layers = cast("list[BeatsLayer]", self.layers)
+        return [layer.self_attn.relative_attention_bias for layer in layers]
 
 
 class NormedKernel(nn.Module):
@@ -134,9 +141,9 @@ class BeatsLayer(nn.Module):
         self.fc2 = nn.Linear(inner, width)
         self.final_layer_norm = nn.LayerNorm(width)
 
-    def forward(self, states: Tensor, buckets: Tensor) -> Tensor:
-        """Return states (B, L, E); buckets as distance_buckets has them."""
-        attended = self.self_attn(states, buckets)
+    def forward(self, states: Tensor, distances: Tensor) -> Tensor:
+        """Return states (B, L, E); distances (H, L, L) as BeatsAttention takes them."""
+        attended = self.self_attn(states, distances)
         states = self.self_attn_layer_norm(states * self.scale + attended)
         inner = functional.gelu(self.fc1(states))
         normed: Tensor = self.final_layer_norm(states * self.scale + self.fc2(inner))
@@ -146,7 +153,8 @@ class BeatsLayer(nn.Module):
 class BeatsAttention(nn.Module):
     """Attention with gated relative positions (WavLM, arXiv:2110.13900).
 
-    All layers of a published checkpoint hold the same table of positions, each under its own name.
+    All layers of a published model hold one table of distances, which is in a checkpoint under the
+    name of each, or of the first alone. It is looked up there once for all layers, as published.
     """
 
     def __init__(self, sizes: BeatsSizes) -> None:
@@ -161,18 +169,36 @@ class BeatsAttention(nn.Module):
         self.grep_linear = nn.Linear(width // self.heads, 8)
         self.grep_a = nn.Parameter(torch.ones(1, self.heads, 1, 1))
 
-    def forward(self, states: Tensor, buckets: Tensor) -> Tensor:
-        """Return what each of the states (B, L, E) gathers from all."""
+    def forward(self, states: Tensor, distances: Tensor) -> Tensor:
+        """Return what each of the states (B, L, E) gathers from all.
+
+        Args:
+            distances: what each head's table has for a query's row and a key's column, (H, L, L).
+        """
         queries, keys, values = (
             projection(states).unflatten(2, (self.heads, -1)).transpose(1, 2)
             for projection in (self.q_proj, self.k_proj, self.v_proj)
         )
         update, reset = self.grep_linear(queries).unflatten(3, (2, 4)).sum(4).sigmoid().split(1, 3)
         gate = update * (reset * self.grep_a - 1) + 2  # (B, H, L, 1)
-        bias = gate * self.relative_attention_bias(buckets).permute(2, 0, 1)  # (B, H, L, L)
-        gathered = functional.scaled_dot_product_attention(queries, keys, values, attn_mask=bias)
+        gathered = functional.scaled_dot_product_attention(
+            queries, keys, values, attn_mask=gate * distances
+        )
         mixed: Tensor = self.out_proj(gathered.transpose(1, 2).flatten(2))
         return mixed
+
+
+@torch.no_grad()
+def fill_tables(tower: Beats, missing: set[str], *, prefix: str) -> None:
+    """Give the layers whose table of distances a checkpoint lacks that of the first, and take it
+    out of the names of weights that are `missing`, which begin with `prefix` in the tower.
+    """
+    first, *others = tower.encoder.tables()
+    for number, table in enumerate(others, start=1):
+        name = f"{prefix}encoder.layers.{number}.self_attn.relative_attention_bias.weight"
+        if name in missing:
+            table.weight.copy_(first.weight)
+            missing.remove(name)
 
 
 def distance_buckets(length: int, *, num_buckets: int, max_distance: int) -> Tensor:

@@ -8,6 +8,7 @@ Shapes: F frames, n video tokens of a clip, D hidden size.
 from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import fields
+from pathlib import Path
 from typing import Any, ClassVar
 
 from torch import Tensor
@@ -23,6 +24,7 @@ from transformers.conversion_mapping import register_checkpoint_conversion_mappi
 from transformers.core_model_loading import WeightRenaming
 
 from dpo_video.core import strict_json
+from dpo_video.core.errors import UserError
 from dpo_video.models.families.family import (
     ClipFeatures,
     FrameSize,
@@ -30,6 +32,7 @@ from dpo_video.models.families.family import (
     VideoProcessor,
     whole_patches,
 )
+from dpo_video.models.load_errors import why_not_loaded
 
 PLACEHOLDER = "<video>"
 """What stands for a row of features: a word after all others, which may have no embedding, as the
@@ -59,7 +62,7 @@ TOWERS: dict[str, dict[str, Any]] = {
     },
 }
 """Towers that published checkpoints name, by hub id: their weights are in the checkpoint, their
-sizes are not.
+sizes are not. See known_tower.
 """
 ROPE = {"rope_theta", "rope_scaling"}
 """Published fields that transformers 5 reads, and keeps in `rope_parameters`."""
@@ -92,7 +95,7 @@ class FlatConfig(LlavaOnevisionConfig):
         names = {field.name for field in fields(CONFIG_MAPPING[cls.text_type])} | ROPE
         text = {name: deepcopy(value) for name, value in flat.items() if name in names}
         dtype = flat.get("torch_dtype") or flat.get("dtype")
-        tower = flat.get("vision_config") or TOWERS.get(str(flat.get("mm_vision_tower")))
+        tower = flat.get("vision_config") or known_tower(flat.get("mm_vision_tower"))
         return {
             **{name: flat[name] for name in ("architectures", "_commit_hash") if name in flat},
             "dtype": dtype,
@@ -137,16 +140,41 @@ def register_names(class_name: str, *projector: WeightRenaming) -> None:
 def read_config(config: PretrainedConfig, name: str, source: Mapping[str, Any]) -> PretrainedConfig:
     """Complete a config by the placeholder's id, and by the sizes of a tower less well known."""
     tower = config.field("mm_vision_tower")
-    if tower not in TOWERS and config.field("vision_config") is None and isinstance(tower, str):
-        local_only = bool(source.get("local_files_only"))
-        whole = AutoConfig.from_pretrained(tower, local_files_only=local_only).to_dict()
-        sizes = whole.get("vision_config") or whole
+    if config.field("vision_config") is None and isinstance(tower, str) and not known_tower(tower):
+        sizes = read_tower(tower, name, local_only=bool(source.get("local_files_only")))
         config.published["vision_config"] = sizes
         config.vision_config = AutoConfig.for_model(**config.used_tower(sizes))
     tokenizer = load_tokenizer(name, source)
     config.video_token_index = tokenizer.convert_tokens_to_ids(PLACEHOLDER)
     config.image_token_index = config.video_token_index
     return config
+
+
+def known_tower(name: object) -> dict[str, Any] | None:
+    """Return the sizes of a well-known tower, None for another or one that lies in a folder here.
+
+    A published config may name it by where it lay on the machine of its training, as
+    VideoLLaMA 2.1's on its authors': /mnt/data/siglip-so400m-patch14-384.
+    """
+    if not isinstance(name, str) or name in TOWERS:
+        return TOWERS.get(str(name))
+    path = Path(name)
+    by_last_part = {Path(hub_id).name: sizes for hub_id, sizes in TOWERS.items()}
+    return None if path.is_dir() else by_last_part.get(path.name)
+
+
+def read_tower(tower: str, name: str, *, local_only: bool) -> dict[str, Any]:
+    """Return the sizes of the tower that a checkpoint names, from that tower's own config.json."""
+    try:
+        whole = AutoConfig.from_pretrained(tower, local_files_only=local_only).to_dict()
+    except OSError as error:
+        raise UserError(
+            f"cannot load the model {name!r}: its config.json names the tower {tower!r}, whose own "
+            f"config.json cannot be read: {why_not_loaded(error).rstrip('.')}. Write the tower's "
+            "folder here, or its hub id, into `mm_vision_tower`"
+        ) from error
+    sizes: dict[str, Any] = whole.get("vision_config") or whole
+    return sizes
 
 
 def load_tokenizer(name: str, source: Mapping[str, Any]) -> Any:

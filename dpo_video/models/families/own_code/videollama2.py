@@ -31,7 +31,7 @@ from dpo_video.models.families.family import (
     pack_tensor,
     square_size,
 )
-from dpo_video.models.families.own_code.beats import Beats
+from dpo_video.models.families.own_code.beats import Beats, fill_tables
 from dpo_video.models.families.own_code.flat_layout import (
     PLACEHOLDER,
     ClipProcessor,
@@ -164,18 +164,30 @@ class Videollama2Model(FlatModel):
         )
 
 
-class Videollama2MistralForCausalLM(FlatForCausalLM):
+class Videollama2ForCausalLM(FlatForCausalLM):
+    """A Videollama2Model with its head."""
+
+    body = Videollama2Model
+
+    def tie_weights(
+        self, missing_keys: set[str] | None = None, recompute_mapping: bool = True
+    ) -> None:
+        """Tie words, as transformers does at loading, and fill BEATs' tables."""
+        super().tie_weights(missing_keys, recompute_mapping)
+        if missing_keys and has_audio_branch(self.config):
+            fill_tables(self.model.audio_tower, missing_keys, prefix="model.audio_tower.")
+
+
+class Videollama2MistralForCausalLM(Videollama2ForCausalLM):
     """Named as the published class, whose names of weights it loads and saves."""
 
     config_class = Videollama2MistralConfig
-    body = Videollama2Model
 
 
-class Videollama2Qwen2ForCausalLM(FlatForCausalLM):
+class Videollama2Qwen2ForCausalLM(Videollama2ForCausalLM):
     """Named as the published class, whose names of weights it loads and saves."""
 
     config_class = Videollama2Qwen2Config
-    body = Videollama2Model
 
 
 class Videollama2Processor(ClipProcessor):

@@ -83,7 +83,7 @@ def audio_hearing(config: PretrainedConfig) -> Hearing | None:
         width=sizes.encoder_embed_dim,
         inner=sizes.encoder_ffn_embed_dim,
         positions=lambda sound_samples: rows,
-        most_seconds=PIECES * PIECE_SECONDS,
+        seconds=heard_seconds,
     )
 
 
@@ -121,17 +121,28 @@ def sound_pieces(sound: NDArray[np.float32]) -> NDArray[np.float32]:
     """Return 8 pieces of 2 s of a sound (S,), one after another, and silence up to half a minute:
     (480000,).
 
-    Of 10 s, the pieces begin at 0, 8/7, 16/7 ... and 8 s. What is longer than 16 s has gaps between
-    them; of what is shorter than 2 s, each piece is all of it. Where a piece begins is computed as
-    pytorchvideo's ConstantClipsPerVideoSampler does, on which the published code rests.
+    Of 10 s, the pieces begin at 0, 1, 2 ... and 7 s: none reaches the end. What is longer than 18 s
+    has gaps between them; of what is shorter than 2 s, each piece is all of it. They begin where
+    pytorchvideo's ConstantClipsPerVideoSampler has them in 0.1.5, its last release, which the
+    published code requires; its repository has since spread them up to the end.
     """
     last = Fraction(max(len(sound) / RATE - PIECE_SECONDS, 0))
     pieces = []
     for number in range(PIECES):
-        start = int(last / (PIECES - 1) * number * RATE)
+        start = int(last / PIECES * number * RATE)
         pieces.append(sound[start : start + PIECE_SECONDS * RATE])
     heard = np.concatenate(pieces)
     return np.pad(heard, (0, SECONDS * RATE - len(heard)))
+
+
+def heard_seconds(seconds: float) -> float:
+    """Return how many of so many seconds of sound are in a piece.
+
+    >>> heard_seconds(1), heard_seconds(10), heard_seconds(60)
+    (1, 9.0, 16)
+    """
+    apart = max(seconds - PIECE_SECONDS, 0) / PIECES
+    return min(seconds, PIECE_SECONDS) + (PIECES - 1) * min(apart, PIECE_SECONDS)
 
 
 def fbank(sound: NDArray[np.float32]) -> NDArray[np.float32]:

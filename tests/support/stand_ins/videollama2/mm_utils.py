@@ -36,7 +36,7 @@ def process_audio_from_video(waveform: NDArray[np.float32], sample_rate: int = 1
     duration = Fraction(max(len(waveform) / sample_rate - Fraction(2), 0))
     clips: list[float] = []
     for number in range(8):
-        start = Fraction(duration, 7) * number
+        start = Fraction(duration, 8) * number
         end = start + 2
         clips += waveform[int(start * sample_rate) : int(end * sample_rate)].tolist()
     clips += [0.0] * (30 * sample_rate - len(clips))
