@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 from own_family import example, vipllava, written
 from tiny_models import write_tiny
+from transformers import AutoConfig
 
 from dpo_video.core.errors import UserError
 from dpo_video.family.command import test_family as outcomes_of
@@ -99,10 +100,11 @@ def test_features_that_are_not_as_many_as_placeholders_fail_a_check_that_says_so
     checkpoint: Path, tmp_path: Path
 ) -> None:
     short = written(tmp_path, ("list(output.pooler_output))", "list(output.pooler_output))[:-4]"))
+    placeholder = AutoConfig.from_pretrained(checkpoint).image_token_id
     failed = {o.check: o.reason for o in outcomes(checkpoint, short) if o.reason is not None}
     assert failed["tokens are counted from the config"] == (
-        "FAMILY.features: makes 60 rows for a clip whose prompt has 64 placeholders "
-        "(see placeholder)"
+        "FAMILY.features: makes 60 rows for a clip whose prompt has 64 placeholders of the id "
+        f"{placeholder} (see placeholder)"
     )
     assert "`features` makes 60 rows of a clip, and its prompt has 64 placeholders" in str(
         failed["batched equals unbatched"]
