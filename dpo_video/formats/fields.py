@@ -5,6 +5,7 @@
 
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -37,6 +38,9 @@ CHANGES_QUESTION = {
 """Fields of the formats that change what is asked and that our records cannot say, with the reason
 for which a row that has them is dropped.
 """
+SOUND_FIELDS = ("audios", "audio", "rejected_audios")
+SOUND_TAG = re.compile(r"<audio>\s*", re.IGNORECASE)
+"""Stands for a sound in a question of LLaMA-Factory's and ms-swift's."""
 SPAN_FIELDS = {"start": ("start", "video_start"), "end": ("end", "video_end")}
 """What formats call the seconds at which a clip begins and ends in its file."""
 
@@ -105,9 +109,23 @@ def check_unsupported(row: ForeignRow, *, reads_history: bool = False) -> None:
         value = row.get(name)
         if value is None or value in ("", [], {}, "[]", "{}"):
             continue
+        if name in SOUND_FIELDS and _is_own_sound(row, value):
+            continue
         if name in ("image", "images") and not any(row.get(key) for key in ("video", "videos")):
             reason = "image, no video"
         raise Dropped(reason, f"`{name}`: {str(value)[:80]}")
+
+
+def _is_own_sound(row: ForeignRow, value: Any) -> bool:
+    """Return whether a sound of a row is that of its clip's own file, named once more."""
+    clips = next((row[name] for name in ("videos", "video") if row.get(name)), None)
+    sounds, clips = (_paths_of(field) for field in (value, clips))
+    return len(clips) == 1 and sounds == clips
+
+
+def _paths_of(field: Any) -> list[Any]:
+    parts = field if isinstance(field, list) else [field]
+    return [part.get("path") if isinstance(part, dict) else part for part in parts]
 
 
 def text_of(row: ForeignRow, *names: str) -> str:
@@ -139,8 +157,10 @@ def _in_field(value: object) -> str:
 
 
 def without_tags(text: str) -> str:
-    """Return a text without the tags that stand for the clip, and without space around it."""
-    return TAG.sub("", text).strip()
+    """Return a text without the tags that stand for the clip and its sound, and without space
+    around it.
+    """
+    return SOUND_TAG.sub("", TAG.sub("", text)).strip()
 
 
 def float_of(row: ForeignRow, name: str) -> float | None:

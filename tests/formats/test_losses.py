@@ -55,6 +55,23 @@ def test_what_changes_the_question_drops_the_row(name, field, value, reason, tmp
     assert reasons(name, {**ROWS[name][0], field: value}, tmp_path)[reason] == 1
 
 
+@pytest.mark.parametrize("name", ["llama_factory", "ms_swift"])
+def test_the_clips_own_sound_is_no_sound_beside_it(name, tmp_path):
+    """A row that names its clip once more as a sound, as `use_audio_in_video` has it."""
+    row = ROWS[name][0]
+    turns = "conversations" if name == "llama_factory" else "messages"
+    key = "value" if name == "llama_factory" else "content"
+    asked, *others = row[turns]
+    tagged = {**asked, key: asked[key].replace("<video>", "<video><audio>")}
+    assert "<audio>" in tagged[key]
+    own = {**row, turns: [tagged, *others], "audios": list(row["videos"])}
+    _, (plain,) = imported(name, write_rows(tmp_path / "a.jsonl", [row]), tmp_path / "a.out.jsonl")
+    _, (heard,) = imported(name, write_rows(tmp_path / "b.jsonl", [own]), tmp_path / "b.out.jsonl")
+    assert heard.prompt == plain.prompt == ASKED and heard.video == plain.video
+    other = {**own, "audios": ["a.wav"]}
+    assert reasons(name, other, tmp_path)["sound beside the video"] == 1
+
+
 @pytest.mark.parametrize("field", ["system", "tools", "images", "history"])
 def test_an_empty_field_changes_nothing(field, tmp_path):
     assert reasons("ms_swift", {**ROWS["ms_swift"][0], field: []}, tmp_path) == {}
