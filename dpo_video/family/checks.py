@@ -29,7 +29,7 @@ from dpo_video.family.subject import (
 )
 from dpo_video.models.collate import TokenRow, collate
 from dpo_video.models.generation import generate_answers
-from dpo_video.models.hearing import hearing_of, placeholders, rows_by_placeholder
+from dpo_video.models.hearing import feature_rows, hearing_of, placeholders
 from dpo_video.models.load import Policy, load_policy
 from dpo_video.models.lora import adapter_parameters
 from dpo_video.models.peft_library import PeftModel
@@ -46,6 +46,10 @@ of the small CLIPS the ends of rows, which are no patches, may be more.
 
 SOUNDS = (0.1, 0.5, 1.0, 1.99, 2.0, 2.01, 3.3, 7.77)
 """Seconds of sound that are counted."""
+SEE = {"placeholder": "placeholder", "hearing.placeholder": "hearing: placeholder and inputs"}
+"""What to look at where features are not as many as their placeholders, by the field that names
+these.
+"""
 NOTICED = 1e-4
 """Nats by which log-probs move at least, where a model hears: above the rounding of float32."""
 
@@ -112,13 +116,13 @@ def tokens_are_counted_from_the_config(subject: Subject, folder: Path) -> None:
     policy, settings = subject.plain, VideoSettings()
     family, config = policy.family, policy.bare.config
     for rows in subject.rows:
-        for token, made in rows_by_placeholder(family, config, rows[0].features).items():
-            holes = int((rows[0].prompt.input_ids == token).sum())
+        for part in feature_rows(family, config, rows[0].features):
+            holes = part.holes(rows[0].prompt.input_ids)
             require(
-                holes == made and len(rows[0].features) > 0,
+                holes == part.made and len(rows[0].features) > 0,
                 "features",
-                f"makes {made} rows for a clip whose prompt has {holes} placeholders of the id "
-                f"{token} (see placeholder)",
+                f"makes {part.made} rows for {part.of} whose prompt has {holes} placeholders "
+                f"(see {SEE[part.field]})",
             )
     shapes = [(clip.count, clip.height, clip.width) for clip in CLIPS] + SHAPES
     for count, height, width in shapes:
@@ -154,6 +158,13 @@ def sound_is_counted_and_noticed(subject: Subject, folder: Path) -> None:
     hearing = hearing_of(policy.family, policy.bare.config, settings)
     if hearing is None:
         return
+    extractor = getattr(policy.processor, "feature_extractor", None)
+    rate = hearing.form.rate if extractor is None else extractor.sampling_rate
+    require(
+        hearing.form.rate == rate,
+        "hearing",
+        f"has sound read at {hearing.form.rate} samples a second, and the processor takes {rate}",
+    )
     clip = CLIPS[0]
     silent = replace(clip.frames(hearing.form), sound=None)
     of_frames = _holes(policy, video_inputs(policy, silent, settings))

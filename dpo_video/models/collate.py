@@ -14,7 +14,7 @@ from torch import Tensor
 from dpo_video.core.errors import UserError
 from dpo_video.models.families import ClipFeatures
 from dpo_video.models.features import pack_features, video_features
-from dpo_video.models.hearing import rows_by_placeholder
+from dpo_video.models.hearing import feature_rows
 from dpo_video.models.load import Policy
 from dpo_video.models.prompts import ClipInputs, Prompt
 
@@ -110,14 +110,13 @@ def collate(
 
 
 def _check_features(policy: Policy, row: TokenRow) -> None:
-    rows = rows_by_placeholder(policy.family, policy.bare.config, row.features)
-    for placeholder, num_features in rows.items():
-        num_placeholders = int((row.prompt.input_ids == placeholder).sum())
-        if num_placeholders != num_features:
+    for rows in feature_rows(policy.family, policy.bare.config, row.features):
+        num_placeholders = rows.holes(row.prompt.input_ids)
+        if num_placeholders != rows.made:
             raise UserError(
-                f"the family {policy.family.name!r}: `features` makes {num_features} rows of a "
-                f"clip, and its prompt has {num_placeholders} placeholders (`placeholder`) of the "
-                f"id {placeholder}: they must be as many"
+                f"the family {policy.family.name!r}: `features` makes {rows.made} rows of "
+                f"{rows.of}, and its prompt has {num_placeholders} placeholders (`{rows.field}`) "
+                f"of the id {rows.token}: they must be as many"
             )
 
 

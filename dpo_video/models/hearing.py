@@ -4,13 +4,16 @@ features enter the forward.
 Shapes: B rows, T tokens, m rows of the sound's features, D hidden size.
 """
 
-from typing import Any
+from types import NoneType
+from typing import Any, NamedTuple
 
 from torch import Tensor
 from transformers import PretrainedConfig
 
+from dpo_video.core.errors import UserError
 from dpo_video.models.families import ClipFeatures, Family, Hearing, Model
 from dpo_video.recipe import VideoSettings
+from dpo_video.video.frames import SoundFormat
 
 SOUND = "audio"
 """Key of the sound's features in `mm_encoder_outputs`, after transformers' name of the modality."""
@@ -40,12 +43,61 @@ def placeholders(family: Family, config: PretrainedConfig) -> tuple[int, ...]:
     return (family.placeholder(config), *own)
 
 
-def rows_by_placeholder(
+class FeatureRows(NamedTuple):
+    """Rows of a clip's features that one token stands for."""
+
+    token: int | None
+    """None where a row of the family says of none."""
+    made: int
+    of: str
+    """What they are of: a clip, or its sound."""
+    field: str
+    """Field of the family's row that names the token."""
+
+    def holes(self, input_ids: Tensor) -> int:
+        """Return how often the token stands in a prompt (P,)."""
+        return 0 if self.token is None else int((input_ids == self.token).sum())
+
+
+def feature_rows(
     family: Family, config: PretrainedConfig, features: ClipFeatures
-) -> dict[int, int]:
-    """Return how many rows of a clip's features each placeholder's token stands for."""
-    rows = [len(features.embeddings), 0 if features.sound is None else len(features.sound)]
-    return dict(zip(placeholders(family, config), rows, strict=False))
+) -> list[FeatureRows]:
+    """Return the rows of a clip's features by the token that stands for them: of the frames, and of
+    the sound where that has rows or a token of its own.
+    """
+    hearing = family.hearing(config)
+    token = None if hearing is None else hearing.placeholder
+    of_sound = 0 if features.sound is None else len(features.sound)
+    rows = [
+        FeatureRows(family.placeholder(config), len(features.embeddings), "a clip", "placeholder")
+    ]
+    if of_sound or token is not None:
+        rows.append(FeatureRows(token, of_sound, "a clip's sound", "hearing.placeholder"))
+    return rows
+
+
+def check_hearing(family: Family, config: PretrainedConfig) -> None:
+    """Raise UserError where a user's row says in no usable way how its model hears."""
+    where = f"the family {family.name!r}: FAMILY.hearing"
+    try:
+        hearing = family.hearing(config)
+    except Exception as error:
+        raise UserError(
+            f"{where} must be a function of the config that returns a Hearing, or None of a model "
+            f"that hears nothing; called, it fails: {type(error).__name__}: {error}"
+        ) from error
+    if hearing is None:
+        return
+    if not isinstance(hearing, Hearing):
+        raise UserError(f"{where} must return a Hearing or None, and returns {hearing!r}")
+    for name, (kind, words) in HEARING_FIELDS.items():
+        value = getattr(hearing, name)
+        if not isinstance(value, kind) or isinstance(value, bool):
+            raise UserError(f"{where}: `{name}` must be {words}, got {value!r}")
+    if not all(isinstance(name, str) for name in hearing.inputs):
+        raise UserError(f"{where}: `inputs` must be a tuple of texts, got {hearing.inputs!r}")
+    if not callable(hearing.tokens) or not callable(hearing.positions):
+        raise UserError(f"{where}: `tokens` and `positions` must be functions of the samples")
 
 
 def take_sound(model: Model, family: Family) -> None:
@@ -88,3 +140,14 @@ class TakesSound:
         return super().forward(  # type: ignore[misc]
             input_ids=input_ids, mm_encoder_outputs=packed or None, **inputs
         )
+
+
+HEARING_FIELDS: dict[str, tuple[Any, str]] = {
+    "form": (SoundFormat, "a SoundFormat(rate=samples a second)"),
+    "inputs": (tuple, "a tuple of texts"),
+    "width": (int, "a whole number"),
+    "inner": (int, "a whole number"),
+    "most_seconds": (int | float | NoneType, "seconds or None"),
+    "placeholder": (int | NoneType, "a token id or None"),
+}
+"""What the fields of a Hearing hold, beside its functions."""

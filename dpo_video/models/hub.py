@@ -15,6 +15,7 @@ from dpo_video.core.errors import UserError
 from dpo_video.core.names import did_you_mean
 from dpo_video.models.families import FAMILIES, Family, VideoProcessor, family_of, row_name
 from dpo_video.models.families.own_file import is_family_file, load_family_file
+from dpo_video.models.hearing import check_hearing
 from dpo_video.models.load_errors import one_line_errors
 from dpo_video.models.names import resolve_model
 from dpo_video.models.published import PUBLISHED
@@ -118,6 +119,8 @@ def load_config(
         }
         with one_line_errors(settings.name):
             config = family.read_config(config, name, source)
+    if own is not None:
+        check_hearing(own, config)
     refusal = family.refuses(config)
     if refusal is not None:
         raise UserError(f"cannot train the model {settings.name!r}: {refusal}")

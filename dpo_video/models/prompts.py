@@ -151,6 +151,14 @@ def video_inputs(policy: Policy, frames: Frames, settings: VideoSettings) -> Cli
             f"pixels: "
             f"{error}"
         ) from error
+    hearing = family.hearing(policy.bare.config)
+    if hearing is not None and frames.sound is not None:
+        missing = [name for name in hearing.inputs if name not in processed]
+        if missing:
+            raise UserError(
+                f"the family {family.name!r}: `hearing` names the inputs {missing}, which the "
+                f"processor does not make of a clip with sound. It makes: {', '.join(processed)}"
+            )
     return ClipInputs(
         pixels={
             name: _tensor(processed[name])

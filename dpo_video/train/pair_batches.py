@@ -13,7 +13,7 @@ from dpo_video.core.records import Pair
 from dpo_video.models.collate import TokenRow, collate
 from dpo_video.models.encoded_clip import EncodedClip
 from dpo_video.models.families import ClipFeatures
-from dpo_video.models.hearing import rows_by_placeholder
+from dpo_video.models.hearing import feature_rows
 from dpo_video.models.load import Policy
 from dpo_video.models.prompts import ClipInputs, Prompt, answer_ids, encode_prompt
 from dpo_video.train.prefetch import ClipPrefetcher
@@ -220,13 +220,13 @@ def check_rows(policy: Policy, rows: Sequence[TokenRow]) -> None:
     it trains blind, on the placeholder's embedding.
     """
     for index, row in enumerate(rows):
-        counts = rows_by_placeholder(policy.family, policy.bare.config, row.features)
-        for placeholder, features in counts.items():
-            tokens = int((row.prompt.input_ids == placeholder).sum())
+        for part in feature_rows(policy.family, policy.bare.config, row.features):
+            tokens, features = part.holes(row.prompt.input_ids), part.made
             if tokens != features or not len(row.features):
                 raise RuntimeError(
                     f"row {index} of the batch has {tokens} video tokens in its text and "
-                    f"{features} features of its clip; they must be equal, and more than 0"
+                    f"{features} features of {part.of}; they must be equal, and more than "
+                    "0"
                 )
         if not row.answer:
             raise RuntimeError(
