@@ -14,10 +14,10 @@ from dpo_video.core.progress import progress
 from dpo_video.core.records import Pair
 from dpo_video.core.turns import texts_before
 from dpo_video.models.clip_source import open_source
-from dpo_video.models.decoding import sound_format
+from dpo_video.models.hearing import hearing_of
 from dpo_video.models.load import Policy
 from dpo_video.models.prompts import check_turns, clip_content, prompt_text
-from dpo_video.models.tokens import sound_tokens, token_budget, video_tokens
+from dpo_video.models.tokens import token_budget, video_tokens
 from dpo_video.recipe import Recipe, VideoSettings
 from dpo_video.run import Run
 from dpo_video.train.pair_batches import PairTokens, pair_prompt, tokenize_pair
@@ -205,12 +205,10 @@ def length_limit(policy: Policy, recipe: Recipe) -> int:
 
 def _most_of_sound(policy: Policy, settings: VideoSettings) -> float:
     """Return the most tokens that a clip's sound can take."""
-    form = sound_format(policy.spec, settings)
-    if form is None:
+    hearing = hearing_of(policy.family, policy.bare.config, settings)
+    if hearing is None:
         return 0
-    if form.max_seconds is None:
-        return math.inf
-    return sound_tokens(policy.spec, settings, round(form.max_seconds * form.rate))
+    return math.inf if hearing.most_tokens is None else hearing.most_tokens
 
 
 def _longest_possible(policy: Policy, settings: VideoSettings, pair: PairTokens) -> float:

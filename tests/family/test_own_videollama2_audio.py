@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from stand_ins.flat_checkpoints import AUDIO, videollama2_qwen2
 from stand_ins.videollama2.beats import SIZES, BEATs, bucket
 from stand_ins.videollama2.mm_utils import kaldi_fbank, process_audio_from_video
+from tiny_world import make_pairs, make_recipe
 from torch import nn
 
 from dpo_video.check.preview import describe, view_clip
@@ -34,6 +35,7 @@ from dpo_video.models.load import load_policy
 from dpo_video.models.prompts import video_inputs
 from dpo_video.models.tokens import clip_tokens
 from dpo_video.recipe import ModelSettings, VideoSettings
+from dpo_video.train.selection import select_pairs
 from dpo_video.video.read import read_frames
 
 TINY = BeatsSizes(**SIZES)
@@ -279,7 +281,7 @@ def test_a_clip_is_heard_where_it_has_sound_and_the_recipe_listens(tmp_path: Pat
         if rows:
             assert view["sound"] == "16.00 s heard of 20.00 s, in pieces, 92 of the tokens"
         elif listens:
-            assert view["sound"] == "none is heard: the clip is silent, or see the note"
+            assert view["sound"] == "none: the clip has no sound"
         else:
             assert "sound" not in view
 
@@ -290,3 +292,20 @@ def test_a_checkpoint_without_a_branch_hears_nothing(tmp_path: Path) -> None:
     assert sound_format(policy.spec, VideoSettings()) is None
     told = replace(noise_frames(2), sound=noise(16_000), sound_rate=RATE)
     assert "input_features" not in video_inputs(policy, told, VideoSettings()).pixels
+
+
+def test_pairs_that_fit_with_any_sound_are_selected_without_decoding(tmp_path: Path) -> None:
+    """There are no clips here to decode. 6 frames are 3 x 2 x 2 tokens, every sound 92."""
+    videollama2_qwen2(tmp_path / "model", **AUDIO)
+    longest = 3 * 2 * 2 + audio_rows(TINY) + 40
+    recipe = make_recipe(tmp_path, max_length=longest)
+    policy = load_policy(recipe.model)
+    unread: list[str] = []
+    selection = select_pairs(
+        policy,
+        recipe,
+        make_pairs(3),
+        root=tmp_path,
+        on_bad_clip=lambda clip, error: unread.append(clip),
+    )
+    assert selection.indices == [0, 1, 2] and not selection.dropped and not unread

@@ -79,6 +79,7 @@ def audio_hearing(config: PretrainedConfig) -> Hearing | None:
     return Hearing(
         form=SoundFormat(RATE),
         tokens=lambda sound_samples: rows,
+        most_tokens=rows,
         inputs=("input_features",),
         width=sizes.encoder_embed_dim,
         inner=sizes.encoder_ffn_embed_dim,
