@@ -89,15 +89,16 @@ def test_sound_is_what_the_processors_own_call_and_the_models_own_encoder_make_o
 @each_hearing
 def test_tokens_of_sound_stand_among_those_of_the_frames_they_are_heard_with(family: str) -> None:
     """Six frames half a second apart, in pairs: at 0, 1 and 2 s. Qwen2.5-Omni takes turns of two
-    seconds at 25 tokens; Qwen3-Omni puts each pair before the sound of its time, 13 a second.
+    seconds at 25 tokens; Qwen3-Omni puts each pair before the sound of its time, 13 a second. Both
+    count positions by the tokens of sound.
     """
     policy = plain_policy(family)
-    ids = encode_prompt(
+    prompt = encode_prompt(
         policy, "?", video_inputs(policy, sounding(policy, seconds=3.0), VideoSettings())
-    ).input_ids.tolist()
+    )
     config = policy.bare.config
     marks = {int(config.video_token_id): "v", int(config.audio_token_id): "a"}
-    kinds = "".join(marks.get(token, "") for token in ids)
+    kinds = "".join(marks.get(token, "") for token in prompt.input_ids.tolist())
     pair = kinds.count("v") // 3
     a_second = 25 if family == "qwen2_5_omni" else 13
     expected = (
@@ -106,6 +107,12 @@ def test_tokens_of_sound_stand_among_those_of_the_frames_they_are_heard_with(fam
         else "".join("v" * pair + "a" * a_second for _ in range(3))
     )
     assert kinds == expected
+    first = int((prompt.input_ids == config.video_token_id).nonzero()[0])
+    begin = prompt.positions[0, first]
+    heard = prompt.positions[:, prompt.input_ids == config.audio_token_id] - begin
+    assert heard.tolist() == [list(range(3 * a_second))] * 3
+    seen = prompt.positions[0, prompt.input_ids == config.video_token_id] - begin
+    assert seen.tolist() == [time * a_second for time in range(3) for _ in range(pair)]
 
 
 @each_hearing

@@ -72,6 +72,7 @@ def qwen3_omni_moe() -> tuple[PreTrainedModel, Qwen3OmniMoeProcessor]:
         text_config=text,
         vision_config={**VISION_3, "deepstack_visual_indexes": [0]},
         audio_config={**SOUND, "downsample_hidden_size": 32},
+        position_id_per_seconds=13,
         **_ids(tokenizer),
     )
     processor = Qwen3OmniMoeProcessor(**_parts(tokenizer, patch=16))
