@@ -121,8 +121,8 @@ def tokens_are_counted_from_the_config(subject: Subject, folder: Path) -> None:
             require(
                 holes == part.made and len(rows[0].features) > 0,
                 "features",
-                f"makes {part.made} rows for {part.of} whose prompt has {holes} placeholders "
-                f"(see {SEE[part.field]})",
+                f"makes {part.made} rows for {part.of} whose prompt has {holes} placeholders of "
+                f"the id {part.token} (see {SEE[part.field]})",
             )
     shapes = [(clip.count, clip.height, clip.width) for clip in CLIPS] + SHAPES
     for count, height, width in shapes:

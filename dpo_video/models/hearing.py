@@ -96,8 +96,9 @@ def check_hearing(family: Family, config: PretrainedConfig) -> None:
             raise UserError(f"{where}: `{name}` must be {words}, got {value!r}")
     if not all(isinstance(name, str) for name in hearing.inputs):
         raise UserError(f"{where}: `inputs` must be a tuple of texts, got {hearing.inputs!r}")
-    if not callable(hearing.tokens) or not callable(hearing.positions):
-        raise UserError(f"{where}: `tokens` and `positions` must be functions of the samples")
+    for name in ("tokens", "positions", "seconds"):
+        if not callable(getattr(hearing, name)):
+            raise UserError(f"{where}: `{name}` must be a function, got {getattr(hearing, name)!r}")
 
 
 def take_sound(model: Model, family: Family) -> None:
@@ -147,7 +148,6 @@ HEARING_FIELDS: dict[str, tuple[Any, str]] = {
     "inputs": (tuple, "a tuple of texts"),
     "width": (int, "a whole number"),
     "inner": (int, "a whole number"),
-    "most_seconds": (int | float | NoneType, "seconds or None"),
     "placeholder": (int | NoneType, "a token id or None"),
 }
 """What the fields of a Hearing hold, beside its functions."""

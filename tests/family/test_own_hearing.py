@@ -64,14 +64,14 @@ def test_a_right_row_passes(tmp_path: Path) -> None:
         (
             "hears(inputs=())",
             r"FAMILY\.features: makes 0 rows for a clip's sound whose prompt has 82 placeholders "
-            r"\(see hearing: placeholder and inputs\)",
+            r"of the id 4 \(see hearing: placeholder and inputs\)",
         ),
         (
             "hears(inputs=('input_features', 'mask'))",
             r"`hearing` names the inputs \['mask'\], which the processor does not make of a clip "
             r"with sound\. It makes: .*feature_attention_mask",
         ),
-        ("hears(placeholder=5)", r"256 placeholders \(see hearing: placeholder"),
+        ("hears(placeholder=5)", r"256 placeholders of the id 5 \(see hearing: placeholder"),
         (
             "hears(placeholder=None)",
             r"makes 82 rows for a clip's sound .*\(see hearing",
@@ -100,7 +100,7 @@ def test_a_wrong_row_is_told_by_its_field(row: str, reason: str, tmp_path: Path)
         ("hears(inputs=(1,))", r"`inputs` must be a tuple of texts, got \(1,\)"),
         ("hears(width=None)", "`width` must be a whole number, got None"),
         ("hears(placeholder='<audio>')", "`placeholder` must be a token id or None, got '<audio>'"),
-        ("hears(tokens=25)", "`tokens` and `positions` must be functions of the samples"),
+        ("hears(tokens=25)", "`tokens` must be a function, got 25"),
     ],
 )
 def test_what_is_no_hearing_is_refused_when_the_row_is_read(
