@@ -44,8 +44,8 @@ SHAPES = [(6, 100, 150), (2, 240, 320), (3, 37, 300), (12, 180, 320)]
 of the small CLIPS the ends of rows, which are no patches, may be more.
 """
 
-SOUNDS = (0.1, 0.5, 1.0, 1.99, 2.0, 2.01, 3.3, 7.77)
-"""Seconds of sound that are counted."""
+SOUNDS = (0.1, 0.5, 1.0, 1.0001, 1.99, 2.0, 2.01, 2.6418, 3.3, 7.77)
+"""Seconds of sound that are counted; of some the samples are no whole number of 10 ms."""
 SEE = {"placeholder": "placeholder", "hearing.placeholder": "hearing: placeholder and inputs"}
 """What to look at where features are not as many as their placeholders, by the field that names
 these.

@@ -125,21 +125,18 @@ def _stock_logits(model: Model, inputs: Mapping[str, Tensor]) -> Tensor:
     return logits
 
 
-def _columns(sound_samples: int) -> int:
-    """Return the columns of a spectrum."""
-    return math.ceil(sound_samples / HOP)
-
-
 def _tokens_2_5(sound_samples: int) -> int:
-    """Return the rows of features of Qwen2.5-Omni: 25 a second, two steps that halve."""
-    return ((_columns(sound_samples) - 1) // 2 + 1 - 2) // 2 + 1
+    """Return the rows of features of Qwen2.5-Omni: 25 a second, two steps that halve the columns of
+    the spectrum, of which one is begun for every HOP samples.
+    """
+    return ((math.ceil(sound_samples / HOP) - 1) // 2 + 1 - 2) // 2 + 1
 
 
 def _tokens_3(sound_samples: int, window: int) -> int:
     """Return the rows of features of Qwen3-Omni: 13 a window of two times `window` columns, and of
-    the rest three steps that halve.
+    the rest three steps that halve. Only whole HOP make a column: no silence is put behind them.
     """
-    windows, rest = divmod(_columns(sound_samples), 2 * window)
+    windows, rest = divmod(sound_samples // HOP, 2 * window)
     for _ in range(3):
         rest = (rest + 1) // 2
     return 13 * windows + rest
