@@ -104,7 +104,11 @@ def test_clip_sees_the_middle_of_a_frame_and_siglip_all_of_it(tmp_path: Path) ->
         ({"vision_config": {"model_type": "vit"}}, "is no CLIP or SigLIP"),
         (
             {**AUDIO, "mm_audio_tower": "openai/whisper-large-v3"},
-            "its audio tower, 'openai/whisper-large-v3', is no file of BEATs (.bin or .pt)",
+            "its audio tower, 'openai/whisper-large-v3', is no file of BEATs (.bin, .pt,",
+        ),
+        (
+            {**AUDIO, "audio_config": {"d_model": 384}},
+            "its audio_config has 'd_model', which is no",
         ),
         (
             {**AUDIO, "mm_projector_a_type": "identity"},

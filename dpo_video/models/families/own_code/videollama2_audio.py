@@ -8,6 +8,7 @@ samples, T frames of a spectrogram, M mel bins, E width of the tower, D hidden s
 import re
 import warnings
 from collections.abc import Mapping
+from dataclasses import fields
 from fractions import Fraction
 from functools import cache
 
@@ -36,6 +37,9 @@ HOP = 160
 """Samples from one frame to the next: 10 ms."""
 TIMES = 1 + (SECONDS * RATE - WINDOW) // HOP
 """Frames of every clip's spectrogram."""
+FILES = (".bin", ".pt", ".pth", ".safetensors")
+"""Ends of names of files of weights."""
+SIZE_NAMES = {size.name for size in fields(BeatsSizes)}
 MLP = re.compile(r"mlp(\d+)x_gelu")
 
 
@@ -45,8 +49,9 @@ def has_audio_branch(config: PretrainedConfig) -> bool:
 
 
 def audio_sizes(config: PretrainedConfig) -> BeatsSizes:
-    """Return the sizes of a checkpoint's tower."""
-    return BeatsSizes(**(config.field("audio_config") or {}))
+    """Return the sizes of a checkpoint's tower, among what else it says of it: refused_audio."""
+    stated = dict(config.field("audio_config") or {})
+    return BeatsSizes(**{name: stated[name] for name in stated.keys() & SIZE_NAMES})
 
 
 def refused_audio(config: PretrainedConfig) -> str | None:
@@ -56,8 +61,11 @@ def refused_audio(config: PretrainedConfig) -> str | None:
     never another tower.
     """
     tower, kind = config.field("mm_audio_tower"), config.field("mm_projector_a_type", "linear")
-    if not str(tower).endswith((".bin", ".pt")):
-        return f"its audio tower, {tower!r}, is no file of BEATs (.bin or .pt)"
+    if not str(tower).endswith(FILES):
+        return f"its audio tower, {tower!r}, is no file of BEATs ({', '.join(FILES)})"
+    unknown = (config.field("audio_config") or {}).keys() - SIZE_NAMES
+    if unknown:
+        return f"its audio_config has {min(unknown)!r}, which is no size of BEATs"
     if kind != "linear" and MLP.fullmatch(str(kind)) is None:
         return f"its mm_projector_a_type is {kind!r}, and must be 'linear' or like 'mlp2x_gelu'"
     widths = {
