@@ -80,6 +80,12 @@ def test_frames_says_what_is_heard_of_each_clip(
     ]
 
 
+def test_the_list_of_families_says_which_hear() -> None:
+    listed = CliRunner().invoke(app, ["list", "families"]).output.splitlines()
+    hearing = [line.split()[0] for line in listed if line.endswith("; hears")]
+    assert hearing == ["qwen2_5_omni", "qwen3_omni_moe", "videollama2"]
+
+
 @pytest.mark.parametrize("sound", [True, False])
 def test_answers_of_a_server_are_told_to_rest_on_what_is_seen(
     source: Path, tmp_path: Path, sound: bool, capsys: pytest.CaptureFixture[str]

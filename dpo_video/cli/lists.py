@@ -30,14 +30,17 @@ def scorers() -> Rows:
 
 
 def families() -> Rows:
-    """Model families, those in their authors' own code last."""
+    """Model families, those in their authors' own code last, with a word of those that hear."""
     with large_imports():
-        from dpo_video.models.families import FAMILIES
+        from dpo_video.models.families import FAMILIES, hears_nothing
         from dpo_video.models.hub import own_code_rows, own_layout_rows
 
     on_transformers = {**FAMILIES, **own_layout_rows()}
     return [
-        *((name, family.title) for name, family in sorted(on_transformers.items())),
+        *(
+            (name, family.title + "; hears" * (family.hearing is not hears_nothing))
+            for name, family in sorted(on_transformers.items())
+        ),
         *(
             (name, f"{family.title}: with model.trust_remote_code")
             for name, family in sorted(own_code_rows().items())

@@ -151,6 +151,10 @@ def vision_tower(config: PretrainedConfig) -> Tower:
     return Tower(width=vision.hidden_size, inner=vision.intermediate_size, patch=patch)
 
 
+def hears_nothing(config: PretrainedConfig) -> None:
+    """Return that no checkpoint of a family hears its clips: most read frames alone."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Family:
     """A row of FAMILIES. Functions take the bare transformers model, never a PEFT wrapper."""
@@ -215,7 +219,7 @@ class Family:
     """
     refuses: Callable[[PretrainedConfig], str | None] = field(default=lambda config: None)
     """Why a checkpoint of this model type cannot be trained here; None where it can."""
-    hearing: Callable[[PretrainedConfig], Hearing | None] = field(default=lambda config: None)
+    hearing: Callable[[PretrainedConfig], Hearing | None] = field(default=hears_nothing)
     """How a checkpoint hears, from its config; None where it does not."""
     pixel_inputs: tuple[str, ...] = ("pixel_values_videos",)
     """Processor outputs that only the tower reads; they are dropped once a clip is encoded."""
