@@ -68,6 +68,7 @@ def pairs_card(
         name=name,
         exporter=EXPORTERS[name],
         report=report,
+        heard=_heard(facts.stage("generate")),
         version=__version__,
         fields=_fields(rows_file),
         drops=_drops(facts, report),
@@ -78,6 +79,16 @@ def pairs_card(
         is_folder=rows_file.name == METADATA,
         rows_file=rows_file.name,
     )
+
+
+def _heard(generated: Mapping[str, Any]) -> str:
+    """Return what of the clips was heard when the answers were written; empty of a model that hears
+    nothing, and of answers by a server.
+    """
+    counts = [generated.get(f"clips_{kind}_sound", 0) for kind in ("with", "without")]
+    if not any(counts):
+        return ""
+    return f", which heard its clips: {counts[0]} have sound, {counts[1]} have none"
 
 
 def _metadata(

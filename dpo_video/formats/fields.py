@@ -113,7 +113,8 @@ def check_unsupported(row: ForeignRow, *, reads_history: bool = False) -> None:
             continue
         if name in ("image", "images") and not any(row.get(key) for key in ("video", "videos")):
             reason = "image, no video"
-        raise Dropped(reason, f"`{name}`: {str(value)[:80]}")
+        own = "; a model hears the clip's own file alone" if name in SOUND_FIELDS else ""
+        raise Dropped(reason, f"`{name}`: {str(value)[:80]}{own}")
 
 
 def _is_own_sound(row: ForeignRow, value: Any) -> bool:

@@ -55,6 +55,18 @@ def test_a_file_has_its_card_beside_it(run: Path, tmp_path: Path) -> None:
             assert f"| {unit} | {reason} | {count} |" in text
 
 
+def test_a_card_says_what_was_heard_by_the_model_that_answered(run: Path, tmp_path: Path) -> None:
+    export("trl", str(run), "--out", str(tmp_path / "deaf.jsonl"))
+    assert "heard" not in (tmp_path / "deaf.card.md").read_text()
+    manifest = json.loads((run / "manifest.json").read_text())
+    counts = {"candidates": 4, "clips_with_sound": 2, "clips_without_sound": 1}
+    manifest["stages"]["generate"] = {"summary": counts}
+    (run / "manifest.json").write_text(json.dumps(manifest))
+    export("trl", str(run), "--out", str(tmp_path / "heard.jsonl"))
+    text = (tmp_path / "heard.card.md").read_text()
+    assert ", which heard its clips: 2 have sound, 1 have none." in text
+
+
 @pytest.mark.parametrize("name", ["trl", "hound_pairs"])
 def test_datasets_loads_the_folder_with_its_clips(run: Path, tmp_path: Path, name: str) -> None:
     """`hound_pairs` has a field `video` of its own."""
