@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
@@ -19,6 +20,7 @@ from tiny_world import make_pairs, make_recipe
 from torch import nn
 
 from dpo_video.check.preview import describe, view_clip
+from dpo_video.core.errors import UserError
 from dpo_video.family.subject import noise_frames
 from dpo_video.models.decoding import reading_for, sound_format
 from dpo_video.models.families.own_code.beats import Beats, BeatsSizes, distance_buckets
@@ -234,6 +236,34 @@ def test_a_checkpoint_with_one_table_of_distances_is_read_as_one_with_all(tmp_pa
     assert saved.keys() == whole.keys()
     for name in tables:
         assert torch.equal(saved[name], whole[first].to(saved[name]))
+
+
+@pytest.mark.parametrize(
+    ("lost", "count"),
+    [
+        ("model.mm_projector_a.", 4),
+        ("model.audio_tower.encoder.layers.0.self_attn.relative_attention_bias.", 1),
+    ],
+)
+def test_a_checkpoint_that_lacks_weights_is_refused(tmp_path: Path, lost: str, count: int) -> None:
+    videollama2_qwen2(tmp_path / "model", **AUDIO)
+    path = tmp_path / "model" / "model.safetensors"
+    kept = {name: weight for name, weight in load_file(path).items() if not name.startswith(lost)}
+    save_file(kept, path, metadata={"format": "pt"})
+    with pytest.raises(UserError, match=rf"lacks {count} weights .*'{re.escape(lost)}"):
+        load_policy(ModelSettings(name=str(tmp_path / "model"), device="cpu"))
+
+
+def test_what_nothing_reads_may_be_missing(tmp_path: Path) -> None:
+    """The tower's words for what it hears, and what SigLIP has behind its layers."""
+    videollama2_qwen2(tmp_path / "model", **AUDIO)
+    path = tmp_path / "model" / "model.safetensors"
+    whole = load_file(path)
+    unread = ("audio_tower.predictor.", ".vision_model.head.", ".vision_model.post_layernorm.")
+    kept = {name: weight for name, weight in whole.items() if not any(x in name for x in unread)}
+    assert len(kept) < len(whole) - len(unread)
+    save_file(kept, path, metadata={"format": "pt"})
+    load_policy(ModelSettings(name=str(tmp_path / "model"), device="cpu"))
 
 
 def test_the_first_layers_table_of_distances_is_read() -> None:

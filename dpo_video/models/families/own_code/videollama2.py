@@ -168,6 +168,11 @@ class Videollama2ForCausalLM(FlatForCausalLM):
     """A Videollama2Model with its head."""
 
     body = Videollama2Model
+    _keys_to_ignore_on_load_missing: Any = (
+        r"vision_tower\.(vision_model\.)?(head|post_layernorm)\.",
+        r"audio_tower\.predictor\.",
+    )
+    """What nothing reads: behind the tower's layers, and BEATs' own words."""
 
     def tie_weights(
         self, missing_keys: set[str] | None = None, recompute_mapping: bool = True
