@@ -19,6 +19,8 @@ from dpo_video.core.jsonl import write_jsonl
 from dpo_video.core.records import Pair, Sample
 from dpo_video.generate.stage import generate
 from dpo_video.models.load import load_policy
+from dpo_video.pages.overview import fact_rows
+from dpo_video.pages.run_files import read_run_files
 from dpo_video.parity.server_commands import ASK_TO_HEAR
 from dpo_video.parity.serving_commands import serving_text
 from dpo_video.pipeline import do_stages
@@ -122,5 +124,6 @@ def test_an_adapter_says_whether_its_clips_were_heard(
         renew_documents(run, "train")
     card = (recipe.run_folder / "adapter" / "README.md").read_text(encoding="utf-8")
     assert f"| sound of a clip | {word}" in card
+    assert ("sound of the clips", word) in fact_rows(read_run_files(recipe.run_folder))
     assert (ASK_TO_HEAR in card) is sound
     assert (ASK_TO_HEAR in serving_text(recipe, recipe.run_folder / "merged")) is sound

@@ -275,15 +275,19 @@ def trust_sentence(run: RunFiles) -> str:
 
 
 def fact_rows(run: RunFiles) -> list[tuple[str, str]]:
-    """Return what was run: model, judge, cost, time, versions, and the hash of the recipe."""
+    """Return what was run: model, what became of the clips' sound where it can hear, judge, cost,
+    time, versions, and the hash of the recipe.
+    """
     recipe = run.recipe
     judged = run.stage("judge")
     seconds = dict(run.metrics.seconds) if run.metrics else _stage_seconds(run)
     stages = ", ".join(f"{name} {_duration(value)}" for name, value in seconds.items())
     together = _duration(sum(seconds.values()))
     versions = run.manifest.get("versions") or {}
+    sound = run.stage("train").get("sound", "")
     return [
         ("model", recipe.model.name),
+        *([("sound of the clips", sound)] if sound else []),
         ("judge", f"{recipe.judge.model} by scorer {recipe.judge.scorer} ({recipe.judge.backend})"),
         ("judge's cost", _cost(judged)),
         ("unscored answers", _unscored(judged)),
