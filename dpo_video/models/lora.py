@@ -39,13 +39,16 @@ def lora_config(
     """
     from dpo_video.models.peft_library import LoraConfig  # here: a plan needs no PEFT
 
+    excludes = family.lora_excludes if family else None
+    if family and excludes and targets and targets != family.lora_targets:
+        excludes = f"(?!(?:{targets})$).*"  # for PEFT makes bare names of these too, such as `0`
     return LoraConfig(
         r=settings.rank,
         lora_alpha=settings.alpha,
         lora_dropout=settings.dropout,
         bias="none",
         target_modules=targets or (family.lora_targets if family else LORA_TARGETS),
-        exclude_modules=family.lora_excludes if family else None,
+        exclude_modules=excludes,
         target_parameters=list(family.expert_parameters) if family and settings.experts else None,
         task_type="CAUSAL_LM",
     )
@@ -144,6 +147,28 @@ def part_of_module(name: str, family: Family) -> ModelPart | None:
     if PROJECTOR.search(name):
         return "projector"
     return "vision" if VISION.search(name) else None
+
+
+def check_tuned(
+    model: nn.Module, shapes: Collection[str], tune: Collection[ModelPart], family: Family
+) -> None:
+    """Raise UserError where PEFT put an adapter into other layers than `train.tune` names: for some
+    models of experts (0.21) it makes bare names of a pattern, or weights of experts of them.
+
+    Args:
+        model: the bare model, with the adapter in it.
+        shapes: PEFT's names of the weights that there are to be (lora_shapes).
+    """
+    if set(tune) == set(LANGUAGE_ONLY):  # each row's is checked
+        return
+    names = {name.replace(".default.weight", ".weight") for name, _ in adapter_parameters(model)}
+    expected = {name.removeprefix("base_model.model.") for name in shapes}
+    if names != expected:
+        wrong = sorted(names ^ expected)[0]
+        raise UserError(
+            f"train.tune is {sorted(tune)}, and PEFT tunes other layers than these in a model of "
+            f"the family {family.name!r}: it is wrong about {wrong}. Set train.tune to [language]"
+        )
 
 
 def tunes_tower(model: nn.Module) -> bool:

@@ -24,7 +24,9 @@ from dpo_video.models.lora import (
     LANGUAGE_ONLY,
     adapter_parameters,
     check_experts,
+    check_tuned,
     lora_config,
+    lora_shapes,
     lora_targets,
 )
 from dpo_video.models.peft_library import PeftModel
@@ -104,6 +106,7 @@ def train_adapter(
         )
         check_experts(policy.bare, policy.family, recipe.train.lora)
         targets = lora_targets(policy.bare, policy.family, recipe.train.tune)
+        shapes = lora_shapes(policy.bare, policy.family, recipe.train.tune, recipe.train.lora)
         trainer = VideoDPOTrainer(
             policy,
             args=args,
@@ -115,6 +118,7 @@ def train_adapter(
             ),
             start=recipe.start_adapter,
         )
+        check_tuned(policy.bare, shapes, recipe.train.tune, policy.family)
         # added last: the reference has a bar of its own
         for callback in (*([StepBar(bars)] if is_main_process() else []), *callbacks):
             trainer.add_callback(callback)
