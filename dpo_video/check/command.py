@@ -18,9 +18,8 @@ from dpo_video.check.sharing import check_sharing
 from dpo_video.check.times import TimeInputs, stage_times
 from dpo_video.check.turns import check_history
 from dpo_video.core.errors import UserError
-from dpo_video.generate.jobs import UNHEARD
 from dpo_video.judge.probe import probe_judges
-from dpo_video.models.decoding import hearing_word, size_rule
+from dpo_video.models.decoding import UNHEARD, hearing_word, size_rule
 from dpo_video.models.hub import ModelSpec, model_spec
 from dpo_video.models.memory import (
     PeakLoad,

@@ -43,12 +43,6 @@ NO_OTHER_CLIP = "no_other_clip"
 """Count of those of `clip: other_clip` where all samples are about one file."""
 NOTHING_TO_SHOW = "nothing_to_show"
 """Count of those whose sample has not what the sampler is to be shown."""
-UNHEARD = (
-    "a server is not asked to hear (generate.engine=openai), and in training and evaluation the "
-    "model hears its clips: these answers rest on what is seen alone. Where sound matters, use "
-    "generate.engine=local or ray; else set video.sound=false"
-)
-"""What is said of answers that a server gives for a model that hears."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -25,7 +25,6 @@ from dpo_video.core.progress import log, progress
 from dpo_video.core.turns import chat_messages
 from dpo_video.generate.jobs import (
     CORRUPTIONS,
-    UNHEARD,
     GenerationJob,
     MissingCandidates,
     PendingCandidate,
@@ -38,7 +37,7 @@ from dpo_video.generate.jobs import (
 )
 from dpo_video.generate.message_parts import MessagePart, file_part, frame_images, image_parts
 from dpo_video.models.control_tokens import checkpoint_tokens
-from dpo_video.models.decoding import frames_alone, hearing_word, model_pool
+from dpo_video.models.decoding import UNHEARD, frames_alone, hearing_word, model_pool
 from dpo_video.models.hub import ModelSpec, model_spec
 from dpo_video.models.tokens import fit_frames
 from dpo_video.recipe import Recipe

@@ -11,6 +11,13 @@ from dpo_video.recipe import VideoSettings
 from dpo_video.video import FramePool
 from dpo_video.video.frames import SizeRule, SoundFormat
 
+UNHEARD = (
+    "a server is not asked to hear (generate.engine=openai), and in training and evaluation the "
+    "model hears its clips: these answers rest on what is seen alone. Where sound matters, use "
+    "generate.engine=local or ray; else set video.sound=false"
+)
+"""What is said of answers that a server gives for a model that hears."""
+
 
 class ReadingArguments(TypedDict):
     """What of reading a clip depends on the model: arguments of `read_frames` and FramePool."""
