@@ -51,7 +51,7 @@ def do_stages(
             UserError where it would have to, and may not.
     """
     stages_done, recipe = [], run.recipe
-    asks = recipe.start_adapter or recipe.reference_adapter or recipe.train.lora.experts
+    asks = recipe.start_adapter or recipe.reference_adapter or recipe.train.tunes_further
     if asks and any("model" in STAGES[name].sections for name in names):
         from dpo_video.models.start import check_start  # here: it needs torch
 

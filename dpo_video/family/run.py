@@ -10,7 +10,7 @@ from pathlib import Path
 from rich.table import Table
 
 from dpo_video.core.errors import UserError
-from dpo_video.family import checks, training_checks
+from dpo_video.family import checks, training_checks, tuning_checks
 from dpo_video.family.subject import CheckFailed, Subject
 
 Check = Callable[[Subject, Path], None]
@@ -30,6 +30,7 @@ CHECKS: tuple[Check, ...] = (
     checks.adapter_reloads_and_merges,
     checks.only_the_language_model_is_in_4_bit,
     training_checks.shared_prefix_equals_rows,
+    tuning_checks.tower_and_projector_are_tuned_as_by_plain_forwards,
     training_checks.a_family_that_declares_sharing_off_needs_to,
     training_checks.fsdp_shards_the_language_model_and_its_layers_only,
     training_checks.three_dpo_steps_change_the_adapter_and_nothing_else,

@@ -3,15 +3,16 @@ reference of that clip.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.utils.generic import ModelOutput
 
 from dpo_video.models.adapter import as_reference
-from dpo_video.models.families import ClipFeatures, Family
+from dpo_video.models.families import ClipFeatures, Family, Model
 from dpo_video.models.hearing import SOUND, placeholders
 from dpo_video.models.load import Policy
 from dpo_video.models.prompts import ClipInputs
@@ -47,28 +48,32 @@ def video_features(
         name: tensor.to(policy.device)
         for name, tensor in {**clip.pixels, **clip.clip_inputs, **(prompt or {})}.items()
     }
-    with torch.autocast(policy.device.type, enabled=False), _without_dropout(policy):
+    _evaluate_towers(policy.bare)
+    with torch.autocast(policy.device.type, enabled=False):
         return policy.family.features(policy.bare, inputs)
 
 
-@contextmanager
-def _without_dropout(policy: Policy) -> Iterator[None]:
-    """Have what stands beside the language model run as in evaluation, where a forward in training
-    makes features: a Q-Former's attention has dropout that TRL does not switch off.
+def _evaluate_towers(model: Model) -> None:
+    """Have what stands beside the language model run as in evaluation, in place: in training a
+    tower may leave out paths at random (InternVL), and a Q-Former's attention drops out, which TRL
+    does not switch off.
+
+    It stays so, as what is computed again in the backward pass must come out as before; the next
+    `train()` of the whole ends it. A layer that transformers can compute again looks at its own
+    mode for that, and keeps it where gradients are asked for; what is inside it is still.
     """
-    language = set(policy.bare.get_decoder().modules())
-    training = [
-        module
-        for module in policy.bare.modules()
-        if policy.family.encode == "in_forward" and module.training and module not in language
-    ]
-    for module in training:
-        module.training = False
-    try:
-        yield
-    finally:
-        for module in training:
-            module.training = True
+    for module in _beside_language(model, model.get_decoder()):
+        recomputed = isinstance(module, GradientCheckpointingLayer) and torch.is_grad_enabled()
+        module.training = module.training and recomputed
+
+
+def _beside_language(module: nn.Module, decoder: nn.Module) -> Iterator[nn.Module]:
+    """Yield the modules that are neither in the decoder nor hold it."""
+    for part in module.children():
+        if all(inside is not decoder for inside in part.modules()):
+            yield from part.modules()
+        elif part is not decoder:
+            yield from _beside_language(part, decoder)
 
 
 def pending_features(policy: Policy, clip: ClipInputs) -> ClipFeatures:

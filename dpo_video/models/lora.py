@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import nn
+from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
 from dpo_video.core.errors import UserError
 from dpo_video.models.families import LORA_TARGETS, Family
@@ -20,7 +21,7 @@ ModelPart = Literal["language", "projector", "vision"]
 LANGUAGE_ONLY: tuple[ModelPart, ...] = ("language",)
 PROJECTOR = re.compile(
     r"projector|(?<!self_attn\.)projection\b|connector|merger|qformer|resampler|pooling"
-    r"|llama_proj\b|\bmlp1\b"
+    r"|attn_pool\b|llama_proj\b|\bmlp1\b"
 )
 """Found in the names of what stands between tower and language model, in all known families."""
 VISION = re.compile(r"visual|vision|_tower|image_vit|vpm")
@@ -58,13 +59,21 @@ def lora_targets(model: nn.Module, family: Family, tune: Collection[ModelPart]) 
     """Return a regular expression of the linear layers of some parts of a bare model, for PEFT's
     `target_modules`.
 
-    Raises UserError where the model has no linear layer in one of them.
+    Raises UserError where the model has no linear layer in one of them, or the family tunes the
+    language model alone.
     """
     if set(tune) == set(LANGUAGE_ONLY):
         return family.lora_targets
+    if family.no_tower_lora is not None:
+        raise UserError(
+            f"train.tune is {list(tune)}, and in the family {family.name!r} "
+            f"{family.no_tower_lora}. Set train.tune to [language]"
+        )
     patterns: dict[str, None] = {}
-    linears = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
-    others = [name for name, module in model.named_modules() if not isinstance(module, nn.Linear)]
+    linears, others = [], []
+    for name, module in model.named_modules():
+        left_out = family.lora_excludes and re.fullmatch(family.lora_excludes, name)
+        (linears if takes_lora(module) and not left_out else others).append(name)
     for tuned_part in sorted(set(tune)):
         names = [name for name in linears if part_of_module(name, family) == tuned_part]
         if not names:
@@ -87,6 +96,16 @@ def lora_targets(model: nn.Module, family: Family, tune: Collection[ModelPart]) 
         f"the pattern of train.tune matches modules that are no linear layers: {wrong[:3]}"
     )
     return targets
+
+
+def takes_lora(module: nn.Module) -> bool:
+    """Return whether LoRA on a module changes what the model computes.
+
+    The `out_proj` inside torch's MultiheadAttention is a linear layer that is never called: its
+    weight is read instead, and an update beside it would neither be seen nor trained (so PEFT
+    0.21 says, tuners/lora/layer.py, MultiheadAttention).
+    """
+    return isinstance(module, nn.Linear) and not isinstance(module, NonDynamicallyQuantizableLinear)
 
 
 def expert_weights(model: nn.Module, family: Family) -> dict[str, nn.Parameter]:
@@ -119,7 +138,7 @@ def lora_shapes(
     targets, rank = lora_targets(model, family, tune), settings.rank
     pairs: dict[str, tuple[int, int, int]] = {}
     for name, module in model.named_modules():
-        if isinstance(module, nn.Linear) and re.fullmatch(targets, name):
+        if takes_lora(module) and re.fullmatch(targets, name):
             pairs[name] = (rank, module.in_features, module.out_features)
     if settings.experts:
         inside: dict[str, list[nn.Parameter]] = {}
@@ -152,22 +171,25 @@ def part_of_module(name: str, family: Family) -> ModelPart | None:
 def check_tuned(
     model: nn.Module, shapes: Collection[str], tune: Collection[ModelPart], family: Family
 ) -> None:
-    """Raise UserError where PEFT put an adapter into other layers than `train.tune` names: for some
+    """Raise UserError where PEFT put an adapter into other layers than it was told to: for some
     models of experts (0.21) it makes bare names of a pattern, or weights of experts of them.
 
     Args:
         model: the bare model, with the adapter in it.
         shapes: PEFT's names of the weights that there are to be (lora_shapes).
     """
-    if set(tune) == set(LANGUAGE_ONLY):  # each row's is checked
-        return
     names = {name.replace(".default.weight", ".weight") for name, _ in adapter_parameters(model)}
     expected = {name.removeprefix("base_model.model.") for name in shapes}
     if names != expected:
         wrong = sorted(names ^ expected)[0]
         raise UserError(
             f"train.tune is {sorted(tune)}, and PEFT tunes other layers than these in a model of "
-            f"the family {family.name!r}: it is wrong about {wrong}. Set train.tune to [language]"
+            f"the family {family.name!r}: it is wrong about {wrong}. "
+            + (
+                "Name other layers in the family's `lora_targets`"
+                if set(tune) == set(LANGUAGE_ONLY)
+                else "Set train.tune to [language]"
+            )
         )
 
 

@@ -22,9 +22,9 @@ PLAIN = {"use_dora": False, "use_rslora": False, "modules_to_save": None, "bias"
 def check_start(recipe: Recipe) -> None:
     """Raise UserError for `model.adapter`, or an adapter that is the reference, where it is
     missing, damaged, of another model, or where `train` tunes another adapter than it is, and for
-    experts to be tuned that a model has not; nothing is loaded but the shapes.
+    experts or further parts to be tuned that a model has not; nothing is loaded but the shapes.
     """
-    if recipe.train.lora.experts:
+    if recipe.train.tunes_further:
         _lora_shapes(recipe)
     adapters = {"model.adapter": recipe.start_adapter, "train.reference": recipe.reference_adapter}
     if not any(adapters.values()):

@@ -113,3 +113,8 @@ class TrainSettings(Section):
     """Optimizer steps between logged metrics."""
     trl: Annotated[dict[str, Any], Affects.WEIGHTS, TRL_SPEED_ONLY] = Field(default={})
     """Other fields of trl.DPOConfig by their own names."""
+
+    @property
+    def tunes_further(self) -> bool:
+        """Whether more is tuned than the layers of the language model that every family has."""
+        return self.lora.experts or set(self.tune) != {"language"}

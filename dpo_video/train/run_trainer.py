@@ -23,7 +23,6 @@ from dpo_video.models.load import Policy
 from dpo_video.models.lora import (
     LANGUAGE_ONLY,
     adapter_parameters,
-    check_experts,
     check_tuned,
     lora_config,
     lora_shapes,
@@ -104,9 +103,8 @@ def train_adapter(
             encode=_encode(policy, source, recipe.train),
             on_bad_clip=stop or on_bad_clip,
         )
-        check_experts(policy.bare, policy.family, recipe.train.lora)
-        targets = lora_targets(policy.bare, policy.family, recipe.train.tune)
-        shapes = lora_shapes(policy.bare, policy.family, recipe.train.tune, recipe.train.lora)
+        tuned = (policy.bare, policy.family, recipe.train.tune)
+        targets, shapes = lora_targets(*tuned), lora_shapes(*tuned, recipe.train.lora)
         trainer = VideoDPOTrainer(
             policy,
             args=args,

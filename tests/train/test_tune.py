@@ -3,7 +3,7 @@ stages use whole.
 """
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -11,12 +11,11 @@ from typing import Any
 
 import pytest
 import torch
-from family_cases import family_settings
-from peft import PeftModel, get_peft_model
+from peft import PeftModel
 from policies import make_frames, tiny_folder
 from tiny_models import Kind
 from tiny_world import KINDS, adapter_weights, make_pairs, make_recipe, make_world, open_run
-from torch import Tensor, nn
+from torch import Tensor
 from training import reward_margins
 from trees import LONG, adapter_grads, answer_part, run_engine, tuned_policy
 
@@ -24,20 +23,17 @@ from dpo_video.core.errors import UserError
 from dpo_video.core.records import Pair
 from dpo_video.models.clip_source import ClipSource
 from dpo_video.models.collate import TokenRow, collate, encode_rows
-from dpo_video.models.families import FAMILIES, Family
+from dpo_video.models.families import FAMILIES
 from dpo_video.models.features import encode_video, pending_features
 from dpo_video.models.hub import own_code_rows, own_layout_rows
 from dpo_video.models.load import Policy, load_policy
 from dpo_video.models.lora import (
     ModelPart,
-    check_tuned,
-    lora_config,
-    lora_shapes,
     lora_targets,
     part_of_module,
 )
 from dpo_video.models.prompts import answer_ids, encode_prompt, video_inputs
-from dpo_video.recipe import LoraSettings, ModelSettings, VideoSettings
+from dpo_video.recipe import ModelSettings, VideoSettings
 from dpo_video.run import Run
 from dpo_video.store import RunStore
 from dpo_video.train.dpo_config import check_train_settings
@@ -63,6 +59,8 @@ each_kind = pytest.mark.parametrize("kind", KINDS)
         ("video_llama", "vision_model.encoder.layers.0.self_attn.projection", "vision"),
         ("video_llama", "video_qformer.encoder.layer.0.attention.attention.query", "projector"),
         ("video_llama", "llama_proj", "projector"),
+        ("qwen", "visual.attn_pool.kv_proj", "projector"),
+        ("qwen", "visual.transformer.resblocks.0.attn.in_proj", "vision"),
         ("internvl_chat", "mlp1.1", "projector"),
         ("internvl_chat", "vision_model.encoder.layers.0.mlp.fc1", "vision"),
         ("videollama2", "model.vision_tower.encoder.layers.0.mlp.fc1", "vision"),
@@ -352,31 +350,3 @@ def test_encoding_rows_leaves_their_order_and_shares_a_clip_s_features() -> None
     assert [row.answer for row in made] == [row.answer for row in rows]
     assert len({id(row.features) for row in made}) == 2
     assert all(row.features.embeddings.requires_grad for row in made)
-
-
-@pytest.mark.parametrize("tune", TUNED, ids=" ".join)
-def test_of_a_model_that_hears_and_has_experts_just_these_parts_are_tuned(
-    tune: tuple[ModelPart, ...],
-) -> None:
-    """PEFT makes bare names of a pattern there, such as `0` of the projector's first layer."""
-    policy = load_policy(family_settings("qwen3_omni_moe", dtype="float32"))
-    check_tuned(*adapted(policy, tune))
-
-
-def test_a_model_of_which_peft_tunes_other_layers_is_refused() -> None:
-    """It takes the projector's `gate_proj` for weights of the experts (PEFT 0.21)."""
-    policy = load_policy(family_settings("glm4v_moe", dtype="float32"))
-    with pytest.raises(UserError, match=r"'projector'.*'glm4v_moe'.*Set train\.tune to \[language"):
-        check_tuned(*adapted(policy, ["projector"]))
-    check_tuned(*adapted(load_policy(policy.settings), ["language"]))
-
-
-def adapted(
-    policy: Policy, tune: Sequence[ModelPart]
-) -> tuple[nn.Module, Mapping[str, tuple[int, int]], Sequence[ModelPart], Family]:
-    """Return a policy with an adapter, and what check_tuned asks of it."""
-    settings = LoraSettings(rank=4, alpha=8)
-    shapes = lora_shapes(policy.bare, policy.family, tune, settings)
-    targets = lora_targets(policy.bare, policy.family, tune)
-    get_peft_model(policy.model, lora_config(settings, policy.family, targets=targets))
-    return policy.bare, shapes, tune, policy.family

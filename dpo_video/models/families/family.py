@@ -47,6 +47,10 @@ FUSED_EXPERTS = (
     "most of the model"
 )
 """Why nf4 is refused for a mixture of experts."""
+NAMES_OF_EXPERTS = (
+    "PEFT (0.21) takes the names of layers in its tower and projector for those of its experts"
+)
+"""Why tower and projector are not tuned in some mixtures of experts."""
 
 # transformers >= 5 matches these by re.match from the start of a module's full name, and a list
 # given replaces the default protection of lm_head (transformers/quantizers/base.py,
@@ -257,9 +261,12 @@ class Family:
     """
     lora_targets: str = LORA_TARGETS
     lora_excludes: str | None = None
-    """What PEFT must leave alone though no pattern matches it: for some models of experts
-    PEFT (0.21) turns a pattern into bare names (`q_proj`), which stand in a tower too.
+    """What LoRA leaves alone, by full name: a tower that no clip goes through. PEFT is told so too:
+    for some models of experts PEFT (0.21) turns a pattern into bare names (`q_proj`), which stand
+    in a tower as well.
     """
+    no_tower_lora: str | None = None
+    """Why `train.tune` refuses projector and tower; None where it does not."""
     expert_parameters: tuple[str, ...] = ()
     """How the names of the experts' fused weights end, (E, out, in) each, which LoRA tunes under
     `train.lora.experts`; none for a model without experts.

@@ -12,6 +12,7 @@ from dpo_video.models.families.family import (
     EXPERTS,
     FUSED_EXPERTS,
     LINEAR_PATH,
+    NAMES_OF_EXPERTS,
     Family,
     FrameSize,
     VideoProcessor,
@@ -82,7 +83,9 @@ GLM4V_MOE = replace(
     untuned=lambda name: is_router(name) or ".mlp." in name,
     expert_parameters=EXPERTS,
     no_4_bit=FUSED_EXPERTS,
+    no_tower_lora=NAMES_OF_EXPERTS,
     quirks="As GLM-4.1V; GLM-4.6V's time stamps are in tenths of a second. LoRA tunes attention, "
     "and the experts under `train.lora.experts`, but no dense layer and no shared expert: PEFT "
-    "(0.21) takes one of this model type, named as a target, for its fused experts.",
+    "(0.21) takes one of this model type, named as a target, for its fused experts; so "
+    "`train.tune` takes the language model alone.",
 )

@@ -54,6 +54,7 @@ VIDEO_LLAVA = Family(
     video_tokens=_tokens,
     vision_patches=_tokens,
     pixel_kwargs=no_pixel_bounds,
+    lora_excludes=r".*image_tower.*",
     formula="F x ((H/14) x (W/14) + 1)",
     quirks="Frames are cropped to a square and cost 257 tokens each at the published 224 pixels, "
     "so that 8 frames, "

@@ -24,6 +24,7 @@ class OwnCodeModel:
         if "attn_implementation" in options:
             config.get_text_config()._attn_implementation = options.pop("attn_implementation")
         model = AutoModel.from_pretrained(name, config=config, **options)
+        _compute_once(model)
         if not model.can_generate():  # transformers >= 4.50: only classes that say so have one
             model.generation_config = GenerationConfig.from_model_config(config.get_text_config())
         return model
@@ -36,6 +37,15 @@ class OwnCodeModel:
         model_class = _prepare(config, str(config.name_or_path), commit_of(config))
         options.pop("trust_remote_code", None)
         return model_class._from_config(config, **options)
+
+
+def _compute_once(model: Any) -> None:
+    """Switch off the gradient checkpointing that a tower's own code begins with (InternVL), in
+    place: TRL would take the whole model for one that has it on, and switch it on again.
+    """
+    for module in model.modules():
+        if "gradient_checkpointing" in vars(module):
+            module.gradient_checkpointing = False
 
 
 def commit_of(config: PretrainedConfig) -> str | None:

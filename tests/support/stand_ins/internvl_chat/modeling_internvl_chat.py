@@ -1,11 +1,13 @@
-"""A stand-in for InternVLChatModel: its signatures, its names of weights, and what trips a loader
-of today (no `post_init`, numbers read off tensors while it is made).
+"""A stand-in for InternVLChatModel: its signatures, its names of weights, what trips a loader of
+today (no `post_init`, numbers read off tensors while it is made), and what its tower does in
+training mode alone: it leaves out paths at random, and recomputes layers in torch's old way.
 """
 
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 from transformers import LlamaForCausalLM, PreTrainedModel, Qwen2ForCausalLM
 from transformers.modeling_outputs import BaseModelOutput, CausalLMOutputWithPast
 
@@ -55,8 +57,15 @@ class InternVisionEncoderLayer(nn.Module):
         self.norm2 = nn.LayerNorm(config.hidden_size)
 
     def forward(self, states: Tensor) -> Tensor:
-        states = states + self.attn(self.norm1(states))
-        return states + self.mlp(self.norm2(states))
+        states = states + self.kept(self.attn(self.norm1(states)))
+        return states + self.kept(self.mlp(self.norm2(states)))
+
+    def kept(self, update: Tensor) -> Tensor:
+        """Leave out the update of whole frames at random, as timm's DropPath does."""
+        if not self.training or self.drop_path == 0:
+            return update
+        keep = torch.rand(len(update), 1, 1) >= self.drop_path
+        return update * keep / (1 - self.drop_path)
 
 
 class InternVisionModel(PreTrainedModel):
@@ -73,6 +82,7 @@ class InternVisionModel(PreTrainedModel):
         )
         rates = torch.linspace(0, config.drop_path_rate, config.num_hidden_layers)
         self.layers = nn.ModuleList(InternVisionEncoderLayer(config, rate.item()) for rate in rates)
+        self.gradient_checkpointing = True
 
     def forward(
         self,
@@ -85,7 +95,8 @@ class InternVisionModel(PreTrainedModel):
         states = torch.cat([first, patches], dim=1) + self.position_embedding
         every = [states]
         for layer in self.layers:
-            states = layer(states)
+            recomputed = self.gradient_checkpointing and self.training
+            states = checkpoint(layer, states) if recomputed else layer(states)
             every.append(states)
         return BaseModelOutput(last_hidden_state=states, hidden_states=tuple(every))
 
