@@ -13,8 +13,10 @@ from dpo_video.core.jsonl import write_atomic
 from dpo_video.core.page import render_document
 from dpo_video.core.progress import log
 from dpo_video.core.seal import CARD, RECIPE, SEAL
+from dpo_video.models.served import why_merged_only
 from dpo_video.pages.overview import measure_rows
-from dpo_video.parity.server_commands import ASK_TO_HEAR, server_commands
+from dpo_video.parity.server_commands import ASK_TO_HEAR, adapter_command, merged_commands
+from dpo_video.recipe import Recipe
 from dpo_video.recipe.file import dump_recipe
 from dpo_video.run import Run
 
@@ -77,6 +79,7 @@ def model_card(facts: CardFacts, kind: ModelKind, *, source: str) -> str:
         serve=_serve(facts, kind, source),
         heard=facts.stage("train").get("sound") == "heard",
         ask_to_hear=ASK_TO_HEAR,
+        why_merged_only=_why_merged_only(facts) if kind == "adapter" else None,
         versions=facts.manifest.get("versions") or {},
     )
 
@@ -179,8 +182,17 @@ def _frames(facts: CardFacts) -> list[tuple[str, str]]:
 
 def _serve(facts: CardFacts, kind: ModelKind, source: str) -> list[str]:
     """Return the commands that serve it with vLLM."""
-    merged, adapter, *_ = server_commands(facts.recipe, Path(source))
     if kind == "merged":
-        return merged.lines[:1]
-    line = adapter.lines[0].replace(str(facts.recipe.run_folder / "adapter"), source)
-    return [line.replace(facts.recipe.model.name, facts.base_name, 1)]
+        return merged_commands(facts.recipe, Path(source))[:1]
+    return [adapter_command(facts.recipe, base=facts.base_name, adapter=source)]
+
+
+def _why_merged_only(facts: CardFacts) -> str | None:
+    """Return why no server takes the adapter beside its base; None where one does, or the base is
+    no longer where the run had it.
+    """
+    try:
+        return why_merged_only(facts.recipe)
+    except UserError as error:
+        log.info(f"note: whether a server takes the adapter is not known: {error}")
+        return None

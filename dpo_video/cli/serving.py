@@ -86,6 +86,6 @@ def parity(  # noqa: PLR0913 - options of a command
     if as_json:
         print_json_file(folder / "parity.json")
     else:
-        open_terminal(width=110).print(parity_summary(report, str(folder)))
+        open_terminal(width=110).print(parity_summary(report, str(folder), settings))
     if not report.holds:
         fail("the server does not answer as the tuned model does", 1)

@@ -39,6 +39,7 @@ from dpo_video.generate.message_parts import MessagePart, file_part, frame_image
 from dpo_video.models.control_tokens import checkpoint_tokens
 from dpo_video.models.decoding import UNHEARD, frames_alone, hearing_word, model_pool
 from dpo_video.models.hub import ModelSpec, model_spec
+from dpo_video.models.served import why_merged_only
 from dpo_video.models.tokens import fit_frames
 from dpo_video.recipe import Recipe
 from dpo_video.run import Run
@@ -105,9 +106,11 @@ def _check_servable(job: GenerationJob, recipe: Recipe) -> None:
             "of its own, or use engine local"
         )
     if recipe.model.adapter is not None and recipe.generate.served_model is None:
+        why = why_merged_only(recipe)
+        how = "" if why is None else f", merged (dpo-video merge) as {why},"
         raise UserError(
             "generate.engine is openai, and the policy starts with model.adapter, which the server "
-            "must serve too: set generate.served_model to its name there"
+            f"must serve{how} too: set generate.served_model to its name there"
         )
     if job.sampler.first_temperature is not None:
         raise UserError(

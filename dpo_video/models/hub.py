@@ -25,6 +25,8 @@ from dpo_video.store import content_hash
 
 IN_PIECES = re.compile(r"DAMO-NLP-SG/Video-LLaMA-(2-\d+B-\w+|Series)")
 """Repositories of parts, without a config."""
+PIECES = "?L_LLaMA_2_*.pth"
+"""Files of theirs."""
 PICKLED = frozenset({".bin", ".pt", ".pth", ".ckpt", ".pkl"})
 """How files of weights end that Python's pickle reads."""
 
@@ -81,15 +83,16 @@ def load_config(
     """Return the config and the family row of a checkpoint; an unknown model type raises
     UserError.
     """
+    if IN_PIECES.fullmatch(settings.name) or any(Path(settings.name).glob(PIECES)):
+        raise UserError(
+            f"{settings.name!r} is Video-LLaMA, whose repositories hold learnt parts and no whole "
+            "model: scripts/video_llama_checkpoint.py of dpo-video's repository puts these onto "
+            "Llama-2-chat, EVA-CLIP and BLIP-2's Q-Former (docs/families.md, `video_llama`). Give "
+            "the folder that it writes as model.name"
+        )
     name = resolve_model(settings.name)
     own = own_family(settings)
     check_own_code(settings)
-    if IN_PIECES.fullmatch(name):
-        raise UserError(
-            f"{settings.name!r} holds parts of a model and no whole one: put them together by "
-            "scripts/video_llama_checkpoint.py (docs/families.md, `video_llama`), and give its "
-            "folder as model.name"
-        )
     with one_line_errors(settings.name):
         raw, _ = PretrainedConfig.get_config_dict(
             name, revision=settings.revision, local_files_only=local_only
@@ -103,6 +106,12 @@ def load_config(
         own = own or own_code_family(settings, kind)
         if settings.family is None and own is None and row_name(kind) not in FAMILIES:
             raise UserError(_unsupported(settings.name, kind))
+        if kind in OWN_CODE_ROWS and settings.trust_remote_code and "auto_map" not in raw:
+            raise UserError(
+                f"{settings.name!r} is {SUCCESSORS[kind][0]}, and its config.json names none of "
+                "the code that it runs in (`auto_map`). Copy config.json and the .py files from "
+                "the repository that its weights come from"
+            )
         config = AutoConfig.from_pretrained(
             name,
             revision=settings.revision,
@@ -211,17 +220,19 @@ def stretch_context(config: PretrainedConfig, family: Family, factor: float | No
 
 
 def _unsupported(name: str, kind: str) -> str:
-    families = f"Known: {', '.join(sorted(FAMILIES))}"
+    plain = sorted({*FAMILIES, *OWN_LAYOUT_ROWS})
+    families = (
+        f"Known: {', '.join(plain)}; with model.trust_remote_code: {', '.join(OWN_CODE_ROWS)}"
+    )
     if kind not in SUCCESSORS:
         return (
             f"{name!r} is of model type {kind!r}, which is not a known family."
-            f"{did_you_mean(kind, FAMILIES)} {families}"
+            f"{did_you_mean(kind, [*plain, *OWN_CODE_ROWS])} {families}"
         )
     system, nearest, why = SUCCESSORS[kind]
     return (
-        f"{name!r} is {system} (model type {kind!r}). {why}. The nearest that can be trained is "
-        f"{nearest!r}: "
-        f"{FAMILIES[nearest].title}. {families}"
+        f"{name!r} is {system} (model type {kind!r}). {why}. The nearest family of transformers is "
+        f"{nearest!r}: {FAMILIES[nearest].title}. {families}"
     )
 
 
@@ -291,13 +302,16 @@ def _from_files(settings: ModelSettings, *, local_only: bool) -> ModelSpec:
 
 
 OWN_CODE = (
-    "Its repository's own code has no row here, with model.trust_remote_code neither: write one "
-    "(docs/families.md, a family of your own)"
+    "Its repository's own code is not run here, with model.trust_remote_code neither, unless a "
+    "Python file of yours says how (docs/families.md, a family of your own)"
 )
-OTHER_LANGUAGE_MODEL = "On Mistral and Qwen2 it has a row, and on this language model none"
+OTHER_LANGUAGE_MODEL = (
+    "On Mistral and Qwen2 it can be trained (DAMO-NLP-SG/VideoLLaMA2-7B, VideoLLaMA2.1-7B-16F), on "
+    "this language model it cannot"
+)
 NOT_TRUSTED = (
-    "Its repository's own code runs only with model.trust_remote_code=true, for a hub id with the "
-    "commit that you have read as model.revision"
+    "It can be trained, but its repository's own code runs only with model.trust_remote_code=true, "
+    "for a hub id with the commit that you have read as model.revision"
 )
 OWN_CODE_ROWS = {
     "internvl_chat": "dpo_video.models.families.own_code.internvl_chat",
@@ -317,8 +331,8 @@ OWN_LAYOUT_ROWS = {
 repository runs.
 """
 IMAGES_ONLY = (
-    "It takes one image; the same weights load as InstructBlipVideoForConditionalGeneration, whose "
-    "save_pretrained writes a checkpoint for clips"
+    "It takes one image: scripts/instructblip_checkpoint.py of dpo-video's repository makes a "
+    "checkpoint for clips of the same weights"
 )
 SUCCESSORS: dict[str, tuple[str, str, str]] = {
     "qwen": ("Qwen-VL 1, or a Qwen 1 text model", "qwen2_5_vl", NOT_TRUSTED),

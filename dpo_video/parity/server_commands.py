@@ -4,6 +4,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from dpo_video.core import strict_json
+from dpo_video.models.families.own_file import is_family_file
+from dpo_video.models.served import why_merged_only
 from dpo_video.recipe import Recipe
 
 ASK_TO_HEAR = '"mm_processor_kwargs": {"use_audio_in_video": true}'
@@ -21,37 +23,15 @@ class CommandBlock(NamedTuple):
 
 def server_commands(recipe: Recipe, merged: Path) -> list[CommandBlock]:
     """Return how to serve a run: merged, as base and adapter, and how to tell that it is served."""
-    adapter = recipe.run_folder / "adapter"
-    tunes_tower = bool({"projector", "vision"} & set(recipe.train.tune))
-    tower = " --enable-tower-connector-lora" if tunes_tower else ""
-    images = num_frames(recipe)
-    limits = strict_json.dumps({"video": 1, "image": images})
-    kwargs = strict_json.dumps({"video": {"num_frames": images}})
-    frames = f"--limit-mm-per-prompt '{limits}' --media-io-kwargs '{kwargs}'"
+    why = why_merged_only(recipe)
     return [
+        CommandBlock("the merged model, under the name `tuned`", merged_commands(recipe, merged)),
         CommandBlock(
-            "the merged model, under the name `tuned`",
-            [
-                f"vllm serve {merged} --served-model-name tuned {frames}",
-                f"python -m sglang.launch_server --model-path {merged} --served-model-name tuned",
-                f"transformers serve {merged}",
-            ],
-        ),
-        *(
-            []
-            if recipe.train.lora.experts  # no server was seen to read PEFT's updates of experts
-            else [
-                CommandBlock(
-                    "base and adapter; vLLM refuses ranks above its default of 16 without "
-                    "--max-lora-rank",
-                    [
-                        f"vllm serve {recipe.model.name} --enable-lora --max-lora-rank "
-                        f"{_served_rank(recipe.train.lora.rank)} --lora-modules tuned={adapter} "
-                        f"{frames}{tower}"
-                    ],
-                )
-            ]
-        ),
+            "base and adapter; vLLM refuses ranks above its default of 16 without --max-lora-rank",
+            [adapter_command(recipe, base=recipe.model.name, adapter=str(_adapter(recipe)))],
+        )
+        if why is None
+        else CommandBlock(f"base and adapter: there is no command, as {why}", []),
         CommandBlock(
             "is what it serves what was trained?",
             [
@@ -60,6 +40,41 @@ def server_commands(recipe: Recipe, merged: Path) -> list[CommandBlock]:
             ],
         ),
     ]
+
+
+def merged_commands(recipe: Recipe, merged: Path) -> list[str]:
+    """Return the commands that serve the merged model, one of them, by vLLM, SGLang and
+    transformers.
+    """
+    model = recipe.model
+    own_file = model.family is not None and is_family_file(model.family)
+    code = " --trust-remote-code" if model.trust_remote_code and not own_file else ""
+    return [
+        f"vllm serve {merged} --served-model-name tuned{code} {_frames(recipe)}",
+        f"python -m sglang.launch_server --model-path {merged} --served-model-name tuned{code}",
+        f"transformers serve {merged}{code}",
+    ]
+
+
+def adapter_command(recipe: Recipe, *, base: str, adapter: str) -> str:
+    """Return the command by which vLLM serves a base and its adapter, under the name `tuned`."""
+    tower = "" if set(recipe.train.tune) == {"language"} else " --enable-tower-connector-lora"
+    return (
+        f"vllm serve {base} --enable-lora --max-lora-rank {_served_rank(recipe.train.lora.rank)} "
+        f"--lora-modules tuned={adapter} {_frames(recipe)}{tower}"
+    )
+
+
+def _adapter(recipe: Recipe) -> Path:
+    return recipe.run_folder / "adapter"
+
+
+def _frames(recipe: Recipe) -> str:
+    """Return what tells vLLM how many frames a prompt may have, and how many it takes of a file."""
+    count = num_frames(recipe)
+    limits = strict_json.dumps({"video": 1, "image": count})
+    kwargs = strict_json.dumps({"video": {"num_frames": count}})
+    return f"--limit-mm-per-prompt '{limits}' --media-io-kwargs '{kwargs}'"
 
 
 def num_frames(recipe: Recipe) -> int:

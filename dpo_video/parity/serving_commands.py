@@ -8,7 +8,7 @@ from pathlib import Path
 
 from dpo_video.core import strict_json
 from dpo_video.models.decoding import hearing_word
-from dpo_video.models.hub import model_spec
+from dpo_video.models.hub import model_spec, own_code_rows, own_layout_rows
 from dpo_video.parity.server_commands import (
     ASK_TO_HEAR,
     CommandBlock,
@@ -54,14 +54,15 @@ def _lmms_eval(recipe: Recipe, merged: Path) -> list[CommandBlock]:
     frames, pixels = num_frames(recipe), recipe.video.max_pixels
     rate = f",fps={recipe.video.fps:g}" if recipe.video.policy in ("fps", "fit") else ""
     bounds = "" if pixels is None else f",max_pixels={pixels}"
-    if model_spec(recipe.model).family.name == "qwen2_5_vl":
+    name = model_spec(recipe.model).family.name
+    if name == "qwen2_5_vl":
         model = f"qwen2_5_vl --model_args pretrained={merged}{bounds},max_num_frames={frames}{rate}"
     else:
         model = (
             f"huggingface --model_args pretrained={merged},max_num_frames={frames},"
             "use_custom_video_loader=True"
         )
-    return [
+    blocks = [
         CommandBlock(
             "lmms-eval, the merged model (it loads no adapter; it takes frames of its own, so "
             "compare before and after in it)",
@@ -78,6 +79,8 @@ def _lmms_eval(recipe: Recipe, merged: Path) -> list[CommandBlock]:
             ],
         ),
     ]
+    needs_more = name in own_code_rows() or name in own_layout_rows()
+    return blocks[1:] if needs_more else blocks  # its general loader has transformers' classes only
 
 
 def _vlmevalkit(recipe: Recipe, merged: Path) -> list[CommandBlock]:

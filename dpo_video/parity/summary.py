@@ -6,8 +6,10 @@ from rich.table import Table
 from rich.text import Text
 
 from dpo_video.core.report import number_text
+from dpo_video.models.served import why_merged_only
 from dpo_video.parity.command import ParityReport
 from dpo_video.parity.compare import WayParity, is_base
+from dpo_video.recipe import Recipe
 
 SHOWN_AS = {
     "film": "our frames, as a clip",
@@ -16,8 +18,8 @@ SHOWN_AS = {
 }
 
 
-def parity_summary(report: ParityReport, folder: str) -> RenderableType:
-    """Return the table and the lines below it."""
+def parity_summary(report: ParityReport, folder: str, recipe: Recipe) -> RenderableType:
+    """Return the table and the lines below it; `recipe` is that of the run in `folder`."""
     table = Table(box=box.SIMPLE, title=f"Answers of {report.model}", title_justify="left")
     table.add_column("the server gets", no_wrap=True)
     for heading in ("n", "equal", "as the base", "parts after", "nats a token", "prompt tokens"):
@@ -32,18 +34,14 @@ def parity_summary(report: ParityReport, folder: str) -> RenderableType:
             _gaps(way),
             _number(way.prompt_tokens),
         )
-    return Group(table, Text("\n".join([*_lines(report, folder)])))
+    return Group(table, Text("\n".join([*_lines(report, folder, recipe)])))
 
 
-def _lines(report: ParityReport, folder: str) -> list[str]:
+def _lines(report: ParityReport, folder: str, recipe: Recipe) -> list[str]:
     frames = report.ways[0]
     lines = [report.verdict.text]
     if is_base(frames):
-        lines.append(
-            f"vLLM answers with the adapter when it is started with `--enable-lora "
-            f"--max-lora-rank RANK --lora-modules tuned={folder}/adapter` and asked for the model "
-            "`tuned`; other servers take the merged model: `dpo-video merge`. See docs/serving.md."
-        )
+        lines.append(_how_to_serve(folder, why_merged_only(recipe)))
     if frames.shown_as == "images":
         lines.append(
             "The frames went as images, and the answers here were made from images too, not from "
@@ -58,6 +56,20 @@ def _lines(report: ParityReport, folder: str) -> list[str]:
             )
     lines.append(f"parity: {folder}/parity.json, each answer in {folder}/parity.jsonl")
     return lines
+
+
+def _how_to_serve(folder: str, why_merged: str | None) -> str:
+    """Return what to do where a server answers as the base."""
+    if why_merged is not None:
+        return (
+            f"Serve the merged model: `dpo-video merge {folder}` prints the commands. Beside its "
+            f"base the adapter cannot be served, as {why_merged}. See docs/serving.md."
+        )
+    return (
+        f"vLLM answers with the adapter when it is started with `--enable-lora "
+        f"--max-lora-rank RANK --lora-modules tuned={folder}/adapter` and asked for the model "
+        "`tuned`; other servers take the merged model: `dpo-video merge`. See docs/serving.md."
+    )
 
 
 def _gaps(way: WayParity) -> str:

@@ -42,8 +42,8 @@ class LoraSettings(Section):
     """TRL sets dropout to 0 for DPO unless `train.trl.disable_dropout` is false."""
     experts: Annotated[bool, Affects.WEIGHTS, ABSENT_AT_DEFAULT] = False
     """Of a mixture of experts, tune these too, each with an update of `rank` of its own; never the
-    router. There are thousands of them: take a small rank.
-    """
+    router. There are thousands of them: take a small rank. Such an adapter is served merged alone
+    (`dpo-video merge`)."""
 
 
 class TrainSettings(Section):

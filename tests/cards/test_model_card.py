@@ -16,7 +16,7 @@ from dpo_video.cards.model_card import model_card, renew_documents
 from dpo_video.core.seal import CARD, RECIPE, broken_seal
 from dpo_video.evaluate.report import write_metrics
 from dpo_video.models.adapter import adapter_damage
-from dpo_video.recipe.file import load_recipe
+from dpo_video.recipe.file import change_recipe, load_recipe
 from dpo_video.run import recipe_of
 from dpo_video.store import content_hash
 
@@ -116,3 +116,17 @@ def test_the_base_of_a_folder_is_named_by_the_recipe(tmp_path: Path) -> None:
     text = model_card(read_facts(run), "merged", source="org/x")
     assert ModelCard(text).data.base_model == "org/base" and str(tmp_path) not in text
     assert ModelCard(text).data.base_model_relation == "finetune"
+
+
+def test_a_card_tells_how_an_adapter_is_served_or_why_it_is_not(run: Path) -> None:
+    """One of experts can be served merged alone."""
+    facts = read_facts(run)
+    text = model_card(facts, "adapter", source="org/x")
+    assert "\nvllm serve Qwen/Qwen2.5-VL-3B-Instruct --enable-lora " in text
+    assert "tuned=org/x" in text and "No server takes it" not in text
+    experts = replace(facts, recipe=change_recipe(facts.recipe, ["train.lora.experts=true"]))
+    text = model_card(experts, "adapter", source="org/x")
+    assert "No server takes it beside its base, as no server was seen to read PEFT's" in text
+    assert "```bash" not in text
+    text = model_card(experts, "merged", source="org/x")
+    assert "\nvllm serve org/x --served-model-name tuned " in text

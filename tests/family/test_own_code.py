@@ -93,6 +93,16 @@ def test_family(subject: Subject, check: Check, tmp_path: Path) -> None:
     check(subject, tmp_path)
 
 
+def test_a_row_says_whether_its_layers_have_the_published_names(
+    request: pytest.FixtureRequest, world: Path, subject: Subject
+) -> None:
+    published, _ = STAND_INS[request.node.callspec.params["world"]]()
+    names = {name for name, _ in published.named_modules()}
+    assert subject.family.own_names(subject.plain.bare.config) == (
+        not subject.decoder_linears <= names
+    )
+
+
 def test_losses_and_adapter_equal_plain_dpo_through_the_models_own_forward(world: Path) -> None:
     """6 steps, batches of 2 pairs of different clips, questions and lengths."""
     recipe = make_recipe(world)
@@ -125,7 +135,7 @@ def test_without_trust_it_is_refused_and_its_row_is_not_even_read(world: Path) -
     *_, refusal, modules = done.stdout.splitlines()
     assert "own code runs only with model.trust_remote_code=true" in refusal
     kind = json.loads((world / "model" / "config.json").read_text())["model_type"]
-    assert f"The nearest that can be trained is {SUCCESSORS[kind][1]!r}" in refusal
+    assert f"The nearest family of transformers is {SUCCESSORS[kind][1]!r}" in refusal
     assert modules == "[]"
 
 

@@ -101,6 +101,15 @@ def test_logits_are_those_of_the_published_call(world: World, subject: Subject) 
     assert_logits_are_the_published_ones(world.system, world.published, subject.plain)
 
 
+def test_a_row_says_whether_its_layers_have_the_published_names(
+    world: World, subject: Subject
+) -> None:
+    published = {name for name, _ in world.published.named_modules()}
+    assert subject.family.own_names(subject.plain.bare.config) == (
+        not subject.decoder_linears <= published
+    )
+
+
 def test_losses_and_adapter_equal_plain_dpo_through_the_published_call(world: World) -> None:
     """6 steps, batches of 2 pairs of different clips, questions and lengths; a model that hears
     reads one clip silent and two with their sound.

@@ -109,9 +109,12 @@ def test_weights_of_the_audio_branch_are_left_alone(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["Video-LLaMA-2-7B-Finetuned", "Video-LLaMA-Series"])
-def test_the_published_repositories_of_parts_lead_to_the_script(name: str) -> None:
-    with pytest.raises(UserError, match=r"put them together by scripts/video_llama_checkpoint.py"):
-        load_config(ModelSettings(name=f"DAMO-NLP-SG/{name}"))
+def test_the_published_repositories_of_parts_lead_to_the_script(name: str, tmp_path: Path) -> None:
+    """By their ids, and where one was downloaded."""
+    (tmp_path / "VL_LLaMA_2_7B_Finetuned.pth").touch()
+    for there in (f"DAMO-NLP-SG/{name}", str(tmp_path)):
+        with pytest.raises(UserError, match=r"no whole model: scripts/video_llama_checkpoint.py"):
+            load_config(ModelSettings(name=there))
 
 
 @pytest.fixture

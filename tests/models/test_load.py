@@ -18,7 +18,7 @@ from dpo_video.core.errors import UserError
 from dpo_video.models.collate import collate
 from dpo_video.models.families import FAMILIES, KEEP_UNQUANTIZED
 from dpo_video.models.generation import generate_answers
-from dpo_video.models.hub import OWN_CODE_ROWS, SUCCESSORS
+from dpo_video.models.hub import OWN_CODE_ROWS, OWN_LAYOUT_ROWS, SUCCESSORS
 from dpo_video.models.load import language_linears, load_policy
 from dpo_video.models.lora import (
     adapter_parameters,
@@ -210,7 +210,15 @@ def test_an_unknown_model_type_names_the_nearest_and_all_families(tmp_path):
         "is of model type 'qwen2_5_lv', which is not a known family. Did you mean 'qwen2_5_vl'? "
         "Known: " in str(caught.value)
     )
-    assert all(name in str(caught.value) for name in FAMILIES)
+    known = {*FAMILIES, *OWN_LAYOUT_ROWS, *OWN_CODE_ROWS}
+    assert all(name in str(caught.value) for name in known)
+
+
+def test_a_copy_without_its_repositorys_code_is_told_what_to_copy(tmp_path):
+    for kind in OWN_CODE_ROWS:
+        folder = changed_copy(tmp_path / kind, {"model_type": kind})
+        with pytest.raises(UserError, match=r"names none of the code .*Copy config\.json and the"):
+            load_policy(ModelSettings(name=str(folder), trust_remote_code=True))
 
 
 @pytest.mark.parametrize(
@@ -230,7 +238,7 @@ def test_a_system_that_cannot_be_trained_is_refused_with_its_nearest_successor(
     with pytest.raises(UserError) as caught:
         load_policy(ModelSettings(name=str(folder), trust_remote_code=trusted))
     assert f"is {what} (model type {kind!r}). {why}." in str(caught.value)
-    assert f"The nearest that can be trained is {nearest!r}: {FAMILIES[nearest].title}" in str(
+    assert f"The nearest family of transformers is {nearest!r}: {FAMILIES[nearest].title}" in str(
         caught.value
     )
     assert "\n" not in str(caught.value)

@@ -3,9 +3,11 @@
 from pathlib import Path
 
 import pytest
+from stand_ins.flat_checkpoints import STAND_INS as OWN_LAYOUT
 
+from dpo_video.parity.server_commands import merged_commands
 from dpo_video.parity.serving_commands import serving_text
-from dpo_video.recipe.file import load_recipe
+from dpo_video.recipe.file import change_recipe, load_recipe
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "serving.md"
 
@@ -39,8 +41,32 @@ def test_frames_and_pixels_are_the_recipes() -> None:
     assert "max_num_frames=16 " in uniform and '"num_frames": 16' in uniform
 
 
-def test_tuned_experts_are_served_merged_alone() -> None:
-    """No server was seen to read PEFT's updates of experts."""
+def test_tuned_experts_are_served_merged_alone_and_it_says_why() -> None:
     assert "--enable-lora" in commands()
     experts = commands("train.lora.experts=true")
-    assert "--enable-lora" not in experts and "the merged model" in experts
+    assert "--enable-lora" not in experts and "# the merged model" in experts
+    assert "# base and adapter: there is no command, as no server was seen to read" in experts
+
+
+def test_an_adapter_that_fits_this_package_alone_is_served_merged(tmp_path: Path) -> None:
+    """MiniCPM-V's layers have their published names, LLaVA-Video's do not."""
+    for name, merged_only in (("llava_qwen", True), ("minicpmv", False)):
+        OWN_LAYOUT[name](tmp_path / name)
+        text = commands(f"model.name={tmp_path / name}")
+        assert ("there is no command, as its layers have names of this package" in text) == (
+            merged_only
+        )
+        assert ("--enable-lora" in text) != merged_only
+        assert "--model huggingface" not in text, "its loader has transformers' classes only"
+
+
+def test_code_of_a_repository_runs_where_it_was_allowed_to() -> None:
+    """A file of the user's own is none of a server's."""
+    recipe = load_recipe("qwen2_5_vl_7b", ["name=mine", "data.samples=mine.jsonl"])
+    for changes, allowed in (
+        ([], False),
+        (["model.trust_remote_code=true", "model.revision=" + 40 * "a"], True),
+        (["model.trust_remote_code=true", "model.family=mine.py"], False),
+    ):
+        lines = merged_commands(change_recipe(recipe, changes), Path("merged"))
+        assert [("--trust-remote-code" in line) for line in lines] == [allowed] * 3

@@ -267,6 +267,10 @@ class Family:
     """
     no_tower_lora: str | None = None
     """Why `train.tune` refuses projector and tower; None where it does not."""
+    own_names: Callable[[PretrainedConfig], bool] = field(default=lambda config: False)
+    """Whether the language model's layers have other names here than in the code that a checkpoint
+    was published with, so that an adapter fits no other program.
+    """
     expert_parameters: tuple[str, ...] = ()
     """How the names of the experts' fused weights end, (E, out, in) each, which LoRA tunes under
     `train.lora.experts`; none for a model without experts.

@@ -31,6 +31,7 @@ from dpo_video.models.families.family import (
 from dpo_video.models.families.internvl import patches_with_class_token, shuffled_tokens
 from dpo_video.models.families.own_code.loading import own_function, text_config_at
 from dpo_video.models.families.own_code.native_language import (
+    INTERNLM2,
     NATIVE,
     NativeLanguageModel,
     as_published,
@@ -164,6 +165,7 @@ ROW = Family(
     end_of_turn=ENDS,
     lora_targets=r"language_model\.model\.layers\.\d+\."
     r"(self_attn\.(q|k|v|o|qkv)_proj|mlp\.(gate|up|down|gate_up)_proj)",
+    own_names=lambda config: config.llm_config.architectures[0] == INTERNLM2,
     context_length=longest_native,
     keep_unquantized=(*KEEP_UNQUANTIZED, r".*mlp1"),
     frame_size=square_size,

@@ -250,6 +250,7 @@ ROW = Family(
     read_config=read_config,
     refuses=_refuses,
     end_of_turn="<|im_end|>",
+    own_names=lambda config: True,
     frame_size=square_size,
     video_tokens=_tokens,
     vision_patches=tower_patches,

@@ -231,8 +231,9 @@ def _refuses(config: PretrainedConfig) -> str | None:
     version = str(config.field("version"))
     if version != "2.6":
         return (
-            f"its config has version {version}, and only MiniCPM-V 2.6 (openbmb/MiniCPM-V-2_6) has "
-            f"a row: others have another language model or resampler; {NEAREST}"
+            f"its config has version {version}, and of this model type only MiniCPM-V 2.6 "
+            f"(openbmb/MiniCPM-V-2_6) can be: others have another language model or resampler; "
+            f"{NEAREST}"
         )
     return None
 

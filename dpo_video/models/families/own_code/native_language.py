@@ -156,10 +156,11 @@ def _phi3_config(fields: dict[str, Any]) -> PretrainedConfig:
     return Phi3Config(**fields)
 
 
-NATIVE = {"InternLM2ForCausalLM": _llama_config, "Phi3ForCausalLM": _phi3_config}
+INTERNLM2 = "InternLM2ForCausalLM"
+NATIVE = {INTERNLM2: _llama_config, "Phi3ForCausalLM": _phi3_config}
 """Configs of language models that run on transformers' own classes, by their published names."""
 _CLASSES: Mapping[str, Mapping[str, Any]] = {
-    "modeling_internlm2": {"InternLM2ForCausalLM": InternLM2OnLlama},
+    "modeling_internlm2": {INTERNLM2: InternLM2OnLlama},
     "modeling_phi3": {"Phi3ForCausalLM": Phi3ForCausalLM},
 }
 """What stands for a repository's modules."""

@@ -291,6 +291,7 @@ ROW = Family(
     load_processor=_processor,
     read_config=_read_config,
     refuses=_refuses,
+    own_names=lambda config: True,
     end_of_turn=END,
     context_length=_context,
     frame_size=square_size,

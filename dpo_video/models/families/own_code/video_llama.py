@@ -171,6 +171,7 @@ ROW = Family(
     load_processor=_processor,
     read_config=_read_config,
     refuses=_refuses,
+    own_names=lambda config: True,
     keep_unquantized=(*KEEP_UNQUANTIZED, r".*llama_proj"),
     frame_size=square_size,
     video_tokens=_tokens,

@@ -375,6 +375,7 @@ ROW = Family(
     hearing=audio_hearing,
     end_of_turn="<|im_end|>",
     frames_per_step=2,
+    own_names=lambda config: True,
     frame_size=square_size,
     keep_unquantized=(*KEEP_UNQUANTIZED, r".*mm_projector_a"),
     video_tokens=_tokens,
