@@ -83,13 +83,7 @@ def load_config(
     """Return the config and the family row of a checkpoint; an unknown model type raises
     UserError.
     """
-    if IN_PIECES.fullmatch(settings.name) or any(Path(settings.name).glob(PIECES)):
-        raise UserError(
-            f"{settings.name!r} is Video-LLaMA, whose repositories hold learnt parts and no whole "
-            "model: scripts/video_llama_checkpoint.py of dpo-video's repository puts these onto "
-            "Llama-2-chat, EVA-CLIP and BLIP-2's Q-Former (docs/families.md, `video_llama`). Give "
-            "the folder that it writes as model.name"
-        )
+    _refuse_pieces(settings.name)
     name = resolve_model(settings.name)
     own = own_family(settings)
     check_own_code(settings)
@@ -106,12 +100,7 @@ def load_config(
         own = own or own_code_family(settings, kind)
         if settings.family is None and own is None and row_name(kind) not in FAMILIES:
             raise UserError(_unsupported(settings.name, kind))
-        if kind in OWN_CODE_ROWS and settings.trust_remote_code and "auto_map" not in raw:
-            raise UserError(
-                f"{settings.name!r} is {SUCCESSORS[kind][0]}, and its config.json names none of "
-                "the code that it runs in (`auto_map`). Copy config.json and the .py files from "
-                "the repository that its weights come from"
-            )
+        _refuse_codeless(settings, raw)
         config = AutoConfig.from_pretrained(
             name,
             revision=settings.revision,
@@ -120,6 +109,7 @@ def load_config(
         )
     family = own or family_of(config, settings.family)
     config = trained_part(config, family)
+    _refuse(config, family, settings.name)
     if family.read_config is not None:
         source = {
             "revision": settings.revision,
@@ -128,11 +118,9 @@ def load_config(
         }
         with one_line_errors(settings.name):
             config = family.read_config(config, name, source)
+        _refuse(config, family, settings.name)  # by what only a tower's own files say
     if own is not None:
         check_hearing(own, config)
-    refusal = family.refuses(config)
-    if refusal is not None:
-        raise UserError(f"cannot train the model {settings.name!r}: {refusal}")
     if settings.quantize != "none" and family.no_4_bit is not None:
         raise UserError(
             f"model.quantize is {settings.quantize!r}, and in the family {family.name!r} "
@@ -140,6 +128,38 @@ def load_config(
         )
     stretch_context(config, family, settings.rope_factor)
     return config, family
+
+
+def _refuse(config: PretrainedConfig, family: Family, name: str) -> None:
+    refusal = family.refuses(config)
+    if refusal is not None:
+        raise UserError(f"cannot train the model {name!r}: {refusal}")
+
+
+def _refuse_pieces(name: str) -> None:
+    """Raise UserError for a repository of learnt parts, by its id or where it was downloaded."""
+    if IN_PIECES.fullmatch(name) or any(Path(name).glob(PIECES)):
+        raise UserError(
+            f"{name!r} is Video-LLaMA, whose repositories hold learnt parts and no whole "
+            "model: scripts/video_llama_checkpoint.py of dpo-video's repository puts these onto "
+            "Llama-2-chat, EVA-CLIP and BLIP-2's Q-Former (docs/families.md, `video_llama`). Give "
+            "the folder that it writes as model.name"
+        )
+
+
+def _refuse_codeless(settings: ModelSettings, raw: Mapping[str, Any]) -> None:
+    """Raise UserError for a copy of a system in its authors' own code that says not where this is.
+
+    Args:
+        raw: config.json.
+    """
+    kind = raw["model_type"]
+    if kind in OWN_CODE_ROWS and settings.trust_remote_code and "auto_map" not in raw:
+        raise UserError(
+            f"{settings.name!r} is {SUCCESSORS[kind][0]}, and its config.json names none of the "
+            "code that it runs in (`auto_map`). Copy config.json and the .py files from the "
+            "repository that its weights come from"
+        )
 
 
 def trained_part(config: PretrainedConfig, family: Family) -> PretrainedConfig:

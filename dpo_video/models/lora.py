@@ -70,7 +70,8 @@ def lora_targets(model: nn.Module, family: Family, tune: Collection[ModelPart]) 
             f"{family.no_tower_lora}. Set train.tune to [language]"
         )
     patterns: dict[str, None] = {}
-    linears, others = [], []
+    linears: list[str] = []
+    others: list[str] = []
     for name, module in model.named_modules():
         left_out = family.lora_excludes and re.fullmatch(family.lora_excludes, name)
         (linears if takes_lora(module) and not left_out else others).append(name)
