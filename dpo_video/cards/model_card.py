@@ -16,7 +16,6 @@ from dpo_video.core.seal import CARD, RECIPE, SEAL
 from dpo_video.models.served import why_merged_only
 from dpo_video.pages.overview import measure_rows
 from dpo_video.parity.server_commands import ASK_TO_HEAR, adapter_command, merged_commands
-from dpo_video.recipe import Recipe
 from dpo_video.recipe.file import dump_recipe
 from dpo_video.run import Run
 

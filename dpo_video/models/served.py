@@ -1,6 +1,6 @@
-"""Whether a server takes an adapter beside its base."""
+"""What of a run other programs take: its adapter beside the base, its merged model."""
 
-from dpo_video.models.hub import model_spec
+from dpo_video.models.hub import model_spec, own_code_rows, own_layout_rows
 from dpo_video.recipe import Recipe
 
 
@@ -16,3 +16,10 @@ def why_merged_only(recipe: Recipe) -> str | None:
     if spec.family.own_names(spec.config):
         return "its layers have names of this package, and not those of the base's own code"
     return None
+
+
+def fits_auto_classes(recipe: Recipe) -> bool:
+    """Return whether transformers alone loads a run's model: not those in a layout or code of their
+    own.
+    """
+    return model_spec(recipe.model).family.name not in {**own_code_rows(), **own_layout_rows()}

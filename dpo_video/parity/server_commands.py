@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from dpo_video.core import strict_json
 from dpo_video.models.families.own_file import is_family_file
-from dpo_video.models.served import why_merged_only
+from dpo_video.models.served import fits_auto_classes, why_merged_only
 from dpo_video.recipe import Recipe
 
 ASK_TO_HEAR = '"mm_processor_kwargs": {"use_audio_in_video": true}'
@@ -24,8 +24,12 @@ class CommandBlock(NamedTuple):
 def server_commands(recipe: Recipe, merged: Path) -> list[CommandBlock]:
     """Return how to serve a run: merged, as base and adapter, and how to tell that it is served."""
     why = why_merged_only(recipe)
+    commands = merged_commands(recipe, merged)
     return [
-        CommandBlock("the merged model, under the name `tuned`", merged_commands(recipe, merged)),
+        CommandBlock(
+            "the merged model, under the name `tuned`",
+            commands if fits_auto_classes(recipe) else commands[:-1],
+        ),
         CommandBlock(
             "base and adapter; vLLM refuses ranks above its default of 16 without --max-lora-rank",
             [adapter_command(recipe, base=recipe.model.name, adapter=str(_adapter(recipe)))],

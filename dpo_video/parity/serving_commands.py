@@ -8,7 +8,8 @@ from pathlib import Path
 
 from dpo_video.core import strict_json
 from dpo_video.models.decoding import hearing_word
-from dpo_video.models.hub import model_spec, own_code_rows, own_layout_rows
+from dpo_video.models.hub import model_spec
+from dpo_video.models.served import fits_auto_classes
 from dpo_video.parity.server_commands import (
     ASK_TO_HEAR,
     CommandBlock,
@@ -79,8 +80,7 @@ def _lmms_eval(recipe: Recipe, merged: Path) -> list[CommandBlock]:
             ],
         ),
     ]
-    needs_more = name in own_code_rows() or name in own_layout_rows()
-    return blocks[1:] if needs_more else blocks  # its general loader has transformers' classes only
+    return blocks if fits_auto_classes(recipe) else blocks[1:]  # by these its loader reads models
 
 
 def _vlmevalkit(recipe: Recipe, merged: Path) -> list[CommandBlock]:

@@ -57,7 +57,7 @@ def test_an_adapter_that_fits_this_package_alone_is_served_merged(tmp_path: Path
             merged_only
         )
         assert ("--enable-lora" in text) != merged_only
-        assert "--model huggingface" not in text, "its loader has transformers' classes only"
+        assert "--model huggingface" not in text and "transformers serve" not in text
 
 
 def test_code_of_a_repository_runs_where_it_was_allowed_to() -> None:
