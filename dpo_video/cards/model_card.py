@@ -13,7 +13,7 @@ from dpo_video.core.jsonl import write_atomic
 from dpo_video.core.page import render_document
 from dpo_video.core.progress import log
 from dpo_video.core.seal import CARD, RECIPE, SEAL
-from dpo_video.models.served import why_merged_only
+from dpo_video.models.served import NOTED, UPDATES_OF_EXPERTS
 from dpo_video.pages.overview import measure_rows
 from dpo_video.parity.server_commands import ASK_TO_HEAR, adapter_command, merged_commands
 from dpo_video.recipe.file import dump_recipe
@@ -187,11 +187,11 @@ def _serve(facts: CardFacts, kind: ModelKind, source: str) -> list[str]:
 
 
 def _why_merged_only(facts: CardFacts) -> str | None:
-    """Return why no server takes the adapter beside its base; None where one does, or the base is
-    no longer where the run had it.
+    """Return why no server takes the adapter beside its base, as training noted it; None where one
+    does. The base is not looked at: it may be on the hub, and a push that is only shown asks
+    nothing.
     """
-    try:
-        return why_merged_only(facts.recipe)
-    except UserError as error:
-        log.info(f"note: whether a server takes the adapter is not known: {error}")
-        return None
+    if facts.recipe.train.lora.experts:
+        return UPDATES_OF_EXPERTS
+    noted: str | None = facts.stage("train").get(NOTED)
+    return noted

@@ -1,21 +1,25 @@
 """What of a run other programs take: its adapter beside the base, its merged model."""
 
-from dpo_video.models.hub import model_spec, own_code_rows, own_layout_rows
+from dpo_video.models.hub import ModelSpec, model_spec, own_code_rows, own_layout_rows
 from dpo_video.recipe import Recipe
 
+UPDATES_OF_EXPERTS = "no server was seen to read PEFT's updates of experts"
+NAMES_OF_LAYERS = "its layers have names of this package, and not those of the base's own code"
+NOTED = "served_merged_alone_as"
+"""Under this name training notes why, where that is so."""
 
-def why_merged_only(recipe: Recipe) -> str | None:
+
+def why_merged_only(recipe: Recipe, spec: ModelSpec | None = None) -> str | None:
     """Return why a run can be served merged alone, what follows "as"; None where a server takes its
     adapter beside the base.
 
-    Raises UserError where the base cannot be told, see `model_spec`.
+    Args:
+        spec: of the base, where it is known.
     """
     if recipe.train.lora.experts:
-        return "no server was seen to read PEFT's updates of experts"
-    spec = model_spec(recipe.model)
-    if spec.family.own_names(spec.config):
-        return "its layers have names of this package, and not those of the base's own code"
-    return None
+        return UPDATES_OF_EXPERTS
+    known = spec or model_spec(recipe.model)
+    return NAMES_OF_LAYERS if known.family.own_names(known.config) else None
 
 
 def fits_auto_classes(recipe: Recipe) -> bool:

@@ -15,6 +15,7 @@ from dpo_video.core.ranks import world_size
 from dpo_video.core.records import Pair
 from dpo_video.models.decoding import hearing_word
 from dpo_video.models.load import Policy, load_policy
+from dpo_video.models.served import NOTED, why_merged_only
 from dpo_video.recipe import Recipe
 from dpo_video.run import Run, StageResult
 from dpo_video.store import RowStore, row_key
@@ -113,8 +114,10 @@ def train(run: Run) -> StageResult:
     noted = noted_bad_clips(job.checkpoints)
     heard = hearing_word(policy.spec, run.recipe.video)
     counts = _summary(pairs, job, noted, history, sound=heard)
+    why_merged = why_merged_only(run.recipe, policy.spec)
+    served = {} if why_merged is None else {NOTED: why_merged}
     return StageResult(
-        counts=counts | {"trainable_parameters": trainable},
+        counts=counts | {"trainable_parameters": trainable} | served,
         incomplete_because=run.unread(noted),
     )
 

@@ -16,6 +16,7 @@ from dpo_video.cards.model_card import model_card, renew_documents
 from dpo_video.core.seal import CARD, RECIPE, broken_seal
 from dpo_video.evaluate.report import write_metrics
 from dpo_video.models.adapter import adapter_damage
+from dpo_video.models.served import NAMES_OF_LAYERS, NOTED
 from dpo_video.recipe.file import change_recipe, load_recipe
 from dpo_video.run import recipe_of
 from dpo_video.store import content_hash
@@ -128,5 +129,10 @@ def test_a_card_tells_how_an_adapter_is_served_or_why_it_is_not(run: Path) -> No
     text = model_card(experts, "adapter", source="org/x")
     assert "No server takes it beside its base, as no server was seen to read PEFT's" in text
     assert "```bash" not in text
+    manifest = json.loads((run / "manifest.json").read_text())
+    manifest["stages"]["train"] = {"summary": {NOTED: NAMES_OF_LAYERS}}
+    (run / "manifest.json").write_text(json.dumps(manifest))
+    text = model_card(read_facts(run), "adapter", source="org/x")
+    assert "as its layers have names of this package" in text and "```bash" not in text
     text = model_card(experts, "merged", source="org/x")
     assert "\nvllm serve org/x --served-model-name tuned " in text

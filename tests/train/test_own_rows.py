@@ -16,6 +16,7 @@ from train_process import train_until_killed
 from training import read_log, train_here
 
 from dpo_video.core.jsonl import write_jsonl
+from dpo_video.models.served import NAMES_OF_LAYERS, NOTED
 from dpo_video.recipe import Recipe
 from dpo_video.recipe.file import change_recipe
 
@@ -86,6 +87,7 @@ def test_a_killed_run_goes_on_to_the_same_adapter(
     train_until_killed(recipe, world, 2)
     counts, _ = train_here(recipe, world, PAIRS)
     assert counts["resumed_from"] == "checkpoint-1"
+    assert (counts.get(NOTED) == NAMES_OF_LAYERS) == ("llava" in world.name)
     assert_same(adapter_weights(recipe.run_folder / "adapter"), undisturbed)
 
 

@@ -124,7 +124,7 @@ INSTRUCTBLIPVIDEO = Family(
     "BOS. Its processor takes 4 frames, with which it is published; here any number works "
     "(`video.num_frames: 4`). It has no chat template: the prompt is the clip and the question. "
     "The Q-Former reads the question alone, in training too, never the answer. Published are "
-    "checkpoints for images, of model type `instructblip`, whose weights load as "
-    "InstructBlipVideoForConditionalGeneration; its save_pretrained writes one of this type. "
-    "FLAN-T5 checkpoints are refused.",
+    "checkpoints for images, of model type `instructblip`: `python "
+    "scripts/instructblip_checkpoint.py CHECKPOINT --out FOLDER` makes one of this type of the "
+    "same weights. FLAN-T5 checkpoints are refused.",
 )
