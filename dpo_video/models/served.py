@@ -22,6 +22,12 @@ def why_merged_only(recipe: Recipe, spec: ModelSpec | None = None) -> str | None
     return NAMES_OF_LAYERS if known.family.own_names(known.config) else None
 
 
+def served_note(recipe: Recipe, spec: ModelSpec) -> dict[str, str]:
+    """Return what training notes of a run: nothing where a server takes its adapter."""
+    why = why_merged_only(recipe, spec)
+    return {} if why is None else {NOTED: why}
+
+
 def fits_auto_classes(recipe: Recipe) -> bool:
     """Return whether transformers alone loads a run's model: not those in a layout or code of their
     own.

@@ -15,7 +15,7 @@ from dpo_video.core.ranks import world_size
 from dpo_video.core.records import Pair
 from dpo_video.models.decoding import hearing_word
 from dpo_video.models.load import Policy, load_policy
-from dpo_video.models.served import NOTED, why_merged_only
+from dpo_video.models.served import served_note
 from dpo_video.recipe import Recipe
 from dpo_video.run import Run, StageResult
 from dpo_video.store import RowStore, row_key
@@ -114,12 +114,8 @@ def train(run: Run) -> StageResult:
     noted = noted_bad_clips(job.checkpoints)
     heard = hearing_word(policy.spec, run.recipe.video)
     counts = _summary(pairs, job, noted, history, sound=heard)
-    why_merged = why_merged_only(run.recipe, policy.spec)
-    served = {} if why_merged is None else {NOTED: why_merged}
-    return StageResult(
-        counts=counts | {"trainable_parameters": trainable} | served,
-        incomplete_because=run.unread(noted),
-    )
+    counts |= {"trainable_parameters": trainable, **served_note(run.recipe, policy.spec)}
+    return StageResult(counts=counts, incomplete_because=run.unread(noted))
 
 
 def train_on_rank(recipe: Recipe) -> None:
