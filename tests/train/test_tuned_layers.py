@@ -1,6 +1,4 @@
-"""Which layers `train.tune` puts an adapter on: those that it changes, and just those, or a line that
-says why not.
-"""
+"""Which layers `train.tune` puts an adapter on: just those that it changes, or it says why not."""
 
 import re
 from collections.abc import Mapping, Sequence
