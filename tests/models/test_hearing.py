@@ -28,6 +28,7 @@ from dpo_video.models.tokens import clip_tokens, fit_frames, sound_tokens
 from dpo_video.recipe import ModelSettings, Recipe, VideoSettings
 from dpo_video.video import ClipRequest, Frames, corrupt
 from dpo_video.video.cache import cache_folder
+from dpo_video.video.read import read_frames
 
 HEARING = ("qwen2_5_omni", "qwen3_omni_moe")
 RATE = 16_000
@@ -113,6 +114,26 @@ def test_tokens_of_sound_stand_among_those_of_the_frames_they_are_heard_with(fam
     assert heard.tolist() == [list(range(3 * a_second))] * 3
     seen = prompt.positions[0, prompt.input_ids == config.video_token_id] - begin
     assert seen.tolist() == [time * a_second for time in range(3) for _ in range(pair)]
+
+
+@each_hearing
+def test_frames_of_a_slide_show_are_as_far_apart_as_the_moments_they_are_seen_at(
+    family: str, tmp_path: Path
+) -> None:
+    """A picture stands for nine seconds, two seconds of film follow, whose last frame stands until
+    second 30. A part's frames are seen at ten moments: from its begin on, the last one a mean
+    frame's length before its end.
+    """
+    seconds = [0.0, *(9 + number / 20 for number in range(40)), 30.0]
+    ticks = [round(second * 90_000) for second in seconds]
+    write_clip(tmp_path / "a.mp4", len(ticks), rate=30, ticks=ticks)
+    settings = VideoSettings(policy="fps", fps=1.0)
+    for start, end, num_frames in ((5.0, 15.0, 41), (10.0, 20.0, 20)):
+        frames = read_frames(tmp_path / "a.mp4", settings, start=start, end=end)
+        assert len(frames.times) == 10 and frames.total_frames == num_frames
+        inputs = video_inputs(plain_policy(family), frames, settings)
+        step = float(inputs.clip_inputs["video_second_per_grid"])
+        assert step == pytest.approx(2 * (end - start) * (1 - 1 / num_frames) / 9, rel=1e-4)
 
 
 @each_hearing

@@ -47,7 +47,7 @@ def _process(
     """As the processor's own call, told how far apart the frames are: it takes them for 2 or 1 a
     second otherwise, whatever their times.
     """
-    apart = (frames.times[-1] - frames.times[0]) / max(len(frames.times) - 1, 1)
+    apart = _apart(frames)
     sound = {} if frames.sound is None else _sound_arguments(frames.sound)
     outputs = processor(
         text=[text],
@@ -56,13 +56,24 @@ def _process(
         videos_kwargs={
             "do_sample_frames": False,
             "return_tensors": "pt",
-            "fps": 1.0 / float(apart) if apart > 0 else 1.0,
+            "fps": 1.0 / apart if apart > 0 else 1.0,
             **kwargs,
         },
         **sound,
     )
     heard = outputs["feature_attention_mask"].sum(-1) if sound else torch.zeros(1, dtype=torch.long)
     return {**outputs, "audio_feature_lengths": heard}
+
+
+def _apart(frames: Frames) -> float:
+    """Return the seconds from one frame to the next, the mean where they differ: a clip begins
+    within its first frame's time on screen, and may end in that of a last one that it has again and
+    again.
+    """
+    begin, last = max(frames.times[0], frames.start_time), frames.times[-1]
+    if frames.indices[-2:-1] == frames.indices[-1:]:
+        last = frames.start_time + frames.duration * (1 - 1 / frames.total_frames)
+    return float(last - begin) / max(len(frames.times) - 1, 1)
 
 
 def _sound_arguments(sound: NDArray[np.float32]) -> dict[str, Any]:
