@@ -43,7 +43,6 @@ SHAPES = [(6, 100, 150), (2, 240, 320), (3, 37, 300), (12, 180, 320)]
 """Frames, height and width of clips whose tokens are counted, and the tower's patches beside them:
 of the small CLIPS the ends of rows, which are no patches, may be more.
 """
-
 SOUNDS = (0.1, 0.5, 1.0, 1.0001, 1.99, 2.0, 2.01, 2.6418, 3.3, 7.77)
 """Seconds of sound that are counted; of some the samples are no whole number of 10 ms."""
 SEE = {"placeholder": "placeholder", "hearing.placeholder": "hearing: placeholder and inputs"}
@@ -177,6 +176,8 @@ def sound_is_counted_and_noticed(subject: Subject, folder: Path) -> None:
             "hearing",
             f"counts {counted} tokens for {seconds:g} s of sound, and the prompt has {holes}",
         )
+        most = counted if hearing.most_tokens is None else hearing.most_tokens
+        require(counted <= most, "hearing", f"counts {counted} tokens, and most_tokens is {most}")
     heard, other, none = (
         torch.tensor(
             answer_logps(

@@ -149,5 +149,6 @@ HEARING_FIELDS: dict[str, tuple[Any, str]] = {
     "width": (int, "a whole number"),
     "inner": (int, "a whole number"),
     "placeholder": (int | NoneType, "a token id or None"),
+    "most_tokens": (int | NoneType, "a whole number or None"),
 }
 """What the fields of a Hearing hold, beside its functions."""

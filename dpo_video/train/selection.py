@@ -208,7 +208,10 @@ def _most_of_sound(policy: Policy, settings: VideoSettings) -> float:
     hearing = hearing_of(policy.family, policy.bare.config, settings)
     if hearing is None:
         return 0
-    return math.inf if hearing.most_tokens is None else hearing.most_tokens
+    if hearing.most_tokens is not None:
+        return hearing.most_tokens
+    longest = hearing.form.max_seconds
+    return math.inf if longest is None else hearing.tokens(round(longest * hearing.form.rate))
 
 
 def _longest_possible(policy: Policy, settings: VideoSettings, pair: PairTokens) -> float:

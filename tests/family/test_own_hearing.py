@@ -71,6 +71,10 @@ def test_a_right_row_passes(tmp_path: Path) -> None:
             r"`hearing` names the inputs \['mask'\], which the processor does not make of a clip "
             r"with sound\. It makes: .*feature_attention_mask",
         ),
+        (
+            "hears(most_tokens=12)",
+            r"FAMILY\.hearing: counts \d+ tokens, and most_tokens is 12",
+        ),
         ("hears(placeholder=5)", r"256 placeholders of the id 5 \(see hearing: placeholder"),
         (
             "hears(placeholder=None)",
@@ -83,7 +87,16 @@ def test_a_right_row_passes(tmp_path: Path) -> None:
             "16000",
         ),
     ],
-    ids=["tokens", "no inputs", "other inputs", "another token", "no token", "deaf", "rate"],
+    ids=[
+        "tokens",
+        "no inputs",
+        "other inputs",
+        "most",
+        "another token",
+        "no token",
+        "deaf",
+        "rate",
+    ],
 )
 def test_a_wrong_row_is_told_by_its_field(row: str, reason: str, tmp_path: Path) -> None:
     told = first_reason(Subject(settings=settings(tmp_path, row)))
@@ -100,6 +113,7 @@ def test_a_wrong_row_is_told_by_its_field(row: str, reason: str, tmp_path: Path)
         ("hears(inputs=(1,))", r"`inputs` must be a tuple of texts, got \(1,\)"),
         ("hears(width=None)", "`width` must be a whole number, got None"),
         ("hears(placeholder='<audio>')", "`placeholder` must be a token id or None, got '<audio>'"),
+        ("hears(most_tokens=1.5)", "`most_tokens` must be a whole number or None, got 1.5"),
         ("hears(tokens=25)", "`tokens` must be a function, got 25"),
     ],
 )

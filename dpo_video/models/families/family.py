@@ -112,7 +112,7 @@ class Hearing:
     positions: Callable[[int], float]
     """Positions of the encoder for so many samples of sound, for the memory estimate."""
     most_tokens: int | None = None
-    """Rows of features that no sound exceeds, None where the longest has the most."""
+    """Rows of features that no sound exceeds; None where a longer one has more."""
     seconds: Callable[[float], float] = lambda seconds: seconds
     """Seconds that are heard of so many, fewer where pieces of a sound are read."""
     placeholder: int | None = None

@@ -157,7 +157,6 @@ def _hearing_2_5(config: PretrainedConfig) -> Hearing:
     return Hearing(
         form=SoundFormat(RATE, PUBLISHED_SECONDS),
         tokens=_tokens_2_5,
-        most_tokens=_tokens_2_5(round(PUBLISHED_SECONDS * RATE)),
         inputs=INPUTS,
         width=config.audio_config.d_model,
         inner=config.audio_config.encoder_ffn_dim,
@@ -171,7 +170,6 @@ def _hearing_3(config: PretrainedConfig) -> Hearing:
         _hearing_2_5(config),
         form=SoundFormat(RATE),
         tokens=partial(_tokens_3, window=int(config.audio_config.n_window)),
-        most_tokens=None,
         positions=lambda sound_samples: sound_samples / (8 * HOP),
     )
 
