@@ -30,6 +30,7 @@ from dpo_video.family.subject import (
     processor_outputs,
     with_adapter,
 )
+from dpo_video.models.families import hears_nothing
 from dpo_video.models.hub import (
     OWN_LAYOUT_ROWS,
     build_model,
@@ -86,7 +87,8 @@ def test_every_row_has_a_stand_in_and_stands_in_list_and_documents() -> None:
     listed = CliRunner().invoke(app, ["list", "families"], catch_exceptions=False).output
     document = DOCUMENT.read_text(encoding="utf-8")
     for name, row in own_layout_rows().items():
-        assert f"  {name:28} {row.title}\n" in listed
+        hears = "; hears" * (row.hearing is not hears_nothing)
+        assert f"  {name:28} {row.title}{hears}\n" in listed
         assert f"- `{name}`: " in document
     for name in STAND_INS:
         assert f"| `{name}` | " in document
