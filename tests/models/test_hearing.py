@@ -116,6 +116,35 @@ def test_tokens_of_sound_stand_among_those_of_the_frames_they_are_heard_with(fam
     assert seen.tolist() == [time * a_second for time in range(3) for _ in range(pair)]
 
 
+@pytest.mark.parametrize(
+    ("family", "count", "apart"),
+    [
+        ("qwen3_omni_moe", 12, 0.7000000000000001),
+        ("qwen3_omni_moe", 32, 0.30000000000000004),
+        ("qwen2_5_omni", 32, 0.5833333333333333),
+        ("qwen2_5_omni", 32, 0.9166666666666666),
+    ],
+)
+def test_frames_and_sound_at_one_time_have_the_positions_of_their_tokens(
+    family: str, count: int, apart: float
+) -> None:
+    """Where float32 rounds a step's time to that of a token of sound, or to the end of a turn of
+    two seconds, and float64 beside it.
+    """
+    policy = plain_policy(family)
+    clip = sounding(policy, seconds=30.0, count=count)
+    frames = replace(clip, times=np.arange(count) * apart)
+    prompt = encode_prompt(policy, "?", video_inputs(policy, frames, VideoSettings()))
+    config = policy.bare.config
+    sound = prompt.positions[:, prompt.input_ids == config.audio_token_id]
+    assert (sound - sound[0, 0]).tolist() == [list(range(sound.shape[1]))] * 3
+    steps = prompt.positions[:, prompt.input_ids == config.video_token_id].unflatten(
+        1, (count // 2, -1)
+    )
+    assert bool((steps[0] == steps[0, :, :1]).all())
+    assert bool((steps[1:] == steps[1:, :1]).all())
+
+
 @each_hearing
 def test_frames_of_a_slide_show_are_as_far_apart_as_the_moments_they_are_seen_at(
     family: str, tmp_path: Path

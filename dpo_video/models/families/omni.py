@@ -42,10 +42,13 @@ QUIRKS = (
 
 
 def _process(
-    processor: Any, text: str, frames: Frames, kwargs: Mapping[str, Any]
+    processor: Any, text: str, frames: Frames, kwargs: Mapping[str, Any], *, tie: int
 ) -> Mapping[str, Any]:
     """As the processor's own call, told how far apart the frames are: it takes them for 2 or 1 a
     second otherwise, whatever their times.
+
+    Args:
+        tie: see _positions.
     """
     apart = _apart(frames)
     sound = {} if frames.sound is None else _sound_arguments(frames.sound)
@@ -56,7 +59,7 @@ def _process(
         videos_kwargs={
             "do_sample_frames": False,
             "return_tensors": "pt",
-            "fps": 1.0 / apart if apart > 0 else 1.0,
+            "fps": (1.0 / apart if apart > 0 else 1.0) * (1 - tie * 1e-9),
             **kwargs,
         },
         **sound,
@@ -112,21 +115,38 @@ def _with_sound(
     return both
 
 
-def _positions(model: Model, input_ids: Tensor, inputs: Mapping[str, Tensor]) -> Tensor:
+def _positions(
+    model: Model, input_ids: Tensor, inputs: Mapping[str, Tensor], *, tie: int
+) -> Tensor:
     """Return (3, P) positions; text stands above a clip's last step, as at release. Those of
     Qwen3-Omni are float32: it counts 13 a second, and rounds no frame's time.
+
+    Args:
+        tie: 1 where frames at the time of a token of sound, or of the end of a turn, count as
+            later, -1 where as earlier. The processor orders tokens by float64, the model's own
+            positions by float32 (transformers 5.24): both are moved off it, the latter where they
+            differ.
     """
     lengths = inputs["audio_feature_lengths"]
     heard = bool(lengths.any())
-    positions: Tensor = model.model.get_rope_index(
-        input_ids[None],
-        video_grid_thw=inputs["video_grid_thw"],
-        attention_mask=torch.ones_like(input_ids)[None],
-        use_audio_in_video=heard,
-        audio_seqlens=lengths if heard else None,
-        second_per_grids=inputs["video_second_per_grid"],
-    )[0][:, 0]
+    for beside in (0.0, tie * 1e-6):
+        positions: Tensor = model.model.get_rope_index(
+            input_ids[None],
+            video_grid_thw=inputs["video_grid_thw"],
+            attention_mask=torch.ones_like(input_ids)[None],
+            use_audio_in_video=heard,
+            audio_seqlens=lengths if heard else None,
+            second_per_grids=inputs["video_second_per_grid"] * (1 + beside),
+        )[0][:, 0]
+        if _are_in_the_texts_order(positions, input_ids, int(model.config.audio_token_id)):
+            break
     return positions
+
+
+def _are_in_the_texts_order(positions: Tensor, input_ids: Tensor, sound_token: int) -> bool:
+    """Return whether the tokens of sound have positions of sound: one by one, alike on all axes."""
+    sound = positions[:, input_ids == sound_token]  # (3, m)
+    return bool((sound == sound[:1, :1] + torch.arange(sound.shape[1], device=sound.device)).all())
 
 
 def _stock_logits(model: Model, inputs: Mapping[str, Tensor]) -> Tensor:
@@ -199,9 +219,9 @@ QWEN2_5_OMNI = replace(
     title="Qwen2.5-Omni (Qwen/Qwen2.5-Omni-3B, -7B)",
     also=("qwen2_5_omni_thinker",),
     config_part="thinker_config",
-    process=_process,
+    process=partial(_process, tie=1),
     clip_inputs=("video_grid_thw", "video_second_per_grid", "audio_feature_lengths"),
-    positions=_positions,
+    positions=partial(_positions, tie=1),
     install_positions=None,
     pixel_kwargs=_pixels,
     quirks=f"Frames and positions as Qwen2.5-VL's. {QUIRKS} Sound takes 25 tokens a second, in "
@@ -216,9 +236,9 @@ QWEN3_OMNI_MOE = replace(
     title="Qwen3-Omni (Qwen/Qwen3-Omni-30B-A3B-Instruct)",
     also=("qwen3_omni_moe_thinker",),
     config_part="thinker_config",
-    process=_process,
+    process=partial(_process, tie=-1),
     clip_inputs=("video_grid_thw", "video_second_per_grid", "audio_feature_lengths"),
-    positions=_positions,
+    positions=partial(_positions, tie=-1),
     pixel_kwargs=_pixels,
     lora_excludes=r".*audio_tower.*",
     untuned=is_router,
