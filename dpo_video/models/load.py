@@ -36,7 +36,11 @@ from dpo_video.models.hub import (
     revision_of,
     weight_names,
 )
-from dpo_video.models.load_errors import one_line_errors, refuse_no_tokenizer
+from dpo_video.models.load_errors import (
+    one_line_errors,
+    refuse_missing_weights,
+    refuse_no_tokenizer,
+)
 from dpo_video.models.lora import keep_adapter_fp32
 from dpo_video.models.names import resolve_model
 from dpo_video.models.peft_library import PeftModel
@@ -145,17 +149,19 @@ def load_policy(
         refuse_no_tokenizer(Path(name), setting=setting)
     with one_line_errors(settings.name), loading(settings.name):
         processor = load_processor(settings, family, source)
-        model = family.auto_model.from_pretrained(
+        model, report = family.auto_model.from_pretrained(
             name,
             config=config,
             dtype=dtype,
             use_safetensors=True,
+            output_loading_info=True,
             device_map={"": torch.device("cpu") if to_shard else device},
             **source,
             **_weights_of_part(settings, family),
             **_attention(settings),
             **_quantization(settings, family, dtype),
         )
+    refuse_missing_weights(report, setting=setting)
     model.requires_grad_(False).eval()
     if to_shard:
         move_all_but_language(model, device)

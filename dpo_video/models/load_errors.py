@@ -1,9 +1,10 @@
 """What a user is told where a checkpoint cannot be found, opened or read."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError
 
@@ -37,6 +38,19 @@ def refuse_no_tokenizer(folder: Path, *, setting: str) -> None:
         path for pattern in TOKENIZER_FILES for path in folder.glob(pattern)
     ):
         raise UserError(f"{setting}: {NEEDS_TOKENIZER}")
+
+
+def refuse_missing_weights(report: Mapping[str, Any], *, setting: str) -> None:
+    """Raise UserError for a checkpoint that lacks weights, by `from_pretrained`'s loading info:
+    transformers goes on with random numbers in their place, and a yellow line.
+    """
+    missing = report["missing_keys"]
+    if missing:
+        raise UserError(
+            f"cannot load {setting}: it lacks {len(missing)} weights that its config.json "
+            f"asks for, {min(missing)!r} among them, and random numbers would stand for them. Copy "
+            "or download the whole checkpoint, or correct its config.json"
+        )
 
 
 def why_not_loaded(error: Exception) -> str:

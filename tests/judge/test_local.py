@@ -9,6 +9,7 @@ import shutil
 import pytest
 import torch
 from judge_server import make_items
+from safetensors.torch import load_file, save_file
 from tiny_judge import (
     CAPTION,
     SCORES,
@@ -268,11 +269,16 @@ def test_a_judge_without_tokenizer_or_with_half_its_weights_is_refused_in_one_li
     weights.write_bytes(weights.read_bytes()[:-1])
     with pytest.raises(UserError, match=r"cannot load judge.model .*damaged or cut short") as cut:
         _ask(_settings(folder), scorer, _prompts(scorer))
+    lost = "model.layers.0.mlp.up_proj.weight"
+    whole = load_file(next(random_model.glob("*.safetensors")))
+    save_file({name: whole[name] for name in whole if name != lost}, weights, {"format": "pt"})
+    with pytest.raises(UserError, match=rf"judge.model .*lacks 1 weights .*'{lost}'") as lacks:
+        _ask(_settings(folder), scorer, _prompts(scorer))
     for path in folder.glob("tokenizer*"):
         path.unlink()
     with pytest.raises(UserError, match=r"judge.model .*no tokenizer in it") as none:
         _ask(_settings(folder), scorer, _prompts(scorer))
-    assert "\n" not in str(cut.value) + str(none.value)
+    assert "\n" not in str(cut.value) + str(lacks.value) + str(none.value)
 
 
 def test_code_in_a_judges_folder_is_not_run_and_pickled_weights_are_not_read(

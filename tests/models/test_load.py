@@ -13,6 +13,7 @@ import torch
 from bitsandbytes.nn import Linear4bit
 from peft import get_peft_model
 from policies import each_kind, make_frames, make_row, policy, tiny_folder
+from safetensors.torch import load_file, save_file
 
 from dpo_video.core.errors import UserError
 from dpo_video.models.collate import collate
@@ -301,6 +302,23 @@ def test_weights_that_are_cut_short_are_refused_in_one_line(tmp_path):
         with pytest.raises(UserError, match="damaged or cut short") as caught:
             load_policy(ModelSettings(name=str(folder), device="cpu"))
         assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "lost", ["model.visual.blocks.0.", "model.language_model.layers.1.mlp.down_proj.weight"]
+)
+def test_a_checkpoint_that_lacks_weights_is_refused_in_one_line(tmp_path, lost):
+    """transformers would go on with random numbers in their place."""
+    folder = shutil.copytree(tiny_folder("qwen2_5_vl"), tmp_path / "model")
+    (path,) = folder.glob("*.safetensors")
+    weights = load_file(path)
+    kept = {name: weight for name, weight in weights.items() if not name.startswith(lost)}
+    count = len(weights) - len(kept)
+    assert count > 0
+    save_file(kept, path, metadata={"format": "pt"})
+    with pytest.raises(UserError, match=rf"lacks {count} weights .*'{re.escape(lost)}") as caught:
+        load_policy(ModelSettings(name=str(folder), device="cpu"))
+    assert "\n" not in str(caught.value) and str(folder) in str(caught.value)
 
 
 def test_a_family_given_by_hand_must_be_the_checkpoints():

@@ -8,7 +8,7 @@ from dataclasses import replace
 from functools import cache, partial
 from itertools import islice
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -39,7 +39,11 @@ from dpo_video.judge.scorer import Scorer
 from dpo_video.judge.types import Judge, Keep, Messages, Reply, mode_of
 from dpo_video.models.hub import refuse_pickled_weights
 from dpo_video.models.load import choose_device, choose_dtype
-from dpo_video.models.load_errors import refuse_no_tokenizer, why_not_loaded
+from dpo_video.models.load_errors import (
+    refuse_missing_weights,
+    refuse_no_tokenizer,
+    why_not_loaded,
+)
 from dpo_video.models.usage import PromptUsage
 from dpo_video.recipe import JudgeSettings
 from dpo_video.store import content_hash
@@ -141,13 +145,16 @@ def _load(
     refuse_pickled_weights(folder, setting=f"judge.model {settings.model!r}")
     with _one_line_errors(settings), loading(settings.model):
         tokenizer = _load_tokenizer(settings, folder)
-        model = AutoModelForCausalLM.from_pretrained(
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
             str(folder),
             dtype=dtype,
             revision=settings.revision,
             use_safetensors=True,
             trust_remote_code=False,
+            output_loading_info=True,
         )
+    model, report = loaded
+    refuse_missing_weights(report, setting=f"judge.model {settings.model!r}")
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     # generate() would add what generation_config.json says (a repetition penalty, say): only its
@@ -157,7 +164,7 @@ def _load(
         pad_token_id=tokenizer.pad_token_id, eos_token_id=ends
     )
     context = int(model.config.get_text_config().max_position_embeddings)
-    model = cast(Any, model).eval().to(device)
+    model = model.eval().to(device)
     why = why_rows(model)
     if why is not None:
         log.info(f"judge {settings.model}: {why}, so every prompt is read from its beginning")

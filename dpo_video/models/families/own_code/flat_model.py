@@ -15,7 +15,6 @@ from transformers import (
 )
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-from dpo_video.core.errors import UserError
 from dpo_video.models.families.own_code.flat_layout import FlatConfig
 
 
@@ -74,24 +73,6 @@ class FlatForCausalLM(LlavaOnevisionForConditionalGeneration):
 
     config_class = FlatConfig
     body: ClassVar[type[FlatModel]] = FlatModel
-
-    @classmethod
-    def from_pretrained(cls, name: Any, *values: Any, **options: Any) -> Any:  # type: ignore[override]
-        """Return a checkpoint's model.
-
-        Raises UserError where the checkpoint lacks weights: transformers would draw them.
-        """
-        asked = options.pop("output_loading_info", False)
-        loaded: Any = super().from_pretrained(name, *values, output_loading_info=True, **options)
-        model, report = loaded
-        missing: set[str] = report["missing_keys"]
-        if missing:
-            raise UserError(
-                f"cannot load the model {str(name)!r}: it lacks {len(missing)} weights that its "
-                f"config.json asks for, {min(missing)!r} among them, and random numbers would "
-                "stand for them. Copy or download the whole checkpoint, or correct its config.json"
-            )
-        return loaded if asked else model
 
     def __init__(self, config: FlatConfig) -> None:
         super(LlavaOnevisionForConditionalGeneration, self).__init__(config)

@@ -23,11 +23,12 @@ class OwnCodeModel:
         _prepare(config, name, options.get("revision"))
         if "attn_implementation" in options:
             config.get_text_config()._attn_implementation = options.pop("attn_implementation")
-        model = AutoModel.from_pretrained(name, config=config, **options)
+        loaded = AutoModel.from_pretrained(name, config=config, **options)
+        model = loaded[0] if options.get("output_loading_info") else loaded
         _compute_once(model)
         if not model.can_generate():  # transformers >= 4.50: only classes that say so have one
             model.generation_config = GenerationConfig.from_model_config(config.get_text_config())
-        return model
+        return loaded
 
     @staticmethod
     def from_config(config: PretrainedConfig, **options: Any) -> Any:
