@@ -143,10 +143,7 @@ def load_policy(
         "revision": settings.revision,
         "trust_remote_code": settings.trust_remote_code,
     }
-    setting = f"model.name {settings.name!r}"
-    refuse_pickled_weights(Path(name), setting=setting)
-    if family.load_processor is None:
-        refuse_no_tokenizer(Path(name), setting=setting)
+    setting = _refuse_files(settings, family)
     with one_line_errors(settings.name), loading(settings.name):
         processor = load_processor(settings, family, source)
         model, report = family.auto_model.from_pretrained(
@@ -177,6 +174,17 @@ def load_policy(
     )
     assert not any(parameter.requires_grad for parameter in policy.model.parameters())
     return policy
+
+
+def _refuse_files(settings: ModelSettings, family: Family) -> str:
+    """Raise UserError for a folder whose files must or can not be loaded; return what errors call
+    the setting.
+    """
+    folder, setting = Path(resolve_model(settings.name)), f"model.name {settings.name!r}"
+    refuse_pickled_weights(folder, setting=setting)
+    if family.load_processor is None:
+        refuse_no_tokenizer(folder, setting=setting)
+    return setting
 
 
 def _prepare(model: Model, family: Family, settings: ModelSettings) -> None:

