@@ -158,7 +158,7 @@ def load_policy(
             **_attention(settings),
             **_quantization(settings, family, dtype),
         )
-    refuse_missing_weights(report, setting=setting)
+    refuse_missing_weights(model, report, setting=setting)
     model.requires_grad_(False).eval()
     if to_shard:
         move_all_but_language(model, device)

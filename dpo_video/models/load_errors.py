@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
+from torch import nn
 
 from dpo_video.core.errors import UserError
 from dpo_video.models.names import resolve_model
@@ -40,11 +41,12 @@ def refuse_no_tokenizer(folder: Path, *, setting: str) -> None:
         raise UserError(f"{setting}: {NEEDS_TOKENIZER}")
 
 
-def refuse_missing_weights(report: Mapping[str, Any], *, setting: str) -> None:
+def refuse_missing_weights(model: nn.Module, report: Mapping[str, Any], *, setting: str) -> None:
     """Raise UserError for a checkpoint that lacks weights, by `from_pretrained`'s loading info:
-    transformers goes on with random numbers in their place, and a yellow line.
+    transformers goes on with random numbers in their place, and a yellow line. Buffers may be
+    missing: a class computes its own.
     """
-    missing = report["missing_keys"]
+    missing = {name for name, _ in model.named_parameters()} & set(report["missing_keys"])
     if missing:
         raise UserError(
             f"cannot load {setting}: it lacks {len(missing)} weights that its config.json "

@@ -154,7 +154,7 @@ def _load(
             output_loading_info=True,
         )
     model, report = loaded
-    refuse_missing_weights(report, setting=f"judge.model {settings.model!r}")
+    refuse_missing_weights(model, report, setting=f"judge.model {settings.model!r}")
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     # generate() would add what generation_config.json says (a repetition penalty, say): only its
