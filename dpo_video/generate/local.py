@@ -38,7 +38,7 @@ from dpo_video.models.tokens import pixel_kwargs
 from dpo_video.models.usage import PromptUsage
 from dpo_video.run import Run
 
-SCAN_COUNTS = (
+SOURCE_COUNTS = (
     "frames_looked_at",
     "frames_kept",
     "clips_with_sound",
@@ -100,7 +100,7 @@ def write_missing(run: Run, jobs: Sequence[GenerationJob], missing: MissingCandi
             if fitting:
                 advance(writer.add(_rows(fitting, source.encode(ready))))
         advance(writer.finish())
-        counts.update({name: source.counts[name] for name in SCAN_COUNTS if source.counts[name]})
+        counts.update({name: source.counts[name] for name in SOURCE_COUNTS if source.counts[name]})
         counts.update(tell_notes(title, source.notes))
     counts.update(writer.counts())
     return Written(counts, over_context)
