@@ -44,7 +44,9 @@ SOURCE_COUNTS = (
     "clips_with_sound",
     "clips_without_sound",
 )
-"""Counts of the policies that choose frames by what is in them."""
+"""Counts of the clip source that a stage tells: of policies that choose frames by what is in them,
+and of models that hear.
+"""
 RowCandidate = tuple[TokenRow, PendingCandidate]
 """A candidate with the prompt and clip that it answers."""
 
